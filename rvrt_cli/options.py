@@ -1,0 +1,114 @@
+"""Options of the commands: frozen dataclasses that validate themselves; the single source of defaults.
+
+No MindSpore import: `rvrt --help` reads the defaults from here.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from rvrt_cli.errors import OptionError
+
+DEVICES = ("auto", "cpu", "gpu", "ascend")
+PRECISIONS = ("float32", "float16")
+PRESET_HEIGHTS = {"480p": 480, "720p": 720, "1080p": 1080, "1440p": 1440, "2160p": 2160, "4320p": 4320}
+NATIVE_SCALE = 4
+
+
+@dataclass(frozen=True)
+class UpscaleOptions:
+    """How `rvrt upscale` works; every field is one command-line option.
+
+    Frames and pixels count in the source's own size ("LR" pixels) unless a field says otherwise.
+
+    Raises:
+        OptionError: a value cannot be used; the message names the option and the remedy.
+    """
+
+    model: str = "rvrt-tiny"  # embedded weights' name, or a preset whose converted weights are in the cache
+    weights: str | None = None  # a .safetensors file instead of `model`
+    device: str = "auto"
+    precision: str = "float32"
+    scale: int = NATIVE_SCALE  # 2, 3 or 4: x4, then an antialiased reduction
+    size: str | None = None  # "WIDTHxHEIGHT" or "1080p"; overrides `scale`
+    window: int | None = None  # frames emitted per call; 0: the whole clip at once; None: planned from the memory
+    lookahead: int = 4  # frames of the future that a window sees
+    tile: int | None = None  # LR px; 0: untiled; None: planned from the memory
+    overlap: int = 16  # LR px shared by neighbouring tiles
+    memory: str | None = None  # such as "4G"; None: most of what is free
+    start: float = 0.0  # s
+    duration: float | None = None  # s
+    codec: str = "libx264"
+    crf: int | None = None
+    preset: str | None = None
+    pix_fmt: str | None = None
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        _one_of("--device", self.device, DEVICES)
+        _one_of("--precision", self.precision, PRECISIONS)
+        if self.scale not in (2, 3, 4):
+            raise OptionError(f"--scale {self.scale}: the network enlarges 4 times; choose 2, 3 or 4")
+        if self.window is not None and self.window < 0:
+            raise OptionError(f"--window {self.window}: give a number of frames, or 0 for the whole clip")
+        if self.lookahead < 0:
+            raise OptionError(f"--lookahead {self.lookahead}: give a number of frames, 0 or more")
+        if self.tile is not None and self.tile != 0 and self.tile < 32:
+            raise OptionError(f"--tile {self.tile}: give 32 px or more, or 0 for untiled")
+        if self.overlap < 0:
+            raise OptionError(f"--overlap {self.overlap}: give 0 px or more")
+        if self.tile and self.overlap > self.tile // 2:
+            raise OptionError(f"--overlap {self.overlap}: at most half of --tile {self.tile}")
+        if self.start < 0:
+            raise OptionError(f"--start {self.start}: give seconds from the beginning, 0 or more")
+        if self.duration is not None and self.duration <= 0:
+            raise OptionError(f"--duration {self.duration}: give more than 0 seconds")
+        self.memory_bytes  # noqa: B018  validates
+        if self.size is not None:
+            parse_size(self.size)
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """`memory` in bytes, or None when it is to be planned."""
+        return None if self.memory is None else parse_memory(self.memory)
+
+    def output_size(self, width: int, height: int) -> tuple[int, int]:
+        """(width, height) px of the output for a source of `width` x `height` px."""
+        if self.size is None:
+            return width * self.scale, height * self.scale
+        wanted = parse_size(self.size)
+        if isinstance(wanted, int):  # a height: keep the aspect, even width
+            return max(2, round(width * wanted / height / 2) * 2), wanted
+        return wanted
+
+
+def parse_memory(text: str) -> int:
+    """Bytes of "4G", "512M", "1.5 GiB" (powers of 1024).
+
+    Raises:
+        OptionError: not a positive amount with a unit.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT])(?:i?B)?\s*", text, re.IGNORECASE | re.ASCII)
+    if not match or float(match[1]) == 0:
+        raise OptionError(f"--memory {text!r}: write an amount with a unit, such as 4G or 512M")
+    return int(float(match[1]) * 1024 ** (1 + "KMGT".index(match[2].upper())))
+
+
+def parse_size(text: str) -> tuple[int, int] | int:
+    """(width, height) px of "1920x1080", or the height px of "1080p".
+
+    Raises:
+        OptionError: neither form, or a side of zero.
+    """
+    if text.lower() in PRESET_HEIGHTS:
+        return PRESET_HEIGHTS[text.lower()]
+    match = re.fullmatch(r"(\d{1,5})[xX×](\d{1,5})", text, re.ASCII)
+    if not match or int(match[1]) < 2 or int(match[2]) < 2:
+        raise OptionError(f"--size {text!r}: write WIDTHxHEIGHT such as 1920x1080, or one of {', '.join(PRESET_HEIGHTS)}")
+    return int(match[1]), int(match[2])
+
+
+def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise OptionError(f"{option} {value!r}: choose one of {', '.join(allowed)}")
