@@ -1,0 +1,90 @@
+// Threads, scratch memory and the choice of instruction set: see common.h.
+#include "common.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <new>
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+namespace rvrt {
+namespace {
+
+std::atomic<int> chosen_threads{0};
+std::atomic<int> chosen_isa{-1};
+
+Isa best_isa() {
+#if defined(__x86_64__) && !defined(RVRT_PORTABLE_ONLY)
+  __builtin_cpu_init();
+  if (!(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))) return kPortable;
+  const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+                    __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
+  return wide ? kAvx512 : kAvx2;
+#else
+  return kPortable;
+#endif
+}
+
+}  // namespace
+
+Isa isa() {
+  static const Isa best = best_isa();
+  const int chosen = chosen_isa.load(std::memory_order_relaxed);
+  return chosen < 0 ? best : static_cast<Isa>(std::min<int>(chosen, best));
+}
+
+int threads() {
+  const int chosen = chosen_threads.load(std::memory_order_relaxed);
+#ifdef _OPENMP
+  return chosen > 0 ? chosen : std::max(1, omp_get_max_threads());
+#else
+  return chosen > 0 ? 1 : 1;
+#endif
+}
+
+int parallel_width(int64_t tasks, int workers) {
+  int64_t n = std::min<int64_t>(tasks, threads());
+  if (workers > 0) n = std::min<int64_t>(n, workers);
+  return static_cast<int>(std::max<int64_t>(n, 1));
+}
+
+int parallel(int64_t tasks, Body body, const void* job, int workers) {
+  if (tasks <= 0) return kOk;
+  const int n = parallel_width(tasks, workers);
+  if (n == 1) {
+    body(job, Span{0, tasks, 0, 1});
+    return kOk;
+  }
+#ifdef _OPENMP
+  // One iteration per thread's run: should OpenMP grant fewer threads, runs queue up and the sums stay the same.
+#pragma omp parallel for schedule(static, 1) num_threads(n)
+#endif
+  for (int i = 0; i < n; ++i) body(job, Span{tasks * i / n, tasks * (i + 1) / n, i, n});
+  return kOk;
+}
+
+Scratch::Scratch(int64_t floats)
+    : data_(static_cast<float*>(std::aligned_alloc(64, round_up(std::max<int64_t>(floats, 1) * 4, 64)))) {}
+
+Scratch::Scratch(int64_t floats, bool zeroed) : Scratch(floats) {
+  if (zeroed && data_) std::memset(data_, 0, sizeof(float) * floats);
+}
+
+Scratch::~Scratch() { std::free(data_); }
+
+}  // namespace rvrt
+
+// Use `count` threads from now on (0: as many as OpenMP would); returns the number in use.
+extern "C" RVRT_EXPORT int rvrt_kernels_threads(int count) {
+  rvrt::chosen_threads = std::max(count, 0);
+  return rvrt::threads();
+}
+
+// Use at most this instruction set from now on: 0 portable, 1 AVX2, 2 AVX-512, -1 the best there is. Returns the one in use.
+extern "C" RVRT_EXPORT int rvrt_kernels_isa(int level) {
+  rvrt::chosen_isa = level;
+  return rvrt::isa();
+}

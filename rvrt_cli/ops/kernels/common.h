@@ -1,0 +1,144 @@
+// What every kernel file shares: entry points and their checks, threads, scratch memory, the choice of instruction set.
+//
+// Build: one library from all files, no flags per file:  c++ -std=c++17 -O3 -fopenmp -shared -fPIC *.cc
+// (g++ >= 9, clang++ >= 14; x86-64, aarch64; without -fopenmp it builds too and runs on one thread). No -ffast-math: the
+// exponential and the floor need IEEE arithmetic.
+//
+// Instruction sets. A kernel file includes itself once per instruction set through each_isa.h, inside a namespace of that
+// name and under a `#pragma` that switches the compiler to it (target_clones would clone neither templates nor the
+// functions that OpenMP outlines). RVRT_DISPATCH picks the namespace at run time. See warp.cc, the smallest example:
+//
+//   #ifndef RVRT_ISA                      // the file as the compiler opens it
+//   #include "common.h"
+//   #define RVRT_KERNEL "name.cc"
+//   #include "each_isa.h"                 // compiles the #else part as rvrt::portable, rvrt::avx2, rvrt::avx512
+//   RVRT_ENTRY(name_forward) { ... return rvrt::parallel(tasks, RVRT_DISPATCH(forward_tasks), &job); }
+//   #else
+//   #include "simd.h"                     // W lanes, vf, load, store, exp2 ... for this instruction set
+//   void forward_tasks(const void* job, Span span) { ... }
+//   #endif
+//
+// Only plain functions are handed to `parallel`, and no OpenMP pragma stands in a kernel: the code that OpenMP outlines
+// is always compiled for the baseline, and calls through a pointer what is not.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <initializer_list>
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wpsabi"  // vectors are only passed between functions of one instruction set
+#endif
+
+#define RVRT_EXPORT __attribute__((visibility("default")))
+
+// MindSpore's ahead-of-time form: inputs, then outputs. Zero is success; see Status for the rest.
+#define RVRT_ENTRY(name)                                                                                               \
+  static int name##_checked(const rvrt::Tensors& t);                                                                   \
+  extern "C" RVRT_EXPORT int name(int nparam, void** params, int* ndims, int64_t** shapes, const char** dtypes, void*, \
+                                  void*) {                                                                             \
+    const rvrt::Tensors tensors{nparam, params, ndims, shapes, dtypes};                                                \
+    return name##_checked(tensors);                                                                                    \
+  }                                                                                                                    \
+  static int name##_checked(const rvrt::Tensors& t)
+
+#define RVRT_CHECK(condition, status) \
+  do {                                \
+    if (!(condition)) return status;  \
+  } while (0)
+
+#if (defined(__x86_64__) || defined(_M_X64)) && !defined(RVRT_PORTABLE_ONLY)
+#define RVRT_DISPATCH(function)                              \
+  (rvrt::isa() == rvrt::kAvx512 ? rvrt::avx512::function     \
+                                : rvrt::isa() == rvrt::kAvx2 ? rvrt::avx2::function : rvrt::portable::function)
+#else
+#define RVRT_DISPATCH(function) rvrt::portable::function
+#endif
+
+namespace rvrt {
+
+enum Status { kOk = 0, kCount = 1, kType = 2, kShape = 3, kAttribute = 4, kMemory = 5 };
+enum Isa { kPortable = 0, kAvx2 = 1, kAvx512 = 2 };
+
+Isa isa();      // the best this processor has, or what rvrt_kernels_isa chose
+int threads();  // how many OpenMP would use, or what rvrt_kernels_threads chose
+
+// The parameters of one call.
+struct Tensors {
+  int count;
+  void** data;
+  int* ndims;
+  int64_t** shapes;
+  const char** dtypes;
+
+  float* f(int i) const { return static_cast<float*>(data[i]); }
+  const int32_t* ints(int i) const { return static_cast<const int32_t*>(data[i]); }
+  int64_t dim(int i, int axis) const { return shapes[i][axis]; }
+  bool is_float(int i) const { return std::strcmp(dtypes[i], "float32") == 0; }
+  int64_t size(int i) const {
+    int64_t n = 1;
+    for (int a = 0; a < ndims[i]; ++a) n *= shapes[i][a];
+    return n;
+  }
+  bool has_shape(int i, std::initializer_list<int64_t> expected) const {
+    if (ndims[i] != static_cast<int>(expected.size())) return false;
+    int a = 0;
+    for (int64_t e : expected)
+      if (shapes[i][a++] != e) return false;
+    return true;
+  }
+  bool same_shape(int i, int j) const {
+    if (ndims[i] != ndims[j]) return false;
+    for (int a = 0; a < ndims[i]; ++a)
+      if (shapes[i][a] != shapes[j][a]) return false;
+    return true;
+  }
+  // `inputs` float32 tensors, one int32 vector of `attributes` (none if 0), then float32 outputs to the end.
+  int check(int inputs, int attributes, int outputs) const {
+    const int attr = attributes ? inputs : -1;
+    if (count != inputs + (attributes ? 1 : 0) + outputs) return kCount;
+    for (int i = 0; i < count; ++i) {
+      if (i == attr) {
+        if (std::strcmp(dtypes[i], "int32") != 0) return kType;
+        if (size(i) != attributes) return kAttribute;
+      } else if (!is_float(i)) {
+        return kType;
+      }
+    }
+    return kOk;
+  }
+};
+
+// Tasks [begin, end) are this thread's; `thread` < `threads` indexes per-thread scratch and partial sums.
+struct Span {
+  int64_t begin, end;
+  int thread, threads;
+};
+
+using Body = void (*)(const void* job, Span span);
+
+// Cut `tasks` into one contiguous run per thread: the same cut for the same number of threads, so sums are repeatable.
+// Runs inline for a single task. `workers` limits the threads (0: no limit).
+int parallel(int64_t tasks, Body body, const void* job, int workers = 0);
+int parallel_width(int64_t tasks, int workers = 0);  // how many threads `parallel` will use for them
+
+// Aligned to a cache line; `ok()` is false where there is no memory.
+class Scratch {
+ public:
+  explicit Scratch(int64_t floats);
+  Scratch(int64_t floats, bool zeroed);
+  ~Scratch();
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  bool ok() const { return data_ != nullptr; }
+  float* data() const { return data_; }
+
+ private:
+  float* data_;
+};
+
+inline int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
+inline int64_t ceil_div(int64_t n, int64_t d) { return (n + d - 1) / d; }
+
+}  // namespace rvrt

@@ -1,0 +1,64 @@
+// Compiles the file named by RVRT_KERNEL once per instruction set; see common.h. No include guard: every kernel file
+// includes it once. Standard headers must be included before, they do not belong into these namespaces.
+
+#define RVRT_ISA
+namespace rvrt {
+
+namespace portable {  // SSE2 on x86-64, NEON on aarch64, or what -march= says
+namespace {             // two files may use the same names
+#define RVRT_LANES 4
+#ifdef __aarch64__
+#define RVRT_REGISTERS 32
+#else
+#define RVRT_REGISTERS 16
+#endif
+#include RVRT_KERNEL
+#undef RVRT_LANES
+#undef RVRT_REGISTERS
+}
+}  // namespace portable
+
+#if defined(__x86_64__) && !defined(RVRT_PORTABLE_ONLY)
+
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx2,fma,bmi,bmi2"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,bmi,bmi2")
+#endif
+namespace avx2 {
+namespace {
+#define RVRT_LANES 8
+#define RVRT_REGISTERS 16
+#include RVRT_KERNEL
+#undef RVRT_LANES
+#undef RVRT_REGISTERS
+}
+}  // namespace avx2
+#ifdef __clang__
+#pragma clang attribute pop
+#pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,bmi,bmi2"))), \
+                             apply_to = function)
+#else
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,bmi,bmi2,prefer-vector-width=512")
+#endif
+namespace avx512 {
+namespace {
+#define RVRT_LANES 16
+#define RVRT_REGISTERS 32
+#include RVRT_KERNEL
+#undef RVRT_LANES
+#undef RVRT_REGISTERS
+}
+}  // namespace avx512
+#ifdef __clang__
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#endif
+}  // namespace rvrt
+#undef RVRT_ISA

@@ -1,0 +1,67 @@
+// Vectors of RVRT_LANES floats through the compiler's vector extensions; included once per instruction set inside its
+// namespace (common.h), hence no include guard. Every function is `static inline` so that it belongs to its namespace's
+// instruction set.
+
+constexpr int W = RVRT_LANES;              // floats in a vector
+constexpr int kRegisters = RVRT_REGISTERS;  // vector registers
+
+typedef float vf __attribute__((vector_size(4 * W)));
+typedef int32_t vi __attribute__((vector_size(4 * W)));
+typedef uint32_t vu __attribute__((vector_size(4 * W)));
+typedef float vf_unaligned __attribute__((vector_size(4 * W), aligned(4), may_alias));
+typedef int32_t vi_unaligned __attribute__((vector_size(4 * W), aligned(4), may_alias));
+typedef float v4 __attribute__((vector_size(16)));
+typedef float v4_unaligned __attribute__((vector_size(16), aligned(4), may_alias));
+typedef int32_t i4 __attribute__((vector_size(16)));
+
+#define RVRT_INLINE static inline __attribute__((always_inline))
+
+RVRT_INLINE vf load(const float* p) { return *reinterpret_cast<const vf_unaligned*>(p); }
+RVRT_INLINE void store(float* p, vf v) { *reinterpret_cast<vf_unaligned*>(p) = v; }
+RVRT_INLINE vi load(const int32_t* p) { return *reinterpret_cast<const vi_unaligned*>(p); }
+RVRT_INLINE void store(int32_t* p, vi v) { *reinterpret_cast<vi_unaligned*>(p) = v; }
+RVRT_INLINE v4 load4(const float* p) { return *reinterpret_cast<const v4_unaligned*>(p); }
+RVRT_INLINE void store4(float* p, v4 v) { *reinterpret_cast<v4_unaligned*>(p) = v; }
+RVRT_INLINE vf set1(float x) { return x - vf{}; }  // not x + vf{}: that would turn -0 into 0 and cost an addition
+RVRT_INLINE vf vmax(vf a, vf b) { return a > b ? a : b; }  // b where a is NaN
+RVRT_INLINE vf vmin(vf a, vf b) { return a < b ? a : b; }
+
+RVRT_INLINE float sum(vf v) {
+  float s[W], t = 0;
+  store(s, v);
+  for (int i = 0; i < W; ++i) t += s[i];
+  return t;
+}
+
+constexpr float kLog2e = 1.44269504088896340736f;
+
+// 2^x for x <= 127, to about 2e-7; below -126 it stays at 2^-126. x = n + r with n the nearest integer; 2^r by the
+// polynomial of degree 5 with the least largest relative error on [-1/2, 1/2] (9.2e-8), 2^n by adding to the exponent.
+RVRT_INLINE vf exp2(vf x) {
+  const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to the nearest integer, kept in the low bits
+  x = vmax(x, set1(-126.0f));
+  const vf t = x + magic;
+  const vf r = x - (t - magic);
+  vf p = r * 1.326472731307149e-3f + 9.671512991189957e-3f;
+  p = p * r + 5.550733581185341e-2f;
+  p = p * r + 2.4022242426872253e-1f;
+  p = p * r + 6.931470036506653e-1f;
+  p = p * r + 1.0f;
+  return (vf)((vu)p + ((vu)t << 23));
+}
+
+#if defined(__clang__)
+#define RVRT_SHUFFLE4(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)
+#else
+#define RVRT_SHUFFLE4(a, b, i, j, k, l) __builtin_shuffle(a, b, i4{i, j, k, l})
+#endif
+
+// Rows a, b, c, d of a 4x4 block become its columns.
+RVRT_INLINE void transpose4(v4& a, v4& b, v4& c, v4& d) {
+  const v4 ab = RVRT_SHUFFLE4(a, b, 0, 4, 1, 5), ab2 = RVRT_SHUFFLE4(a, b, 2, 6, 3, 7);
+  const v4 cd = RVRT_SHUFFLE4(c, d, 0, 4, 1, 5), cd2 = RVRT_SHUFFLE4(c, d, 2, 6, 3, 7);
+  a = RVRT_SHUFFLE4(ab, cd, 0, 1, 4, 5);
+  b = RVRT_SHUFFLE4(ab, cd, 2, 3, 6, 7);
+  c = RVRT_SHUFFLE4(ab2, cd2, 0, 1, 4, 5);
+  d = RVRT_SHUFFLE4(ab2, cd2, 2, 3, 6, 7);
+}

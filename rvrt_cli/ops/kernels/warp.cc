@@ -1,0 +1,178 @@
+// Warping by a flow, forward and backward. The simplest kernel file: read it as the example for common.h.
+#ifndef RVRT_ISA
+
+#include "common.h"
+
+#include <algorithm>
+#include <vector>
+
+namespace rvrt {
+namespace {
+
+struct WarpJob {
+  const float *x, *flow, *dout;
+  float *out, *dx, *dflow;
+  int32_t* reach;  // (B * H, 2): first and last row that a row of the output reads; empty if first > last
+  int64_t B, H, W, C;
+  int64_t bands;  // per image, of dx
+  bool border;
+};
+
+// Where an output pixel reads: corner (y, x) weighs wy[y] * wx[x]; a weight is zero outside the frame, where the index
+// is moved inside to be safe to read. Where clamping to the border cuts the gradient, the slopes are zero.
+struct Footprint {
+  int64_t y[2], x[2];
+  float wy[2], wx[2];
+  float sy[2], sx[2];  // derivatives of the weights by the coordinate
+};
+
+// One axis. Coordinates are limited before they become integers: any float, NaN too, is safe.
+inline void footprint_axis(float at, int64_t length, bool border, int64_t* index, float* weight, float* slope) {
+  const float low = border ? 0.0f : -2.0f, high = static_cast<float>(border ? length - 1 : length + 1);
+  const bool moves = at >= low && at <= high;
+  const float limited = at > low ? (at < high ? at : high) : low;
+  int64_t first = static_cast<int64_t>(limited);
+  first -= static_cast<float>(first) > limited;
+  const float part = limited - static_cast<float>(first);
+  for (int i = 0; i < 2; ++i) {
+    const int64_t k = first + i, inside = std::min(std::max<int64_t>(k, 0), length - 1);
+    const bool counts = border || k == inside;
+    index[i] = inside;
+    weight[i] = counts ? (i ? part : 1 - part) : 0.0f;
+    slope[i] = counts && moves ? (i ? 1.0f : -1.0f) : 0.0f;
+  }
+}
+
+inline Footprint footprint(const WarpJob& job, int64_t image, int64_t row, int64_t col) {
+  Footprint f;
+  const float* flow = job.flow + ((image * job.H + row) * job.W + col) * 2;
+  footprint_axis(static_cast<float>(row) + flow[1], job.H, job.border, f.y, f.wy, f.sy);
+  footprint_axis(static_cast<float>(col) + flow[0], job.W, job.border, f.x, f.wx, f.sx);
+  return f;
+}
+
+}  // namespace
+}  // namespace rvrt
+
+#define RVRT_KERNEL "warp.cc"
+#include "each_isa.h"
+
+// x (B, H, W, C), flow (B, H, W, 2) px as (x, y), attributes [padding: 0 zeros, 1 border] -> out (B, H, W, C):
+// x sampled bilinearly at (column + flow_x, row + flow_y), pixel centres at whole numbers.
+RVRT_ENTRY(warp_forward) {
+  if (const int bad = t.check(2, 1, 1)) return bad;
+  RVRT_CHECK(t.ndims[0] == 4 && t.same_shape(0, 3), rvrt::kShape);
+  rvrt::WarpJob job{};
+  job.B = t.dim(0, 0), job.H = t.dim(0, 1), job.W = t.dim(0, 2), job.C = t.dim(0, 3);
+  RVRT_CHECK(t.has_shape(1, {job.B, job.H, job.W, 2}), rvrt::kShape);
+  RVRT_CHECK(t.ints(2)[0] == 0 || t.ints(2)[0] == 1, rvrt::kAttribute);
+  job.border = t.ints(2)[0] == 1;
+  job.x = t.f(0), job.flow = t.f(1), job.out = t.f(3);
+  return rvrt::parallel(job.B * job.H, RVRT_DISPATCH(warp_rows), &job);
+}
+
+// x, flow, dout (B, H, W, C), attributes as above -> dx as x, dflow as flow. dx is summed in raster order of the output,
+// whatever the number of threads: every thread owns rows of dx and visits the output rows that read them.
+RVRT_ENTRY(warp_backward) {
+  if (const int bad = t.check(3, 1, 2)) return bad;
+  RVRT_CHECK(t.ndims[0] == 4 && t.same_shape(0, 2) && t.same_shape(0, 4) && t.same_shape(1, 5), rvrt::kShape);
+  rvrt::WarpJob job{};
+  job.B = t.dim(0, 0), job.H = t.dim(0, 1), job.W = t.dim(0, 2), job.C = t.dim(0, 3);
+  RVRT_CHECK(t.has_shape(1, {job.B, job.H, job.W, 2}), rvrt::kShape);
+  RVRT_CHECK(t.ints(3)[0] == 0 || t.ints(3)[0] == 1, rvrt::kAttribute);
+  job.border = t.ints(3)[0] == 1;
+  job.x = t.f(0), job.flow = t.f(1), job.dout = t.f(2), job.dx = t.f(4), job.dflow = t.f(5);
+  const rvrt::Scratch reach(job.B * job.H * 2);
+  RVRT_CHECK(reach.ok(), rvrt::kMemory);
+  job.reach = reinterpret_cast<int32_t*>(reach.data());
+  rvrt::parallel(job.B * job.H, RVRT_DISPATCH(warp_flow_gradient), &job);
+  job.bands = std::min(job.H, rvrt::ceil_div(2 * rvrt::threads(), std::max<int64_t>(job.B, 1)));
+  return rvrt::parallel(job.B * job.bands, RVRT_DISPATCH(warp_input_gradient), &job);
+}
+
+#else
+
+#include "simd.h"
+
+void warp_rows(const void* context, Span span) {
+  const WarpJob& job = *static_cast<const WarpJob*>(context);
+  for (int64_t task = span.begin; task < span.end; ++task) {
+    const int64_t image = task / job.H, row = task % job.H;
+    const float* frame = job.x + image * job.H * job.W * job.C;
+    for (int64_t col = 0; col < job.W; ++col) {
+      const Footprint f = footprint(job, image, row, col);
+      const float* p[4];
+      float w[4];
+      for (int i = 0; i < 4; ++i) {
+        p[i] = frame + (f.y[i >> 1] * job.W + f.x[i & 1]) * job.C;
+        w[i] = f.wy[i >> 1] * f.wx[i & 1];
+      }
+      float* out = job.out + (task * job.W + col) * job.C;
+      int64_t c = 0;
+      for (; c + W <= job.C; c += W)
+        store(out + c, load(p[0] + c) * w[0] + load(p[1] + c) * w[1] + load(p[2] + c) * w[2] + load(p[3] + c) * w[3]);
+      for (; c < job.C; ++c) out[c] = p[0][c] * w[0] + p[1][c] * w[1] + p[2][c] * w[2] + p[3][c] * w[3];
+    }
+  }
+}
+
+void warp_flow_gradient(const void* context, Span span) {
+  const WarpJob& job = *static_cast<const WarpJob*>(context);
+  for (int64_t task = span.begin; task < span.end; ++task) {
+    const int64_t image = task / job.H, row = task % job.H;
+    const float* frame = job.x + image * job.H * job.W * job.C;
+    int64_t first = job.H, last = -1;
+    for (int64_t col = 0; col < job.W; ++col) {
+      const Footprint f = footprint(job, image, row, col);
+      const float* g = job.dout + (task * job.W + col) * job.C;
+      float dot[4];  // of the output's gradient with each corner
+      for (int i = 0; i < 4; ++i) {
+        const float* p = frame + (f.y[i >> 1] * job.W + f.x[i & 1]) * job.C;
+        vf acc = {};
+        int64_t c = 0;
+        for (; c + W <= job.C; c += W) acc += load(g + c) * load(p + c);
+        dot[i] = c ? sum(acc) : 0.0f;
+        for (; c < job.C; ++c) dot[i] += g[c] * p[c];
+      }
+      float* dflow = job.dflow + (task * job.W + col) * 2;
+      dflow[0] = f.wy[0] * (f.sx[0] * dot[0] + f.sx[1] * dot[1]) + f.wy[1] * (f.sx[0] * dot[2] + f.sx[1] * dot[3]);
+      dflow[1] = f.wx[0] * (f.sy[0] * dot[0] + f.sy[1] * dot[2]) + f.wx[1] * (f.sy[0] * dot[1] + f.sy[1] * dot[3]);
+      for (int i = 0; i < 2; ++i) {
+        if (f.wy[i] == 0) continue;
+        first = std::min(first, f.y[i]);
+        last = std::max(last, f.y[i]);
+      }
+    }
+    job.reach[2 * task] = static_cast<int32_t>(first);
+    job.reach[2 * task + 1] = static_cast<int32_t>(last);
+  }
+}
+
+void warp_input_gradient(const void* context, Span span) {
+  const WarpJob& job = *static_cast<const WarpJob*>(context);
+  for (int64_t task = span.begin; task < span.end; ++task) {
+    const int64_t image = task / job.bands, band = task % job.bands;
+    const int64_t top = band * job.H / job.bands, bottom = (band + 1) * job.H / job.bands;
+    float* frame = job.dx + image * job.H * job.W * job.C;
+    std::fill(frame + top * job.W * job.C, frame + bottom * job.W * job.C, 0.0f);
+    for (int64_t row = 0; row < job.H; ++row) {
+      const int32_t* reach = job.reach + 2 * (image * job.H + row);
+      if (reach[0] >= bottom || reach[1] < top) continue;
+      for (int64_t col = 0; col < job.W; ++col) {
+        const Footprint f = footprint(job, image, row, col);
+        const float* g = job.dout + ((image * job.H + row) * job.W + col) * job.C;
+        for (int i = 0; i < 4; ++i) {
+          const int64_t y = f.y[i >> 1];
+          const float w = f.wy[i >> 1] * f.wx[i & 1];
+          if (w == 0 || y < top || y >= bottom) continue;
+          float* p = frame + (y * job.W + f.x[i & 1]) * job.C;
+          int64_t c = 0;
+          for (; c + W <= job.C; c += W) store(p + c, load(p + c) + load(g + c) * w);
+          for (; c < job.C; ++c) p[c] += g[c] * w;
+        }
+      }
+    }
+  }
+}
+
+#endif
