@@ -1,0 +1,127 @@
+"""Photos and videos as training material: finding them, their licences, and their pixels (uint8 RGB)."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from rvrt_cli.errors import MediaError, OptionError
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm"})
+VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".mov", ".avi", ".webm", ".mpg", ".mpeg", ".m4v", ".ts", ".y4m", ".gif"})
+UNSPECIFIED = "unspecified"
+
+
+@dataclass(frozen=True)
+class Source:
+    """One photo or video."""
+
+    path: Path
+    name: str  # relative to what the user named, so that it says nothing about the machine
+    kind: str  # "photo" or "video"
+    licence: str
+
+
+def find_sources(
+    paths: Sequence[Path], licences: Sequence[tuple[str, str]] = (), licence: str | None = None
+) -> list[Source]:
+    """All photos and videos among and below `paths`, in the order of `paths` and then by name.
+
+    Folders are searched for the known suffixes; a file that is named itself and is no image counts as a video. The
+    first of `licences` (pattern, licence) whose pattern matches a source's name gives its licence, else `licence`.
+
+    Raises:
+        OptionError: a path does not exist, nothing is found, or patterns were given and a source matches none.
+    """
+    found = []
+    for path in paths:
+        if path.is_dir():
+            top = Path(path.resolve().name)
+            files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES)
+            found += [(file, top / file.relative_to(path)) for file in files]
+        elif path.is_file():
+            found.append((path, Path(path.name)))
+        else:
+            raise OptionError(f"{path}: no such file or folder")
+    if not found:
+        raise OptionError(f"no photos or videos in {', '.join(map(str, paths))}; name files or folders that hold some")
+    sources = []
+    for file, relative in found:
+        name = relative.as_posix()
+        kind = "photo" if file.suffix.lower() in IMAGE_SUFFIXES else "video"
+        terms = next(
+            (text for pattern, text in licences if fnmatch(name, pattern) or fnmatch(file.name, pattern)), licence
+        )
+        if terms is None and licences:
+            raise OptionError(f"{name}: no pattern of --licences matches; add one, or give --licence for the rest")
+        sources.append(Source(file, name, kind, terms or UNSPECIFIED))
+    return sources
+
+
+def read_licences(path: Path) -> list[tuple[str, str]]:
+    """(pattern, licence) pairs of a CSV file with two columns, or of a JSON object {pattern: licence}; in file order.
+
+    Raises:
+        OptionError: neither form.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix.lower() == ".json":
+            pairs = [(str(pattern), str(terms)) for pattern, terms in json.loads(text).items()]
+        else:
+            rows = csv.reader(line for line in text.splitlines() if line.strip() and not line.startswith("#"))
+            pairs = [(pattern.strip(), terms.strip()) for pattern, terms in rows]
+    except (OSError, ValueError, AttributeError) as error:
+        raise OptionError(
+            f"{path}: expected lines 'pattern,licence', or JSON {{pattern: licence}} in a .json file ({error})"
+        ) from error
+    return [pair for pair in pairs if pair != ("pattern", "licence")]
+
+
+def read_photo(path: Path) -> np.ndarray:
+    """The photo (H, W, 3) uint8, turned as its EXIF says.
+
+    Raises:
+        MediaError: it cannot be read.
+    """
+    try:
+        with Image.open(path) as image:
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
+        raise MediaError(f"{path}: cannot be read as an image ({error}); leave it out or replace it") from error
+
+
+def read_video(path: Path) -> tuple[int, Iterator[np.ndarray]]:
+    """The estimated number of frames, and the frames (H, W, 3) uint8 one after the other, as coded (none repeated).
+
+    Raises:
+        MediaError: it cannot be opened, or (while iterating) gives no frame.
+    """
+    stream = imageio_ffmpeg.read_frames(
+        str(path),
+        pix_fmt="rgb24",
+        output_params=["-fps_mode", "passthrough", "-sws_flags", "bicubic+accurate_rnd+full_chroma_int"],
+    )
+    try:
+        facts = next(stream)
+    except (OSError, RuntimeError, StopIteration, IndexError) as error:
+        reason = str(error).strip().splitlines()[-1:] or ["no video stream"]
+        raise MediaError(f"{path}: cannot be read as a video ({reason[0]}); leave it out or replace it") from error
+    width, height = facts["size"]
+
+    def frames() -> Iterator[np.ndarray]:
+        try:
+            for data in stream:
+                yield np.frombuffer(data, np.uint8).reshape(height, width, 3)
+        finally:
+            stream.close()
+
+    return max(1, round(facts["duration"] * facts["fps"])), frames()
