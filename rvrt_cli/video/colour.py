@@ -1,0 +1,240 @@
+"""What the numbers in a picture mean, and the filters that turn them into RGB and back.
+
+Colour codes are those of ITU-T H.273, which ffmpeg shares. Conversions go through zimg (`zscale`) where ffmpeg has it: it
+rounds correctly at every depth, where swscale is off by up to 4 codes of 1023 at 10 bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import av
+
+from rvrt_cli.video.process import has_zscale
+
+MATRICES = {
+    0: "gbr",
+    1: "bt709",
+    4: "fcc",
+    5: "bt470bg",
+    6: "smpte170m",
+    7: "smpte240m",
+    8: "ycgco",
+    9: "bt2020nc",
+    10: "bt2020c",
+    14: "ictcp",
+}
+PRIMARIES = {
+    1: "bt709",
+    4: "bt470m",
+    5: "bt470bg",
+    6: "smpte170m",
+    7: "smpte240m",
+    8: "film",
+    9: "bt2020",
+    10: "smpte428",
+    11: "smpte431",
+    12: "smpte432",
+    22: "jedec-p22",
+}
+TRANSFERS = {
+    1: "bt709",
+    4: "bt470m",
+    5: "bt470bg",
+    6: "smpte170m",
+    7: "smpte240m",
+    8: "linear",
+    9: "log100",
+    10: "log316",
+    11: "iec61966-2-4",
+    12: "bt1361e",
+    13: "iec61966-2-1",
+    14: "bt2020-10",
+    15: "bt2020-12",
+    16: "smpte2084",
+    17: "smpte428",
+    18: "arib-std-b67",
+}
+RANGES = {1: "tv", 2: "pc"}
+
+# How the two scalers call the matrices; what is missing there is converted as the nearest one that is not
+_ZSCALE_MATRIX = {
+    "bt709": "709",
+    "fcc": "fcc",
+    "bt470bg": "470bg",
+    "smpte170m": "170m",
+    "smpte240m": "240m",
+    "ycgco": "ycgco",
+    "bt2020nc": "2020_ncl",
+    "bt2020c": "2020_ncl",
+    "ictcp": "2020_ncl",
+}
+_SWSCALE_MATRIX = {
+    "bt709": "bt709",
+    "fcc": "fcc",
+    "bt470bg": "bt601",
+    "smpte170m": "bt601",
+    "smpte240m": "smpte240m",
+    "ycgco": "bt709",
+    "bt2020nc": "bt2020",
+    "bt2020c": "bt2020",
+    "ictcp": "bt2020",
+}
+_APPROXIMATED = {"bt2020c", "ictcp"}
+_SWSCALE_FLAGS = "flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
+_ZSCALE_RANGE = {"tv": "limited", "pc": "full"}
+
+
+@dataclass(frozen=True)
+class Colour:
+    """ffmpeg's names of a picture's colour description; "unknown" where nobody says.
+
+    `matrix` and `range` are always resolved (see `resolve`); `tagged` says which of the four the source itself states.
+    """
+
+    matrix: str
+    range: str
+    primaries: str = "unknown"
+    transfer: str = "unknown"
+    tagged: frozenset[str] = frozenset()
+
+    @property
+    def approximated(self) -> bool:
+        """Whether the matrix is one that is only converted as its nearest relative (constant luminance, ICtCp)."""
+        return self.matrix in _APPROXIMATED
+
+
+def resolve(codes: dict[str, int], pix_fmt: str, height: int) -> Colour:
+    """The colour description of a picture from what is tagged and, where nothing is, the usual guess.
+
+    Untagged matrix: BT.601 up to 576 lines, BT.709 above. Untagged range: limited, but full for RGB, for "yuvj" formats
+    and for pictures in grey of more than video's formats.
+
+    Args:
+        codes: H.273 codes under "matrix", "range" (1 limited, 2 full), "primaries", "transfer"; unknown codes are ignored.
+        pix_fmt: ffmpeg's name of the pixel format.
+        height: lines as stored.
+    """
+    rgb = is_rgb(pix_fmt)
+    matrix = MATRICES.get(codes.get("matrix", 2))
+    rng = RANGES.get(codes.get("range", 0))
+    primaries = PRIMARIES.get(codes.get("primaries", 2))
+    transfer = TRANSFERS.get(codes.get("transfer", 2))
+    tagged = {"matrix": matrix, "range": rng, "primaries": primaries, "transfer": transfer}
+    if rgb:
+        matrix = "gbr"
+    elif matrix is None or matrix == "gbr":
+        matrix = ("bt2020nc" if primaries == "bt2020" else "bt709") if height > 576 else "smpte170m"
+    if rgb or pix_fmt.startswith("yuvj"):
+        rng = "pc"
+    return Colour(
+        matrix,
+        rng or "tv",
+        primaries or "unknown",
+        transfer or "unknown",
+        frozenset(name for name, value in tagged.items() if value),
+    )
+
+
+def is_rgb(pix_fmt: str) -> bool:
+    """Whether the format holds RGB (or indices into a palette of RGB)."""
+    fmt = av.VideoFormat(pix_fmt)
+    return bool(fmt.is_rgb or fmt.has_palette)
+
+
+def is_grey(pix_fmt: str) -> bool:
+    """Whether the format holds luma only (with or without alpha)."""
+    return pix_fmt.startswith(("gray", "ya", "monow", "monob"))
+
+
+def has_alpha(pix_fmt: str) -> bool:
+    """Whether the format has a plane for alpha."""
+    return len(av.VideoFormat(pix_fmt).components) in (2, 4)
+
+
+def bit_depth(pix_fmt: str) -> int:
+    """Bits of the largest component."""
+    fmt = av.VideoFormat(pix_fmt)
+    return 8 if fmt.has_palette else max(component.bits for component in fmt.components)
+
+
+def subsampling(pix_fmt: str) -> tuple[int, int]:
+    """(horizontal, vertical) px of luma per px of chroma: (2, 2) for 4:2:0, (1, 1) for 4:4:4, RGB and grey."""
+    fmt = av.VideoFormat(pix_fmt, 64, 64)
+    if is_rgb(pix_fmt) or is_grey(pix_fmt) or len(fmt.components) < 3:
+        return 1, 1
+    return 64 // fmt.chroma_width(64), 64 // fmt.chroma_height(64)
+
+
+def to_rgb(pix_fmt: str, colour: Colour, width: int, height: int) -> tuple[str, str]:
+    """(filter chain, pixel format) that turn pictures of `pix_fmt` into packed full-range RGB of `width` x `height` px.
+
+    The size is the one that is wanted in any case: pictures of another size (some streams change theirs) are scaled.
+    """
+    deep = bit_depth(pix_fmt) > 8
+    packed, planar = ("rgb48le", "gbrp16le") if deep else ("rgb24", "gbrp")
+    step_x, step_y = subsampling(pix_fmt)
+    exact = has_zscale() and not pix_fmt.startswith(("xyz", "bayer", "mono", "pal")) and "f32" not in pix_fmt
+    exact = exact and width % step_x == 0 and height % step_y == 0  # zimg wants whole chroma samples
+    size = f"w={width}:h={height}"
+    if is_rgb(pix_fmt):
+        if deep and exact:
+            return f"zscale={size}:rangein=full:range=full,format={planar},format={packed}", packed
+        return f"scale={size}:{_SWSCALE_FLAGS},format={packed}", packed
+    if is_grey(pix_fmt):
+        grey = "gray16le" if deep else "gray"
+        if exact:
+            levels = f"zscale={size}:rangein={_ZSCALE_RANGE[colour.range]}:range=full"
+            return f"{levels},format={grey},format={packed}", packed
+        return f"scale={size}:in_range={colour.range}:out_range=pc:{_SWSCALE_FLAGS},format={packed}", packed
+    if exact:
+        matrix = f"matrixin={_ZSCALE_MATRIX[colour.matrix]}:rangein={_ZSCALE_RANGE[colour.range]}:matrix=gbr:range=full"
+        return f"zscale={size}:{matrix}:filter=bicubic,format={planar},format={packed}", packed
+    matrix = f"in_color_matrix={_SWSCALE_MATRIX[colour.matrix]}:in_range={colour.range}:out_range=pc"
+    return f"scale={size}:{matrix}:{_SWSCALE_FLAGS},format={packed}", packed
+
+
+def from_rgb(pix_fmt: str, colour: Colour, width: int, height: int) -> str:
+    """Filter chain that turns packed full-range RGB of `width` x `height` px into `pix_fmt` and tags it with `colour`."""
+    step_x, step_y = subsampling(pix_fmt)
+    exact = has_zscale() and width % step_x == 0 and height % step_y == 0 and not is_grey(pix_fmt)
+    if is_rgb(pix_fmt):
+        convert = f"scale={_SWSCALE_FLAGS}"
+    elif exact:
+        matrix = f"matrix={_ZSCALE_MATRIX[colour.matrix]}:range={_ZSCALE_RANGE[colour.range]}"
+        convert = f"zscale=matrixin=gbr:rangein=full:{matrix}:filter=bicubic"
+    else:
+        matrix = f"out_color_matrix={_SWSCALE_MATRIX[colour.matrix]}:out_range={colour.range}"
+        convert = f"scale=in_range=pc:{matrix}:{_SWSCALE_FLAGS}"
+    return f"{convert},format={pix_fmt},{_tags(colour)}"
+
+
+def _tags(colour: Colour) -> str:
+    tags = {
+        "colorspace": colour.matrix,
+        "range": colour.range,
+        "color_primaries": colour.primaries,
+        "color_trc": colour.transfer,
+    }
+    return "setparams=" + ":".join(f"{key}={value}" for key, value in tags.items())
+
+
+def tag_options(colour: Colour) -> list[str]:
+    """Encoder options that repeat the tags for ffmpeg versions that do not take them from the pictures."""
+    options = ["-colorspace", "rgb" if colour.matrix == "gbr" else colour.matrix, "-color_range", colour.range]
+    return [*options, "-color_primaries", colour.primaries, "-color_trc", colour.transfer]
+
+
+def for_output(colour: Colour, pix_fmt: str) -> Colour:
+    """The description to convert to and tag when pictures of a source described by `colour` are stored as `pix_fmt`."""
+    if is_rgb(pix_fmt):
+        return Colour("gbr", "pc", colour.primaries, colour.transfer, colour.tagged)
+    if colour.matrix != "gbr":
+        rng = "pc" if pix_fmt.startswith("yuvj") else colour.range
+        matrix = "bt2020nc" if colour.approximated else colour.matrix
+        return Colour(matrix, rng, colour.primaries, colour.transfer, colour.tagged)
+    # RGB that becomes YUV: what every player assumes of large pictures, said aloud
+    primaries = "bt709" if colour.primaries == "unknown" else colour.primaries
+    transfer = "bt709" if colour.transfer == "unknown" else colour.transfer
+    matrix = "bt2020nc" if primaries == "bt2020" else "bt709"
+    return Colour(matrix, "pc" if pix_fmt.startswith("yuvj") else "tv", primaries, transfer, colour.tagged)

@@ -1,0 +1,198 @@
+"""Pictures of a video with their times, decoded by an ffmpeg process of its own.
+
+ffmpeg writes raw RGB in NUT, a container made for pipes that carries every picture's timestamp, so pictures and times come
+from one decode. PyAV takes the packets out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import select
+import threading
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+import av
+import numpy as np
+
+from rvrt_cli.errors import MediaError
+from rvrt_cli.video import colour
+from rvrt_cli.video.frame import Frame
+from rvrt_cli.video.probe import SourceInfo, stdin_descriptor
+from rvrt_cli.video.process import FFmpeg, file_url
+
+NUT_OPTIONS = {"probesize": "32", "analyzeduration": "0"}  # believe the header; reading ahead would cost memory
+
+
+class VideoDecoder:
+    """Decodes `info` from `start` for `duration` seconds. Iterate over `frames` once, then read `warnings` and `missing`."""
+
+    def __init__(self, info: SourceInfo, start: float, duration: float | None, deinterlace: bool) -> None:
+        self.info = info
+        self.warnings: list[str] = []
+        self.missing = 0
+        self._first = info.begin + Fraction(start).limit_denominator(10**6) if start > 0 else None
+        begin = self._first if self._first is not None else info.begin
+        self._end = begin + Fraction(duration).limit_denominator(10**6) if duration is not None else None
+        # NUT has no negative times: such a source is moved past 0 on the way through
+        self._lift = 0
+        if info.start_time < 0:
+            self._lift = int(-info.start_time / info.time_base) + int(1 / info.time_base) + 1
+        self._closed = threading.Event()
+        chain, self._packed = self._filters(deinterlace)
+        self._ffmpeg = FFmpeg(
+            [*self._input(start), "-vf", chain, *self._output()],
+            stdin=info.kind == "y4m",
+            stdout=True,
+            level="verbose",  # the counts of packets and pictures come at this level
+        )
+        if info.kind == "y4m":
+            threading.Thread(target=self._pump, name="y4m-pump", daemon=True).start()
+
+    def _input(self, start: float) -> list[str]:
+        info = self.info
+        if info.kind == "y4m":
+            return ["-f", "yuv4mpegpipe", "-i", "pipe:0", "-map", "0:v:0"]
+        arguments = ["-copyts", "-protocol_whitelist", "file"]
+        if start > 0:
+            arguments += ["-ss", f"{start:.6f}"]
+        return [*arguments, "-i", file_url(info.path), "-map", f"0:{info.stream_index}"]
+
+    def _filters(self, deinterlace: bool) -> tuple[str, str]:
+        info = self.info
+        chain, packed = colour.to_rgb(info.pix_fmt, info.colour, info.width, info.height)
+        if deinterlace:
+            chain = f"bwdif=mode=send_frame,{chain}"
+        if self._lift:
+            chain = f"setpts=PTS+{self._lift},{chain}"
+        return chain, packed
+
+    def _output(self) -> list[str]:
+        base = self.info.time_base
+        times = ["-fps_mode", "passthrough", "-enc_time_base", f"{base.numerator}/{base.denominator}"]
+        return [*times, "-c:v", "rawvideo", "-f", "nut", "pipe:1"]
+
+    def frames(self) -> Iterator[Frame]:
+        """The pictures, in order of time, each time later than the one before.
+
+        Raises:
+            MediaError: not one picture came out.
+        """
+        count, last = 0, None
+        for pts, pixels in self._pictures():
+            moment = pts * self.info.time_base
+            if self._first is not None and moment < self._first:
+                continue
+            if self._end is not None and moment >= self._end:
+                break
+            if last is not None and pts <= last:
+                pts = last + 1  # two pictures at one time: both are kept
+            count, last = count + 1, pts
+            yield Frame(pixels, pts)
+        else:
+            if not self._closed.is_set():
+                self._ffmpeg.wait()
+                self._take_stock(count, last)
+            return
+        if not count:
+            raise MediaError(
+                f"{self.info.path}: no picture in the part that was asked for; check --start and --duration"
+            )
+
+    def _pictures(self) -> Iterator[tuple[int, np.ndarray]]:
+        info = self.info
+        shape = (info.height, info.width, 3)
+        kind = np.dtype("<u2") if self._packed == "rgb48le" else np.dtype(np.uint8)
+        size = info.height * info.width * 3 * kind.itemsize
+        pipe = self._ffmpeg.process.stdout
+        assert pipe is not None
+        try:
+            with av.open(f"pipe:{pipe.fileno()}", format="nut", options=NUT_OPTIONS) as container:
+                stream = container.streams.video[0]
+                scale = Fraction(stream.time_base) / info.time_base
+                for packet in container.demux(stream):
+                    if packet.size == size and packet.pts is not None:
+                        pts = round(packet.pts * scale) - self._lift
+                        yield pts, np.frombuffer(packet, kind).reshape(shape)
+        except (av.error.FFmpegError, OSError, IndexError) as error:
+            if self._closed.is_set():
+                return
+            self._ffmpeg.wait()
+            raise MediaError(f"{info.path}: cannot be decoded: {self._ffmpeg.last_error()}") from error
+
+    def _take_stock(self, count: int, last: int | None) -> None:
+        """After the last picture: how many should have been there, and whether ffmpeg complained."""
+        info, ffmpeg = self.info, self._ffmpeg
+        if not count:
+            if self._first is not None:
+                raise MediaError(f"{info.path}: no picture after {float(self._first - info.begin):g} s; lower --start")
+            raise MediaError(f"{info.path}: no picture can be decoded: {ffmpeg.last_error()}")
+        log = "\n".join(ffmpeg.lines)
+        self.missing = self._count_missing(count, last, log)
+        if re.search(r"Reconfiguring filter graph.*(to \d+x\d+|size|changed to)", log) and re.search(
+            r"changed to .*\d+x\d+", log
+        ):
+            self.warnings.append(
+                f"{info.path}: the pictures change their size or format midway; all were scaled to "
+                f"{info.width}x{info.height}"
+            )
+        if self.missing:
+            plural = "s" if self.missing > 1 else ""
+            self.warnings.append(
+                f"{info.path}: {self.missing} frame{plural} missing, the file is truncated or damaged "
+                f"({count} could be read; ffmpeg: {ffmpeg.last_error()})"
+            )
+        elif ffmpeg.errors:
+            self.warnings.append(
+                f"{info.path}: some frames may be damaged (ffmpeg: {ffmpeg.last_error()}, {ffmpeg.errors} such lines)"
+            )
+
+    def _count_missing(self, count: int, last: int | None, log: str) -> int:
+        """Pictures that the container announces, or that went in as packets, and that did not come out."""
+        info = self.info
+        whole = self._first is None and self._end is None
+        if whole and info.exact_count and info.frame_count:
+            return max(0, info.frame_count - count)
+        damaged = self._ffmpeg.errors > 0 or re.search(r"ended prematurely|[Tt]runcat|corrupt|partial file", log)
+        if not damaged or last is None:
+            return 0
+        lost = 0
+        counts = re.findall(r"(\d+) packets read .*?; (\d+) frames decoded", log)
+        if whole and counts:
+            lost = max(0, int(counts[0][0]) - int(counts[0][1]))
+        if info.duration:
+            end = info.start_time + Fraction(info.duration).limit_denominator(10**6)
+            end = end if self._end is None else min(end, self._end)
+            short = float((end - last * info.time_base) * info.frame_rate) - 1
+            lost = max(lost, round(short))
+        return lost
+
+    def _pump(self) -> None:
+        """Hand standard input on to ffmpeg, after the header that `probe` took from it."""
+        pipe = self._ffmpeg.process.stdin
+        assert pipe is not None
+        source = stdin_descriptor()
+        with contextlib.suppress(OSError, ValueError):  # ffmpeg is gone, or the reader was closed
+            data: Any = self.info.header
+            while data and not self._closed.is_set():
+                pipe.write(data)
+                while not self._closed.is_set() and not select.select([source], [], [], 0.1)[0]:
+                    pass
+                data = b"" if self._closed.is_set() else os.read(source, 1 << 20)
+            pipe.flush()
+        with contextlib.suppress(OSError, ValueError):
+            pipe.close()
+
+    def close(self) -> None:
+        """End ffmpeg, whatever it is doing. Safe to call twice and from another thread."""
+        self._closed.set()
+        with contextlib.suppress(OSError):
+            self._ffmpeg.process.kill()
+
+    def release(self) -> None:
+        """After `frames` has ended: close the pipes."""
+        self._closed.set()
+        self._ffmpeg.kill()

@@ -1,0 +1,367 @@
+"""What a source is: its streams, its pictures' size and meaning, its clock. Found out once, before any work."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+
+from rvrt_cli.errors import MediaError
+from rvrt_cli.video import colour, images, y4m
+from rvrt_cli.video.colour import Colour
+from rvrt_cli.video.process import file_url
+
+DEFAULT_FPS = Fraction(24)
+ATTACHED_PIC = 0x400  # disposition of cover art
+
+# Formats that are scripts to open other files or addresses, or that take any text for a picture
+_REFUSED_FORMATS = {"tty", "concat", "hls", "dash", "applehttp", "sdp", "rtsp", "lavfi", "imf", "webm_dash_manifest"}
+# Clocks of these formats start anywhere; only differences mean something
+_FREE_CLOCKS = {"mpegts", "mpeg", "mpegtsraw", "rtp", "vob"}
+
+
+@dataclass(frozen=True)
+class StreamInfo:
+    """One stream of a source as its container describes it; `codec` is ffmpeg's name, "" when it has none."""
+
+    index: int
+    type: str  # "video" | "audio" | "subtitle" | "data" | "attachment"
+    codec: str
+    language: str
+    title: str
+    disposition: int  # ffmpeg's flags
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def cover(self) -> bool:
+        """Whether it is a still picture attached to the file, such as cover art."""
+        return bool(self.disposition & ATTACHED_PIC)
+
+
+@dataclass(frozen=True)
+class SourceInfo:
+    """A source, as `probe` found it. Sizes in px, times in seconds on the source's own clock.
+
+    Attributes:
+        kind: "video" (anything that ffmpeg demuxes, GIF included), "images" or "y4m" (standard input).
+        path: what was asked for; "-" for standard input.
+        width, height: as displayed, that is after rotation.
+        bit_depth: bits of the largest component.
+        frame_rate: average, in frames/s.
+        time_base: unit of the frames' `pts`, in seconds.
+        start_time: first picture's time; `begin`: the container's, from which `start` of readers and writers counts.
+        duration: of the pictures, or None when unknown; frame_count likewise, `exact_count`: it is no estimate.
+        sample_aspect: width by height of one displayed px.
+        rotation: degrees counter-clockwise that a player (and ffmpeg) turns the stored picture.
+        colour: resolved description, see `colour.resolve`.
+        free_clock: the format's clock starts anywhere (MPEG-TS), so an output counts from `begin` instead of from 0.
+    """
+
+    kind: str
+    path: str
+    width: int
+    height: int
+    bit_depth: int
+    pix_fmt: str
+    has_alpha: bool
+    interlaced: bool
+    frame_rate: Fraction
+    time_base: Fraction
+    colour: Colour
+    start_time: Fraction = Fraction(0)
+    begin: Fraction = Fraction(0)
+    duration: float | None = None
+    frame_count: int | None = None
+    exact_count: bool = False
+    sample_aspect: Fraction = Fraction(1)
+    rotation: int = 0
+    free_clock: bool = False
+    format: str = ""
+    codec: str = ""
+    stream_index: int = 0
+    streams: tuple[StreamInfo, ...] = ()
+    chapters: tuple[dict[str, Any], ...] = ()
+    metadata: dict[str, str] = field(default_factory=dict)
+    mastering: MasteringDisplay | None = None
+    light_level: tuple[int, int] | None = None  # (MaxCLL, MaxFALL) in cd/m²
+    files: tuple[Path, ...] = ()  # of an image sequence, in order
+    header: bytes = b""  # of a y4m stream, already taken from standard input
+
+    def zero(self, start: float = 0.0) -> Fraction:
+        """The time on the source's clock that is 0 in an output which begins `start` seconds into the source.
+
+        It is a multiple of `time_base`. Without `start` it is 0: a picture that first appears at 0.5 s keeps doing so.
+        """
+        if start > 0:
+            moment = self.begin + Fraction(start).limit_denominator(10**6)
+        elif self.free_clock or min(self.start_time, self.begin) < 0:
+            moment = min(self.begin, self.start_time)
+        else:
+            return Fraction(0)
+        return moment // self.time_base * self.time_base
+
+
+@dataclass(frozen=True)
+class MasteringDisplay:
+    """The display that HDR pictures were graded on: CIE xy of red, green, blue, white; luminance in cd/m²."""
+
+    red: tuple[Fraction, Fraction]
+    green: tuple[Fraction, Fraction]
+    blue: tuple[Fraction, Fraction]
+    white: tuple[Fraction, Fraction]
+    min_luminance: Fraction
+    max_luminance: Fraction
+
+
+def probe(source: str | Path, *, fps: Fraction | None = None) -> SourceInfo:
+    """Find out what `source` is: a file's name, a folder or pattern of images, or "-" for y4m on standard input.
+
+    Args:
+        fps: frames/s of an image sequence; 24 unless given. Other sources have their own clock.
+
+    Raises:
+        MediaError: it is missing, is no video, has no pictures, or its first picture cannot be read.
+    """
+    text = str(source)
+    if text == "-":
+        return _probe_y4m()
+    path = Path(source)
+    if path.is_dir():
+        return _probe_images(text, images.list_images(path), fps)
+    if not os.path.lexists(path) and images.is_pattern(text):
+        return _probe_images(text, images.list_images(source), fps)
+    if not path.exists():
+        raise MediaError(f"{text}: no such file or folder")
+    if not path.is_file():
+        raise MediaError(f"{text}: not a regular file; for a pipe, send y4m to standard input and name the source -")
+    if path.suffix.lower() in images.SUFFIXES:
+        return _probe_images(text, [path], fps)
+    return _probe_video(path)
+
+
+@contextlib.contextmanager
+def open_container(path: str | Path) -> Iterator[Any]:
+    """A PyAV container on the file of exactly this name; nothing else is ever opened (no address, no playlist).
+
+    Raises:
+        MediaError: it cannot be opened as audio or video.
+    """
+    try:
+        container = av.open(file_url(path), metadata_errors="replace", options={"protocol_whitelist": "file"})
+    except PermissionError as error:
+        raise MediaError(f"{path}: no permission to read this file") from error
+    except (av.error.FFmpegError, ValueError, OSError) as error:
+        raise MediaError(f"{path}: not a video that ffmpeg can read ({reason(error)})") from error
+    with container:
+        if set(container.format.name.split(",")) & _REFUSED_FORMATS:
+            raise MediaError(f"{path}: not a video, but text or a list of other files; name the video itself")
+        yield container
+
+
+def reason(error: BaseException) -> str:
+    """The words of a PyAV error without its numbers and the file's name."""
+    words = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return str(words).splitlines()[0]
+
+
+def _probe_video(path: Path) -> SourceInfo:
+    with open_container(path) as container:
+        videos = [s for s in container.streams.video if not s.disposition & ATTACHED_PIC]
+        if not videos:
+            kinds = ", ".join(sorted({s.type for s in container.streams})) or "no streams at all"
+            raise MediaError(f"{path}: no video in this file, but {kinds}; name a file with pictures")
+        stream = max(
+            videos, key=lambda s: (s.disposition & 1, s.codec_context.width * s.codec_context.height, -s.index)
+        )
+        # Everything that decoding could change is read first
+        streams = tuple(_stream_info(s) for s in container.streams)
+        count, exact = _frame_count(container, stream)
+        duration = _duration(container, stream)
+        begin = Fraction(container.start_time or 0, 1_000_000)
+        frame = _first_frame(path, container, stream)
+        pix_fmt = frame.format.name
+        rate = stream.average_rate or stream.guessed_rate or stream.base_rate or Fraction(25)
+        if count is None and duration:
+            count = max(1, round(duration * rate))
+        first = stream.start_time if stream.start_time is not None else (frame.pts or 0)
+        rotation = frame.rotation % 360
+        turned = rotation % 180 == 90
+        aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or Fraction(1)
+        mastering, light = _hdr(frame)
+        return SourceInfo(
+            kind="video",
+            path=str(path),
+            width=frame.height if turned else frame.width,
+            height=frame.width if turned else frame.height,
+            bit_depth=colour.bit_depth(pix_fmt),
+            pix_fmt=pix_fmt,
+            has_alpha=colour.has_alpha(pix_fmt) or stream.metadata.get("alpha_mode") == "1",
+            interlaced=bool(frame.interlaced_frame),
+            frame_rate=Fraction(rate),
+            time_base=Fraction(stream.time_base),
+            colour=colour.resolve(_codes(frame), pix_fmt, frame.height),
+            start_time=first * Fraction(stream.time_base),
+            begin=begin,
+            duration=duration,
+            frame_count=count,
+            exact_count=exact,
+            sample_aspect=(1 / aspect if turned else aspect) if aspect > 0 else Fraction(1),
+            rotation=rotation,
+            free_clock=bool(set(container.format.name.split(",")) & _FREE_CLOCKS),
+            format=container.format.name,
+            codec=stream.codec_context.name,
+            stream_index=stream.index,
+            streams=streams,
+            chapters=tuple(dict(chapter) for chapter in container.chapters()),
+            metadata=dict(container.metadata),
+            mastering=mastering,
+            light_level=light,
+        )
+
+
+def _stream_info(stream: Any) -> StreamInfo:
+    metadata = dict(stream.metadata)
+    context = getattr(stream, "codec_context", None)
+    codec = context.codec.canonical_name if context is not None else ""
+    language, title = metadata.get("language", "und"), metadata.get("title", "")
+    return StreamInfo(stream.index, stream.type, codec, language, title, int(stream.disposition), metadata)
+
+
+def _first_frame(path: Path, container: Any, stream: Any) -> Any:
+    """The first picture that decodes; damaged packets before it are passed over."""
+    stream.thread_type = "SLICE"  # frame threads read far ahead for this one picture
+    last: Exception | None = None
+    try:
+        for packet in container.demux(stream):
+            try:
+                frames = packet.decode()
+            except av.error.FFmpegError as error:
+                last = error
+                continue
+            if frames:
+                return frames[0]
+    except (av.error.FFmpegError, OSError) as error:
+        last = error
+    why = f" ({reason(last)})" if last else ""
+    raise MediaError(f"{path}: no picture in it can be decoded{why}; the file is damaged or empty")
+
+
+def _frame_count(container: Any, stream: Any) -> tuple[int | None, bool]:
+    """(number of pictures, whether it is exact). The index of an mp4 says which samples an edit list hides."""
+    if "mp4" in container.format.name.split(",") and stream.frames:
+        entries = stream.index_entries
+        if len(entries) >= stream.frames:
+            hidden = 2  # AVINDEX_DISCARD_FRAME
+            return sum(not entry.flags & hidden for entry in entries), True
+    return stream.frames or None, bool(stream.frames) and container.format.name == "avi"
+
+
+def _duration(container: Any, stream: Any) -> float | None:
+    """Seconds of the video stream, or the container's where the stream says nothing."""
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    tag = stream.metadata.get("DURATION", "")  # Matroska's statistics
+    hours, _, rest = tag.partition(":")
+    minutes, _, seconds = rest.partition(":")
+    with contextlib.suppress(ValueError):
+        end = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+        return max(0.0, end - float((stream.start_time or 0) * stream.time_base)) or None
+    return container.duration / 1e6 if container.duration else None
+
+
+def _codes(frame: Any) -> dict[str, int]:
+    return {
+        "matrix": int(frame.colorspace),
+        "range": int(frame.color_range),
+        "primaries": int(frame.color_primaries),
+        "transfer": int(frame.color_trc),
+    }
+
+
+def _hdr(frame: Any) -> tuple[MasteringDisplay | None, tuple[int, int] | None]:
+    """HDR10's static metadata, from libavutil's AVMasteringDisplayMetadata and AVContentLightMetadata."""
+    mastering = light = None
+    for data in frame.side_data.keys():  # noqa: SIM118  a container that is iterable in its own way
+        if data.type.name == "MASTERING_DISPLAY_METADATA" and data.buffer_size >= 88:
+            *numbers, has_primaries, has_luminance = struct.unpack("@20i2i", bytes(data)[:88])
+            values = [Fraction(n, d) if d else Fraction(0) for n, d in zip(numbers[::2], numbers[1::2], strict=True)]
+            if has_primaries and has_luminance:
+                pairs = [(values[i], values[i + 1]) for i in range(0, 8, 2)]
+                mastering = MasteringDisplay(pairs[0], pairs[1], pairs[2], pairs[3], values[8], values[9])
+        elif data.type.name == "CONTENT_LIGHT_LEVEL" and data.buffer_size >= 8:
+            light = struct.unpack("@2I", bytes(data)[:8])
+    return mastering, light
+
+
+def _probe_images(source: str, files: list[Path], fps: Fraction | None) -> SourceInfo:
+    with open_container(files[0]) as container:
+        if not container.streams.video:
+            raise MediaError(f"{files[0]}: this image cannot be read; remove or replace it")
+        pix_fmt = _first_frame(files[0], container, container.streams.video[0]).format.name
+    depth = colour.bit_depth(pix_fmt)
+    pixels, alpha = images.read_image(files[0], deep=depth > 8)
+    rate = fps or DEFAULT_FPS
+    return SourceInfo(
+        kind="images",
+        path=source,
+        width=pixels.shape[1],
+        height=pixels.shape[0],
+        bit_depth=depth,
+        pix_fmt=pix_fmt,
+        has_alpha=alpha is not None or colour.has_alpha(pix_fmt),
+        interlaced=False,
+        frame_rate=rate,
+        time_base=1 / rate,
+        colour=Colour("gbr", "pc"),
+        duration=float(len(files) / rate),
+        frame_count=len(files),
+        exact_count=True,
+        format="images",
+        files=tuple(files),
+    )
+
+
+def stdin_descriptor() -> int:
+    """The file descriptor of standard input.
+
+    Raises:
+        MediaError: there is none.
+    """
+    try:
+        return sys.stdin.fileno()
+    except (AttributeError, OSError, ValueError) as error:
+        raise MediaError("-: this program has no standard input; name a file") from error
+
+
+def _probe_y4m() -> SourceInfo:
+    descriptor = stdin_descriptor()
+    if os.isatty(descriptor):
+        raise MediaError("-: standard input is a terminal; pipe a y4m stream into it")
+    header = y4m.read_header(descriptor)
+    ranges = {"tv": 1, "pc": 2}
+    codes = {"range": ranges[header.range]} if header.range else {}
+    return SourceInfo(
+        kind="y4m",
+        path="-",
+        width=header.width,
+        height=header.height,
+        bit_depth=colour.bit_depth(header.pix_fmt),
+        pix_fmt=header.pix_fmt,
+        has_alpha=False,
+        interlaced=header.interlaced,
+        frame_rate=header.rate,
+        time_base=1 / header.rate,
+        colour=colour.resolve(codes, header.pix_fmt, header.height),
+        sample_aspect=header.sample_aspect,
+        format="yuv4mpegpipe",
+        codec="rawvideo",
+        header=header.raw,
+    )
