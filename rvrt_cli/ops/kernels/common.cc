@@ -83,7 +83,8 @@ extern "C" RVRT_EXPORT int rvrt_kernels_threads(int count) {
   return rvrt::threads();
 }
 
-// Use at most this instruction set from now on: 0 portable, 1 AVX2, 2 AVX-512, -1 the best there is. Returns the one in use.
+// Use at most this instruction set from now on: 0 portable, 1 AVX2, 2 AVX-512, -1 the best there is. Returns the one in
+// use.
 extern "C" RVRT_EXPORT int rvrt_kernels_isa(int level) {
   rvrt::chosen_isa = level;
   return rvrt::isa();

@@ -1,11 +1,11 @@
 // What every kernel file shares: entry points and their checks, threads, scratch memory, the choice of instruction set.
 //
 // Build: one library from all files, no flags per file:  c++ -std=c++17 -O3 -fopenmp -shared -fPIC *.cc
-// (g++ >= 9, clang++ >= 14; x86-64, aarch64; without -fopenmp it builds too and runs on one thread). No -ffast-math: the
-// exponential and the floor need IEEE arithmetic.
+// (g++ >= 9, clang++ >= 14; x86-64, aarch64; without -fopenmp it builds too and runs on one thread). No -ffast-math:
+// the exponential and the floor need IEEE arithmetic.
 //
-// Instruction sets. A kernel file includes itself once per instruction set through each_isa.h, inside a namespace of that
-// name and under a `#pragma` that switches the compiler to it (target_clones would clone neither templates nor the
+// Instruction sets. A kernel file includes itself once per instruction set through each_isa.h, inside a namespace of
+// that name and under a `#pragma` that switches the compiler to it (target_clones would clone neither templates nor the
 // functions that OpenMP outlines). RVRT_DISPATCH picks the namespace at run time. See warp.cc, the smallest example:
 //
 //   #ifndef RVRT_ISA                      // the file as the compiler opens it
@@ -49,9 +49,10 @@
   } while (0)
 
 #if (defined(__x86_64__) || defined(_M_X64)) && !defined(RVRT_PORTABLE_ONLY)
-#define RVRT_DISPATCH(function)                              \
-  (rvrt::isa() == rvrt::kAvx512 ? rvrt::avx512::function     \
-                                : rvrt::isa() == rvrt::kAvx2 ? rvrt::avx2::function : rvrt::portable::function)
+#define RVRT_DISPATCH(function)                          \
+  (rvrt::isa() == rvrt::kAvx512 ? rvrt::avx512::function \
+   : rvrt::isa() == rvrt::kAvx2 ? rvrt::avx2::function   \
+                                : rvrt::portable::function)
 #else
 #define RVRT_DISPATCH(function) rvrt::portable::function
 #endif
@@ -136,6 +137,22 @@ class Scratch {
 
  private:
   float* data_;
+};
+
+// Hands out pieces of a scratch block, each on a cache line of its own.
+class Arena {
+ public:
+  explicit Arena(float* block) : block_(block) {}
+  float* take(int64_t floats) {
+    float* piece = block_ ? block_ + taken_ : nullptr;
+    taken_ += (floats + 15) / 16 * 16;
+    return piece;
+  }
+  int64_t taken() const { return taken_; }  // of an arena on a null block: how large the block must be
+
+ private:
+  float* block_;
+  int64_t taken_ = 0;
 };
 
 inline int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }

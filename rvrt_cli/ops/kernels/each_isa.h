@@ -5,7 +5,7 @@
 namespace rvrt {
 
 namespace portable {  // SSE2 on x86-64, NEON on aarch64, or what -march= says
-namespace {             // two files may use the same names
+namespace {           // two files may use the same names
 #define RVRT_LANES 4
 #ifdef __aarch64__
 #define RVRT_REGISTERS 32
@@ -15,7 +15,7 @@ namespace {             // two files may use the same names
 #include RVRT_KERNEL
 #undef RVRT_LANES
 #undef RVRT_REGISTERS
-}
+}  // namespace
 }  // namespace portable
 
 #if defined(__x86_64__) && !defined(RVRT_PORTABLE_ONLY)
@@ -33,7 +33,7 @@ namespace {
 #include RVRT_KERNEL
 #undef RVRT_LANES
 #undef RVRT_REGISTERS
-}
+}  // namespace
 }  // namespace avx2
 #ifdef __clang__
 #pragma clang attribute pop
@@ -51,7 +51,7 @@ namespace {
 #include RVRT_KERNEL
 #undef RVRT_LANES
 #undef RVRT_REGISTERS
-}
+}  // namespace
 }  // namespace avx512
 #ifdef __clang__
 #pragma clang attribute pop

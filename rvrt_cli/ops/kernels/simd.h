@@ -2,7 +2,7 @@
 // namespace (common.h), hence no include guard. Every function is `static inline` so that it belongs to its namespace's
 // instruction set.
 
-constexpr int W = RVRT_LANES;              // floats in a vector
+constexpr int W = RVRT_LANES;               // floats in a vector
 constexpr int kRegisters = RVRT_REGISTERS;  // vector registers
 
 typedef float vf __attribute__((vector_size(4 * W)));

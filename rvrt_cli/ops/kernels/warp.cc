@@ -71,8 +71,8 @@ RVRT_ENTRY(warp_forward) {
   return rvrt::parallel(job.B * job.H, RVRT_DISPATCH(warp_rows), &job);
 }
 
-// x, flow, dout (B, H, W, C), attributes as above -> dx as x, dflow as flow. dx is summed in raster order of the output,
-// whatever the number of threads: every thread owns rows of dx and visits the output rows that read them.
+// x, flow, dout (B, H, W, C), attributes as above -> dx as x, dflow as flow. dx is summed in raster order of the
+// output, whatever the number of threads: every thread owns rows of dx and visits the output rows that read them.
 RVRT_ENTRY(warp_backward) {
   if (const int bad = t.check(3, 1, 2)) return bad;
   RVRT_CHECK(t.ndims[0] == 4 && t.same_shape(0, 2) && t.same_shape(0, 4) && t.same_shape(1, 5), rvrt::kShape);
