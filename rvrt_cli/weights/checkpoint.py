@@ -61,14 +61,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def _read(path: Path) -> bytes:
+    if path.exists() and not path.is_file():
+        raise WeightsError(f"{path}: no file that could be read; give a .pth file")
     try:
-        with path.open("rb") as file:
-            data = file.read(_MOST_BYTES + 1)
+        if path.stat().st_size > _MOST_BYTES:
+            raise WeightsError(f"{path}: larger than 1 GiB, which no RVRT checkpoint is")
+        return path.read_bytes()
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror or error})") from None
-    if len(data) > _MOST_BYTES:
-        raise WeightsError(f"{path}: larger than 1 GiB, which no RVRT checkpoint is")
-    return data
 
 
 def _looks_like(data: bytes) -> str:

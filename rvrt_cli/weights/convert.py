@@ -84,7 +84,7 @@ def _config_of(arrays: dict[str, np.ndarray], source: Path) -> RVRTConfig:
     group, layer = "{}.main.5.", "{}.main.5.0.residual_group.blocks."
     table = layer + "0.attn.relative_position_bias_table"  # (pairs of pixels, heads)
     sizes = {
-        "widths": _lengths(arrays, "{}.main.1.weight", 0, base.widths),
+        "widths": _lengths(arrays, "backbone.backward_1.main.1.weight", 0, base.widths),  # the same in every part
         "groups": _counts(arrays, group, base.groups),
         "depths": _counts(arrays, layer, base.depths),
         "heads": _lengths(arrays, table, 1, base.heads),
