@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from rvrt_cli.data.clips import ClipOptions
+from rvrt_cli.data.clip_options import ClipOptions
 
 _PLAIN_EVERY = 5.0  # s between lines of progress where there is no terminal
 
@@ -70,8 +70,12 @@ def clips(
 
     chosen = ClipOptions(**options)
     found = find_sources(sources, read_licences(licences) if licences else (), licence)
-    count, size = chosen.estimate(found)
-    click.echo(f"{len(found)} sources: up to {count} clips, {size / 1e9:.2f} GB")
+    photos = sum(source.kind == "photo" for source in found)
+    count = chosen.most_clips(photos, len(found) - photos)
+    click.echo(
+        f"{photos} photos and {len(found) - photos} videos: "
+        f"up to {count} clips of {chosen.clip_bytes / 1e6:.2f} MB, {count * chosen.clip_bytes / 1e9:.2f} GB"
+    )
     start, made = time.perf_counter(), 0
     with progress(len(found), "sources") as advance:
 

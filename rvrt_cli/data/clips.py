@@ -15,6 +15,7 @@ from zlib import crc32
 
 import numpy as np
 
+from rvrt_cli.data.clip_options import ClipOptions
 from rvrt_cli.data.motion import Photo, photo_clip
 from rvrt_cli.data.resize import imresize
 from rvrt_cli.data.sources import Source, read_photo, read_video
@@ -27,44 +28,6 @@ SHARD_BYTES = 64 << 20
 _TRIES = 8  # draws per wanted clip
 _MOVES = 1.5  # levels; less, and nothing moves
 _STRIDES, _STRIDE_SHARES = (1, 2, 3), (0.5, 0.3, 0.2)  # frames of a video per frame of a clip
-
-
-@dataclass(frozen=True)
-class ClipOptions:
-    """What `rvrt preprocess clips` makes.
-
-    Raises:
-        OptionError: a value cannot be used.
-    """
-
-    frames: int = 7
-    size: int = 192  # HR px
-    per_photo: int = 16  # clips
-    per_video: int = 240  # clips, spread over its length
-    reduce: int = 2  # videos are reduced this many times first, against compression artefacts
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.frames < 2:
-            raise OptionError(f"--frames {self.frames}: give 2 or more")
-        if self.size < 64 or self.size % 4:
-            raise OptionError(f"--size {self.size}: give a multiple of 4 px, 64 or more")
-        if min(self.per_photo, self.per_video) < 1:
-            raise OptionError("--per-photo and --per-video: give 1 or more")
-        if self.reduce not in (1, 2, 3, 4):
-            raise OptionError(f"--reduce {self.reduce}: choose 1, 2, 3 or 4")
-        if self.seed < 0:
-            raise OptionError(f"--seed {self.seed}: give 0 or more")
-
-    @property
-    def clip_bytes(self) -> int:
-        """Bytes of one stored clip."""
-        return self.frames * self.size**2 * 3
-
-    def estimate(self, sources: Iterable[Source]) -> tuple[int, int]:
-        """Clips and bytes that `sources` give at most."""
-        clips = sum(self.per_photo if source.kind == "photo" else self.per_video for source in sources)
-        return clips, clips * self.clip_bytes
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,126 @@
+"""The Vimeo-90K septuplet set on disk, as people unpack it, with the low resolution that `preprocess vimeo90k` adds.
+
+ROOT/sequences/00001/0001/im1.png … im7.png     256×448 px
+ROOT/sep_trainlist.txt, ROOT/sep_testlist.txt   lines such as 00001/0001
+ROOT/BIx4/00001/0001/im1.png …                  64×112 px; or BDx4
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from rvrt_cli.data.resize import SCALE
+from rvrt_cli.data.store import worth_keeping
+from rvrt_cli.errors import MediaError, OptionError
+
+FRAMES = 7
+SEQUENCES = "sequences"
+LISTS = {"train": "sep_trainlist.txt", "test": "sep_testlist.txt"}
+FOLDERS = {"bi": "BIx4", "bd": "BDx4"}
+VIMEO_LAYOUT = "Vimeo-90K as ROOT/sequences/00001/0001/im1.png … with ROOT/sep_trainlist.txt and ROOT/sep_testlist.txt"
+
+_DRAWS = 4  # of a crop, until one has detail
+
+
+def is_vimeo(root: Path) -> bool:
+    """Whether `root` looks like the septuplet set."""
+    return (root / SEQUENCES).is_dir() and any((root / name).is_file() for name in LISTS.values())
+
+
+def read_list(root: Path, name: str) -> list[str]:
+    """The septuplets of list `name`, "train" or "test", such as "00001/0001".
+
+    Raises:
+        OptionError: the list is missing, empty, or has lines of another form.
+    """
+    path = root / LISTS[name]
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(f"{path}: cannot be read ({error}); expected {VIMEO_LAYOUT}") from error
+    names = [line for line in lines if line]
+    for line in names:
+        parts = line.split("/")
+        if len(parts) != 2 or not all(part.isdigit() for part in parts):
+            raise OptionError(f"{path}: expected lines such as 00001/0001, not {line!r}")
+    if not names:
+        raise OptionError(f"{path}: lists no septuplets")
+    return names
+
+
+def read_png(path: Path) -> np.ndarray:
+    """An image (H, W, 3) uint8.
+
+    Raises:
+        MediaError: it is missing or unreadable.
+    """
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except FileNotFoundError as error:
+        raise MediaError(f"{path}: missing; unpack the set again") from error
+    except (OSError, ValueError, SyntaxError) as error:
+        raise MediaError(f"{path}: cannot be read ({error}); unpack the set again") from error
+
+
+class VimeoStore:
+    """The training septuplets of Vimeo-90K.
+
+    Raises:
+        OptionError: the folder does not have the layout.
+    """
+
+    frames = FRAMES
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._names = read_list(root, "train")
+        try:
+            first = read_png(self._image(SEQUENCES, 0, 0))
+        except MediaError as error:
+            raise OptionError(f"{error}; expected {VIMEO_LAYOUT}") from error
+        self.size = first.shape[0], first.shape[1]
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """The high-resolution septuplet (7, H, W, 3) uint8."""
+        return np.stack([read_png(self._image(SEQUENCES, index, frame)) for frame in range(FRAMES)])
+
+    def check_degradation(self, degradation: str) -> None:
+        """Refuse `bi` or `bd` whose low resolution has not been made.
+
+        Raises:
+            OptionError: it is missing; the message has the command.
+        """
+        if degradation in FOLDERS and not self._image(FOLDERS[degradation], 0, 0).is_file():
+            raise OptionError(
+                f"{self._root / FOLDERS[degradation]}: no low resolution for {self._names[0]}; make it with: "
+                f"rvrt preprocess vimeo90k {self._root} --degradation {degradation}"
+            )
+
+    def sample(
+        self, rng: np.random.Generator, frames: int, crop: int, degradation: str
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A random crop of a random septuplet, (T, h, w, 3) as it lies on disk and (T, H, W, 3), uint8."""
+        index, first = int(rng.integers(len(self))), int(rng.integers(FRAMES - frames, endpoint=True))
+        high = [read_png(self._image(SEQUENCES, index, first + frame)) for frame in range(frames)]
+        size = crop // SCALE
+        for _ in range(_DRAWS):
+            top, left = (int(rng.integers(side // SCALE - size, endpoint=True)) for side in high[0].shape[:2])
+            box = slice(SCALE * top, SCALE * (top + size)), slice(SCALE * left, SCALE * (left + size))
+            if worth_keeping(high[frames // 2][box], rng):
+                break
+        folder = FOLDERS[degradation]
+        low = [read_png(self._image(folder, index, first + frame)) for frame in range(frames)]
+        return (
+            np.stack([frame[top : top + size, left : left + size] for frame in low]),
+            np.stack([frame[box] for frame in high]),
+        )
+
+    def _image(self, folder: str, index: int, frame: int) -> Path:
+        return self._root / folder / self._names[index] / f"im{frame + 1}.png"
