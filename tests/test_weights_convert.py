@@ -15,7 +15,7 @@ from rvrt_cli import model
 from rvrt_cli.cli.weights import weights as command
 from rvrt_cli.errors import WeightsError
 from rvrt_cli.model.config import PRESETS, RVRTConfig
-from rvrt_cli.weights import convert, load_weights
+from rvrt_cli.weights import DEGRADATIONS, convert, load_weights
 
 NARROW = RVRTConfig(widths=(36, 36, 36))
 BLOCK = "residual_group.blocks.0"
@@ -196,6 +196,11 @@ def test_convert_and_info_commands(tmp_path, narrow):
     assert "[red]x" in text, "text out of a file must not be taken for markup"
     run = CliRunner().invoke(command, ["convert", str(source), str(target)])
     assert isinstance(run.exception, WeightsError)
+
+
+def test_the_command_knows_every_degradation():
+    option = next(option for option in command.commands["convert"].params if option.name == "degradation")
+    assert tuple(option.type.choices) == DEGRADATIONS
 
 
 def test_the_convert_command_refuses_code(tmp_path):

@@ -311,6 +311,23 @@ def test_the_command_downloads_from_a_mirror(site, cache, genuine):
     assert (cache / "rvrt-bi-vimeo.safetensors").is_file()
 
 
+def test_stopping_the_command_says_how_to_go_on(site, cache, monkeypatch):
+    monkeypatch.setattr("rvrt_cli.weights.download._CHUNK", 100_000)
+    monkeypatch.setattr("rich.progress.Progress.update", _stop_at(1_000_000))
+    run = CliRunner().invoke(command, ["pull", "rvrt-bi-vimeo", "--url", site.url])
+    assert isinstance(run.exception, WeightsError)
+    assert "rvrt weights pull rvrt-bi-vimeo" in str(run.exception)
+    assert (cache / f"{FILE}.part").stat().st_size >= 1_000_000
+
+
+def _stop_at(wanted: int):
+    def update(self, task, completed, total):
+        if completed >= wanted:
+            raise KeyboardInterrupt
+
+    return update
+
+
 @pytest.mark.parametrize("kind", ["page", "other size", "damaged"])
 def test_a_download_that_is_not_what_was_published_is_thrown_away(site, cache, tmp_path, genuine, kind):
     if kind == "other size":

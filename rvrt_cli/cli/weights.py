@@ -35,13 +35,14 @@ def list_command(as_json: bool) -> None:
     table = Table("name", "where", "size", "network", "made for", "licence", box=None, header_style="bold")
     for entry in entries:
         trained = {True: "trained", False: "untrained", None: "?"}[entry.trained]
-        facts = (entry.state, _size(entry.bytes), trained, _kind(entry.degradation), entry.licence or "?")
-        table.add_row(_plain(entry.name), *(_plain(fact) for fact in facts))
+        about = "about " if entry.state == "available" else ""
+        facts = (entry.state, about + _size(entry.bytes), trained, _kind(entry.degradation), entry.licence or "?")
+        table.add_row(*(_plain(fact) for fact in (entry.name, *facts)))
     _print(table)
     click.echo(f"\ncache: {cache_folder()}    fetch what is available with: rvrt weights pull NAME")
 
 
-@weights.command()
+@weights.command(short_help="Show a model card and configuration.")
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def info(name: str, as_json: bool) -> None:
@@ -62,7 +63,8 @@ def info(name: str, as_json: bool) -> None:
         click.echo(json.dumps({**facts, "card": card, "config": config.to_dict()}, indent=2))
         return
     table = Table(show_header=False, box=None)
-    table.add_column(style="bold")
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
     table.add_row("file", _plain(f"{path} ({_size(path.stat().st_size)})"))
     table.add_row("weights", f"{parameters:,}".replace(",", " "))
     for key, value in {**card, **config.to_dict()}.items():
@@ -70,7 +72,7 @@ def info(name: str, as_json: bool) -> None:
     _print(table)
 
 
-@weights.command()
+@weights.command(short_help="Convert a PyTorch checkpoint.")
 @click.argument("source", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("target", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--name", help="Name in the model card.  [default: from SOURCE]")
@@ -95,7 +97,7 @@ def convert(source: Path, target: Path, overwrite: bool, **facts: str | None) ->
     click.echo(f"use it with: rvrt upscale --weights {target} SOURCE TARGET")
 
 
-@weights.command()
+@weights.command(short_help="Fetch published weights.")
 @click.argument("name")
 @click.option(
     "--from",
@@ -153,7 +155,9 @@ def _print(table: object) -> None:
     from rich.console import Console
 
     console = Console()
-    console.print(table, soft_wrap=not console.is_terminal)  # a pipe gets whole lines
+    if not console.is_terminal:
+        console.width = 250  # a pipe gets whole lines
+    console.print(table)
 
 
 def _plain(value: str) -> str:

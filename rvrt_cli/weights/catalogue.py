@@ -130,7 +130,7 @@ def resolve(name: str | None, file: Path | str | None = None) -> Path:
         )
     names = ", ".join(dict.fromkeys(entry.name for entry in list_weights()))
     raise WeightsError(
-        f"{shown(wanted)}: no weights of this name; there are {names}. `rvrt weights pull NAME` fetches one, "
+        f"{shown(repr(wanted))}: no weights of this name; there are {names}. `rvrt weights pull NAME` fetches one, "
         "--weights takes a file"
     )
 
