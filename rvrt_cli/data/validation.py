@@ -1,0 +1,150 @@
+"""How a network is judged on real clips: ×4 against the pixels that were there, with bicubic beside it.
+
+The protocol, for every video of a folder: frames of 720 rows or more are halved (MATLAB's bicubic), which removes
+compression artefacts from the target; the video is split at its cuts; shots are cropped to multiples of 4 px. Low
+resolution is MATLAB's bicubic reduction by 4, `clean`, or that through H.264 at CRF 23 (x264 medium, 4:2:0, the whole
+shot), `h264`. Scores are PSNR on Y without a border: mean over the frames of a shot, then over the shots.
+
+T frames, h×w px low resolution. Frames are uint8 RGB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+
+from rvrt_cli.data.degrade import h264
+from rvrt_cli.data.resize import SCALE, imresize
+from rvrt_cli.data.sources import VIDEO_SUFFIXES, read_video
+from rvrt_cli.engine.scenes import mark_scenes
+from rvrt_cli.errors import OptionError
+from rvrt_cli.metrics import clip_means, psnr, rgb_to_y
+
+VARIANTS = ("clean", "h264")
+CRF = 23
+HALVED_FROM = 720  # rows
+
+Upscale = Callable[[np.ndarray], np.ndarray]  # (T, h, w, 3) uint8 to (T, 4h, 4w, 3) uint8
+
+
+class ClipScore(TypedDict):
+    """Mean Y-PSNR [dB] of one shot, or of all."""
+
+    psnr_y: float
+    bicubic_psnr_y: float
+    gain: float
+
+
+class VariantScore(TypedDict):
+    """The scores of one variant: per shot, and their mean."""
+
+    clips: dict[str, ClipScore]
+    mean: ClipScore
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Consecutive frames of one shot: the target, each variant's input, and bicubic's score per frame."""
+
+    shot: str
+    high: np.ndarray  # (T, 4h, 4w, 3)
+    low: dict[str, np.ndarray]  # (T, h, w, 3)
+    bicubic: dict[str, list[float]]
+
+
+class ValidationSet:
+    """The videos of `folder`, prepared once, to score networks on again and again.
+
+    Args:
+        windows: of each shot, so many windows, spread evenly; None: every frame, one window a shot.
+        frames: of each window.
+
+    Raises:
+        OptionError: the folder holds no video.
+        MediaError: a video cannot be read.
+    """
+
+    def __init__(
+        self, folder: Path, windows: int | None = None, frames: int = 12, variants: Sequence[str] = VARIANTS
+    ) -> None:
+        if (windows is not None and windows < 1) or frames < 1:
+            raise OptionError(f"{windows} windows of {frames} frames: give 1 or more of each")
+        self.variants = tuple(variants)
+        self._windows: list[_Window] = []
+        paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
+        if not paths:
+            raise OptionError(f"{folder}: no videos to validate on; expected files such as .mp4 or .mpg")
+        for path in paths:
+            for shot, high in _shots(path):
+                self._windows += _prepare(shot, high, self.variants, windows, frames)
+
+    def score(self, upscale: Upscale) -> dict[str, VariantScore]:
+        """Score `upscale` on every window of every variant; the keys are the variants."""
+        return {variant: self._score_variant(upscale, variant) for variant in self.variants}
+
+    def _score_variant(self, upscale: Upscale, variant: str) -> VariantScore:
+        ours: dict[str, list[float]] = {}
+        bicubic: dict[str, list[float]] = {}
+        for window in self._windows:
+            ours.setdefault(window.shot, []).extend(_psnr_y(upscale(window.low[variant]), window.high))
+            bicubic.setdefault(window.shot, []).extend(window.bicubic[variant])
+        clips, mean = clip_means(ours)
+        bicubic_clips, bicubic_mean = clip_means(bicubic)
+        return {
+            "clips": {shot: _clip_score(clips[shot], bicubic_clips[shot]) for shot in clips},
+            "mean": _clip_score(mean, bicubic_mean),
+        }
+
+
+def bicubic_upscale(frames: np.ndarray) -> np.ndarray:
+    """MATLAB's bicubic enlargement, (T, h, w, 3) to (T, 4h, 4w, 3): what every network is measured against."""
+    return imresize(frames, SCALE)
+
+
+def _clip_score(ours: float, bicubic: float) -> ClipScore:
+    return {"psnr_y": ours, "bicubic_psnr_y": bicubic, "gain": ours - bicubic}
+
+
+def _psnr_y(frames: np.ndarray, reference: np.ndarray) -> list[float]:
+    return [psnr(rgb_to_y(frame), rgb_to_y(target)) for frame, target in zip(frames, reference, strict=True)]
+
+
+def _shots(path: Path) -> list[tuple[str, np.ndarray]]:
+    """The shots of a video (T, H, W, 3), named after the file, with a letter each if there are several."""
+    _, frames = read_video(path)
+    shots: list[list[np.ndarray]] = []
+    for frame, begins in mark_scenes(frames):
+        if begins:
+            shots.append([])
+        height, width = frame.shape[:2]
+        if height >= HALVED_FROM:
+            frame = imresize(frame, 0.5)
+            height, width = frame.shape[:2]
+        shots[-1].append(frame[: height // SCALE * SCALE, : width // SCALE * SCALE])
+    names = [path.stem] if len(shots) == 1 else [f"{path.stem}-{index + 1}" for index in range(len(shots))]
+    return [(name, np.stack(shot)) for name, shot in zip(names, shots, strict=True)]
+
+
+def _prepare(shot: str, high: np.ndarray, variants: Sequence[str], windows: int | None, frames: int) -> list[_Window]:
+    small = imresize(high, 1 / SCALE)
+    low = {variant: small if variant == "clean" else h264(small, CRF) for variant in variants}
+    prepared = []
+    for span in _spans(len(high), windows, frames):
+        target = high[span].copy()
+        inputs = {variant: low[variant][span].copy() for variant in variants}
+        scores = {variant: _psnr_y(bicubic_upscale(inputs[variant]), target) for variant in variants}
+        prepared.append(_Window(shot, target, inputs, scores))
+    return prepared
+
+
+def _spans(length: int, windows: int | None, frames: int) -> list[slice]:
+    """`windows` spans of `frames` frames spread evenly over `length`, without overlap; None: all in one."""
+    if windows is None:
+        return [slice(0, length)]
+    count = min(windows, max(1, length // frames))
+    starts = np.linspace(0, max(0, length - frames), count) if count > 1 else [max(0, length - frames) / 2]
+    return [slice(int(start), min(int(start) + frames, length)) for start in starts]
