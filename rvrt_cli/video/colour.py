@@ -1,7 +1,7 @@
 """What the numbers in a picture mean, and the filters that turn them into RGB and back.
 
-Colour codes are those of ITU-T H.273, which ffmpeg shares. Conversions go through zimg (`zscale`) where ffmpeg has it: it
-rounds correctly at every depth, where swscale is off by up to 4 codes of 1023 at 10 bits.
+Colour codes are those of ITU-T H.273, which ffmpeg shares. Conversions go through zimg (`zscale`) where ffmpeg has it:
+it rounds correctly at every depth, where swscale is off by up to 4 codes of 1023 at 10 bits.
 """
 
 from __future__ import annotations
@@ -107,11 +107,10 @@ class Colour:
 def resolve(codes: dict[str, int], pix_fmt: str, height: int) -> Colour:
     """The colour description of a picture from what is tagged and, where nothing is, the usual guess.
 
-    Untagged matrix: BT.601 up to 576 lines, BT.709 above. Untagged range: limited, but full for RGB, for "yuvj" formats
-    and for pictures in grey of more than video's formats.
+    Untagged matrix: BT.601 up to 576 lines, BT.709 above. Untagged range: limited, but full for RGB and "yuvj" formats.
 
     Args:
-        codes: H.273 codes under "matrix", "range" (1 limited, 2 full), "primaries", "transfer"; unknown codes are ignored.
+        codes: H.273 codes under "matrix", "range" (1 limited, 2 full), "primaries", "transfer"; unknown ones are ignored.
         pix_fmt: ffmpeg's name of the pixel format.
         height: lines as stored.
     """
@@ -195,7 +194,7 @@ def to_rgb(pix_fmt: str, colour: Colour, width: int, height: int) -> tuple[str, 
 
 
 def from_rgb(pix_fmt: str, colour: Colour, width: int, height: int) -> str:
-    """Filter chain that turns packed full-range RGB of `width` x `height` px into `pix_fmt` and tags it with `colour`."""
+    """Filter chain from packed full-range RGB of `width` x `height` px to `pix_fmt`, tagged with `colour`."""
     step_x, step_y = subsampling(pix_fmt)
     exact = has_zscale() and width % step_x == 0 and height % step_y == 0 and not is_grey(pix_fmt)
     if is_rgb(pix_fmt):

@@ -1,7 +1,7 @@
 """Pictures of a video with their times, decoded by an ffmpeg process of its own.
 
-ffmpeg writes raw RGB in NUT, a container made for pipes that carries every picture's timestamp, so pictures and times come
-from one decode. PyAV takes the packets out.
+ffmpeg writes raw RGB in NUT, a container made for pipes that carries every picture's timestamp, so pictures and times
+come from one decode. PyAV takes the packets out.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NUT_OPTIONS = {"probesize": "32", "analyzeduration": "0"}  # believe the header;
 
 
 class VideoDecoder:
-    """Decodes `info` from `start` for `duration` seconds. Iterate over `frames` once, then read `warnings` and `missing`."""
+    """Decodes `info` from `start` for `duration` seconds; after `frames`, `warnings` and `missing` tell how it went."""
 
     def __init__(self, info: SourceInfo, start: float, duration: float | None, deinterlace: bool) -> None:
         self.info = info

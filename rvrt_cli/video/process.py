@@ -1,4 +1,4 @@
-"""The ffmpeg program: which one, what it can do, and a running one that can neither block on its messages nor be left over."""
+"""The ffmpeg program: which one, what it can do, and a running one that neither blocks on its messages nor is left over."""
 
 from __future__ import annotations
 
@@ -99,8 +99,8 @@ def has_zscale() -> bool:
 class FFmpeg:
     """A running ffmpeg. Its messages are read by a thread, so that they never block it; only the last ones are kept.
 
-    It runs in a session of its own: Ctrl-C reaches this program alone, which then decides how to finish. It is killed by
-    `kill`, when the object goes and when Python exits; when Python itself is killed, its pipes break and it ends.
+    It runs in a session of its own: Ctrl-C reaches this program alone, which then decides how to finish. It is killed
+    by `kill` and when Python exits; when Python itself is killed, its pipes break and it ends.
     """
 
     def __init__(

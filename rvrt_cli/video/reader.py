@@ -5,7 +5,6 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from types import TracebackType
 
 from rvrt_cli.errors import MediaError, OptionError
