@@ -32,6 +32,59 @@ def workers_option(function: Callable) -> Callable:
 
 
 @preprocess.command()
+@click.argument("root", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--lists", type=click.Choice(["train", "test", "both"]), default="both", show_default=True, help="Which.")
+@click.option(
+    "--degradation",
+    type=click.Choice(["bi", "bd"]),
+    default="bi",
+    show_default=True,
+    help="bi: MATLAB's bicubic; bd: Gaussian blur of 1.6 px, then every 4th pixel.",
+)
+@click.option("--scale", type=click.IntRange(2, 4), default=4, show_default=True, help="How many times smaller.")
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    show_default="ROOT",
+    help="Folder for BIx4 or BDx4 and the annotation files.",
+)
+@workers_option
+def vimeo90k(root: Path, lists: str, degradation: str, scale: int, output: Path | None, workers: int) -> None:
+    """Make the low resolution of the Vimeo-90K septuplets in ROOT, and the field's annotation files.
+
+    ROOT is the set as unpacked: sequences/00001/0001/im1.png …, sep_trainlist.txt, sep_testlist.txt. A second run makes
+    only what is missing.
+
+    \b
+    Example: rvrt preprocess vimeo90k /data/vimeo_septuplet --lists test --degradation bd
+    """
+    from rvrt_cli.data.vimeo import FRAMES, read_list
+    from rvrt_cli.data.vimeo_lr import SET_IMAGES, Work, make_low_resolution
+
+    names = ("train", "test") if lists == "both" else (lists,)
+    total = FRAMES * len({line for name in names for line in read_list(root, name)})
+    start, done = time.perf_counter(), Work()
+    with progress(total, "images") as advance:
+
+        def report(work: Work) -> None:
+            done.add(work)
+            rate = done.images / (time.perf_counter() - start)
+            advance(work.images + work.there + work.failed, f"{rate:.0f} images/s")
+
+        make_low_resolution(root, names, degradation, scale, output, workers, report)
+    seconds = time.perf_counter() - start
+    click.echo(f"{done.images} images made, {done.there} were there, in {seconds:.0f} s with {workers} workers")
+    if done.images:
+        shares = (done.reading, done.resizing, done.writing)
+        read, resize, write = (f"{100 * share / done.seconds:.0f} %" for share in shares)
+        click.echo(
+            f"{done.images / done.seconds:.0f} images/s per core ({read} reading, {resize} resizing, {write} writing); "
+            f"the whole set of {SET_IMAGES} images: {SET_IMAGES * seconds / done.images / 3600:.1f} h at this rate"
+        )
+    _finish(done.problems, "images could not be made")
+
+
+@preprocess.command()
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...", type=click.Path(path_type=Path))
 @click.option("--output", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder for the clips.")
 @click.option("--frames", default=ClipOptions.frames, show_default=True, help="Frames of a clip.")
