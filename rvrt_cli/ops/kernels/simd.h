@@ -65,3 +65,23 @@ RVRT_INLINE void transpose4(v4& a, v4& b, v4& c, v4& d) {
   c = RVRT_SHUFFLE4(ab2, cd2, 0, 1, 4, 5);
   d = RVRT_SHUFFLE4(ab2, cd2, 2, 3, 6, 7);
 }
+
+// to[c * to_stride + i] = from[i * from_stride + c] * factor for `rows` i and `columns` c.
+RVRT_INLINE void transpose(const float* from, int64_t from_stride, int64_t rows, int64_t columns, float factor,
+                           float* to, int64_t to_stride) {
+  int64_t i = 0;
+  for (; i + 4 <= rows; i += 4) {
+    const float* p = from + i * from_stride;
+    int64_t c = 0;
+    for (; c + 4 <= columns; c += 4) {
+      v4 r[4];
+      for (int u = 0; u < 4; ++u) r[u] = load4(p + u * from_stride + c) * factor;
+      transpose4(r[0], r[1], r[2], r[3]);
+      for (int u = 0; u < 4; ++u) store4(to + (c + u) * to_stride + i, r[u]);
+    }
+    for (; c < columns; ++c)
+      for (int u = 0; u < 4; ++u) to[c * to_stride + i + u] = p[u * from_stride + c] * factor;
+  }
+  for (; i < rows; ++i)
+    for (int64_t c = 0; c < columns; ++c) to[c * to_stride + i] = from[i * from_stride + c] * factor;
+}
