@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import pickletools
 import struct
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -90,12 +91,12 @@ def read_pickle(stream: io.BytesIO, where: object) -> Any:
     """
     machine = _Machine(where)
     try:
-        for step, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
-            if step >= _MOST_STEPS:
-                raise WeightsError(
-                    f"{where}: its index is far too long for a checkpoint; the file is damaged or foreign"
-                )
-            machine.step(opcode.name, argument)
+        with warnings.catch_warnings():  # odd escapes in a text of Python 2
+            warnings.simplefilter("ignore")
+            for step, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+                if step >= _MOST_STEPS:
+                    raise WeightsError(f"{where}: its index is far too long for a checkpoint; damaged or foreign")
+                machine.step(opcode.name, argument)
         return machine.pop()
     except (_Damaged, ValueError, TypeError, IndexError, OverflowError, MemoryError, struct.error) as error:
         raise WeightsError(
