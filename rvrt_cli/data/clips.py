@@ -7,7 +7,6 @@ with little detail, or of a video where nothing moves, are skipped nine times of
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -50,7 +49,8 @@ def make_clips(
     """Write the clips of `sources` into the folder `output` and return the manifest; `report` hears of each source.
 
     The result depends on the sources' names and pixels and on `options`, not on `workers`. The manifest is written
-    last: a folder without one is unfinished. Sources that cannot be used are listed in it under "problems".
+    last: a folder without one is unfinished. It lists under "problems" the sources that cannot be used; of a video that
+    breaks off, the clips before are kept.
 
     Raises:
         OptionError: `output` holds clips already and `overwrite` is not set, or no source gave a clip.
@@ -58,8 +58,12 @@ def make_clips(
     if (output / MANIFEST).exists() and not overwrite:
         raise OptionError(f"{output} holds training clips already; choose another --output, or add --overwrite")
     (output / MANIFEST).unlink(missing_ok=True)
-    shutil.rmtree(output / "shards", ignore_errors=True)
-    (output / "shards").mkdir(parents=True)
+    for left in (output / "shards").glob("[0-9]*-[0-9]*.npy*"):  # of a run that was replaced or did not finish
+        left.unlink()
+    try:
+        (output / "shards").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError(f"{output}: cannot be written ({error.strerror}); choose another --output") from error
     entries: dict[int, dict] = {}
     jobs = [(index, source, output, options) for index, source in enumerate(sources)]
     jobs.sort(key=lambda job: job[1].kind, reverse=True)  # videos take longest: they start first
@@ -110,10 +114,9 @@ def _work(job: _Job) -> tuple[int, dict]:
             waiting.append(clip)
             if len(waiting) * options.clip_bytes >= SHARD_BYTES:
                 flush()
-        flush()
     except MediaError as error:
-        waiting.clear()
-        entry |= {"clips": sum(shard["clips"] for shard in entry["shards"]), "problem": str(error)}
+        entry["problem"] = str(error)
+    flush()
     if not entry["clips"]:
         entry.setdefault("problem", f"smaller than {options.size} px and its motion, or without detail or movement")
     return index, entry | {"motions": kinds}

@@ -8,7 +8,6 @@ float32 (N, T, 3, H, W) in [0, 1], is made of it.
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -23,7 +22,7 @@ from rvrt_cli.data.degrade import DEGRADATIONS, degrade
 from rvrt_cli.data.resize import SCALE
 from rvrt_cli.data.store import LAYOUT, MANIFEST, ClipStore, worth_keeping
 from rvrt_cli.data.vimeo import FOLDERS, VIMEO_LAYOUT, VimeoStore, is_vimeo
-from rvrt_cli.data.workers import CONTEXT, one_thread_each
+from rvrt_cli.data.workers import CONTEXT, ignore_interrupt, one_thread_each
 from rvrt_cli.errors import OptionError, RvrtError
 
 Batch = tuple[np.ndarray, np.ndarray]  # low resolution, high resolution
@@ -270,7 +269,7 @@ def _start_worker(folder: Path, spec: BatchSpec, samples: range) -> tuple[SpawnP
 
 def _serve(orders: Connection, folder: Path, spec: BatchSpec, samples: range) -> None:
     """A worker: receives step numbers, sends uint8 batches; ends when the other side of the pipe does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    ignore_interrupt()
     try:
         store = open_store(folder)
         while True:

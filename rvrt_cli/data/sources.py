@@ -103,7 +103,7 @@ def read_video(path: Path) -> tuple[int, Iterator[np.ndarray]]:
     """The estimated number of frames, and the frames (H, W, 3) uint8 one after the other, as coded (none repeated).
 
     Raises:
-        MediaError: it cannot be opened, or (while iterating) gives no frame.
+        MediaError: it cannot be opened; or, while iterating, decoding breaks off.
     """
     stream = imageio_ffmpeg.read_frames(
         str(path),
@@ -121,6 +121,8 @@ def read_video(path: Path) -> tuple[int, Iterator[np.ndarray]]:
         try:
             for data in stream:
                 yield np.frombuffer(data, np.uint8).reshape(height, width, 3)
+        except (OSError, RuntimeError) as error:
+            raise MediaError(f"{path}: decoding broke off ({str(error).strip().splitlines()[-1]})") from error
         finally:
             stream.close()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rvrt_cli.errors import MediaError, OptionError
+from rvrt_cli.errors import OptionError, RvrtError
 from rvrt_cli.metrics import rgb_to_y
 
 FORMAT = 1
@@ -83,7 +83,7 @@ def write_shard(path: Path, clips: np.ndarray) -> None:
     """Write (clips, T, S, S, 3) uint8; the file appears under its name only when complete.
 
     Raises:
-        MediaError: it cannot be written.
+        RvrtError: it cannot be written.
     """
     partial = path.with_name(path.name + ".part")
     try:
@@ -92,6 +92,6 @@ def write_shard(path: Path, clips: np.ndarray) -> None:
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise MediaError(
+        raise RvrtError(
             f"{path}: cannot be written ({error.strerror}); free some space or choose another --output"
         ) from error

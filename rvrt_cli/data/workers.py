@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -32,12 +33,17 @@ def one_thread_each() -> Iterator[None]:
                 os.environ[name] = value
 
 
+def ignore_interrupt() -> None:
+    """In a worker: Ctrl-C is for the process that started it to handle."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def in_processes(function: Callable[[Job], Result], jobs: Iterable[Job], workers: int) -> Iterator[Result]:
     """`function` of every job, in the order in which they finish; in this process if `workers` is 1 or less."""
     if workers <= 1:
         yield from map(function, jobs)
         return
-    with ProcessPoolExecutor(workers, mp_context=CONTEXT) as pool:
+    with ProcessPoolExecutor(workers, mp_context=CONTEXT, initializer=ignore_interrupt) as pool:
         try:
             with one_thread_each():  # the pool starts its processes as jobs are handed in
                 futures = [pool.submit(function, job) for job in jobs]

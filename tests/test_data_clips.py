@@ -1,0 +1,222 @@
+"""Training clips from photos and videos: real pixels, cuts, repeats, licences, the same result for any workers."""
+
+import json
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from rvrt_cli.cli.preprocess import preprocess
+from rvrt_cli.data import motion
+from rvrt_cli.data.clip_options import ClipOptions
+from rvrt_cli.data.clips import make_clips, windows
+from rvrt_cli.data.resize import imresize
+from rvrt_cli.data.sources import Source, find_sources, read_licences, read_video
+from rvrt_cli.data.store import MANIFEST, ClipStore, detail, worth_keeping
+from rvrt_cli.errors import OptionError
+
+OPTIONS = ClipOptions(frames=4, size=64, per_photo=3, per_video=6, seed=7)
+
+
+def texture(height: int, width: int, seed: int) -> np.ndarray:
+    """Detail at every scale: noise enlarged by 1, 2, 4 … px, summed."""
+    rng = np.random.default_rng(seed)
+    total = np.zeros((height, width, 3))
+    for octave in range(6):
+        step = 2**octave
+        noise = rng.standard_normal((height // step + 1, width // step + 1, 3))
+        total += np.kron(noise, np.ones((step, step, 1)))[:height, :width] * step**0.5
+    total -= total.min()
+    return (255 * total / total.max()).astype(np.uint8)
+
+
+def write_video(path: Path, frames: list[np.ndarray]) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "5", "preset": "ultrafast"})
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = "yuv444p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
+        container.mux(stream.encode(None))
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two photos and a video of a moving texture."""
+    folder = tmp_path_factory.mktemp("material")
+    for index in range(2):
+        Image.fromarray(texture(420, 500, index)).save(folder / f"photo{index}.png")
+    wide = texture(200, 400, 5)
+    write_video(folder / "pan.mp4", [wide[:, 4 * t : 4 * t + 240] for t in range(40)])
+    return folder
+
+
+def test_shifted_frames_are_pixels_of_the_photo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every frame of a shifted clip is found, pixel for pixel, in the photo or in its antialiased half."""
+    monkeypatch.setattr(motion, "_SHARES", (1.0, 0.0, 0.0))
+    monkeypatch.setattr(motion, "_BLURRED", 0.0)
+    photo = motion.Photo.of(texture(300, 400, 0))
+    for seed in range(4):
+        kind, clip = motion.photo_clip(photo, 5, 64, np.random.default_rng(seed)) or pytest.fail("did not fit")
+        assert kind == "shift"
+        assert len({frame.tobytes() for frame in clip}) > 1, "nothing moves"
+        for frame in clip:
+            found = False
+            for image in (photo.full, photo.half):
+                rows, columns = image.shape[0] - 63, image.shape[1] - 63
+                corners = np.argwhere((image[:rows, :columns] == frame[0, 0]).all(-1))
+                found |= any(np.array_equal(image[y : y + 64, x : x + 64], frame) for y, x in corners)
+            assert found
+
+
+def test_warped_frames_keep_the_detail_of_a_reduced_photo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Warped at twice the size and reduced, a clip is about as sharp as the photo's own half; not blurred."""
+    photo = motion.Photo.of(texture(600, 700, 1))
+    expected = detail(photo.half)
+    for shares in ((0.0, 1.0, 0.0), (0.0, 0.0, 1.0)):
+        monkeypatch.setattr(motion, "_SHARES", shares)
+        clips = [motion.photo_clip(photo, 4, 64, np.random.default_rng(seed)) for seed in range(6)]
+        sharpness = [detail(frame) for made in clips if made for frame in made[1]]
+        assert len(sharpness) >= 8
+        assert np.mean(sharpness) > 0.8 * expected
+
+
+def test_motion_that_does_not_fit_gives_nothing() -> None:
+    photo = motion.Photo.of(texture(60, 300, 2))
+    assert all(motion.photo_clip(photo, 7, 64, np.random.default_rng(seed)) is None for seed in range(12))
+
+
+def test_windows_hold_no_cut_and_no_repeated_frame() -> None:
+    scenes = [texture(96, 160, seed) for seed in (10, 11)]
+    frames, marks = [], []
+    for number, scene in enumerate(scenes):
+        for t in range(30):
+            repeat = t % 3 == 2  # a repeated frame, with a little noise as a codec leaves it
+            shown = scene[:, 3 * (t - repeat) : 3 * (t - repeat) + 64].copy()
+            shown[0, 0] = (number, t, repeat)
+            frames.append(shown)
+            marks.append(t == 0)
+    found = list(windows(zip(frames, marks, strict=True), 4, np.random.default_rng(0)))
+    assert len(found) >= 4
+    for window in found:
+        tags = [tuple(int(v) for v in frame[0, 0]) for frame in window]
+        assert len({number for number, _, _ in tags}) == 1, f"a cut within {tags}"
+        assert not any(repeat for _, _, repeat in tags), f"a repeated frame within {tags}"
+        assert len({t for _, t, _ in tags}) == 4
+
+
+def test_static_video_gives_no_windows() -> None:
+    still = texture(64, 64, 3)
+    assert not list(windows(((still, index == 0) for index in range(50)), 4, np.random.default_rng(0)))
+
+
+def test_flat_crops_are_skipped_nine_times_of_ten() -> None:
+    rng = np.random.default_rng(0)
+    flat, rich = np.full((64, 64, 3), 90, np.uint8), texture(64, 64, 4)
+    assert detail(flat) == 0
+    assert 60 < sum(worth_keeping(flat, rng) for _ in range(1000)) < 140
+    assert all(worth_keeping(rich, rng) for _ in range(50))
+
+
+@pytest.fixture(scope="module")
+def made(material: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("made") / "clips"
+    make_clips(find_sources([material], licence="CC0"), output, OPTIONS, workers=1)
+    return output
+
+
+def test_store_reads_what_was_made(made: Path) -> None:
+    store = ClipStore(made)
+    manifest = json.loads((made / MANIFEST).read_text())
+    names = {source["name"]: source for source in manifest["sources"]}
+    assert sorted(name.split("/")[1] for name in names) == ["pan.mp4", "photo0.png", "photo1.png"]
+    assert all(source["licence"] == "CC0" for source in manifest["sources"])
+    assert len(store) == manifest["clips"] == sum(source["clips"] for source in names.values())
+    assert manifest["clips"] >= 8
+    for index in range(len(store)):
+        clip = store[index]
+        assert clip.shape == (4, 64, 64, 3)
+        assert clip.dtype == np.uint8
+        assert isinstance(clip, np.memmap)
+        assert detail(clip[0]) > 0
+    assert not list(made.rglob("*.part"))
+
+
+def test_clips_do_not_depend_on_the_workers(material: Path, made: Path, tmp_path: Path) -> None:
+    make_clips(find_sources([material], licence="CC0"), tmp_path / "again", OPTIONS, workers=2)
+    first, second = ({p.name: p.read_bytes() for p in folder.rglob("*.*")} for folder in (made, tmp_path / "again"))
+    assert first == second
+
+
+def test_video_clips_are_the_halved_video(material: Path, tmp_path: Path) -> None:
+    make_clips([Source(material / "pan.mp4", "pan.mp4", "video", "x")], tmp_path, OPTIONS)
+    halves = [imresize(frame, 0.5) for frame in read_video(material / "pan.mp4")[1]]
+    assert len(halves) == 40
+    store = ClipStore(tmp_path)
+    for index in range(len(store)):
+        corners = np.argwhere([(image[:-63, :-63] == store[index][0, 0, 0]).all(-1) for image in halves])[:, 1:]
+        assert any(in_order(store[index], [image[y : y + 64, x : x + 64] for image in halves]) for y, x in corners)
+
+
+def in_order(clip: np.ndarray, video: list[np.ndarray]) -> bool:
+    """Whether every frame of `clip` is a frame of `video`, each later than the one before."""
+    remaining = iter(video)
+    return all(any(np.array_equal(frame, image) for image in remaining) for frame in clip)
+
+
+def test_licences_by_pattern(material: Path, tmp_path: Path) -> None:
+    table = tmp_path / "licences.csv"
+    table.write_text('pattern,licence\n# mine\n*/photo0*,"CC-BY-4.0, by A. Person"\n*.mp4,MIT\n')
+    pairs = read_licences(table)
+    licences = {source.path.name: source.licence for source in find_sources([material], pairs, licence="CC0")}
+    assert licences == {"photo0.png": "CC-BY-4.0, by A. Person", "photo1.png": "CC0", "pan.mp4": "MIT"}
+    with pytest.raises(OptionError, match=r"photo1\.png: no pattern"):
+        find_sources([material], pairs)
+    as_json = tmp_path / "licences.json"
+    as_json.write_text('{"*": "CC0"}')
+    assert read_licences(as_json) == [("*", "CC0")]
+    as_json.write_text("[1]")
+    with pytest.raises(OptionError, match="expected lines"):
+        read_licences(as_json)
+
+
+def test_command_reports_what_it_cannot_use(material: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes((material / "photo0.png").read_bytes()[:300])
+    (tmp_path / "text.mp4").write_text("not a video")
+    output = tmp_path / "out"
+    arguments = [
+        "clips",
+        str(material / "photo1.png"),
+        str(broken),
+        str(tmp_path / "text.mp4"),
+        "--output",
+        str(output),
+    ]
+    arguments += ["--size", "64", "--frames", "4", "--per-photo", "2", "--workers", "1"]
+    result = CliRunner().invoke(preprocess, arguments)
+    assert result.exit_code == 1, result.output
+    assert "2 clips" in result.output
+    assert "broken.jpg: cannot be read as an image" in result.output
+    assert "text.mp4: cannot be read as a video" in result.output
+    assert len(ClipStore(output)) == 2
+    assert len(json.loads((output / MANIFEST).read_text())["problems"]) == 2
+
+
+def test_existing_clips_are_kept_unless_told(material: Path, made: Path) -> None:
+    with pytest.raises(OptionError, match="--overwrite"):
+        make_clips(find_sources([material]), made, OPTIONS)
+
+
+def test_store_refuses_other_folders(tmp_path: Path, made: Path) -> None:
+    with pytest.raises(OptionError, match="rvrt preprocess clips"):
+        ClipStore(tmp_path)
+    manifest = json.loads((made / MANIFEST).read_text())
+    manifest["size"] = 128
+    (tmp_path / MANIFEST).write_text(json.dumps(manifest))
+    (tmp_path / "shards").symlink_to(made / "shards")
+    with pytest.raises(OptionError, match="not uint8"):
+        ClipStore(tmp_path)
