@@ -1,0 +1,196 @@
+"""Choose window and tile for the memory that is free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rvrt_cli.engine.network import Network, check_size
+from rvrt_cli.engine.scenes import DELAY
+from rvrt_cli.engine.tiles import ALIGN, SMALLEST_TILE, TileGrid
+from rvrt_cli.errors import OptionError, OutOfMemoryError
+
+DEFAULT_WINDOW = 14  # frames; taken where the memory allows
+GOOD_WINDOW = 6  # frames; tiles shrink to the smallest before the window falls below it
+SEAM_COST = 1.15  # untiled is worth this much more computing: it has no seams
+QUEUED_FRAMES = 4  # that wait on either side of the engine, unless the caller says otherwise
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a video goes through the network; made by `plan`, which fills in the figures."""
+
+    window: int  # frames that come out of a round of calls; 0: a whole scene
+    lookahead: int  # frames
+    tile: tuple[int, int]  # (h, w) LR px; the frame's size: untiled
+    overlap: int  # LR px
+    tiles: int = 1
+    device_bytes: int = 0  # predicted peak of one network call
+    host_bytes: int = 0  # predicted peak of frames, states and blending beside it
+
+
+def plan(
+    network: Network,
+    width: int,
+    height: int,
+    *,
+    free_bytes: int,
+    window: int | None = None,
+    tile: int | None = None,
+    overlap: int = 16,
+    lookahead: int = 4,
+    frame_count: int | None = None,
+    host_free_bytes: int | None = None,
+    pixel_bytes: int = 1,
+    queued_frames: int = QUEUED_FRAMES,
+) -> Plan:
+    """The plan that computes least per frame among those that fit the memory.
+
+    What counts is px computed per px of the source: lookahead and overlap are computed twice, and tiling is charged
+    `SEAM_COST` for its seams. Windows below `GOOD_WINDOW` are taken only where no tile fits a longer one.
+
+    Args:
+        width, height: of the source, px.
+        free_bytes: memory for the network; for everything, unless `host_free_bytes` is given.
+        window: frames, rounded up to whole clips of the network; 0: the whole clip at once; None: chosen here, at
+            most `DEFAULT_WINDOW`.
+        tile: longest edge, px, rounded down to a multiple of 8; 0: untiled; None: chosen here.
+        overlap: px that neighbouring tiles share at least (at most half a tile is used).
+        lookahead: frames, rounded up to whole clips.
+        frame_count: of the source, if known; a window of 0 is judged by it, and by `DEFAULT_WINDOW` without it.
+        host_free_bytes: memory for frames and states, where the device has memory of its own.
+        pixel_bytes: per sample of the source, 1 or 2.
+        queued_frames: that wait before and, enlarged, after the engine.
+
+    Raises:
+        MediaError: the frames are below 8×8 px.
+        OptionError: a negative number.
+        OutOfMemoryError: nothing fits; the message says what would help.
+    """
+    check_size(width, height)
+    for option, value in (("--window", window), ("--tile", tile), ("--overlap", overlap), ("--lookahead", lookahead)):
+        if value is not None and value < 0:
+            raise OptionError(f"{option} {value}: give 0 or more")
+    clip = network.clip_size
+    lookahead = _whole_clips(lookahead, clip)
+    demand = _Demand(network, width, height, lookahead, frame_count, pixel_bytes, queued_frames)
+
+    grids = list(_grids(width, height, tile, overlap))
+    if window is None:
+        longest = _whole_clips(DEFAULT_WINDOW, clip)
+        good = [frames for frames in range(longest, 0, -clip) if frames >= GOOD_WINDOW]
+        choices = [good, [frames for frames in range(longest, 0, -clip) if frames < GOOD_WINDOW]]
+    else:
+        choices = [[_whole_clips(window, clip)]]
+
+    for windows in choices:
+        fitting = []
+        for frames in windows:
+            for grid in grids:  # ever smaller: the first that fits computes least
+                device, host = demand(frames, grid)
+                if _fits(device, host, free_bytes, host_free_bytes):
+                    made = Plan(frames, lookahead, grid.tile, overlap, len(grid), device, host)
+                    fitting.append((demand.cost(frames, grid), made))
+                    break
+        if fitting:
+            return min(fitting, key=lambda choice: choice[0])[1]
+    raise _nothing_fits(demand, windows[-1], grids[-1], free_bytes, host_free_bytes, window, tile)
+
+
+@dataclass(frozen=True)
+class _Demand:
+    """What a window and a grid need, in bytes, and cost, in px computed per px of the source."""
+
+    network: Network
+    width: int
+    height: int
+    lookahead: int
+    frame_count: int | None
+    pixel_bytes: int
+    queued_frames: int
+
+    def __call__(self, window: int, grid: TileGrid) -> tuple[int, int]:
+        """(device, host) bytes."""
+        frames = self._frames(window)
+        h, w = grid.tile
+        source = 3 * self.height * self.width
+        output = source * self.network.scale**2
+        pixels = self.pixel_bytes * (
+            source * (frames + 1 + DELAY + self.queued_frames) + output * (frames + self.queued_frames)
+        )
+        row = output * h // self.height  # samples in one row of tiles
+        blending = 4 * row * (frames + 1) if len(grid) > 1 else 4 * row  # the strip and one frame on its way to pixels
+        states = 2 * len(grid) * self.network.state_bytes(h, w)  # those carried in, kept until the window is done
+        return self.network.memory(frames, h, w), pixels + blending + states
+
+    def cost(self, window: int, grid: TileGrid) -> float:
+        frames = self._frames(window)
+        once = window == 0 or frames == self.frame_count  # one window holds the clip: no lookahead is computed twice
+        return (1 if once else frames / window) * grid.redundancy * (SEAM_COST if len(grid) > 1 else 1)
+
+    def _frames(self, window: int) -> int:
+        """The most frames in one call, all of which may come out."""
+        if window == 0:
+            return self.frame_count or DEFAULT_WINDOW
+        return min(window + self.lookahead, self.frame_count or window + self.lookahead)
+
+
+def _grids(width: int, height: int, tile: int | None, overlap: int) -> Iterator[TileGrid]:
+    """The grids to try, ever smaller tiles; one only where the user says which."""
+    whole = TileGrid(height, width, (height, width), overlap)
+    if tile:
+        edge = max(SMALLEST_TILE, tile // ALIGN * ALIGN)
+        yield TileGrid(height, width, (height if tile >= height else edge, width if tile >= width else edge), overlap)
+        return
+    yield whole
+    if tile is None:
+        yield from whole.smaller()
+
+
+def _whole_clips(frames: int, clip: int) -> int:
+    return -(-frames // clip) * clip
+
+
+def _fits(device: int, host: int, free_bytes: int, host_free_bytes: int | None) -> bool:
+    if host_free_bytes is None:  # one memory for both
+        return device + host <= free_bytes
+    return device <= free_bytes and host <= host_free_bytes
+
+
+def _nothing_fits(
+    demand: _Demand,
+    frames: int,
+    grid: TileGrid,
+    free_bytes: int,
+    host_free_bytes: int | None,
+    window: int | None,
+    tile: int | None,
+) -> OutOfMemoryError:
+    """The error for the smallest of what was tried."""
+    device, host = demand(frames, grid)
+    if host_free_bytes is None:
+        lack = f"{_gib(device + host)} of memory and {_gib(free_bytes)} may be used"
+    elif device > free_bytes:
+        lack = f"{_gib(device)} of device memory and {_gib(free_bytes)} may be used"
+    else:
+        lack = f"{_gib(host)} of main memory beside the device's and {_gib(host_free_bytes)} may be used"
+    remedies = []
+    if window == 0:
+        remedies.append(f"a --window such as {DEFAULT_WINDOW} instead of the whole clip at once")
+    elif window is not None and window > demand.network.clip_size:
+        remedies.append("a smaller --window")
+    if tile is not None and len(grid) * SMALLEST_TILE**2 < grid.redundancy * demand.width * demand.height:
+        remedies.append("a smaller --tile" if tile else "a --tile instead of untiled frames")
+    if demand.lookahead and window != 0:
+        remedies.append("a smaller --lookahead")
+    remedies.append("more --memory" if host_free_bytes is None else "a machine with more memory")
+    wanted = "the whole clip at once" if frames == 0 else f"a window of {frames} + {demand.lookahead} frames"
+    h, w = grid.tile
+    return OutOfMemoryError(
+        f"{demand.width}x{demand.height} px, {wanted}, tiles of {w}x{h} px: this needs about {lack}; "
+        f"give {' or '.join(remedies)}"
+    )
+
+
+def _gib(amount: int) -> str:
+    return f"{amount / 2**30:.2f} GiB"

@@ -1,0 +1,167 @@
+"""Cut frames into a fixed grid of overlapping tiles, and the weights that blend the tiles into frames again.
+
+Along each axis, the join between one tile and the next is a smooth step from 0 to 1 in the middle of their overlap; a
+tile's weight is the step at its beginning minus the step at its end. The weights therefore sum to 1 by construction,
+whatever the overlaps, and one accumulator suffices: nothing is divided by a sum of weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+
+from rvrt_cli.engine.network import State
+
+ALIGN = 8  # px, the network's attention window: tiles that begin on multiples of it partition like the whole frame
+SMALLEST_TILE = 32  # px
+_HALF = 0.6  # of the px: half, and the overlap that two halves share
+RAMP_SHARE = 0.5  # of the overlap is blended; the px nearer to a tile's edge, where padding shows most, are left out
+
+
+def plan_tiles(length: int, tile: int, overlap: int) -> list[slice]:
+    """Cover [0, length) px with equal tiles that share at least `overlap` px.
+
+    The fewest tiles that do, evenly spread, beginning on multiples of 8 px (the last one excepted, which ends with the
+    axis) unless tiles advance by less than that. A tile longer than the axis is shortened to it.
+
+    Raises:
+        ValueError: `overlap` is outside [0, tile), or `length` or `tile` is not positive.
+    """
+    if length < 1 or tile < 1:
+        raise ValueError(f"a tile of {tile} px on an axis of {length} px: both must be positive")
+    if not 0 <= overlap < tile:
+        raise ValueError(f"an overlap of {overlap} px is outside [0, {tile})")
+    if tile >= length:
+        return [slice(0, length)]
+    align = ALIGN if tile - overlap >= ALIGN else 1
+    longest_step = (tile - overlap) // align * align
+    steps = -(-(length - tile) // longest_step)
+    starts = [-(-i * (length - tile) // (steps * align)) * align for i in range(steps)]
+    return [slice(start, start + tile) for start in [*starts, length - tile]]
+
+
+def blend_weights(tiles: list[slice], overlap: int, scale: int = 1) -> list[np.ndarray]:
+    """Weights of each tile's px along one axis; over the tiles that share a px they sum to 1.
+
+    Args:
+        tiles: as `plan_tiles` returns them.
+        overlap: px that neighbours share at least; half of it is blended (`RAMP_SHARE`), in the middle of the overlap.
+        scale: output px per px of `tiles`.
+
+    Returns:
+        One float32 array of `scale` × the tile's length per tile, values in [0, 1].
+    """
+    px = (np.arange(tiles[-1].stop * scale) + 0.5) / scale  # centres
+    ramp = max(RAMP_SHARE * overlap, 1 / scale)  # of no width: a change from one px to the next
+    joins = [(after.start + before.stop) / 2 for before, after in pairwise(tiles)]
+    rise = [np.clip((px - join) / ramp + 0.5, 0, 1) for join in joins]
+    steps = [np.ones_like(px), *(x * x * (3 - 2 * x) for x in rise), np.zeros_like(px)]  # smoothstep
+    return [
+        (steps[i] - steps[i + 1])[tile.start * scale : tile.stop * scale].astype(np.float32)
+        for i, tile in enumerate(tiles)
+    ]
+
+
+@dataclass(frozen=True)
+class TileGrid:
+    """The tiles of a frame of height × width LR px, row by row from the top left.
+
+    `tile` (h, w) px is shortened to the frame; `overlap` px is what is asked, at most half a tile's edge is taken.
+    """
+
+    height: int
+    width: int
+    tile: tuple[int, int]
+    overlap: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tile", (min(self.tile[0], self.height), min(self.tile[1], self.width)))
+
+    @cached_property
+    def rows(self) -> list[slice]:
+        return plan_tiles(self.height, self.tile[0], self._overlap(0))
+
+    @cached_property
+    def columns(self) -> list[slice]:
+        return plan_tiles(self.width, self.tile[1], self._overlap(1))
+
+    def __len__(self) -> int:
+        return len(self.rows) * len(self.columns)
+
+    def __iter__(self) -> Iterator[tuple[slice, slice]]:
+        return ((row, column) for row in self.rows for column in self.columns)
+
+    @property
+    def redundancy(self) -> float:
+        """Px computed per px of the frame."""
+        return len(self) * self.tile[0] * self.tile[1] / (self.height * self.width)
+
+    def weights(self, scale: int = 1) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Blend weights of the rows and of the columns; a tile's weight is the product of its two."""
+        return (
+            blend_weights(self.rows, self._overlap(0), scale),
+            blend_weights(self.columns, self._overlap(1), scale),
+        )
+
+    def smaller(self) -> Iterator[TileGrid]:
+        """Ever smaller tiles for the same frame: the longer edge gives way first, down to `SMALLEST_TILE`."""
+        grid = self
+        while True:
+            h, w = grid.tile
+            if w >= h and w > SMALLEST_TILE:
+                tile = h, _next_edge(grid.columns, self.overlap)
+            elif h > SMALLEST_TILE:
+                tile = _next_edge(grid.rows, self.overlap), w
+            else:
+                return
+            grid = TileGrid(self.height, self.width, tile, self.overlap)
+            yield grid
+
+    def halved(self) -> TileGrid | None:
+        """The first grid whose tiles have about half the px; None where tiles are the smallest already."""
+        halved = None
+        for halved in self.smaller():
+            if halved.tile[0] * halved.tile[1] <= _HALF * self.tile[0] * self.tile[1]:
+                break
+        return halved
+
+    def cut(self, state: State) -> list[State]:
+        """The state of each tile from that of the whole frame."""
+        return [{name: array[:, :, row, column].copy() for name, array in state.items()} for row, column in self]
+
+    def stitch(self, states: list[State]) -> State:
+        """The state of the whole frame from those of the tiles, blended as the output is.
+
+        Raises:
+            ValueError: an array's axes 2 and 3 are not the tile.
+        """
+        whole: State = {}
+        rows, columns = self.weights()
+        weights = [row[:, None, None] * column[:, None] for row in rows for column in columns]  # (h, w, 1) each
+        for name, first in states[0].items():
+            if first.shape[2:4] != self.tile:
+                raise ValueError(f"state {name!r} is {first.shape}, its axes 2 and 3 should be the tile, {self.tile}")
+            blend = np.zeros((*first.shape[:2], self.height, self.width, *first.shape[4:]), np.float32)
+            for state, weight, (row, column) in zip(states, weights, self, strict=True):
+                blend[:, :, row, column] += weight * state[name]
+            whole[name] = blend.astype(first.dtype, copy=False)
+        return whole
+
+    def _overlap(self, axis: int) -> int:
+        return min(self.overlap, self.tile[axis] // 2)
+
+
+def _next_edge(tiles: list[slice], overlap: int) -> int:
+    """The longest edge below that of `tiles`, a multiple of 8, that tiles the axis without waste."""
+    length, edge = tiles[-1].stop, tiles[0].stop
+    overlap = min(overlap, edge // 2)
+    count = len(tiles)
+    shorter = edge
+    while shorter >= edge:
+        count += 1
+        shorter = -(-(length + (count - 1) * overlap) // (count * ALIGN)) * ALIGN
+    return max(shorter, min(SMALLEST_TILE, edge))
