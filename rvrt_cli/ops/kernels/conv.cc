@@ -1,0 +1,400 @@
+// 2-D convolution, stride 1, zero padding, channels last: forward and gradients.
+//
+// A tile of the image is copied with its halo into scratch memory. There the kw taps of one kernel row lie side by side,
+// so the convolution is kh products of depth kw * Ci whose rows overlap: no column buffer. With g the gradient of the
+// output before the activation, dx is the convolution of g with the flipped weights, and the weights' gradient is
+// sum over p of x[p] g[p - tap], taken from the tile of x and the tile of g with halo.
+#ifndef RVRT_ISA
+
+#include "common.h"
+
+#include <algorithm>
+
+namespace rvrt {
+
+// One convolution from `inputs` to `outputs` channels and how it is cut into tiles.
+struct Convolution {
+  int64_t batch, height, width, inputs, outputs, kh, kw;
+  int64_t rows, columns;        // of a tile; the last ones may be smaller
+  int64_t down, across;         // tiles per image
+  bool project;                 // few outputs: see conv_tile
+  int64_t groups, group_outputs;  // products per kernel row: depth groups * inputs, group_outputs columns
+  int64_t tiles() const { return batch * down * across; }
+  int64_t halo_width() const { return columns + kw - 1; }
+  int64_t halo_floats(int64_t channels) const { return (rows + kh - 1) * halo_width() * channels + 64; }
+};
+
+struct PackJob {
+  const Convolution* conv;
+  const float* weight;
+  bool flipped;  // weight is (inputs, outputs, kh, kw) of `conv`, taps reversed
+  float* packed;
+};
+
+struct ConvForwardJob {
+  Convolution conv;
+  const float *x, *bias, *residual, *packed;
+  float* y;
+  int activation;
+  float* scratch;
+  int64_t scratch_floats;
+};
+
+struct ConvBackwardJob {
+  Convolution conv;  // from dy to dx: inputs are the layer's outputs
+  const float *x, *y, *dy, *packed, *bias;
+  float* dx;
+  int activation;
+  float* scratch;
+  int64_t scratch_floats, tile_floats, sum_columns;
+};
+
+struct ConvReduceJob {
+  int64_t inputs, outputs, kh, kw;
+  const float* sums;  // per thread: the weights' gradient (kh, inputs, sum_columns), then the bias's
+  int64_t stride, sum_columns;
+  int threads;
+  float *dweight, *dbias;
+};
+
+}  // namespace rvrt
+
+#define RVRT_KERNEL "conv.cc"
+#include "each_isa.h"
+
+namespace rvrt {
+namespace {
+
+int64_t padded_floats(int64_t n) { return round_up(n, RVRT_DISPATCH(W)); }
+
+// Tiles of about 256 pixels whose halo fits half a megabyte, and enough of them for all threads.
+Convolution plan(int64_t batch, int64_t height, int64_t width, int64_t inputs, int64_t outputs, int64_t kh, int64_t kw) {
+  Convolution c{batch, height, width, inputs, outputs, kh, kw, 0, 0, 0, 0, false, 0, 0};
+  c.across = ceil_div(width, 72);
+  c.columns = std::min(width, round_up(ceil_div(width, c.across), RVRT_DISPATCH(kTile)));
+  c.across = ceil_div(width, c.columns);
+  const int64_t line = c.halo_width() * std::max(inputs, outputs);
+  c.rows = std::min({std::max<int64_t>(65536 / line - (kh - 1), 1), ceil_div(256, c.columns), height});
+  while (c.rows > 1 && batch * ceil_div(height, c.rows) * c.across < 8 * threads()) --c.rows;
+  c.rows = ceil_div(height, ceil_div(height, c.rows));
+  c.down = ceil_div(height, c.rows);
+  const int64_t lanes = RVRT_DISPATCH(W);
+  c.project = kw > 1 && 3 * ceil_div(kw * outputs, lanes) <= 2 * kw * ceil_div(outputs, lanes);
+  c.groups = c.project ? 1 : kw;
+  c.group_outputs = c.project ? kw * outputs : outputs;
+  return c;
+}
+
+int64_t packed_floats(const Convolution& c) { return c.kh * c.groups * c.inputs * padded_floats(c.group_outputs); }
+
+// Sums of a tile before they are finished: one panel, or all of them where outputs are projected.
+int64_t sum_floats(const Convolution& c) {
+  const int64_t panel = RVRT_DISPATCH(kPanelFloats);
+  return c.rows * (c.project ? c.halo_width() * std::max(panel, padded_floats(c.group_outputs)) : c.columns * panel);
+}
+
+struct Sizes {
+  int64_t batch, height, width, inputs, outputs, kh, kw;
+};
+
+// x (..., H, W, Ci) and weight (Co, Ci, [1,] kh, kw), kh and kw odd.
+int conv_sizes(const Tensors& t, int x, int weight, Sizes* s) {
+  const int nx = t.ndims[x], nw = t.ndims[weight];
+  RVRT_CHECK(nx >= 3 && (nw == 4 || (nw == 5 && t.dim(weight, 2) == 1)), kShape);
+  s->height = t.dim(x, nx - 3);
+  s->width = t.dim(x, nx - 2);
+  s->inputs = t.dim(x, nx - 1);
+  s->outputs = t.dim(weight, 0);
+  s->kh = t.dim(weight, nw - 2);
+  s->kw = t.dim(weight, nw - 1);
+  RVRT_CHECK(t.dim(weight, 1) == s->inputs && s->inputs > 0 && s->outputs > 0, kShape);
+  RVRT_CHECK(s->kh % 2 == 1 && s->kw % 2 == 1, kShape);
+  const int64_t image = s->height * s->width * s->inputs;
+  s->batch = image > 0 ? t.size(x) / image : 0;
+  return kOk;
+}
+
+}  // namespace
+}  // namespace rvrt
+
+// y = activation(x * weight + bias) + residual.
+// Inputs: x (..., H, W, Ci); weight (Co, Ci, [1,] kh, kw), odd; bias (Co); residual (..., H, W, Co);
+//   attributes int32 [activation, has_bias, has_residual]. Absent tensors are passed as anything float32, unread.
+//   activation: 0 none, 1 leaky ReLU 0.1, 2 leaky ReLU 0.2, 3 ReLU.
+// Output: y (..., H, W, Co).
+RVRT_ENTRY(conv2d_forward) {
+  using namespace rvrt;
+  if (int status = t.check(4, 3, 1)) return status;
+  Sizes s;
+  if (int status = conv_sizes(t, 0, 1, &s)) return status;
+  const int32_t* attributes = t.ints(4);
+  RVRT_CHECK(attributes[0] >= 0 && attributes[0] <= 3, kAttribute);
+  const int64_t pixels = s.batch * s.height * s.width;
+  RVRT_CHECK(t.size(5) == pixels * s.outputs, kShape);
+  RVRT_CHECK(!attributes[1] || t.size(2) == s.outputs, kShape);
+  RVRT_CHECK(!attributes[2] || t.size(3) == pixels * s.outputs, kShape);
+  if (!pixels) return kOk;
+  ConvForwardJob job{};
+  job.conv = plan(s.batch, s.height, s.width, s.inputs, s.outputs, s.kh, s.kw);
+  const Convolution& c = job.conv;
+  const int n = parallel_width(c.tiles());
+  job.scratch_floats = round_up(c.halo_floats(c.inputs), 16) + round_up(sum_floats(c), 16);
+  const Scratch scratch(n * job.scratch_floats), packed(packed_floats(c));
+  const Scratch bias(padded_floats(c.outputs) + padded_floats(c.group_outputs), true);
+  RVRT_CHECK(scratch.ok() && packed.ok() && bias.ok(), kMemory);
+  const PackJob pack{&c, t.f(1), false, packed.data()};
+  parallel(c.inputs, RVRT_DISPATCH(conv_pack), &pack);
+  if (attributes[1]) std::memcpy(bias.data(), t.f(2), sizeof(float) * s.outputs);
+  job.x = t.f(0);
+  job.bias = bias.data();
+  job.residual = attributes[2] ? t.f(3) : nullptr;
+  job.packed = packed.data();
+  job.y = t.f(5);
+  job.activation = attributes[0];
+  job.scratch = scratch.data();
+  return parallel(c.tiles(), RVRT_DISPATCH(conv_forward_tiles), &job);
+}
+
+// Gradients of conv2d_forward (the residual's is dy itself).
+// Inputs: x (..., H, W, Ci); weight (Co, Ci, [1,] kh, kw); y (..., H, W, Co), what the activation gave, without a
+//   residual (unread without activation); dy (..., H, W, Co); attributes int32 [activation, needs_dx].
+// Outputs: dx (zeros where it is not needed), dweight, dbias (Co).
+RVRT_ENTRY(conv2d_backward) {
+  using namespace rvrt;
+  if (int status = t.check(4, 2, 3)) return status;
+  Sizes s;
+  if (int status = conv_sizes(t, 0, 1, &s)) return status;
+  const int32_t* attributes = t.ints(4);
+  RVRT_CHECK(attributes[0] >= 0 && attributes[0] <= 3, kAttribute);
+  const int64_t pixels = s.batch * s.height * s.width;
+  RVRT_CHECK(t.size(3) == pixels * s.outputs && (!attributes[0] || t.same_shape(2, 3)), kShape);
+  RVRT_CHECK(t.same_shape(5, 0) && t.size(6) == t.size(1) && t.size(7) == s.outputs, kShape);
+  ConvBackwardJob job{};
+  job.conv = plan(s.batch, std::max<int64_t>(s.height, 1), std::max<int64_t>(s.width, 1), s.outputs, s.inputs, s.kh, s.kw);
+  const Convolution& c = job.conv;
+  job.sum_columns = padded_floats(s.kw * s.outputs);
+  const int64_t bias_floats = round_up(s.outputs, 16);
+  const int64_t gradient = round_up(s.kh * s.inputs * job.sum_columns, 16);
+  job.tile_floats = round_up(c.halo_floats(s.outputs), 16);
+  const int n = parallel_width(c.tiles());
+  job.scratch_floats = job.tile_floats + round_up(c.halo_floats(s.inputs), 16) + round_up(sum_floats(c), 16);
+  const int64_t stride = gradient + bias_floats;
+  const Scratch scratch(n * (job.scratch_floats + stride), true), packed(packed_floats(c));
+  const Scratch bias(padded_floats(c.outputs) + padded_floats(c.group_outputs), true);
+  RVRT_CHECK(scratch.ok() && packed.ok() && bias.ok(), kMemory);
+  if (attributes[1]) {
+    const PackJob pack{&c, t.f(1), true, packed.data()};
+    parallel(c.inputs, RVRT_DISPATCH(conv_pack), &pack);
+  } else {
+    std::memset(t.f(5), 0, sizeof(float) * t.size(5));
+  }
+  job.x = t.f(0);
+  job.y = t.f(2);
+  job.dy = t.f(3);
+  job.packed = packed.data();
+  job.bias = bias.data();
+  job.dx = attributes[1] ? t.f(5) : nullptr;
+  job.activation = attributes[0];
+  job.scratch = scratch.data();
+  job.scratch_floats += stride;
+  if (pixels) parallel(c.tiles(), RVRT_DISPATCH(conv_backward_tiles), &job);
+  const ConvReduceJob reduce{s.inputs, s.outputs, s.kh, s.kw, scratch.data() + job.scratch_floats - stride,
+                             job.scratch_floats, job.sum_columns, n, t.f(6), t.f(7)};
+  return parallel(s.outputs, RVRT_DISPATCH(conv_reduce_outputs), &reduce);
+}
+
+#else
+
+#include "simd.h"
+#include "gemm.h"
+
+// The weights of input channels [begin, end) into panels, one matrix per kernel row: B[kx * inputs + c, n], or
+// B[c, kx * outputs + n] where outputs are projected.
+inline void conv_pack(const void* pointer, Span span) {
+  const PackJob& job = *static_cast<const PackJob*>(pointer);
+  const Convolution& c = *job.conv;
+  const int64_t taps = c.kh * c.kw, depth = c.groups * c.inputs;
+  const int64_t stride_in = job.flipped ? c.outputs * taps : taps, stride_out = job.flipped ? taps : c.inputs * taps;
+  const int64_t matrix = depth * padded(c.group_outputs), all = vectors(c.group_outputs);
+  for (int64_t v = 0; v < all;) {
+    const int width = panel_vectors(all - v);
+    const int64_t ld = width * W;
+    for (int64_t in = span.begin; in < span.end; ++in)
+      for (int64_t j = 0; j < ld; ++j) {
+        const int64_t column = v * W + j, out = column % c.outputs;
+        const float* source = job.weight + in * stride_in + out * stride_out;
+        for (int64_t ky = 0; ky < c.kh; ++ky)
+          for (int64_t group = 0; group < c.groups; ++group) {
+            const int64_t tap = ky * c.kw + (c.project ? column / c.outputs : group);
+            job.packed[ky * matrix + v * W * depth + (group * c.inputs + in) * ld + j] =
+                column < c.group_outputs ? source[job.flipped ? taps - 1 - tap : tap] : 0.0f;
+          }
+      }
+    v += width;
+  }
+}
+
+struct TilePlace {
+  int64_t image, y, x, rows, columns;
+};
+
+inline TilePlace place(const Convolution& c, int64_t tile) {
+  const int64_t image = tile / (c.down * c.across), y = tile / c.across % c.down * c.rows, x = tile % c.across * c.columns;
+  const int64_t rows = c.height - y < c.rows ? c.height - y : c.rows;
+  const int64_t columns = c.width - x < c.columns ? c.width - x : c.columns;
+  return {image, y, x, rows, columns};
+}
+
+// `count` floats of a gradient, through the activation that gave `y`.
+inline void copy_gradient(const float* dy, const float* y, float slope, int64_t count, float* out) {
+  int64_t i = 0;
+  for (; i + W <= count; i += W) {
+    const vf g = load(dy + i);
+    store(out + i, load(y + i) > 0.0f ? g : g * slope);
+  }
+  for (; i < count; ++i) out[i] = y[i] > 0.0f ? dy[i] : dy[i] * slope;
+}
+
+// The tile's pixels and `top` rows, `left` columns around it, zeros beyond the image, in rows of columns + 2 * left.
+// With `y`, the gradient `image` goes through the activation.
+inline void copy_halo(const Convolution& c, const TilePlace& p, const float* image, const float* y, float slope,
+                      int64_t channels, int64_t top, int64_t left, float* out) {
+  const int64_t first = p.x - left < 0 ? 0 : p.x - left;
+  const int64_t last = p.x + p.columns + left > c.width ? c.width : p.x + p.columns + left;
+  const int64_t line = (p.columns + 2 * left) * channels;
+  const int64_t before = (first - (p.x - left)) * channels, count = (last - first) * channels;
+  for (int64_t row = p.y - top; row < p.y + p.rows + top; ++row, out += line) {
+    if (row < 0 || row >= c.height) {
+      std::memset(out, 0, sizeof(float) * line);
+      continue;
+    }
+    const int64_t source = ((p.image * c.height + row) * c.width + first) * channels;
+    std::memset(out, 0, sizeof(float) * before);
+    if (y)
+      copy_gradient(image + source, y + source, slope, count, out + before);
+    else
+      std::memcpy(out + before, image + source, sizeof(float) * count);
+    std::memset(out + before + count, 0, sizeof(float) * (line - before - count));
+  }
+}
+
+// Few outputs leave most of a vector empty. So for each pixel of a row all kw * outputs products are formed, and a
+// pixel's sum is gathered from its kw neighbours.
+inline void gather_projected(const Convolution& c, const TilePlace& p, int64_t row, const float* sums, const float* bias,
+                             const Finish& f) {
+  const int64_t ld = padded(c.group_outputs);
+  const float slope = negative_slope(f.activation);
+  for (int64_t x = 0; x < p.columns; ++x)
+    for (int64_t n = 0; n < c.outputs; ++n) {
+      float s = bias[n];
+      for (int64_t kx = 0; kx < c.kw; ++kx) s += sums[(x + kx) * ld + kx * c.outputs + n];
+      s = s > 0.0f ? s : s * slope;
+      f.out[row * f.ldo * c.width + x * f.ldo + n] = s + (f.residual ? f.residual[row * f.ldo * c.width + x * f.ldo + n] : 0.0f);
+    }
+}
+
+// One tile: `halo` as copy_halo left it; `f` starts at the tile's first pixel, f.ldo is a pixel's stride.
+inline void conv_tile(const Convolution& c, const TilePlace& p, const float* halo, const float* packed, const float* bias,
+                      float* sums, const Finish& f) {
+  const int64_t line = (p.columns + c.kw - 1) * c.inputs, depth = c.groups * c.inputs;
+  const int64_t matrix = depth * padded(c.group_outputs), all = vectors(c.group_outputs);
+  const int64_t width_out = c.project ? p.columns + c.kw - 1 : p.columns;
+  for (int64_t v = 0; v < all;) {
+    const int width = panel_vectors(all - v);
+    const int64_t first = v * W, ld = c.project ? padded(c.group_outputs) : width * W;
+    float* panel_sums = c.project ? sums + first : sums;
+    const int64_t count = c.outputs - first < width * W ? c.outputs - first : width * W;
+    for (int64_t ky = 0; ky < c.kh; ++ky)
+      for (int64_t row = 0; row < p.rows; ++row) {
+        float* out = panel_sums + row * width_out * ld;
+        const bool begins = ky == 0;
+        const float* start = !begins ? out : bias + (c.project ? padded(c.outputs) : first);  // zeros lie behind the bias
+        product({width_out, width, depth, halo + (row + ky) * line, c.inputs, packed + ky * matrix + first * depth,
+                 width * W, start, begins ? 0 : ld, out, ld});
+        if (ky == c.kh - 1 && !c.project) {
+          const int64_t offset = row * c.width * f.ldo + first;
+          finish(p.columns, count, out, ld,
+                 {f.activation, f.residual ? f.residual + offset : nullptr, f.ldo, f.out + offset, f.ldo});
+        }
+      }
+    v += width;
+  }
+  if (c.project)
+    for (int64_t row = 0; row < p.rows; ++row)
+      gather_projected(c, p, row, sums + row * width_out * padded(c.group_outputs), bias, f);
+}
+
+inline void conv_forward_tiles(const void* pointer, Span span) {
+  const ConvForwardJob& job = *static_cast<const ConvForwardJob*>(pointer);
+  const Convolution& c = job.conv;
+  float* halo = job.scratch + span.thread * job.scratch_floats;
+  float* sums = halo + (c.halo_floats(c.inputs) + 15) / 16 * 16;
+  for (int64_t tile = span.begin; tile < span.end; ++tile) {
+    const TilePlace p = place(c, tile);
+    copy_halo(c, p, job.x, nullptr, 1.0f, c.inputs, c.kh / 2, c.kw / 2, halo);
+    const int64_t offset = ((p.image * c.height + p.y) * c.width + p.x) * c.outputs;
+    conv_tile(c, p, halo, job.packed, job.bias, sums,
+              {job.activation, job.residual ? job.residual + offset : nullptr, c.outputs, job.y + offset, c.outputs});
+  }
+}
+
+// Adds a tile's part of the weights' gradient to sums (kh, Ci, kw * Co), taps reversed. x lies in rows as wide as those of
+// g, zeros in the gap, so that the sum runs over all rows at once.
+inline void add_weight_gradient(const Convolution& c, const TilePlace& p, const float* x, const float* g, float* sums,
+                                int64_t sum_columns) {
+  const int64_t line = p.columns + c.kw - 1, total = (p.rows - 1) * line + p.columns;
+  const int64_t blocks = (total + 127) / 128, channels = c.outputs, gradients = c.inputs;
+  for (int64_t block = 0; block < blocks; ++block) {
+    const int64_t begin = total * block / blocks, end = total * (block + 1) / blocks;
+    for (int64_t ky = 0; ky < c.kh; ++ky)
+      add_outer(channels, c.kw * gradients, end - begin, x + begin * channels, channels, g + (ky * line + begin) * gradients,
+                gradients, sums + ky * channels * sum_columns);
+  }
+}
+
+inline void conv_backward_tiles(const void* pointer, Span span) {
+  const ConvBackwardJob& job = *static_cast<const ConvBackwardJob*>(pointer);
+  const Convolution& c = job.conv;
+  const int64_t gradients = c.inputs, channels = c.outputs;
+  float* g = job.scratch + span.thread * job.scratch_floats;
+  float* x = g + job.tile_floats;
+  float* tile_sums = x + (c.halo_floats(channels) + 15) / 16 * 16;
+  float* bias_sums = job.scratch + (span.thread + 1) * job.scratch_floats - (gradients + 15) / 16 * 16;
+  float* weight_sums = bias_sums - (c.kh * channels * job.sum_columns + 15) / 16 * 16;
+  for (int64_t tile = span.begin; tile < span.end; ++tile) {
+    const TilePlace p = place(c, tile);
+    copy_halo(c, p, job.dy, job.activation ? job.y : nullptr, negative_slope(job.activation), gradients, c.kh / 2, c.kw / 2, g);
+    const int64_t first = (p.image * c.height + p.y) * c.width + p.x, line = p.columns + c.kw - 1;
+    if (job.dx) conv_tile(c, p, g, job.packed, job.bias, tile_sums, {kNone, nullptr, channels, job.dx + first * channels, channels});
+    for (int64_t row = 0; row < p.rows; ++row) {
+      float* out = x + row * line * channels;
+      std::memcpy(out, job.x + (first + row * c.width) * channels, sizeof(float) * p.columns * channels);
+      std::memset(out + p.columns * channels, 0, sizeof(float) * (c.kw - 1) * channels);
+    }
+    add_weight_gradient(c, p, x, g, weight_sums, job.sum_columns);
+    for (int64_t row = 0; row < p.rows; ++row)
+      add_columns(p.columns, gradients, g + ((row + c.kh / 2) * line + c.kw / 2) * gradients, gradients, bias_sums);
+  }
+}
+
+// Gradients of the weights and biases of output channels [begin, end): the threads' sums in order.
+inline void conv_reduce_outputs(const void* pointer, Span span) {
+  const ConvReduceJob& job = *static_cast<const ConvReduceJob*>(pointer);
+  const int64_t taps = job.kh * job.kw, gradient = (job.kh * job.inputs * job.sum_columns + 15) / 16 * 16;
+  for (int64_t in = 0; in < job.inputs; ++in)
+    for (int64_t tap = 0; tap < taps; ++tap) {
+      const int64_t ky = job.kh - 1 - tap / job.kw, kx = job.kw - 1 - tap % job.kw;
+      const float* sums = job.sums + (ky * job.inputs + in) * job.sum_columns + kx * job.outputs;
+      for (int64_t out = span.begin; out < span.end; ++out) {
+        float s = 0;
+        for (int thread = 0; thread < job.threads; ++thread) s += sums[thread * job.stride + out];
+        job.dweight[(out * job.inputs + in) * taps + tap] = s;
+      }
+    }
+  for (int64_t out = span.begin; out < span.end; ++out) {
+    float s = 0;
+    for (int thread = 0; thread < job.threads; ++thread) s += job.sums[thread * job.stride + gradient + out];
+    job.dbias[out] = s;
+  }
+}
+#endif
