@@ -110,7 +110,7 @@ def resolve(codes: dict[str, int], pix_fmt: str, height: int) -> Colour:
     Untagged matrix: BT.601 up to 576 lines, BT.709 above. Untagged range: limited, but full for RGB and "yuvj" formats.
 
     Args:
-        codes: H.273 codes under "matrix", "range" (1 limited, 2 full), "primaries", "transfer"; unknown ones are ignored.
+        codes: H.273 codes under "matrix", "range" (1 limited, 2 full), "primaries", "transfer"; unknown: ignored.
         pix_fmt: ffmpeg's name of the pixel format.
         height: lines as stored.
     """
@@ -188,7 +188,7 @@ def to_rgb(pix_fmt: str, colour: Colour, width: int, height: int) -> tuple[str, 
         return f"scale={size}:in_range={colour.range}:out_range=pc:{_SWSCALE_FLAGS},format={packed}", packed
     if exact:
         matrix = f"matrixin={_ZSCALE_MATRIX[colour.matrix]}:rangein={_ZSCALE_RANGE[colour.range]}:matrix=gbr:range=full"
-        return f"zscale={size}:{matrix}:filter=bicubic,format={planar},format={packed}", packed
+        return f"zscale={size}:{matrix}:filter=spline36,format={planar},format={packed}", packed
     matrix = f"in_color_matrix={_SWSCALE_MATRIX[colour.matrix]}:in_range={colour.range}:out_range=pc"
     return f"scale={size}:{matrix}:{_SWSCALE_FLAGS},format={packed}", packed
 
@@ -201,7 +201,7 @@ def from_rgb(pix_fmt: str, colour: Colour, width: int, height: int) -> str:
         convert = f"scale={_SWSCALE_FLAGS}"
     elif exact:
         matrix = f"matrix={_ZSCALE_MATRIX[colour.matrix]}:range={_ZSCALE_RANGE[colour.range]}"
-        convert = f"zscale=matrixin=gbr:rangein=full:{matrix}:filter=bicubic"
+        convert = f"zscale=matrixin=gbr:rangein=full:{matrix}:filter=spline36"
     else:
         matrix = f"out_color_matrix={_SWSCALE_MATRIX[colour.matrix]}:out_range={colour.range}"
         convert = f"scale=in_range=pc:{matrix}:{_SWSCALE_FLAGS}"

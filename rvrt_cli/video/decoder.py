@@ -56,14 +56,19 @@ class VideoDecoder:
         info = self.info
         if info.kind == "y4m":
             return ["-f", "yuv4mpegpipe", "-i", "pipe:0", "-map", "0:v:0"]
-        arguments = ["-copyts", "-protocol_whitelist", "file"]
+        # Turned after the conversion to RGB instead: chroma does not lie where a turned picture says it does
+        arguments = ["-noautorotate", "-copyts", "-protocol_whitelist", "file"]
         if start > 0:
             arguments += ["-ss", f"{start:.6f}"]
         return [*arguments, "-i", file_url(info.path), "-map", f"0:{info.stream_index}"]
 
     def _filters(self, deinterlace: bool) -> tuple[str, str]:
         info = self.info
-        chain, packed = colour.to_rgb(info.pix_fmt, info.colour, info.width, info.height)
+        turned = "transpose" in info.upright
+        width, height = (info.height, info.width) if turned else (info.width, info.height)
+        chain, packed = colour.to_rgb(info.pix_fmt, info.colour, width, height)
+        if info.upright:
+            chain = f"{chain},{info.upright}"
         if deinterlace:
             chain = f"bwdif=mode=send_frame,{chain}"
         if self._lift:

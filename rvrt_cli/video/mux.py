@@ -14,9 +14,9 @@ from typing import Any
 import av
 
 from rvrt_cli.errors import MediaError
-from rvrt_cli.video.probe import SourceInfo, open_container, reason
+from rvrt_cli.video.probe import ATTACHED_PIC, SourceInfo, open_container, reason
 from rvrt_cli.video.process import FFmpeg, file_url
-from rvrt_cli.video.streams import Route
+from rvrt_cli.video.streams import COVER_TYPES, Route
 
 # What describes the old file and not the film
 _STALE = {
@@ -101,6 +101,9 @@ def _mux(
         if index == info.stream_index:
             video = target.add_stream_from_template(template, opaque=True)
             video.time_base = info.time_base
+        elif by_index[index].how == "attach":
+            assert source is not None
+            _attach_cover(target, source.streams[index], by_index[index].codec)
         elif by_index[index].how == "copy":
             assert source is not None
             _add(target, source.streams[index], index, from_source)
@@ -136,9 +139,16 @@ def _add(target: Any, stream: Any, index: int, copies: dict[int, Any]) -> None:
     copies[index] = copy
 
 
+def _attach_cover(target: Any, stream: Any, codec: str) -> None:
+    suffix = "png" if codec == "png" else "jpg"
+    picture = next(packet for packet in stream.container.demux(stream) if packet.size)
+    target.add_attachment(f"cover.{suffix}", COVER_TYPES[codec], bytes(picture))
+    stream.container.seek(0)
+
+
 def _described(from_source: dict[int, Any], from_side: dict[int, Any], routes: Sequence[Route]) -> dict[int, Any]:
     """The output's streams by the index of the source's stream that they come from."""
-    moved = [route.index for route in routes if route.how != "copy"]
+    moved = [route.index for route in routes if route.how in ("convert", "relay")]
     return from_source | {moved[position]: stream for position, stream in enumerate(from_side.values())}
 
 
@@ -226,15 +236,15 @@ def _copied_packets(
     for packet in container.demux(chosen):
         if not packet.size or packet.stream_index not in streams:
             continue
-        if packet.pts is None and packet.dts is None:
-            continue
         base = Fraction(packet.time_base)
         kind = packet.stream.type
-        cover = bool(packet.stream.disposition & 0x400)
+        cover = bool(packet.stream.disposition & ATTACHED_PIC)
         pts = packet.pts if packet.pts is not None else packet.dts
+        if pts is None and not cover:
+            continue
         dts = packet.dts if packet.dts is not None else pts
         shift = round(zero / base)
-        pts, dts = (0, 0) if cover else (pts - shift, dts - shift)
+        pts, dts = (0, 0) if pts is None or dts is None or cover else (pts - shift, dts - shift)
         if window is not None and not cover:
             begin, end = pts * base, (pts + (packet.duration or 0)) * base
             if window[1] is not None and begin >= window[1]:
@@ -252,7 +262,7 @@ def _side_file(
     stack: contextlib.ExitStack, info: SourceInfo, routes: Sequence[Route], muxer: str, folder: Path
 ) -> Path | None:
     """A temporary file beside the output with the streams that have to go through ffmpeg; None when there is none."""
-    moved = [route for route in sorted(routes, key=lambda route: route.index) if route.how != "copy"]
+    moved = [route for route in sorted(routes, key=lambda route: route.index) if route.how in ("convert", "relay")]
     if not moved:
         return None
     path = folder / f".rvrt-{secrets.token_hex(6)}.side"

@@ -60,7 +60,8 @@ class SourceInfo:
         start_time: first picture's time; `begin`: the container's, from which `start` of readers and writers counts.
         duration: of the pictures, or None when unknown; frame_count likewise, `exact_count`: it is no estimate.
         sample_aspect: width by height of one displayed px.
-        rotation: degrees counter-clockwise that a player (and ffmpeg) turns the stored picture.
+        rotation: degrees counter-clockwise by which a player turns the stored picture.
+        upright: ffmpeg's filters that do so, mirroring included; "" for none.
         colour: resolved description, see `colour.resolve`.
         free_clock: the format's clock starts anywhere (MPEG-TS), so an output counts from `begin` instead of from 0.
     """
@@ -83,6 +84,7 @@ class SourceInfo:
     exact_count: bool = False
     sample_aspect: Fraction = Fraction(1)
     rotation: int = 0
+    upright: str = ""
     free_clock: bool = False
     format: str = ""
     codec: str = ""
@@ -192,8 +194,8 @@ def _probe_video(path: Path) -> SourceInfo:
         if count is None and duration:
             count = max(1, round(duration * rate))
         first = stream.start_time if stream.start_time is not None else (frame.pts or 0)
-        rotation = frame.rotation % 360
-        turned = rotation % 180 == 90
+        rotation, upright = _orientation(frame)
+        turned = "transpose" in upright
         aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or Fraction(1)
         mastering, light = _hdr(frame)
         return SourceInfo(
@@ -215,6 +217,7 @@ def _probe_video(path: Path) -> SourceInfo:
             exact_count=exact,
             sample_aspect=(1 / aspect if turned else aspect) if aspect > 0 else Fraction(1),
             rotation=rotation,
+            upright=upright,
             free_clock=bool(set(container.format.name.split(",")) & _FREE_CLOCKS),
             format=container.format.name,
             codec=stream.codec_context.name,
@@ -275,6 +278,36 @@ def _duration(container: Any, stream: Any) -> float | None:
         end = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
         return max(0.0, end - float((stream.start_time or 0) * stream.time_base)) or None
     return container.duration / 1e6 if container.duration else None
+
+
+def _orientation(frame: Any) -> tuple[int, str]:
+    """(degrees counter-clockwise, filters) that show the frame as its display matrix wants, in steps of 90 degrees.
+
+    The matrix maps stored (x, y) to displayed (a x + c y, b x + d y), y downwards, in units of 1/65536.
+    """
+    for data in frame.side_data.keys():  # noqa: SIM118
+        if data.type.name == "DISPLAYMATRIX" and data.buffer_size >= 36:
+            a, b, _, c, d = struct.unpack("@5i", bytes(data)[:20])
+            if abs(a) + abs(d) > abs(b) + abs(c):
+                filters = {
+                    (1, 1): (0, ""),
+                    (-1, -1): (180, "hflip,vflip"),
+                    (-1, 1): (0, "hflip"),
+                    (1, -1): (0, "vflip"),
+                }
+                return filters[_sign(a), _sign(d)]
+            filters = {
+                (-1, 1): (90, "transpose=cclock"),
+                (1, -1): (270, "transpose=clock"),
+                (1, 1): (90, "transpose=cclock_flip"),
+                (-1, -1): (90, "transpose=clock_flip"),
+            }
+            return filters[_sign(b), _sign(c)]
+    return 0, ""
+
+
+def _sign(value: int) -> int:
+    return 1 if value >= 0 else -1
 
 
 def _codes(frame: Any) -> dict[str, int]:

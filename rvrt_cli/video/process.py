@@ -1,4 +1,4 @@
-"""The ffmpeg program: which one, what it can do, and a running one that neither blocks on its messages nor is left over."""
+"""The ffmpeg program: which one, what it can do, and a running one that is neither blocked nor left over."""
 
 from __future__ import annotations
 

@@ -10,17 +10,19 @@ from typing import Any
 import av
 
 from rvrt_cli.errors import MediaError
-from rvrt_cli.video.probe import SourceInfo, StreamInfo, open_container
+from rvrt_cli.video.probe import ATTACHED_PIC, SourceInfo, StreamInfo, open_container
 
 _TEXT_SUBTITLES = {"subrip", "srt", "ass", "ssa", "mov_text", "webvtt", "text"}
+COVER_TYPES = {"png": "image/png", "mjpeg": "image/jpeg"}
 _TEXT_CODEC = {"mp4": "mov_text", "mov": "mov_text", "matroska": "subrip", "webm": "webvtt"}
 
 
 @dataclass(frozen=True)
 class Route:
-    """The way of one stream: "copy", "convert" (by ffmpeg, to the subtitle `codec`) or "relay".
+    """The way of one stream: "copy", "attach", "convert" (by ffmpeg, to the subtitle `codec`) or "relay".
 
-    "relay" copies through ffmpeg, which knows how Matroska says that the first samples of AAC are not to be played.
+    "attach": Matroska keeps cover art as an attached file. "relay" copies through ffmpeg, which knows how Matroska says
+    that the first samples of AAC are not to be played.
     """
 
     index: int
@@ -49,6 +51,9 @@ def plan_streams(info: SourceInfo, muxer: str, target: Path) -> tuple[tuple[Rout
             elif stream.type == "video" and not stream.cover:
                 notes.append(f"{target.name}: {name} is left out, only one video stream is enlarged")
             elif _fits(source.streams[stream.index], muxer):
+                if stream.cover and muxer == "matroska":
+                    routes.append(Route(stream.index, "attach", stream.codec))
+                    continue
                 routes.append(Route(stream.index, "relay" if stream.index in early else "copy"))
             elif stream.type == "subtitle" and stream.codec in _TEXT_SUBTITLES:
                 routes.append(Route(stream.index, "convert", _TEXT_CODEC[muxer]))
@@ -63,7 +68,9 @@ def _refusal(stream: Any, described: StreamInfo, info: SourceInfo, target: Path)
         described.type, "the attachment"
     )
     called = repr(described.codec or described.metadata.get("filename", described.type))
-    fits = [suffix for suffix, muxer in ((".mkv", "matroska"), (".mov", "mov")) if _fits(stream, muxer)]
+    fits = [
+        suffix for suffix, muxer in ((".mkv", "matroska"), (".mov", "mov"), (".mp4", "mp4")) if _fits(stream, muxer)
+    ]
     remedy = f"choose {' or '.join(fits)}" if fits else "no container takes it; remove the stream from the source"
     return f"{Path(info.path).name}: {what} {called} cannot go into {target.suffix}; {remedy}"
 
@@ -72,6 +79,8 @@ def _fits(stream: Any, muxer: str) -> bool:
     """Whether a file with this stream alone gets past its header, which is what decides it."""
     if stream.type == "attachment":
         return muxer == "matroska"
+    if stream.disposition & ATTACHED_PIC:  # the .mov writer takes it and drops it
+        return muxer in ("mp4", "matroska") and stream.codec_context.name in COVER_TYPES
     output = av.open(io.BytesIO(), "w", format=muxer)
     try:
         copy = output.add_stream_from_template(stream, opaque=True)

@@ -105,9 +105,9 @@ class Writer:
             MediaError: nothing was written, or encoding, muxing or renaming failed; nothing is left behind then.
         """
         try:
-            self._encoder.finish()
             if not self.written:
                 raise MediaError(f"{self.path}: not a single frame was written")
+            self._encoder.finish()
             if self.target.kind == "video":
                 self._finish_video()
             elif self.target.kind == "folder":
