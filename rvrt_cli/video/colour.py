@@ -201,7 +201,7 @@ def from_rgb(pix_fmt: str, colour: Colour, width: int, height: int) -> str:
         convert = f"scale={_SWSCALE_FLAGS}"
     elif exact:
         matrix = f"matrix={_ZSCALE_MATRIX[colour.matrix]}:range={_ZSCALE_RANGE[colour.range]}"
-        convert = f"zscale=matrixin=gbr:rangein=full:{matrix}:filter=spline36"
+        convert = f"zscale=matrixin=gbr:rangein=full:{matrix}:chromal=left:filter=spline36"
     else:
         matrix = f"out_color_matrix={_SWSCALE_MATRIX[colour.matrix]}:out_range={colour.range}"
         convert = f"scale=in_range=pc:{matrix}:{_SWSCALE_FLAGS}"

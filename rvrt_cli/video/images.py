@@ -51,7 +51,7 @@ def list_images(source: str | Path) -> list[Path]:
 def _digits(match: re.Match[str]) -> str:
     """What printf's %d, %4d and %04d produce, as a regular expression."""
     width = int(match[2] or 1)
-    return rf"(?:\\d{{{width}}}|[1-9]\\d{{{width},}})" if match[1] else r"\\d+"
+    return rf"(?:\d{{{width}}}|[1-9]\d{{{width},}})" if match[1] else r"\d+"
 
 
 def read_image(path: Path, *, deep: bool) -> tuple[np.ndarray, np.ndarray | None]:

@@ -223,6 +223,8 @@ def _chroma(info: SourceInfo) -> str:
 
 def _encoder_options(info: SourceInfo, plan: Target, crf: int | None, preset: str | None) -> list[str]:
     encoder = plan.encoder
+    if crf is not None and not 0 <= crf <= 63:
+        raise OptionError(f"--crf {crf}: give 0 (best) to 51, or to 63 for VP9 and AV1")
     options = ["-c:v", encoder]
     quality = _DEFAULT_CRF.get(encoder) if crf is None else crf
     if quality is not None:

@@ -1,0 +1,300 @@
+"""What sources are recognised, in which order images come, and what is refused in one line."""
+
+import os
+import re
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from video_clips import FAST, PICTURES, SOUND, enlarge, ffmpeg, leftovers, read_all
+
+from rvrt_cli.errors import MediaError, OptionError
+from rvrt_cli.video import y4m
+from rvrt_cli.video.probe import probe
+from rvrt_cli.video.target import check_target
+
+
+@pytest.fixture
+def clip(tmp_path):
+    path = tmp_path / "clip.mp4"
+    ffmpeg(*PICTURES, "-t", "0.2", *FAST, path)
+    return path
+
+
+def one_line(error) -> str:
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+def test_a_video_is_described(tmp_path):
+    path = tmp_path / "in.mp4"
+    ffmpeg(*PICTURES, *SOUND, "-metadata:s:a:0", "language=deu", *FAST, "-c:a", "aac", path)
+    info = probe(path)
+    assert (info.kind, info.width, info.height, info.pix_fmt) == ("video", 64, 48, "yuv420p")
+    assert info.frame_rate == Fraction(30000, 1001)
+    assert (info.frame_count, info.exact_count) == (30, True)
+    assert info.duration == pytest.approx(30 * 1001 / 30000)
+    assert [(s.type, s.codec, s.language) for s in info.streams] == [("video", "h264", "und"), ("audio", "aac", "deu")]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "two words.mp4",
+        "-i.mp4",
+        'it\'s "quoted".mp4',
+        "Füße 映画.mp4",
+        "concat:a.mp4|b.mp4",
+        "http:x.mp4",
+        "100%d.mp4",
+        "[x]*?.mp4",
+        "a,b=c;d\\e.mp4",
+    ],
+)
+def test_a_path_is_a_name_and_nothing_else(tmp_path, monkeypatch, clip, name):
+    monkeypatch.chdir(tmp_path)
+    clip.rename(name)
+    target = Path("out " + name).with_suffix(".mkv")
+    enlarge(name, target)
+    assert len(read_all(target)) == 6
+    folder = "dir " + name.replace(".mp4", "") + "/"
+    enlarge(name, folder)
+    assert len(os.listdir(folder)) == 6
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["concat:clip.mp4|clip.mp4", "http://localhost/x.mp4", "file:clip.mp4", "nix.mp4"])
+def test_an_address_that_is_no_file_is_no_source(tmp_path, monkeypatch, clip, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MediaError, match="no such file") as error:
+        probe(name)
+    one_line(error)
+
+
+def test_bad_sources_are_refused_in_one_line(tmp_path, clip):
+    text, sound, script = tmp_path / "t.txt", tmp_path / "s.m4a", tmp_path / "list.txt"
+    playlist, empty, cut = tmp_path / "p.m3u8", tmp_path / "empty.mp4", tmp_path / "cut.mp4"
+    text.write_text("only words\n" * 50)
+    script.write_text(f"ffconcat version 1.0\nfile '{clip.name}'\n")
+    playlist.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:1,\n{clip.name}\n#EXT-X-ENDLIST\n")
+    ffmpeg(*SOUND, "-c:a", "aac", sound)
+    empty.touch()
+    cut.write_bytes(clip.read_bytes()[:2000])  # the index stands at the end of this file
+    (tmp_path / "none").mkdir()
+    for path, words in [
+        (text, "not a video, but text"),
+        (script, "not a video, but text or a list"),
+        (playlist, "not a video"),
+        (sound, "no video in this file, but audio"),
+        (empty, "not a video that ffmpeg can read"),
+        (cut, "not a video that ffmpeg can read"),
+        (tmp_path / "none", "no images in this folder"),
+        (tmp_path / "none" / "*.png", "no such file, and no image fits"),
+        (tmp_path / "none" / "%03d.png", "no such file, and no image fits"),
+    ]:
+        with pytest.raises(MediaError, match=words) as error:
+            probe(path)
+        assert str(path) in one_line(error)
+
+
+def make_images(folder: Path, names: list[str], size: str = "10x8") -> None:
+    """One grey image per name, its level the position in the list."""
+    folder.mkdir(exist_ok=True)
+    for level, name in enumerate(names):
+        ffmpeg(
+            "-f",
+            "lavfi",
+            "-i",
+            f"color=0x{level:02x}{level:02x}{level:02x}:s={size},format=rgb24",
+            "-frames:v",
+            "1",
+            folder / name,
+        )
+
+
+def test_images_come_in_the_order_in_which_people_count(tmp_path):
+    make_images(tmp_path / "in", ["f1.png", "f2.png", "f9.png", "f10.png", "f100.png"])
+    for source in (tmp_path / "in", tmp_path / "in" / "f*.png", tmp_path / "in" / "f%d.png"):
+        info = probe(source, fps=Fraction(10))
+        frames = read_all(source)
+        assert [int(f.pixels[0, 0, 0]) for f in frames] == [0, 1, 2, 3, 4]
+        assert (info.time_base, info.frame_count, [f.pts for f in frames]) == (Fraction(1, 10), 5, [0, 1, 2, 3, 4])
+    assert probe(tmp_path / "in").frame_rate == 24
+    assert [int(f.pixels[0, 0, 0]) for f in read_all(tmp_path / "in", start=1 / 24, duration=2 / 24)] == [1, 2]
+    assert len(probe(tmp_path / "in" / "f%03d.png").files) == 1
+
+
+def test_images_of_different_sizes_are_refused_by_name(tmp_path):
+    make_images(tmp_path / "in", ["a.png"])
+    make_images(tmp_path / "in", ["b.png"], "12x8")
+    with pytest.raises(MediaError, match=r"b\.png: 12x8 px, but the first image of the sequence has 10x8"):
+        read_all(tmp_path / "in")
+    (tmp_path / "in" / "b.png").write_bytes(b"not a picture")
+    with pytest.raises(MediaError, match=r"b\.png: this image cannot be read"):
+        read_all(tmp_path / "in")
+
+
+def test_a_gif_is_a_video_with_its_own_times(tmp_path):
+    source, target = tmp_path / "in.gif", tmp_path / "out.mp4"
+    ffmpeg(
+        "-f",
+        "lavfi",
+        "-i",
+        "testsrc2=s=32x24:r=20:d=1",
+        "-vf",
+        "setpts=N*N/20/TB*0.1+N/20/TB",
+        "-fps_mode",
+        "vfr",
+        source,
+    )
+    times = [f.pts * probe(source).time_base for f in read_all(source)]
+    assert len({b - a for a, b in zip(times, times[1:], strict=False)}) > 2
+    enlarge(source, target, scale=2)
+    assert [f.pts * probe(target).time_base for f in read_all(target)] == times
+
+
+# Targets
+
+
+def check(source, target, **options):
+    info = probe(source)
+    return check_target(info, target, width=info.width * 4, height=info.height * 4, **options)
+
+
+def test_bad_targets_are_refused_before_the_work(tmp_path, clip):
+    (tmp_path / "there.mp4").write_bytes(b"precious")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").touch()
+    (tmp_path / "link.mp4").symlink_to(clip)
+    for target, words in [
+        (tmp_path / "there.mp4", "exists already; choose another name, or --overwrite"),
+        (clip, "target and source are the same"),
+        (tmp_path / "link.mp4", "target and source are the same"),
+        (tmp_path / "nowhere" / "out.mp4", "does not exist; create it first"),
+        (tmp_path / "out.xyz", "unknown type of file '.xyz'; choose one of .mp4"),
+        (tmp_path / "full", r"the folder holds other files \('thesis.txt'\)"),
+    ]:
+        with pytest.raises(MediaError, match=words) as error:
+            check(clip, target)
+        one_line(error)
+    with pytest.raises(MediaError, match="are the same"):
+        check(clip, clip, overwrite=True)
+    assert (tmp_path / "there.mp4").read_bytes() == b"precious"
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"codec": "libx999"}, "no such video encoder; choose for example"),
+        ({"codec": "h264"}, "no such video encoder; choose for example h264_|libx264"),
+        ({"preset": "warp"}, "change --codec, --preset"),
+        ({"crf": 4000}, "give 0 .best. to 51"),
+        ({"pix_fmt": "yuv999p"}, "--pix-fmt yuv999p"),
+        ({"codec": "mpeg4", "crf": 20}, "has no --crf"),
+        ({"codec": "h264_nvenc", "crf": None}, "--codec h264_nvenc"),
+    ],
+)
+def test_bad_encoder_options_are_refused_before_the_work(tmp_path, clip, options, words):
+    with pytest.raises(OptionError, match=words) as error:
+        check(clip, tmp_path / "out.mp4", **options)
+    one_line(error)
+    assert list(tmp_path.iterdir()) == [clip]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission_is_refused(tmp_path, clip):
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    with pytest.raises(MediaError, match="no permission to write"):
+        check(clip, locked / "out.mp4")
+
+
+# y4m
+
+PASS_ON = """
+import sys
+from rvrt_cli.errors import RvrtError
+from rvrt_cli.video.probe import probe
+from rvrt_cli.video.reader import open_reader
+from rvrt_cli.video.writer import open_writer
+try:
+    info = probe("-")
+    with open_reader(info) as reader, open_writer(sys.argv[1], info, width=info.width, height=info.height) as writer:
+        for frame in reader:
+            writer.write(frame)
+        writer.finish()
+    print(reader.warnings, file=sys.stderr)
+except RvrtError as error:
+    print(error, file=sys.stderr)
+    sys.exit(1)
+"""
+
+
+def pass_on(data: bytes, target: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-c", PASS_ON, target], input=data, capture_output=True, timeout=60)
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv444p", "yuv422p10le"])
+def test_y4m_goes_through_from_pipe_to_pipe(pix_fmt):
+    picture = "testsrc2=s=64x48:r=30000/1001:d=0.5,gblur=3,hue=s=0.3"  # within the gamut of RGB
+    raw = ["-pix_fmt", pix_fmt, "-strict", "-1", "-f", "yuv4mpegpipe", "-"]
+    source = ffmpeg("-f", "lavfi", "-i", picture, "-color_range", "tv", *raw)
+    done = pass_on(source, "-")
+    assert done.returncode == 0, done.stderr.decode()
+    header, header_out = source.partition(b"\n")[0].split(), done.stdout.partition(b"\n")[0].split()
+    assert [w for w in header_out if w[:1] in b"WHFA"] == [w for w in header if w[:1] in b"WHFA"]
+    # Centred chroma, which is what ffmpeg writes unasked, becomes left, as in every video codec
+    assert header_out[6] == header[6].replace(b"C420jpeg", b"C420mpeg2")
+    assert len(done.stdout) == len(source) + len(b" ".join(header_out)) - len(b" ".join(header))
+    kind = "<u2" if "10" in pix_fmt else np.uint8
+    a, b = (np.frombuffer(d[d.index(b"FRAME\n") + 6 :][: 64 * 48 * 2], kind).astype(int) for d in (source, done.stdout))
+    assert np.abs(a - b).max() <= (2 if "444" not in pix_fmt else 1)
+
+
+def test_a_y4m_stream_that_breaks_off_gives_what_it_has(tmp_path):
+    source = ffmpeg(*PICTURES, "-pix_fmt", "yuv420p", "-f", "yuv4mpegpipe", "-")
+    done = pass_on(source[: len(source) // 2], str(tmp_path / "out.mkv"))
+    assert done.returncode == 0, done.stderr.decode()
+    assert len(read_all(tmp_path / "out.mkv")) in (14, 15)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "nothing came on standard input"),
+        (b"RIFFxxxxxxxxxxxxxxxx", "not a y4m stream"),
+        (b"YUV4MPEG2 W64 H48 F25:1", "not a y4m stream"),
+        (b"YUV4MPEG2 " + b"X" * 5000 + b"\n", "not a y4m stream"),
+        (b"YUV4MPEG2 W999999 H999999 F25:1\n", "asks for a side of 999999 px"),
+        (b"YUV4MPEG2 W-5 H48 F25:1\n", "asks for a side of -5 px"),
+        (b"YUV4MPEG2 H48 F25:1\n", "asks for a side of nothing px"),
+        (b"YUV4MPEG2 W64 H48 F25:1 Cweird\n", "pixel format Cweird"),
+        (b"YUV4MPEG2 W64 H48 F999999999:1\n", "absurd ratio"),
+        (b"YUV4MPEG2 W64 H48 F25:1\nnonsense" + b"x" * 9000, "no picture can be decoded|cannot be decoded"),
+    ],
+)
+def test_absurd_y4m_is_refused_in_one_line(tmp_path, data, words):
+    done = pass_on(data, str(tmp_path / "out.mkv"))
+    assert done.returncode == 1
+    message = done.stderr.decode().strip()
+    assert "\n" not in message
+    assert re.search(words, message), message
+    assert list(tmp_path.iterdir()) == []
+
+
+@given(st.binary(max_size=200) | st.binary(max_size=200).map(lambda b: b"YUV4MPEG2 W64 H48 " + b + b"\n"))
+def test_any_header_is_understood_or_refused(raw):
+    try:
+        header = y4m.parse_header(raw)
+    except MediaError:
+        return
+    assert 1 <= header.width <= y4m.MAX_SIDE
+    assert 1 <= header.height <= y4m.MAX_SIDE
+    assert header.rate > 0
