@@ -75,26 +75,26 @@ def plan(
     lookahead = _whole_clips(lookahead, clip)
     demand = _Demand(network, width, height, lookahead, frame_count, pixel_bytes, queued_frames)
 
-    grids = list(_grids(width, height, tile, overlap))
     if window is None:
-        longest = _whole_clips(DEFAULT_WINDOW, clip)
-        good = [frames for frames in range(longest, 0, -clip) if frames >= GOOD_WINDOW]
-        choices = [good, [frames for frames in range(longest, 0, -clip) if frames < GOOD_WINDOW]]
+        windows = range(_whole_clips(DEFAULT_WINDOW, clip), 0, -clip)
+        choices = [[n for n in windows if n >= GOOD_WINDOW], [n for n in windows if n < GOOD_WINDOW]]
     else:
         choices = [[_whole_clips(window, clip)]]
-
-    for windows in choices:
-        fitting = []
-        for frames in windows:
-            for grid in grids:  # ever smaller: the first that fits computes least
+    grids = list(_grids(width, height, tile, overlap))
+    for preferred in choices:
+        tried = []
+        for frames in preferred:
+            for grid in grids:
                 device, host = demand(frames, grid)
-                if _fits(device, host, free_bytes, host_free_bytes):
-                    made = Plan(frames, lookahead, grid.tile, overlap, len(grid), device, host)
-                    fitting.append((demand.cost(frames, grid), made))
-                    break
+                share = _share(device, host, free_bytes, host_free_bytes)
+                made = Plan(frames, lookahead, grid.tile, overlap, len(grid), device, host)
+                tried.append((share, demand.cost(frames, grid), made))
+        fitting = [(cost, made) for share, cost, made in tried if share <= 1]
         if fitting:
             return min(fitting, key=lambda choice: choice[0])[1]
-    raise _nothing_fits(demand, windows[-1], grids[-1], free_bytes, host_free_bytes, window, tile)
+    least = min(tried, key=lambda choice: choice[0])[2]
+    remedies = _remedies(least, demand, window, tile, host_free_bytes)
+    raise OutOfMemoryError(_too_large(least, demand, free_bytes, host_free_bytes) + "; give " + " or ".join(remedies))
 
 
 @dataclass(frozen=True)
@@ -151,45 +151,40 @@ def _whole_clips(frames: int, clip: int) -> int:
     return -(-frames // clip) * clip
 
 
-def _fits(device: int, host: int, free_bytes: int, host_free_bytes: int | None) -> bool:
+def _share(device: int, host: int, free_bytes: int, host_free_bytes: int | None) -> float:
+    """What is needed as a share of what is free; up to 1 fits."""
     if host_free_bytes is None:  # one memory for both
-        return device + host <= free_bytes
-    return device <= free_bytes and host <= host_free_bytes
+        return (device + host) / max(1, free_bytes)
+    return max(device / max(1, free_bytes), host / max(1, host_free_bytes))
 
 
-def _nothing_fits(
-    demand: _Demand,
-    frames: int,
-    grid: TileGrid,
-    free_bytes: int,
-    host_free_bytes: int | None,
-    window: int | None,
-    tile: int | None,
-) -> OutOfMemoryError:
-    """The error for the smallest of what was tried."""
-    device, host = demand(frames, grid)
+def _too_large(least: Plan, demand: _Demand, free_bytes: int, host_free_bytes: int | None) -> str:
+    """What is wrong with the plan that needs least, when even that does not fit."""
+    wanted = f"a window of {least.window} + {least.lookahead} frames" if least.window else "the whole clip at once"
     if host_free_bytes is None:
-        lack = f"{_gib(device + host)} of memory and {_gib(free_bytes)} may be used"
-    elif device > free_bytes:
-        lack = f"{_gib(device)} of device memory and {_gib(free_bytes)} may be used"
+        lack = f"{_gib(least.device_bytes + least.host_bytes)} of memory, {_gib(free_bytes)} may be used"
+    elif least.device_bytes / max(1, free_bytes) >= least.host_bytes / max(1, host_free_bytes):
+        lack = f"{_gib(least.device_bytes)} of device memory, {_gib(free_bytes)} may be used"
     else:
-        lack = f"{_gib(host)} of main memory beside the device's and {_gib(host_free_bytes)} may be used"
+        lack = f"{_gib(least.host_bytes)} of main memory beside the device's, {_gib(host_free_bytes)} may be used"
+    h, w = least.tile
+    return f"{demand.width}x{demand.height} px, {wanted}, tiles of {w}x{h} px: this needs about {lack}"
+
+
+def _remedies(
+    least: Plan, demand: _Demand, window: int | None, tile: int | None, host_free_bytes: int | None
+) -> list[str]:
     remedies = []
     if window == 0:
         remedies.append(f"a --window such as {DEFAULT_WINDOW} instead of the whole clip at once")
     elif window is not None and window > demand.network.clip_size:
         remedies.append("a smaller --window")
-    if tile is not None and len(grid) * SMALLEST_TILE**2 < grid.redundancy * demand.width * demand.height:
-        remedies.append("a smaller --tile" if tile else "a --tile instead of untiled frames")
+    if tile is not None and max(least.tile) > SMALLEST_TILE:
+        remedies.append("another --tile" if tile else "a --tile instead of untiled frames")
     if demand.lookahead and window != 0:
         remedies.append("a smaller --lookahead")
     remedies.append("more --memory" if host_free_bytes is None else "a machine with more memory")
-    wanted = "the whole clip at once" if frames == 0 else f"a window of {frames} + {demand.lookahead} frames"
-    h, w = grid.tile
-    return OutOfMemoryError(
-        f"{demand.width}x{demand.height} px, {wanted}, tiles of {w}x{h} px: this needs about {lack}; "
-        f"give {' or '.join(remedies)}"
-    )
+    return remedies
 
 
 def _gib(amount: int) -> str:

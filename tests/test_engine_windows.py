@@ -1,0 +1,74 @@
+"""Windows: every frame comes out once, in order, with its future beside it."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rvrt_cli.engine.windows import cut_windows
+
+
+def marked(lengths):
+    """Frames that carry their number, for scenes of these lengths."""
+    number = 0
+    for length in lengths:
+        for place in range(length):
+            yield np.full((1, 1, 3), number), place == 0
+            number += 1
+
+
+def numbers(window):
+    return [int(frame[0, 0, 0]) for frame in window.frames]
+
+
+scenes = st.lists(st.integers(1, 40), max_size=5)
+
+
+@given(scenes, st.integers(1, 12), st.integers(0, 6))
+def test_every_frame_comes_out_once_with_its_future(lengths, window, lookahead):
+    ends = np.cumsum(lengths)
+    out = []
+    for part in cut_windows(marked(lengths), window, lookahead):
+        first = len(out)
+        scene_end = int(ends[np.searchsorted(ends, first, side="right")])
+        assert part.first == first
+        assert part.starts_scene == (first == 0 or first in ends)
+        assert part.emit == window or first + part.emit == scene_end
+        assert part.emit <= window + lookahead
+        assert numbers(part) == list(range(first, min(first + window + lookahead, scene_end)))
+        out += numbers(part)[: part.emit]
+    assert out == list(range(sum(lengths)))
+
+
+@given(scenes, st.integers(0, 6))
+def test_window_0_is_a_whole_scene(lengths, lookahead):
+    parts = list(cut_windows(marked(lengths), 0, lookahead))
+    assert [part.emit for part in parts] == [len(part.frames) for part in parts] == lengths
+    assert all(part.starts_scene for part in parts)
+
+
+def test_the_end_within_the_lookahead_is_taken_whole():
+    assert [part.emit for part in cut_windows(marked([18]), 14, 4)] == [18]
+    assert [part.emit for part in cut_windows(marked([19]), 14, 4)] == [14, 5]
+
+
+@given(scenes, st.integers(1, 12), st.integers(0, 6))
+def test_no_more_is_read_than_the_window_needs(lengths, window, lookahead):
+    read = 0
+
+    def frames():
+        nonlocal read
+        for item in marked(lengths):
+            read += 1
+            yield item
+
+    out = 0
+    for part in cut_windows(frames(), window, lookahead):
+        assert read <= out + window + lookahead + 1
+        out += part.emit
+
+
+@pytest.mark.parametrize(("window", "lookahead"), [(-1, 0), (2, -1)])
+def test_negative_numbers_are_refused(window, lookahead):
+    with pytest.raises(ValueError, match="negative"):
+        list(cut_windows(marked([3]), window, lookahead))
