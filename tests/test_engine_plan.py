@@ -48,6 +48,16 @@ def test_the_network_gets_what_it_says_and_frames_and_states_are_counted():
     assert planned(1000 * GIB, pixel_bytes=2).host_bytes > made.host_bytes + output
 
 
+def test_states_are_counted_twice_as_a_window_may_have_to_be_repeated():
+    class Stateless(Sized):
+        def state_bytes(self, height, width):
+            return 0
+
+    made = planned(1000 * GIB, tile=256)
+    without = make_plan(Stateless(), 854, 480, free_bytes=1000 * GIB, tile=256)
+    assert made.host_bytes - without.host_bytes == 2 * made.tiles * Sized().state_bytes(256, 256)
+
+
 @given(
     st.integers(24, 34).map(lambda power: 2**power),
     st.integers(8, 2000),
