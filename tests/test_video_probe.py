@@ -1,5 +1,6 @@
 """What sources are recognised, in which order images come, and what is refused in one line."""
 
+import itertools
 import os
 import re
 import subprocess
@@ -154,7 +155,7 @@ def test_a_gif_is_a_video_with_its_own_times(tmp_path):
         source,
     )
     times = [f.pts * probe(source).time_base for f in read_all(source)]
-    assert len({b - a for a, b in zip(times, times[1:], strict=False)}) > 2
+    assert len({b - a for a, b in itertools.pairwise(times)}) > 2
     enlarge(source, target, scale=2)
     assert [f.pts * probe(target).time_base for f in read_all(target)] == times
 

@@ -99,7 +99,9 @@ class VideoDecoder:
             yield Frame(pixels, pts)
         else:
             if not self._closed.is_set():
-                self._ffmpeg.wait()
+                status = self._ffmpeg.wait()
+                if status < 0 or status == 255:  # a signal: the rest of the source was never looked at
+                    raise MediaError(f"{self.info.path}: ffmpeg was ended from outside while decoding; run it again")
                 self._take_stock(count, last)
             return
         if not count:
@@ -125,7 +127,8 @@ class VideoDecoder:
         except (av.error.FFmpegError, OSError, IndexError) as error:
             if self._closed.is_set():
                 return
-            self._ffmpeg.wait()
+            if self._ffmpeg.wait() == 0:
+                return  # not one picture in the part that was asked for
             raise MediaError(f"{info.path}: cannot be decoded: {self._ffmpeg.last_error()}") from error
 
     def _take_stock(self, count: int, last: int | None) -> None:
@@ -137,12 +140,16 @@ class VideoDecoder:
             raise MediaError(f"{info.path}: no picture can be decoded: {ffmpeg.last_error()}")
         log = "\n".join(ffmpeg.lines)
         self.missing = self._count_missing(count, last, log)
-        if re.search(r"Reconfiguring filter graph.*(to \d+x\d+|size|changed to)", log) and re.search(
-            r"changed to .*\d+x\d+", log
-        ):
+        if "Reconfiguring filter graph because video parameters changed" in log:
             self.warnings.append(
                 f"{info.path}: the pictures change their size or format midway; all were scaled to "
                 f"{info.width}x{info.height}"
+            )
+        jumps = log.count("Non-monotonic DTS")
+        if jumps:
+            self.warnings.append(
+                f"{info.path}: the clock runs backwards, {jumps} frames follow the last one at once; sound may be out "
+                "of step (ffmpeg -i FILE -c copy NEW.mkv can mend that)"
             )
         if self.missing:
             plural = "s" if self.missing > 1 else ""

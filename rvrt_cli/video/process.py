@@ -17,6 +17,8 @@ from rvrt_cli.errors import MediaError
 PIPE_BYTES = 1 << 20  # what Linux grants an ordinary user; the default of 64 KiB halves the throughput
 _KEPT_LINES = 400
 
+# The level stands after the speaker's name; anywhere else the word may come from a file's own metadata
+_SERIOUS = re.compile(r"^(?:\[[^\]]* @ 0x[0-9a-f]+\] ?)*\[(?:error|fatal|panic)\]|^x265 \[error\]")
 # Lines that only repeat that something failed further up
 _ECHOES = re.compile(
     r"Conversion failed|Task finished with error|Terminating thread|Error opening (input|output) files?\b|"
@@ -135,7 +137,7 @@ class FFmpeg:
         with contextlib.suppress(ValueError, OSError):  # closed under us by `kill`
             for raw in self.process.stderr:
                 line = raw.decode("utf-8", "replace").rstrip()
-                self.errors += bool(re.search(r"\[(error|fatal|panic)\]", line))
+                self.errors += bool(_SERIOUS.search(line))
                 self.lines.append(line)
 
     def wait(self) -> int:
@@ -158,7 +160,7 @@ class FFmpeg:
 
     def last_error(self) -> str:
         """ffmpeg's own words for what went wrong: its last error line that is not the echo of another one."""
-        errors = [line for line in self.lines if re.search(r"\[(error|fatal|panic)\]", line)]
+        errors = [line for line in self.lines if _SERIOUS.search(line)]
         telling = [line for line in errors if not _ECHOES.search(line)] or errors or [x for x in self.lines if x]
         if not telling:
             return f"it ended with status {self.process.poll()} without a message"

@@ -1,0 +1,290 @@
+"""Damaged sources, dying processes, vanishing folders: one clear line, nothing half-written, no process left over."""
+
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from video_clips import FAST, PICTURES, SOUND, decoded_times, enlarge, ffmpeg, leftovers, read_all, streams
+
+from rvrt_cli.errors import MediaError
+from rvrt_cli.video.frame import Frame
+from rvrt_cli.video.mux import mux
+from rvrt_cli.video.probe import probe
+from rvrt_cli.video.process import FFmpeg
+from rvrt_cli.video.reader import open_reader
+from rvrt_cli.video.writer import open_writer
+
+LONG = ["-f", "lavfi", "-i", "testsrc2=s=320x240:r=25:d=8"]
+needs_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks at Linux's /proc")
+
+
+def children(pid: int | str = "self") -> list[int]:
+    """Living child processes of this one (zombies are waited for by nobody else: they count)."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        found += [int(child) for child in (task / "children").read_text().split()]
+    return found
+
+
+@pytest.fixture
+def clip(tmp_path):
+    path = tmp_path / "clip.mkv"
+    ffmpeg(*LONG, *FAST, "-g", "25", path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left():
+    yield
+    if Path("/proc/self/task").exists():
+        deadline = time.monotonic() + 5
+        while children() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert children() == []
+    assert [t.name for t in threading.enumerate() if t.name in ("reader", "encoder", "ffmpeg-messages")] == []
+
+
+# Sources
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_truncated_video_gives_what_it_has_and_says_what_is_missing(tmp_path, suffix):
+    whole, cut, target = tmp_path / f"whole{suffix}", tmp_path / f"cut{suffix}", tmp_path / "out.mkv"
+    ffmpeg(*LONG, *FAST, "-g", "25", "-movflags", "+faststart", whole)
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 6 // 10])
+    warnings = enlarge(cut, target)
+    count = len(decoded_times(target))
+    assert 60 < count < 180
+    with open_reader(probe(cut)) as reader:
+        assert len(list(reader)) == count
+        assert reader.missing == 200 - count
+    assert len(warnings) == 1
+    assert f"{200 - count} frames missing" in warnings[0]
+    assert "\n" not in warnings[0]
+
+
+def test_damaged_packets_are_survived_and_told(tmp_path):
+    whole, source = tmp_path / "whole.mkv", tmp_path / "in.mkv"
+    ffmpeg(*LONG, "-c:v", "mjpeg", whole)
+    data = bytearray(whole.read_bytes())
+    rng = np.random.default_rng(3)
+    for place in rng.integers(len(data) // 4, len(data) * 3 // 4, 8):
+        data[place : place + 400] = rng.bytes(400)
+    source.write_bytes(data)
+    with open_reader(probe(source)) as reader:
+        frames = list(reader)
+    assert len(frames) > 100
+    assert len(frames) + reader.missing <= 200
+    assert len(reader.warnings) == 1
+    assert all(a.pts < b.pts for a, b in itertools.pairwise(frames))
+
+
+def test_pictures_that_change_their_size_midway_are_all_there(tmp_path):
+    for size in ("64x48", "96x80"):
+        ffmpeg(
+            "-f",
+            "lavfi",
+            "-i",
+            f"testsrc2=s={size}:r=25:d=0.4",
+            *FAST,
+            "-bsf:v",
+            "dump_extra",
+            tmp_path / f"{size}.h264",
+        )
+    source = tmp_path / "in.h264"
+    source.write_bytes((tmp_path / "64x48.h264").read_bytes() + (tmp_path / "96x80.h264").read_bytes())
+    with open_reader(probe(source)) as reader:
+        assert [frame.pixels.shape for frame in reader] == [(48, 64, 3)] * 20
+    assert reader.warnings == [f"{source}: the pictures change their size or format midway; all were scaled to 64x48"]
+
+
+def test_a_killed_decoder_is_an_error_and_not_the_end(clip):
+    with open_reader(probe(clip)) as reader:
+        next(reader)
+        reader._decoder._ffmpeg.process.kill()
+        with pytest.raises(MediaError, match="ended from outside"):
+            list(reader)
+
+
+def test_a_part_beyond_the_end_is_refused(clip):
+    with open_reader(probe(clip), start=60) as reader, pytest.raises(MediaError, match=r"no picture after 60 s"):
+        next(reader)
+
+
+def test_leaving_a_reader_early_is_quick(clip):
+    begin = time.monotonic()
+    for taken in (0, 1, 30):
+        with open_reader(probe(clip)) as reader:
+            for _ in range(taken):
+                next(reader)
+    assert time.monotonic() - begin < 30  # it would hang for ever
+    assert list(reader) == []
+
+
+def test_the_reader_waits_for_its_user(clip):
+    """Memory is bounded: a reader that nobody asks does not run ahead."""
+    with open_reader(probe(clip)) as reader:
+        time.sleep(0.7)
+        assert reader._queue.qsize() == reader._queue.maxsize <= 16
+        assert len(list(reader)) == 200
+
+
+@needs_proc
+def test_ffmpeg_ends_with_python_even_when_that_is_killed(tmp_path, clip):
+    """kill -9 leaves nobody to clean up; the pipes break and ffmpeg ends by itself."""
+    program = (
+        "import sys, time\n"
+        "from rvrt_cli.video.probe import probe\n"
+        "from rvrt_cli.video.reader import open_reader\n"
+        "from rvrt_cli.video.writer import open_writer\n"
+        "info = probe(sys.argv[1])\n"
+        "reader, writer = open_reader(info), open_writer(sys.argv[2], info, width=320, height=240)\n"
+        "writer.write(next(reader)); print('ready', flush=True); time.sleep(60)\n"
+    )
+    command = [sys.executable, "-c", program, clip, tmp_path / "out.mp4"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"ready\n"
+        processes = children(process.pid)
+        assert len(processes) == 2
+        process.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while any(_alive(pid) for pid in processes) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(_alive(pid) for pid in processes)
+    assert not (tmp_path / "out.mp4").exists()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_ffmpeg_cannot_block_on_its_messages():
+    """More messages than a pipe holds, and nobody who asks for them."""
+    ffmpeg_process = FFmpeg(
+        ["-f", "lavfi", "-i", "testsrc2=s=16x16:d=80", "-vf", "showinfo", "-f", "null", "-"], level="info"
+    )
+    assert ffmpeg_process.wait() == 0
+    assert len(ffmpeg_process.lines) == 400
+    ffmpeg_process.kill()
+
+
+# Targets
+
+
+def write_and_break(target, info, frames, number, accident):
+    """Write `frames` to `target`; something happens before frame `number`."""
+    with open_writer(target, info, width=info.width, height=info.height) as writer:
+        for position, frame in enumerate(frames):
+            if position == number:
+                accident(writer)
+            writer.write(frame)
+        writer.finish()
+
+
+def fail(writer):
+    raise RuntimeError("the network has failed")
+
+
+def test_leaving_a_writer_without_finish_discards_everything(tmp_path, clip):
+    info, frames = probe(clip), read_all(clip, duration=1.0)
+    for target in (tmp_path / "out.mp4", f"{tmp_path}/frames/"):
+        with pytest.raises(RuntimeError, match="network"):
+            write_and_break(target, info, frames, 20, fail)
+        assert sorted(tmp_path.iterdir()) == [clip]
+
+
+@pytest.mark.parametrize("number", [0, 40, 199])
+def test_a_killed_encoder_is_one_error(tmp_path, clip, number):
+    with open_reader(probe(clip)) as reader, pytest.raises(MediaError, match=r"out\.mp4: cannot be encoded") as error:
+        write_and_break(tmp_path / "out.mp4", probe(clip), reader, number, lambda w: w._encoder._ffmpeg.process.kill())
+    assert "\n" not in str(error.value)
+    assert sorted(tmp_path.iterdir()) == [clip]
+
+
+def test_a_target_folder_that_vanishes_is_one_error(tmp_path, clip):
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    frames = read_all(clip, duration=1)
+    with pytest.raises(MediaError, match=r"out\.mp4") as error:
+        write_and_break(folder / "out.mp4", probe(clip), frames, 10, lambda w: shutil.rmtree(folder))
+    assert "\n" not in str(error.value)
+    assert sorted(tmp_path.iterdir()) == [clip]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs a small file system, which only root can mount")
+@pytest.mark.parametrize("target", ["out.mp4", "out.mkv", "frames/"])
+def test_a_full_disk_is_one_error(tmp_path, clip, target):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "none", disk], capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        with pytest.raises(MediaError, match="No space left on device") as error:
+            enlarge(clip, f"{disk}/{target}", scale=2)
+        assert "\n" not in str(error.value)
+        assert list(disk.iterdir()) == []
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_a_target_that_appears_meanwhile_is_not_overwritten(tmp_path, clip):
+    info, target = probe(clip), tmp_path / "out.mp4"
+    with open_writer(target, info, width=320, height=240) as writer:
+        writer.write(read_all(clip, duration=0.1)[0])
+        target.write_bytes(b"somebody else's")
+        writer.finish()
+    assert target.read_bytes() == b"somebody else's"
+    assert writer.path == tmp_path / "out-2.mp4"
+    assert len(decoded_times(writer.path)) == 1
+    assert leftovers(tmp_path) == []
+
+
+def test_overwriting_replaces_files_and_folders_of_images(tmp_path, clip):
+    for target, count in ((tmp_path / "out.mp4", 3), (tmp_path / "frames", 3)):
+        enlarge(clip, target, duration=0.4)
+        with pytest.raises(MediaError, match="--overwrite"):
+            enlarge(clip, target, duration=0.12)
+        enlarge(clip, target, duration=0.12, overwrite=True)
+        assert len(read_all(target)) == count
+    assert leftovers(tmp_path) == []
+
+
+def test_finished_segments_join_without_a_seam(tmp_path):
+    """What resuming needs: segments encoded one by one, with the frames' own times, become one stream."""
+    source = tmp_path / "in.mp4"
+    irregular = ["-vf", "setpts=N*N*37+N*900", "-fps_mode", "passthrough"]
+    ffmpeg(*PICTURES, *SOUND, *irregular, "-c:v", "libx264", "-preset", "ultrafast", "-c:a", "aac", source)
+    info = probe(source)
+    parts = []
+    frames = read_all(source)
+    for number, begin in enumerate((0, 7, 19)):
+        path = tmp_path / f"part{number}.mp4"
+        with open_writer(path, info, width=64, height=48, source_mux=False, preset="veryfast") as writer:
+            for frame in frames[begin : (7, 19, 30)[number]]:
+                writer.write(frame)
+            writer.finish()
+        parts.append(path)
+    target = tmp_path / "out.mp4"
+    assert mux(parts, info, target, muxer="mp4", routes=()) == 30
+    assert decoded_times(target) == decoded_times(source)
+    assert streams(target, "audio") == []
+
+
+def test_one_picture_makes_a_video(tmp_path):
+    source, target = tmp_path / "in.png", tmp_path / "out.mp4"
+    ffmpeg("-f", "lavfi", "-i", "testsrc2=s=32x32", "-frames:v", "1", source)
+    enlarge(source, target)
+    assert decoded_times(target) == [Fraction(0)]
+    assert isinstance(read_all(target)[0], Frame)
