@@ -1,0 +1,124 @@
+"""What sizes the network. Travels inside every weights file; no MindSpore import."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+
+from rvrt_cli.errors import WeightsError
+
+ALIGNMENTS = ("deformable", "neighbourhood")
+BRANCHES = ("backward_1", "forward_1", "backward_2", "forward_2")
+
+
+@dataclass(frozen=True)
+class RVRTConfig:
+    """Sizes of RVRT (Liang et al., NeurIPS 2022, section 4); the defaults are the published x4 network.
+
+    Three parts have a width, a number of residual groups and so on each: shallow feature extraction, the four recurrent
+    branches, reconstruction.
+
+    Raises:
+        WeightsError: sizes that no network can have, as a damaged or foreign file may claim them.
+    """
+
+    clip_size: int = 2  # frames that are refined together
+    widths: tuple[int, int, int] = (144, 144, 144)  # channels; equal, since the branches are concatenated
+    groups: tuple[int, int, int] = (1, 2, 1)  # residual Swin groups
+    depths: tuple[int, int, int] = (2, 2, 2)  # transformer layers in a group
+    heads: tuple[int, int, int] = (6, 6, 6)
+    window: int = 8  # px, height and width of an attention window; in time it spans the clip in the branches, else 1
+    mlp_ratio: int = 2
+    relative_position_bias: bool = True
+    alignment: str = "deformable"  # "deformable": flow-guided; "neighbourhood": 3x3 in every frame (RVRT Light)
+    align_ratio: int = 2  # width of query, key and value in the alignment, over the branch width
+    align_heads: int = 12
+    align_kernel: int = 3  # px; kernel x kernel sampling points per frame
+    deformable_groups: int = 12  # offset groups over the channels of [key, value]
+    max_offset: float = 10.0  # px that an offset may add to the flow (paper: learned residual)
+    upsampler_width: int = 64
+    scale: int = 4
+
+    def __post_init__(self) -> None:
+        for name in ("widths", "groups", "depths", "heads"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+            if len(getattr(self, name)) != 3:
+                raise WeightsError(f"network configuration: {name} needs three numbers, got {getattr(self, name)}")
+        small = {"clip_size": 8, "window": 64, "mlp_ratio": 16, "align_ratio": 16, "align_kernel": 15, "align_heads": 256}
+        for name, most in {**small, "deformable_groups": 256, "upsampler_width": 4096}.items():
+            _whole(name, getattr(self, name), most)
+        for name, most in (("widths", 4096), ("groups", 64), ("depths", 64), ("heads", 256)):
+            for value in getattr(self, name):
+                _whole(name, value, most)
+        if self.scale != 4:
+            raise WeightsError(f"network configuration: scale {self.scale}; only x4 networks are supported")
+        if self.alignment not in ALIGNMENTS:
+            raise WeightsError(f"network configuration: alignment {self.alignment!r}; known: {', '.join(ALIGNMENTS)}")
+        if len(set(self.widths)) != 1:
+            raise WeightsError(f"network configuration: widths {self.widths} must be equal")
+        if any(width % heads for width, heads in zip(self.widths, self.heads, strict=True)):
+            raise WeightsError(f"network configuration: widths {self.widths} do not divide by heads {self.heads}")
+        if self.align_width % self.align_heads or self.align_kernel % 2 == 0:
+            raise WeightsError("network configuration: the alignment's heads or kernel do not fit its width")
+        if self.alignment == "deformable" and (
+            self.deformable_groups % 2
+            or 2 * self.align_width % self.deformable_groups
+            or max(self.align_heads, self.deformable_groups // 2) % min(self.align_heads, self.deformable_groups // 2)
+        ):
+            raise WeightsError("network configuration: the deformable groups do not fit the alignment's width and heads")
+
+    @property
+    def width(self) -> int:
+        """Channels of a branch's features."""
+        return self.widths[1]
+
+    @property
+    def align_width(self) -> int:
+        """Channels of query, key and value in the alignment."""
+        return self.width * self.align_ratio
+
+    @property
+    def flow(self) -> bool:
+        """Whether optical flow (SpyNet) guides the alignment."""
+        return self.alignment == "deformable"
+
+    def to_dict(self) -> dict:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict) -> RVRTConfig:
+        """The configuration that `to_dict` wrote.
+
+        Raises:
+            WeightsError: unknown or misshapen entries.
+        """
+        if not isinstance(values, dict):
+            raise WeightsError("network configuration: not a table of values")
+        unknown = sorted(set(values) - {field.name for field in fields(cls)})
+        if unknown:
+            raise WeightsError(f"network configuration: unknown entries {', '.join(unknown)}; a newer rvrt may know them")
+        try:
+            return cls(**values)
+        except (TypeError, ValueError) as error:
+            raise WeightsError(f"network configuration: {error}") from None
+
+
+def _whole(name: str, value: object, most: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+        raise WeightsError(f"network configuration: {name} {value!r} is not a whole number from 1 to {most}")
+
+
+PRESETS = {
+    "rvrt": RVRTConfig(),
+    "rvrt-light": RVRTConfig(alignment="neighbourhood", relative_position_bias=False),
+    "rvrt-tiny": RVRTConfig(
+        widths=(32, 32, 32),
+        groups=(1, 1, 1),
+        heads=(2, 2, 2),
+        alignment="neighbourhood",
+        align_ratio=1,
+        align_heads=2,
+        relative_position_bias=False,
+        upsampler_width=32,
+    ),
+}

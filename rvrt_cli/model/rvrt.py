@@ -1,0 +1,305 @@
+"""RVRT and RVRT Light (Liang et al., "Recurrent Video Restoration Transformer with Guided Deformable Attention", 2022).
+
+N batch, T frames of a clip, H×W frame size [px], C channels. Pixels are RGB in [0, 1]. A video is a list of clips; within
+the network features are channels-last, one tensor (N, T, H, W, C) per clip. The stages are compiled, once per frame size;
+the recurrence over clips runs in Python. Nothing here writes to the network: state goes in and comes out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mindspore as ms
+from mindspore import Tensor, nn, ops as msops
+
+from rvrt_cli import ops
+from rvrt_cli.model.alignment import DeformableAlignment, NeighbourhoodAlignment, compose_flows
+from rvrt_cli.model.config import BRANCHES, RVRTConfig
+from rvrt_cli.model.layers import Conv, Refine
+from rvrt_cli.model.spynet import SpyNet
+
+Clips = list[Tensor]  # one tensor (N, T, H, W, C) per clip, in time order
+
+
+@dataclass(frozen=True)
+class State:
+    """What the last emitted clip hands on, so that the forward branches continue in the next window.
+
+    Attributes:
+        frames: (N, T, H, W, 3), the clip's input; the flow across the border follows from it.
+        features: per branch (N, T, H, W, C).
+    """
+
+    frames: Tensor
+    features: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Flows:
+    """Optical flow between adjacent frames, a clip at a time; (N, T, H, W, 2) px.
+
+    `forward[c]` leads from each frame of clip c to the frame before it, `backward[c]` from the frame before to that frame;
+    the sequence's first frame has none before it, and its entries mean nothing. `past` is the forward flow of the clip that
+    the state holds.
+    """
+
+    forward: Clips
+    backward: Clips
+    past: Tensor | None
+
+    def forward_to(self, c: int) -> Tensor:
+        """(N, 2T-1, H, W, 2): the steps back in time through clip c and the one before it."""
+        before = self.forward[c - 1] if c > 0 else self.past
+        return msops.concat((before[:, 1:], self.forward[c]), 1)
+
+    def backward_to(self, c: int) -> Tensor:
+        """The same with time reversed: the steps on through clip c and the one after it."""
+        return msops.concat((reverse_time(self.backward[c + 1]), reverse_time(self.backward[c][:, 1:])), 1)
+
+
+class Extract(nn.Cell):
+    """Shallow features of a clip (section 4.1)."""
+
+    def __init__(self, config: RVRTConfig):
+        super().__init__(auto_prefix=False)
+        window = (1, config.window, config.window)
+        self.body = Refine("feat_extract", 3, config.widths[0], config.groups[0], config.depths[0], config.heads[0],
+                           window, config.mlp_ratio, config.relative_position_bias)  # fmt: skip
+
+    @ms.jit
+    def construct(self, frames: Tensor) -> Tensor:
+        """(N, T, H, W, 3) → (N, T, H, W, C)."""
+        return self.body(frames)
+
+
+class EstimateFlow(nn.Cell):
+    """Optical flow along a clip, both ways."""
+
+    def __init__(self) -> None:
+        super().__init__(auto_prefix=False)
+        self.spynet = SpyNet()
+
+    @ms.jit
+    def construct(self, frames: Tensor, both: bool) -> tuple[Tensor, Tensor]:
+        """A clip and the frame before it → forward and backward flow; `both` False: the backward flow, twice.
+
+        (N, T+1, H, W, 3) → (N, T, H, W, 2) px each.
+        """
+        batch, length, height, width, _ = frames.shape
+        before = frames[:, :-1].reshape(-1, height, width, 3)
+        after = frames[:, 1:].reshape(-1, height, width, 3)
+        if both:
+            flow = self.spynet(msops.concat((after, before)), msops.concat((before, after)))
+        else:
+            flow = self.spynet(before, after)
+        flow = flow.reshape(-1, batch, length - 1, height, width, 2)
+        return flow[0], flow[-1]
+
+
+class Compose(nn.Cell):
+    """Flows from a clip to every frame of the one before it."""
+
+    def __init__(self, config: RVRTConfig):
+        super().__init__(auto_prefix=False)
+        self.clip = config.clip_size
+
+    @ms.jit
+    def construct(self, adjacent: Tensor) -> Tensor:
+        """(N, 2T-1, H, W, 2) px → (N, T, T, H, W, 2) px; see `compose_flows`."""
+        return compose_flows(adjacent, self.clip)
+
+
+class Align(nn.Cell):
+    """One branch's alignment."""
+
+    def __init__(self, branch: str, config: RVRTConfig):
+        super().__init__(auto_prefix=False)
+        self.guided = config.flow
+        kind = DeformableAlignment if config.flow else NeighbourhoodAlignment
+        self.align = kind(f"deform_align.{branch}", config)
+
+    @ms.jit
+    def construct(self, query: Tensor, key: Tensor, value: Tensor, flows: Tensor | None) -> tuple:
+        """Aligned features (N, T, H, W, C) and the flows, corrected where there are any."""
+        if self.guided:
+            return self.align(query, key, value, flows)
+        return self.align(query, key, value), flows
+
+
+class Branch(nn.Cell):
+    """One branch's refinement of a clip (equations 3 to 5)."""
+
+    def __init__(self, branch: str, sources: int, config: RVRTConfig):
+        super().__init__(auto_prefix=False)
+        window = (config.clip_size, config.window, config.window)
+        self.body = Refine(f"backbone.{branch}", (sources + 1) * config.width, config.width, config.groups[1],
+                           config.depths[1], config.heads[1], window, config.mlp_ratio,
+                           config.relative_position_bias)  # fmt: skip
+
+    @ms.jit
+    def construct(self, propagated: Tensor, *features: Tensor) -> Tensor:
+        """What is propagated to the clip and its features so far, each (N, T, H, W, C) → (N, T, H, W, C)."""
+        return propagated + self.body(msops.concat((*features, propagated), -1))
+
+
+class Reconstruct(nn.Cell):
+    """Refinement of all features, upsampling and the bilinear residual (section 4.4)."""
+
+    def __init__(self, config: RVRTConfig):
+        super().__init__(auto_prefix=False)
+        window, wide = (1, config.window, config.window), config.upsampler_width
+        self.body = Refine("reconstruction", 5 * config.width, config.widths[2], config.groups[2], config.depths[2],
+                           config.heads[2], window, config.mlp_ratio, config.relative_position_bias)  # fmt: skip
+        self.narrow = Conv("conv_before_upsampler.0", config.widths[2], wide, 1, "leaky_relu")
+        self.grow = nn.CellList(
+            [Conv(f"upsampler.{i}", wide, 4 * wide, 3, "leaky_relu") for i in (0, 5)], auto_prefix=False
+        )
+        self.smooth = Conv("upsampler.10", wide, wide, 3)
+        self.last = Conv("conv_last", wide, 3, 3)
+
+    @ms.jit
+    def construct(self, frames: Tensor, *features: Tensor) -> Tensor:
+        """Input (N, T, H, W, 3) and five features (N, T, H, W, C) → (N, T, 4H, 4W, 3), not clamped."""
+        batch, time, height, width, _ = frames.shape
+        x = self.narrow(self.body(msops.concat(features, -1))).reshape(batch * time, height, width, -1)
+        for conv in self.grow:
+            x = ops.pixel_shuffle(conv(x), 2)
+        x = self.last(self.smooth(x))
+        x = x + ops.resize_bilinear(frames.reshape(batch * time, height, width, 3), 4 * height, 4 * width)
+        return x.reshape(batch, time, 4 * height, 4 * width, 3)
+
+
+class RVRT(nn.Cell):
+    """The network: shallow features, four recurrent branches over clips, reconstruction.
+
+    Parameters carry their published names and start at zero; load weights before use.
+    """
+
+    def __init__(self, config: RVRTConfig):
+        super().__init__(auto_prefix=False)
+        self.config = config
+        self.extract = Extract(config)
+        if config.flow:
+            self.estimate_flow = EstimateFlow()
+            self.compose = Compose(config)
+        self.align = nn.CellList([Align(branch, config) for branch in BRANCHES], auto_prefix=False)
+        self.branches = nn.CellList(
+            [Branch(branch, i + 1, config) for i, branch in enumerate(BRANCHES)], auto_prefix=False
+        )
+        self.reconstruct = Reconstruct(config)
+
+    def construct(self, frames: Tensor, mirrored: bool = False) -> Tensor:
+        """Upscale a whole sequence at once, as published.
+
+        Args:
+            frames: (N, T, 3, H, W) in [0, 1], T ≥ 1, H and W ≥ 8.
+            mirrored: the second half of this call's sequence is the first half reversed, so that one direction of the
+                flow can be read off the other.
+
+        Returns:
+            (N, T, 3, 4H, 4W), not clamped.
+        """
+        output, _ = self.stream(frames, None, frames.shape[1], mirrored)
+        return output
+
+    def stream(self, frames: Tensor, state: State | None, emit: int, mirrored: bool = False) -> tuple[Tensor, State]:
+        """Upscale the first `emit` frames of a window, continuing from the state that the window before it left.
+
+        Args:
+            frames: (N, T, 3, H, W) in [0, 1]; frames past `emit` are lookahead.
+            state: None at the start of a sequence.
+            emit: 1 ≤ emit ≤ T; a multiple of the clip size unless the sequence ends there.
+            mirrored: as in `construct`; needs `state` None.
+
+        Returns:
+            (N, emit, 3, 4H, 4W), not clamped; the state after frame `emit`.
+        """
+        size = self.config.clip_size
+        clips = self._clips(frames)
+        emitted = -(-emit // size)
+        mirrored = mirrored and state is None and frames.shape[1] % size == 0
+        flows = self._flows(clips, state, mirrored) if self.config.flow else None
+
+        features: dict[str, Clips] = {"shallow": [self.extract(clip) for clip in clips]}
+        fields: tuple[dict, dict] = {}, {}  # of the backward and the forward direction
+        for index, branch in enumerate(BRANCHES):
+            count = emitted if branch == BRANCHES[-1] else len(clips)  # nothing reads the lookahead's last branch
+            features[branch] = self.propagate(index, features, flows, fields[index % 2], state, count)
+
+        outputs = [
+            self.reconstruct(clips[c], *[branch[c] for branch in features.values()]) for c in range(emitted)
+        ]
+        output = outputs[0] if emitted == 1 else msops.concat(outputs, 1)
+        last = State(clips[emitted - 1], {branch: features[branch][emitted - 1] for branch in BRANCHES})
+        return output[:, :emit].transpose(0, 1, 4, 2, 3), last
+
+    def propagate(
+        self, index: int, features: dict[str, Clips], flows: Flows | None, fields: dict[int, Tensor],
+        state: State | None, count: int,
+    ) -> Clips:  # fmt: skip
+        """Run one branch over the clips (section 4.2); a backward branch sees time reversed on entry and exit.
+
+        Args:
+            index: of the branch in BRANCHES.
+            features: what came before, by branch; the last entry is this branch's own input.
+            flows: between adjacent frames; None without optical flow.
+            fields: the corrected flows to each clip of this direction: the first pass adds them, the second one reads.
+            state: continues a forward branch; a backward branch starts afresh.
+            count: clips to run.
+
+        Returns:
+            the branch's features of the first `count` clips, in time order.
+        """
+        backward = BRANCHES[index].startswith("backward")
+        sources = [[reverse_time(clip) for clip in clips] if backward else clips for clips in features.values()]
+        key = propagated = None
+        if state is not None and not backward:
+            key, propagated = state.features[list(features)[-1]], state.features[BRANCHES[index]]
+        outputs = []
+        for c in range(count - 1, -1, -1) if backward else range(count):
+            query = sources[-1][c]
+            if propagated is None:
+                aligned = msops.zeros_like(query)
+            else:
+                if flows is not None and c not in fields:
+                    fields[c] = self.compose(flows.backward_to(c) if backward else flows.forward_to(c))
+                    aligned, fields[c] = self.align[index](query, key, propagated, fields[c])
+                else:
+                    aligned, _ = self.align[index](query, key, propagated, fields.get(c))
+            propagated = self.branches[index](aligned, *[clips[c] for clips in sources])
+            outputs.append(propagated)
+            key = query
+        return [reverse_time(clip) for clip in reversed(outputs)] if backward else outputs
+
+    def _clips(self, frames: Tensor) -> Clips:
+        """(N, T, 3, H, W) → channels-last clips; the last frame is repeated to fill the last clip."""
+        size = self.config.clip_size
+        frames = frames.transpose(0, 1, 3, 4, 2)
+        missing = -frames.shape[1] % size
+        if missing:
+            frames = msops.concat((frames, *[frames[:, -1:]] * missing), 1)
+        return [frames[:, t : t + size] for t in range(0, frames.shape[1], size)]
+
+    def _flows(self, clips: Clips, state: State | None, mirrored: bool) -> Flows:
+        """Optical flow along the clips, with the state's clip in front."""
+        before = clips[0][:, :1] if state is None else state.frames[:, -1:]
+        forward, backward = [], []
+        for clip in clips:
+            pair = self.estimate_flow(msops.concat((before, clip), 1), not mirrored)
+            forward.append(pair[0])
+            backward.append(pair[1])
+            before = clip[:, -1:]
+        if mirrored:  # the flow from p to p-1 is that from L-p-1 to L-p
+            steps = [clip[:, t : t + 1] for clip in backward for t in range(clip.shape[1])]
+            turned = [steps[-p] for p in range(len(steps))]
+            size = self.config.clip_size
+            forward = [msops.concat(turned[t : t + size], 1) for t in range(0, len(turned), size)]
+        if state is None:
+            return Flows(forward, backward, None)
+        past = self.estimate_flow(msops.concat((state.frames[:, :1], state.frames), 1), True)
+        return Flows(forward, backward, past[0])
+
+
+def reverse_time(clip: Tensor) -> Tensor:
+    """(N, T, ...) with its frames in reverse order; ops.flip is slow on the CPU."""
+    return msops.concat([clip[:, t : t + 1] for t in range(clip.shape[1] - 1, -1, -1)], 1)

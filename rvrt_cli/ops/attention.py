@@ -1,0 +1,199 @@
+"""The three attentions of RVRT, as plain MindSpore definitions: window, guided deformable, neighbourhood.
+
+N batch, T frames per clip, H×W frame size [px], C channels, G offset groups, K kernel points, L pixels of a window.
+Channels come last. They run on every device, compile under `ms.jit` and differentiate.
+"""
+
+from __future__ import annotations
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, ops
+
+from rvrt_cli.ops.sampling import bilinear_corners, pixel_grid
+
+MASKED = -100.0  # added to the score of two pixels that the cyclic shift made neighbours; published, not -inf
+
+
+@ops.constexpr
+def window_and_shift(size: tuple[int, int, int], window: tuple[int, int, int], shifted: bool) -> tuple:
+    """The window and cyclic shift for features of `size` (T, H, W).
+
+    An axis no longer than the window is used whole and not shifted; else a shifted layer moves by half a window.
+    """
+    fitted = tuple(min(length, edge) for length, edge in zip(size, window, strict=True))
+    shift = tuple(
+        edge // 2 if shifted and length > edge else 0 for length, edge in zip(size, window, strict=True)
+    )
+    return fitted, shift
+
+
+def _roll(x: Tensor, shift: int, axis: int) -> Tensor:
+    """`x` moved cyclically towards the start by `shift`; ops.roll has no CPU kernel."""
+    if shift == 0:
+        return x
+    head, tail = ops.split(x, [shift, x.shape[axis] - shift], axis)
+    return ops.concat((tail, head), axis)
+
+
+def window_attention(
+    qkv: Tensor,
+    pad: Tensor,
+    bias: Tensor | None,
+    heads: int,
+    window: tuple[int, int, int],
+    shift: tuple[int, int, int],
+) -> Tensor:
+    """Multi-head self-attention inside (shifted) windows (Swin, equation 4; RVRT section 4.2).
+
+    Args:
+        qkv: (N, T, H, W, 3C), query | key | value, head after head; the query is not scaled yet.
+        pad: (3C,), what a pixel beyond the frame holds, up to the next multiple of the window. The network pads with
+            zeros before its qkv layer, so this is that layer's bias.
+        bias: (heads, L, L) relative position bias, or None.
+        heads: attention heads; C divides by them.
+        window: pixels of a window in time, height and width; none longer than the axis.
+        shift: cyclic shift [px] before the partition, undone afterwards.
+
+    Returns:
+        (N, T, H, W, C).
+    """
+    batch, time, height, width, channels = qkv.shape
+    channels = channels // 3
+    for axis in range(3):
+        missing = -qkv.shape[axis + 1] % window[axis]
+        if missing:
+            shape = qkv.shape[: axis + 1] + (missing,) + qkv.shape[axis + 2 :]
+            qkv = ops.concat((qkv, ops.broadcast_to(pad, shape)), axis + 1)
+    padded = qkv.shape[1:4]
+    for axis in range(3):
+        qkv = _roll(qkv, shift[axis], axis + 1)
+
+    counts = (padded[0] // window[0], padded[1] // window[1], padded[2] // window[2])
+    windows, length = counts[0] * counts[1] * counts[2], window[0] * window[1] * window[2]
+    head_width = channels // heads
+    x = qkv.reshape(
+        batch, counts[0], window[0], counts[1], window[1], counts[2], window[2], 3, heads, head_width
+    ).transpose(7, 0, 1, 3, 5, 8, 2, 4, 6, 9)
+    x = x.reshape(3, batch, windows, heads, length, head_width)
+    query, key, value = x[0] * head_width**-0.5, x[1], x[2]
+
+    scores = ops.matmul(query, key.swapaxes(-1, -2))  # (N, windows, heads, L, L)
+    if bias is not None:
+        scores = scores + bias
+    if shift[0] + shift[1] + shift[2] > 0:
+        scores = scores + _shift_mask(padded, window, shift).astype(scores.dtype)
+    out = ops.matmul(ops.softmax(scores, -1), value)
+
+    out = out.reshape(
+        batch, counts[0], counts[1], counts[2], heads, window[0], window[1], window[2], head_width
+    ).transpose(0, 1, 5, 2, 6, 3, 7, 4, 8)
+    out = out.reshape(batch, padded[0], padded[1], padded[2], channels)
+    for axis in range(3):
+        out = _roll(out, padded[axis] - shift[axis] if shift[axis] else 0, axis + 1)
+    return out[:, :time, :height, :width]
+
+
+@ops.constexpr
+def _shift_mask(padded: tuple, window: tuple, shift: tuple) -> Tensor:
+    """(windows, 1, L, L) float32: MASKED where a window's two pixels come from different regions of the frame, else 0.
+
+    A shifted axis has three regions (Swin, figure 4). Built once per shape, while compiling.
+    """
+    region = np.zeros(padded, np.int32)
+    for axis, (length, edge, moved) in enumerate(zip(padded, window, shift, strict=True)):
+        place = np.arange(length)
+        label = (place >= length - edge).astype(np.int32) + (place >= length - moved) if moved else 0 * place
+        region = region * 3 + label.reshape([-1 if i == axis else 1 for i in range(3)])
+    counts = [length // edge for length, edge in zip(padded, window, strict=True)]
+    region = region.reshape(counts[0], window[0], counts[1], window[1], counts[2], window[2])
+    region = region.transpose(0, 2, 4, 1, 3, 5).reshape(int(np.prod(counts)), 1, -1)
+    return Tensor((MASKED * (region[..., :, None] != region[..., None, :])).astype(np.float32))
+
+
+def deformable_attention(query: Tensor, key_value: Tensor, offset: Tensor, heads: int, kernel: tuple[int, int]) -> Tensor:
+    """Guided deformable attention (RVRT, equations 8 to 10).
+
+    Every query pixel attends to T * K points: a kernel around its own position in each frame, each point displaced by its
+    offset. Outside the frame key and value are zero, and the score 0 takes part in the softmax.
+
+    Args:
+        query: (N, T, H, W, C), scaled by head width ** -0.5.
+        key_value: (N, T, H, W, 2C), key | value of the frames attended to.
+        offset: (N, T, H, W, T, G, K, 2) px as (y, x), flow included. Field n of frame b reads frame (n + b) % T. The G
+            groups share out the 2C channels of key | value, so key and value have offsets of their own.
+        heads: attention heads; C divides by them.
+        kernel: (height, width) of the sampling kernel [px], odd.
+
+    Returns:
+        (N, T, H, W, C).
+    """
+    batch, time, height, width, channels = query.shape
+    groups, points = offset.shape[5], offset.shape[6]
+    group_width = 2 * channels // groups
+
+    rows, columns = pixel_grid(height, width, offset.dtype)
+    point = ops.arange(0, points)
+    kernel_y = (point // kernel[1] - kernel[0] // 2).astype(offset.dtype)
+    kernel_x = (point % kernel[1] - kernel[1] // 2).astype(offset.dtype)
+    y = rows.reshape(height, 1, 1, 1, 1) + kernel_y + offset[..., 0]  # (N, T, H, W, T, G, K)
+    x = columns.reshape(width, 1, 1, 1) + kernel_x + offset[..., 1]
+
+    frame = ops.arange(0, time)
+    source = (frame.reshape(time, 1) + frame.reshape(1, time)) % time  # (b, n) → frame
+    source = source.reshape(1, time, 1, 1, time, 1, 1) + (ops.arange(0, batch) * time).reshape(batch, 1, 1, 1, 1, 1, 1)
+    source = (source * (height * width)).astype(ms.int32)
+    group = ops.arange(0, groups).astype(ms.int32).reshape(groups, 1)
+
+    table = key_value.reshape(batch * time * height * width * groups, group_width)
+    samples = None
+    for index, weight in bilinear_corners(y, x, height, width):
+        sample = ops.gather(table, (source + index) * groups + group, 0) * weight.astype(table.dtype).expand_dims(-1)
+        samples = sample if samples is None else samples + sample  # (N, T, H, W, T, G, K, group_width)
+
+    # Channels of [key, value] in order: a point's groups side by side again.
+    samples = samples.transpose(0, 1, 2, 3, 4, 6, 5, 7).reshape(batch, time, height, width, time * points, 2, heads, -1)
+    return _attend(query, samples, heads)
+
+
+def neighbourhood_attention(query: Tensor, key_value: Tensor, heads: int, kernel: tuple[int, int]) -> Tensor:
+    """Attention over a kernel at the query's own position in every frame of the clip (RVRT Light).
+
+    Outside the frame key and value are zero, and the score 0 takes part in the softmax.
+
+    Args:
+        query: (N, T, H, W, C), scaled by head width ** -0.5.
+        key_value: (N, T, H, W, 2C), key | value.
+        heads: attention heads; C divides by them.
+        kernel: (height, width) of the neighbourhood [px], odd.
+
+    Returns:
+        (N, T, H, W, C).
+    """
+    batch, time, height, width, channels = query.shape
+    up, left = kernel[0] // 2, kernel[1] // 2
+    column = ops.zeros((batch, time, height, left, 2 * channels), key_value.dtype)
+    padded = ops.concat((column, key_value, column), 3) if left else key_value
+    row = ops.zeros((batch, time, up, width + 2 * left, 2 * channels), key_value.dtype)
+    padded = ops.concat((row, padded, row), 2) if up else padded
+    shifted = []
+    for point in range(kernel[0] * kernel[1]):
+        i, j = point // kernel[1], point % kernel[1]
+        shifted.append(padded[:, :, i : i + height, j : j + width])
+    samples = ops.stack(shifted, 4)  # (N, T, H, W, K, 2C)
+    # every query frame sees all T frames: (N, 1, H, W, T * K, 2, heads, head width)
+    samples = samples.transpose(0, 2, 3, 1, 4, 5).reshape(batch, 1, height, width, -1, 2, heads, channels // heads)
+    return _attend(query, samples, heads)
+
+
+def _attend(query: Tensor, samples: Tensor, heads: int) -> Tensor:
+    """Softmax attention of each pixel over its own samples.
+
+    Args:
+        query: (N, T, H, W, C); samples: (N, T or 1, H, W, points, key | value, heads, head width).
+    """
+    batch, time, height, width, channels = query.shape
+    key, value = samples[..., 0, :, :], samples[..., 1, :, :]
+    query = query.reshape(batch, time, height, width, 1, heads, channels // heads)
+    scores = ops.softmax((query * key).sum(-1), -2)  # (N, T, H, W, points, heads)
+    return (scores.expand_dims(-1) * value).sum(-3).reshape(batch, time, height, width, channels)

@@ -1,0 +1,69 @@
+"""Bilinear sampling and warping by optical flow, as plain MindSpore definitions.
+
+B batch, H×W frame size [px], C channels, P points. Channels come last, so that a sample reads contiguous memory.
+"""
+
+from __future__ import annotations
+
+import mindspore as ms
+from mindspore import Tensor, ops
+
+FAR = 1e6  # px; positions beyond are as far outside the frame, and floats there still convert to integers
+
+
+def bilinear_corners(y: Tensor, x: Tensor, height: int, width: int) -> list[tuple[Tensor, Tensor]]:
+    """The four pixels around each position and their bilinear weights.
+
+    Args:
+        y: row of each position [px], any shape; 0 is the centre of the first row. May lie outside the frame.
+        x: column, same shape.
+
+    Returns:
+        four pairs: the pixel's index row * width + column (int32, clamped into the frame) and its weight, which is zero
+        for a pixel outside the frame. Positions are differentiable through the weights.
+    """
+    y, x = ops.clamp(y, -FAR, FAR), ops.clamp(x, -FAR, FAR)
+    top, left = ops.floor(y), ops.floor(x)
+    down, right = y - top, x - left
+    corners = []
+    for row, row_weight in ((top, 1 - down), (top + 1, down)):
+        for column, column_weight in ((left, 1 - right), (left + 1, right)):
+            inside = ops.logical_and(
+                ops.logical_and(row >= 0, row <= height - 1), ops.logical_and(column >= 0, column <= width - 1)
+            )
+            index = ops.clamp(row, 0, height - 1) * width + ops.clamp(column, 0, width - 1)
+            weight = row_weight * column_weight * ops.cast(inside, y.dtype)
+            corners.append((ops.cast(index, ms.int32), weight))
+    return corners
+
+
+def pixel_grid(height: int, width: int, dtype: ms.dtype) -> tuple[Tensor, Tensor]:
+    """Rows (H, 1) and columns (1, W) of every pixel [px]."""
+    rows = ops.cast(ops.arange(0, height), dtype).reshape(height, 1)
+    columns = ops.cast(ops.arange(0, width), dtype).reshape(1, width)
+    return rows, columns
+
+
+def warp(x: Tensor, flow: Tensor, border: bool = False) -> Tensor:
+    """Backward warping: the output at a pixel is `x` at that pixel plus the flow, bilinearly interpolated.
+
+    Args:
+        x: (B, H, W, C).
+        flow: (B, H, W, 2) px, as (x, y).
+        border: outside the frame, repeat the nearest border pixel instead of zeros.
+
+    Returns:
+        (B, H, W, C).
+    """
+    batch, height, width, channels = x.shape
+    rows, columns = pixel_grid(height, width, flow.dtype)
+    x_at, y_at = columns + flow[..., 0], rows + flow[..., 1]
+    if border:
+        x_at, y_at = ops.clamp(x_at, 0, width - 1), ops.clamp(y_at, 0, height - 1)
+    table = x.reshape(batch * height * width, channels)
+    first = (ops.arange(0, batch) * (height * width)).astype(ms.int32).reshape(batch, 1, 1)
+    out = None
+    for index, weight in bilinear_corners(y_at, x_at, height, width):
+        sample = ops.gather(table, index + first, 0) * ops.cast(weight, x.dtype).expand_dims(-1)
+        out = sample if out is None else out + sample
+    return out
