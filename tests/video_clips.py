@@ -12,7 +12,7 @@ import imageio_ffmpeg
 import numpy as np
 
 from rvrt_cli.video.frame import Frame
-from rvrt_cli.video.probe import probe
+from rvrt_cli.video.probe import disposition, probe
 from rvrt_cli.video.reader import open_reader
 from rvrt_cli.video.writer import open_writer
 
@@ -50,7 +50,7 @@ def look(path: Path) -> list[Seen]:
         for stream in container.streams:
             context = stream.codec_context
             name = context.codec.canonical_name if context else ""
-            seen.append(Seen(stream.type, name, dict(stream.metadata), int(stream.disposition)))
+            seen.append(Seen(stream.type, name, dict(stream.metadata), disposition(stream)))
         for packet in container.demux():
             if packet.size:
                 seen[packet.stream_index].data.append(bytes(packet))

@@ -14,7 +14,7 @@ from typing import Any
 import av
 
 from rvrt_cli.errors import MediaError
-from rvrt_cli.video.probe import ATTACHED_PIC, SourceInfo, open_container, reason
+from rvrt_cli.video.probe import ATTACHED_PIC, SourceInfo, disposition, open_container, reason
 from rvrt_cli.video.process import FFmpeg, file_url
 from rvrt_cli.video.streams import COVER_TYPES, Route
 
@@ -238,7 +238,7 @@ def _copied_packets(
             continue
         base = Fraction(packet.time_base)
         kind = packet.stream.type
-        cover = bool(packet.stream.disposition & ATTACHED_PIC)
+        cover = bool(disposition(packet.stream) & ATTACHED_PIC)
         pts = packet.pts if packet.pts is not None else packet.dts
         if pts is None and not cover:
             continue

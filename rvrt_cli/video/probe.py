@@ -168,6 +168,12 @@ def open_container(path: str | Path) -> Iterator[Any]:
         yield container
 
 
+def disposition(stream: Any) -> int:
+    """ffmpeg's flags of a stream; PyAV gives an enumeration up to version 17 and a number since."""
+    flags = stream.disposition
+    return int(getattr(flags, "value", flags))
+
+
 def reason(error: BaseException) -> str:
     """The words of a PyAV error without its numbers and the file's name."""
     words = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -176,12 +182,12 @@ def reason(error: BaseException) -> str:
 
 def _probe_video(path: Path) -> SourceInfo:
     with open_container(path) as container:
-        videos = [s for s in container.streams.video if not s.disposition & ATTACHED_PIC]
+        videos = [s for s in container.streams.video if not disposition(s) & ATTACHED_PIC]
         if not videos:
             kinds = ", ".join(sorted({s.type for s in container.streams})) or "no streams at all"
             raise MediaError(f"{path}: no video in this file, but {kinds}; name a file with pictures")
         stream = max(
-            videos, key=lambda s: (s.disposition & 1, s.codec_context.width * s.codec_context.height, -s.index)
+            videos, key=lambda s: (disposition(s) & 1, s.codec_context.width * s.codec_context.height, -s.index)
         )
         # Everything that decoding could change is read first
         streams = tuple(_stream_info(s) for s in container.streams)
@@ -235,7 +241,7 @@ def _stream_info(stream: Any) -> StreamInfo:
     context = getattr(stream, "codec_context", None)
     codec = context.codec.canonical_name if context is not None else ""
     language, title = metadata.get("language", "und"), metadata.get("title", "")
-    return StreamInfo(stream.index, stream.type, codec, language, title, int(stream.disposition), metadata)
+    return StreamInfo(stream.index, stream.type, codec, language, title, disposition(stream), metadata)
 
 
 def _first_frame(path: Path, container: Any, stream: Any) -> Any:
@@ -285,7 +291,7 @@ def _orientation(frame: Any) -> tuple[int, str]:
 
     The matrix maps stored (x, y) to displayed (a x + c y, b x + d y), y downwards, in units of 1/65536.
     """
-    for data in frame.side_data.keys():  # noqa: SIM118
+    for data in frame.side_data:
         if data.type.name == "DISPLAYMATRIX" and data.buffer_size >= 36:
             a, b, _, c, d = struct.unpack("@5i", bytes(data)[:20])
             if abs(a) + abs(d) > abs(b) + abs(c):
@@ -322,7 +328,7 @@ def _codes(frame: Any) -> dict[str, int]:
 def _hdr(frame: Any) -> tuple[MasteringDisplay | None, tuple[int, int] | None]:
     """HDR10's static metadata, from libavutil's AVMasteringDisplayMetadata and AVContentLightMetadata."""
     mastering = light = None
-    for data in frame.side_data.keys():  # noqa: SIM118  a container that is iterable in its own way
+    for data in frame.side_data:
         if data.type.name == "MASTERING_DISPLAY_METADATA" and data.buffer_size >= 88:
             *numbers, has_primaries, has_luminance = struct.unpack("@20i2i", bytes(data)[:88])
             values = [Fraction(n, d) if d else Fraction(0) for n, d in zip(numbers[::2], numbers[1::2], strict=True)]

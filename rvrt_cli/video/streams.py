@@ -10,7 +10,7 @@ from typing import Any
 import av
 
 from rvrt_cli.errors import MediaError
-from rvrt_cli.video.probe import ATTACHED_PIC, SourceInfo, StreamInfo, open_container
+from rvrt_cli.video.probe import ATTACHED_PIC, SourceInfo, StreamInfo, disposition, open_container
 
 _TEXT_SUBTITLES = {"subrip", "srt", "ass", "ssa", "mov_text", "webvtt", "text"}
 COVER_TYPES = {"png": "image/png", "mjpeg": "image/jpeg"}
@@ -79,12 +79,12 @@ def _fits(stream: Any, muxer: str) -> bool:
     """Whether a file with this stream alone gets past its header, which is what decides it."""
     if stream.type == "attachment":
         return muxer == "matroska"
-    if stream.disposition & ATTACHED_PIC:  # the .mov writer takes it and drops it
+    if disposition(stream) & ATTACHED_PIC:  # the .mov writer takes it and drops it
         return muxer in ("mp4", "matroska") and stream.codec_context.name in COVER_TYPES
     output = av.open(io.BytesIO(), "w", format=muxer)
     try:
         copy = output.add_stream_from_template(stream, opaque=True)
-        copy.disposition = stream.disposition
+        copy.disposition = disposition(stream)
         output.start_encoding()
     except (av.error.FFmpegError, ValueError):
         return False

@@ -313,8 +313,8 @@ def _folder_target(info: SourceInfo, path: Path, width: int, height: int, overwr
     pix_fmt = {(False, False): "rgb24", (True, False): "rgb48be", (False, True): "rgba", (True, True): "rgba64be"}[
         deep, _keeps_alpha(info)
     ]
-    # Level 3 with Paeth is as small as the default within a few per cent, and twice as fast
-    options = ("-c:v", "png", "-compression_level", "3", "-pred", "paeth")
+    # Against the default (6), 10 % larger and five times as fast
+    options = ("-c:v", "png", "-compression_level", "1", "-pred", "paeth")
     tags = colour.for_output(info.colour, pix_fmt)
     return Target(
         "folder", path, width, height, "image2", "png", "png", pix_fmt, tags, options, (), (), overwrite=overwrite
