@@ -85,6 +85,9 @@ Convolution plan(int64_t batch, int64_t height, int64_t width, int64_t inputs, i
   return c;
 }
 
+// Packing and reducing few weights is one thread's work: waking the others takes longer.
+int workers_for(int64_t floats) { return floats < 1 << 15 ? 1 : 0; }
+
 int64_t packed_floats(const Convolution& c) { return c.kh * c.groups * c.inputs * padded_floats(c.group_outputs); }
 
 // Sums of a tile before they are finished: one panel, or all of them where outputs are projected.
@@ -143,7 +146,7 @@ RVRT_ENTRY(conv2d_forward) {
   const Scratch bias(padded_floats(c.outputs) + padded_floats(c.group_outputs), true);
   RVRT_CHECK(scratch.ok() && packed.ok() && bias.ok(), kMemory);
   const PackJob pack{&c, t.f(1), false, packed.data()};
-  parallel(c.inputs, RVRT_DISPATCH(conv_pack), &pack);
+  parallel(c.inputs, RVRT_DISPATCH(conv_pack), &pack, workers_for(packed_floats(c)));
   if (attributes[1]) std::memcpy(bias.data(), t.f(2), sizeof(float) * s.outputs);
   job.x = t.f(0);
   job.bias = bias.data();
@@ -184,7 +187,7 @@ RVRT_ENTRY(conv2d_backward) {
   RVRT_CHECK(scratch.ok() && packed.ok() && bias.ok(), kMemory);
   if (attributes[1]) {
     const PackJob pack{&c, t.f(1), true, packed.data()};
-    parallel(c.inputs, RVRT_DISPATCH(conv_pack), &pack);
+    parallel(c.inputs, RVRT_DISPATCH(conv_pack), &pack, workers_for(packed_floats(c)));
   } else {
     std::memset(t.f(5), 0, sizeof(float) * t.size(5));
   }
@@ -200,7 +203,7 @@ RVRT_ENTRY(conv2d_backward) {
   if (pixels) parallel(c.tiles(), RVRT_DISPATCH(conv_backward_tiles), &job);
   const ConvReduceJob reduce{s.inputs, s.outputs, s.kh, s.kw, scratch.data() + job.scratch_floats - stride,
                              job.scratch_floats, job.sum_columns, n, t.f(6), t.f(7)};
-  return parallel(s.outputs, RVRT_DISPATCH(conv_reduce_outputs), &reduce);
+  return parallel(s.outputs, RVRT_DISPATCH(conv_reduce_outputs), &reduce, workers_for(t.size(6)));
 }
 
 #else

@@ -1,0 +1,263 @@
+// Dense layers over the last axis, with LayerNorm before and an activation behind: forward and gradients. A block of rows
+// goes through all of it while it lies in the cache; the backward kernels compute again what they need of the forward.
+#ifndef RVRT_ISA
+
+#include "layers.h"
+
+namespace rvrt {
+
+// y = activation(norm(x) weightᵀ + bias) + residual.
+struct DenseJob {
+  Blocks blocks;
+  int64_t inputs, outputs;
+  const float *x, *gamma, *beta, *residual;  // gamma null: no LayerNorm
+  const float *packed, *bias;                // weightᵀ; bias padded
+  float* y;
+  int activation;
+  // backward
+  const float *dy, *packed_back, *zeros;  // packed_back: weight
+  float* dx;
+  float *scratch, *sums;  // sums per thread: dweight (inputs, padded outputs), dbias, dgamma, dbeta
+  int64_t scratch_floats, sums_floats;
+};
+
+}  // namespace rvrt
+
+#define RVRT_KERNEL "layers.cc"
+#include "each_isa.h"
+
+namespace rvrt {
+namespace {
+
+int64_t padded_floats(int64_t n) { return round_up(n, RVRT_DISPATCH(W)); }
+
+void pack(const float* source, int64_t stride_k, int64_t stride_n, int64_t depth, int64_t columns, const Scratch& to) {
+  const PackMatrixJob job{source, stride_k, stride_n, depth, columns, to.data()};
+  parallel(depth, RVRT_DISPATCH(pack_matrix), &job, workers_for(depth * columns));
+}
+
+int64_t scratch_floats(int64_t block, int64_t inputs, int64_t outputs) {
+  const int64_t in = padded_floats(inputs), out = padded_floats(outputs);
+  return round_up(block * (2 * in + 2 * out + RVRT_DISPATCH(kPanelFloats) + 2), 16);
+}
+
+// `x` (..., Ci), weight (Co, Ci).
+int dense_sizes(const Tensors& t, int x, int weight, DenseJob* job) {
+  RVRT_CHECK(t.ndims[x] >= 1 && t.ndims[weight] == 2, kShape);
+  job->inputs = t.dim(weight, 1);
+  job->outputs = t.dim(weight, 0);
+  RVRT_CHECK(job->inputs > 0 && job->outputs > 0 && t.dim(x, t.ndims[x] - 1) == job->inputs, kShape);
+  job->blocks = row_blocks(t.size(x) / job->inputs);
+  return kOk;
+}
+
+int dense_forward(const Tensors& t, DenseJob job, const float* weight, const float* bias, int y) {
+  RVRT_CHECK(t.size(y) == job.blocks.rows * job.outputs, kShape);
+  RVRT_CHECK(job.activation >= 0 && job.activation <= 4, kAttribute);
+  const int n = parallel_width(job.blocks.count());
+  job.scratch_floats = scratch_floats(job.blocks.block, job.inputs, job.outputs);
+  const Scratch scratch(n * job.scratch_floats), packed(job.inputs * padded_floats(job.outputs));
+  const Scratch padded_bias(padded_floats(job.outputs), true);
+  RVRT_CHECK(scratch.ok() && packed.ok() && padded_bias.ok(), kMemory);
+  pack(weight, 1, job.inputs, job.inputs, job.outputs, packed);
+  if (bias) std::memcpy(padded_bias.data(), bias, sizeof(float) * job.outputs);
+  job.packed = packed.data();
+  job.bias = padded_bias.data();
+  job.y = t.f(y);
+  job.scratch = scratch.data();
+  return parallel(job.blocks.count(), RVRT_DISPATCH(dense_forward_blocks), &job);
+}
+
+int dense_backward(const Tensors& t, DenseJob job, const float* weight, const float* bias, int dy, int dx, int dgamma,
+                   int dweight) {
+  const int64_t in = padded_floats(job.inputs), out = padded_floats(job.outputs);
+  RVRT_CHECK(t.size(dy) == job.blocks.rows * job.outputs && t.same_shape(dx, 0), kShape);
+  RVRT_CHECK(t.size(dweight) == job.inputs * job.outputs && t.size(dweight + 1) == job.outputs, kShape);
+  RVRT_CHECK(job.activation >= 0 && job.activation <= 4, kAttribute);
+  const int n = parallel_width(job.blocks.count());
+  job.scratch_floats = scratch_floats(job.blocks.block, job.inputs, job.outputs);
+  job.sums_floats = round_up(job.inputs * out + out + 2 * in, 16);
+  const Scratch scratch(n * job.scratch_floats), sums(n * job.sums_floats, true);
+  const Scratch packed(job.activation ? job.inputs * out : 0), back(job.outputs * in), padded_bias(out, true);
+  const Scratch zeros(in, true);
+  RVRT_CHECK(scratch.ok() && sums.ok() && packed.ok() && back.ok() && padded_bias.ok() && zeros.ok(), kMemory);
+  if (job.activation) pack(weight, 1, job.inputs, job.inputs, job.outputs, packed);
+  pack(weight, job.inputs, 1, job.outputs, job.inputs, back);
+  if (bias) std::memcpy(padded_bias.data(), bias, sizeof(float) * job.outputs);
+  job.packed = packed.data();
+  job.packed_back = back.data();
+  job.bias = padded_bias.data();
+  job.zeros = zeros.data();
+  job.dy = t.f(dy);
+  job.dx = t.f(dx);
+  job.scratch = scratch.data();
+  job.sums = sums.data();
+  parallel(job.blocks.count(), RVRT_DISPATCH(dense_backward_blocks), &job);
+  const ReduceJob weights{sums.data(), job.sums_floats, out, n, job.outputs, t.f(dweight), 1, job.inputs};
+  reduce(weights, job.inputs);
+  const float* rest = sums.data() + job.inputs * out;
+  const ReduceJob biases{rest, job.sums_floats, 0, n, job.outputs, t.f(dweight + 1), 0, 1};
+  reduce(biases, 1);
+  if (!job.gamma) return kOk;
+  const ReduceJob gammas{rest + out, job.sums_floats, 0, n, job.inputs, t.f(dgamma), 0, 1};
+  const ReduceJob betas{rest + out + in, job.sums_floats, 0, n, job.inputs, t.f(dgamma + 1), 0, 1};
+  reduce(gammas, 1);
+  return reduce(betas, 1);
+}
+
+}  // namespace
+}  // namespace rvrt
+
+// y = activation(x weightᵀ + bias) + residual.
+// Inputs: x (..., Ci); weight (Co, Ci); bias (Co); residual (..., Co); attributes int32 [activation, has_bias,
+//   has_residual]. Absent tensors are passed as anything float32, unread. activation: 0 none, 1 leaky ReLU 0.1, 2 leaky
+//   ReLU 0.2, 3 ReLU, 4 exact GELU.
+// Output: y (..., Co).
+RVRT_ENTRY(linear_forward) {
+  using namespace rvrt;
+  if (int status = t.check(4, 3, 1)) return status;
+  DenseJob job{};
+  if (int status = dense_sizes(t, 0, 1, &job)) return status;
+  const int32_t* attributes = t.ints(4);
+  RVRT_CHECK(!attributes[1] || t.size(2) == job.outputs, kShape);
+  RVRT_CHECK(!attributes[2] || t.size(3) == job.blocks.rows * job.outputs, kShape);
+  job.x = t.f(0);
+  job.residual = attributes[2] ? t.f(3) : nullptr;
+  job.activation = attributes[0];
+  return dense_forward(t, job, t.f(1), attributes[1] ? t.f(2) : nullptr, 5);
+}
+
+// Gradients of linear_forward (the residual's is dy itself).
+// Inputs: x (..., Ci); weight (Co, Ci); bias (Co), unread without bias or activation; dy (..., Co); attributes int32
+//   [activation, has_bias].
+// Outputs: dx (..., Ci), dweight (Co, Ci), dbias (Co).
+RVRT_ENTRY(linear_backward) {
+  using namespace rvrt;
+  if (int status = t.check(4, 2, 3)) return status;
+  DenseJob job{};
+  if (int status = dense_sizes(t, 0, 1, &job)) return status;
+  const int32_t* attributes = t.ints(4);
+  RVRT_CHECK(!attributes[1] || t.size(2) == job.outputs, kShape);
+  job.x = t.f(0);
+  job.activation = attributes[0];
+  return dense_backward(t, job, t.f(1), attributes[1] ? t.f(2) : nullptr, 3, 5, 0, 6);
+}
+
+// y = activation(layer_norm(x) weightᵀ + bias), LayerNorm over the last axis with epsilon 1e-5.
+// Inputs: x (..., Ci); gamma (Ci); beta (Ci); weight (Co, Ci); bias (Co); attributes int32 [activation, has_bias].
+// Output: y (..., Co).
+RVRT_ENTRY(norm_linear_forward) {
+  using namespace rvrt;
+  if (int status = t.check(5, 2, 1)) return status;
+  DenseJob job{};
+  if (int status = dense_sizes(t, 0, 3, &job)) return status;
+  const int32_t* attributes = t.ints(5);
+  RVRT_CHECK(t.size(1) == job.inputs && t.size(2) == job.inputs, kShape);
+  RVRT_CHECK(!attributes[1] || t.size(4) == job.outputs, kShape);
+  job.x = t.f(0);
+  job.gamma = t.f(1);
+  job.beta = t.f(2);
+  job.activation = attributes[0];
+  return dense_forward(t, job, t.f(3), attributes[1] ? t.f(4) : nullptr, 6);
+}
+
+// Gradients of norm_linear_forward.
+// Inputs: x, gamma, beta, weight, bias as there; dy (..., Co); attributes int32 [activation, has_bias].
+// Outputs: dx (..., Ci), dgamma (Ci), dbeta (Ci), dweight (Co, Ci), dbias (Co).
+RVRT_ENTRY(norm_linear_backward) {
+  using namespace rvrt;
+  if (int status = t.check(6, 2, 5)) return status;
+  DenseJob job{};
+  if (int status = dense_sizes(t, 0, 3, &job)) return status;
+  const int32_t* attributes = t.ints(6);
+  for (int i : {1, 2, 8, 9}) RVRT_CHECK(t.size(i) == job.inputs, kShape);
+  RVRT_CHECK(!attributes[1] || t.size(4) == job.outputs, kShape);
+  job.x = t.f(0);
+  job.gamma = t.f(1);
+  job.beta = t.f(2);
+  job.activation = attributes[0];
+  return dense_backward(t, job, t.f(3), attributes[1] ? t.f(4) : nullptr, 5, 7, 8, 10);
+}
+
+#else
+
+#include "simd.h"
+#include "gemm.h"
+#include "layers_rows.h"
+
+inline void dense_forward_blocks(const void* pointer, Span span) {
+  const DenseJob& job = *static_cast<const DenseJob*>(pointer);
+  const int64_t in = padded(job.inputs);
+  float* normal = job.scratch + span.thread * job.scratch_floats;
+  float* sums = normal + job.blocks.block * in;
+  RowStatistics* statistics = reinterpret_cast<RowStatistics*>(sums + job.blocks.block * kPanelFloats);
+  for (int64_t i = span.begin; i < span.end; ++i) {
+    const int64_t first = job.blocks.begin(i), rows = job.blocks.size(i);
+    const float* a = job.x + first * job.inputs;
+    int64_t lda = job.inputs;
+    if (job.gamma) {
+      row_statistics(rows, job.inputs, a, statistics);
+      normalise(rows, job.inputs, a, statistics, job.gamma, job.beta, normal, in);
+      a = normal, lda = in;
+    }
+    const int64_t out = first * job.outputs;
+    product_rows(rows, job.outputs, job.inputs, a, lda, job.packed, job.bias, sums,
+                 {job.activation, job.residual ? job.residual + out : nullptr, job.outputs, job.y + out, job.outputs});
+  }
+}
+
+// g[i, j] = dy[i, j] * activation'(z[i, j]), in place of z; rows of z are ldz apart.
+inline void activation_gradient(int64_t rows, int64_t columns, int activation, const float* dy, float* z, int64_t ldz) {
+  const float slope = negative_slope(activation);
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < columns; j += W) {
+      const vf g = load_row(dy + i * columns, j, columns), v = load(z + i * ldz + j);
+      store(z + i * ldz + j, activation == kGelu ? g * gelu_slope(v) : v > 0.0f ? g : g * slope);
+    }
+}
+
+inline void dense_backward_blocks(const void* pointer, Span span) {
+  const DenseJob& job = *static_cast<const DenseJob*>(pointer);
+  const int64_t in = padded(job.inputs), out = padded(job.outputs), block = job.blocks.block;
+  float* normal = job.scratch + span.thread * job.scratch_floats;
+  float* dnormal = normal + block * in;
+  float* gradient = dnormal + block * in;
+  float* sums = gradient + 2 * block * out;
+  RowStatistics* statistics = reinterpret_cast<RowStatistics*>(sums + block * kPanelFloats);
+  float* dweight = job.sums + span.thread * job.sums_floats;
+  float* dbias = dweight + job.inputs * out;
+  float* dgamma = dbias + out;
+  float* dbeta = dgamma + in;
+  for (int64_t i = span.begin; i < span.end; ++i) {
+    const int64_t first = job.blocks.begin(i), rows = job.blocks.size(i);
+    const float* x = job.x + first * job.inputs;
+    const float* dy = job.dy + first * job.outputs;
+    const float* a = x;
+    int64_t lda = job.inputs;
+    if (job.gamma) {
+      row_statistics(rows, job.inputs, x, statistics);
+      normalise(rows, job.inputs, x, statistics, job.gamma, job.beta, normal, in);
+      a = normal, lda = in;
+    }
+    const float* g = dy;
+    int64_t ldg = job.outputs;
+    if (job.activation) {
+      product_rows(rows, job.outputs, job.inputs, a, lda, job.packed, job.bias, sums,
+                   {kNone, nullptr, 0, gradient, out});
+      activation_gradient(rows, job.outputs, job.activation, dy, gradient, out);
+      g = gradient, ldg = out;
+    } else if (out != job.outputs) {  // add_outer reads whole vectors
+      for (int64_t r = 0; r < rows; ++r)
+        std::memcpy(gradient + r * out, dy + r * job.outputs, sizeof(float) * job.outputs);
+      g = gradient, ldg = out;
+    }
+    float* dx = job.dx + first * job.inputs;
+    product_rows(rows, job.inputs, job.outputs, g, ldg, job.packed_back, job.zeros, sums,
+                 {kNone, nullptr, 0, job.gamma ? dnormal : dx, job.gamma ? in : job.inputs});
+    if (job.gamma)
+      normalise_gradient(rows, job.inputs, x, statistics, job.gamma, dnormal, in, nullptr, dx, dgamma, dbeta);
+    add_outer(job.inputs, job.outputs, rows, a, lda, g, ldg, dweight);
+    add_columns(rows, job.outputs, g, ldg, dbias);
+  }
+}
+#endif

@@ -1,0 +1,61 @@
+// What the kernels of dense layers share outside the instruction sets: matrices to pack, sums to reduce, row blocks.
+// The definitions for one instruction set are in layers_rows.h.
+#pragma once
+
+#include "common.h"
+
+#include <algorithm>
+
+namespace rvrt {
+
+// B[k, n] = source[k * stride_k + n * stride_n] for gemm.h; tasks are the rows k.
+struct PackMatrixJob {
+  const float* source;
+  int64_t stride_k, stride_n, depth, columns;
+  float* packed;
+};
+
+// out[i * stride_i + j * stride_j] = the sum over threads, in order, of sums[thread * stride + i * ld + j]; tasks are i.
+struct ReduceJob {
+  const float* sums;
+  int64_t stride, ld;
+  int threads;
+  int64_t columns;
+  float* out;
+  int64_t stride_i, stride_j;
+};
+
+inline void reduce_rows(const void* pointer, Span span) {
+  const ReduceJob& job = *static_cast<const ReduceJob*>(pointer);
+  for (int64_t i = span.begin; i < span.end; ++i)
+    for (int64_t j = 0; j < job.columns; ++j) {
+      float s = 0;
+      for (int thread = 0; thread < job.threads; ++thread) s += job.sums[thread * job.stride + i * job.ld + j];
+      job.out[i * job.stride_i + j * job.stride_j] = s;
+    }
+}
+
+// Small matrices are packed and reduced by one thread: waking the others takes longer.
+inline int workers_for(int64_t floats) { return floats < 1 << 15 ? 1 : 0; }
+
+inline int reduce(const ReduceJob& job, int64_t rows) {
+  return parallel(rows, reduce_rows, &job, workers_for(rows * job.columns));
+}
+
+// Rows are worked on in blocks whose features stay in the second-level cache: at most kBlock rows, all about as many, and
+// as many blocks for every thread.
+constexpr int64_t kBlock = 96;
+
+struct Blocks {
+  int64_t rows, block;
+  int64_t count() const { return ceil_div(rows, block); }
+  int64_t begin(int64_t i) const { return i * block; }
+  int64_t size(int64_t i) const { return std::min(block, rows - i * block); }
+};
+
+inline Blocks row_blocks(int64_t rows) {
+  const int64_t count = round_up(ceil_div(std::max<int64_t>(rows, 1), kBlock), threads());
+  return {rows, std::min(kBlock, round_up(ceil_div(std::max<int64_t>(rows, 1), count), 8))};
+}
+
+}  // namespace rvrt

@@ -1,0 +1,118 @@
+// Packing, LayerNorm and activations on blocks of rows. Include after gemm.h, once per instruction set, inside its
+// namespace.
+
+constexpr float kEpsilon = 1e-5f;  // LayerNorm, as published
+
+inline void pack_matrix(const void* pointer, Span span) {
+  const PackMatrixJob& job = *static_cast<const PackMatrixJob*>(pointer);
+  pack_panels(job.source, job.stride_k, job.stride_n, job.depth, job.columns, span.begin, span.end, job.packed);
+}
+
+// The sums of four vectors' lanes.
+RVRT_INLINE v4 sum4(vf a, vf b, vf c, vf d) {
+  v4 q[4] = {};
+  float s[4][W];
+  store(s[0], a), store(s[1], b), store(s[2], c), store(s[3], d);
+  for (int r = 0; r < 4; ++r)
+    for (int i = 0; i < W; i += 4) q[r] += load4(s[r] + i);
+  transpose4(q[0], q[1], q[2], q[3]);
+  return (q[0] + q[1]) + (q[2] + q[3]);
+}
+
+// Vector j of a row of `columns`, zeros beyond its end.
+RVRT_INLINE vf load_row(const float* row, int64_t j, int64_t columns) {
+  return j + W <= columns ? load(row + j) : load_part(row + j, columns - j);
+}
+RVRT_INLINE void store_row(float* row, int64_t j, int64_t columns, vf v) {
+  if (j + W <= columns)
+    store(row + j, v);
+  else
+    store_part(row + j, columns - j, v);
+}
+
+struct RowStatistics {
+  float mean, scale;  // scale = 1 / sqrt(variance + epsilon)
+};
+
+// Four rows at a time, so that four sums over lanes cost little more than one; the last row stands in for missing ones.
+inline void row_statistics(int64_t rows, int64_t columns, const float* x, RowStatistics* out) {
+  const int64_t whole = columns / W * W, part = columns - whole;
+  const float over = 1.0f / static_cast<float>(columns);
+  for (int64_t i = 0; i < rows; i += 4) {
+    const float* row[4];
+    vf s[4], q[4];
+    for (int r = 0; r < 4; ++r) {
+      row[r] = x + (i + r < rows ? i + r : rows - 1) * columns;
+      s[r] = part ? load_part(row[r] + whole, part) : vf{};
+      for (int64_t j = 0; j < whole; j += W) s[r] += load(row[r] + j);
+    }
+    const v4 mean = sum4(s[0], s[1], s[2], s[3]) * over;
+    for (int r = 0; r < 4; ++r) {
+      q[r] = vf{};
+      for (int64_t j = 0; j < whole; j += W) {
+        const vf d = load(row[r] + j) - mean[r];
+        q[r] += d * d;
+      }
+      if (part) {
+        float d[W] = {};
+        for (int64_t j = 0; j < part; ++j) d[j] = row[r][whole + j] - mean[r];
+        q[r] += load(d) * load(d);
+      }
+    }
+    const v4 variance = sum4(q[0], q[1], q[2], q[3]) * over;
+    for (int r = 0; r < 4 && i + r < rows; ++r) out[i + r] = {mean[r], 1.0f / __builtin_sqrtf(variance[r] + kEpsilon)};
+  }
+}
+
+// out[i, :] = (x[i, :] - mean) * scale * gamma + beta, rows of `out` ldo apart.
+inline void normalise(int64_t rows, int64_t columns, const float* x, const RowStatistics* statistics, const float* gamma,
+                      const float* beta, float* out, int64_t ldo) {
+  for (int64_t i = 0; i < rows; ++i) {
+    const float mean = statistics[i].mean, scale = statistics[i].scale;
+    for (int64_t j = 0; j < columns; j += W) {
+      const vf v = (load_row(x + i * columns, j, columns) - mean) * scale;
+      store_row(out + i * ldo, j, columns, v * load_row(gamma, j, columns) + load_row(beta, j, columns));
+    }
+  }
+}
+
+// Gradients of `normalise`: dx = scale (dn gamma - mean(dn gamma) - n mean(dn gamma n)) + residual (none if null) with n the
+// normalised row; dgamma and dbeta are added to. Rows of `dn` are ldn apart.
+inline void normalise_gradient(int64_t rows, int64_t columns, const float* x, const RowStatistics* statistics,
+                               const float* gamma, const float* dn, int64_t ldn, const float* residual, float* dx,
+                               float* dgamma, float* dbeta) {
+  const float over = 1.0f / static_cast<float>(columns);
+  for (int64_t i = 0; i < rows; i += 4) {
+    vf s[4] = {}, q[4] = {};
+    const int64_t count = rows - i < 4 ? rows - i : 4;
+    for (int64_t r = 0; r < count; ++r) {
+      const RowStatistics& t = statistics[i + r];
+      for (int64_t j = 0; j < columns; j += W) {
+        const vf g = load_row(dn + (i + r) * ldn, j, columns) * load_row(gamma, j, columns);
+        s[r] += g;
+        q[r] += g * ((load_row(x + (i + r) * columns, j, columns) - t.mean) * t.scale);
+      }
+    }
+    const v4 mean = sum4(s[0], s[1], s[2], s[3]) * over, along = sum4(q[0], q[1], q[2], q[3]) * over;
+    for (int64_t r = 0; r < count; ++r) {
+      const RowStatistics& t = statistics[i + r];
+      const int64_t row = (i + r) * columns;
+      for (int64_t j = 0; j < columns; j += W) {
+        const vf g = load_row(dn + (i + r) * ldn, j, columns) * load_row(gamma, j, columns);
+        const vf n = (load_row(x + row, j, columns) - t.mean) * t.scale;
+        const vf v = (g - mean[r] - n * along[r]) * t.scale;
+        store_row(dx + row, j, columns, residual ? v + load_row(residual + row, j, columns) : v);
+      }
+    }
+  }
+  for (int64_t j = 0; j < columns; j += W) {
+    vf s = {}, q = {};
+    for (int64_t i = 0; i < rows; ++i) {
+      const vf g = load_row(dn + i * ldn, j, columns);
+      s += g;
+      q += g * ((load_row(x + i * columns, j, columns) - statistics[i].mean) * statistics[i].scale);
+    }
+    store_row(dgamma, j, columns, load_row(dgamma, j, columns) + q);
+    store_row(dbeta, j, columns, load_row(dbeta, j, columns) + s);
+  }
+}
