@@ -1,0 +1,673 @@
+// Guided deformable attention, forward and backward: bilinear samples, scores, softmax and weighted sum of one pixel at
+// a time; no sampled keys or values are ever stored.
+//
+// The corners and weights of all samples of a group are computed with samples along the vector lanes, what is read
+// there with channels along the lanes. Gradients need only the product of the query (of the output's gradient) with
+// each of the four corners: score, offset gradient and the weights of the scatter follow from these.
+//
+// One unit of channels (see DeformJob) at a time is first copied into a compact clip of its own: samples of tensors
+// with many channels would fall into few sets of the cache, and those of rows of 2^n pixels all into the same ones.
+#ifndef RVRT_ISA
+
+#include "common.h"
+
+#include <algorithm>
+
+namespace rvrt {
+namespace {
+
+struct DeformJob {
+  const float *query, *kv, *offset, *dout;
+  float *out, *dquery, *dkv, *doffset;
+  int64_t N, T, H, W, C, G, K, heads, kernel_h, kernel_w;
+  // Heads and groups of keys divide the channels into `units` that share neither: within a unit either one group serves
+  // several heads or one head has several groups. A segment belongs to one head and one group.
+  int64_t units, unit_heads, unit_groups, segments, segment;
+  // A compact clip: (T, H, W, width) with gaps after rows and frames, so that they do not fall together in the cache.
+  int64_t width, row_floats, frame_floats, clip_floats;
+  float *k, *v, *dk, *dv;  // clips: of the unit in work (forward), of each thread (backward)
+  int64_t sample, unit;    // in work (forward)
+  float* scratch;
+  int64_t scratch_floats;
+
+  int64_t samples() const { return T * K; }
+  int64_t pixel(int64_t n, int64_t t, int64_t y, int64_t x) const { return ((n * T + t) * H + y) * W + x; }
+};
+
+int parse_deform(const Tensors& t, int attributes, DeformJob& job) {
+  RVRT_CHECK(t.ndims[0] == 5 && t.ndims[2] == 8, kShape);
+  job.N = t.dim(0, 0), job.T = t.dim(0, 1), job.H = t.dim(0, 2), job.W = t.dim(0, 3), job.C = t.dim(0, 4);
+  job.G = t.dim(2, 5), job.K = t.dim(2, 6);
+  RVRT_CHECK(t.has_shape(1, {job.N, job.T, job.H, job.W, 2 * job.C}), kShape);
+  RVRT_CHECK(t.has_shape(2, {job.N, job.T, job.H, job.W, job.T, job.G, job.K, 2}), kShape);
+  const int32_t* a = t.ints(attributes);
+  job.heads = a[0], job.kernel_h = a[1], job.kernel_w = a[2];
+  const int64_t groups = job.G / 2;
+  RVRT_CHECK(job.heads > 0 && groups > 0 && job.G % 2 == 0 && job.kernel_h > 0 && job.kernel_w > 0, kAttribute);
+  RVRT_CHECK(job.kernel_h * job.kernel_w == job.K, kAttribute);
+  RVRT_CHECK(job.heads % groups == 0 || groups % job.heads == 0, kAttribute);
+  job.units = std::min(job.heads, groups);
+  job.unit_heads = job.heads / job.units, job.unit_groups = groups / job.units;
+  job.segments = std::max(job.unit_heads, job.unit_groups);
+  RVRT_CHECK(job.C % (job.units * job.segments) == 0, kAttribute);
+  job.segment = job.C / (job.units * job.segments), job.width = job.C / job.units;
+  const int64_t line = 16, page = 64 * line;
+  job.row_floats = round_up(job.W * job.width, line) / line * line;
+  while (job.row_floats % page / line % 16 != 13) job.row_floats += line;
+  job.frame_floats = job.H * job.row_floats;
+  while (job.frame_floats % page / line != 7) job.frame_floats += line;
+  job.clip_floats = job.T * job.frame_floats;
+  RVRT_CHECK(job.clip_floats < (int64_t{1} << 31) && job.H < (1 << 24) && job.W < (1 << 24), kShape);
+  job.query = t.f(0), job.kv = t.f(1), job.offset = t.f(2);
+  return kOk;
+}
+
+}  // namespace
+}  // namespace rvrt
+
+#define RVRT_KERNEL "deform.cc"
+#include "each_isa.h"
+
+// query (N, T, H, W, C), already scaled; key_value (N, T, H, W, 2C): keys | values, each head after head; offset
+// (N, T, H, W, T, G, K, 2) px as (y, x), flow included; attributes [heads, kernel_h, kernel_w] with K = kernel_h *
+// kernel_w
+// -> out (N, T, H, W, C). The G groups split the 2C channels: the first G/2 are keys', the rest values'; heads is a
+// multiple or a divisor of G/2. For query frame b the n-th field of offsets reads frame (n + b) % T at
+// (y + k / kernel_w - kernel_h / 2 + offset_y, x + k % kernel_w - kernel_w / 2 + offset_x), bilinearly, zero beyond the
+// frame; that score of 0 takes part in the softmax.
+RVRT_ENTRY(deformable_attention_forward) {
+  if (const int bad = t.check(3, 3, 1)) return bad;
+  rvrt::DeformJob job{};
+  if (const int bad = rvrt::parse_deform(t, 3, job)) return bad;
+  RVRT_CHECK(t.same_shape(0, 4), rvrt::kShape);
+  job.out = t.f(4);
+  return RVRT_DISPATCH(deform_forward)(job);
+}
+
+// query, key_value, offset, dout as out, attributes as above -> dquery, dkey_value, doffset. Where a sample lies
+// exactly on a row or column of pixels, the offset's gradient is that from below or right. A thread owns units of
+// channels (see DeformJob) of a sample: sums do not depend on the number of threads, and at most N * min(heads, G/2)
+// threads work.
+RVRT_ENTRY(deformable_attention_backward) {
+  if (const int bad = t.check(4, 3, 3)) return bad;
+  rvrt::DeformJob job{};
+  if (const int bad = rvrt::parse_deform(t, 4, job)) return bad;
+  RVRT_CHECK(t.same_shape(0, 3), rvrt::kShape);
+  RVRT_CHECK(t.same_shape(0, 5) && t.same_shape(1, 6) && t.same_shape(2, 7), rvrt::kShape);
+  job.dout = t.f(3), job.dquery = t.f(5), job.dkv = t.f(6), job.doffset = t.f(7);
+  return RVRT_DISPATCH(deform_backward)(job);
+}
+
+#else
+
+#include "simd.h"
+
+// A tile of queries: what neighbours sample stays in the cache.
+constexpr int64_t kTileHeight = 8, kTileWidth = 32;
+constexpr int64_t kAhead = 3;  // pixels
+
+// Corners of one group's samples at one pixel, `length` (samples rounded up) long: corner i is (y i / 2, x i % 2). The
+// place is where its channels begin in the compact clip, moved inside the frame where the weight is zero.
+struct Corners {
+  int32_t* place[4];
+  float* weight[4];
+  float *wy[2], *wx[2], *sy[2], *sx[2];  // weights per axis and their derivatives
+};
+
+struct DeformBuffers {
+  int64_t length;
+  float *base_y, *base_x, *oy, *ox;  // kernel points of all samples, their offsets
+  int32_t* frame;                    // where each sample's frame begins in the compact clip
+  Corners corners[2];                // of keys, of values; (unit_groups, length) each
+  float *p, *ds;                     // (unit_heads, length)
+  float* dots[2];                    // (segments, 4, length)
+  float* mixed[4];                   // weight of a corner times weight of the sample
+  float* partial;                    // (length, 16)
+
+  DeformBuffers(const DeformJob& job, Arena arena, int64_t* taken = nullptr) {
+    length = round_up(job.samples(), W < 4 ? 4 : W);
+    const auto floats = [&](int64_t n) { return arena.take(n * length); };
+    base_y = floats(1), base_x = floats(1), oy = floats(1), ox = floats(1);
+    frame = reinterpret_cast<int32_t*>(floats(1));
+    for (Corners& c : corners) {
+      for (int i = 0; i < 4; ++i) {
+        c.place[i] = reinterpret_cast<int32_t*>(floats(job.unit_groups));
+        c.weight[i] = floats(job.unit_groups);
+      }
+      for (int i = 0; i < 2; ++i) {
+        c.wy[i] = floats(job.unit_groups), c.wx[i] = floats(job.unit_groups);
+        c.sy[i] = floats(job.unit_groups), c.sx[i] = floats(job.unit_groups);
+      }
+    }
+    p = floats(job.unit_heads), ds = floats(job.unit_heads);
+    dots[0] = floats(4 * job.segments), dots[1] = floats(4 * job.segments);
+    for (float*& m : mixed) m = floats(1);
+    partial = floats(16);
+    if (taken) *taken = arena.taken();
+  }
+};
+
+// One axis: the two indices (moved inside), their weights and the weights' derivatives. Coordinates are limited before
+// they become integers, so any float is safe; two pixels beyond the frame all weights are zero.
+RVRT_INLINE void axis(vf at, int64_t size, vi (&index)[2], vf (&weight)[2], vf (&slope)[2]) {
+  const int32_t length = static_cast<int32_t>(size);
+  const vf limited = vmin(vmax(at, set1(-2.0f)), set1(static_cast<float>(length + 1)));
+  vi first = __builtin_convertvector(limited, vi);
+  first += __builtin_convertvector(first, vf) > limited;  // truncation to floor; true is -1
+  const vf part = limited - __builtin_convertvector(first, vf);
+  const vf one = set1(1.0f);
+  for (int i = 0; i < 2; ++i) {
+    const vi k = first + i, inside = (k >= 0) & (k < length);
+    index[i] = k & inside;
+    weight[i] = (vf)((vi)(i ? part : one - part) & inside);
+    slope[i] = (vf)((vi)(i ? one : -one) & inside);
+  }
+}
+
+// Offsets, queries and outputs of a unit lie far apart from pixel to pixel: ask for them in time.
+RVRT_INLINE void prefetch(const float* p, int64_t floats) {
+  for (int64_t i = 0; i < floats; i += 16) __builtin_prefetch(p + i);
+}
+
+RVRT_INLINE void prefetch_for_write(const float* p, int64_t floats) {
+  for (int64_t i = 0; i < floats; i += 16) __builtin_prefetch(p + i, 1);
+}
+
+// Corners of the samples of groups [group, group + unit_groups) at (row, column); `offset` is the pixel's (T, G, K, 2).
+static void find_corners(const DeformJob& job, const DeformBuffers& b, const float* offset, int64_t group, int64_t row,
+                         int64_t column, Corners c) {
+  const int32_t row_floats = static_cast<int32_t>(job.row_floats), width = static_cast<int32_t>(job.width);
+  for (int64_t g = 0; g < job.unit_groups; ++g) {
+    int64_t n = 0;
+    for (int64_t t = 0; t < job.T; ++t) {
+      const float* o = offset + (t * job.G + group + g) * job.K * 2;
+      for (int64_t k = 0; k < job.K; ++k, ++n) b.oy[n] = o[2 * k], b.ox[n] = o[2 * k + 1];
+    }
+    for (n = 0; n < b.length; n += W) {
+      vi y[2], x[2];
+      vf wy[2], wx[2], sy[2], sx[2];
+      axis(load(b.base_y + n) + static_cast<float>(row) + load(b.oy + n), job.H, y, wy, sy);
+      axis(load(b.base_x + n) + static_cast<float>(column) + load(b.ox + n), job.W, x, wx, sx);
+      const int64_t at = g * b.length + n;
+      for (int i = 0; i < 4; ++i) {
+        store(c.place[i] + at, load(b.frame + n) + y[i >> 1] * row_floats + x[i & 1] * width);
+        store(c.weight[i] + at, wy[i >> 1] * wx[i & 1]);
+      }
+      for (int i = 0; i < 2; ++i) {
+        store(c.wy[i] + at, wy[i]), store(c.wx[i] + at, wx[i]);
+        store(c.sy[i] + at, sy[i]), store(c.sx[i] + at, sx[i]);
+      }
+    }
+  }
+}
+
+// Vectors of LANES floats, whatever the instruction set's own width.
+template <int LANES>
+struct Lanes {
+  typedef float vec __attribute__((vector_size(4 * LANES)));
+  typedef float vec_unaligned __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+  RVRT_INLINE vec get(const float* p) { return *reinterpret_cast<const vec_unaligned*>(p); }
+  RVRT_INLINE void put(float* p, vec v) { *reinterpret_cast<vec_unaligned*>(p) = v; }
+};
+
+// The samples of a group at one pixel.
+struct Samples {
+  int64_t count, length;
+  const int32_t* const* place;
+  int64_t first;  // where the group's samples begin in `place` and in the weights
+};
+
+// sums[n] += the sum over the lanes of partial[n].
+template <int LANES>
+RVRT_INLINE void add_lanes(const float* partial, int64_t count, float* sums) {
+  for (int64_t n = 0; n < count; n += 4) {
+    v4 r[4];
+    for (int u = 0; u < 4; ++u) {
+      r[u] = load4(partial + (n + u) * LANES);
+      for (int l = 4; l < LANES; l += 4) r[u] += load4(partial + (n + u) * LANES + l);
+    }
+    transpose4(r[0], r[1], r[2], r[3]);
+    store4(sums + n, load4(sums + n) + ((r[0] + r[1]) + (r[2] + r[3])));
+  }
+}
+
+// score[n] += sum_c row[c] * sum_i weight[i][n] * base[place[i][n]][c], over LANES * VECTORS channels.
+template <int LANES, int VECTORS>
+RVRT_INLINE void score_chunk(const Samples& s, const float* base, const float* row, const float* const* weight,
+                             float* partial, float* score) {
+  using L = Lanes<LANES>;
+  typename L::vec q[VECTORS];
+  for (int v = 0; v < VECTORS; ++v) q[v] = L::get(row + v * LANES);
+  for (int64_t n = 0; n < s.count; ++n) {
+    const float* p[4];
+    float w[4];
+    for (int i = 0; i < 4; ++i) p[i] = base + s.place[i][s.first + n], w[i] = weight[i][s.first + n];
+    typename L::vec sum = {};
+    for (int v = 0; v < VECTORS; ++v) {
+      const int at = v * LANES;
+      const auto sample =
+          (L::get(p[0] + at) * w[0] + L::get(p[1] + at) * w[1]) + (L::get(p[2] + at) * w[2] + L::get(p[3] + at) * w[3]);
+      sum += q[v] * sample;
+    }
+    if (LANES < 4)
+      for (int l = 0; l < LANES; ++l) score[n] += sum[l];
+    else
+      L::put(partial + n * LANES, sum);
+  }
+  if (LANES >= 4) add_lanes<LANES>(partial, s.count, score);
+}
+
+// dots[i][n] += sum_c row[c] * base[place[i][n]][c].
+template <int LANES, int VECTORS>
+RVRT_INLINE void dots_chunk(const Samples& s, const float* base, const float* row, float* partial, float* dots) {
+  using L = Lanes<LANES>;
+  typename L::vec q[VECTORS];
+  for (int v = 0; v < VECTORS; ++v) q[v] = L::get(row + v * LANES);
+  for (int i = 0; i < 4; ++i) {
+    for (int64_t n = 0; n < s.count; ++n) {
+      const float* p = base + s.place[i][s.first + n];
+      typename L::vec sum = {};
+      for (int v = 0; v < VECTORS; ++v) sum += q[v] * L::get(p + v * LANES);
+      if (LANES < 4)
+        for (int l = 0; l < LANES; ++l) dots[i * s.length + n] += sum[l];
+      else
+        L::put(partial + n * LANES, sum);
+    }
+    if (LANES >= 4) add_lanes<LANES>(partial, s.count, dots + i * s.length);
+  }
+}
+
+// row[c] = sum_n sum_i mixed[i][n] * base[place[i][n]][c].
+template <int LANES, int VECTORS>
+RVRT_INLINE void combine_chunk(const Samples& s, const float* base, const float* const* mixed, float* row) {
+  using L = Lanes<LANES>;
+  typename L::vec sum[VECTORS] = {}, more[VECTORS] = {};
+  for (int64_t n = 0; n < s.count; ++n) {
+    const float* p[4];
+    float w[4];
+    for (int i = 0; i < 4; ++i) p[i] = base + s.place[i][s.first + n], w[i] = mixed[i][n];
+    for (int v = 0; v < VECTORS; ++v) {
+      const int at = v * LANES;
+      sum[v] += L::get(p[0] + at) * w[0];
+      more[v] += L::get(p[1] + at) * w[1];
+      sum[v] += L::get(p[2] + at) * w[2];
+      more[v] += L::get(p[3] + at) * w[3];
+    }
+  }
+  for (int v = 0; v < VECTORS; ++v) L::put(row + v * LANES, sum[v] + more[v]);
+}
+
+// base[place[i][n]][c] += mixed[i][n] * row[c].
+template <int LANES, int VECTORS>
+RVRT_INLINE void scatter_chunk(const Samples& s, float* base, const float* const* mixed, const float* row) {
+  using L = Lanes<LANES>;
+  typename L::vec q[VECTORS];
+  for (int v = 0; v < VECTORS; ++v) q[v] = L::get(row + v * LANES);
+  for (int64_t n = 0; n < s.count; ++n)
+    for (int i = 0; i < 4; ++i) {
+      float* p = base + s.place[i][s.first + n];
+      for (int v = 0; v < VECTORS; ++v) L::put(p + v * LANES, L::get(p + v * LANES) + q[v] * mixed[i][n]);
+    }
+}
+
+// Calls chunk<LANES, VECTORS>(first channel) over a segment of WIDTH channels, or of `width` where WIDTH is 0.
+template <int WIDTH, typename Chunk>
+RVRT_INLINE void over_segment(int64_t width, const Chunk& chunk) {
+  constexpr int kLanes = WIDTH % 16 == 0 && W >= 16 ? 16 : WIDTH % 8 == 0 && W >= 8 ? 8 : 4;
+  if constexpr (WIDTH > 0) {
+    chunk.template run<kLanes, WIDTH / kLanes>(0);
+  } else {
+    int64_t c = 0;
+    for (; c + 4 <= width; c += 4) chunk.template run<4, 1>(c);
+    for (; c < width; ++c) chunk.template run<1, 1>(c);
+  }
+}
+
+struct ScoreChunk {
+  const Samples& s;
+  const float *base, *row, *const *weight;
+  float *partial, *score;
+  template <int LANES, int VECTORS>
+  void run(int64_t c) const {
+    score_chunk<LANES, VECTORS>(s, base + c, row + c, weight, partial, score);
+  }
+};
+
+struct DotsChunk {
+  const Samples& s;
+  const float *base, *row;
+  float *partial, *dots;
+  template <int LANES, int VECTORS>
+  void run(int64_t c) const {
+    dots_chunk<LANES, VECTORS>(s, base + c, row + c, partial, dots);
+  }
+};
+
+struct CombineChunk {
+  const Samples& s;
+  const float *base, *const *mixed;
+  float* row;
+  template <int LANES, int VECTORS>
+  void run(int64_t c) const {
+    combine_chunk<LANES, VECTORS>(s, base + c, mixed, row + c);
+  }
+};
+
+struct ScatterChunk {
+  const Samples& s;
+  float* base;
+  const float *const *mixed, *row;
+  template <int LANES, int VECTORS>
+  void run(int64_t c) const {
+    scatter_chunk<LANES, VECTORS>(s, base + c, mixed, row + c);
+  }
+};
+
+// Scores of one head -> weights of its softmax, zero beyond the last sample.
+RVRT_INLINE void softmax(int64_t count, int64_t length, float* p) {
+  std::fill(p + count, p + length, -3e38f);
+  float top[W], highest = p[0];
+  vf most = load(p), total = {};
+  for (int64_t n = W; n < length; n += W) most = vmax(most, load(p + n));
+  store(top, most);
+  for (int i = 0; i < W; ++i) highest = std::max(highest, top[i]);
+  for (int64_t n = 0; n < length; n += W) {
+    const vf e = exp2((load(p + n) - highest) * kLog2e);
+    store(p + n, e);
+  }
+  std::fill(p + count, p + length, 0.0f);
+  for (int64_t n = 0; n < length; n += W) total += load(p + n);
+  const float inverse = 1.0f / sum(total);
+  for (int64_t n = 0; n < length; n += W) store(p + n, load(p + n) * inverse);
+}
+
+RVRT_INLINE void softmax_gradient(int64_t length, const float* p, float* ds) {
+  vf total = {};
+  for (int64_t n = 0; n < length; n += W) total += load(p + n) * load(ds + n);
+  const float delta = sum(total);
+  for (int64_t n = 0; n < length; n += W) store(ds + n, load(p + n) * (load(ds + n) - delta));
+}
+
+// mixed[i] = weight[i] * factor, over the samples of a group.
+RVRT_INLINE void mix(const DeformBuffers& b, const Corners& c, int64_t first, const float* factor) {
+  for (int64_t n = 0; n < b.length; n += W)
+    for (int i = 0; i < 4; ++i) store(b.mixed[i] + n, load(c.weight[i] + first + n) * load(factor + n));
+}
+
+// sums[n] += sum_i weight[i][n] * dots[i][n].
+RVRT_INLINE void weigh(const DeformBuffers& b, const Corners& c, int64_t first, const float* dots, float* sums) {
+  for (int64_t n = 0; n < b.length; n += W) {
+    vf total = load(sums + n);
+    for (int i = 0; i < 4; ++i) total += load(c.weight[i] + first + n) * load(dots + i * b.length + n);
+    store(sums + n, total);
+  }
+}
+
+// The part of one segment in the gradient of its group's offsets, into oy, ox: factor * slopes * dots.
+RVRT_INLINE void slope(const DeformBuffers& b, const Corners& c, int64_t first, const float* dots, const float* factor,
+                       bool add) {
+  for (int64_t n = 0; n < b.length; n += W) {
+    const int64_t at = first + n;
+    const vf d0 = load(dots + n), d1 = load(dots + b.length + n);
+    const vf d2 = load(dots + 2 * b.length + n), d3 = load(dots + 3 * b.length + n);
+    const vf wy0 = load(c.wy[0] + at), wy1 = load(c.wy[1] + at), wx0 = load(c.wx[0] + at), wx1 = load(c.wx[1] + at);
+    const vf along_y = load(c.sy[0] + at) * (wx0 * d0 + wx1 * d1) + load(c.sy[1] + at) * (wx0 * d2 + wx1 * d3);
+    const vf along_x = load(c.sx[0] + at) * (wy0 * d0 + wy1 * d2) + load(c.sx[1] + at) * (wy0 * d1 + wy1 * d3);
+    store(b.oy + n, (add ? load(b.oy + n) : vf{}) + load(factor + n) * along_y);
+    store(b.ox + n, (add ? load(b.ox + n) : vf{}) + load(factor + n) * along_x);
+  }
+}
+
+// oy, ox -> the gradient of a group's offsets, at a pixel's (T, G, K, 2).
+RVRT_INLINE void store_offsets(const DeformJob& job, const DeformBuffers& b, int64_t group, float* to) {
+  int64_t n = 0;
+  for (int64_t t = 0; t < job.T; ++t) {
+    float* o = to + (t * job.G + group) * job.K * 2;
+    for (int64_t k = 0; k < job.K; ++k, ++n) o[2 * k] = b.oy[n], o[2 * k + 1] = b.ox[n];
+  }
+}
+
+// Where the samples of query frame `t` lie before offsets.
+static void prepare_frame(const DeformJob& job, const DeformBuffers& b, int64_t t) {
+  for (int64_t n = 0; n < b.length; ++n) {
+    const int64_t k = n % job.K, from = n < job.samples() ? (n / job.K + t) % job.T : 0;
+    b.base_y[n] = static_cast<float>(k / job.kernel_w - job.kernel_h / 2);
+    b.base_x[n] = static_cast<float>(k % job.kernel_w - job.kernel_w / 2);
+    b.frame[n] = static_cast<int32_t>(from * job.frame_floats);
+    b.oy[n] = b.ox[n] = 0;
+  }
+}
+
+// Channels [channel, channel + width) of one row of the tensor of keys and values -> compact clip, or back.
+static void pack_row(const DeformJob& job, int64_t sample, int64_t row, int64_t channel, float* clip) {
+  const float* from = job.kv + job.pixel(sample, 0, row, 0) * 2 * job.C + channel;
+  float* to = clip + row / job.H * job.frame_floats + row % job.H * job.row_floats;
+  for (int64_t x = 0; x < job.W; ++x)
+    std::copy(from + x * 2 * job.C, from + x * 2 * job.C + job.width, to + x * job.width);
+}
+
+static void unpack_row(const DeformJob& job, int64_t sample, int64_t row, int64_t channel, const float* clip) {
+  float* to = job.dkv + job.pixel(sample, 0, row, 0) * 2 * job.C + channel;
+  const float* from = clip + row / job.H * job.frame_floats + row % job.H * job.row_floats;
+  for (int64_t x = 0; x < job.W; ++x) std::copy(from + x * job.width, from + (x + 1) * job.width, to + x * 2 * job.C);
+}
+
+// A unit of channels at one pixel.
+struct Unit {
+  int64_t pixel, row, column, channel, group;  // the first channel, the first group of keys
+  const float *k, *v;                          // compact clips
+  float *dk, *dv;
+
+  const float* offset(const DeformJob& job) const { return job.offset + pixel * job.T * job.G * job.K * 2; }
+};
+
+// Called kAhead pixels before `u` is; pixels of the next tile may be asked for in vain.
+RVRT_INLINE void prefetch_unit(const DeformJob& job, const Unit& u) {
+  const int64_t pixel = std::min(u.pixel + kAhead, job.N * job.T * job.H * job.W - 1);
+  const int64_t at = pixel * job.C + u.channel, floats = 2 * job.K * job.unit_groups;
+  prefetch(job.query + at, job.width);
+  if (job.out) prefetch_for_write(job.out + at, job.width);
+  if (job.dquery) prefetch(job.dout + at, job.width), prefetch_for_write(job.dquery + at, job.width);
+  for (int64_t part = u.group; part < job.G; part += job.G / 2)
+    for (int64_t t = 0; t < job.T; ++t) {
+      const int64_t o = ((pixel * job.T + t) * job.G + part) * job.K * 2;
+      prefetch(job.offset + o, floats);
+      if (job.doffset) prefetch_for_write(job.doffset + o, floats);
+    }
+}
+
+template <int WIDTH>
+RVRT_INLINE void attend(const DeformJob& job, const DeformBuffers& b, const Unit& u) {
+  const int64_t segment = WIDTH ? WIDTH : job.segment, at = u.pixel * job.C + u.channel;
+  const Corners &k = b.corners[0], &v = b.corners[1];
+  prefetch_unit(job, u);
+  find_corners(job, b, u.offset(job), u.group, u.row, u.column, k);
+  find_corners(job, b, u.offset(job), u.group + job.G / 2, u.row, u.column, v);
+  std::fill(b.p, b.p + job.unit_heads * b.length, 0.0f);
+  for (int64_t s = 0; s < job.segments; ++s) {
+    const int64_t head = job.unit_heads > 1 ? s * b.length : 0, group = job.unit_groups > 1 ? s * b.length : 0;
+    const Samples samples{job.samples(), b.length, k.place, group};
+    over_segment<WIDTH>(
+        segment, ScoreChunk{samples, u.k + s * segment, job.query + at + s * segment, k.weight, b.partial, b.p + head});
+  }
+  for (int64_t h = 0; h < job.unit_heads; ++h) softmax(job.samples(), b.length, b.p + h * b.length);
+  for (int64_t s = 0; s < job.segments; ++s) {
+    const int64_t head = job.unit_heads > 1 ? s * b.length : 0, group = job.unit_groups > 1 ? s * b.length : 0;
+    const Samples samples{job.samples(), b.length, v.place, group};
+    mix(b, v, group, b.p + head);
+    over_segment<WIDTH>(segment, CombineChunk{samples, u.v + s * segment, b.mixed, job.out + at + s * segment});
+  }
+}
+
+template <int WIDTH>
+RVRT_INLINE void attend_backward(const DeformJob& job, const DeformBuffers& b, const Unit& u) {
+  const int64_t segment = WIDTH ? WIDTH : job.segment, heads = job.unit_heads * b.length;
+  const int64_t at = u.pixel * job.C + u.channel;
+  float* const weight[2] = {b.ds, b.p};               // what a sample of a key, of a value counts
+  const float* const row[2] = {job.query, job.dout};  // what it is multiplied with
+  const float* const clip[2] = {u.k, u.v};
+  float* const gradient[2] = {u.dk, u.dv};
+  const auto head_of = [&](int64_t s) { return job.unit_heads > 1 ? s * b.length : 0; };
+  const auto group_of = [&](int64_t s) { return job.unit_groups > 1 ? s * b.length : 0; };
+
+  prefetch_unit(job, u);
+  std::fill(b.p, b.p + heads, 0.0f);
+  std::fill(b.ds, b.ds + heads, 0.0f);
+  for (int part = 0; part < 2; ++part) {  // scores, then the gradients of the weights
+    const Corners& c = b.corners[part];
+    find_corners(job, b, u.offset(job), u.group + part * job.G / 2, u.row, u.column, c);
+    std::fill(b.dots[part], b.dots[part] + 4 * job.segments * b.length, 0.0f);
+    for (int64_t s = 0; s < job.segments; ++s) {
+      const Samples samples{job.samples(), b.length, c.place, group_of(s)};
+      float* dots = b.dots[part] + 4 * s * b.length;
+      over_segment<WIDTH>(segment,
+                          DotsChunk{samples, clip[part] + s * segment, row[part] + at + s * segment, b.partial, dots});
+      weigh(b, c, group_of(s), dots, weight[1 - part] + head_of(s));
+    }
+  }
+  for (int64_t h = 0; h < heads; h += b.length) {
+    softmax(job.samples(), b.length, b.p + h);
+    softmax_gradient(b.length, b.p + h, b.ds + h);
+  }
+  for (int part = 0; part < 2; ++part) {
+    const Corners& c = b.corners[part];
+    for (int64_t s = 0; s < job.segments; ++s) {
+      const Samples samples{job.samples(), b.length, c.place, group_of(s)};
+      mix(b, c, group_of(s), weight[part] + head_of(s));
+      if (part == 0)
+        over_segment<WIDTH>(segment, CombineChunk{samples, u.k + s * segment, b.mixed, job.dquery + at + s * segment});
+      over_segment<WIDTH>(segment,
+                          ScatterChunk{samples, gradient[part] + s * segment, b.mixed, row[part] + at + s * segment});
+    }
+    for (int64_t g = 0; g < job.unit_groups; ++g) {
+      const int64_t first = job.unit_groups > 1 ? g : 0, last = job.unit_groups > 1 ? g + 1 : job.segments;
+      for (int64_t s = first; s < last; ++s)
+        slope(b, c, g * b.length, b.dots[part] + 4 * s * b.length, weight[part] + head_of(s), s > first);
+      store_offsets(job, b, u.group + g + part * job.G / 2, job.doffset + u.pixel * job.T * job.G * job.K * 2);
+    }
+  }
+}
+
+// Calls visit(query frame, row, column) for the pixels of tile `tile`.
+template <typename Visit>
+RVRT_INLINE void over_tile(const DeformJob& job, int64_t tile, const Visit& visit) {
+  const int64_t across = ceil_div(job.W, kTileWidth), down = ceil_div(job.H, kTileHeight);
+  const int64_t left = tile % across * kTileWidth, top = tile / across % down * kTileHeight, t = tile / (across * down);
+  for (int64_t y = top; y < std::min(top + kTileHeight, job.H); ++y)
+    for (int64_t x = left; x < std::min(left + kTileWidth, job.W); ++x) visit(t, y, x);
+}
+
+static int64_t tiles(const DeformJob& job) {
+  return job.T * ceil_div(job.W, kTileWidth) * ceil_div(job.H, kTileHeight);
+}
+
+// Tasks are rows of the clip.
+void pack_tasks(const void* context, Span span) {
+  const DeformJob& job = *static_cast<const DeformJob*>(context);
+  for (int64_t row = span.begin; row < span.end; ++row) {
+    pack_row(job, job.sample, row, job.unit * job.width, job.k);
+    pack_row(job, job.sample, row, job.C + job.unit * job.width, job.v);
+  }
+}
+
+// Tasks are tiles of one unit of one sample.
+template <int WIDTH>
+void forward_tasks(const void* context, Span span) {
+  const DeformJob& job = *static_cast<const DeformJob*>(context);
+  const DeformBuffers b(job, Arena(job.scratch + span.thread * job.scratch_floats));
+  int64_t prepared = -1;
+  for (int64_t task = span.begin; task < span.end; ++task)
+    over_tile(
+        job, task, [&](int64_t t, int64_t y, int64_t x) __attribute__((always_inline)) {
+          if (t != prepared) prepare_frame(job, b, prepared = t);
+          attend<WIDTH>(job, b,
+                        Unit{job.pixel(job.sample, t, y, x), y, x, job.unit * job.width, job.unit * job.unit_groups,
+                             job.k, job.v, nullptr, nullptr});
+        });
+}
+
+// Tasks are units of samples.
+template <int WIDTH>
+void backward_tasks(const void* context, Span span) {
+  const DeformJob& job = *static_cast<const DeformJob*>(context);
+  const DeformBuffers b(job, Arena(job.scratch + span.thread * job.scratch_floats));
+  const int64_t clip = span.thread * job.clip_floats;
+  float *k = job.k + clip, *v = job.v + clip, *dk = job.dk + clip, *dv = job.dv + clip;
+  for (int64_t task = span.begin; task < span.end; ++task) {
+    const int64_t sample = task / job.units, unit = task % job.units, channel = unit * job.width;
+    for (int64_t row = 0; row < job.T * job.H; ++row) {
+      pack_row(job, sample, row, channel, k);
+      pack_row(job, sample, row, job.C + channel, v);
+    }
+    std::fill(dk, dk + job.clip_floats, 0.0f);
+    std::fill(dv, dv + job.clip_floats, 0.0f);
+    int64_t prepared = -1;
+    for (int64_t tile = 0; tile < tiles(job); ++tile)
+      over_tile(
+          job, tile, [&](int64_t t, int64_t y, int64_t x) __attribute__((always_inline)) {
+            if (t != prepared) prepare_frame(job, b, prepared = t);
+            attend_backward<WIDTH>(
+                job, b, Unit{job.pixel(sample, t, y, x), y, x, channel, unit * job.unit_groups, k, v, dk, dv});
+          });
+    for (int64_t row = 0; row < job.T * job.H; ++row) {
+      unpack_row(job, sample, row, channel, dk);
+      unpack_row(job, sample, row, job.C + channel, dv);
+    }
+  }
+}
+
+int run_forward(DeformJob& job, Body body) {
+  const int64_t tasks = tiles(job);
+  DeformBuffers(job, Arena(nullptr), &job.scratch_floats);
+  const Scratch scratch(parallel_width(tasks) * job.scratch_floats, true), clips(2 * job.clip_floats);
+  RVRT_CHECK(scratch.ok() && clips.ok(), kMemory);
+  job.scratch = scratch.data(), job.k = clips.data(), job.v = job.k + job.clip_floats;
+  for (job.sample = 0; job.sample < job.N; ++job.sample)
+    for (job.unit = 0; job.unit < job.units; ++job.unit) {
+      parallel(job.T * job.H, pack_tasks, &job);
+      parallel(tasks, body, &job);
+    }
+  return kOk;
+}
+
+int run_backward(DeformJob& job, Body body) {
+  const int64_t tasks = job.N * job.units, workers = parallel_width(tasks), all = workers * job.clip_floats;
+  DeformBuffers(job, Arena(nullptr), &job.scratch_floats);
+  const Scratch scratch(workers * job.scratch_floats, true), clips(4 * all);
+  RVRT_CHECK(scratch.ok() && clips.ok(), kMemory);
+  job.scratch = scratch.data();
+  job.k = clips.data(), job.v = job.k + all, job.dk = job.v + all, job.dv = job.dk + all;
+  return parallel(tasks, body, &job);
+}
+
+int deform_forward(DeformJob& job) {
+  switch (job.segment) {
+    case 8:
+      return run_forward(job, forward_tasks<8>);
+    case 12:
+      return run_forward(job, forward_tasks<12>);
+    case 16:
+      return run_forward(job, forward_tasks<16>);
+    case 24:
+      return run_forward(job, forward_tasks<24>);
+    default:
+      return run_forward(job, forward_tasks<0>);
+  }
+}
+
+int deform_backward(DeformJob& job) {
+  switch (job.segment) {
+    case 8:
+      return run_backward(job, backward_tasks<8>);
+    case 12:
+      return run_backward(job, backward_tasks<12>);
+    case 16:
+      return run_backward(job, backward_tasks<16>);
+    case 24:
+      return run_backward(job, backward_tasks<24>);
+    default:
+      return run_backward(job, backward_tasks<0>);
+  }
+}
+
+#endif
