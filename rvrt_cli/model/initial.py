@@ -1,0 +1,35 @@
+"""What a network's weights file must hold, and weights to start training from."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rvrt_cli.model.config import RVRTConfig
+from rvrt_cli.model.rvrt import RVRT
+
+
+def parameter_shapes(config: RVRTConfig) -> dict[str, tuple[int, ...]]:
+    """Name → shape of every weight of the network; names are the published ones."""
+    return {parameter.name: tuple(parameter.shape) for parameter in RVRT(config).get_parameters()}
+
+
+def initial_weights(config: RVRTConfig, seed: int = 0) -> dict[str, np.ndarray]:
+    """Weights to start training from, float32; the output is the bilinear enlargement plus very little.
+
+    Convolutions and dense layers: normal with variance 1 / inputs. The last convolution is a tenth of that: zeros there
+    would stall everything before it. Last layer of the offsets: zeros, so that the alignment starts at the flow itself.
+    """
+    rng = np.random.default_rng(seed)
+    weights = {}
+    for name, shape in parameter_shapes(config).items():
+        noise = rng.standard_normal(shape)
+        if name.endswith(".bias") or "conv_offset.10" in name:
+            value = np.zeros(shape)
+        elif len(shape) == 1:  # LayerNorm
+            value = np.ones(shape)
+        elif name.endswith("relative_position_bias_table"):
+            value = 0.02 * noise
+        else:
+            value = noise / np.sqrt(np.prod(shape[1:])) * (0.1 if name == "conv_last.weight" else 1.0)
+        weights[name] = value.astype(np.float32)
+    return weights
