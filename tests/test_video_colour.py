@@ -11,7 +11,7 @@ from video_clips import enlarge, ffmpeg, read_all
 from rvrt_cli.errors import MediaError
 from rvrt_cli.video import colour
 from rvrt_cli.video.frame import Frame
-from rvrt_cli.video.probe import probe
+from rvrt_cli.video.probe import SourceInfo, probe
 from rvrt_cli.video.writer import open_writer
 
 # ffmpeg's name: (Kr, Kb), primaries, transfer
@@ -223,8 +223,6 @@ def test_a_frame_of_the_wrong_size_or_depth_is_a_mistake_of_the_caller(tmp_path)
 
 def test_the_clock_of_a_part_begins_at_zero():
     info = colour.Colour("bt709", "tv")
-    from rvrt_cli.video.probe import SourceInfo
-
     common = {"interlaced": False, "frame_rate": Fraction(25), "colour": info, "has_alpha": False, "bit_depth": 8}
     late = SourceInfo(
         "video", "x", 8, 8, pix_fmt="yuv420p", time_base=Fraction(1, 1000), start_time=Fraction(1, 2), **common

@@ -7,6 +7,7 @@ import heapq
 import itertools
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,17 +20,9 @@ from rvrt_cli.video.process import FFmpeg, file_url
 from rvrt_cli.video.streams import COVER_TYPES, Route
 
 # What describes the old file and not the film
-_STALE = {
-    "major_brand",
-    "minor_version",
-    "compatible_brands",
-    "encoder",
-    "duration",
-    "rotate",
-    "timecode",
-    "creation_time",
-}
+_STALE = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "rotate", "timecode"}
 _STALE_PREFIXES = ("bps", "number_of_", "_statistics_", "duration-")
+_ANY_TYPE = "application/octet-stream"
 
 
 def mux(
@@ -59,84 +52,77 @@ def mux(
     """
     parts = [encoded] if isinstance(encoded, Path) else list(encoded)
     routes = routes if source_mux and info.kind == "video" else ()
-    try:
-        with contextlib.ExitStack() as stack:
-            side = _side_file(stack, info, routes, muxer, output.parent)
-            return _mux(stack, parts, info, output, muxer, routes, side, source_mux, start, duration)
-    except (av.error.FFmpegError, OSError) as error:
-        raise MediaError(f"{output.name}: cannot be written ({reason(error)})") from error
-
-
-def _mux(
-    stack: contextlib.ExitStack,
-    parts: list[Path],
-    info: SourceInfo,
-    output: Path,
-    muxer: str,
-    routes: Sequence[Route],
-    side: Path | None,
-    source_mux: bool,
-    start: float,
-    duration: float | None,
-) -> int:
-    zero = info.zero(start)
     options = {}
     if muxer in ("mp4", "mov"):
         # Edit lists count in the movie's time scale: in the video's own, a late first picture stays exactly where it is
         scale = info.time_base.denominator
         options = {"movflags": "+faststart", "movie_timescale": str(scale if 1000 <= scale <= 1_000_000 else 90_000)}
-    first = stack.enter_context(open_container(parts[0]))
-    target = stack.enter_context(av.open(file_url(output), "w", format=muxer, container_options=options))
-    source = stack.enter_context(open_container(info.path)) if routes else None
-    beside = stack.enter_context(open_container(side)) if side else None
-
-    template = first.streams.video[0]
-    copies: list[tuple[Any, dict[int, Any]]] = []
-    from_source: dict[int, Any] = {}
-    from_side: dict[int, Any] = {}
-    relayed = iter(beside.streams if beside else ())
-    by_index = {route.index: route for route in routes}
-    video = None
-    for index in sorted({*by_index, info.stream_index}):
-        if index == info.stream_index:
-            video = target.add_stream_from_template(template, opaque=True)
-            video.time_base = info.time_base
-        elif by_index[index].how == "attach":
-            assert source is not None
-            _attach_cover(target, source.streams[index], by_index[index].codec)
-        elif by_index[index].how == "copy":
-            assert source is not None
-            _add(target, source.streams[index], index, from_source)
-        else:
-            stream = next(relayed)
-            _add(target, stream, stream.index, from_side)
-    assert video is not None
-    if source_mux:
-        _describe(target, info, {info.stream_index: video} | _described(from_source, from_side, routes), zero, duration)
-    target.start_encoding()
-
-    if source is not None and from_source:
-        copies.append((source, from_source))
-    if beside is not None:
-        copies.append((beside, from_side))
-    window = (Fraction(0), Fraction(duration).limit_denominator(10**6) if duration is not None else None)
-    tracks: list[Iterable[tuple[Fraction, int, Any]]] = [_video_packets(parts, first, video)]
-    for number, (container, streams) in enumerate(copies, 1):
-        tracks.append(_copied_packets(container, streams, zero, window if start > 0 or duration else None, number))
+    zero = info.zero(start)
+    end = Fraction(duration).limit_denominator(10**6) if duration is not None else None
+    window = (Fraction(0) if start > 0 else None, end)
     written = 0
-    for _, order, packet in heapq.merge(*tracks, key=lambda item: item[:2]):
-        target.mux(packet)
-        written += order == 0
+    try:
+        with contextlib.ExitStack() as stack:
+            side = _side_file(stack, info, routes, muxer, output.parent)
+            first = stack.enter_context(open_container(parts[0]))
+            source = stack.enter_context(open_container(info.path)) if routes else None
+            beside = stack.enter_context(open_container(side)) if side else None
+            target = stack.enter_context(av.open(file_url(output), "w", format=muxer, container_options=options))
+            made = _add_streams(target, first, info, routes, source, beside)
+            if source_mux:
+                _describe(target, info, made.by_origin, zero, end)
+            target.start_encoding()
+            tracks: list[Iterable[tuple[Fraction, int, Any]]] = [_video_packets(parts, first, made.video)]
+            if made.copied:
+                tracks.append(_copied_packets(source, made.copied, zero, window, 1))
+            if made.relayed:
+                tracks.append(_copied_packets(beside, made.relayed, zero, window, 2))
+            # In the order of decoding across all streams, so that the muxer never holds more than a moment of them
+            for _, order, packet in heapq.merge(*tracks, key=lambda item: item[:2]):
+                target.mux(packet)
+                written += order == 0
+    except (av.error.FFmpegError, OSError) as error:
+        raise MediaError(f"{output.name}: cannot be written ({reason(error)})") from error
     return written
 
 
-def _add(target: Any, stream: Any, index: int, copies: dict[int, Any]) -> None:
-    if stream.type == "attachment":
-        target.add_attachment(stream.name or "attachment", stream.mimetype or "application/octet-stream", stream.data)
-        return
+@dataclass
+class _Made:
+    """The output's streams: the video, those copied by the source's index, those relayed by the side file's index."""
+
+    video: Any = None
+    copied: dict[int, Any] = field(default_factory=dict)
+    relayed: dict[int, Any] = field(default_factory=dict)
+    by_origin: dict[int, Any] = field(default_factory=dict)  # all of them by the source's index
+
+
+def _add_streams(target: Any, first: Any, info: SourceInfo, routes: Sequence[Route], source: Any, beside: Any) -> _Made:
+    """Streams in the source's order; attachments are written at once."""
+    made = _Made()
+    waiting = iter(beside.streams if beside else ())
+    ways = {route.index: route for route in routes}
+    for index in sorted({*ways, info.stream_index}):
+        if index == info.stream_index:
+            made.video = made.by_origin[index] = _copy_stream(target, first.streams.video[0])
+            made.video.time_base = info.time_base
+            continue
+        stream = source.streams[index]
+        if ways[index].how == "attach":
+            _attach_cover(target, stream, ways[index].codec)
+        elif stream.type == "attachment":
+            target.add_attachment(stream.name or "attachment", stream.mimetype or _ANY_TYPE, stream.data)
+        elif ways[index].how == "copy":
+            made.copied[index] = made.by_origin[index] = _copy_stream(target, stream)
+        else:
+            relayed = next(waiting)
+            made.relayed[relayed.index] = made.by_origin[index] = _copy_stream(target, relayed)
+    return made
+
+
+def _copy_stream(target: Any, stream: Any) -> Any:
     copy = target.add_stream_from_template(stream, opaque=True)
     copy.time_base = stream.time_base
-    copies[index] = copy
+    return copy
 
 
 def _attach_cover(target: Any, stream: Any, codec: str) -> None:
@@ -146,13 +132,7 @@ def _attach_cover(target: Any, stream: Any, codec: str) -> None:
     stream.container.seek(0)
 
 
-def _described(from_source: dict[int, Any], from_side: dict[int, Any], routes: Sequence[Route]) -> dict[int, Any]:
-    """The output's streams by the index of the source's stream that they come from."""
-    moved = [route.index for route in routes if route.how in ("convert", "relay")]
-    return from_source | {moved[position]: stream for position, stream in enumerate(from_side.values())}
-
-
-def _describe(target: Any, info: SourceInfo, streams: dict[int, Any], zero: Fraction, duration: float | None) -> None:
+def _describe(target: Any, info: SourceInfo, streams: dict[int, Any], zero: Fraction, last: Fraction | None) -> None:
     """Metadata, dispositions and chapters of the source."""
     target.metadata.update(_fresh(info.metadata))
     for described in info.streams:
@@ -163,8 +143,8 @@ def _describe(target: Any, info: SourceInfo, streams: dict[int, Any], zero: Frac
     for number, chapter in enumerate(info.chapters):
         base = Fraction(chapter["time_base"])
         begin, end = chapter["start"] * base - zero, chapter["end"] * base - zero
-        if duration is not None:
-            end = min(end, Fraction(duration).limit_denominator(10**6))
+        if last is not None:
+            end = min(end, last)
         if end > max(begin, 0):
             times = {"start": max(0, round(begin * 1000)), "end": round(end * 1000), "time_base": Fraction(1, 1000)}
             chapters.append({"id": number, **times, "metadata": dict(chapter["metadata"])})
@@ -228,10 +208,10 @@ def _copied_packets(
     container: Any,
     streams: dict[int, Any],
     zero: Fraction,
-    window: tuple[Fraction, Fraction | None] | None,
+    window: tuple[Fraction | None, Fraction | None],
     order: int,
 ) -> Iterator[tuple[Fraction, int, Any]]:
-    """Packets of `streams`, moved to the output's clock; of a part of the source, those that begin within it."""
+    """Packets of `streams`, moved to the output's clock; those that begin within `window` (first, end) seconds."""
     chosen = [container.streams[index] for index in streams]
     for packet in container.demux(chosen):
         if not packet.size or packet.stream_index not in streams:
@@ -245,11 +225,11 @@ def _copied_packets(
         dts = packet.dts if packet.dts is not None else pts
         shift = round(zero / base)
         pts, dts = (0, 0) if pts is None or dts is None or cover else (pts - shift, dts - shift)
-        if window is not None and not cover:
+        if not cover:
             begin, end = pts * base, (pts + (packet.duration or 0)) * base
             if window[1] is not None and begin >= window[1]:
                 continue
-            if begin < 0:
+            if window[0] is not None and begin < window[0]:
                 if kind != "subtitle" or end <= 0:
                     continue
                 packet.duration, pts, dts = round(end / base), 0, 0  # a line that is being shown at the cut

@@ -25,6 +25,7 @@ _DEFAULT_ENCODER = {"webm": "libvpx-vp9"}
 # Constant quality a little above ffmpeg's defaults: enlarged detail should not be quantised away again
 _DEFAULT_CRF = {"libx264": 18, "libx265": 20, "libvpx-vp9": 24, "libsvtav1": 26, "libaom-av1": 24}
 _CPU_USED = {"libvpx-vp9", "libvpx", "libaom-av1"}  # their "preset" is called -cpu-used
+_PRIVATE_OPTIONS = {"libx264": "-x264-params", "libx265": "-x265-params", "libsvtav1": "-svtav1-params"}
 _OWN_IMAGE = re.compile(r"\d{6,}\.png")
 _CHROMA_CHOICES = {"420": ("420", "422", "444"), "422": ("422", "444", "420"), "444": ("444", "422", "420")}
 
@@ -107,6 +108,9 @@ def check_target(
     routes, notes = plan_streams(info, muxer, path) if source_mux else ((), ())
     if info.has_alpha:
         notes = (*notes, f"{path.name}: alpha is left out, only a folder of PNG keeps it")
+    if (info.mastering or info.light_level) and encoder not in _PRIVATE_OPTIONS:
+        known = ", ".join(_PRIVATE_OPTIONS)
+        notes = (*notes, f"{path.name}: HDR's mastering display is left out by {encoder}; --codec {known} keep it")
     if info.bit_depth > 8 and colour.bit_depth(chosen) <= 8:
         notes = (
             *notes,
@@ -245,7 +249,7 @@ def _encoder_options(info: SourceInfo, plan: Target, crf: int | None, preset: st
 
 def _private_options(info: SourceInfo, encoder: str) -> dict[str, str]:
     """The frame rate, which raw pictures do not carry, and HDR10's static metadata, in the encoder's own dialect."""
-    key = {"libx264": "-x264-params", "libx265": "-x265-params", "libsvtav1": "-svtav1-params"}.get(encoder)
+    key = _PRIVATE_OPTIONS.get(encoder)
     if key is None:
         return {}
     rate = info.frame_rate.limit_denominator(1001)
