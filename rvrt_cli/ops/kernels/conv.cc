@@ -93,7 +93,7 @@ int64_t packed_floats(const Convolution& c) { return c.kh * c.groups * c.inputs 
 // Sums of a tile before they are finished: one panel, or all of them where outputs are projected.
 int64_t sum_floats(const Convolution& c) {
   const int64_t panel = RVRT_DISPATCH(kPanelFloats);
-  return c.rows * (c.project ? c.halo_width() * std::max(panel, padded_floats(c.group_outputs)) : c.columns * panel);
+  return c.rows * (c.project ? c.halo_width() * padded_floats(c.group_outputs) : c.columns * panel) + 4;  // reads in fours
 }
 
 struct Sizes {
@@ -283,16 +283,22 @@ inline void copy_halo(const Convolution& c, const TilePlace& p, const float* ima
 
 // Few outputs leave most of a vector empty. So for each pixel of a row all kw * outputs products are formed, and a
 // pixel's sum is gathered from its kw neighbours.
-inline void gather_projected(const Convolution& c, const TilePlace& p, int64_t row, const float* sums, const float* bias,
+inline void gather_projected(const Convolution& c, int64_t columns, const float* sums, const float* bias,
                              const Finish& f) {
   const int64_t ld = padded(c.group_outputs);
   const float slope = negative_slope(f.activation);
-  for (int64_t x = 0; x < p.columns; ++x)
-    for (int64_t n = 0; n < c.outputs; ++n) {
-      float s = bias[n];
-      for (int64_t kx = 0; kx < c.kw; ++kx) s += sums[(x + kx) * ld + kx * c.outputs + n];
+  for (int64_t x = 0; x < columns; ++x)
+    for (int64_t n = 0; n < c.outputs; n += 4) {
+      v4 s = load4(bias + n);
+      for (int64_t kx = 0; kx < c.kw; ++kx) s += load4(sums + (x + kx) * ld + kx * c.outputs + n);
       s = s > 0.0f ? s : s * slope;
-      f.out[row * f.ldo * c.width + x * f.ldo + n] = s + (f.residual ? f.residual[row * f.ldo * c.width + x * f.ldo + n] : 0.0f);
+      const int64_t at = x * f.ldo + n, count = c.outputs - n < 4 ? c.outputs - n : 4;
+      if (f.residual)
+        for (int64_t i = 0; i < count; ++i) s[i] += f.residual[at + i];
+      if (count == 4)
+        store4(f.out + at, s);
+      else
+        for (int64_t i = 0; i < count; ++i) f.out[at + i] = s[i];
     }
 }
 
@@ -323,8 +329,11 @@ inline void conv_tile(const Convolution& c, const TilePlace& p, const float* hal
     v += width;
   }
   if (c.project)
-    for (int64_t row = 0; row < p.rows; ++row)
-      gather_projected(c, p, row, sums + row * width_out * padded(c.group_outputs), bias, f);
+    for (int64_t row = 0; row < p.rows; ++row) {
+      const int64_t offset = row * c.width * f.ldo;
+      gather_projected(c, p.columns, sums + row * width_out * padded(c.group_outputs), bias,
+                       {f.activation, f.residual ? f.residual + offset : nullptr, f.ldo, f.out + offset, f.ldo});
+    }
 }
 
 inline void conv_forward_tiles(const void* pointer, Span span) {

@@ -1,0 +1,40 @@
+"""Compile the kernels while a wheel is built or the project is installed; without a compiler, install without them."""
+
+from __future__ import annotations
+
+import runpy
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+from packaging.tags import sys_tags
+
+
+class KernelsHook(BuildHookInterface):
+    """Adds librvrt_kernels.so to wheels and, for an editable install, to the source tree."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Compile, and mark the wheel as one for this platform (not for this Python: the library does not know it)."""
+        if self.target_name != "wheel":
+            return
+        folder = Path(self.root, "rvrt_cli", "ops", "kernels")
+        build = runpy.run_path(str(folder / "build.py"))["build"]  # importing the package would need MindSpore
+        self.scratch = None if version == "editable" else tempfile.mkdtemp(prefix="rvrt-kernels-")
+        built = build(Path(self.scratch or folder))
+        if built.library is None:
+            self.app.display_warning(f"rvrt installs without its CPU kernels and will be slow on a CPU: {built.note}")
+            return
+        self.app.display_info(f"rvrt CPU kernels: {built.note}")
+        if version == "editable":
+            return
+        platform = next(t.platform for t in sys_tags() if not t.platform.startswith(("manylinux", "musllinux")))
+        build_data["pure_python"] = False
+        build_data["tag"] = f"py3-none-{platform}"
+        build_data["force_include"][str(built.library)] = f"rvrt_cli/ops/kernels/{built.library.name}"
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
+        """Remove what was compiled, now that the wheel holds it."""
+        if getattr(self, "scratch", None):
+            shutil.rmtree(self.scratch, ignore_errors=True)

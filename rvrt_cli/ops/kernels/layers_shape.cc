@@ -1,0 +1,233 @@
+// Changes of layout between and around the layers: pixel shuffle, NCHW <-> NHWC, and the bilinear enlargement that the
+// network's output is added to.
+#ifndef RVRT_ISA
+
+#include "common.h"
+
+#include <algorithm>
+
+namespace rvrt {
+
+struct ShuffleJob {
+  int64_t height, width, channels, factor;  // of the small image; channels of the large one
+  const float *small, *large, *gradient;
+  float* out;
+  float slope;
+};
+
+struct TransposeJob {
+  int64_t rows, columns;  // of one matrix
+  int64_t blocks;         // per matrix, each of kTransposeRows output rows
+  const float* x;
+  float* y;
+};
+
+constexpr int64_t kTransposeRows = 64;
+
+struct BilinearJob {
+  int64_t height, width, factor, channels;  // of the small image
+  const float *small, *add;
+  float* out;
+};
+
+}  // namespace rvrt
+
+#define RVRT_KERNEL "layers_shape.cc"
+#include "each_isa.h"
+
+namespace rvrt {
+namespace {
+
+// Small image (B, H, W, C * f²) at parameter `small`, large one (B, H * f, W * f, C) at `large`, attributes [f, activation].
+int shuffle_job(const Tensors& t, int attributes, int small, int large, ShuffleJob* job) {
+  RVRT_CHECK(t.ndims[small] == 4 && t.ndims[large] == 4, kShape);
+  const int64_t factor = t.ints(attributes)[0];
+  const int activation = t.ints(attributes)[1];
+  RVRT_CHECK(factor >= 1 && factor <= 64 && activation >= 0 && activation <= 3, kAttribute);
+  job->height = t.dim(small, 1);
+  job->width = t.dim(small, 2);
+  job->factor = factor;
+  job->channels = t.dim(large, 3);
+  RVRT_CHECK(t.dim(small, 3) == job->channels * factor * factor, kShape);
+  RVRT_CHECK(t.has_shape(large, {t.dim(small, 0), job->height * factor, job->width * factor, job->channels}), kShape);
+  const float slopes[] = {1.0f, 0.1f, 0.2f, 0.0f};
+  job->slope = slopes[activation];
+  return kOk;
+}
+
+int transpose(const Tensors& t, bool channels_last) {
+  if (int status = t.check(1, 0, 1)) return status;
+  RVRT_CHECK(t.ndims[0] >= 3 && t.ndims[1] == t.ndims[0] && t.size(0) == t.size(1), kShape);
+  const int last = t.ndims[0] - 1;
+  const int64_t batch = t.dim(0, 0), channels = t.dim(0, channels_last ? last : 1);
+  RVRT_CHECK(t.dim(1, 0) == batch && t.dim(1, channels_last ? 1 : last) == channels, kShape);
+  if (t.size(0) == 0) return kOk;
+  const int64_t pixels = t.size(0) / batch / channels;
+  TransposeJob job{channels_last ? pixels : channels, channels_last ? channels : pixels, 0, t.f(0), t.f(1)};
+  job.blocks = ceil_div(job.columns, kTransposeRows);
+  return parallel(batch * job.blocks, RVRT_DISPATCH(transpose_blocks), &job);
+}
+
+}  // namespace
+}  // namespace rvrt
+
+// y[b, h * f + i, w * f + j, c] = activation(x[b, h, w, c * f² + i * f + j]).
+// Inputs: x (B, H, W, C * f²); attributes int32 [f, activation], activation as in conv2d_forward.
+// Output: y (B, H * f, W * f, C).
+RVRT_ENTRY(pixel_shuffle_forward) {
+  using namespace rvrt;
+  if (int status = t.check(1, 2, 1)) return status;
+  ShuffleJob job{};
+  if (int status = shuffle_job(t, 1, 0, 2, &job)) return status;
+  job.small = t.f(0);
+  job.out = t.f(2);
+  return parallel(t.dim(0, 0) * job.height, RVRT_DISPATCH(shuffle_rows), &job);
+}
+
+// Inputs: y (B, H * f, W * f, C), what pixel_shuffle_forward gave; dy like y; attributes as there.
+// Output: dx (B, H, W, C * f²).
+RVRT_ENTRY(pixel_shuffle_backward) {
+  using namespace rvrt;
+  if (int status = t.check(2, 2, 1)) return status;
+  ShuffleJob job{};
+  if (int status = shuffle_job(t, 2, 3, 0, &job)) return status;
+  RVRT_CHECK(t.same_shape(0, 1), kShape);
+  job.large = t.f(0);
+  job.gradient = t.f(1);
+  job.out = t.f(3);
+  return parallel(t.dim(3, 0) * job.height, RVRT_DISPATCH(unshuffle_rows), &job);
+}
+
+// x (B, C, ...) → y (B, ..., C); no attributes. Its gradient is nhwc_to_nchw.
+RVRT_ENTRY(nchw_to_nhwc) { return rvrt::transpose(t, false); }
+
+// x (B, ..., C) → y (B, C, ...); no attributes. Its gradient is nchw_to_nhwc.
+RVRT_ENTRY(nhwc_to_nchw) { return rvrt::transpose(t, true); }
+
+// out = add + small enlarged by bilinear interpolation, half-pixel centres, edge pixels repeated beyond the edge. The
+// gradient towards `add` is that of `out`.
+// Inputs: small (B, h, w, C); add (B, f * h, f * w, C), any whole f >= 1. No attributes. Output: out like add.
+RVRT_ENTRY(add_bilinear) {
+  using namespace rvrt;
+  if (int status = t.check(2, 0, 1)) return status;
+  RVRT_CHECK(t.ndims[0] == 4 && t.same_shape(1, 2), kShape);
+  BilinearJob job{t.dim(0, 1), t.dim(0, 2), 1, t.dim(0, 3), t.f(0), t.f(1), t.f(2)};
+  if (t.size(0) == 0) return t.size(1) == 0 ? kOk : kShape;
+  job.factor = t.ndims[1] == 4 ? t.dim(1, 1) / job.height : 0;
+  RVRT_CHECK(job.factor >= 1, kShape);
+  RVRT_CHECK(t.has_shape(1, {t.dim(0, 0), job.height * job.factor, job.width * job.factor, job.channels}), kShape);
+  return parallel(t.dim(0, 0) * job.height * job.factor, RVRT_DISPATCH(bilinear_rows), &job);
+}
+
+#else
+
+#include "simd.h"
+
+inline void shuffle_rows(const void* pointer, Span span) {
+  const ShuffleJob& job = *static_cast<const ShuffleJob*>(pointer);
+  const int64_t f = job.factor, n = job.channels, parts = f * f, line = job.width * f * n;
+  for (int64_t row = span.begin; row < span.end; ++row)
+    for (int64_t x = 0; x < job.width; ++x) {
+      const float* from = job.small + (row * job.width + x) * n * parts;
+      float* to = job.out + row * f * line + x * f * n;
+      int64_t c = 0;
+      for (; f == 2 && c + 4 <= n; c += 4) {
+        v4 q[4] = {load4(from + 4 * c), load4(from + 4 * c + 4), load4(from + 4 * c + 8), load4(from + 4 * c + 12)};
+        transpose4(q[0], q[1], q[2], q[3]);
+        for (int k = 0; k < 4; ++k) {
+          const v4 v = q[k] > 0.0f ? q[k] : q[k] * job.slope;
+          store4(to + (k >> 1) * line + (k & 1) * n + c, v);
+        }
+      }
+      for (; c < n; ++c)
+        for (int64_t k = 0; k < parts; ++k) {
+          const float v = from[c * parts + k];
+          to[k / f * line + k % f * n + c] = v > 0.0f ? v : v * job.slope;
+        }
+    }
+}
+
+inline void unshuffle_rows(const void* pointer, Span span) {
+  const ShuffleJob& job = *static_cast<const ShuffleJob*>(pointer);
+  const int64_t f = job.factor, n = job.channels, parts = f * f, line = job.width * f * n;
+  for (int64_t row = span.begin; row < span.end; ++row)
+    for (int64_t x = 0; x < job.width; ++x) {
+      const int64_t first = row * f * line + x * f * n;
+      const float *y = job.large + first, *dy = job.gradient + first;
+      float* to = job.out + (row * job.width + x) * n * parts;
+      int64_t c = 0;
+      for (; f == 2 && c + 4 <= n; c += 4) {
+        v4 q[4];
+        for (int k = 0; k < 4; ++k) {
+          const int64_t at = (k >> 1) * line + (k & 1) * n + c;
+          const v4 g = load4(dy + at);
+          q[k] = load4(y + at) > 0.0f ? g : g * job.slope;
+        }
+        transpose4(q[0], q[1], q[2], q[3]);
+        for (int k = 0; k < 4; ++k) store4(to + 4 * c + 4 * k, q[k]);
+      }
+      for (; c < n; ++c)
+        for (int64_t k = 0; k < parts; ++k) {
+          const int64_t at = k / f * line + k % f * n + c;
+          to[c * parts + k] = y[at] > 0.0f ? dy[at] : dy[at] * job.slope;
+        }
+    }
+}
+
+// Output rows (input columns) of one block, four by four.
+inline void transpose_blocks(const void* pointer, Span span) {
+  const TransposeJob& job = *static_cast<const TransposeJob*>(pointer);
+  const int64_t rows = job.rows, columns = job.columns;
+  for (int64_t block = span.begin; block < span.end; ++block) {
+    const float* x = job.x + block / job.blocks * rows * columns;
+    float* y = job.y + block / job.blocks * rows * columns;
+    const int64_t begin = block % job.blocks * kTransposeRows;
+    const int64_t end = begin + kTransposeRows < columns ? begin + kTransposeRows : columns;
+    int64_t i = 0;
+    for (; i + 4 <= rows; i += 4) {
+      int64_t j = begin;
+      for (; j + 4 <= end; j += 4) {
+        v4 q[4] = {load4(x + i * columns + j), load4(x + (i + 1) * columns + j), load4(x + (i + 2) * columns + j),
+                   load4(x + (i + 3) * columns + j)};
+        transpose4(q[0], q[1], q[2], q[3]);
+        for (int k = 0; k < 4; ++k) store4(y + (j + k) * rows + i, q[k]);
+      }
+      for (; j < end; ++j)
+        for (int k = 0; k < 4; ++k) y[j * rows + i + k] = x[(i + k) * columns + j];
+    }
+    for (; i < rows; ++i)
+      for (int64_t j = begin; j < end; ++j) y[j * rows + i] = x[i * columns + j];
+  }
+}
+
+// Where output position p lies between input pixels: `first`, `second` and the second one's weight.
+struct Between {
+  int64_t first, second;
+  float weight;
+};
+RVRT_INLINE Between between(int64_t p, int64_t factor, int64_t size) {
+  const float at = (static_cast<float>(2 * (p % factor) + 1) / static_cast<float>(2 * factor)) - 0.5f;
+  const int64_t pixel = p / factor, first = at < 0.0f ? pixel - 1 : pixel;
+  return {first < 0 ? 0 : first, first + 1 < size ? first + 1 : size - 1, at < 0.0f ? at + 1.0f : at};
+}
+
+inline void bilinear_rows(const void* pointer, Span span) {
+  const BilinearJob& job = *static_cast<const BilinearJob*>(pointer);
+  const int64_t rows = job.height * job.factor, columns = job.width * job.factor, n = job.channels;
+  for (int64_t row = span.begin; row < span.end; ++row) {
+    const Between y = between(row % rows, job.factor, job.height);
+    const float* image = job.small + row / rows * job.height * job.width * n;
+    const float *above = image + y.first * job.width * n, *below = image + y.second * job.width * n;
+    for (int64_t column = 0; column < columns; ++column) {
+      const Between x = between(column, job.factor, job.width);
+      const int64_t at = (row * columns + column) * n;
+      for (int64_t c = 0; c < n; ++c) {
+        const int64_t i = x.first * n + c, j = x.second * n + c;
+        const float left = above[i] + y.weight * (below[i] - above[i]);
+        const float right = above[j] + y.weight * (below[j] - above[j]);
+        job.out[at + c] = job.add[at + c] + left + x.weight * (right - left);
+      }
+    }
+  }
+}
+#endif
