@@ -174,7 +174,6 @@ def to_rgb(pix_fmt: str, colour: Colour, width: int, height: int) -> tuple[str, 
     packed, planar = ("rgb48le", "gbrp16le") if deep else ("rgb24", "gbrp")
     step_x, step_y = subsampling(pix_fmt)
     exact = has_zscale() and not pix_fmt.startswith(("xyz", "bayer", "mono", "pal")) and "f32" not in pix_fmt
-    exact = exact and width % step_x == 0 and height % step_y == 0  # zimg wants whole chroma samples
     size = f"w={width}:h={height}"
     if is_rgb(pix_fmt):
         if deep and exact:
@@ -186,22 +185,35 @@ def to_rgb(pix_fmt: str, colour: Colour, width: int, height: int) -> tuple[str, 
             levels = f"zscale={size}:rangein={_ZSCALE_RANGE[colour.range]}:range=full"
             return f"{levels},format={grey},format={packed}", packed
         return f"scale={size}:in_range={colour.range}:out_range=pc:{_SWSCALE_FLAGS},format={packed}", packed
+    first = ""
+    if (width % step_x or height % step_y) if exact else (deep and step_x * step_y > 1):
+        # zimg wants whole chroma samples, and swscale wraps black and white round on its direct way to 16 bits
+        first = f"scale={size}:in_range={colour.range}:out_range={colour.range}:{_SWSCALE_FLAGS},"
+        first += f"format={_full_chroma(pix_fmt)},"
     if exact:
         matrix = f"matrixin={_ZSCALE_MATRIX[colour.matrix]}:rangein={_ZSCALE_RANGE[colour.range]}:matrix=gbr:range=full"
-        return f"zscale={size}:{matrix}:filter=spline36,format={planar},format={packed}", packed
+        return f"{first}zscale={size}:{matrix}:filter=spline36,format={planar},format={packed}", packed
     matrix = f"in_color_matrix={_SWSCALE_MATRIX[colour.matrix]}:in_range={colour.range}:out_range=pc"
-    return f"scale={size}:{matrix}:{_SWSCALE_FLAGS},format={packed}", packed
+    return f"{first}scale={size}:{matrix}:{_SWSCALE_FLAGS},format={packed}", packed
+
+
+def _full_chroma(pix_fmt: str) -> str:
+    """The planar 4:4:4 format of the same depth."""
+    bits = bit_depth(pix_fmt)
+    return "yuv444p" if bits <= 8 else f"yuv444p{bits}le"
 
 
 def from_rgb(pix_fmt: str, colour: Colour, width: int, height: int) -> str:
     """Filter chain from packed full-range RGB of `width` x `height` px to `pix_fmt`, tagged with `colour`."""
     step_x, step_y = subsampling(pix_fmt)
-    exact = has_zscale() and width % step_x == 0 and height % step_y == 0 and not is_grey(pix_fmt)
     if is_rgb(pix_fmt):
         convert = f"scale={_SWSCALE_FLAGS}"
-    elif exact:
+    elif has_zscale() and not is_grey(pix_fmt):
         matrix = f"matrix={_ZSCALE_MATRIX[colour.matrix]}:range={_ZSCALE_RANGE[colour.range]}"
         convert = f"zscale=matrixin=gbr:rangein=full:{matrix}:chromal=left:filter=spline36"
+        if width % step_x or height % step_y:
+            levels = f"in_range={colour.range}:out_range={colour.range}"
+            convert += f",format={_full_chroma(pix_fmt)},scale={levels}:{_SWSCALE_FLAGS}"
     else:
         matrix = f"out_color_matrix={_SWSCALE_MATRIX[colour.matrix]}:out_range={colour.range}"
         convert = f"scale=in_range=pc:{matrix}:{_SWSCALE_FLAGS}"
