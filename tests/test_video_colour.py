@@ -88,7 +88,7 @@ def test_a_flat_patch_is_read_by_the_formula_and_comes_back(tmp_path, matrix, va
     assert after.pix_fmt == info.pix_fmt
 
 
-@pytest.mark.parametrize(("matrix", "value_range", "bits"), itertools.product(MATRICES, ["tv", "pc"], [8, 10]))
+@pytest.mark.parametrize(("matrix", "value_range", "bits"), list(itertools.product(MATRICES, ["tv", "pc"], [8, 10])))
 def test_odd_sizes_have_the_same_colours(tmp_path, matrix, value_range, bits):
     """Half a chroma sample at the edge: zimg refuses, and the way round it must not cost colours."""
     source, target = tmp_path / "in.mkv", tmp_path / "out.mkv"
