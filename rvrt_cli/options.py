@@ -39,7 +39,7 @@ class UpscaleOptions:
     memory: str | None = None  # such as "4G"; None: most of what is free
     start: float = 0.0  # s
     duration: float | None = None  # s
-    codec: str = "libx264"
+    codec: str | None = None  # ffmpeg's name of a video encoder; None: libx264, or libvpx-vp9 for .webm
     crf: int | None = None
     preset: str | None = None
     pix_fmt: str | None = None
@@ -64,6 +64,8 @@ class UpscaleOptions:
             raise OptionError(f"--start {self.start}: give seconds from the beginning, 0 or more")
         if self.duration is not None and self.duration <= 0:
             raise OptionError(f"--duration {self.duration}: give more than 0 seconds")
+        if self.crf is not None and not 0 <= self.crf <= 63:
+            raise OptionError(f"--crf {self.crf}: give 0 (best) to 63")
         self.memory_bytes  # noqa: B018  validates
         if self.size is not None:
             parse_size(self.size)
@@ -105,7 +107,9 @@ def parse_size(text: str) -> tuple[int, int] | int:
         return PRESET_HEIGHTS[text.lower()]
     match = re.fullmatch(r"(\d{1,5})[xX×](\d{1,5})", text, re.ASCII)
     if not match or int(match[1]) < 2 or int(match[2]) < 2:
-        raise OptionError(f"--size {text!r}: write WIDTHxHEIGHT such as 1920x1080, or one of {', '.join(PRESET_HEIGHTS)}")
+        raise OptionError(
+            f"--size {text!r}: write WIDTHxHEIGHT such as 1920x1080, or one of {', '.join(PRESET_HEIGHTS)}"
+        )
     return int(match[1]), int(match[2])
 
 

@@ -1,0 +1,52 @@
+"""The command line: one file per command; parse, call one function, print."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from rvrt_cli.cli.preprocess import preprocess
+from rvrt_cli.cli.upscale import upscale
+from rvrt_cli.cli.weights import weights
+from rvrt_cli.errors import RvrtError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="rvrt", prog_name="rvrt")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def cli(debug: bool) -> None:
+    """Video super-resolution with RVRT on MindSpore: CPU, NVIDIA GPU, Ascend NPU.
+
+    \b
+    Example: rvrt upscale in.mp4 out.mp4
+    """
+
+
+cli.add_command(upscale)
+cli.add_command(weights)
+cli.add_command(preprocess)
+
+
+def main() -> None:
+    """Run the command line; a user sees one line for an error, and exit status 1."""
+    try:
+        status = cli.main(prog_name="rvrt", standalone_mode=False)
+    except click.UsageError as error:
+        error.show()
+        status = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("rvrt: interrupted", err=True)
+        status = 130
+    except click.ClickException as error:
+        error.show()
+        status = error.exit_code
+    except RvrtError as error:
+        if "--debug" in sys.argv:
+            raise
+        click.echo(f"rvrt: {' '.join(str(error).split())}", err=True)
+        status = 1
+    except BrokenPipeError:  # whoever read our output has gone
+        status = 1
+        sys.stderr.close()
+    sys.exit(status if isinstance(status, int) else 0)

@@ -25,7 +25,13 @@ __all__ = [
     "parameter_shapes",
 ]
 
-_LAZY = {"RVRT": "rvrt", "State": "rvrt", "Network": "network", "initial_weights": "initial", "parameter_shapes": "initial"}
+_LAZY = {
+    "RVRT": "rvrt",
+    "State": "rvrt",
+    "Network": "network",
+    "initial_weights": "initial",
+    "parameter_shapes": "initial",
+}
 
 
 def __getattr__(name: str) -> Any:

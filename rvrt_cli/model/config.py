@@ -43,8 +43,9 @@ class RVRTConfig:
             object.__setattr__(self, name, tuple(getattr(self, name)))
             if len(getattr(self, name)) != 3:
                 raise WeightsError(f"network configuration: {name} needs three numbers, got {getattr(self, name)}")
-        small = {"clip_size": 8, "window": 64, "mlp_ratio": 16, "align_ratio": 16, "align_kernel": 15, "align_heads": 256}
-        for name, most in {**small, "deformable_groups": 256, "upsampler_width": 4096}.items():
+        most_of = {"clip_size": 8, "window": 64, "mlp_ratio": 16, "align_ratio": 16, "align_kernel": 15}
+        most_of |= {"align_heads": 256, "deformable_groups": 256, "upsampler_width": 4096}
+        for name, most in most_of.items():
             _whole(name, getattr(self, name), most)
         for name, most in (("widths", 4096), ("groups", 64), ("depths", 64), ("heads", 256)):
             for value in getattr(self, name):
@@ -64,7 +65,7 @@ class RVRTConfig:
             or 2 * self.align_width % self.deformable_groups
             or max(self.align_heads, self.deformable_groups // 2) % min(self.align_heads, self.deformable_groups // 2)
         ):
-            raise WeightsError("network configuration: the deformable groups do not fit the alignment's width and heads")
+            raise WeightsError("network configuration: the deformable groups do not fit the width and heads")
 
     @property
     def width(self) -> int:
@@ -96,7 +97,8 @@ class RVRTConfig:
             raise WeightsError("network configuration: not a table of values")
         unknown = sorted(set(values) - {field.name for field in fields(cls)})
         if unknown:
-            raise WeightsError(f"network configuration: unknown entries {', '.join(unknown)}; a newer rvrt may know them")
+            names = ", ".join(unknown)
+            raise WeightsError(f"network configuration: unknown entries {names}; a newer rvrt may know them")
         try:
             return cls(**values)
         except (TypeError, ValueError) as error:

@@ -1,0 +1,135 @@
+"""Where the network runs: the only place that sets MindSpore's device, threads and folders.
+
+`use_device` comes before anything that imports MindSpore, because some of its settings are read once, at import.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rvrt_cli.errors import OptionError, OutOfMemoryError, RvrtError
+from rvrt_cli.options import DEVICES, PRECISIONS
+
+_TARGETS = {"cpu": "CPU", "gpu": "GPU", "ascend": "Ascend"}
+_NEEDS = {
+    "gpu": "MindSpore needs an NVIDIA driver and the CUDA 11 libraries (pip install 'rvrt[gpu]')",
+    "ascend": "MindSpore needs an Ascend NPU and Huawei's CANN",
+}
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where and how the network computes.
+
+    Attributes:
+        kind: "cpu", "gpu" or "ascend".
+        precision: "float32", or "float16" on an accelerator.
+    """
+
+    kind: str
+    precision: str = "float32"
+
+    def free_bytes(self) -> int | None:
+        """Free memory of an accelerator; None on the CPU, which computes in the host's."""
+        if self.kind == "cpu":
+            return None
+        import mindspore as ms
+
+        properties = ms.hal.get_device_properties(0, _TARGETS[self.kind])
+        return int(getattr(properties, "free_memory", 0) or properties.total_memory)
+
+
+def use_device(kind: str = "auto", precision: str = "float32", threads: int | None = None) -> Device:
+    """Make MindSpore compute on a device, in this process.
+
+    Args:
+        kind: "auto" takes an Ascend NPU, else an NVIDIA GPU, else the CPU.
+        precision: "float16" only on an accelerator.
+        threads: of the CPU; None: as many as the process may use.
+
+    Raises:
+        OptionError: an unknown name, or float16 on the CPU.
+        RvrtError: the device is not there.
+    """
+    if kind not in DEVICES or precision not in PRECISIONS:
+        raise OptionError(f"device {kind!r}, precision {precision!r}: choose from {DEVICES} and {PRECISIONS}")
+    if kind == "cpu" and precision != "float32":
+        raise OptionError("--precision float16: the CPU computes in float32; leave it out, or choose --device gpu")
+    _prepare(threads)
+    import mindspore as ms
+
+    found = [name for name in ("ascend", "gpu") if kind in ("auto", name) and _available(ms, name)]
+    chosen = found[0] if found else "cpu"
+    if kind not in ("auto", chosen):
+        raise RvrtError(f"--device {kind}: none was found here; {_NEEDS[kind]}, or choose --device cpu")
+    if chosen == "cpu" and precision != "float32":
+        raise OptionError("--precision float16: the CPU computes in float32, and no accelerator was found")
+    ms.set_device(_TARGETS[chosen])
+    return Device(chosen, precision)
+
+
+def _prepare(threads: int | None) -> None:
+    """Environment that MindSpore reads once, at import; what the user has set stays."""
+    os.environ.setdefault("GLOG_v", "3")  # errors only: MindSpore warns about its own internals
+    # Plain-layout convolutions fall back to oneDNN's reference code under AVX-512: 1 instead of 100 GFLOP/s.
+    os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
+    # Folders that a compilation leaves behind (rank_0, kernel_meta) belong anywhere but in the working directory.
+    folder = str(Path(tempfile.gettempdir()) / f"rvrt-mindspore-{os.getuid() if hasattr(os, 'getuid') else 0}")
+    os.environ.setdefault("MS_OM_PATH", folder)
+    os.environ.setdefault("MS_COMPILER_CACHE_PATH", folder)
+    if threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+
+
+def _available(ms: Any, kind: str) -> bool:
+    try:
+        return ms.hal.is_available(_TARGETS[kind]) and ms.hal.device_count(_TARGETS[kind]) > 0
+    except Exception:  # MindSpore raises what its plugin happened to meet
+        return False
+
+
+def host_free_bytes() -> int:
+    """Memory that this process may still take, in bytes, within a container's limit too."""
+    import psutil
+
+    free = psutil.virtual_memory().available
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    with contextlib.suppress(OSError, ValueError):  # there may be no such limit
+        free = min(free, int(limit.read_text()) - int(used.read_text()))
+    return max(0, free)
+
+
+_NO_MEMORY = re.compile(r"memory isn't enough|out of memory|alloc\w* .*fail|malloc|memory not enough", re.IGNORECASE)
+
+
+@contextlib.contextmanager
+def memory_errors() -> Iterator[None]:
+    """Turn MindSpore's ways of saying that memory ran out into one error.
+
+    Raises:
+        OutOfMemoryError: in place of a RuntimeError or MemoryError that means it.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
+            raise OutOfMemoryError(
+                "the device's memory is not enough for this call; choose a smaller --tile or --window"
+            ) from error
+        raise
+
+
+def synchronized(call: Callable[[], Any]) -> Any:
+    """The result of `call`, once the device has computed it."""
+    import mindspore as ms
+
+    result = call()
+    ms.runtime.synchronize()
+    return result

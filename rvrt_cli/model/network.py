@@ -1,0 +1,102 @@
+"""The network as the engine sees it: NumPy frames and state in, NumPy frames and state out."""
+
+from __future__ import annotations
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor
+
+from rvrt_cli.device import Device, memory_errors
+from rvrt_cli.model.config import BRANCHES, RVRTConfig
+from rvrt_cli.model.rvrt import RVRT, State
+
+_FRAMES = "frames"
+
+
+class Network:
+    """A network with its weights on a device; fulfils `rvrt_cli.engine.Network`.
+
+    Attributes:
+        config: the network's sizes.
+        card: the model card's facts from the weights file.
+        device: where it runs.
+    """
+
+    def __init__(self, config: RVRTConfig, arrays: dict[str, np.ndarray], card: dict, device: Device):
+        """`arrays` are exactly the network's parameters, see `parameter_shapes`."""
+        self.config, self.card, self.device = config, card, device
+        self._dtype = ms.float16 if device.precision == "float16" else ms.float32
+        self._cell = RVRT(config)
+        for parameter in self._cell.get_parameters():
+            parameter.set_dtype(self._dtype)
+            parameter.set_data(Tensor(arrays[parameter.name], self._dtype))
+        self._cell.set_train(False)
+
+    @property
+    def scale(self) -> int:
+        """Output px per LR px along each axis."""
+        return self.config.scale
+
+    @property
+    def clip_size(self) -> int:
+        """Frames that the network takes in one step."""
+        return self.config.clip_size
+
+    def __call__(
+        self, frames: np.ndarray, state: dict[str, np.ndarray] | None, emit: int, mirrored: bool = False
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Enlarge the first `emit` frames of a window; see `rvrt_cli.engine.Network`.
+
+        Args:
+            frames: (N, T, 3, H, W) float32 in [0, 1].
+            state: what the call before returned, or None at the start of a scene.
+            emit: frames to return.
+            mirrored: the second half of `frames` is the first half reversed, and `state` is None.
+
+        Returns:
+            (N, emit, 3, 4H, 4W) float32, not clamped, and the state after frame `emit`.
+
+        Raises:
+            OutOfMemoryError: the device cannot hold a call of this size.
+        """
+        past = None
+        if state is not None:
+            features = {branch: self._tensor(state[branch]) for branch in BRANCHES}
+            past = State(self._tensor(state[_FRAMES]), features)
+        with memory_errors():
+            output, new = self._cell.stream(self._tensor(frames), past, emit, mirrored)
+            arrays = {branch: self._array(feature) for branch, feature in new.features.items()}
+            return self._array(output), {_FRAMES: self._array(new.frames), **arrays}
+
+    def memory(self, frames: int, height: int, width: int) -> int:
+        """Predicted peak bytes of one call with N = 1, T = `frames`; input, output and weights included.
+
+        Features of all branches are kept for every frame, both ways round; the largest stage works on one clip.
+        """
+        config, size = self.config, 2 if self._dtype == ms.float16 else 4
+        clips = -(-frames // config.clip_size)
+        kept = 2 * 5 * config.width + 3 + 4 * config.clip_size * config.flow
+        upsampled = 3 * config.scale**2
+        stage = 3 * 16 * config.upsampler_width + 2 * 16 * 3
+        if config.flow:
+            points = config.clip_size * config.align_kernel**2
+            stage = max(stage, 4 * points * 2 * config.align_width + 6 * points * config.deformable_groups)
+        pixels = height * width
+        per_clip = config.clip_size * pixels * size
+        return int(per_clip * (clips * (kept + 2 * upsampled) + stage) + 2 * self._weight_bytes()) + BASE_BYTES
+
+    def state_bytes(self, height: int, width: int) -> int:
+        """Bytes of the state of one call with N = 1."""
+        return 4 * self.config.clip_size * height * width * (3 + len(BRANCHES) * self.config.width)
+
+    def _weight_bytes(self) -> int:
+        return sum(4 * int(np.prod(parameter.shape)) for parameter in self._cell.get_parameters())
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return Tensor(np.ascontiguousarray(array), self._dtype)
+
+    def _array(self, tensor: Tensor) -> np.ndarray:
+        return tensor.asnumpy().astype(np.float32, copy=False)
+
+
+BASE_BYTES = 600 << 20  # MindSpore itself, its compiled stages and its thread pools
