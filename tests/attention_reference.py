@@ -59,7 +59,7 @@ def warp(x, flow, g, border):
 
 
 def deformable_attention(q, kv, offset, g, heads, kernel):
-    """Guided deformable attention: q (N, T, H, W, C), kv (N, T, H, W, 2C), offset (N, T, H, W, T, G, K, 2) px, (y, x)."""
+    """Guided deformable attention: q (N, T, H, W, C), kv (N, T, H, W, 2C), offset (N, T, H, W, T, G, K, 2) as y, x."""
     n_clips, n_frames, height, width, channels = q.shape
     groups, points = offset.shape[5:7]
     rows, columns = np.mgrid[:height, :width]
