@@ -30,15 +30,11 @@ class Built(NamedTuple):
     note: str
 
 
-def build(out_dir: Path, extra_flags: tuple[str, ...] = ()) -> Built:
+def build(out_dir: Path) -> Built:
     """Compile every *.cc of this folder into `out_dir`/librvrt_kernels.so, with OpenMP where the compiler has it.
 
     The compiler is $CXX, or else the first of c++, g++ and clang++ that works. The library is replaced only when the
-    new one is complete.
-
-    Args:
-        out_dir: created if missing.
-        extra_flags: for compiling and linking, for example a sanitizer.
+    new one is complete. $CXXFLAGS is added to the flags of compiling and linking, for example a sanitizer.
     """
     chosen = os.environ.get("CXX", "").strip()
     compilers = [shlex.split(chosen)] if chosen else [[name] for name in COMPILERS if shutil.which(name)]
@@ -47,7 +43,7 @@ def build(out_dir: Path, extra_flags: tuple[str, ...] = ()) -> Built:
     reason = ""
     for compiler in compilers:
         for threads in (("-fopenmp",), ()):
-            problem = _compile(compiler, (*FLAGS, *threads, *extra_flags), out_dir)
+            problem = _compile(compiler, (*FLAGS, *threads, *shlex.split(os.environ.get("CXXFLAGS", ""))), out_dir)
             if problem is None:
                 how = "with OpenMP" if threads else "without OpenMP: kernels run on one core"
                 return Built(out_dir / LIBRARY, f"compiled by {shlex.join(compiler)} {how}")
