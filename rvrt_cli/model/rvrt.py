@@ -18,6 +18,7 @@ from rvrt_cli.model.config import BRANCHES, RVRTConfig
 from rvrt_cli.model.layers import Conv, Refine
 from rvrt_cli.model.spynet import SpyNet
 
+SKIP_GAIN = 0.2  # of the reconstruction's features beside the linear path, so that both start at a like size
 Clips = list[Tensor]  # one tensor (N, T, H, W, C) per clip, in time order
 
 
@@ -156,12 +157,17 @@ class Reconstruct(nn.Cell):
         )
         self.smooth = Conv("upsampler.10", wide, wide, 3)
         self.last = Conv("conv_last", wide, 3, 3)
+        self.skips = config.input_skip > 0
+        if self.skips:
+            self.skip = Conv("input_skip", 3, wide, config.input_skip, rank=4)
 
     @ms.jit
     def construct(self, frames: Tensor, *features: Tensor) -> Tensor:
         """Input (N, T, H, W, 3) and five features (N, T, H, W, C) → (N, T, 4H, 4W, 3), not clamped."""
         batch, time, height, width, _ = frames.shape
         x = self.narrow(self.body(msops.concat(features, -1))).reshape(batch * time, height, width, -1)
+        if self.skips:
+            x = SKIP_GAIN * x + self.skip(frames.reshape(batch * time, height, width, 3))
         for conv in self.grow:
             x = ops.pixel_shuffle(conv(x), 2)
         x = self.last(self.smooth(x))
