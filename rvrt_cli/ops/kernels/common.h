@@ -31,6 +31,18 @@
 #pragma GCC diagnostic ignored "-Wpsabi"  // vectors are only passed between functions of one instruction set
 #endif
 
+#if defined(__x86_64__)  // a few shuffles in simd.h
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // of the header's deliberately undefined vectors
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#include <immintrin.h>
+#pragma GCC diagnostic pop
+#else
+#include <immintrin.h>
+#endif
+#endif
+
 #define RVRT_EXPORT __attribute__((visibility("default")))
 
 // MindSpore's ahead-of-time form: inputs, then outputs. Zero is success; see Status for the rest.

@@ -66,22 +66,72 @@ RVRT_INLINE void transpose4(v4& a, v4& b, v4& c, v4& d) {
   d = RVRT_SHUFFLE4(ab2, cd2, 2, 3, 6, 7);
 }
 
+// Quarter q of the result is the four floats at p + q * step.
+RVRT_INLINE vf load_quarters(const float* p, int64_t step) {
+#if RVRT_LANES == 16
+  __m512 v = _mm512_castps128_ps512(_mm_loadu_ps(p));
+  v = _mm512_insertf32x4(v, _mm_loadu_ps(p + step), 1);
+  v = _mm512_insertf32x4(v, _mm_loadu_ps(p + 2 * step), 2);
+  return (vf)_mm512_insertf32x4(v, _mm_loadu_ps(p + 3 * step), 3);
+#elif RVRT_LANES == 8
+  return (vf)_mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(p + step), 1);
+#else
+  (void)step;
+  return load(p);
+#endif
+}
+
+// In every quarter of four lanes: rows a, b, c, d of a 4x4 block become its columns.
+RVRT_INLINE void transpose_quarters(vf (&r)[4]) {
+#if RVRT_LANES == 16
+  const __m512d ab = (__m512d)_mm512_unpacklo_ps((__m512)r[0], (__m512)r[1]);
+  const __m512d ab2 = (__m512d)_mm512_unpackhi_ps((__m512)r[0], (__m512)r[1]);
+  const __m512d cd = (__m512d)_mm512_unpacklo_ps((__m512)r[2], (__m512)r[3]);
+  const __m512d cd2 = (__m512d)_mm512_unpackhi_ps((__m512)r[2], (__m512)r[3]);
+  r[0] = (vf)_mm512_unpacklo_pd(ab, cd), r[1] = (vf)_mm512_unpackhi_pd(ab, cd);
+  r[2] = (vf)_mm512_unpacklo_pd(ab2, cd2), r[3] = (vf)_mm512_unpackhi_pd(ab2, cd2);
+#elif RVRT_LANES == 8
+  const __m256d ab = (__m256d)_mm256_unpacklo_ps((__m256)r[0], (__m256)r[1]);
+  const __m256d ab2 = (__m256d)_mm256_unpackhi_ps((__m256)r[0], (__m256)r[1]);
+  const __m256d cd = (__m256d)_mm256_unpacklo_ps((__m256)r[2], (__m256)r[3]);
+  const __m256d cd2 = (__m256d)_mm256_unpackhi_ps((__m256)r[2], (__m256)r[3]);
+  r[0] = (vf)_mm256_unpacklo_pd(ab, cd), r[1] = (vf)_mm256_unpackhi_pd(ab, cd);
+  r[2] = (vf)_mm256_unpacklo_pd(ab2, cd2), r[3] = (vf)_mm256_unpackhi_pd(ab2, cd2);
+#else
+  transpose4(r[0], r[1], r[2], r[3]);
+#endif
+}
+
+// A strip of `rows` = W (wide) or 4 rows of `transpose`.
+template <bool WIDE>
+RVRT_INLINE void transpose_strip(const float* from, int64_t from_stride, int64_t columns, float factor, float* to,
+                                 int64_t to_stride) {
+  int64_t c = 0;
+  for (; c + 4 <= columns; c += 4) {
+    if (WIDE) {
+      vf r[4];
+      for (int u = 0; u < 4; ++u) r[u] = load_quarters(from + u * from_stride + c, 4 * from_stride) * factor;
+      transpose_quarters(r);
+      for (int u = 0; u < 4; ++u) store(to + (c + u) * to_stride, r[u]);
+    } else {
+      v4 r[4];
+      for (int u = 0; u < 4; ++u) r[u] = load4(from + u * from_stride + c) * factor;
+      transpose4(r[0], r[1], r[2], r[3]);
+      for (int u = 0; u < 4; ++u) store4(to + (c + u) * to_stride, r[u]);
+    }
+  }
+  for (; c < columns; ++c)
+    for (int u = 0; u < (WIDE ? W : 4); ++u) to[c * to_stride + u] = from[u * from_stride + c] * factor;
+}
+
 // to[c * to_stride + i] = from[i * from_stride + c] * factor for `rows` i and `columns` c.
 RVRT_INLINE void transpose(const float* from, int64_t from_stride, int64_t rows, int64_t columns, float factor,
                            float* to, int64_t to_stride) {
   int64_t i = 0;
-  for (; i + 4 <= rows; i += 4) {
-    const float* p = from + i * from_stride;
-    int64_t c = 0;
-    for (; c + 4 <= columns; c += 4) {
-      v4 r[4];
-      for (int u = 0; u < 4; ++u) r[u] = load4(p + u * from_stride + c) * factor;
-      transpose4(r[0], r[1], r[2], r[3]);
-      for (int u = 0; u < 4; ++u) store4(to + (c + u) * to_stride + i, r[u]);
-    }
-    for (; c < columns; ++c)
-      for (int u = 0; u < 4; ++u) to[c * to_stride + i + u] = p[u * from_stride + c] * factor;
-  }
+  for (; i + W <= rows; i += W)
+    transpose_strip<true>(from + i * from_stride, from_stride, columns, factor, to + i, to_stride);
+  for (; i + 4 <= rows; i += 4)
+    transpose_strip<false>(from + i * from_stride, from_stride, columns, factor, to + i, to_stride);
   for (; i < rows; ++i)
     for (int64_t c = 0; c < columns; ++c) to[c * to_stride + i] = from[i * from_stride + c] * factor;
 }

@@ -189,17 +189,8 @@ RVRT_INLINE void pack_queries(const WindowJob& job, const int64_t* token, int64_
 template <int HD>
 RVRT_INLINE void to_lanes(const WindowJob& job, const float* rows, float factor, float* columns) {
   const int64_t hd = width<HD>(job), row = row_width(hd);
-  int64_t c = 0;
-  for (; c + 4 <= hd; c += 4)
-    for (int64_t i = 0; i < kQueries; i += 4) {
-      const float* from = rows + i * row + c;
-      v4 r[4] = {load4(from) * factor, load4(from + row) * factor, load4(from + 2 * row) * factor,
-                 load4(from + 3 * row) * factor};
-      transpose4(r[0], r[1], r[2], r[3]);
-      for (int u = 0; u < 4; ++u) store4(columns + (c + u) * kQueries + i, r[u]);
-    }
-  for (; c < hd; ++c)
-    for (int64_t i = 0; i < kQueries; ++i) columns[c * kQueries + i] = rows[i * row + c] * factor;
+  for (int64_t i = 0; i < kQueries; i += W)
+    transpose_strip<true>(rows + i * row, row, hd, factor, columns + i, kQueries);
 }
 
 // columns (width, queries) times one factor per query -> rows of `stride` floats at `base`; tokens without a row are
@@ -208,22 +199,25 @@ template <int HD>
 RVRT_INLINE void from_lanes(const WindowJob& job, const float* columns, const vf* factor, const int64_t* token,
                             int64_t count, float* base, int64_t stride) {
   const int64_t hd = width<HD>(job);
-  float f[kQueries];
-  for (int n = 0; n < kQueryVectors; ++n) store(f + n * W, factor[n]);
-  for (int64_t i = 0; i < count; i += 4) {
-    const int64_t some = std::min<int64_t>(4, count - i);
+  for (int n = 0; n < kQueryVectors; ++n) {
+    const int64_t first = n * W, some = std::min<int64_t>(W, count - first);
+    float quarters[W];
     int64_t c = 0;
     for (; c + 4 <= hd; c += 4) {
-      v4 r[4];
-      const v4 scale = load4(f + i);
-      for (int u = 0; u < 4; ++u) r[u] = load4(columns + (c + u) * kQueries + i) * scale;
-      transpose4(r[0], r[1], r[2], r[3]);
-      for (int64_t u = 0; u < some; ++u)
-        if (token[i + u] >= 0) store4(base + token[i + u] * stride + c, r[u]);
+      vf r[4];
+      for (int u = 0; u < 4; ++u) r[u] = load(columns + (c + u) * kQueries + first) * factor[n];
+      transpose_quarters(r);
+      for (int u = 0; u < 4; ++u) {
+        store(quarters, r[u]);
+        for (int64_t i = u; i < some; i += 4)
+          if (token[first + i] >= 0) store4(base + token[first + i] * stride + c, load4(quarters + i - u));
+      }
     }
-    for (; c < hd; ++c)
-      for (int64_t u = 0; u < some; ++u)
-        if (token[i + u] >= 0) base[token[i + u] * stride + c] = columns[c * kQueries + i + u] * f[i + u];
+    for (; c < hd; ++c) {
+      store(quarters, load(columns + c * kQueries + first) * factor[n]);
+      for (int64_t i = 0; i < some; ++i)
+        if (token[first + i] >= 0) base[token[first + i] * stride + c] = quarters[i];
+    }
   }
 }
 
