@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -57,8 +58,8 @@ def upscale(source: str, target: str, dry_run: bool, as_json: bool, quiet: bool,
     from rvrt_cli.upscale import prepare, run
 
     display = _display(as_json, quiet, to_stdout=target != "-")
-    display.say("loading the network")
-    job = prepare(source, target, chosen)
+    with display.loading():
+        job = prepare(source, target, chosen)
     for line in _plan_lines(job):
         display.say(line)
     if dry_run:
@@ -124,6 +125,9 @@ class _Quiet:
 
     def __exit__(self, *_: object) -> None: ...
 
+    def loading(self) -> AbstractContextManager:
+        return nullcontext()
+
     def say(self, line: str) -> None: ...
 
     def note(self, line: str) -> None: ...
@@ -182,8 +186,7 @@ class _Live(_Plain):
     def __init__(self) -> None:
         super().__init__()
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bar
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn, TimeRemainingColumn
 
         self._console = Console(stderr=True, highlight=False)
         self._bar = Bar(
@@ -191,6 +194,9 @@ class _Live(_Plain):
             TextColumn("{task.fields[rate]}"), TimeRemainingColumn(compact=True), TextColumn("left"),
             console=self._console,
         )  # fmt: skip
+
+    def loading(self) -> AbstractContextManager:
+        return self._console.status("loading the network")
 
     def say(self, line: str) -> None:
         self._console.print(line, markup=False, soft_wrap=True)
