@@ -93,7 +93,7 @@ def assert_close(got: list[np.ndarray], expected: list[np.ndarray], names: str, 
         worst = np.unravel_index(np.argmax(error), error.shape)
         scale = max(np.abs(e).max(), 1e-30)
         assert error.max() <= tolerance * scale, (
-            f"{name}: {g[worst]} instead of {e[worst]} at {worst}; largest error {error.max() / scale:.1e} of {scale:.3g},"
+            f"{name}: {g[worst]} instead of {e[worst]} at {worst}; largest {error.max() / scale:.1e} of {scale:.3g},"
             f" {np.mean(~(error <= tolerance * scale)):.1%} of values beyond {tolerance}"
         )
 
