@@ -1,0 +1,52 @@
+"""Options refuse what cannot be used, and name it."""
+
+from __future__ import annotations
+
+import pytest
+
+from rvrt_cli.errors import OptionError
+from rvrt_cli.options import UpscaleOptions, parse_memory, parse_size
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("4G", 4 * 2**30), ("512M", 512 * 2**20), ("1.5 GiB", 3 * 2**29), ("2g", 2**31), ("64kb", 65536)],
+)
+def test_memory_counts_in_powers_of_1024(text: str, expected: int) -> None:
+    assert parse_memory(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "4", "G", "-1G", "0G", "1e9", "4Q", "٤G", "4G4G"])
+def test_memory_without_amount_or_unit_is_refused(text: str) -> None:
+    with pytest.raises(OptionError, match="--memory"):
+        parse_memory(text)
+
+
+def test_size_is_two_sides_or_a_height() -> None:
+    assert parse_size("1920x1080") == (1920, 1080)
+    assert parse_size("1080p") == 1080
+    for text in ("", "0x5", "1x1", "1920", "1920x", "999999x2", "axb", "1080P1"):
+        with pytest.raises(OptionError, match="--size"):
+            parse_size(text)
+
+
+def test_output_size_keeps_the_aspect_and_an_even_width() -> None:
+    assert UpscaleOptions().output_size(180, 101) == (720, 404)
+    assert UpscaleOptions(scale=3).output_size(180, 101) == (540, 303)
+    assert UpscaleOptions(size="1080p").output_size(720, 405) == (1920, 1080)
+    assert UpscaleOptions(size="480p").output_size(1001, 563) == (854, 480)
+    assert UpscaleOptions(size="300x200", scale=2).output_size(64, 64) == (300, 200)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"device": "tpu"}, {"precision": "int8"}, {"scale": 5}, {"window": -1}, {"lookahead": -2}, {"tile": 16},
+        {"overlap": -1}, {"tile": 64, "overlap": 40}, {"start": -1.0}, {"duration": 0.0}, {"crf": 64}, {"memory": "x"},
+        {"size": "x"},
+    ],
+)  # fmt: skip
+def test_impossible_values_are_refused_by_name(bad: dict) -> None:
+    name = "--" + list(bad)[-1]
+    with pytest.raises(OptionError, match=name):
+        UpscaleOptions(**bad)
