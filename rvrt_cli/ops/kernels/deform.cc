@@ -174,6 +174,7 @@ RVRT_INLINE void prefetch_for_write(const float* p, int64_t floats) {
 }
 
 // Corners of the samples of groups [group, group + unit_groups) at (row, column); `offset` is the pixel's (T, G, K, 2).
+template <bool SLOPES>
 static void find_corners(const DeformJob& job, const DeformBuffers& b, const float* offset, int64_t group, int64_t row,
                          int64_t column, Corners c) {
   const int32_t row_floats = static_cast<int32_t>(job.row_floats), width = static_cast<int32_t>(job.width);
@@ -193,7 +194,7 @@ static void find_corners(const DeformJob& job, const DeformBuffers& b, const flo
         store(c.place[i] + at, load(b.frame + n) + y[i >> 1] * row_floats + x[i & 1] * width);
         store(c.weight[i] + at, wy[i >> 1] * wx[i & 1]);
       }
-      for (int i = 0; i < 2; ++i) {
+      for (int i = 0; SLOPES && i < 2; ++i) {  // what only the offsets' gradient needs
         store(c.wy[i] + at, wy[i]), store(c.wx[i] + at, wx[i]);
         store(c.sy[i] + at, sy[i]), store(c.sx[i] + at, sx[i]);
       }
@@ -366,15 +367,10 @@ struct ScatterChunk {
 // Scores of one head -> weights of its softmax, zero beyond the last sample.
 RVRT_INLINE void softmax(int64_t count, int64_t length, float* p) {
   std::fill(p + count, p + length, -3e38f);
-  float top[W], highest = p[0];
   vf most = load(p), total = {};
   for (int64_t n = W; n < length; n += W) most = vmax(most, load(p + n));
-  store(top, most);
-  for (int i = 0; i < W; ++i) highest = std::max(highest, top[i]);
-  for (int64_t n = 0; n < length; n += W) {
-    const vf e = exp2((load(p + n) - highest) * kLog2e);
-    store(p + n, e);
-  }
+  const float top = highest(most);
+  for (int64_t n = 0; n < length; n += W) store(p + n, exp2((load(p + n) - top) * kLog2e));
   std::fill(p + count, p + length, 0.0f);
   for (int64_t n = 0; n < length; n += W) total += load(p + n);
   const float inverse = 1.0f / sum(total);
@@ -481,8 +477,8 @@ RVRT_INLINE void attend(const DeformJob& job, const DeformBuffers& b, const Unit
   const int64_t segment = WIDTH ? WIDTH : job.segment, at = u.pixel * job.C + u.channel;
   const Corners &k = b.corners[0], &v = b.corners[1];
   prefetch_unit(job, u);
-  find_corners(job, b, u.offset(job), u.group, u.row, u.column, k);
-  find_corners(job, b, u.offset(job), u.group + job.G / 2, u.row, u.column, v);
+  find_corners<false>(job, b, u.offset(job), u.group, u.row, u.column, k);
+  find_corners<false>(job, b, u.offset(job), u.group + job.G / 2, u.row, u.column, v);
   std::fill(b.p, b.p + job.unit_heads * b.length, 0.0f);
   for (int64_t s = 0; s < job.segments; ++s) {
     const int64_t head = job.unit_heads > 1 ? s * b.length : 0, group = job.unit_groups > 1 ? s * b.length : 0;
@@ -515,7 +511,7 @@ RVRT_INLINE void attend_backward(const DeformJob& job, const DeformBuffers& b, c
   std::fill(b.ds, b.ds + heads, 0.0f);
   for (int part = 0; part < 2; ++part) {  // scores, then the gradients of the weights
     const Corners& c = b.corners[part];
-    find_corners(job, b, u.offset(job), u.group + part * job.G / 2, u.row, u.column, c);
+    find_corners<true>(job, b, u.offset(job), u.group + part * job.G / 2, u.row, u.column, c);
     std::fill(b.dots[part], b.dots[part] + 4 * job.segments * b.length, 0.0f);
     for (int64_t s = 0; s < job.segments; ++s) {
       const Samples samples{job.samples(), b.length, c.place, group_of(s)};

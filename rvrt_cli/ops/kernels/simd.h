@@ -26,11 +26,25 @@ RVRT_INLINE vf set1(float x) { return x - vf{}; }  // not x + vf{}: that would t
 RVRT_INLINE vf vmax(vf a, vf b) { return a > b ? a : b; }  // b where a is NaN
 RVRT_INLINE vf vmin(vf a, vf b) { return a < b ? a : b; }
 
+// Across the lanes, quarters first: no chain of W steps.
 RVRT_INLINE float sum(vf v) {
-  float s[W], t = 0;
+  float s[W];
   store(s, v);
-  for (int i = 0; i < W; ++i) t += s[i];
-  return t;
+  v4 t = load4(s);
+  for (int i = 4; i < W; i += 4) t += load4(s + i);
+  return (t[0] + t[1]) + (t[2] + t[3]);
+}
+
+RVRT_INLINE float highest(vf v) {
+  float s[W];
+  store(s, v);
+  v4 t = load4(s);
+  for (int i = 4; i < W; i += 4) {
+    const v4 other = load4(s + i);
+    t = t > other ? t : other;
+  }
+  const float a = t[0] > t[1] ? t[0] : t[1], b = t[2] > t[3] ? t[2] : t[3];
+  return a > b ? a : b;
 }
 
 constexpr float kLog2e = 1.44269504088896340736f;
