@@ -122,5 +122,4 @@ class Attend(nn.Cell):
 
     def finish(self, attended: Tensor) -> Tensor:
         """(..., A) → (..., C)."""
-        x = self.proj(attended)
-        return x + self.mlp(x)
+        return self.mlp(self.proj(attended))

@@ -42,9 +42,9 @@ class Linear(nn.Cell):
         self.bias = parameter(f"{name}.bias", (outputs,))
         self.activation = activation
 
-    def construct(self, x: Tensor) -> Tensor:
-        """(..., inputs) → (..., outputs)."""
-        return ops.linear(x, self.weight, self.bias, self.activation)
+    def construct(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """(..., inputs) → (..., outputs), with the residual added."""
+        return ops.linear(x, self.weight, self.bias, self.activation, residual)
 
 
 class LayerNorm(nn.Cell):
@@ -61,16 +61,20 @@ class LayerNorm(nn.Cell):
 
 
 class MLP(nn.Cell):
-    """Two dense layers with an exact GELU between."""
+    """Two dense layers with an exact GELU between, on a residual path; with a LayerNorm before them if it has a name."""
 
-    def __init__(self, name: str, channels: int, ratio: int):
+    def __init__(self, name: str, channels: int, ratio: int, norm: str | None = None):
         super().__init__(auto_prefix=False)
-        self.fc1 = Linear(f"{name}.fc1", channels, channels * ratio, "gelu")
+        self.norm = LayerNorm(norm, channels) if norm else None
+        self.fc1 = Linear(f"{name}.fc1", channels, channels * ratio)
         self.fc2 = Linear(f"{name}.fc2", channels * ratio, channels)
 
     def construct(self, x: Tensor) -> Tensor:
         """(..., C) → (..., C)."""
-        return self.fc2(self.fc1(x))
+        fc1, fc2 = self.fc1, self.fc2
+        if self.norm is None:
+            return ops.mlp(x, None, None, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
+        return ops.mlp(x, self.norm.weight, self.norm.bias, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
 
 
 class TransformerLayer(nn.Cell):
@@ -81,8 +85,7 @@ class TransformerLayer(nn.Cell):
         self.norm1 = LayerNorm(f"{name}.norm1", channels)
         self.qkv = Linear(f"{name}.attn.qkv_self", channels, 3 * channels)
         self.proj = Linear(f"{name}.attn.proj", channels, channels)
-        self.norm2 = LayerNorm(f"{name}.norm2", channels)
-        self.mlp = MLP(f"{name}.mlp", channels, ratio)
+        self.mlp = MLP(f"{name}.mlp", channels, ratio, f"{name}.norm2")
         self.heads, self.window, self.shifted, self.biased = heads, window, shifted, biased
         if biased:
             table = (2 * window[0] - 1) * (2 * window[1] - 1) * (2 * window[2] - 1)
@@ -96,9 +99,9 @@ class TransformerLayer(nn.Cell):
         if self.biased:
             length = window[0] * window[1] * window[2]
             bias = self.bias_table[self.bias_index[:length, :length]].transpose(2, 0, 1)  # (heads, L, L)
-        qkv = self.qkv(self.norm1(x))
-        x = x + self.proj(ops.window_attention(qkv, self.qkv.bias, bias, self.heads, window, shift))
-        return x + self.mlp(self.norm2(x))
+        qkv = ops.norm_linear(x, self.norm1.weight, self.norm1.bias, self.qkv.weight, self.qkv.bias)
+        attended = ops.window_attention(qkv, self.qkv.bias, bias, self.heads, window, shift)
+        return self.mlp(self.proj(attended, x))
 
 
 def relative_position_index(window: tuple[int, int, int]) -> np.ndarray:
@@ -134,7 +137,7 @@ class ResidualGroup(nn.Cell):
         y = x
         for layer in self.layers:
             y = layer(y)
-        return x + self.linear(y)
+        return self.linear(y, x)
 
 
 class Refine(nn.Cell):

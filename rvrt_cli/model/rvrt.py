@@ -120,11 +120,11 @@ class Align(nn.Cell):
         self.align = kind(f"deform_align.{branch}", config)
 
     @ms.jit
-    def construct(self, query: Tensor, key: Tensor, value: Tensor, flows: Tensor | None) -> tuple:
-        """Aligned features (N, T, H, W, C) and the flows, corrected where there are any."""
+    def construct(self, query: Tensor, key: Tensor, value: Tensor, *flows: Tensor) -> tuple:
+        """Aligned features (N, T, H, W, C) and, where there are flows, the corrected ones."""
         if self.guided:
-            return self.align(query, key, value, flows)
-        return self.align(query, key, value), flows
+            return self.align(query, key, value, flows[0])
+        return (self.align(query, key, value),)
 
 
 class Branch(nn.Cell):
@@ -153,7 +153,7 @@ class Reconstruct(nn.Cell):
                            config.heads[2], window, config.mlp_ratio, config.relative_position_bias)  # fmt: skip
         self.narrow = Conv("conv_before_upsampler.0", config.widths[2], wide, 1, "leaky_relu")
         self.grow = nn.CellList(
-            [Conv(f"upsampler.{i}", wide, 4 * wide, 3, "leaky_relu") for i in (0, 5)], auto_prefix=False
+            [Conv(f"upsampler.{i}", wide, 4 * wide, 3) for i in (0, 5)], auto_prefix=False
         )
         self.smooth = Conv("upsampler.10", wide, wide, 3)
         self.last = Conv("conv_last", wide, 3, 3)
@@ -169,9 +169,8 @@ class Reconstruct(nn.Cell):
         if self.skips:
             x = SKIP_GAIN * x + self.skip(frames.reshape(batch * time, height, width, 3))
         for conv in self.grow:
-            x = ops.pixel_shuffle(conv(x), 2)
-        x = self.last(self.smooth(x))
-        x = x + ops.resize_bilinear(frames.reshape(batch * time, height, width, 3), 4 * height, 4 * width)
+            x = ops.pixel_shuffle(conv(x), 2, "leaky_relu")
+        x = ops.add_enlarged(self.last(self.smooth(x)), frames.reshape(batch * time, height, width, 3))
         return x.reshape(batch, time, 4 * height, 4 * width, 3)
 
 
@@ -267,11 +266,13 @@ class RVRT(nn.Cell):
             if propagated is None:
                 aligned = msops.zeros_like(query)
             else:
-                if flows is not None and c not in fields:
-                    fields[c] = self.compose(flows.backward_to(c) if backward else flows.forward_to(c))
-                    aligned, fields[c] = self.align[index](query, key, propagated, fields[c])
+                if flows is None:
+                    (aligned,) = self.align[index](query, key, propagated)
+                elif c in fields:
+                    aligned, _ = self.align[index](query, key, propagated, fields[c])
                 else:
-                    aligned, _ = self.align[index](query, key, propagated, fields.get(c))
+                    composed = self.compose(flows.backward_to(c) if backward else flows.forward_to(c))
+                    aligned, fields[c] = self.align[index](query, key, propagated, composed)
             propagated = self.branches[index](aligned, *[clips[c] for clips in sources])
             outputs.append(propagated)
             key = query

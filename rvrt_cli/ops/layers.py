@@ -5,6 +5,7 @@ B batch, H×W frame size [px], C channels.
 
 from __future__ import annotations
 
+import numpy as np
 from mindspore import Tensor, ops
 
 EPSILON = 1e-5  # LayerNorm, as published
@@ -21,13 +22,16 @@ def activate(x: Tensor, activation: str) -> Tensor:
     return x
 
 
-def conv2d(x: Tensor, weight: Tensor, bias: Tensor, activation: str = "none") -> Tensor:
-    """Convolution with stride 1 and zero padding that keeps the frame size, then the activation.
+def conv2d(
+    x: Tensor, weight: Tensor, bias: Tensor, activation: str = "none", residual: Tensor | None = None
+) -> Tensor:
+    """Convolution with stride 1 and zero padding that keeps the frame size, then activation, then the residual added.
 
     Args:
         x: (B, H, W, Ci).
         weight: (Co, Ci, [1,] h, w), h and w odd.
         bias: (Co,).
+        residual: (B, H, W, Co).
 
     Returns:
         (B, H, W, Co).
@@ -35,15 +39,43 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor, activation: str = "none") ->
     kernel = weight.shape[-2:]
     weight = weight.reshape(weight.shape[0], weight.shape[1], kernel[0], kernel[1])
     if kernel == (1, 1):
-        return linear(x, weight.reshape(weight.shape[0], weight.shape[1]), bias, activation)
+        return linear(x, weight.reshape(weight.shape[0], weight.shape[1]), bias, activation, residual)
     y = ops.conv2d(x.transpose(0, 3, 1, 2), weight, bias, 1, "pad", (kernel[0] // 2, kernel[1] // 2))
-    return activate(y.transpose(0, 2, 3, 1), activation)
+    y = activate(y.transpose(0, 2, 3, 1), activation)
+    return y if residual is None else residual + y
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor, activation: str = "none") -> Tensor:
-    """Dense layer over the last axis: x (..., Ci), weight (Co, Ci), bias (Co,) → (..., Co)."""
+def linear(
+    x: Tensor, weight: Tensor, bias: Tensor, activation: str = "none", residual: Tensor | None = None
+) -> Tensor:
+    """Dense layer over the last axis, activation, residual added.
+
+    x (..., Ci), weight (Co, Ci), bias (Co,), residual (..., Co) → (..., Co).
+    """
     y = ops.matmul(x.reshape(-1, x.shape[-1]), weight.swapaxes(0, 1)) + bias
-    return activate(y, activation).reshape(*x.shape[:-1], weight.shape[0])
+    y = activate(y, activation).reshape(*x.shape[:-1], weight.shape[0])
+    return y if residual is None else residual + y
+
+
+def norm_linear(
+    x: Tensor, gamma: Tensor, beta: Tensor, weight: Tensor, bias: Tensor, activation: str = "none"
+) -> Tensor:
+    """`layer_norm`, then `linear`: x (..., Ci), gamma and beta (Ci,), weight (Co, Ci), bias (Co,) → (..., Co)."""
+    return linear(layer_norm(x, gamma, beta), weight, bias, activation)
+
+
+def mlp(
+    x: Tensor, gamma: Tensor | None, beta: Tensor | None, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor
+) -> Tensor:
+    """The transformer's feed-forward part on its residual path: x + linear(gelu(linear(layer_norm(x)))).
+
+    Args:
+        x: (..., C).
+        gamma, beta: (C,) of the LayerNorm; None: there is none.
+        w1, b1: (hidden, C), (hidden,); w2, b2: (C, hidden), (C,).
+    """
+    y = x if gamma is None else layer_norm(x, gamma, beta)
+    return linear(linear(y, w1, b1, "gelu"), w2, b2, "none", x)
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -54,11 +86,14 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return centred * ops.rsqrt(variance + EPSILON) * weight + bias
 
 
-def pixel_shuffle(x: Tensor, factor: int) -> Tensor:
-    """(B, H, W, C * factor²) → (B, factor * H, factor * W, C); channel c * factor² + i * factor + j goes to (i, j)."""
+def pixel_shuffle(x: Tensor, factor: int, activation: str = "none") -> Tensor:
+    """(B, H, W, C * factor²) → (B, factor * H, factor * W, C), through an activation.
+
+    Channel c * factor² + i * factor + j goes to place (i, j).
+    """
     batch, height, width, channels = x.shape
     channels = channels // factor**2
-    x = x.reshape(batch, height, width, channels, factor, factor).transpose(0, 1, 4, 2, 5, 3)
+    x = activate(x, activation).reshape(batch, height, width, channels, factor, factor).transpose(0, 1, 4, 2, 5, 3)
     return x.reshape(batch, height * factor, width * factor, channels)
 
 
@@ -66,3 +101,30 @@ def resize_bilinear(x: Tensor, height: int, width: int, align_corners: bool = Fa
     """(B, H, W, C) → (B, height, width, C), bilinear; half-pixel centres unless corners are aligned."""
     x = ops.interpolate(x.transpose(0, 3, 1, 2), (height, width), mode="bilinear", align_corners=align_corners)
     return x.transpose(0, 2, 3, 1)
+
+
+def add_enlarged(x: Tensor, small: Tensor) -> Tensor:
+    """x (B, f * H, f * W, C) plus small (B, H, W, C), enlarged bilinearly with half-pixel centres."""
+    return x + resize_bilinear(small, x.shape[1], x.shape[2])
+
+
+def enlarged_gradient(gradient: Tensor, height: int, width: int) -> Tensor:
+    """The gradient of `add_enlarged` towards `small` (B, height, width, C), from that of its output."""
+    batch, rows, columns, channels = gradient.shape
+    down, across = _enlargement(height, rows), _enlargement(width, columns)
+    gradient = ops.matmul(down, gradient.reshape(batch, rows, columns * channels))
+    return ops.matmul(across, gradient.reshape(batch, height, columns, channels))
+
+
+@ops.constexpr
+def _enlargement(small: int, large: int) -> Tensor:
+    """(small, large): the weight of each small pixel in each large one, along one axis."""
+    at = np.clip((np.arange(large) + 0.5) * small / large - 0.5, 0, small - 1)
+    weights = np.maximum(0, 1 - np.abs(at[None, :] - np.arange(small)[:, None]))
+    return Tensor(weights.astype(np.float32))
+
+
+def charbonnier(x: Tensor, y: Tensor, epsilon2: float = 1e-9) -> Tensor:
+    """Mean of sqrt((x - y)² + ε²) over all elements (Charbonnier et al., 1994); a scalar."""
+    difference = x - y
+    return ops.sqrt(difference * difference + epsilon2).mean()

@@ -1,0 +1,44 @@
+"""The fused C++ kernels: where their library is, and what to tell a user who has none. No MindSpore import."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from pathlib import Path
+
+from rvrt_cli.ops.kernels.build import LIBRARY, SOURCES, build
+
+_CHECKOUT = SOURCES.parents[2]
+REBUILD = "python -m rvrt_cli.ops.kernels.build"
+
+
+@functools.cache
+def library() -> Path | None:
+    """The compiled kernels, or None. In a checkout that has none yet they are compiled once, beside their sources."""
+    return _find()[0]
+
+
+def problem() -> str | None:
+    """One line for the user where kernels are missing or older than their sources; None where all is well."""
+    return _find()[1]
+
+
+@functools.cache
+def _find() -> tuple[Path | None, str | None]:
+    path = SOURCES / LIBRARY
+    checkout = (_CHECKOUT / "pyproject.toml").is_file()
+    if not path.is_file():
+        if not checkout:
+            return None, (
+                "CPU kernels are missing: rvrt was installed without a C++ compiler and runs several times slower on a CPU; "
+                "install g++ and run pip install --force-reinstall --no-deps rvrt"
+            )
+        logging.getLogger(__name__).warning("rvrt: compiling the CPU kernels, once, in about a minute")
+        built = build(SOURCES)
+        if built.library is None:
+            return None, f"CPU kernels are missing, and rvrt runs several times slower on a CPU: {built.note}"
+        return built.library, None
+    sources = [source for end in ("*.cc", "*.h") for source in SOURCES.glob(end)] if checkout else []
+    if any(source.stat().st_mtime > path.stat().st_mtime for source in sources):
+        return path, f"CPU kernels are older than their sources; run {REBUILD}"
+    return path, None
