@@ -1,0 +1,180 @@
+"""`rvrt train`: train a network."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rvrt_cli.errors import OptionError
+from rvrt_cli.train.options import RECIPES, TrainOptions, flag, tomllib
+
+_PLAIN_EVERY = 10.0  # s between lines where there is no terminal
+_SMOOTH = 0.98  # of the displayed loss, PSNR and time per step
+_TYPES = {"int": int, "float": float, "str": str, "str | None": str}
+
+
+def _recipe_options(function: Callable) -> Callable:
+    """One command-line option for every field of TrainOptions; what is not given comes from the recipe."""
+    for entry in reversed(fields(TrainOptions)):
+        if "help" not in entry.metadata:
+            continue
+        name, text = flag(entry.name), entry.metadata["help"]
+        if entry.type == "bool":
+            option = click.option(f"{name}/--no-{name[2:]}", default=None, help=text)
+        else:
+            option = click.option(
+                name, type=_TYPES[str(entry.type)], metavar=str(entry.type).split()[0].upper(), help=text
+            )
+        function = option(function)
+    return function
+
+
+@click.command()
+@click.option("--recipe", type=click.Path(dir_okay=False, path_type=Path), help="TOML with any of the options below; "
+              f"without it the one of --model in {RECIPES.name}/ of the package.")  # fmt: skip
+@click.option("--network", "network", multiple=True, metavar="NAME=VALUE", help="Size of the network in place of the "
+              "preset's, such as 'widths=[24, 24, 24]'.")  # fmt: skip
+@click.option("--resume", is_flag=True, help="Go on with the run in --output, with its recipe and the options given.")
+@_recipe_options
+def train(recipe: Path | None, network: tuple[str, ...], resume: bool, **values: Any) -> None:
+    """Train a network on clips or Vimeo-90K.
+
+    Everything can be set in a recipe; options given here count more. OUTPUT gets weights.safetensors (moving average,
+    newest), best.safetensors (by validation), checkpoints, log.jsonl, curve.png and recipe.toml. Ctrl-C, SIGTERM or the
+    end of --minutes write a checkpoint first; --resume goes on exactly from there.
+
+    \b
+    Example: rvrt train --data clips --output run --model rvrt-tiny --minutes 60
+             rvrt train --output run --resume
+             rvrt train --data vimeo_septuplet --output run --model rvrt --spynet spynet.pth --device ascend --ranks 8
+    """
+    from rvrt_cli.train.setup import given_options, prepare_run, resolve_options
+
+    given = given_options(values)
+    if network:
+        given["network"] = _network(network)
+    options = prepare_run(resolve_options(given, recipe, resume), resume)
+    for line in _about(options):
+        click.echo(line, err=True)
+    display = _Live(options.steps) if sys.stderr.isatty() else _Plain(options.steps)
+    with display:
+        if options.ranks > 1:
+            from rvrt_cli.train.launch import run_ranks as start
+        else:
+            from rvrt_cli.train.loop import train as start
+        outcome = start(options, display.update)
+    skipped = f", {outcome['skipped']} skipped" if outcome["skipped"] else ""
+    best = f"; best validation {outcome['best']:+.3f} dB over bicubic" if outcome["best"] is not None else ""
+    click.echo(f"step {outcome['step']} of {outcome['steps']}{skipped}{best}: weights in {options.output}", err=True)
+    if outcome["resume"]:
+        click.echo(f"stopped, {outcome['reason']}; go on with: rvrt train --output {options.output} --resume", err=True)
+        if outcome["reason"] != "the time is up":
+            sys.exit(130)
+
+
+def _network(entries: tuple[str, ...]) -> dict[str, Any]:
+    try:
+        return tomllib.loads("\n".join(entries))
+    except tomllib.TOMLDecodeError as error:
+        raise OptionError(
+            f"--network {' '.join(entries)}: write NAME=VALUE, such as 'heads=[2, 2, 2]' ({error})"
+        ) from None
+
+
+def _about(options: TrainOptions) -> list[str]:
+    """What is going to be done, for a person."""
+    frames = f"{options.frames} frames" + (", mirrored" if options.mirror else "")
+    lines = [
+        f"{options.model} on {options.data}, into {options.output}",
+        f"{options.steps} steps of {options.batch} samples, {frames}, {options.crop} px, {options.degradation}; "
+        f"rate {options.rate:g} to {options.final_rate:g}, {options.schedule}; {options.device}, {options.precision}, "
+        f"{options.ranks} rank{'s' if options.ranks > 1 else ''}",
+    ]
+    if options.config.flow and not (options.spynet or options.init):
+        lines.append("note: the optical flow starts from random weights; --spynet FILE gives it trained ones")
+    return lines
+
+
+class _Plain:
+    """A line every few seconds, for a log."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self.shown: dict[str, float] = {}  # smoothed loss, psnr and seconds
+        self._last = -_PLAIN_EVERY
+
+    def __enter__(self) -> _Plain:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def update(self, record: dict[str, Any]) -> None:
+        """Take in a record of the log."""
+        if "gain" in record:
+            gains = ", ".join(
+                f"{name} {psnr:.2f} dB ({record['gain'][name]:+.2f})" for name, psnr in record["psnr_y"].items()
+            )
+            self.say(f"step {record['step']}: validation {gains}{', the best so far' if record['best'] else ''}")
+            return
+        for name in ("loss", "psnr", "seconds"):
+            if record[name] is not None:
+                before = self.shown.get(name, record[name])
+                self.shown[name] = _SMOOTH * before + (1 - _SMOOTH) * record[name]
+        self.progress(record)
+
+    def standing(self, record: dict[str, Any]) -> str:
+        """Loss, PSNR, seconds per step and time left."""
+        shown = {name: self.shown.get(name, float("nan")) for name in ("loss", "psnr", "seconds")}
+        skipped = f", {record['skipped']} skipped" if record.get("skipped") else ""
+        left = _duration(shown["seconds"] * (self.steps - record["step"]))
+        return f"loss {shown['loss']:.5f}, {shown['psnr']:.2f} dB, {shown['seconds']:.2f} s/step, {left} left{skipped}"
+
+    def say(self, line: str) -> None:
+        """Print a line of its own."""
+        click.echo(line, err=True)
+
+    def progress(self, record: dict[str, Any]) -> None:
+        """Show where the run stands."""
+        if time.monotonic() - self._last >= _PLAIN_EVERY or record["step"] == self.steps:
+            self._last = time.monotonic()
+            self.say(f"step {record['step']}/{self.steps}: {self.standing(record)}")
+
+
+class _Live(_Plain):
+    """A progress bar, for a terminal."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__(steps)
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        self._console = Console(stderr=True, highlight=False)
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[standing]}", markup=False))
+        self._bar = Progress(*columns, console=self._console)
+        self._task = self._bar.add_task("train", total=steps, standing="compiling the network")
+
+    def __enter__(self) -> _Live:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def say(self, line: str) -> None:
+        self._console.print(line, markup=False, soft_wrap=True)
+
+    def progress(self, record: dict[str, Any]) -> None:
+        self._bar.update(self._task, completed=record["step"], standing=self.standing(record))
+
+
+def _duration(seconds: float) -> str:
+    if seconds != seconds:
+        return "?"
+    hours, rest = divmod(int(seconds), 3600)
+    return f"{hours} h {rest // 60:02d} min" if hours else f"{rest // 60} min {rest % 60:02d} s"

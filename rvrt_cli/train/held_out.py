@@ -1,0 +1,101 @@
+"""A part of the training data that is kept for validation, where no folder of videos is given. No MindSpore.
+
+Clips: whole sources, so that no scene is on both sides; two manifests in the run's folder share out the shards.
+Vimeo-90K: septuplets of its test list.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+
+from rvrt_cli.data.degrade import degrade
+from rvrt_cli.data.loader import open_store
+from rvrt_cli.data.resize import SCALE
+from rvrt_cli.data.store import MANIFEST, ClipStore
+from rvrt_cli.data.validation import ClipScore, Upscale, VariantScore, bicubic_upscale
+from rvrt_cli.data.vimeo import FRAMES, LISTS, SEQUENCES, read_list, read_png
+from rvrt_cli.metrics import clip_means, psnr, rgb_to_y
+from rvrt_cli.train.checkpoint import write_atomically
+
+_MOST = 24  # clips that are scored
+
+
+def split_store(folder: Path, share: float, output: Path) -> tuple[Path, Path | None]:
+    """The folders to train on and to validate on; the second is None where nothing can be held out.
+
+    Args:
+        share: of the sources that is held out, evenly spread over the manifest; at least one if it is above 0.
+        output: the run's folder; the manifests of the two parts go there.
+    """
+    store = open_store(folder)
+    if share == 0:
+        return folder, None
+    if not isinstance(store, ClipStore):
+        return folder, folder if (folder / LISTS["test"]).is_file() else None
+    sources = store.manifest["sources"]
+    count = max(1, round(share * len(sources)))
+    if count >= len(sources):
+        return folder, None
+    held = {math.floor((k + 0.5) * len(sources) / count) for k in range(count)}
+    folders = []
+    for name, chosen in (("train", False), ("held-out", True)):
+        part = output / "data" / name
+        part.mkdir(parents=True, exist_ok=True)
+        kept = [_absolute(s, folder) for index, s in enumerate(sources) if (index in held) == chosen]
+        write_atomically(part / MANIFEST, json.dumps({**store.manifest, "sources": kept}, indent=1).encode())
+        folders.append(part)
+    return folders[0], folders[1]
+
+
+def _absolute(source: dict, folder: Path) -> dict:
+    shards = [{**shard, "file": str((folder / shard["file"]).resolve())} for shard in source["shards"]]
+    return {**source, "shards": shards}
+
+
+class HeldOut:
+    """Clips of `folder` (see `split_store`) to score networks on; Y-PSNR over every frame, bicubic beside it."""
+
+    def __init__(self, folder: Path, degradation: str, crop: int) -> None:
+        self._pairs: list[tuple[np.ndarray, np.ndarray]] = []  # low and high resolution
+        self._bicubic: dict[str, list[float]] = {}
+        for index, clip in enumerate(_clips(folder)):
+            top, left = ((side - min(crop, side)) // 2 for side in clip.shape[1:3])
+            high = clip[:, top : clip.shape[1] - top, left : clip.shape[2] - left]
+            high = np.ascontiguousarray(high[:, : high.shape[1] // SCALE * SCALE, : high.shape[2] // SCALE * SCALE])
+            low = degrade(high, degradation, np.random.default_rng(index))
+            self._pairs.append((low, high))
+            self._bicubic[str(index)] = _scores(bicubic_upscale(low), high)
+
+    def score(self, upscale: Upscale) -> dict[str, VariantScore]:
+        """As `rvrt_cli.data.validation.ValidationSet.score`, with one variant, "held-out"."""
+        ours, mean = clip_means({str(i): _scores(upscale(low), high) for i, (low, high) in enumerate(self._pairs)})
+        bicubic, bicubic_mean = clip_means(self._bicubic)
+        clips = {name: _gain(ours[name], bicubic[name]) for name in ours}
+        return {"held-out": {"clips": clips, "mean": _gain(mean, bicubic_mean)}}
+
+
+def _clips(folder: Path) -> list[np.ndarray]:
+    """At most `_MOST` clips (T, H, W, 3), evenly spread."""
+    store = open_store(folder)
+    if isinstance(store, ClipStore):
+        count = min(_MOST, len(store))
+        return [np.asarray(store[k * len(store) // count]) for k in range(count)]
+    names = read_list(folder, "test")
+    count = min(_MOST, len(names))
+    chosen = [names[k * len(names) // count] for k in range(count)]
+    return [
+        np.stack([read_png(folder / SEQUENCES / name / f"im{frame + 1}.png") for frame in range(FRAMES)])
+        for name in chosen
+    ]
+
+
+def _scores(frames: np.ndarray, reference: np.ndarray) -> list[float]:
+    return [psnr(rgb_to_y(frame), rgb_to_y(target)) for frame, target in zip(frames, reference, strict=True)]
+
+
+def _gain(ours: float, bicubic: float) -> ClipScore:
+    return {"psnr_y": ours, "bicubic_psnr_y": bicubic, "gain": ours - bicubic}

@@ -1,0 +1,181 @@
+"""One training step: loss, gradients, agreement between the ranks, and what happens when numbers are not finite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, ops
+
+from rvrt_cli.device import Device
+from rvrt_cli.errors import RvrtError
+from rvrt_cli.model import RVRT
+from rvrt_cli.train.optimizer import Group
+from rvrt_cli.train.options import TrainOptions
+from rvrt_cli.train.ranks import Ranks
+
+CHARBONNIER = 1e-9  # ε², as published
+_FIRST_SCALE, _GROW_AFTER = 2.0**16, 2000  # of the float16 loss scale (Micikevicius et al. 2018)
+_REMEMBERED = 100  # steps over which skipped ones are counted
+
+
+@dataclass
+class Counters:
+    """What a run has come to, apart from its arrays; travels in the checkpoint."""
+
+    step: int = 0  # steps done, skipped ones included
+    loss_scale: float = 1.0
+    good_steps: int = 0  # since the loss scale changed
+    skipped: int = 0
+    recent_skips: list[int] = field(default_factory=list)
+    best: float | None = None  # mean gain over bicubic [dB]
+    trained: float = 0.0  # s
+    updates: list[int] = field(default_factory=list)  # of Adam, per group
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step gave: mean Charbonnier loss, PSNR [dB] over RGB, norm of the gradient; `stop`: a rank asks to."""
+
+    loss: float
+    psnr: float
+    norm: float
+    skipped: bool
+    stop: bool
+
+
+class Learner:
+    """The network, its optimiser and its counters on one rank.
+
+    Args:
+        arrays: the weights by "value.NAME", and the optimiser's state where there is one (see `Group.save`).
+    """
+
+    def __init__(
+        self, options: TrainOptions, device: Device, ranks: Ranks, arrays: dict[str, np.ndarray], counters: Counters
+    ) -> None:
+        self.options, self.ranks, self.counters = options, ranks, counters
+        self.network = RVRT(options.config)
+        self.network.set_train()
+        self._half = device.precision == "float16"
+        if self._half and counters.step == 0:
+            counters.loss_scale = _FIRST_SCALE
+        parameters = list(self.network.get_parameters())
+        if self._half:
+            for parameter in parameters:
+                parameter.set_dtype(ms.float16)
+        flow = [parameter for parameter in parameters if parameter.name.startswith("spynet.")]
+        rest = [parameter for parameter in parameters if not parameter.name.startswith("spynet.")]
+        self.groups = [Group(rest)]
+        if flow:
+            self.groups.append(Group(flow, options.spynet_rate, options.spynet_frozen))
+        for group, updates in zip(self.groups, counters.updates or [0] * len(self.groups), strict=True):
+            group.load(arrays)
+            group.updates = updates
+        self._gradient: tuple[int, Any] = (0, None)
+
+    def step(self, low: np.ndarray, high: np.ndarray, rate: float, stop: bool = False) -> StepResult:
+        """Learn from one batch (N, T, 3, h, w), (N, T, 3, 4h, 4w), this rank's share.
+
+        Raises:
+            RvrtError: too many of the last steps had to be skipped.
+        """
+        counters, groups = self.counters, [g for g in self.groups if self.counters.step >= g.frozen]
+        loss, error, flats = self.gradients(low, high, groups)
+        together = ops.concat([*flats, Tensor(np.array([loss, error, float(stop)], np.float32))])
+        *flats, shared = ops.split(self.ranks.mean(together), [*[group.size for group in groups], 3])
+        loss, error, stopping = (float(x) for x in shared.asnumpy())
+        norm = math.sqrt(sum(float((flat * flat).sum().asnumpy()) for flat in flats)) / counters.loss_scale
+        skipped = not (math.isfinite(loss) and math.isfinite(norm))
+        if not skipped:
+            limit = self.options.clip_norm
+            factor = min(1.0, limit / norm if limit and norm else 1.0) / counters.loss_scale
+            for group, flat in zip(groups, flats, strict=True):
+                group.step(flat, rate, factor, self.options)
+        counters.step += 1
+        counters.updates = [group.updates for group in self.groups]
+        self._count(skipped)
+        psnr = -10 * math.log10(error) if 0 < error < math.inf else math.nan
+        return StepResult(loss, psnr, norm, skipped, stopping > 0)
+
+    def gradients(self, low: np.ndarray, high: np.ndarray, groups: list[Group]) -> tuple[float, float, list[Tensor]]:
+        """Loss, mean squared error, and the gradient of the scaled loss for each group as float32 (n,)."""
+        if self._gradient[0] != len(groups):  # the optical flow has begun to learn
+            learning = [parameter for group in groups for parameter in group.parameters]
+            self._gradient = (len(groups), ms.value_and_grad(self._loss, None, learning, has_aux=True))
+        dtype = ms.float16 if self._half else ms.float32
+        scale = Tensor(np.float32(self.counters.loss_scale))
+        (_, loss, error), gradients = self._gradient[1](Tensor(low, dtype), Tensor(high), scale)
+        flats, start = [], 0
+        for group in groups:
+            parts = gradients[start : start + len(group.parameters)]
+            flats.append(ops.concat([part.reshape(-1).astype(ms.float32) for part in parts]))
+            start += len(parts)
+        return float(loss.asnumpy()), float(error.asnumpy()), flats
+
+    def _loss(self, low: Tensor, high: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        output = self.network(low, self.options.mirror).astype(ms.float32)
+        loss, error = charbonnier(output, high)
+        return loss * scale, loss, error
+
+    def _count(self, skipped: bool) -> None:
+        """Count skipped steps, and adapt the loss scale: an overflow halves it, a long time without doubles it."""
+        counters = self.counters
+        if self._half:
+            counters.good_steps = 0 if skipped else counters.good_steps + 1
+            if skipped and counters.loss_scale > 1:
+                counters.loss_scale /= 2
+                return  # the scale was to blame
+            if counters.good_steps == _GROW_AFTER:
+                counters.loss_scale, counters.good_steps = counters.loss_scale * 2, 0
+        if not skipped:
+            return
+        counters.skipped += 1
+        counters.recent_skips = [s for s in counters.recent_skips if s > counters.step - _REMEMBERED] + [counters.step]
+        if len(counters.recent_skips) > self.options.max_skipped:
+            raise RvrtError(
+                f"step {counters.step}: {len(counters.recent_skips)} of the last {_REMEMBERED} steps gave no finite "
+                "loss or gradient; go on from the last checkpoint with --resume and a lower --rate, or --clip-norm"
+            )
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Weights and state of the optimiser, for a checkpoint."""
+        return {name: array for group in self.groups for name, array in group.save().items()}
+
+    def averaged_weights(self) -> dict[str, np.ndarray]:
+        """The moving average of the weights, by parameter name: what is validated and published."""
+        kind = "ema" if self.options.ema else "value"
+        saved = (group.save([kind]) for group in self.groups)
+        return {name.split(".", 1)[1]: array for arrays in saved for name, array in arrays.items()}
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, the network computes with the moving average of its weights."""
+        for group in self.groups:
+            group.show(group.ema if self.options.ema else group.value)
+        self.network.set_train(False)
+        try:
+            yield
+        finally:
+            for group in self.groups:
+                group.show(group.value)
+            self.network.set_train()
+
+    def upscale(self, frames: np.ndarray) -> np.ndarray:
+        """(T, h, w, 3) uint8 to (T, 4h, 4w, 3) uint8 with the network as it stands, for validation."""
+        dtype = ms.float16 if self._half else ms.float32
+        low = Tensor(np.ascontiguousarray(frames.transpose(0, 3, 1, 2)[None], np.float32) / 255, dtype)
+        output = self.network(low)[0].asnumpy().astype(np.float32)
+        return np.clip(np.rint(255 * output), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
+
+
+@ms.jit
+def charbonnier(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean of √(d² + ε²) (Charbonnier et al. 1994), and the mean of d², for d = `output` - `target`."""
+    squares = ops.square(output - target)
+    return ops.sqrt(squares + CHARBONNIER).mean(), squares.mean()

@@ -1,0 +1,45 @@
+"""log.jsonl: one object a line for every step and validation; cut back to the checkpoint when a run is resumed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rvrt_cli.train.checkpoint import write_atomically
+
+NAME = "log.jsonl"
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The records of a log; a last line that a killed run left half-written is passed over."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    return records
+
+
+class Log:
+    """Appends records to a run's log.
+
+    Args:
+        step: records after this step are dropped: the run repeats them.
+    """
+
+    def __init__(self, output: Path, step: int) -> None:
+        self.path = output / NAME
+        kept = [json.dumps(record) + "\n" for record in read_log(self.path) if record["step"] <= step]
+        write_atomically(self.path, "".join(kept).encode())
+        self._file = self.path.open("a", encoding="utf-8")
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append one record; it survives the end of this process."""
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """No more records."""
+        self._file.close()

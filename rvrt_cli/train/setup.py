@@ -1,0 +1,118 @@
+"""What is decided and refused before the first step, once per machine and without MindSpore."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rvrt_cli.data.loader import check_spec, open_store
+from rvrt_cli.data.sources import VIDEO_SUFFIXES
+from rvrt_cli.errors import OptionError, WeightsError
+from rvrt_cli.train.checkpoint import FOLDER, checkpoints
+from rvrt_cli.train.log import NAME as LOG, read_log
+from rvrt_cli.train.options import TrainOptions, preset_recipe, read_recipe, write_recipe
+
+RECIPE = "recipe.toml"
+
+
+def resolve_options(given: dict[str, Any], recipe: Path | None, resume: bool) -> TrainOptions:
+    """Options from the defaults, a recipe and what the command line gives, each over the one before.
+
+    The recipe is `recipe`, or that of the run to resume, or the one of the preset.
+
+    Args:
+        given: values by field name, without those that were not given.
+
+    Raises:
+        OptionError: a value cannot be used.
+    """
+    if resume and recipe is None:
+        written = Path(given.get("output") or "") / RECIPE
+        if not written.is_file():
+            raise OptionError(f"{written.parent}: no training run to resume; give the --output of one")
+        recipe = written
+    if recipe is None:
+        recipe = preset_recipe(given.get("model", TrainOptions.model))
+    values = read_recipe(recipe)
+    if "network" in given:
+        given = {**given, "network": {**values.get("network", {}), **given["network"]}}
+    return TrainOptions(**{**values, **given})
+
+
+def prepare_run(options: TrainOptions, resume: bool) -> TrainOptions:
+    """Check data, files and the output folder, and write the recipe there. Paths come back absolute.
+
+    Raises:
+        OptionError: something is missing, wrong or in the way.
+        RvrtError: the output folder cannot be written.
+    """
+    if not options.data or not options.output:
+        missing = "--data" if not options.data else "--output"
+        raise OptionError(f"{missing} is missing; say where {'the clips are' if not options.data else 'the run goes'}")
+    paths = {name: getattr(options, name) for name in ("data", "output", "init", "spynet", "val")}
+    found: dict[str, Any] = {name: str(Path(path).expanduser().resolve()) for name, path in paths.items() if path}
+    options = replace(options, **found)
+    check_spec(open_store(Path(options.data)), options.spec)
+    for name in ("init", "spynet"):
+        path = getattr(options, name)
+        if path and not Path(path).is_file():
+            raise OptionError(f"--{name} {path}: no such file")
+    if options.val and not any(p.suffix.lower() in VIDEO_SUFFIXES for p in Path(options.val).glob("*")):
+        raise OptionError(f"--val {options.val}: no videos to validate on; expected files such as .mp4 or .mpg")
+    if options.spynet and not options.config.flow:
+        raise OptionError(f"--spynet: {options.model} has no optical flow; leave it out")
+    output = Path(options.output)
+    if not resume and (read_log(output / LOG) or checkpoints(output)):
+        raise OptionError(f"{output}: holds a training run; --resume goes on with it, or choose another --output")
+    try:
+        (output / FOLDER).mkdir(parents=True, exist_ok=True)
+        write_recipe(output / RECIPE, options)
+    except OSError as error:
+        raise OptionError(f"{output}: cannot be written ({error.strerror}); choose another --output") from None
+    return options
+
+
+def first_weights(options: TrainOptions) -> dict[str, np.ndarray]:
+    """Weights that a new run starts from, by parameter name.
+
+    Raises:
+        WeightsError: a file does not fit the network.
+    """
+    from rvrt_cli.model import initial_weights, parameter_shapes  # MindSpore
+    from rvrt_cli.weights import check_names, load_weights
+
+    if options.init:
+        weights = load_weights(Path(options.init)).arrays
+        check_names(weights, parameter_shapes(options.config), options.init)
+    else:
+        weights = initial_weights(options.config, options.seed)
+    if options.spynet:
+        flow = _read_flow(Path(options.spynet))
+        shapes = {name: array.shape for name, array in weights.items() if name.startswith("spynet.")}
+        check_names(flow, shapes, options.spynet)
+        weights = {**weights, **flow}
+    return weights
+
+
+def _read_flow(path: Path) -> dict[str, np.ndarray]:
+    """SpyNet's weights by our names, from a weights file of RVRT or a .pth of SpyNet or RVRT."""
+    from rvrt_cli.weights import load_weights, read_checkpoint
+
+    arrays = load_weights(path).arrays if path.suffix == ".safetensors" else read_checkpoint(path).arrays
+    flow = {}
+    for name, array in arrays.items():
+        start = name.find("basic_module.")
+        if start in (0, len("spynet.")) and name.startswith(("basic_module.", "spynet.")):
+            flow["spynet." + name[start:]] = np.asarray(array, np.float32)
+    if not flow:
+        raise WeightsError(f"{path}: no weights of SpyNet (basic_module.…) in it; give a .pth of SpyNet or of RVRT")
+    return flow
+
+
+def given_options(values: dict[str, Any]) -> dict[str, Any]:
+    """The entries of `values` that are options and not None."""
+    names = {entry.name for entry in fields(TrainOptions)}
+    return {name: value for name, value in values.items() if name in names and value is not None}
