@@ -1,8 +1,8 @@
 // 2-D convolution, stride 1, zero padding, channels last: forward and gradients.
 //
-// A tile of the image is copied with its halo into scratch memory. There the kw taps of one kernel row lie side by side,
-// so the convolution is kh products of depth kw * Ci whose rows overlap: no column buffer. With g the gradient of the
-// output before the activation, dx is the convolution of g with the flipped weights, and the weights' gradient is
+// A tile of the image is copied with its halo into scratch memory. There the kw taps of one kernel row lie side by
+// side, so the convolution is kh products of depth kw * Ci whose rows overlap: no column buffer. With g the gradient of
+// the output before the activation, dx is the convolution of g with the flipped weights, and the weights' gradient is
 // sum over p of x[p] g[p - tap], taken from the tile of x and the tile of g with halo.
 #ifndef RVRT_ISA
 
@@ -15,9 +15,9 @@ namespace rvrt {
 // One convolution from `inputs` to `outputs` channels and how it is cut into tiles.
 struct Convolution {
   int64_t batch, height, width, inputs, outputs, kh, kw;
-  int64_t rows, columns;        // of a tile; the last ones may be smaller
-  int64_t down, across;         // tiles per image
-  bool project;                 // few outputs: see conv_tile
+  int64_t rows, columns;          // of a tile; the last ones may be smaller
+  int64_t down, across;           // tiles per image
+  bool project;                   // few outputs: see conv_tile
   int64_t groups, group_outputs;  // products per kernel row: depth groups * inputs, group_outputs columns
   int64_t tiles() const { return batch * down * across; }
   int64_t halo_width() const { return columns + kw - 1; }
@@ -68,7 +68,8 @@ namespace {
 int64_t padded_floats(int64_t n) { return round_up(n, RVRT_DISPATCH(W)); }
 
 // Tiles of about 256 pixels whose halo fits half a megabyte, and enough of them for all threads.
-Convolution plan(int64_t batch, int64_t height, int64_t width, int64_t inputs, int64_t outputs, int64_t kh, int64_t kw) {
+Convolution plan(int64_t batch, int64_t height, int64_t width, int64_t inputs, int64_t outputs, int64_t kh,
+                 int64_t kw) {
   Convolution c{batch, height, width, inputs, outputs, kh, kw, 0, 0, 0, 0, false, 0, 0};
   c.across = ceil_div(width, 72);
   c.columns = std::min(width, round_up(ceil_div(width, c.across), RVRT_DISPATCH(kTile)));
@@ -93,7 +94,8 @@ int64_t packed_floats(const Convolution& c) { return c.kh * c.groups * c.inputs 
 // Sums of a tile before they are finished: one panel, or all of them where outputs are projected.
 int64_t sum_floats(const Convolution& c) {
   const int64_t panel = RVRT_DISPATCH(kPanelFloats);
-  return c.rows * (c.project ? c.halo_width() * padded_floats(c.group_outputs) : c.columns * panel) + 4;  // reads in fours
+  return c.rows * (c.project ? c.halo_width() * padded_floats(c.group_outputs) : c.columns * panel) +
+         4;  // reads in fours
 }
 
 struct Sizes {
@@ -173,7 +175,8 @@ RVRT_ENTRY(conv2d_backward) {
   RVRT_CHECK(t.size(3) == pixels * s.outputs && (!attributes[0] || t.same_shape(2, 3)), kShape);
   RVRT_CHECK(t.same_shape(5, 0) && t.size(6) == t.size(1) && t.size(7) == s.outputs, kShape);
   ConvBackwardJob job{};
-  job.conv = plan(s.batch, std::max<int64_t>(s.height, 1), std::max<int64_t>(s.width, 1), s.outputs, s.inputs, s.kh, s.kw);
+  job.conv =
+      plan(s.batch, std::max<int64_t>(s.height, 1), std::max<int64_t>(s.width, 1), s.outputs, s.inputs, s.kh, s.kw);
   const Convolution& c = job.conv;
   job.sum_columns = padded_floats(s.kw * s.outputs);
   const int64_t bias_floats = round_up(s.outputs, 16);
@@ -201,8 +204,9 @@ RVRT_ENTRY(conv2d_backward) {
   job.scratch = scratch.data();
   job.scratch_floats += stride;
   if (pixels) parallel(c.tiles(), RVRT_DISPATCH(conv_backward_tiles), &job);
-  const ConvReduceJob reduce{s.inputs, s.outputs, s.kh, s.kw, scratch.data() + job.scratch_floats - stride,
-                             job.scratch_floats, job.sum_columns, n, t.f(6), t.f(7)};
+  const ConvReduceJob reduce{
+      s.inputs,           s.outputs,       s.kh, s.kw,   scratch.data() + job.scratch_floats - stride,
+      job.scratch_floats, job.sum_columns, n,    t.f(6), t.f(7)};
   return parallel(s.outputs, RVRT_DISPATCH(conv_reduce_outputs), &reduce, workers_for(t.size(6)));
 }
 
@@ -242,7 +246,8 @@ struct TilePlace {
 };
 
 inline TilePlace place(const Convolution& c, int64_t tile) {
-  const int64_t image = tile / (c.down * c.across), y = tile / c.across % c.down * c.rows, x = tile % c.across * c.columns;
+  const int64_t image = tile / (c.down * c.across), y = tile / c.across % c.down * c.rows,
+                x = tile % c.across * c.columns;
   const int64_t rows = c.height - y < c.rows ? c.height - y : c.rows;
   const int64_t columns = c.width - x < c.columns ? c.width - x : c.columns;
   return {image, y, x, rows, columns};
@@ -303,8 +308,8 @@ inline void gather_projected(const Convolution& c, int64_t columns, const float*
 }
 
 // One tile: `halo` as copy_halo left it; `f` starts at the tile's first pixel, f.ldo is a pixel's stride.
-inline void conv_tile(const Convolution& c, const TilePlace& p, const float* halo, const float* packed, const float* bias,
-                      float* sums, const Finish& f) {
+inline void conv_tile(const Convolution& c, const TilePlace& p, const float* halo, const float* packed,
+                      const float* bias, float* sums, const Finish& f) {
   const int64_t line = (p.columns + c.kw - 1) * c.inputs, depth = c.groups * c.inputs;
   const int64_t matrix = depth * padded(c.group_outputs), all = vectors(c.group_outputs);
   const int64_t width_out = c.project ? p.columns + c.kw - 1 : p.columns;
@@ -317,7 +322,8 @@ inline void conv_tile(const Convolution& c, const TilePlace& p, const float* hal
       for (int64_t row = 0; row < p.rows; ++row) {
         float* out = panel_sums + row * width_out * ld;
         const bool begins = ky == 0;
-        const float* start = !begins ? out : bias + (c.project ? padded(c.outputs) : first);  // zeros lie behind the bias
+        const float* start =
+            !begins ? out : bias + (c.project ? padded(c.outputs) : first);  // zeros lie behind the bias
         product({width_out, width, depth, halo + (row + ky) * line, c.inputs, packed + ky * matrix + first * depth,
                  width * W, start, begins ? 0 : ld, out, ld});
         if (ky == c.kh - 1 && !c.project) {
@@ -350,8 +356,8 @@ inline void conv_forward_tiles(const void* pointer, Span span) {
   }
 }
 
-// Adds a tile's part of the weights' gradient to sums (kh, Ci, kw * Co), taps reversed. x lies in rows as wide as those of
-// g, zeros in the gap, so that the sum runs over all rows at once.
+// Adds a tile's part of the weights' gradient to sums (kh, Ci, kw * Co), taps reversed. x lies in rows as wide as those
+// of g, zeros in the gap, so that the sum runs over all rows at once.
 inline void add_weight_gradient(const Convolution& c, const TilePlace& p, const float* x, const float* g, float* sums,
                                 int64_t sum_columns) {
   const int64_t line = p.columns + c.kw - 1, total = (p.rows - 1) * line + p.columns;
@@ -359,8 +365,8 @@ inline void add_weight_gradient(const Convolution& c, const TilePlace& p, const 
   for (int64_t block = 0; block < blocks; ++block) {
     const int64_t begin = total * block / blocks, end = total * (block + 1) / blocks;
     for (int64_t ky = 0; ky < c.kh; ++ky)
-      add_outer(channels, c.kw * gradients, end - begin, x + begin * channels, channels, g + (ky * line + begin) * gradients,
-                gradients, sums + ky * channels * sum_columns);
+      add_outer(channels, c.kw * gradients, end - begin, x + begin * channels, channels,
+                g + (ky * line + begin) * gradients, gradients, sums + ky * channels * sum_columns);
   }
 }
 
@@ -375,9 +381,12 @@ inline void conv_backward_tiles(const void* pointer, Span span) {
   float* weight_sums = bias_sums - (c.kh * channels * job.sum_columns + 15) / 16 * 16;
   for (int64_t tile = span.begin; tile < span.end; ++tile) {
     const TilePlace p = place(c, tile);
-    copy_halo(c, p, job.dy, job.activation ? job.y : nullptr, negative_slope(job.activation), gradients, c.kh / 2, c.kw / 2, g);
+    copy_halo(c, p, job.dy, job.activation ? job.y : nullptr, negative_slope(job.activation), gradients, c.kh / 2,
+              c.kw / 2, g);
     const int64_t first = (p.image * c.height + p.y) * c.width + p.x, line = p.columns + c.kw - 1;
-    if (job.dx) conv_tile(c, p, g, job.packed, job.bias, tile_sums, {kNone, nullptr, channels, job.dx + first * channels, channels});
+    if (job.dx)
+      conv_tile(c, p, g, job.packed, job.bias, tile_sums,
+                {kNone, nullptr, channels, job.dx + first * channels, channels});
     for (int64_t row = 0; row < p.rows; ++row) {
       float* out = x + row * line * channels;
       std::memcpy(out, job.x + (first + row * c.width) * channels, sizeof(float) * p.columns * channels);

@@ -1,9 +1,9 @@
-// Matrix products on row-major float32 blocks that a cache holds. Include after simd.h, once per instruction set, inside
-// its namespace.
+// Matrix products on row-major float32 blocks that a cache holds. Include after simd.h, once per instruction set,
+// inside its namespace.
 //
 // The right-hand matrix B (K, N) is cut into panels of at most kPanel vectors. A panel is K rows of its columns, packed
-// side by side (`pack_panels` and the strides of `panel_product` say how), the last one padded with zeros. Sums run over
-// k in order and do not depend on how rows are grouped, so neither do results on tiles or threads.
+// side by side (see `pack_panels`), the last panel padded with zeros. Sums run over k in order and do not depend on how
+// rows are grouped, so neither do results on tiles or threads.
 
 constexpr int kPanel = kRegisters == 32 ? 3 : 2;  // vectors in the widest panel
 constexpr int kTile = kRegisters == 32 ? 8 : 6;   // rows that stay in registers: kTile * kPanel accumulators
@@ -69,14 +69,22 @@ using TileFunction = void (*)(const PanelProduct&, int64_t);
 template <int kWidth, bool kTransposed>
 inline TileFunction tile_of(int rows) {
   switch (rows) {
-    case 1: return tile<1, kWidth, kTransposed>;
-    case 2: return tile<2, kWidth, kTransposed>;
-    case 3: return tile<3, kWidth, kTransposed>;
-    case 4: return tile<4, kWidth, kTransposed>;
-    case 5: return tile<5, kWidth, kTransposed>;
-    case 6: return tile<6, kWidth, kTransposed>;
-    case 7: return tile<kTile < 7 ? kTile : 7, kWidth, kTransposed>;
-    default: return tile<kTile, kWidth, kTransposed>;
+    case 1:
+      return tile<1, kWidth, kTransposed>;
+    case 2:
+      return tile<2, kWidth, kTransposed>;
+    case 3:
+      return tile<3, kWidth, kTransposed>;
+    case 4:
+      return tile<4, kWidth, kTransposed>;
+    case 5:
+      return tile<5, kWidth, kTransposed>;
+    case 6:
+      return tile<6, kWidth, kTransposed>;
+    case 7:
+      return tile<(kTile < 7 ? kTile : 7), kWidth, kTransposed>;
+    default:
+      return tile<kTile, kWidth, kTransposed>;
   }
 }
 
@@ -139,9 +147,7 @@ RVRT_INLINE vf normal_cdf(vf x) {
 RVRT_INLINE vf gelu(vf x) { return x * normal_cdf(x); }
 
 // GELU's derivative: the cumulative function plus x times the density.
-RVRT_INLINE vf gelu_slope(vf x) {
-  return normal_cdf(x) + x * 0.3989422804014327f * exp2(x * x * (-0.5f * kLog2e));
-}
+RVRT_INLINE vf gelu_slope(vf x) { return normal_cdf(x) + x * 0.3989422804014327f * exp2(x * x * (-0.5f * kLog2e)); }
 
 RVRT_INLINE vf load_part(const float* p, int64_t n) {
   float s[W] = {};
@@ -189,8 +195,7 @@ inline void finish(int64_t rows, int64_t columns, const float* c, int64_t ldc, c
     finish_rows(rows, columns, c, ldc, f, [](vf v) __attribute__((always_inline)) { return v; });
   } else {
     const float slope = negative_slope(f.activation);
-    finish_rows(rows, columns, c, ldc, f,
-                [slope](vf v) __attribute__((always_inline)) { return vmax(v, v * slope); });
+    finish_rows(rows, columns, c, ldc, f, [slope](vf v) __attribute__((always_inline)) { return vmax(v, v * slope); });
   }
 }
 
@@ -204,7 +209,8 @@ inline void product_rows(int64_t rows, int64_t columns, int64_t depth, const flo
     const int64_t ld = width * W, first = v * W;
     product({rows, width, depth, a, lda, packed + first * depth, ld, bias + first, 0, scratch, ld});
     const int64_t count = columns - first < ld ? columns - first : ld;
-    finish(rows, count, scratch, ld, {f.activation, f.residual ? f.residual + first : nullptr, f.ldr, f.out + first, f.ldo});
+    finish(rows, count, scratch, ld,
+           {f.activation, f.residual ? f.residual + first : nullptr, f.ldr, f.out + first, f.ldo});
     v += width;
   }
 }

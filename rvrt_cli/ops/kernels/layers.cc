@@ -1,5 +1,6 @@
-// Dense layers over the last axis, with LayerNorm before and an activation behind: forward and gradients. A block of rows
-// goes through all of it while it lies in the cache; the backward kernels compute again what they need of the forward.
+// Dense layers over the last axis, with LayerNorm before and an activation behind: forward and gradients. A block of
+// rows goes through all of it while it lies in the cache; the backward kernels compute again what they need of the
+// forward.
 #ifndef RVRT_ISA
 
 #include "layers.h"

@@ -15,7 +15,8 @@ struct PackMatrixJob {
   float* packed;
 };
 
-// out[i * stride_i + j * stride_j] = the sum over threads, in order, of sums[thread * stride + i * ld + j]; tasks are i.
+// out[i * stride_i + j * stride_j] = the sum over threads, in order, of sums[thread * stride + i * ld + j]; tasks are
+// i.
 struct ReduceJob {
   const float* sums;
   int64_t stride, ld;
@@ -42,8 +43,8 @@ inline int reduce(const ReduceJob& job, int64_t rows) {
   return parallel(rows, reduce_rows, &job, workers_for(rows * job.columns));
 }
 
-// Rows are worked on in blocks whose features stay in the second-level cache: at most kBlock rows, all about as many, and
-// as many blocks for every thread.
+// Rows are worked on in blocks whose features stay in the second-level cache: at most kBlock rows, all about as many,
+// and as many blocks for every thread.
 constexpr int64_t kBlock = 96;
 
 struct Blocks {

@@ -1,12 +1,13 @@
-// The transformer's feed-forward part, y = x + W2 gelu(W1 layer_norm(x) + b1) + b2, forward and gradients. Blocks of rows
-// stay in the cache from x to y; the backward kernel computes the hidden features again.
+// The transformer's feed-forward part, y = x + W2 gelu(W1 layer_norm(x) + b1) + b2, forward and gradients. Blocks of
+// rows stay in the cache from x to y; the backward kernel computes the hidden features again.
 #ifndef RVRT_ISA
 
 #include "layers.h"
 
 namespace rvrt {
 
-// C channels, H hidden. Packed matrices by what they multiply: rows of C into H (in, back_out) and of H into C (out, back_in).
+// C channels, H hidden. Packed matrices by what they multiply: rows of C into H (in, back_out) and of H into C (out,
+// back_in).
 struct MlpJob {
   Blocks blocks;
   int64_t channels, hidden;
@@ -139,7 +140,8 @@ inline void mlp_forward_blocks(const void* pointer, Span span) {
     const int64_t first = job.blocks.begin(i) * channels, rows = job.blocks.size(i);
     row_statistics(rows, channels, job.x + first, statistics);
     normalise(rows, channels, job.x + first, statistics, job.gamma, job.beta, normal, c);
-    product_rows(rows, job.hidden, channels, normal, c, job.packed_in, job.bias_in, sums, {kGelu, nullptr, 0, hidden, h});
+    product_rows(rows, job.hidden, channels, normal, c, job.packed_in, job.bias_in, sums,
+                 {kGelu, nullptr, 0, hidden, h});
     product_rows(rows, channels, job.hidden, hidden, h, job.packed_out, job.bias_out, sums,
                  {kNone, job.x + first, channels, job.y + first, channels});
   }
@@ -174,7 +176,8 @@ inline void mlp_backward_blocks(const void* pointer, Span span) {
     const float* dy = job.dy + first;
     row_statistics(rows, channels, x, statistics);
     normalise(rows, channels, x, statistics, job.gamma, job.beta, normal, c);
-    product_rows(rows, job.hidden, channels, normal, c, job.packed_in, job.bias_in, sums, {kNone, nullptr, 0, slope, h});
+    product_rows(rows, job.hidden, channels, normal, c, job.packed_in, job.bias_in, sums,
+                 {kNone, nullptr, 0, slope, h});
     gelu_and_slope(rows * h, slope, hidden);
     product_rows(rows, job.hidden, channels, dy, channels, job.packed_back_out, job.zeros, sums,
                  {kNone, nullptr, 0, dhidden, h});

@@ -52,7 +52,8 @@ RVRT_ENTRY(layer_norm_backward) {
   if (int status = t.check(3, 0, 3)) return status;
   NormJob job{};
   if (int status = norm_job(t, &job)) return status;
-  RVRT_CHECK(t.same_shape(2, 0) && t.same_shape(3, 0) && t.size(4) == job.channels && t.size(5) == job.channels, kShape);
+  RVRT_CHECK(t.same_shape(2, 0) && t.same_shape(3, 0) && t.size(4) == job.channels && t.size(5) == job.channels,
+             kShape);
   const int n = parallel_width(job.blocks.count());
   job.sums_floats = round_up(2 * job.channels, 16);
   const Scratch sums(n * job.sums_floats, true);

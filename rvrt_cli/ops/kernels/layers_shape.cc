@@ -38,7 +38,8 @@ struct BilinearJob {
 namespace rvrt {
 namespace {
 
-// Small image (B, H, W, C * f²) at parameter `small`, large one (B, H * f, W * f, C) at `large`, attributes [f, activation].
+// Small image (B, H, W, C * f²) at parameter `small`, large one (B, H * f, W * f, C) at `large`, attributes [f,
+// activation].
 int shuffle_job(const Tensors& t, int attributes, int small, int large, ShuffleJob* job) {
   RVRT_CHECK(t.ndims[small] == 4 && t.ndims[large] == 4, kShape);
   const int64_t factor = t.ints(attributes)[0];

@@ -56,10 +56,11 @@ RVRT_ENTRY(charbonnier_backward) {
   return parallel(ceil_div(job.count, kChunk), RVRT_DISPATCH(loss_gradient_chunks), &job);
 }
 
-// One step of Adam (Kingma & Ba 2015) with decoupled weight decay (Loshchilov & Hutter 2019) and a moving average of the
-// parameters, over one flat buffer:
+// One step of Adam (Kingma & Ba 2015) with decoupled weight decay (Loshchilov & Hutter 2019) and a moving average of
+// the parameters, over one flat buffer:
 //   g = scale * gradient;  m' = beta1 m + (1 - beta1) g;  v' = beta2 v + (1 - beta2) g²;
-//   p' = p - rate * (m' / correction1 / (sqrt(v' / correction2) + epsilon) + decay * p);  ema' = ema + (1 - ema_decay)(p' - ema)
+//   p' = p - rate * (m' / correction1 / (sqrt(v' / correction2) + epsilon) + decay * p);  ema' = ema + (1 -
+//   ema_decay)(p' - ema)
 // with correction = 1 - beta^step.
 // Inputs: parameter, gradient, m, v, ema (all of n elements); scalars float32 [rate, beta1, beta2, epsilon, decay,
 //   correction1, correction2, scale, ema_decay]. No attributes.
