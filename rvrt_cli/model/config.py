@@ -126,6 +126,7 @@ PRESETS = {
         align_ratio=1,
         align_heads=2,
         relative_position_bias=False,
-        upsampler_width=32,
+        upsampler_width=16,
+        input_skip=5,
     ),
 }
