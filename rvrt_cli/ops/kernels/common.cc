@@ -37,11 +37,11 @@ Isa isa() {
 }
 
 int threads() {
-  const int chosen = chosen_threads.load(std::memory_order_relaxed);
 #ifdef _OPENMP
+  const int chosen = chosen_threads.load(std::memory_order_relaxed);
   return chosen > 0 ? chosen : std::max(1, omp_get_max_threads());
 #else
-  return chosen > 0 ? 1 : 1;
+  return 1;
 #endif
 }
 
@@ -63,6 +63,17 @@ int parallel(int64_t tasks, Body body, const void* job, int workers) {
 #pragma omp parallel for schedule(static, 1) num_threads(n)
 #endif
   for (int i = 0; i < n; ++i) body(job, Span{tasks * i / n, tasks * (i + 1) / n, i, n});
+  return kOk;
+}
+
+int parallel_shared(int64_t tasks, Body body, const void* job) {
+  const int n = parallel_width(tasks);
+  if (n == 1) return parallel(tasks, body, job);
+  [[maybe_unused]] const int64_t runs = std::min<int64_t>(tasks, 8 * static_cast<int64_t>(n));
+#ifdef _OPENMP
+#pragma omp parallel for schedule(dynamic, 1) num_threads(n)
+  for (int64_t i = 0; i < runs; ++i) body(job, Span{tasks * i / runs, tasks * (i + 1) / runs, omp_get_thread_num(), n});
+#endif
   return kOk;
 }
 

@@ -136,6 +136,10 @@ using Body = void (*)(const void* job, Span span);
 int parallel(int64_t tasks, Body body, const void* job, int workers = 0);
 int parallel_width(int64_t tasks, int workers = 0);  // how many threads `parallel` will use for them
 
+// The same in small runs that threads take as they come, for tasks whose results do not depend on who computes them:
+// no thread waits for one that the system has given less time, or a slower core.
+int parallel_shared(int64_t tasks, Body body, const void* job);
+
 // Aligned to a cache line; `ok()` is false where there is no memory.
 class Scratch {
  public:

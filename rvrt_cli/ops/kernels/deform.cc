@@ -5,7 +5,7 @@
 // there with channels along the lanes. Gradients need only the product of the query (of the output's gradient) with
 // each of the four corners: score, offset gradient and the weights of the scatter follow from these.
 //
-// One unit of channels (see DeformJob) at a time is first copied into a compact clip of its own: samples of tensors
+// Keys and values are first copied into a compact clip for each unit of channels (see DeformJob): samples of tensors
 // with many channels would fall into few sets of the cache, and those of rows of 2^n pixels all into the same ones.
 #ifndef RVRT_ISA
 
@@ -25,8 +25,8 @@ struct DeformJob {
   int64_t units, unit_heads, unit_groups, segments, segment;
   // A compact clip: (T, H, W, width) with gaps after rows and frames, so that they do not fall together in the cache.
   int64_t width, row_floats, frame_floats, clip_floats;
-  float *k, *v, *dk, *dv;  // clips: of the unit in work (forward), of each thread (backward)
-  int64_t sample, unit;    // in work (forward)
+  float *k, *v, *dk, *dv;  // clips: of the units of one sample (forward), of each thread (backward)
+  int64_t sample;          // in work (forward)
   float* scratch;
   int64_t scratch_floats;
 
@@ -560,26 +560,29 @@ static int64_t tiles(const DeformJob& job) {
 // Tasks are rows of the clip.
 void pack_tasks(const void* context, Span span) {
   const DeformJob& job = *static_cast<const DeformJob*>(context);
-  for (int64_t row = span.begin; row < span.end; ++row) {
-    pack_row(job, job.sample, row, job.unit * job.width, job.k);
-    pack_row(job, job.sample, row, job.C + job.unit * job.width, job.v);
-  }
+  for (int64_t row = span.begin; row < span.end; ++row)
+    for (int64_t unit = 0; unit < job.units; ++unit) {
+      pack_row(job, job.sample, row, unit * job.width, job.k + unit * job.clip_floats);
+      pack_row(job, job.sample, row, job.C + unit * job.width, job.v + unit * job.clip_floats);
+    }
 }
 
-// Tasks are tiles of one unit of one sample.
+// Tasks are tiles of units of one sample.
 template <int WIDTH>
 void forward_tasks(const void* context, Span span) {
   const DeformJob& job = *static_cast<const DeformJob*>(context);
   const DeformBuffers b(job, Arena(job.scratch + span.thread * job.scratch_floats));
   int64_t prepared = -1;
-  for (int64_t task = span.begin; task < span.end; ++task)
+  for (int64_t task = span.begin; task < span.end; ++task) {
+    const int64_t unit = task / tiles(job), clip = unit * job.clip_floats;
     over_tile(
-        job, task, [&](int64_t t, int64_t y, int64_t x) __attribute__((always_inline)) {
+        job, task % tiles(job), [&](int64_t t, int64_t y, int64_t x) __attribute__((always_inline)) {
           if (t != prepared) prepare_frame(job, b, prepared = t);
           attend<WIDTH>(job, b,
-                        Unit{job.pixel(job.sample, t, y, x), y, x, job.unit * job.width, job.unit * job.unit_groups,
-                             job.k, job.v, nullptr, nullptr});
+                        Unit{job.pixel(job.sample, t, y, x), y, x, unit * job.width, unit * job.unit_groups,
+                             job.k + clip, job.v + clip, nullptr, nullptr});
         });
+  }
 }
 
 // Tasks are units of samples.
@@ -613,16 +616,15 @@ void backward_tasks(const void* context, Span span) {
 }
 
 int run_forward(DeformJob& job, Body body) {
-  const int64_t tasks = tiles(job);
+  const int64_t tasks = job.units * tiles(job), all = job.units * job.clip_floats;
   DeformBuffers(job, Arena(nullptr), &job.scratch_floats);
-  const Scratch scratch(parallel_width(tasks) * job.scratch_floats, true), clips(2 * job.clip_floats);
+  const Scratch scratch(parallel_width(tasks) * job.scratch_floats, true), clips(2 * all);
   RVRT_CHECK(scratch.ok() && clips.ok(), kMemory);
-  job.scratch = scratch.data(), job.k = clips.data(), job.v = job.k + job.clip_floats;
-  for (job.sample = 0; job.sample < job.N; ++job.sample)
-    for (job.unit = 0; job.unit < job.units; ++job.unit) {
-      parallel(job.T * job.H, pack_tasks, &job);
-      parallel(tasks, body, &job);
-    }
+  job.scratch = scratch.data(), job.k = clips.data(), job.v = job.k + all;
+  for (job.sample = 0; job.sample < job.N; ++job.sample) {
+    parallel_shared(job.T * job.H, pack_tasks, &job);
+    parallel_shared(tasks, body, &job);
+  }
   return kOk;
 }
 
@@ -633,7 +635,7 @@ int run_backward(DeformJob& job, Body body) {
   RVRT_CHECK(scratch.ok() && clips.ok(), kMemory);
   job.scratch = scratch.data();
   job.k = clips.data(), job.v = job.k + all, job.dk = job.v + all, job.dv = job.dk + all;
-  return parallel(tasks, body, &job);
+  return parallel_shared(tasks, body, &job);
 }
 
 int deform_forward(DeformJob& job) {

@@ -389,7 +389,7 @@ static int neighbourhood_run(NeighbourhoodJob& job) {
   const Scratch scratch(parallel_width(tasks) * job.scratch_floats, true);
   RVRT_CHECK(scratch.ok(), kMemory);
   job.scratch = scratch.data();
-  return parallel(tasks, neighbourhood_tasks, &job);
+  return parallel_shared(tasks, neighbourhood_tasks, &job);
 }
 
 #endif

@@ -68,7 +68,7 @@ RVRT_ENTRY(warp_forward) {
   RVRT_CHECK(t.ints(2)[0] == 0 || t.ints(2)[0] == 1, rvrt::kAttribute);
   job.border = t.ints(2)[0] == 1;
   job.x = t.f(0), job.flow = t.f(1), job.out = t.f(3);
-  return rvrt::parallel(job.B * job.H, RVRT_DISPATCH(warp_rows), &job);
+  return rvrt::parallel_shared(job.B * job.H, RVRT_DISPATCH(warp_rows), &job);
 }
 
 // x, flow, dout (B, H, W, C), attributes as above -> dx as x, dflow as flow. dx is summed in raster order of the
@@ -85,9 +85,9 @@ RVRT_ENTRY(warp_backward) {
   const rvrt::Scratch reach(job.B * job.H * 2);
   RVRT_CHECK(reach.ok(), rvrt::kMemory);
   job.reach = reinterpret_cast<int32_t*>(reach.data());
-  rvrt::parallel(job.B * job.H, RVRT_DISPATCH(warp_flow_gradient), &job);
+  rvrt::parallel_shared(job.B * job.H, RVRT_DISPATCH(warp_flow_gradient), &job);
   job.bands = std::min(job.H, rvrt::ceil_div(2 * rvrt::threads(), std::max<int64_t>(job.B, 1)));
-  return rvrt::parallel(job.B * job.bands, RVRT_DISPATCH(warp_input_gradient), &job);
+  return rvrt::parallel_shared(job.B * job.bands, RVRT_DISPATCH(warp_input_gradient), &job);
 }
 
 #else

@@ -213,7 +213,7 @@ RVRT_INLINE void from_lanes(const WindowJob& job, const float* columns, const vf
           if (token[first + i] >= 0) store4(base + token[first + i] * stride + c, load4(quarters + i - u));
       }
     }
-    for (; c < hd; ++c) {
+    for (; HD == 0 && c < hd; ++c) {  // the widths known beforehand are multiples of 4
       store(quarters, load(columns + c * kQueries + first) * factor[n]);
       for (int64_t i = 0; i < some; ++i)
         if (token[first + i] >= 0) base[token[first + i] * stride + c] = quarters[i];
@@ -513,8 +513,8 @@ int run_windows(WindowJob& job, bool backward) {
   job.blocked_bias = bias.data(), job.scratch = scratch.data();
   job.bias_partials = partials.data(), job.pad_partials = pad_partials.data();
   if (job.bias) parallel(blocks, block_bias, &job);
-  parallel(tasks, backward ? window_body<true>(job.head_width) : window_body<false>(job.head_width), &job);
-  if (!backward) return kOk;
+  if (!backward) return parallel_shared(tasks, window_body<false>(job.head_width), &job);
+  parallel(tasks, window_body<true>(job.head_width), &job);
   if (job.dbias) parallel(blocks, unblock_bias_gradient, &job);
   for (int64_t c = 0; c < pads; ++c) {
     job.dpad[c] = 0;
