@@ -1,114 +1,93 @@
-"""Layers of RVRT on channels-last features; every parameter carries its published name.
+"""Layers of RVRT on channels-last features, as functions of features and weights.
+
+Weights are a flat tuple, in the order in which `*_shapes` lists them by their published names. So a compiled stage is
+given its weights with its features: it serves every branch of the same shape, and it sees what training changes.
 
 N batch, T frames of a clip, H×W frame size [px], C channels.
 """
 
 from __future__ import annotations
 
+import mindspore as ms
 import numpy as np
-from mindspore import Parameter, Tensor, nn
+from mindspore import Parameter, ParameterTuple, Tensor, ops as msops
 
 from rvrt_cli import ops
 
-
-def parameter(name: str, shape: tuple[int, ...]) -> Parameter:
-    """A parameter that has no value of its own yet: weights come from a file or from `model.initial`."""
-    return Parameter(Tensor(np.zeros(shape, np.float32)), name=name)
-
-
-class Conv(nn.Cell):
-    """Convolution of every frame by itself, with its activation; published as Conv3d of temporal extent 1."""
-
-    def __init__(self, name: str, inputs: int, outputs: int, kernel: int, activation: str = "none", rank: int = 5):
-        super().__init__(auto_prefix=False)
-        shape = (outputs, inputs, *([1] if rank == 5 else []), kernel, kernel)
-        self.weight = parameter(f"{name}.weight", shape)
-        self.bias = parameter(f"{name}.bias", (outputs,))
-        self.activation = activation
-
-    def construct(self, x: Tensor) -> Tensor:
-        """(..., H, W, inputs) → (..., H, W, outputs)."""
-        frames = x.reshape(-1, *x.shape[-3:])
-        y = ops.conv2d(frames, self.weight, self.bias, self.activation)
-        return y.reshape(*x.shape[:-1], y.shape[-1])
+Shapes = list[tuple[str, tuple[int, ...]]]  # name and shape of each weight
+Weights = tuple[Tensor, ...]
+Sizes = tuple[int, int, int, tuple[int, int, int], bool]  # see `refine`
 
 
-class Linear(nn.Cell):
-    """Dense layer over the channels, with its activation."""
-
-    def __init__(self, name: str, inputs: int, outputs: int, activation: str = "none"):
-        super().__init__(auto_prefix=False)
-        self.weight = parameter(f"{name}.weight", (outputs, inputs))
-        self.bias = parameter(f"{name}.bias", (outputs,))
-        self.activation = activation
-
-    def construct(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """(..., inputs) → (..., outputs), with the residual added."""
-        return ops.linear(x, self.weight, self.bias, self.activation, residual)
+def parameters(shapes: Shapes) -> ParameterTuple:
+    """Parameters that have no value of their own yet: weights come from a file or from `model.initial`."""
+    return ParameterTuple([Parameter(Tensor(np.zeros(shape, np.float32)), name=name) for name, shape in shapes])
 
 
-class LayerNorm(nn.Cell):
-    """LayerNorm over the channels."""
-
-    def __init__(self, name: str, channels: int):
-        super().__init__(auto_prefix=False)
-        self.weight = parameter(f"{name}.weight", (channels,))
-        self.bias = parameter(f"{name}.bias", (channels,))
-
-    def construct(self, x: Tensor) -> Tensor:
-        """(..., C) → (..., C)."""
-        return ops.layer_norm(x, self.weight, self.bias)
+def linear_shapes(name: str, inputs: int, outputs: int) -> Shapes:
+    """Dense layer: weight, bias."""
+    return [(f"{name}.weight", (outputs, inputs)), (f"{name}.bias", (outputs,))]
 
 
-class MLP(nn.Cell):
-    """Two dense layers with an exact GELU between, on a residual path; with a LayerNorm before them if it has a name."""
-
-    def __init__(self, name: str, channels: int, ratio: int, norm: str | None = None):
-        super().__init__(auto_prefix=False)
-        self.norm = LayerNorm(norm, channels) if norm else None
-        self.fc1 = Linear(f"{name}.fc1", channels, channels * ratio)
-        self.fc2 = Linear(f"{name}.fc2", channels * ratio, channels)
-
-    def construct(self, x: Tensor) -> Tensor:
-        """(..., C) → (..., C)."""
-        fc1, fc2 = self.fc1, self.fc2
-        if self.norm is None:
-            return ops.mlp(x, None, None, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
-        return ops.mlp(x, self.norm.weight, self.norm.bias, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
+def norm_shapes(name: str, channels: int) -> Shapes:
+    """LayerNorm: weight, bias."""
+    return [(f"{name}.weight", (channels,)), (f"{name}.bias", (channels,))]
 
 
-class TransformerLayer(nn.Cell):
-    """Swin transformer layer over (T, H, W): shifted-window attention, then MLP, each on a residual path."""
+def conv_shapes(name: str, inputs: int, outputs: int, kernel: int, rank: int = 5) -> Shapes:
+    """Convolution: weight, bias. Rank 5 is a published Conv3d of temporal extent 1."""
+    frames = (1,) if rank == 5 else ()
+    return [(f"{name}.weight", (outputs, inputs, *frames, kernel, kernel)), (f"{name}.bias", (outputs,))]
 
-    def __init__(self, name: str, channels: int, heads: int, window: tuple, shifted: bool, ratio: int, biased: bool):
-        super().__init__(auto_prefix=False)
-        self.norm1 = LayerNorm(f"{name}.norm1", channels)
-        self.qkv = Linear(f"{name}.attn.qkv_self", channels, 3 * channels)
-        self.proj = Linear(f"{name}.attn.proj", channels, channels)
-        self.mlp = MLP(f"{name}.mlp", channels, ratio, f"{name}.norm2")
-        self.heads, self.window, self.shifted, self.biased = heads, window, shifted, biased
-        if biased:
-            table = (2 * window[0] - 1) * (2 * window[1] - 1) * (2 * window[2] - 1)
-            self.bias_table = parameter(f"{name}.attn.relative_position_bias_table", (table, heads))
-            self.bias_index = Tensor(relative_position_index(window))
 
-    def construct(self, x: Tensor) -> Tensor:
-        """(N, T, H, W, C) → (N, T, H, W, C)."""
-        window, shift = ops.window_and_shift(x.shape[1:4], self.window, self.shifted)
-        bias = None
-        if self.biased:
-            length = window[0] * window[1] * window[2]
-            bias = self.bias_table[self.bias_index[:length, :length]].transpose(2, 0, 1)  # (heads, L, L)
-        qkv = ops.norm_linear(x, self.norm1.weight, self.norm1.bias, self.qkv.weight, self.qkv.bias)
-        attended = ops.window_attention(qkv, self.qkv.bias, bias, self.heads, window, shift)
-        return self.mlp(self.proj(attended, x))
+def mlp_shapes(name: str, channels: int, ratio: int) -> Shapes:
+    """Two dense layers: the last four arguments of `ops.mlp`."""
+    hidden = channels * ratio
+    return [*linear_shapes(f"{name}.fc1", channels, hidden), *linear_shapes(f"{name}.fc2", hidden, channels)]
+
+
+def transformer_shapes(name: str, channels: int, heads: int, window: tuple, ratio: int, biased: bool) -> Shapes:
+    """Swin layer: 12 weights, and the table of relative position biases."""
+    rows = (2 * window[0] - 1) * (2 * window[1] - 1) * (2 * window[2] - 1)
+    table = [(f"{name}.attn.relative_position_bias_table", (rows, heads))] if biased else []
+    return [
+        *norm_shapes(f"{name}.norm1", channels),
+        *linear_shapes(f"{name}.attn.qkv_self", channels, 3 * channels),
+        *linear_shapes(f"{name}.attn.proj", channels, channels),
+        *norm_shapes(f"{name}.norm2", channels),
+        *mlp_shapes(f"{name}.mlp", channels, ratio),
+        *table,
+    ]
+
+
+def transformer_layer(
+    x: Tensor, weights: Weights, heads: int, window: tuple[int, int, int], shifted: bool, biased: bool
+) -> Tensor:
+    """Swin transformer layer over (T, H, W): shifted-window attention, then MLP, each on a residual path.
+
+    (N, T, H, W, C) → (N, T, H, W, C).
+    """
+    fitted, shift = ops.window_and_shift(x.shape[1:4], window, shifted)
+    bias = None
+    if biased:
+        index = _position_index(window, fitted[0] * fitted[1] * fitted[2])
+        bias = weights[12][index].transpose(2, 0, 1)  # (heads, L, L)
+    qkv = ops.norm_linear(x, weights[0], weights[1], weights[2], weights[3])
+    attended = ops.window_attention(qkv, weights[3], bias, heads, fitted, shift)
+    x = ops.linear(attended, weights[4], weights[5], "none", x)
+    return ops.mlp(x, weights[6], weights[7], weights[8], weights[9], weights[10], weights[11])
+
+
+@msops.constexpr
+def _position_index(window: tuple[int, int, int], length: int) -> Tensor:
+    """As published, a window that was shortened to the frame takes the top left part of the index."""
+    return Tensor(relative_position_index(window)[:length, :length])
 
 
 def relative_position_index(window: tuple[int, int, int]) -> np.ndarray:
     """(L, L) int32: the row of the bias table for each pair of a window's pixels.
 
-    A row stands for the displacement (t, y, x) of the two, each axis counted from -(edge - 1). As published, a window that
-    was shortened to the frame takes the top left part of this table.
+    A row stands for the displacement (t, y, x) of the two, each axis counted from -(edge - 1).
     """
     grid = np.stack(np.meshgrid(*(np.arange(edge) for edge in window), indexing="ij"), -1).reshape(-1, 3)
     shift = grid[:, None] - grid[None, :] + np.array(window) - 1
@@ -116,50 +95,47 @@ def relative_position_index(window: tuple[int, int, int]) -> np.ndarray:
     return ((shift[..., 0] * edges[1] + shift[..., 1]) * edges[2] + shift[..., 2]).astype(np.int32)
 
 
-class ResidualGroup(nn.Cell):
-    """RSTB: transformer layers, every second one shifted, and a dense layer, on a residual path."""
+def refine_shapes(name: str, channels: int, sizes: Sizes, ratio: int) -> Shapes:
+    """Weights of `refine`: LayerNorm; per group the layers and a dense layer; LayerNorm."""
+    groups, depth, heads, window, biased = sizes
+    shapes = norm_shapes(f"{name}.main.3", channels)
+    for i in range(groups):
+        group = f"{name}.main.5.{i}"
+        for j in range(depth):
+            layer = f"{group}.residual_group.blocks.{j}"
+            shapes += transformer_shapes(layer, channels, heads, window, ratio, biased)
+        shapes += linear_shapes(f"{group}.linear", channels, channels)
+    return shapes + norm_shapes(f"{name}.main.7", channels)
 
-    def __init__(self, name: str, channels: int, depth: int, heads: int, window: tuple, ratio: int, biased: bool):
-        super().__init__(auto_prefix=False)
-        self.layers = nn.CellList(
-            [
-                TransformerLayer(
-                    f"{name}.residual_group.blocks.{i}", channels, heads, window, i % 2 == 1, ratio, biased
-                )
-                for i in range(depth)
-            ],
-            auto_prefix=False,
-        )
-        self.linear = Linear(f"{name}.linear", channels, channels)
 
-    def construct(self, x: Tensor) -> Tensor:
-        """(N, T, H, W, C) → (N, T, H, W, C)."""
+@ms.jit
+def refine(x: Tensor, sizes: Sizes, *weights: Tensor) -> Tensor:
+    """LayerNorm, residual groups (RSTB), LayerNorm: the body of extraction, branches and reconstruction.
+
+    A group is some transformer layers, every second one shifted, and a dense layer, on a residual path.
+
+    Args:
+        x: (N, T, H, W, C), what `merge` gave.
+        sizes: groups, layers of a group, heads, window (T, H, W), whether attention has relative position biases.
+    """
+    groups, depth, heads, window, biased = sizes
+    each = 13 if biased else 12
+    x = ops.layer_norm(x, weights[0], weights[1])
+    for i in range(groups):
+        first = 2 + i * (depth * each + 2)
         y = x
-        for layer in self.layers:
-            y = layer(y)
-        return self.linear(y, x)
+        for j in range(depth):
+            layer = weights[first + j * each : first + (j + 1) * each]
+            y = transformer_layer(y, layer, heads, window, j % 2 == 1, biased)
+        last = first + depth * each
+        x = ops.linear(y, weights[last], weights[last + 1], "none", x)
+    return ops.layer_norm(x, weights[-2], weights[-1])
 
 
-class Refine(nn.Cell):
-    """A 3x3 convolution, LayerNorm, residual groups, LayerNorm: the body of extraction, branches and reconstruction."""
-
-    def __init__(self, name: str, inputs: int, channels: int, groups: int, depth: int, heads: int, window: tuple,
-                 ratio: int, biased: bool):  # fmt: skip
-        super().__init__(auto_prefix=False)
-        self.conv = Conv(f"{name}.main.1", inputs, channels, 3)
-        self.norm_in = LayerNorm(f"{name}.main.3", channels)
-        self.groups = nn.CellList(
-            [
-                ResidualGroup(f"{name}.main.5.{i}", channels, depth, heads, window, ratio, biased)
-                for i in range(groups)
-            ],
-            auto_prefix=False,
-        )
-        self.norm_out = LayerNorm(f"{name}.main.7", channels)
-
-    def construct(self, x: Tensor) -> Tensor:
-        """(N, T, H, W, inputs) → (N, T, H, W, C)."""
-        x = self.norm_in(self.conv(x))
-        for group in self.groups:
-            x = group(x)
-        return self.norm_out(x)
+@ms.jit
+def merge(weight: Tensor, bias: Tensor, *sources: Tensor) -> Tensor:
+    """Convolution of several features (N, T, H, W, C), side by side in the channels."""
+    x = sources[0] if len(sources) == 1 else msops.concat(sources, -1)
+    batch, time, height, width, channels = x.shape
+    y = ops.conv2d(x.reshape(batch * time, height, width, channels), weight, bias)
+    return y.reshape(batch, time, height, width, -1)

@@ -13,10 +13,16 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops as msops
 
 from rvrt_cli import ops
-from rvrt_cli.model.alignment import DeformableAlignment, NeighbourhoodAlignment, compose_flows
+from rvrt_cli.model.alignment import (
+    align_deformable,
+    align_neighbourhood,
+    attend_shapes,
+    compose_flows,
+    deformable_shapes,
+)
 from rvrt_cli.model.config import BRANCHES, RVRTConfig
-from rvrt_cli.model.layers import Conv, Refine
-from rvrt_cli.model.spynet import SpyNet
+from rvrt_cli.model.layers import Sizes, conv_shapes, merge, parameters, refine, refine_shapes
+from rvrt_cli.model.spynet import estimate_flow, spynet_shapes
 
 SKIP_GAIN = 0.2  # of the reconstruction's features beside the linear path, so that both start at a like size
 Clips = list[Tensor]  # one tensor (N, T, H, W, C) per clip, in time order
@@ -63,68 +69,31 @@ class Extract(nn.Cell):
 
     def __init__(self, config: RVRTConfig):
         super().__init__(auto_prefix=False)
-        window = (1, config.window, config.window)
-        self.body = Refine("feat_extract", 3, config.widths[0], config.groups[0], config.depths[0], config.heads[0],
-                           window, config.mlp_ratio, config.relative_position_bias)  # fmt: skip
+        self.sizes = body_sizes(config, 0)
+        self.conv = parameters(conv_shapes("feat_extract.main.1", 3, config.widths[0], 3))
+        self.body = parameters(refine_shapes("feat_extract", config.widths[0], self.sizes, config.mlp_ratio))
 
-    @ms.jit
     def construct(self, frames: Tensor) -> Tensor:
         """(N, T, H, W, 3) → (N, T, H, W, C)."""
-        return self.body(frames)
-
-
-class EstimateFlow(nn.Cell):
-    """Optical flow along a clip, both ways."""
-
-    def __init__(self) -> None:
-        super().__init__(auto_prefix=False)
-        self.spynet = SpyNet()
-
-    @ms.jit
-    def construct(self, frames: Tensor, both: bool) -> tuple[Tensor, Tensor]:
-        """A clip and the frame before it → forward and backward flow; `both` False: the backward flow, twice.
-
-        (N, T+1, H, W, 3) → (N, T, H, W, 2) px each.
-        """
-        batch, length, height, width, _ = frames.shape
-        before = frames[:, :-1].reshape(-1, height, width, 3)
-        after = frames[:, 1:].reshape(-1, height, width, 3)
-        if both:
-            flow = self.spynet(msops.concat((after, before)), msops.concat((before, after)))
-        else:
-            flow = self.spynet(before, after)
-        flow = flow.reshape(-1, batch, length - 1, height, width, 2)
-        return flow[0], flow[-1]
-
-
-class Compose(nn.Cell):
-    """Flows from a clip to every frame of the one before it."""
-
-    def __init__(self, config: RVRTConfig):
-        super().__init__(auto_prefix=False)
-        self.clip = config.clip_size
-
-    @ms.jit
-    def construct(self, adjacent: Tensor) -> Tensor:
-        """(N, 2T-1, H, W, 2) px → (N, T, T, H, W, 2) px; see `compose_flows`."""
-        return compose_flows(adjacent, self.clip)
+        return refine(merge(*self.conv, frames), self.sizes, *self.body)
 
 
 class Align(nn.Cell):
-    """One branch's alignment."""
+    """One branch's alignment of what is propagated."""
 
     def __init__(self, branch: str, config: RVRTConfig):
         super().__init__(auto_prefix=False)
-        self.guided = config.flow
-        kind = DeformableAlignment if config.flow else NeighbourhoodAlignment
-        self.align = kind(f"deform_align.{branch}", config)
+        self.config = config
+        shapes = deformable_shapes if config.flow else attend_shapes
+        self.weights = parameters(shapes(f"deform_align.{branch}", config))
 
-    @ms.jit
-    def construct(self, query: Tensor, key: Tensor, value: Tensor, *flows: Tensor) -> tuple:
-        """Aligned features (N, T, H, W, C) and, where there are flows, the corrected ones."""
-        if self.guided:
-            return self.align(query, key, value, flows[0])
-        return (self.align(query, key, value),)
+    def construct(self, query: Tensor, key: Tensor, value: Tensor, flows: Tensor | None) -> tuple:
+        """Aligned features (N, T, H, W, C) and the flows, corrected where there are any."""
+        heads, edge = self.config.align_heads, self.config.align_kernel
+        if flows is None:
+            return align_neighbourhood(query, key, value, (heads, edge), *self.weights), None
+        sizes = (heads, edge, self.config.deformable_groups)
+        return align_deformable(query, key, value, flows, sizes, self.config.max_offset, *self.weights)
 
 
 class Branch(nn.Cell):
@@ -132,15 +101,14 @@ class Branch(nn.Cell):
 
     def __init__(self, branch: str, sources: int, config: RVRTConfig):
         super().__init__(auto_prefix=False)
-        window = (config.clip_size, config.window, config.window)
-        self.body = Refine(f"backbone.{branch}", (sources + 1) * config.width, config.width, config.groups[1],
-                           config.depths[1], config.heads[1], window, config.mlp_ratio,
-                           config.relative_position_bias)  # fmt: skip
+        name, width = f"backbone.{branch}", config.width
+        self.sizes = body_sizes(config, 1)
+        self.conv = parameters(conv_shapes(f"{name}.main.1", (sources + 1) * width, width, 3))
+        self.body = parameters(refine_shapes(name, width, self.sizes, config.mlp_ratio))
 
-    @ms.jit
     def construct(self, propagated: Tensor, *features: Tensor) -> Tensor:
         """What is propagated to the clip and its features so far, each (N, T, H, W, C) → (N, T, H, W, C)."""
-        return propagated + self.body(msops.concat((*features, propagated), -1))
+        return propagated + refine(merge(*self.conv, *features, propagated), self.sizes, *self.body)
 
 
 class Reconstruct(nn.Cell):
@@ -148,30 +116,48 @@ class Reconstruct(nn.Cell):
 
     def __init__(self, config: RVRTConfig):
         super().__init__(auto_prefix=False)
-        window, wide = (1, config.window, config.window), config.upsampler_width
-        self.body = Refine("reconstruction", 5 * config.width, config.widths[2], config.groups[2], config.depths[2],
-                           config.heads[2], window, config.mlp_ratio, config.relative_position_bias)  # fmt: skip
-        self.narrow = Conv("conv_before_upsampler.0", config.widths[2], wide, 1, "leaky_relu")
-        self.grow = nn.CellList(
-            [Conv(f"upsampler.{i}", wide, 4 * wide, 3) for i in (0, 5)], auto_prefix=False
+        width, wide = config.widths[2], config.upsampler_width
+        self.sizes = body_sizes(config, 2)
+        self.conv = parameters(conv_shapes("reconstruction.main.1", 5 * config.width, width, 3))
+        self.body = parameters(refine_shapes("reconstruction", width, self.sizes, config.mlp_ratio))
+        skip = conv_shapes("input_skip", 3, wide, config.input_skip, rank=4) if config.input_skip else []
+        self.head = parameters(
+            [
+                *conv_shapes("conv_before_upsampler.0", width, wide, 1),
+                *conv_shapes("upsampler.0", wide, 4 * wide, 3),
+                *conv_shapes("upsampler.5", wide, 4 * wide, 3),
+                *conv_shapes("upsampler.10", wide, wide, 3),
+                *conv_shapes("conv_last", wide, 3, 3),
+                *skip,
+            ]
         )
-        self.smooth = Conv("upsampler.10", wide, wide, 3)
-        self.last = Conv("conv_last", wide, 3, 3)
-        self.skips = config.input_skip > 0
-        if self.skips:
-            self.skip = Conv("input_skip", 3, wide, config.input_skip, rank=4)
 
-    @ms.jit
     def construct(self, frames: Tensor, *features: Tensor) -> Tensor:
         """Input (N, T, H, W, 3) and five features (N, T, H, W, C) → (N, T, 4H, 4W, 3), not clamped."""
-        batch, time, height, width, _ = frames.shape
-        x = self.narrow(self.body(msops.concat(features, -1))).reshape(batch * time, height, width, -1)
-        if self.skips:
-            x = SKIP_GAIN * x + self.skip(frames.reshape(batch * time, height, width, 3))
-        for conv in self.grow:
-            x = ops.pixel_shuffle(conv(x), 2, "leaky_relu")
-        x = ops.add_enlarged(self.last(self.smooth(x)), frames.reshape(batch * time, height, width, 3))
-        return x.reshape(batch, time, 4 * height, 4 * width, 3)
+        return upsample(frames, refine(merge(*self.conv, *features), self.sizes, *self.body), *self.head)
+
+
+def body_sizes(config: RVRTConfig, part: int) -> Sizes:
+    """Of `refine` in extraction (0), a branch (1), whose windows span the clip, or reconstruction (2)."""
+    window = (config.clip_size if part == 1 else 1, config.window, config.window)
+    return config.groups[part], config.depths[part], config.heads[part], window, config.relative_position_bias
+
+
+@ms.jit
+def upsample(frames: Tensor, x: Tensor, *weights: Tensor) -> Tensor:
+    """Input (N, T, H, W, 3) and refined features (N, T, H, W, C) → (N, T, 4H, 4W, 3).
+
+    Weights of four convolutions, of the last one, and of that of the input where the configuration has it.
+    """
+    batch, time, height, width, channels = x.shape
+    frames = frames.reshape(batch * time, height, width, 3)
+    x = ops.conv2d(x.reshape(batch * time, height, width, channels), weights[0], weights[1], "leaky_relu")
+    if len(weights) > 10:
+        x = SKIP_GAIN * x + ops.conv2d(frames, weights[10], weights[11])
+    for i in range(2):
+        x = ops.pixel_shuffle(ops.conv2d(x, weights[2 + 2 * i], weights[3 + 2 * i]), 2, "leaky_relu")
+    x = ops.conv2d(ops.conv2d(x, weights[6], weights[7]), weights[8], weights[9])
+    return ops.add_enlarged(x, frames).reshape(batch, time, 4 * height, 4 * width, 3)
 
 
 class RVRT(nn.Cell):
@@ -185,8 +171,7 @@ class RVRT(nn.Cell):
         self.config = config
         self.extract = Extract(config)
         if config.flow:
-            self.estimate_flow = EstimateFlow()
-            self.compose = Compose(config)
+            self.spynet = parameters(spynet_shapes())
         self.align = nn.CellList([Align(branch, config) for branch in BRANCHES], auto_prefix=False)
         self.branches = nn.CellList(
             [Branch(branch, i + 1, config) for i, branch in enumerate(BRANCHES)], auto_prefix=False
@@ -266,13 +251,12 @@ class RVRT(nn.Cell):
             if propagated is None:
                 aligned = msops.zeros_like(query)
             else:
-                if flows is None:
-                    (aligned,) = self.align[index](query, key, propagated)
-                elif c in fields:
-                    aligned, _ = self.align[index](query, key, propagated, fields[c])
+                if flows is not None and c not in fields:
+                    adjacent = flows.backward_to(c) if backward else flows.forward_to(c)
+                    fields[c] = compose_flows(adjacent, self.config.clip_size)
+                    aligned, fields[c] = self.align[index](query, key, propagated, fields[c])
                 else:
-                    composed = self.compose(flows.backward_to(c) if backward else flows.forward_to(c))
-                    aligned, fields[c] = self.align[index](query, key, propagated, composed)
+                    aligned, _ = self.align[index](query, key, propagated, fields.get(c))
             propagated = self.branches[index](aligned, *[clips[c] for clips in sources])
             outputs.append(propagated)
             key = query
@@ -292,7 +276,7 @@ class RVRT(nn.Cell):
         before = clips[0][:, :1] if state is None else state.frames[:, -1:]
         forward, backward = [], []
         for clip in clips:
-            pair = self.estimate_flow(msops.concat((before, clip), 1), not mirrored)
+            pair = estimate_flow(msops.concat((before, clip), 1), not mirrored, *self.spynet)
             forward.append(pair[0])
             backward.append(pair[1])
             before = clip[:, -1:]
@@ -303,7 +287,7 @@ class RVRT(nn.Cell):
             forward = [msops.concat(turned[t : t + size], 1) for t in range(0, len(turned), size)]
         if state is None:
             return Flows(forward, backward, None)
-        past = self.estimate_flow(msops.concat((state.frames[:, :1], state.frames), 1), True)
+        past = estimate_flow(msops.concat((state.frames[:, :1], state.frames), 1), True, *self.spynet)
         return Flows(forward, backward, past[0])
 
 

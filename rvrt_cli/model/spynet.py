@@ -2,74 +2,91 @@
 
 from __future__ import annotations
 
+import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn, ops as msops
+from mindspore import Tensor, ops as msops
 
 from rvrt_cli import ops
-from rvrt_cli.model.layers import Conv
+from rvrt_cli.model.layers import Shapes, Weights, conv_shapes
 
 LEVELS = 6
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's RGB; constants in published checkpoints
 WIDTHS = (8, 32, 64, 32, 16, 2)
+CONVS = len(WIDTHS) - 1
 
 
-class FlowLevel(nn.Cell):
-    """Five 7x7 convolutions that correct the flow at one level of the pyramid."""
-
-    def __init__(self, name: str):
-        super().__init__(auto_prefix=False)
-        self.convs = nn.CellList(
-            [
-                Conv(f"{name}.basic_module.{2 * i}", WIDTHS[i], WIDTHS[i + 1], 7, "relu" if i < 4 else "none", rank=4)
-                for i in range(5)
-            ],
-            auto_prefix=False,
-        )
-
-    def construct(self, x: Tensor) -> Tensor:
-        """(B, H, W, 8): reference, warped neighbour, flow → (B, H, W, 2) px."""
-        for conv in self.convs:
-            x = conv(x)
-        return x
+def spynet_shapes(name: str = "spynet") -> Shapes:
+    """Per level five 7x7 convolutions that correct the flow."""
+    convs = [
+        conv_shapes(f"{name}.basic_module.{i}.basic_module.{2 * j}", WIDTHS[j], WIDTHS[j + 1], 7, rank=4)
+        for i in range(LEVELS)
+        for j in range(CONVS)
+    ]
+    return [shape for conv in convs for shape in conv]
 
 
-class SpyNet(nn.Cell):
-    """Optical flow between pairs of frames."""
+@ms.jit
+def estimate_flow(frames: Tensor, both: bool, *weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Optical flow along a clip, both ways.
 
-    def __init__(self, name: str = "spynet"):
-        super().__init__(auto_prefix=False)
-        self.levels = nn.CellList([FlowLevel(f"{name}.basic_module.{i}") for i in range(LEVELS)], auto_prefix=False)
-        self.mean, self.std = Tensor(np.array(MEAN, np.float32)), Tensor(np.array(STD, np.float32))
+    Args:
+        frames: (N, T+1, H, W, 3), a clip and the frame before it.
+        both: else the backward flow is given twice.
+        weights: `spynet_shapes`.
 
-    def construct(self, reference: Tensor, neighbour: Tensor) -> Tensor:
-        """Where each pixel of `reference` lies in `neighbour`.
+    Returns:
+        forward and backward flow, (N, T, H, W, 2) px each.
+    """
+    batch, length, height, width, _ = frames.shape
+    before = frames[:, :-1].reshape(-1, height, width, 3)
+    after = frames[:, 1:].reshape(-1, height, width, 3)
+    if both:
+        flow = spynet(msops.concat((after, before)), msops.concat((before, after)), weights)
+    else:
+        flow = spynet(before, after, weights)
+    flow = flow.reshape(-1, batch, length - 1, height, width, 2)
+    return flow[0], flow[-1]
 
-        Args:
-            reference, neighbour: (B, H, W, 3) RGB in [0, 1].
 
-        Returns:
-            (B, H, W, 2) px, as (x, y).
-        """
-        height, width = reference.shape[1:3]
-        step = 2 ** (LEVELS - 1)
-        even = (-(-height // step) * step, -(-width // step) * step)
-        pyramid = [((reference - self.mean) / self.std, (neighbour - self.mean) / self.std)]
-        if even != (height, width):
-            pyramid = [(ops.resize_bilinear(pyramid[0][0], *even), ops.resize_bilinear(pyramid[0][1], *even))]
-        for _ in range(LEVELS - 1):
-            pyramid.append((halve(pyramid[-1][0]), halve(pyramid[-1][1])))
+def spynet(reference: Tensor, neighbour: Tensor, weights: Weights) -> Tensor:
+    """Where each pixel of `reference` lies in `neighbour`.
 
-        flow = msops.zeros((*pyramid[-1][0].shape[:3], 2), reference.dtype)
-        for i in range(LEVELS):
-            reference, neighbour = pyramid[LEVELS - 1 - i]
-            if i > 0:
-                flow = 2 * ops.resize_bilinear(flow, *reference.shape[1:3], align_corners=True)
-            guess = msops.concat((reference, ops.warp(neighbour, flow, border=True), flow), -1)
-            flow = flow + self.levels[i](guess)
-        if even != (height, width):
-            flow = ops.resize_bilinear(flow, height, width)
-            flow = msops.stack((flow[..., 0] * (width / even[1]), flow[..., 1] * (height / even[0])), -1)
-        return flow
+    Args:
+        reference, neighbour: (B, H, W, 3) RGB in [0, 1].
+        weights: `spynet_shapes`.
+
+    Returns:
+        (B, H, W, 2) px, as (x, y).
+    """
+    mean, std = _constant(MEAN).astype(reference.dtype), _constant(STD).astype(reference.dtype)
+    height, width = reference.shape[1:3]
+    step = 2 ** (LEVELS - 1)
+    even = (-(-height // step) * step, -(-width // step) * step)
+    pyramid = [((reference - mean) / std, (neighbour - mean) / std)]
+    if even != (height, width):
+        pyramid = [(ops.resize_bilinear(pyramid[0][0], *even), ops.resize_bilinear(pyramid[0][1], *even))]
+    for _ in range(LEVELS - 1):
+        pyramid.append((halve(pyramid[-1][0]), halve(pyramid[-1][1])))
+
+    flow = msops.zeros((*pyramid[-1][0].shape[:3], 2), reference.dtype)
+    for i in range(LEVELS):
+        reference, neighbour = pyramid[LEVELS - 1 - i]
+        if i > 0:
+            flow = 2 * ops.resize_bilinear(flow, *reference.shape[1:3], align_corners=True)
+        guess = msops.concat((reference, ops.warp(neighbour, flow, border=True), flow), -1)
+        for j in range(CONVS):
+            first = 2 * (i * CONVS + j)
+            guess = ops.conv2d(guess, weights[first], weights[first + 1], "relu" if j < CONVS - 1 else "none")
+        flow = flow + guess
+    if even != (height, width):
+        flow = ops.resize_bilinear(flow, height, width)
+        flow = msops.stack((flow[..., 0] * (width / even[1]), flow[..., 1] * (height / even[0])), -1)
+    return flow
+
+
+@msops.constexpr
+def _constant(values: tuple) -> Tensor:
+    return Tensor(np.array(values, np.float32))
 
 
 def halve(x: Tensor) -> Tensor:
