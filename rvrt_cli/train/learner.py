@@ -87,10 +87,10 @@ class Learner:
         """
         counters, groups = self.counters, [g for g in self.groups if self.counters.step >= g.frozen]
         loss, error, flats = self.gradients(low, high, groups)
-        together = ops.concat([*flats, Tensor(np.array([loss, error, float(stop)], np.float32))])
-        *flats, shared = ops.split(self.ranks.mean(together), [*[group.size for group in groups], 3])
-        loss, error, stopping = (float(x) for x in shared.asnumpy())
-        norm = math.sqrt(sum(float((flat * flat).sum().asnumpy()) for flat in flats)) / counters.loss_scale
+        shared = self.ranks.mean(np.concatenate([*flats, np.array([loss, error, stop], np.float32)]))
+        *flats, (loss, error, stopping) = np.split(shared, np.cumsum([group.size for group in groups]))
+        loss, error = float(loss), float(error)
+        norm = math.sqrt(sum(float(np.dot(flat, flat)) for flat in flats)) / counters.loss_scale
         skipped = not (math.isfinite(loss) and math.isfinite(norm))
         if not skipped:
             limit = self.options.clip_norm
@@ -101,9 +101,11 @@ class Learner:
         counters.updates = [group.updates for group in self.groups]
         self._count(skipped)
         psnr = -10 * math.log10(error) if 0 < error < math.inf else math.nan
-        return StepResult(loss, psnr, norm, skipped, stopping > 0)
+        return StepResult(loss, psnr, norm, skipped, bool(stopping > 0))
 
-    def gradients(self, low: np.ndarray, high: np.ndarray, groups: list[Group]) -> tuple[float, float, list[Tensor]]:
+    def gradients(
+        self, low: np.ndarray, high: np.ndarray, groups: list[Group]
+    ) -> tuple[float, float, list[np.ndarray]]:
         """Loss, mean squared error, and the gradient of the scaled loss for each group as float32 (n,)."""
         if self._gradient[0] != len(groups):  # the optical flow has begun to learn
             learning = [parameter for group in groups for parameter in group.parameters]
@@ -114,7 +116,7 @@ class Learner:
         flats, start = [], 0
         for group in groups:
             parts = gradients[start : start + len(group.parameters)]
-            flats.append(ops.concat([part.reshape(-1).astype(ms.float32) for part in parts]))
+            flats.append(group.flat([part.asnumpy() for part in parts]))
             start += len(parts)
         return float(loss.asnumpy()), float(error.asnumpy()), flats
 

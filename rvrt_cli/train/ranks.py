@@ -15,9 +15,9 @@ class Ranks:
     rank: int = 0
     size: int = 1
 
-    def mean(self, x: Tensor) -> Tensor:
-        """The mean of `x` over all ranks; the same bits on each."""
-        return ops.AllReduce()(x) / self.size if self.size > 1 else x
+    def mean(self, x: np.ndarray) -> np.ndarray:
+        """The mean of `x`, float32 (n,), over all ranks; the same bits on each."""
+        return ops.AllReduce()(Tensor(x)).asnumpy() / np.float32(self.size) if self.size > 1 else x
 
     def from_first(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The first rank's arrays, on every rank: MindSpore does not make them equal by itself."""
