@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rvrt_cli.ops.kernels import build as kernels_build
+from rvrt_cli.ops.kernels.build import build
 
 SLOPES = {0: 1.0, 1: 0.1, 2: 0.2, 3: 0.0}
 GELU = 4
@@ -49,7 +49,7 @@ class Kernels:
 
 @pytest.fixture(scope="session")
 def library(tmp_path_factory) -> Path:
-    built = kernels_build.build(tmp_path_factory.getbasetemp() / "kernels")
+    built = build(tmp_path_factory.getbasetemp() / "kernels")
     if built.library is None:
         pytest.skip(built.note)
     return built.library
@@ -437,12 +437,12 @@ def test_calls_that_do_not_fit_are_refused_and_write_nothing(library):
 
 def test_no_compiler_gives_a_reason_instead_of_a_library(tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", "/bin/false")
-    library, note = kernels_build.build(tmp_path / "a")
+    library, note = build(tmp_path / "a")
     assert library is None
     assert "/bin/false" in note
     monkeypatch.delenv("CXX")
     monkeypatch.setenv("PATH", str(tmp_path))
-    library, note = kernels_build.build(tmp_path / "b")
+    library, note = build(tmp_path / "b")
     assert library is None
     assert "no C++ compiler" in note
     assert not list(tmp_path.rglob("*.so"))

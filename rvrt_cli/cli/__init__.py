@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from typing import NoReturn
 
 import click
 
 from rvrt_cli.cli.preprocess import preprocess
+from rvrt_cli.cli.train import train
 from rvrt_cli.cli.upscale import upscale
 from rvrt_cli.cli.weights import weights
 from rvrt_cli.errors import RvrtError
@@ -26,10 +29,17 @@ def cli(debug: bool) -> None:
 cli.add_command(upscale)
 cli.add_command(weights)
 cli.add_command(preprocess)
+cli.add_command(train)
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def main() -> None:
     """Run the command line; a user sees one line for an error, and exit status 1."""
+    # Tidy up on SIGTERM as on Ctrl-C; MindSpore, once it has compiled something, turns the latter into the former.
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         status = cli.main(prog_name="rvrt", standalone_mode=False)
     except click.UsageError as error:

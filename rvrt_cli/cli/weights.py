@@ -120,8 +120,7 @@ def pull(name: str, file: Path | None, url: str | None, overwrite: bool) -> None
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     from rvrt_cli.errors import WeightsError
-    from rvrt_cli.weights import LICENCE, cache_folder, find_published
-    from rvrt_cli.weights import pull as pull_weights
+    from rvrt_cli.weights import LICENCE, cache_folder, find_published, pull as pull_weights
 
     entry = find_published(name)
     if (cache_folder() / f"{entry.name}.safetensors").is_file() and not overwrite:
