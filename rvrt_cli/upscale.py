@@ -139,9 +139,7 @@ def prepare(source: str | Path, target: str | Path, options: UpscaleOptions) -> 
         window=options.window, tile=options.tile, overlap=options.overlap, lookahead=options.lookahead,
         frame_count=frames, pixel_bytes=2 if info.bit_depth > 8 else 1,
     )  # fmt: skip
-    notes = list(checked.notes)
-    if not network.card.get("trained", True):
-        notes.insert(0, f"the network {network.card['name']} is untrained: the result is hardly more than bilinear")
+    notes = [*network.notes, *checked.notes]
     if info.interlaced:
         notes.append("the source is interlaced; its frames are enlarged as they are")
     return Job(options, info, checked, network, plan, frames, tuple(notes))

@@ -107,6 +107,7 @@ class _Plain:
     def __init__(self, steps: int) -> None:
         self.steps = steps
         self.shown: dict[str, float] = {}  # smoothed loss, psnr and seconds
+        self._records = 0
         self._last = -_PLAIN_EVERY
 
     def __enter__(self) -> _Plain:
@@ -122,10 +123,13 @@ class _Plain:
             )
             self.say(f"step {record['step']}: validation {gains}{', the best so far' if record['best'] else ''}")
             return
+        self._records += 1
         for name in ("loss", "psnr", "seconds"):
+            # the first step's time is that of compiling
+            count = self._records - (name == "seconds" and self._records > 1)
             if record[name] is not None:
-                before = self.shown.get(name, record[name])
-                self.shown[name] = _SMOOTH * before + (1 - _SMOOTH) * record[name]
+                share = max(1 - _SMOOTH, 1 / count)
+                self.shown[name] = (1 - share) * self.shown.get(name, 0.0) + share * record[name]
         self.progress(record)
 
     def standing(self, record: dict[str, Any]) -> str:

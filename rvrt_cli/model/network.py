@@ -9,6 +9,8 @@ from mindspore import Tensor
 from rvrt_cli.device import Device, memory_errors
 from rvrt_cli.model.config import BRANCHES, RVRTConfig
 from rvrt_cli.model.rvrt import RVRT, State
+from rvrt_cli.ops import kernels_active
+from rvrt_cli.ops.kernels import problem as kernels_problem
 
 _FRAMES = "frames"
 
@@ -26,11 +28,22 @@ class Network:
         """`arrays` are exactly the network's parameters, see `parameter_shapes`."""
         self.config, self.card, self.device = config, card, device
         self._dtype = ms.float16 if device.precision == "float16" else ms.float32
+        self._fused = device.kind == "cpu" and kernels_active()
         self._cell = RVRT(config)
         for parameter in self._cell.get_parameters():
             parameter.set_dtype(self._dtype)
             parameter.set_data(Tensor(arrays[parameter.name], self._dtype))
         self._cell.set_train(False)
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know before the work starts, one line each."""
+        notes = []
+        if not self.card.get("trained", True):
+            notes.append(f"the network {self.card['name']} is untrained: the result is hardly more than bilinear")
+        if self.device.kind == "cpu" and not self._fused:
+            notes.append(f"without the C++ kernels the CPU is many times slower: {kernels_problem()}")
+        return notes
 
     @property
     def scale(self) -> int:
@@ -77,10 +90,12 @@ class Network:
         clips = -(-frames // config.clip_size)
         kept = 2 * 5 * config.width + 3 + 4 * config.clip_size * config.flow
         upsampled = 3 * config.scale**2
-        stage = 3 * 16 * config.upsampler_width + 2 * 16 * 3
+        stage = 10 * 16 * config.upsampler_width  # the upsampler at full size, as measured on the CPU
         if config.flow:
             points = config.clip_size * config.align_kernel**2
-            stage = max(stage, 4 * points * 2 * config.align_width + 6 * points * config.deformable_groups)
+            offsets = 6 * points * config.deformable_groups
+            samples = 0 if self._fused else 4 * points * 2 * config.align_width  # the definition keeps every sample
+            stage = max(stage, samples + offsets)
         pixels = height * width
         per_clip = config.clip_size * pixels * size
         return int(per_clip * (clips * (kept + 2 * upsampled) + stage) + 2 * self._weight_bytes()) + BASE_BYTES

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,38 +18,44 @@ from rvrt_cli.data.loader import open_store
 from rvrt_cli.data.resize import SCALE
 from rvrt_cli.data.store import MANIFEST, ClipStore
 from rvrt_cli.data.validation import ClipScore, Upscale, VariantScore, bicubic_upscale
-from rvrt_cli.data.vimeo import FRAMES, LISTS, SEQUENCES, read_list, read_png
+from rvrt_cli.data.vimeo import FRAMES, LISTS, SEQUENCES, is_vimeo, read_list, read_png
 from rvrt_cli.metrics import clip_means, psnr, rgb_to_y
 from rvrt_cli.train.checkpoint import write_atomically
+from rvrt_cli.train.options import TrainOptions
 
 _MOST = 24  # clips that are scored
+_PARTS, _TRAIN, _HELD = "data", "train", "held-out"
 
 
-def split_store(folder: Path, share: float, output: Path) -> tuple[Path, Path | None]:
-    """The folders to train on and to validate on; the second is None where nothing can be held out.
+def split_store(options: TrainOptions) -> None:
+    """Share out the clips of `options.data` into a part to train on and one to validate on, in the run's folder.
 
-    Args:
-        share: of the sources that is held out, evenly spread over the manifest; at least one if it is above 0.
-        output: the run's folder; the manifests of the two parts go there.
+    Sources are held out evenly spread over the manifest, at least one; none where there is one source, or --val.
     """
+    folder, output = Path(options.data), Path(options.output)
     store = open_store(folder)
-    if share == 0:
-        return folder, None
-    if not isinstance(store, ClipStore):
-        return folder, folder if (folder / LISTS["test"]).is_file() else None
+    shutil.rmtree(output / _PARTS, ignore_errors=True)
+    if not isinstance(store, ClipStore) or options.held_out == 0 or options.val:
+        return
     sources = store.manifest["sources"]
-    count = max(1, round(share * len(sources)))
+    count = max(1, round(options.held_out * len(sources)))
     if count >= len(sources):
-        return folder, None
+        return
     held = {math.floor((k + 0.5) * len(sources) / count) for k in range(count)}
-    folders = []
-    for name, chosen in (("train", False), ("held-out", True)):
-        part = output / "data" / name
+    for name, chosen in ((_TRAIN, False), (_HELD, True)):
+        part = output / _PARTS / name
         part.mkdir(parents=True, exist_ok=True)
         kept = [_absolute(s, folder) for index, s in enumerate(sources) if (index in held) == chosen]
         write_atomically(part / MANIFEST, json.dumps({**store.manifest, "sources": kept}, indent=1).encode())
-        folders.append(part)
-    return folders[0], folders[1]
+
+
+def data_folders(options: TrainOptions) -> tuple[Path, Path | None]:
+    """The folders to train on and to validate on, as `split_store` left them; the second is None where there is none."""
+    folder, parts = Path(options.data), Path(options.output) / _PARTS
+    if (parts / _HELD / MANIFEST).exists():
+        return parts / _TRAIN, parts / _HELD
+    listed = is_vimeo(folder) and (folder / LISTS["test"]).is_file() and options.held_out > 0 and not options.val
+    return folder, folder if listed else None
 
 
 def _absolute(source: dict, folder: Path) -> dict:
@@ -57,7 +64,7 @@ def _absolute(source: dict, folder: Path) -> dict:
 
 
 class HeldOut:
-    """Clips of `folder` (see `split_store`) to score networks on; Y-PSNR over every frame, bicubic beside it."""
+    """Clips of `folder` (see `data_folders`) to score networks on; Y-PSNR over every frame, bicubic beside it."""
 
     def __init__(self, folder: Path, degradation: str, crop: int) -> None:
         self._pairs: list[tuple[np.ndarray, np.ndarray]] = []  # low and high resolution

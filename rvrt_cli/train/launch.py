@@ -10,13 +10,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from rvrt_cli.errors import RvrtError
+from rvrt_cli.train.checkpoint import checkpoints
 from rvrt_cli.train.log import NAME as LOG
 from rvrt_cli.train.options import TrainOptions
 
@@ -37,32 +39,54 @@ def run_ranks(options: TrainOptions, report: Callable[[dict[str, Any]], None]) -
     folder = output / RANKS
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    follow = _Follower(output / LOG, report)
-    process = subprocess.Popen(_command(options, folder), cwd=folder, env=_environment(options), start_new_session=True,
-                               stdin=subprocess.DEVNULL, stdout=(folder / "msrun.log").open("wb"),
-                               stderr=subprocess.STDOUT)  # fmt: skip
-    stops = 0
-    gone_since: float | None = None
-    started = False
+    follow = _Follower(output, report)
+    with (folder / "msrun.log").open("wb") as messages:
+        process = subprocess.Popen(
+            _command(options, folder), cwd=folder, env=_environment(options), start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=messages, stderr=subprocess.STDOUT,
+        )  # fmt: skip
     try:
-        while process.poll() is None:
-            try:
-                time.sleep(_POLL)
-            except KeyboardInterrupt:
-                stops += 1
-                if stops > 1:
-                    raise
-                _signal_workers(process.pid)
-            follow.read()
-            alive = bool(_workers(process.pid))
-            started = started or alive
-            gone_since = None if alive or not started else gone_since or time.monotonic()
-            if gone_since is not None and time.monotonic() - gone_since > _GRACE:
-                break  # msrun waits for its scheduler, which waits for ranks that are gone
+        with _forwarding_signals(process.pid):
+            _wait(process, follow)
     finally:
         _kill_all(process)
         follow.read()
     return _outcome(output)
+
+
+def _wait(process: subprocess.Popen, follow: _Follower) -> None:
+    """Wait until msrun ends, or until its ranks have been gone for a while: it may wait for a scheduler that waits."""
+    started = False
+    gone_since: float | None = None
+    while process.poll() is None:
+        time.sleep(_POLL)
+        follow.read()
+        alive = bool(_workers(process.pid))
+        started = started or alive
+        gone_since = None if alive or not started else gone_since or time.monotonic()
+        if gone_since is not None and time.monotonic() - gone_since > _GRACE:
+            return
+
+
+@contextmanager
+def _forwarding_signals(pid: int) -> Iterator[None]:
+    """Inside, SIGTERM and Ctrl-C ask the ranks under msrun to stop; a second Ctrl-C interrupts at once."""
+    asked = False
+
+    def forward(number: int, _: object) -> None:
+        nonlocal asked
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked = True
+        for worker in _workers(pid):
+            worker.send_signal(signal.SIGTERM)
+
+    before = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _outcome(output: Path) -> dict[str, Any]:
@@ -122,14 +146,9 @@ def _workers(pid: int) -> list[psutil.Process]:
     return [process for process in found if process.status() != psutil.STATUS_ZOMBIE]
 
 
-def _signal_workers(pid: int) -> None:
-    for worker in _workers(pid):
-        worker.send_signal(signal.SIGTERM)
-
-
 def _kill_all(process: subprocess.Popen) -> None:
     """End msrun and everything under it."""
-    for child in [*_children(process.pid)]:
+    for child in _children(process.pid):
         try:
             child.kill()
         except psutil.NoSuchProcess:
@@ -139,24 +158,25 @@ def _kill_all(process: subprocess.Popen) -> None:
 
 
 class _Follower:
-    """Reports what the first rank writes to the log."""
+    """Reports what the first rank appends to the log, from the newest checkpoint on."""
 
-    def __init__(self, path: Path, report: Callable[[dict[str, Any]], None]) -> None:
-        self._path, self._report = path, report
+    def __init__(self, output: Path, report: Callable[[dict[str, Any]], None]) -> None:
+        self._path, self._report = output / LOG, report
+        saved = checkpoints(output)
+        self._after = int(saved[-1].stem) if saved else 0
+        self._inode = self._path.stat().st_ino if self._path.exists() else 0  # replaced when the log is cut back
         self._place = 0
-        self._inode: int | None = None
 
     def read(self) -> None:
-        """Report the lines that have come since the last call; a log that was cut back begins anew."""
-        if not self._path.exists():
+        """Report the lines that have come since the last call."""
+        if not self._path.exists() or self._path.stat().st_ino == self._inode:
             return
-        inode = self._path.stat().st_ino
         with self._path.open("rb") as file:
-            if inode != self._inode:
-                self._inode, self._place = inode, 0
             file.seek(self._place)
             for line in file:
                 if not line.endswith(b"\n"):
                     break
                 self._place += len(line)
-                self._report(json.loads(line))
+                record = json.loads(line)
+                if record["step"] > self._after:
+                    self._report(record)

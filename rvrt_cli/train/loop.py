@@ -20,7 +20,7 @@ from rvrt_cli.device import use_device
 from rvrt_cli.errors import RvrtError
 from rvrt_cli.train.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from rvrt_cli.train.curve import draw_curve
-from rvrt_cli.train.held_out import HeldOut, split_store
+from rvrt_cli.train.held_out import HeldOut, data_folders
 from rvrt_cli.train.log import Log
 from rvrt_cli.train.options import TrainOptions
 from rvrt_cli.train.schedule import learning_rate
@@ -94,7 +94,7 @@ def train(options: TrainOptions, report: Callable[[Record], None], in_ranks: boo
     stopping = Stopping(options.minutes)
 
     # data
-    train_folder, held_folder = split_store(Path(options.data), options.held_out if not options.val else 0, output)
+    train_folder, held_folder = data_folders(options)
     clips = len(open_store(train_folder))
 
     # weights, or the state of the run
@@ -106,6 +106,8 @@ def train(options: TrainOptions, report: Callable[[Record], None], in_ranks: boo
             raise RvrtError(f"{saved[-1]}: is of another network than the recipe says; choose another --output")
     else:
         counters, arrays = Counters(), {f"value.{k}": v for k, v in first_weights(options).items()}
+    if not ranks.agree(counters.step):
+        raise RvrtError(f"{output}: the machines hold it at different steps; let them share one folder, or copy it")
     learner = Learner(options, device, ranks, ranks.from_first(arrays), counters)
     log = Log(output, counters.step) if first else None
 

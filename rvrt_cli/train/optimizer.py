@@ -107,7 +107,7 @@ class Group:
     def show(self, flat: np.ndarray) -> None:
         """Let the network compute with `flat`, the value or its average."""
         for parameter, part in zip(self.parameters, self._parts(flat), strict=True):
-            parameter.copy_(Tensor(part, parameter.dtype))  # set_data would part it from the compiled stages
+            parameter.copy_(Tensor(part, parameter.dtype))  # in place: compiled stages hold on to it
 
     def step(self, gradient: np.ndarray, rate: float, factor: float, options: TrainOptions) -> None:
         """Learn from the gradient (n,), multiplied by `factor`, at the schedule's `rate`."""

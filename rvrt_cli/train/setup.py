@@ -12,6 +12,7 @@ from rvrt_cli.data.loader import check_spec, open_store
 from rvrt_cli.data.sources import VIDEO_SUFFIXES
 from rvrt_cli.errors import OptionError, WeightsError
 from rvrt_cli.train.checkpoint import FOLDER, checkpoints
+from rvrt_cli.train.held_out import split_store
 from rvrt_cli.train.log import NAME as LOG, read_log
 from rvrt_cli.train.options import TrainOptions, preset_recipe, read_recipe, write_recipe
 
@@ -70,6 +71,7 @@ def prepare_run(options: TrainOptions, resume: bool) -> TrainOptions:
     try:
         (output / FOLDER).mkdir(parents=True, exist_ok=True)
         write_recipe(output / RECIPE, options)
+        split_store(options)
     except OSError as error:
         raise OptionError(f"{output}: cannot be written ({error.strerror}); choose another --output") from None
     return options

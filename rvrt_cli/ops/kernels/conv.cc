@@ -157,7 +157,7 @@ RVRT_ENTRY(conv2d_forward) {
   job.y = t.f(5);
   job.activation = attributes[0];
   job.scratch = scratch.data();
-  return parallel(c.tiles(), RVRT_DISPATCH(conv_forward_tiles), &job);
+  return parallel_shared(c.tiles(), RVRT_DISPATCH(conv_forward_tiles), &job);
 }
 
 // Gradients of conv2d_forward (the residual's is dy itself).

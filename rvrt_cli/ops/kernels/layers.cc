@@ -66,7 +66,7 @@ int dense_forward(const Tensors& t, DenseJob job, const float* weight, const flo
   job.bias = padded_bias.data();
   job.y = t.f(y);
   job.scratch = scratch.data();
-  return parallel(job.blocks.count(), RVRT_DISPATCH(dense_forward_blocks), &job);
+  return parallel_shared(job.blocks.count(), RVRT_DISPATCH(dense_forward_blocks), &job);
 }
 
 int dense_backward(const Tensors& t, DenseJob job, const float* weight, const float* bias, int dy, int dx, int dgamma,

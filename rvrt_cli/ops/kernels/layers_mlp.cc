@@ -75,7 +75,7 @@ RVRT_ENTRY(mlp_forward) {
   job.bias_out = biases.data() + h;
   job.y = t.f(7);
   job.scratch = scratch.data();
-  return parallel(job.blocks.count(), RVRT_DISPATCH(mlp_forward_blocks), &job);
+  return parallel_shared(job.blocks.count(), RVRT_DISPATCH(mlp_forward_blocks), &job);
 }
 
 // Gradients of mlp_forward.

@@ -43,7 +43,7 @@ RVRT_ENTRY(layer_norm_forward) {
   RVRT_CHECK(t.size(2) == job.channels && t.same_shape(3, 0), kShape);
   job.beta = t.f(2);
   job.out = t.f(3);
-  return parallel(job.blocks.count(), RVRT_DISPATCH(norm_forward_blocks), &job);
+  return parallel_shared(job.blocks.count(), RVRT_DISPATCH(norm_forward_blocks), &job);
 }
 
 // Inputs: x (..., C); gamma (C); dy (..., C). No attributes. Outputs: dx (..., C), dgamma (C), dbeta (C).

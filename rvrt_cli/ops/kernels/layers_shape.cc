@@ -66,7 +66,7 @@ int transpose(const Tensors& t, bool channels_last) {
   const int64_t pixels = t.size(0) / batch / channels;
   TransposeJob job{channels_last ? pixels : channels, channels_last ? channels : pixels, 0, t.f(0), t.f(1)};
   job.blocks = ceil_div(job.columns, kTransposeRows);
-  return parallel(batch * job.blocks, RVRT_DISPATCH(transpose_blocks), &job);
+  return parallel_shared(batch * job.blocks, RVRT_DISPATCH(transpose_blocks), &job);
 }
 
 }  // namespace
@@ -82,7 +82,7 @@ RVRT_ENTRY(pixel_shuffle_forward) {
   if (int status = shuffle_job(t, 1, 0, 2, &job)) return status;
   job.small = t.f(0);
   job.out = t.f(2);
-  return parallel(t.dim(0, 0) * job.height, RVRT_DISPATCH(shuffle_rows), &job);
+  return parallel_shared(t.dim(0, 0) * job.height, RVRT_DISPATCH(shuffle_rows), &job);
 }
 
 // Inputs: y (B, H * f, W * f, C), what pixel_shuffle_forward gave; dy like y; attributes as there.
@@ -96,7 +96,7 @@ RVRT_ENTRY(pixel_shuffle_backward) {
   job.large = t.f(0);
   job.gradient = t.f(1);
   job.out = t.f(3);
-  return parallel(t.dim(3, 0) * job.height, RVRT_DISPATCH(unshuffle_rows), &job);
+  return parallel_shared(t.dim(3, 0) * job.height, RVRT_DISPATCH(unshuffle_rows), &job);
 }
 
 // x (B, C, ...) → y (B, ..., C); no attributes. Its gradient is nhwc_to_nchw.
@@ -117,7 +117,7 @@ RVRT_ENTRY(add_bilinear) {
   job.factor = t.ndims[1] == 4 ? t.dim(1, 1) / job.height : 0;
   RVRT_CHECK(job.factor >= 1, kShape);
   RVRT_CHECK(t.has_shape(1, {t.dim(0, 0), job.height * job.factor, job.width * job.factor, job.channels}), kShape);
-  return parallel(t.dim(0, 0) * job.height * job.factor, RVRT_DISPATCH(bilinear_rows), &job);
+  return parallel_shared(t.dim(0, 0) * job.height * job.factor, RVRT_DISPATCH(bilinear_rows), &job);
 }
 
 #else

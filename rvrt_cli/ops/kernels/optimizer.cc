@@ -39,7 +39,7 @@ RVRT_ENTRY(charbonnier_forward) {
   LossJob job{t.size(0), t.f(0), t.f(1), t.f(2)[0], 0, nullptr, nullptr};
   std::vector<double> sums(ceil_div(job.count, kChunk));
   job.sums = sums.data();
-  parallel(static_cast<int64_t>(sums.size()), RVRT_DISPATCH(loss_chunks), &job);
+  parallel_shared(static_cast<int64_t>(sums.size()), RVRT_DISPATCH(loss_chunks), &job);
   double total = 0;
   for (double s : sums) total += s;
   t.f(3)[0] = static_cast<float>(total / static_cast<double>(job.count));
@@ -53,7 +53,7 @@ RVRT_ENTRY(charbonnier_backward) {
   RVRT_CHECK(t.same_shape(0, 1) && t.same_shape(0, 4) && t.size(2) == 1 && t.size(3) == 1 && t.size(0) > 0, kShape);
   LossJob job{t.size(0), t.f(0), t.f(1), t.f(2)[0], 0, nullptr, t.f(4)};
   job.factor = static_cast<float>(t.f(3)[0] / static_cast<double>(job.count));
-  return parallel(ceil_div(job.count, kChunk), RVRT_DISPATCH(loss_gradient_chunks), &job);
+  return parallel_shared(ceil_div(job.count, kChunk), RVRT_DISPATCH(loss_gradient_chunks), &job);
 }
 
 // One step of Adam (Kingma & Ba 2015) with decoupled weight decay (Loshchilov & Hutter 2019) and a moving average of
@@ -73,7 +73,7 @@ RVRT_ENTRY(adam_step) {
   const float* s = t.f(5);
   const AdamJob job{t.size(0), t.f(0), t.f(1), t.f(2), t.f(3), t.f(4), s[0],   s[1],   s[2],  s[3],
                     s[4],      s[5],   s[6],   s[7],   s[8],   t.f(6), t.f(7), t.f(8), t.f(9)};
-  return parallel(ceil_div(job.count, kChunk), RVRT_DISPATCH(adam_chunks), &job);
+  return parallel_shared(ceil_div(job.count, kChunk), RVRT_DISPATCH(adam_chunks), &job);
 }
 
 #else
