@@ -9,7 +9,7 @@ import contextlib
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,12 +124,3 @@ def memory_errors() -> Iterator[None]:
                 "the device's memory is not enough for this call; choose a smaller --tile or --window"
             ) from error
         raise
-
-
-def synchronized(call: Callable[[], Any]) -> Any:
-    """The result of `call`, once the device has computed it."""
-    import mindspore as ms
-
-    result = call()
-    ms.runtime.synchronize()
-    return result

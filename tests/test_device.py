@@ -1,0 +1,59 @@
+"""The device, its errors and its memory."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from rvrt_cli.device import host_free_bytes, memory_errors, use_device
+from rvrt_cli.errors import OptionError, OutOfMemoryError, RvrtError
+
+
+def test_cpu_is_always_there() -> None:
+    device = use_device("cpu")
+    assert (device.kind, device.precision) == ("cpu", "float32")
+    assert device.free_bytes() is None
+
+
+@pytest.mark.parametrize("kind", ["gpu", "ascend"])
+def test_missing_accelerator_is_refused_with_the_remedy(kind: str) -> None:
+    try:
+        device = use_device(kind)
+    except RvrtError as error:
+        assert f"--device {kind}" in str(error)
+        assert "--device cpu" in str(error)
+    else:
+        pytest.skip(f"this machine has the device: {device}")
+
+
+def test_impossible_requests_are_refused() -> None:
+    with pytest.raises(OptionError, match="float16"):
+        use_device("cpu", "float16")
+    with pytest.raises(OptionError, match="tpu"):
+        use_device("tpu")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Malloc for kernel output failed, Memory isn't enough, node:Default/Conv2D",
+        "Device(id:0) memory isn't enough and alloc failed, kernel name: x, alloc size: 100B.",
+        "CUDA error: out of memory",
+    ],
+)
+def test_running_out_of_memory_is_one_error_however_it_is_said(words: str) -> None:
+    with pytest.raises(OutOfMemoryError, match="--tile"), memory_errors():
+        raise RuntimeError(words)
+    with pytest.raises(OutOfMemoryError), memory_errors():
+        raise MemoryError
+
+
+def test_other_errors_stay_what_they_are() -> None:
+    with pytest.raises(RuntimeError, match="shapes do not match"), memory_errors():
+        raise RuntimeError("the shapes do not match")
+
+
+def test_free_memory_is_within_the_machine() -> None:
+    installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert 0 < host_free_bytes() <= installed
