@@ -50,7 +50,7 @@ def split_store(options: TrainOptions) -> None:
 
 
 def data_folders(options: TrainOptions) -> tuple[Path, Path | None]:
-    """The folders to train on and to validate on, as `split_store` left them; the second is None where there is none."""
+    """The folders to train on and to validate on, as `split_store` left them; None where there is no second."""
     folder, parts = Path(options.data), Path(options.output) / _PARTS
     if (parts / _HELD / MANIFEST).exists():
         return parts / _TRAIN, parts / _HELD
