@@ -36,5 +36,5 @@ class KernelsHook(BuildHookInterface):
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
         """Remove what was compiled, now that the wheel holds it."""
-        if getattr(self, "scratch", None):
-            shutil.rmtree(self.scratch, ignore_errors=True)
+        if scratch := getattr(self, "scratch", None):
+            shutil.rmtree(scratch, ignore_errors=True)
