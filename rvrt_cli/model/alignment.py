@@ -5,7 +5,6 @@ N batch, T frames of a clip, H×W frame size [px], C channels, G offset groups, 
 
 from __future__ import annotations
 
-import mindspore as ms
 from mindspore import Tensor, ops as msops
 
 from rvrt_cli import ops
@@ -16,7 +15,7 @@ OFFSET_WIDTH = 64  # published, whatever the network's width
 CONVS = 6  # that make the offsets
 
 
-@ms.jit
+@ops.compiled
 def compose_flows(adjacent: Tensor, clip: int) -> Tensor:
     """Flows from every frame of a clip to every frame of the clip before it (RVRT, section 4.3).
 
@@ -66,7 +65,7 @@ def _finish(attended: Tensor, weights: Weights) -> Tensor:
     return ops.mlp(x, None, None, weights[8], weights[9], weights[10], weights[11])
 
 
-@ms.jit
+@ops.compiled
 def align_neighbourhood(query: Tensor, key: Tensor, value: Tensor, sizes: tuple[int, int], *weights: Tensor) -> Tensor:
     """Align by attention to the neighbourhood in every frame of the clip before: RVRT Light, no flow, no offsets.
 
@@ -93,7 +92,7 @@ def deformable_shapes(name: str, config: RVRTConfig) -> Shapes:
     return [*[shape for conv in convs for shape in conv], *attend_shapes(name, config)]
 
 
-@ms.jit
+@ops.compiled
 def align_deformable(
     query: Tensor,
     key: Tensor,

@@ -8,7 +8,6 @@ N batch, T frames of a clip, H×W frame size [px], C channels.
 
 from __future__ import annotations
 
-import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, ops as msops
 
@@ -22,6 +21,11 @@ Sizes = tuple[int, int, int, tuple[int, int, int], bool]  # see `refine`
 def parameters(shapes: Shapes) -> ParameterTuple:
     """Parameters that have no value of their own yet: weights come from a file or from `model.initial`."""
     return ParameterTuple([Parameter(Tensor(np.zeros(shape, np.float32)), name=name) for name, shape in shapes])
+
+
+def tensors(weights: ParameterTuple) -> list[Tensor]:
+    """Parameters as plain tensors on the same memory, with their gradients; for parameters a stage would be compiled anew."""
+    return [Tensor(weight) for weight in weights]
 
 
 def linear_shapes(name: str, inputs: int, outputs: int) -> Shapes:
@@ -108,7 +112,7 @@ def refine_shapes(name: str, channels: int, sizes: Sizes, ratio: int) -> Shapes:
     return shapes + norm_shapes(f"{name}.main.7", channels)
 
 
-@ms.jit
+@ops.compiled
 def refine(x: Tensor, sizes: Sizes, *weights: Tensor) -> Tensor:
     """LayerNorm, residual groups (RSTB), LayerNorm: the body of extraction, branches and reconstruction.
 
@@ -132,7 +136,7 @@ def refine(x: Tensor, sizes: Sizes, *weights: Tensor) -> Tensor:
     return ops.layer_norm(x, weights[-2], weights[-1])
 
 
-@ms.jit
+@ops.compiled
 def merge(weight: Tensor, bias: Tensor, *sources: Tensor) -> Tensor:
     """Convolution of several features (N, T, H, W, C), side by side in the channels."""
     x = sources[0] if len(sources) == 1 else msops.concat(sources, -1)

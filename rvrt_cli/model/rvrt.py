@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import mindspore as ms
 from mindspore import Tensor, nn, ops as msops
 
 from rvrt_cli import ops
@@ -21,7 +20,7 @@ from rvrt_cli.model.alignment import (
     deformable_shapes,
 )
 from rvrt_cli.model.config import BRANCHES, RVRTConfig
-from rvrt_cli.model.layers import Sizes, conv_shapes, merge, parameters, refine, refine_shapes
+from rvrt_cli.model.layers import Sizes, conv_shapes, merge, parameters, refine, refine_shapes, tensors
 from rvrt_cli.model.spynet import estimate_flow, spynet_shapes
 
 SKIP_GAIN = 0.2  # of the reconstruction's features beside the linear path, so that both start at a like size
@@ -75,7 +74,7 @@ class Extract(nn.Cell):
 
     def construct(self, frames: Tensor) -> Tensor:
         """(N, T, H, W, 3) → (N, T, H, W, C)."""
-        return refine(merge(*self.conv, frames), self.sizes, *self.body)
+        return refine(merge(*tensors(self.conv), frames), self.sizes, *tensors(self.body))
 
 
 class Align(nn.Cell):
@@ -91,9 +90,9 @@ class Align(nn.Cell):
         """Aligned features (N, T, H, W, C) and the flows, corrected where there are any."""
         heads, edge = self.config.align_heads, self.config.align_kernel
         if flows is None:
-            return align_neighbourhood(query, key, value, (heads, edge), *self.weights), None
+            return align_neighbourhood(query, key, value, (heads, edge), *tensors(self.weights)), None
         sizes = (heads, edge, self.config.deformable_groups)
-        return align_deformable(query, key, value, flows, sizes, self.config.max_offset, *self.weights)
+        return align_deformable(query, key, value, flows, sizes, self.config.max_offset, *tensors(self.weights))
 
 
 class Branch(nn.Cell):
@@ -108,7 +107,7 @@ class Branch(nn.Cell):
 
     def construct(self, propagated: Tensor, *features: Tensor) -> Tensor:
         """What is propagated to the clip and its features so far, each (N, T, H, W, C) → (N, T, H, W, C)."""
-        return propagated + refine(merge(*self.conv, *features, propagated), self.sizes, *self.body)
+        return propagated + refine(merge(*tensors(self.conv), *features, propagated), self.sizes, *tensors(self.body))
 
 
 class Reconstruct(nn.Cell):
@@ -134,7 +133,7 @@ class Reconstruct(nn.Cell):
 
     def construct(self, frames: Tensor, *features: Tensor) -> Tensor:
         """Input (N, T, H, W, 3) and five features (N, T, H, W, C) → (N, T, 4H, 4W, 3), not clamped."""
-        return upsample(frames, refine(merge(*self.conv, *features), self.sizes, *self.body), *self.head)
+        return upsample(frames, refine(merge(*tensors(self.conv), *features), self.sizes, *tensors(self.body)), *tensors(self.head))
 
 
 def body_sizes(config: RVRTConfig, part: int) -> Sizes:
@@ -143,7 +142,7 @@ def body_sizes(config: RVRTConfig, part: int) -> Sizes:
     return config.groups[part], config.depths[part], config.heads[part], window, config.relative_position_bias
 
 
-@ms.jit
+@ops.compiled
 def upsample(frames: Tensor, x: Tensor, *weights: Tensor) -> Tensor:
     """Input (N, T, H, W, 3) and refined features (N, T, H, W, C) → (N, T, 4H, 4W, 3).
 
@@ -276,7 +275,7 @@ class RVRT(nn.Cell):
         before = clips[0][:, :1] if state is None else state.frames[:, -1:]
         forward, backward = [], []
         for clip in clips:
-            pair = estimate_flow(msops.concat((before, clip), 1), not mirrored, *self.spynet)
+            pair = estimate_flow(msops.concat((before, clip), 1), not mirrored, *tensors(self.spynet))
             forward.append(pair[0])
             backward.append(pair[1])
             before = clip[:, -1:]
@@ -287,7 +286,7 @@ class RVRT(nn.Cell):
             forward = [msops.concat(turned[t : t + size], 1) for t in range(0, len(turned), size)]
         if state is None:
             return Flows(forward, backward, None)
-        past = estimate_flow(msops.concat((state.frames[:, :1], state.frames), 1), True, *self.spynet)
+        past = estimate_flow(msops.concat((state.frames[:, :1], state.frames), 1), True, *tensors(self.spynet))
         return Flows(forward, backward, past[0])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops as msops
 
@@ -25,7 +24,7 @@ def spynet_shapes(name: str = "spynet") -> Shapes:
     return [shape for conv in convs for shape in conv]
 
 
-@ms.jit
+@ops.compiled
 def estimate_flow(frames: Tensor, both: bool, *weights: Tensor) -> tuple[Tensor, Tensor]:
     """Optical flow along a clip, both ways.
 

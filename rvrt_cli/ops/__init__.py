@@ -6,6 +6,10 @@ C++ kernel for float32 on the CPU as well, with the same signature. `use_kernels
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import mindspore as ms
 
 from rvrt_cli.ops import attention, kernels, layers, sampling
@@ -28,6 +32,7 @@ __all__ = [
     "activate",
     "add_enlarged",
     "charbonnier",
+    "compiled",
     "conv2d",
     "deformable_attention",
     "kernels_active",
@@ -53,7 +58,7 @@ _active = False
 
 
 def use_kernels(enabled: bool = True) -> bool:
-    """Let the functions of this module run as kernels, or as definitions; for networks that are built afterwards.
+    """Let the functions of this module run as kernels, or as definitions.
 
     On import it is as if called with True. Kernels need the CPU as the device and a compiled library;
     `kernels.problem` says what is wrong with that.
@@ -73,8 +78,25 @@ def use_kernels(enabled: bool = True) -> bool:
 
 
 def kernels_active() -> bool:
-    """Whether networks that are built now run on kernels."""
+    """Whether the functions of this module run as kernels."""
     return _active
+
+
+def compiled(function: Callable) -> Callable:
+    """`function` compiled by MindSpore, once for every combination of shapes and for kernels and definitions each.
+
+    Weights are arguments, never parameters of a surrounding cell: MindSpore 2.10 would keep their first values when it
+    infers, and would mix up the gradients of calls that share them.
+    """
+    graphs: dict[bool, Callable] = {}
+
+    @functools.wraps(function)
+    def call(*args: Any) -> Any:
+        if _active not in graphs:
+            graphs[_active] = ms.jit(function)
+        return graphs[_active](*args)
+
+    return call
 
 
 use_kernels()
