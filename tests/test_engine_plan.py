@@ -1,8 +1,7 @@
 """The memory plan: what it promises fits, and it gives way in the right order."""
 
 import pytest
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
+from hypothesis import assume, given, settings, strategies as st
 
 from rvrt_cli.engine import plan as make_plan
 from rvrt_cli.engine.plan import DEFAULT_WINDOW, GOOD_WINDOW, SEAM_COST

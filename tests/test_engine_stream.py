@@ -4,8 +4,7 @@ import weakref
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from rvrt_cli.engine import Plan, SceneStarted, TileDone, TileShrunk, stream
 from rvrt_cli.engine.scenes import DELAY

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from video_clips import FAST, PICTURES, SOUND, enlarge, ffmpeg, leftovers, read_all
 
 from rvrt_cli.errors import MediaError, OptionError

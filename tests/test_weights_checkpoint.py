@@ -27,8 +27,7 @@ from checkpoint_files import (
     tensor,
     zip_file,
 )
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from rvrt_cli.errors import WeightsError
 from rvrt_cli.weights import read_checkpoint

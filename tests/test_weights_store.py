@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from checkpoint_files import suppress_clear_errors
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from rvrt_cli.errors import WeightsError
 from rvrt_cli.model.config import PRESETS, RVRTConfig

@@ -55,7 +55,7 @@ class Flows:
 
     def forward_to(self, c: int) -> Tensor:
         """(N, 2T-1, H, W, 2): the steps back in time through clip c and the one before it."""
-        before = self.forward[c - 1] if c > 0 else self.past
+        before: Tensor = self.forward[c - 1] if c > 0 else self.past
         return msops.concat((before[:, 1:], self.forward[c]), 1)
 
     def backward_to(self, c: int) -> Tensor:
@@ -133,7 +133,9 @@ class Reconstruct(nn.Cell):
 
     def construct(self, frames: Tensor, *features: Tensor) -> Tensor:
         """Input (N, T, H, W, 3) and five features (N, T, H, W, C) → (N, T, 4H, 4W, 3), not clamped."""
-        return upsample(frames, refine(merge(*tensors(self.conv), *features), self.sizes, *tensors(self.body)), *tensors(self.head))
+        return upsample(
+            frames, refine(merge(*tensors(self.conv), *features), self.sizes, *tensors(self.body)), *tensors(self.head)
+        )
 
 
 def body_sizes(config: RVRTConfig, part: int) -> Sizes:
@@ -215,9 +217,7 @@ class RVRT(nn.Cell):
             count = emitted if branch == BRANCHES[-1] else len(clips)  # nothing reads the lookahead's last branch
             features[branch] = self.propagate(index, features, flows, fields[index % 2], state, count)
 
-        outputs = [
-            self.reconstruct(clips[c], *[branch[c] for branch in features.values()]) for c in range(emitted)
-        ]
+        outputs = [self.reconstruct(clips[c], *[branch[c] for branch in features.values()]) for c in range(emitted)]
         output = outputs[0] if emitted == 1 else msops.concat(outputs, 1)
         last = State(clips[emitted - 1], {branch: features[branch][emitted - 1] for branch in BRANCHES})
         return output[:, :emit].transpose(0, 1, 4, 2, 3), last

@@ -71,7 +71,7 @@ def spynet(reference: Tensor, neighbour: Tensor, weights: Weights) -> Tensor:
     for i in range(LEVELS):
         reference, neighbour = pyramid[LEVELS - 1 - i]
         if i > 0:
-            flow = 2 * ops.resize_bilinear(flow, *reference.shape[1:3], align_corners=True)
+            flow = 2 * ops.resize_bilinear(flow, reference.shape[1], reference.shape[2], align_corners=True)
         guess = msops.concat((reference, ops.warp(neighbour, flow, border=True), flow), -1)
         for j in range(CONVS):
             first = 2 * (i * CONVS + j)

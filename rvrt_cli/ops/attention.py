@@ -22,9 +22,7 @@ def window_and_shift(size: tuple[int, int, int], window: tuple[int, int, int], s
     An axis no longer than the window is used whole and not shifted; else a shifted layer moves by half a window.
     """
     fitted = tuple(min(length, edge) for length, edge in zip(size, window, strict=True))
-    shift = tuple(
-        edge // 2 if shifted and length > edge else 0 for length, edge in zip(size, window, strict=True)
-    )
+    shift = tuple(edge // 2 if shifted and length > edge else 0 for length, edge in zip(size, window, strict=True))
     return fitted, shift
 
 
@@ -63,7 +61,7 @@ def window_attention(
     for axis in range(3):
         missing = -qkv.shape[axis + 1] % window[axis]
         if missing:
-            shape = qkv.shape[: axis + 1] + (missing,) + qkv.shape[axis + 2 :]
+            shape = qkv.shape[: axis + 1] + (missing,) + qkv.shape[axis + 2 :]  # noqa: RUF005  graph mode cannot unpack
             qkv = ops.concat((qkv, ops.broadcast_to(pad, shape)), axis + 1)
     padded = qkv.shape[1:4]
     for axis in range(3):
@@ -111,7 +109,9 @@ def _shift_mask(padded: tuple, window: tuple, shift: tuple) -> Tensor:
     return Tensor((MASKED * (region[..., :, None] != region[..., None, :])).astype(np.float32))
 
 
-def deformable_attention(query: Tensor, key_value: Tensor, offset: Tensor, heads: int, kernel: tuple[int, int]) -> Tensor:
+def deformable_attention(
+    query: Tensor, key_value: Tensor, offset: Tensor, heads: int, kernel: tuple[int, int]
+) -> Tensor:
     """Guided deformable attention (RVRT, equations 8 to 10).
 
     Every query pixel attends to T * K points: a kernel around its own position in each frame, each point displaced by its
@@ -146,7 +146,7 @@ def deformable_attention(query: Tensor, key_value: Tensor, offset: Tensor, heads
     group = ops.arange(0, groups).astype(ms.int32).reshape(groups, 1)
 
     table = key_value.reshape(batch * time * height * width * groups, group_width)
-    samples = None
+    samples: Tensor = None
     for index, weight in bilinear_corners(y, x, height, width):
         sample = ops.gather(table, (source + index) * groups + group, 0) * weight.astype(table.dtype).expand_dims(-1)
         samples = sample if samples is None else samples + sample  # (N, T, H, W, T, G, K, group_width)

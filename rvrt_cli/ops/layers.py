@@ -22,9 +22,7 @@ def activate(x: Tensor, activation: str) -> Tensor:
     return x
 
 
-def conv2d(
-    x: Tensor, weight: Tensor, bias: Tensor, activation: str = "none", residual: Tensor | None = None
-) -> Tensor:
+def conv2d(x: Tensor, weight: Tensor, bias: Tensor, activation: str = "none", residual: Tensor | None = None) -> Tensor:
     """Convolution with stride 1 and zero padding that keeps the frame size, then activation, then the residual added.
 
     Args:
@@ -45,9 +43,7 @@ def conv2d(
     return y if residual is None else residual + y
 
 
-def linear(
-    x: Tensor, weight: Tensor, bias: Tensor, activation: str = "none", residual: Tensor | None = None
-) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor, activation: str = "none", residual: Tensor | None = None) -> Tensor:
     """Dense layer over the last axis, activation, residual added.
 
     x (..., Ci), weight (Co, Ci), bias (Co,), residual (..., Co) → (..., Co).
@@ -64,9 +60,7 @@ def norm_linear(
     return linear(layer_norm(x, gamma, beta), weight, bias, activation)
 
 
-def mlp(
-    x: Tensor, gamma: Tensor | None, beta: Tensor | None, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor
-) -> Tensor:
+def mlp(x: Tensor, gamma: Tensor | None, beta: Tensor | None, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
     """The transformer's feed-forward part on its residual path: x + linear(gelu(linear(layer_norm(x)))).
 
     Args:

@@ -61,9 +61,7 @@ _linear = _kernel("linear_forward", _dense_shape, bprop=_linear_bprop)
 _linear_residual = _kernel("linear_forward", _dense_shape, bprop=_linear_residual_bprop)
 
 
-def linear(
-    x: Tensor, weight: Tensor, bias: Tensor, activation: str = "none", residual: Tensor | None = None
-) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor, activation: str = "none", residual: Tensor | None = None) -> Tensor:
     """See `layers.linear`."""
     if x.dtype != ms.float32:
         return layers.linear(x, weight, bias, activation, residual)
@@ -121,9 +119,7 @@ def _mlp_bprop(x, gamma, beta, w1, b1, w2, b2, out, dout):  # type: ignore[no-un
 _mlp = _kernel("mlp_forward", _mlp_shape, bprop=_mlp_bprop)
 
 
-def mlp(
-    x: Tensor, gamma: Tensor | None, beta: Tensor | None, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor
-) -> Tensor:
+def mlp(x: Tensor, gamma: Tensor | None, beta: Tensor | None, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
     """See `layers.mlp`."""
     if x.dtype != ms.float32:
         return layers.mlp(x, gamma, beta, w1, b1, w2, b2)
@@ -163,7 +159,6 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 # --- convolution: (x, weight, bias, residual, [activation, has_bias, has_residual])
 
 
-
 def _conv2d_gradient_shapes(x, weight, y, dy, numbers):  # type: ignore[no-untyped-def]
     return x, weight, [weight[0]]
 
@@ -185,9 +180,7 @@ _conv2d = _kernel("conv2d_forward", _dense_shape, bprop=_conv2d_bprop)
 _conv2d_residual = _kernel("conv2d_forward", _dense_shape, bprop=_conv2d_residual_bprop)
 
 
-def conv2d(
-    x: Tensor, weight: Tensor, bias: Tensor, activation: str = "none", residual: Tensor | None = None
-) -> Tensor:
+def conv2d(x: Tensor, weight: Tensor, bias: Tensor, activation: str = "none", residual: Tensor | None = None) -> Tensor:
     """See `layers.conv2d`."""
     if x.dtype != ms.float32 or activation == "gelu":
         return layers.conv2d(x, weight, bias, activation, residual)
