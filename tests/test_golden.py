@@ -93,6 +93,7 @@ def test_mirrored_is_a_property_of_a_call(rvrt: object) -> None:
 def test_flows_and_stages(rvrt: object) -> None:
     import mindspore as ms
 
+    from rvrt_cli.model.alignment import compose_flows
     from rvrt_cli.model.rvrt import reverse_time
 
     def nchw(tensor: ms.Tensor) -> np.ndarray:
@@ -110,7 +111,7 @@ def test_flows_and_stages(rvrt: object) -> None:
     last, before = reverse_time(shallow[2]), reverse_time(shallow[1])
     body = rvrt.branches[0](ms.ops.zeros_like(last), last)
     close(nchw(body), VECTORS["backbone/backward_1"], STAGE)
-    aligned, updated = rvrt.align[0](before, last, body, rvrt.compose(flows.backward_to(1)))
+    aligned, updated = rvrt.align[0](before, last, body, compose_flows(flows.backward_to(1), 2))
     close(nchw(aligned), VECTORS["deform_align/backward_1/0"], STAGE)
     for field in (0, 1):
         ours = updated.asnumpy()[:, :, field].transpose(0, 1, 4, 2, 3)
@@ -118,7 +119,7 @@ def test_flows_and_stages(rvrt: object) -> None:
 
 
 def test_light() -> None:
-    close(run(network("rvrt-light"), VECTORS["x"]), VECTORS["y_light"], WHOLE)
+    close(run(network("rvrt-light"), VECTORS["x_light"]), VECTORS["y_light"], WHOLE)
 
 
 def test_state_continues_the_clip_and_the_network_keeps_nothing() -> None:
