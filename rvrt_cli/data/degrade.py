@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 from fractions import Fraction
 
-import av
 import numpy as np
 from PIL import Image
 
@@ -89,6 +88,8 @@ def h264(clip: np.ndarray, crf: float, preset: str = "medium", mbtree: bool = Tr
     """
     frames, height, width, _ = clip.shape
     even = np.pad(clip, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    import av  # options, and so every command's help, come past this module
+
     encoder = av.CodecContext.create("libx264", "w")
     encoder.height, encoder.width = even.shape[1:3]
     encoder.pix_fmt = "yuv420p"
