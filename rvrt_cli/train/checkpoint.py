@@ -49,7 +49,8 @@ def save_checkpoint(output: Path, step: int, arrays: dict[str, np.ndarray], abou
     folder = output / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{step:08d}.safetensors"
-    write_atomically(path, save(arrays, metadata={_KEY: json.dumps({"step": step, **about})}))
+    rows = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    write_atomically(path, save(rows, metadata={_KEY: json.dumps({"step": step, **about})}))
     for old in checkpoints(output)[:-keep]:
         old.unlink(missing_ok=True)
     return path

@@ -25,7 +25,7 @@ from rvrt_cli.train.options import TrainOptions
 RANKS, ERRORS, OUTCOME = "ranks", "errors.txt", "outcome.json"  # folder with the ranks' own logs, and files in it
 LAUNCHER = "RVRT_LAUNCHER"  # environment: the process that the ranks must not outlive
 _POLL = 0.5  # s
-_GRACE = 20.0  # s that msrun has to notice that its ranks are gone
+_GRACE = 5.0  # s that msrun has to notice that its ranks are gone
 _MEETING = 600  # s that ranks wait for each other
 
 

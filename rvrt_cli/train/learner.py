@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import mindspore as ms
@@ -13,29 +13,13 @@ import numpy as np
 from mindspore import Tensor, ops
 
 from rvrt_cli.device import Device
-from rvrt_cli.errors import RvrtError
 from rvrt_cli.model import RVRT
+from rvrt_cli.train.counters import FIRST_SCALE, Counters
 from rvrt_cli.train.optimizer import Group
 from rvrt_cli.train.options import TrainOptions
 from rvrt_cli.train.ranks import Ranks
 
 CHARBONNIER = 1e-9  # ε², as published
-_FIRST_SCALE, _GROW_AFTER = 2.0**16, 2000  # of the float16 loss scale (Micikevicius et al. 2018)
-_REMEMBERED = 100  # steps over which skipped ones are counted
-
-
-@dataclass
-class Counters:
-    """What a run has come to, apart from its arrays; travels in the checkpoint."""
-
-    step: int = 0  # steps done, skipped ones included
-    loss_scale: float = 1.0
-    good_steps: int = 0  # since the loss scale changed
-    skipped: int = 0
-    recent_skips: list[int] = field(default_factory=list)
-    best: float | None = None  # mean gain over bicubic [dB]
-    trained: float = 0.0  # s
-    updates: list[int] = field(default_factory=list)  # of Adam, per group
 
 
 @dataclass(frozen=True)
@@ -64,7 +48,7 @@ class Learner:
         self.network.set_train()
         self._half = device.precision == "float16"
         if self._half and counters.step == 0:
-            counters.loss_scale = _FIRST_SCALE
+            counters.loss_scale = FIRST_SCALE
         parameters = list(self.network.get_parameters())
         if self._half:
             for parameter in parameters:
@@ -97,9 +81,8 @@ class Learner:
             factor = min(1.0, limit / norm if limit and norm else 1.0) / counters.loss_scale
             for group, flat in zip(groups, flats, strict=True):
                 group.step(flat, rate, factor, self.options)
-        counters.step += 1
         counters.updates = [group.updates for group in self.groups]
-        self._count(skipped)
+        counters.count(skipped, self._half, self.options.max_skipped)
         psnr = -10 * math.log10(error) if 0 < error < math.inf else math.nan
         return StepResult(loss, psnr, norm, skipped, bool(stopping > 0))
 
@@ -124,26 +107,6 @@ class Learner:
         output = self.network(low, self.options.mirror).astype(ms.float32)
         loss, error = charbonnier(output, high)
         return loss * scale, loss, error
-
-    def _count(self, skipped: bool) -> None:
-        """Count skipped steps, and adapt the loss scale: an overflow halves it, a long time without doubles it."""
-        counters = self.counters
-        if self._half:
-            counters.good_steps = 0 if skipped else counters.good_steps + 1
-            if skipped and counters.loss_scale > 1:
-                counters.loss_scale /= 2
-                return  # the scale was to blame
-            if counters.good_steps == _GROW_AFTER:
-                counters.loss_scale, counters.good_steps = counters.loss_scale * 2, 0
-        if not skipped:
-            return
-        counters.skipped += 1
-        counters.recent_skips = [s for s in counters.recent_skips if s > counters.step - _REMEMBERED] + [counters.step]
-        if len(counters.recent_skips) > self.options.max_skipped:
-            raise RvrtError(
-                f"step {counters.step}: {len(counters.recent_skips)} of the last {_REMEMBERED} steps gave no finite "
-                "loss or gradient; go on from the last checkpoint with --resume and a lower --rate, or --clip-norm"
-            )
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Weights and state of the optimiser, for a checkpoint."""

@@ -15,7 +15,9 @@ from rvrt_cli.data.loader import BatchLoader, mirrored, open_store
 from rvrt_cli.data.validation import Upscale, ValidationSet, VariantScore
 from rvrt_cli.device import use_device
 from rvrt_cli.errors import RvrtError
+from rvrt_cli.model.config import RVRTConfig
 from rvrt_cli.train.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from rvrt_cli.train.counters import Counters
 from rvrt_cli.train.curve import draw_curve
 from rvrt_cli.train.held_out import HeldOut, data_folders
 from rvrt_cli.train.log import Log
@@ -99,13 +101,13 @@ def train(options: TrainOptions, report: Callable[[Record], None], in_ranks: boo
 
 def _start(options: TrainOptions, device: Device, ranks: Ranks) -> Learner:
     """The learner with its first weights, or as the newest checkpoint left it; the same on all ranks."""
-    from rvrt_cli.train.learner import Counters, Learner
+    from rvrt_cli.train.learner import Learner
 
     saved = checkpoints(Path(options.output))
     if saved:
         arrays, about = load_checkpoint(saved[-1])
         counters = Counters(**about["counters"])
-        if about["network"] != options.config.to_dict():
+        if RVRTConfig.from_dict(about["network"]) != options.config:
             raise RvrtError(f"{saved[-1]}: is of another network than the recipe says; choose another --output")
     else:
         counters, arrays = Counters(), {f"value.{k}": v for k, v in first_weights(options).items()}

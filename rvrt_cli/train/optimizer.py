@@ -94,7 +94,7 @@ class Group:
     def save(self, kinds: Sequence[str] = MOMENTS) -> dict[str, np.ndarray]:
         """The state as arrays of the parameters' shapes by "value.NAME", "m.NAME", "v.NAME", "ema.NAME"."""
         return {
-            f"{kind}.{parameter.name}": array
+            f"{kind}.{parameter.name}": array.copy()  # the next step writes to these buffers
             for kind in kinds
             for parameter, array in zip(self.parameters, self._parts(getattr(self, kind)), strict=True)
         }

@@ -6,6 +6,8 @@ and errors are those of the definitions; `*.cc` says what the kernels' inputs an
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
@@ -16,10 +18,13 @@ from rvrt_cli.ops.kernels import library
 _ABSENT = Tensor(np.zeros(1, np.float32))  # in place of an optional tensor
 
 
-def _kernel(symbol: str, shapes, outputs: int = 1, bprop=None) -> ops.Custom:  # type: ignore[no-untyped-def]
+def _kernel(symbol: str, shapes: Callable, outputs: int = 1, bprop: Callable | None = None) -> ops.Custom:
     """A kernel of the library. `shapes` makes the shapes of its outputs from those of its inputs."""
     types = ms.float32 if outputs == 1 else (ms.float32,) * outputs
-    return ops.Custom(f"{library()}:{symbol}", shapes, types, func_type="aot", bprop=bprop)
+    kernel = ops.Custom(f"{library()}:{symbol}", shapes, types, func_type="aot", bprop=bprop)
+    if bprop is not None:  # else graph mode takes the gradient of another operation with the same symbol
+        kernel.add_prim_attr("gradient", bprop.__name__)
+    return kernel
 
 
 @ops.constexpr
@@ -36,23 +41,23 @@ def _code(activation: str) -> int:
 # --- dense layers: (x, weight, bias, residual, [activation, has_bias, has_residual])
 
 
-def _dense_shape(x, weight, bias, residual, numbers):  # type: ignore[no-untyped-def]
+def _dense_shape(x, weight, bias, residual, numbers):
     return [*x[:-1], weight[0]]
 
 
-def _dense_gradient_shapes(x, weight, bias, dy, numbers):  # type: ignore[no-untyped-def]
+def _dense_gradient_shapes(x, weight, bias, dy, numbers):
     return x, weight, bias
 
 
 _linear_backward = _kernel("linear_backward", _dense_gradient_shapes, 3)
 
 
-def _linear_bprop(x, weight, bias, residual, numbers, out, dout):  # type: ignore[no-untyped-def]
+def _linear_bprop(x, weight, bias, residual, numbers, out, dout):
     dx, dweight, dbias = _linear_backward(x, weight, bias, dout, numbers[:2])
     return dx, dweight, dbias, ops.zeros_like(residual), ops.zeros_like(numbers)
 
 
-def _linear_residual_bprop(x, weight, bias, residual, numbers, out, dout):  # type: ignore[no-untyped-def]
+def _linear_residual_bprop(x, weight, bias, residual, numbers, out, dout):
     dx, dweight, dbias = _linear_backward(x, weight, bias, dout, numbers[:2])
     return dx, dweight, dbias, dout, ops.zeros_like(numbers)
 
@@ -70,18 +75,18 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor, activation: str = "none", re
     return _linear_residual(x, weight, bias, residual, _numbers(_code(activation), 1, 1))
 
 
-def _norm_linear_shape(x, gamma, beta, weight, bias, numbers):  # type: ignore[no-untyped-def]
+def _norm_linear_shape(x, gamma, beta, weight, bias, numbers):
     return [*x[:-1], weight[0]]
 
 
-def _norm_linear_gradient_shapes(x, gamma, beta, weight, bias, dy, numbers):  # type: ignore[no-untyped-def]
+def _norm_linear_gradient_shapes(x, gamma, beta, weight, bias, dy, numbers):
     return x, gamma, beta, weight, bias
 
 
 _norm_linear_backward = _kernel("norm_linear_backward", _norm_linear_gradient_shapes, 5)
 
 
-def _norm_linear_bprop(x, gamma, beta, weight, bias, numbers, out, dout):  # type: ignore[no-untyped-def]
+def _norm_linear_bprop(x, gamma, beta, weight, bias, numbers, out, dout):
     dx, dgamma, dbeta, dweight, dbias = _norm_linear_backward(x, gamma, beta, weight, bias, dout, numbers)
     return dx, dgamma, dbeta, dweight, dbias, ops.zeros_like(numbers)
 
@@ -101,18 +106,18 @@ def norm_linear(
 # --- feed-forward part
 
 
-def _mlp_shape(x, gamma, beta, w1, b1, w2, b2):  # type: ignore[no-untyped-def]
+def _mlp_shape(x, gamma, beta, w1, b1, w2, b2):
     return x
 
 
-def _mlp_gradient_shapes(x, gamma, beta, w1, b1, w2, dy):  # type: ignore[no-untyped-def]
+def _mlp_gradient_shapes(x, gamma, beta, w1, b1, w2, dy):
     return x, gamma, beta, w1, b1, w2, beta
 
 
 _mlp_backward = _kernel("mlp_backward", _mlp_gradient_shapes, 7)
 
 
-def _mlp_bprop(x, gamma, beta, w1, b1, w2, b2, out, dout):  # type: ignore[no-untyped-def]
+def _mlp_bprop(x, gamma, beta, w1, b1, w2, b2, out, dout):
     return _mlp_backward(x, gamma, beta, w1, b1, w2, dout)
 
 
@@ -131,18 +136,18 @@ def mlp(x: Tensor, gamma: Tensor | None, beta: Tensor | None, w1: Tensor, b1: Te
 # --- LayerNorm
 
 
-def _norm_shape(x, gamma, beta):  # type: ignore[no-untyped-def]
+def _norm_shape(x, gamma, beta):
     return x
 
 
-def _norm_gradient_shapes(x, gamma, dy):  # type: ignore[no-untyped-def]
+def _norm_gradient_shapes(x, gamma, dy):
     return x, gamma, gamma
 
 
 _layer_norm_backward = _kernel("layer_norm_backward", _norm_gradient_shapes, 3)
 
 
-def _layer_norm_bprop(x, gamma, beta, out, dout):  # type: ignore[no-untyped-def]
+def _layer_norm_bprop(x, gamma, beta, out, dout):
     return _layer_norm_backward(x, gamma, dout)
 
 
@@ -159,19 +164,19 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 # --- convolution: (x, weight, bias, residual, [activation, has_bias, has_residual])
 
 
-def _conv2d_gradient_shapes(x, weight, y, dy, numbers):  # type: ignore[no-untyped-def]
+def _conv2d_gradient_shapes(x, weight, y, dy, numbers):
     return x, weight, [weight[0]]
 
 
 _conv2d_backward = _kernel("conv2d_backward", _conv2d_gradient_shapes, 3)
 
 
-def _conv2d_bprop(x, weight, bias, residual, numbers, out, dout):  # type: ignore[no-untyped-def]
+def _conv2d_bprop(x, weight, bias, residual, numbers, out, dout):
     dx, dweight, dbias = _conv2d_backward(x, weight, out, dout, numbers[:2])  # has_bias lies where needs_dx does
     return dx, dweight, dbias, ops.zeros_like(residual), ops.zeros_like(numbers)
 
 
-def _conv2d_residual_bprop(x, weight, bias, residual, numbers, out, dout):  # type: ignore[no-untyped-def]
+def _conv2d_residual_bprop(x, weight, bias, residual, numbers, out, dout):
     dx, dweight, dbias = _conv2d_backward(x, weight, dout, dout, numbers[:2])
     return dx, dweight, dbias, dout, ops.zeros_like(numbers)
 
@@ -197,18 +202,18 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor, activation: str = "none", re
 # --- attention
 
 
-def _window_shape(qkv, pad, bias, numbers):  # type: ignore[no-untyped-def]
+def _window_shape(qkv, pad, bias, numbers):
     return [*qkv[:-1], qkv[-1] // 3]
 
 
-def _window_gradient_shapes(qkv, pad, bias, dout, numbers):  # type: ignore[no-untyped-def]
+def _window_gradient_shapes(qkv, pad, bias, dout, numbers):
     return qkv, pad, bias
 
 
 _window_backward = _kernel("window_attention_backward", _window_gradient_shapes, 3)
 
 
-def _window_bprop(qkv, pad, bias, numbers, out, dout):  # type: ignore[no-untyped-def]
+def _window_bprop(qkv, pad, bias, numbers, out, dout):
     dqkv, dpad, dbias = _window_backward(qkv, pad, bias, dout, numbers)
     return dqkv, dpad, dbias, ops.zeros_like(numbers)
 
@@ -232,18 +237,18 @@ def window_attention(
     return _window(qkv, pad, bias, _numbers(heads, *window, *shift, 1))
 
 
-def _neighbourhood_shape(query, key_value, numbers):  # type: ignore[no-untyped-def]
+def _neighbourhood_shape(query, key_value, numbers):
     return query
 
 
-def _neighbourhood_gradient_shapes(query, key_value, dout, numbers):  # type: ignore[no-untyped-def]
+def _neighbourhood_gradient_shapes(query, key_value, dout, numbers):
     return query, key_value
 
 
 _neighbourhood_backward = _kernel("neighbourhood_attention_backward", _neighbourhood_gradient_shapes, 2)
 
 
-def _neighbourhood_bprop(query, key_value, numbers, out, dout):  # type: ignore[no-untyped-def]
+def _neighbourhood_bprop(query, key_value, numbers, out, dout):
     dquery, dkey_value = _neighbourhood_backward(query, key_value, dout, numbers)
     return dquery, dkey_value, ops.zeros_like(numbers)
 
@@ -258,18 +263,18 @@ def neighbourhood_attention(query: Tensor, key_value: Tensor, heads: int, kernel
     return _neighbourhood(query, key_value, _numbers(heads, *kernel))
 
 
-def _deformable_shape(query, key_value, offset, numbers):  # type: ignore[no-untyped-def]
+def _deformable_shape(query, key_value, offset, numbers):
     return query
 
 
-def _deformable_gradient_shapes(query, key_value, offset, dout, numbers):  # type: ignore[no-untyped-def]
+def _deformable_gradient_shapes(query, key_value, offset, dout, numbers):
     return query, key_value, offset
 
 
 _deformable_backward = _kernel("deformable_attention_backward", _deformable_gradient_shapes, 3)
 
 
-def _deformable_bprop(query, key_value, offset, numbers, out, dout):  # type: ignore[no-untyped-def]
+def _deformable_bprop(query, key_value, offset, numbers, out, dout):
     dquery, dkey_value, doffset = _deformable_backward(query, key_value, offset, dout, numbers)
     return dquery, dkey_value, doffset, ops.zeros_like(numbers)
 
@@ -289,18 +294,18 @@ def deformable_attention(
 # --- sampling and layout
 
 
-def _warp_shape(x, flow, numbers):  # type: ignore[no-untyped-def]
+def _warp_shape(x, flow, numbers):
     return x
 
 
-def _warp_gradient_shapes(x, flow, dout, numbers):  # type: ignore[no-untyped-def]
+def _warp_gradient_shapes(x, flow, dout, numbers):
     return x, flow
 
 
 _warp_backward = _kernel("warp_backward", _warp_gradient_shapes, 2)
 
 
-def _warp_bprop(x, flow, numbers, out, dout):  # type: ignore[no-untyped-def]
+def _warp_bprop(x, flow, numbers, out, dout):
     dx, dflow = _warp_backward(x, flow, dout, numbers)
     return dx, dflow, ops.zeros_like(numbers)
 
@@ -315,18 +320,18 @@ def warp(x: Tensor, flow: Tensor, border: bool = False) -> Tensor:
     return _warp(x, flow, _numbers(int(border)))
 
 
-def _shuffle_shape_2(x, numbers):  # type: ignore[no-untyped-def]
+def _shuffle_shape_2(x, numbers):
     return [x[0], x[1] * 2, x[2] * 2, x[3] // 4]
 
 
-def _shuffle_gradient_shape_2(y, dy, numbers):  # type: ignore[no-untyped-def]
+def _shuffle_gradient_shape_2(y, dy, numbers):
     return [y[0], y[1] // 2, y[2] // 2, y[3] * 4]
 
 
 _pixel_shuffle_backward = _kernel("pixel_shuffle_backward", _shuffle_gradient_shape_2)
 
 
-def _pixel_shuffle_bprop(x, numbers, out, dout):  # type: ignore[no-untyped-def]
+def _pixel_shuffle_bprop(x, numbers, out, dout):
     return _pixel_shuffle_backward(out, dout, numbers), ops.zeros_like(numbers)
 
 
@@ -340,11 +345,11 @@ def pixel_shuffle(x: Tensor, factor: int, activation: str = "none") -> Tensor:
     return _pixel_shuffle(x, _numbers(2, _code(activation)))
 
 
-def _add_enlarged_shape(small, x):  # type: ignore[no-untyped-def]
+def _add_enlarged_shape(small, x):
     return x
 
 
-def _add_enlarged_bprop(small, x, out, dout):  # type: ignore[no-untyped-def]
+def _add_enlarged_bprop(small, x, out, dout):
     return layers.enlarged_gradient(dout, small.shape[1], small.shape[2]), dout
 
 
@@ -361,18 +366,18 @@ def add_enlarged(x: Tensor, small: Tensor) -> Tensor:
 # --- loss
 
 
-def _charbonnier_shape(x, y, numbers):  # type: ignore[no-untyped-def]
+def _charbonnier_shape(x, y, numbers):
     return [1]  # graph mode takes [] for a Python number
 
 
-def _charbonnier_gradient_shape(x, y, numbers, dloss):  # type: ignore[no-untyped-def]
+def _charbonnier_gradient_shape(x, y, numbers, dloss):
     return x
 
 
 _charbonnier_backward = _kernel("charbonnier_backward", _charbonnier_gradient_shape)
 
 
-def _charbonnier_bprop(x, y, numbers, out, dout):  # type: ignore[no-untyped-def]
+def _charbonnier_bprop(x, y, numbers, out, dout):
     dx = _charbonnier_backward(x, y, numbers, dout)
     return dx, -dx, ops.zeros_like(numbers)
 

@@ -1,0 +1,237 @@
+"""The kernels as MindSpore operations: equal to the definitions, forward and backward, in both of MindSpore's modes.
+
+What the kernels compute is held against float64 in test_kernels_attention.py and test_kernels_layers.py; this is about
+shapes, attributes, gradients and weights on their way between MindSpore and the library.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+os.environ.setdefault("GLOG_v", "3")
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor
+
+from rvrt_cli import ops
+from rvrt_cli.model import PRESETS, RVRT, RVRTConfig, initial_weights
+from rvrt_cli.model.alignment import align_deformable, deformable_shapes
+from rvrt_cli.ops import attention, kernels, layers, sampling
+
+pytestmark = pytest.mark.skipif(kernels.library() is None, reason=str(kernels.problem()))
+
+N, T, H, W, C = 2, 2, 9, 7, 6
+X, WIDE = (N, T, H, W, C), (N, T, H, W, 10)
+IMAGE = (N, H, W, C)
+VECTOR, HIDDEN = (C,), (10,)
+
+# name: (definitions, shapes of the tensors, what follows them)
+CASES = {
+    "linear": (layers, [X, (10, C), HIDDEN], ()),
+    "linear gelu": (layers, [X, (10, C), HIDDEN], ("gelu",)),
+    "linear residual": (layers, [X, (10, C), HIDDEN, WIDE], ("leaky_relu",)),
+    "norm_linear": (layers, [X, VECTOR, VECTOR, (10, C), HIDDEN], ("relu",)),
+    "mlp": (layers, [X, VECTOR, VECTOR, (10, C), HIDDEN, (C, 10), VECTOR], ()),
+    "layer_norm": (layers, [X, VECTOR, VECTOR], ()),
+    "conv2d": (layers, [IMAGE, (10, C, 1, 3, 3), HIDDEN], ("leaky_relu",)),
+    "conv2d 5x3": (layers, [IMAGE, (10, C, 5, 3), HIDDEN], ()),
+    "conv2d 1x1": (layers, [IMAGE, (10, C, 1, 1), HIDDEN], ("relu",)),
+    "conv2d residual": (layers, [IMAGE, (C, C, 3, 3), VECTOR, IMAGE], ()),
+    "conv2d relu residual": (layers, [IMAGE, (C, C, 3, 3), VECTOR, IMAGE], ("relu",)),
+    "conv2d gelu": (layers, [IMAGE, (10, C, 3, 3), HIDDEN], ("gelu",)),
+    "pixel_shuffle": (layers, [(N, H, W, 8)], (2, "leaky_relu")),
+    "pixel_shuffle 3": (layers, [(N, H, W, 9)], (3,)),
+    "add_enlarged": (layers, [(N, 4 * H, 4 * W, 3), (N, H, W, 3)], ()),
+    "charbonnier": (layers, [IMAGE, IMAGE], ()),
+    "window_attention": (attention, [(N, T, H, W, 3 * C), (3 * C,)], (None, 2, (2, 4, 4), (0, 2, 2))),
+    "window_attention bias": (attention, [(N, T, H, W, 3 * C), (3 * C,), (3, 16, 16)], (3, (1, 4, 4), (0, 0, 0))),
+    "neighbourhood_attention": (attention, [X, (N, T, H, W, 2 * C)], (2, (3, 3))),
+    "deformable_attention": (attention, [X, (N, T, H, W, 2 * C), (N, T, H, W, T, 4, 9, 2)], (2, (3, 3))),
+    "warp": (sampling, [IMAGE, (N, H, W, 2)], ()),
+    "warp border": (sampling, [IMAGE, (N, H, W, 2)], (True,)),
+}
+
+
+def arguments(name: str, shapes: list, rest: tuple) -> list:
+    """Random tensors, then what follows them; a residual comes after the activation."""
+    rng = np.random.default_rng(len(name))
+    tensors = [Tensor(rng.standard_normal(shape).astype(np.float32)) for shape in shapes]
+    if "residual" in name:
+        return [*tensors[:3], *(rest or ("none",)), tensors[3]]
+    return [*tensors, *rest]
+
+
+def value_and_gradients(function, values: list) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The output, and the gradient of its sum with random weights towards every tensor."""
+    places = [i for i, value in enumerate(values) if isinstance(value, Tensor)]
+
+    def weighted(*tensors):
+        filled = list(values)
+        for i, tensor in zip(places, tensors, strict=True):
+            filled[i] = tensor
+        output = function(*filled)
+        weights = np.random.default_rng(1).standard_normal(output.shape).astype(np.float32)
+        return (output * Tensor(weights)).sum(), output
+
+    gradient = ms.value_and_grad(weighted, tuple(range(len(places))), has_aux=True)
+    (_, output), gradients = gradient(*[values[i] for i in places])
+    gradients = gradients if isinstance(gradients, tuple) else (gradients,)
+    return output.asnumpy(), [g.asnumpy() for g in gradients]
+
+
+def assert_close(value: np.ndarray, expected: np.ndarray, tolerance: float, what: str) -> None:
+    assert value.shape == expected.shape, f"{what}: {value.shape} instead of {expected.shape}"
+    error = np.abs(value - expected).max() / np.abs(expected).max()
+    assert error <= tolerance, f"{what}: error {error:.1e} of the largest value, allowed {tolerance:.0e}"
+
+
+@pytest.mark.parametrize("mode", ["pynative", "jit"])
+@pytest.mark.parametrize("name", CASES)
+def test_kernel_equals_its_definition_with_gradients(name: str, mode: str) -> None:
+    definitions, shapes, rest = CASES[name]
+    function = name.split()[0]
+    values = arguments(name, shapes, rest)
+    expected, expected_gradients = value_and_gradients(getattr(definitions, function), values)
+    assert ops.use_kernels(True)
+    kernel = getattr(ops, function)
+    output, gradients = value_and_gradients(ms.jit(kernel) if mode == "jit" else kernel, values)
+    assert_close(output, expected, 1e-5, name)
+    assert len(gradients) == len(shapes)
+    for i, (gradient, wanted) in enumerate(zip(gradients, expected_gradients, strict=True)):
+        assert_close(gradient, wanted, 1e-5, f"{name}: gradient of input {i}")
+
+
+def test_half_precision_runs_on_the_definitions() -> None:
+    x, weight, bias = (Tensor(np.random.default_rng(0).standard_normal(s), ms.float16) for s in (X, VECTOR, VECTOR))
+    ops.use_kernels(True)
+    np.testing.assert_array_equal(
+        ops.layer_norm(x, weight, bias).asnumpy(), layers.layer_norm(x, weight, bias).asnumpy()
+    )
+
+
+def test_without_a_library_the_definitions_run_and_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "_find", lambda: (None, "CPU kernels are missing"))
+    kernels.library.cache_clear()
+    try:
+        assert ops.use_kernels(True) is False
+        assert not ops.kernels_active()
+        assert ops.linear is layers.linear
+        assert "missing" in str(kernels.problem())
+    finally:
+        monkeypatch.undo()
+        kernels.library.cache_clear()
+        assert ops.use_kernels(True)
+    assert ops.kernels_active()
+    assert ops.linear is not layers.linear
+
+
+# --- the network
+
+TINY = replace(PRESETS["rvrt-tiny"], widths=(16, 16, 16), upsampler_width=8, relative_position_bias=True)
+
+
+def network(config: RVRTConfig, fused: bool) -> tuple[RVRT, dict[str, np.ndarray]]:
+    """A network, and weights so noisy that every part matters."""
+    ops.use_kernels(fused)
+    rng = np.random.default_rng(5)
+    weights = {
+        n: w + 0.05 * rng.standard_normal(w.shape).astype(np.float32) for n, w in initial_weights(config).items()
+    }
+    return RVRT(config), weights
+
+
+def load(cell: RVRT, weights: dict[str, np.ndarray]) -> None:
+    for parameter in cell.get_parameters():
+        parameter.set_data(Tensor(weights[parameter.name]))
+
+
+def clip(frames: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+    rng = np.random.default_rng(0)
+    low = rng.random((1, frames, 3, height, width), dtype=np.float32)
+    return Tensor(low), Tensor(rng.random((1, frames, 3, 4 * height, 4 * width), dtype=np.float32))
+
+
+def test_network_on_kernels_equals_the_network_on_definitions() -> None:
+    low, high = clip(3, 12, 10)
+    results = []
+    for fused in (True, False):
+        cell, weights = network(TINY, fused)
+        load(cell, weights)
+
+        def loss(low: Tensor, cell: RVRT = cell) -> tuple[Tensor, Tensor]:
+            output = cell(low)
+            return ((output - high) ** 2).mean(), output
+
+        (_, output), gradients = ms.value_and_grad(loss, None, list(cell.get_parameters()), has_aux=True)(low)
+        results.append((output.asnumpy(), [g.asnumpy() for g in gradients], [p.name for p in cell.get_parameters()]))
+    ops.use_kernels(True)
+    (output, gradients, names), (expected, expected_gradients, _) = results
+    assert_close(output, expected, 1e-5, "output")
+    assert len(names) == len(initial_weights(TINY))
+    for name, gradient, wanted in zip(names, gradients, expected_gradients, strict=True):
+        if np.abs(wanted).max() > 1e-7:  # a key's bias has none
+            assert_close(gradient, wanted, 1e-4, name)
+
+
+def test_guided_alignment_on_kernels_equals_that_on_definitions() -> None:
+    """With gradients towards features, flows and weights."""
+    config = replace(TINY, alignment="deformable", deformable_groups=4)
+    rng = np.random.default_rng(2)
+    shapes = [shape for _, shape in deformable_shapes("align", config)]
+    weights = [Tensor((rng.standard_normal(s) / np.sqrt(np.prod(s[1:]))).astype(np.float32)) for s in shapes]
+    feature, flow = (1, 2, 8, 9, 16), (1, 2, 2, 8, 9, 2)
+    inputs = [Tensor(rng.standard_normal(shape).astype(np.float32)) for shape in (feature, feature, feature, flow)]
+    mixture = [Tensor(rng.standard_normal(shape).astype(np.float32)) for shape in (feature, flow)]
+
+    def weighted(*tensors):
+        aligned, updated = align_deformable(*tensors[:4], (2, 3, 4), 10.0, *tensors[4:])
+        return (aligned * mixture[0]).sum() + (updated * mixture[1]).sum(), aligned, updated
+
+    results = []
+    for fused in (True, False):
+        ops.use_kernels(fused)
+        gradient = ms.value_and_grad(weighted, tuple(range(4 + len(weights))), has_aux=True)
+        (_, aligned, updated), gradients = gradient(*inputs, *weights)
+        results.append([aligned.asnumpy(), updated.asnumpy(), *[g.asnumpy() for g in gradients]])
+    ops.use_kernels(True)
+    for i, (value, expected) in enumerate(zip(*results, strict=True)):
+        assert_close(value, expected, 1e-5 if i < 2 else 1e-4, f"output {i}" if i < 2 else f"gradient of input {i - 2}")
+
+
+def test_gradients_of_shared_graphs_agree_with_differences() -> None:
+    """Compiled stages serve several branches and clips; each set of weights must get the gradient of all its calls."""
+    low, high = clip(4, 8, 8)
+    cell, weights = network(TINY, True)
+    load(cell, weights)
+
+    def loss(low: Tensor) -> Tensor:
+        return ((cell(low) - high) ** 2).mean()
+
+    parameters = list(cell.get_parameters())
+    _, gradients = ms.value_and_grad(loss, None, parameters)(low)
+    gradients = {p.name: g.asnumpy() for p, g in zip(parameters, gradients, strict=True)}
+    for part in ("feat_extract", "deform_align.forward_1", "backbone.backward_1", "backbone.forward_2"):
+        # along the gradient itself, so that the difference stands out of the rounding
+        step = {n: g for n, g in gradients.items() if n.startswith(part)}
+        length = float(np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in step.values())))
+        ends = []
+        for sign in (1, -1):
+            load(cell, {n: w + sign * 0.003 / length * step.get(n, 0 * w) for n, w in weights.items()})
+            ends.append(float(((cell(low).asnumpy().astype(np.float64) - high.asnumpy()) ** 2).mean()))
+        assert (ends[0] - ends[1]) / 0.006 == pytest.approx(length, rel=0.02), part
+
+
+def test_network_sees_weights_that_change_after_it_was_compiled() -> None:
+    low, _ = clip(2, 8, 8)
+    cell, weights = network(TINY, True)
+    load(cell, weights)
+    first = cell(low).asnumpy()
+    load(cell, {name: 1.1 * array for name, array in weights.items()})
+    changed = cell(low).asnumpy()
+    assert np.abs(changed - first).max() > 1e-3
+    load(cell, weights)
+    np.testing.assert_array_equal(cell(low).asnumpy(), first)

@@ -1,0 +1,421 @@
+"""The definitions in `rvrt_cli.ops` against loops over single pixels in float64; gradients against differences.
+
+N batch, T frames per clip, H×W frame size [px], C channels, G offset groups, K kernel points; channels last.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import mindspore as ms
+import numpy as np
+import pytest
+
+from rvrt_cli.ops import attention, layers, sampling
+
+FLOAT32, FLOAT64 = 1e-5, 1e-8  # of the largest value; in float64 MindSpore's Python numbers still are float32
+
+
+def normal(seed: int, *shapes: tuple[int, ...]) -> list[np.ndarray]:
+    generator = np.random.default_rng(seed)
+    return [generator.standard_normal(shape) for shape in shapes]
+
+
+def displacements(seed: int, shape: tuple[int, ...], reach: int = 4) -> np.ndarray:
+    """Up to `reach` px, with a fraction of 0.1 to 0.9: at whole pixels the gradient jumps."""
+    generator = np.random.default_rng(seed)
+    return generator.integers(-reach, reach, shape) + generator.uniform(0.1, 0.9, shape)
+
+
+def close(ours: np.ndarray, expected: np.ndarray, tolerance: float, name: str = "output") -> None:
+    assert ours.shape == expected.shape, f"{name}: {ours.shape}, expected {expected.shape}"
+    error, largest = np.abs(ours - expected), max(np.abs(expected).max(), 1e-3)
+    worst = np.unravel_index(error.argmax(), error.shape)
+    assert np.isfinite(ours).all(), f"{name}: {np.sum(~np.isfinite(ours))} values are not finite"
+    assert error.max() <= tolerance * largest, (
+        f"{name}: error {error.max():.2e} at {worst} of {error.shape} ({ours[worst]:.7g} for {expected[worst]:.7g}); "
+        f"mean {error.mean():.1e}, largest value {largest:.3g}"
+    )
+
+
+def tensors(arguments, dtype) -> list:
+    return [ms.Tensor(a.astype(dtype)) if isinstance(a, np.ndarray) else a for a in arguments]
+
+
+def check(function, expected: np.ndarray, *arguments) -> None:
+    """`function` gives `expected`, in float64 and in float32."""
+    close(function(*tensors(arguments, np.float64)).asnumpy(), expected, FLOAT64, "float64")
+    close(function(*tensors(arguments, np.float32)).asnumpy(), expected, FLOAT32, "float32")
+
+
+# --- the loops
+
+
+def sample(frame: np.ndarray, y: float, x: float) -> np.ndarray:
+    """Bilinear value of `frame` (H, W, C) at row y, column x; zero outside."""
+    value = np.zeros(frame.shape[2])
+    for row in (math.floor(y), math.floor(y) + 1):
+        for column in (math.floor(x), math.floor(x) + 1):
+            if 0 <= row < frame.shape[0] and 0 <= column < frame.shape[1]:
+                value += (1 - abs(y - row)) * (1 - abs(x - column)) * frame[row, column]
+    return value
+
+
+def attend(query: np.ndarray, keys: np.ndarray, values: np.ndarray, extra=0.0) -> np.ndarray:
+    """One query (d,) over keys and values (points, d)."""
+    scores = np.exp(keys @ query + extra)
+    return scores @ values / scores.sum()
+
+
+def loop_warp(x, flow, border=False):
+    out = np.zeros_like(x)
+    for b, i, j in np.ndindex(*x.shape[:3]):
+        at_x, at_y = j + flow[b, i, j, 0], i + flow[b, i, j, 1]
+        if border:
+            at_x, at_y = min(max(at_x, 0), x.shape[2] - 1), min(max(at_y, 0), x.shape[1] - 1)
+        out[b, i, j] = sample(x[b], at_y, at_x)
+    return out
+
+
+def loop_window(qkv, pad, bias, heads, window, shift):
+    """Every pixel looks for the pixels that share its window, after the whole frame has moved by `shift`."""
+    size, channels = qkv.shape[1:4], qkv.shape[4] // 3
+    padded = [-(-n // w) * w for n, w in zip(size, window, strict=True)]
+    tokens = np.zeros((len(qkv), *padded, 3 * channels)) + pad
+    tokens[:, : size[0], : size[1], : size[2]] = qkv
+    width = channels // heads
+    places = {}
+    for p in np.ndindex(*padded):
+        moved = [(a - s) % n for a, s, n in zip(p, shift, padded, strict=True)]
+        which = tuple(m // w for m, w in zip(moved, window, strict=True))
+        wrapped = tuple(a < s for a, s in zip(p, shift, strict=True))  # came round from the other end
+        places.setdefault(which, []).append((tuple(m % w for m, w in zip(moved, window, strict=True)), p, wrapped))
+    out = np.zeros((len(qkv), *padded, channels))
+    for n, members in itertools.product(range(len(qkv)), places.values()):
+        members = sorted(members)
+        for head in range(heads):
+            part = slice(head * width, (head + 1) * width)
+            query, key, value = (
+                np.stack([tokens[(n, *p)][start:][part] for _, p, _ in members])
+                for start in (0, channels, 2 * channels)
+            )
+            for i, (_, p, wrapped) in enumerate(members):
+                extra = np.array([0.0 if other == wrapped else -100.0 for _, _, other in members])
+                if bias is not None:
+                    extra = extra + bias[head, i]
+                out[(n, *p)][part] = attend(query[i] / math.sqrt(width), key, value, extra)
+    return out[:, : size[0], : size[1], : size[2]]
+
+
+def loop_deformable(query, key_value, offset, heads, kernel):
+    clips, frames, height, width, channels = query.shape
+    groups, points = offset.shape[5:7]
+    share = 2 * channels // groups
+    out = np.zeros_like(query)
+    for n, b, i, j in np.ndindex(clips, frames, height, width):
+        samples = np.zeros((frames * points, 2 * channels))
+        for f, group, k in np.ndindex(frames, groups, points):
+            y = i + k // kernel[1] - kernel[0] // 2 + offset[n, b, i, j, f, group, k, 0]
+            x = j + k % kernel[1] - kernel[1] // 2 + offset[n, b, i, j, f, group, k, 1]
+            part = slice(group * share, (group + 1) * share)
+            samples[f * points + k, part] = sample(key_value[n, (f + b) % frames][..., part], y, x)
+        for head in np.split(np.arange(channels), heads):
+            out[n, b, i, j, head] = attend(query[n, b, i, j, head], samples[:, head], samples[:, channels + head])
+    return out
+
+
+def loop_neighbourhood(query, key_value, heads, kernel):
+    clips, frames, height, width, channels = query.shape
+    out = np.zeros_like(query)
+    for n, b, i, j in np.ndindex(clips, frames, height, width):
+        samples = np.stack(
+            [
+                sample(key_value[n, f], i + y - kernel[0] // 2, j + x - kernel[1] // 2)
+                for f, y, x in np.ndindex(frames, *kernel)
+            ]
+        )
+        for head in np.split(np.arange(channels), heads):
+            out[n, b, i, j, head] = attend(query[n, b, i, j, head], samples[:, head], samples[:, channels + head])
+    return out
+
+
+# --- sampling
+
+
+@pytest.mark.parametrize("border", [False, True], ids=["zeros", "border"])
+@pytest.mark.parametrize("shape", [(2, 5, 7, 3), (1, 1, 1, 2), (1, 1, 6, 1)], ids=str)
+def test_warp(shape, border):
+    (x,) = normal(1, shape)
+    flow = displacements(2, (*shape[:3], 2), 3)
+    flow.flat[:4] = 0, 2, -1e4, 3e5  # whole pixels, and far outside
+    check(sampling.warp, loop_warp(x, flow, border), x, flow, border)
+
+
+@pytest.mark.parametrize("border", [False, True], ids=["zeros", "border"])
+@pytest.mark.parametrize("far", [1e9, -3e38, np.inf, -np.inf])
+def test_warp_by_an_absurd_flow(far, border):
+    """A flow that a network invents must neither crash nor spread: one pixel is lost, the others stay."""
+    (x,) = normal(3, (1, 3, 4, 2))
+    flow = np.zeros((1, 3, 4, 2))
+    flow[0, 1, 2] = far
+    expected = x.copy()
+    expected[0, 1, 2] = (x[0, -1, -1] if far > 0 else x[0, 0, 0]) if border else 0
+    ours = sampling.warp(ms.Tensor(x.astype(np.float32)), ms.Tensor(flow.astype(np.float32)), border).asnumpy()
+    close(ours, expected, FLOAT32)
+
+
+# --- attention
+
+WINDOWS = [  # size (T, H, W), window, whether the layer is shifted, heads, batch
+    ((2, 8, 12), (2, 4, 4), False, 2, 1),
+    ((2, 8, 12), (2, 4, 4), True, 2, 2),
+    ((2, 7, 9), (2, 4, 4), True, 1, 1),  # padding
+    ((1, 5, 6), (1, 4, 4), False, 3, 1),
+    ((2, 3, 9), (2, 4, 4), True, 2, 1),  # one axis shorter than its window: whole, not shifted
+    ((2, 3, 2), (2, 4, 4), True, 2, 1),  # all of them
+    ((3, 4, 5), (2, 2, 3), True, 1, 1),  # shifted and padded in time too
+]
+
+
+@pytest.mark.parametrize("case", WINDOWS, ids=str)
+@pytest.mark.parametrize("biased", [True, False], ids=["bias", "plain"])
+def test_window_attention(case, biased):
+    size, window, shifted, heads, batch = case
+    fitted, shift = attention.window_and_shift(size, window, shifted)
+    assert fitted == tuple(min(pair) for pair in zip(size, window, strict=True))
+    assert shift == tuple(w // 2 if shifted and n > w else 0 for n, w in zip(size, window, strict=True))
+    channels, length = 4 * heads, math.prod(fitted)
+    qkv, pad, bias = normal(4, (batch, *size, 3 * channels), (3 * channels,), (heads, length, length))
+    arguments = qkv, pad, bias if biased else None, heads, fitted, shift
+    check(attention.window_attention, loop_window(*arguments), *arguments)
+
+
+DEFORMABLE = [  # N, T, H, W, C, heads, G, kernel
+    (1, 2, 4, 5, 12, 6, 6, (3, 3)),  # as published: two heads to a group of keys
+    (2, 2, 3, 3, 8, 2, 8, (3, 3)),  # two groups to a head
+    (1, 1, 4, 3, 4, 2, 2, (3, 3)),  # a clip of one frame
+    (1, 3, 2, 3, 6, 1, 2, (1, 3)),
+    (1, 2, 1, 1, 4, 2, 4, (3, 3)),
+]
+
+
+@pytest.mark.parametrize("case", DEFORMABLE, ids=str)
+def test_deformable_attention(case):
+    n, t, h, w, c, heads, groups, kernel = case
+    query, key_value = normal(5, (n, t, h, w, c), (n, t, h, w, 2 * c))
+    offset = displacements(6, (n, t, h, w, t, groups, kernel[0] * kernel[1], 2))
+    offset.flat[:3] = 0, -2e4, 1e5
+    arguments = query, key_value, offset, heads, kernel
+    check(attention.deformable_attention, loop_deformable(*arguments), *arguments)
+
+
+def test_deformable_attention_without_offsets_is_neighbourhood_attention():
+    """Both say the same of a sample outside the frame: zero, and its score 0 takes part in the softmax."""
+    query, key_value = (ms.Tensor(x) for x in normal(7, (2, 2, 4, 5, 8), (2, 2, 4, 5, 16)))
+    offset = ms.Tensor(np.zeros((2, 2, 4, 5, 2, 4, 9, 2)))
+    ours = attention.deformable_attention(query, key_value, offset, 2, (3, 3)).asnumpy()
+    close(ours, attention.neighbourhood_attention(query, key_value, 2, (3, 3)).asnumpy(), FLOAT64)
+
+
+@pytest.mark.parametrize(
+    "case", [(1, 2, 4, 5, 8, 2, (3, 3)), (2, 1, 3, 4, 4, 1, (3, 5)), (1, 3, 1, 2, 6, 3, (1, 1))], ids=str
+)
+def test_neighbourhood_attention(case):
+    n, t, h, w, c, heads, kernel = case
+    arguments = *normal(8, (n, t, h, w, c), (n, t, h, w, 2 * c)), heads, kernel
+    check(attention.neighbourhood_attention, loop_neighbourhood(*arguments), *arguments)
+
+
+# --- layers
+
+
+@pytest.mark.parametrize("kernel", [(3, 3), (7, 7), (1, 1), (5, 3)], ids=str)
+@pytest.mark.parametrize("rank", [4, 5])
+def test_conv2d(kernel, rank):
+    x, weight, bias, residual = normal(9, (2, 5, 4, 3), (4, 3, *kernel), (4,), (2, 5, 4, 4))
+    expected = np.zeros_like(residual) + bias
+    for b, i, j, o in np.ndindex(*expected.shape):
+        for u, v in np.ndindex(*kernel):
+            row, column = i + u - kernel[0] // 2, j + v - kernel[1] // 2
+            if 0 <= row < 5 and 0 <= column < 4:
+                expected[b, i, j, o] += x[b, row, column] @ weight[o, :, u, v]
+    weight = weight if rank == 4 else weight[:, :, None]
+    x, weight, bias, added = tensors([x, weight, bias, residual], np.float32)
+    close(layers.conv2d(x, weight, bias).asnumpy(), expected, FLOAT32)
+    activated = np.maximum(expected, 0.1 * expected) + residual
+    close(layers.conv2d(x, weight, bias, "leaky_relu", added).asnumpy(), activated, FLOAT32, "activation, residual")
+
+
+def loop_norm(x, gamma, beta):
+    rows = [
+        (row - row.mean()) / math.sqrt(np.mean((row - row.mean()) ** 2) + 1e-5) for row in x.reshape(-1, len(gamma))
+    ]
+    return np.stack(rows).reshape(x.shape) * gamma + beta
+
+
+def loop_gelu(x):
+    return np.vectorize(lambda value: 0.5 * value * (1 + math.erf(value / math.sqrt(2))))(x)
+
+
+def test_activations():
+    x = np.linspace(-6, 6, 241)
+    expected = {
+        "gelu": loop_gelu(x),
+        "relu": np.where(x > 0, x, 0),
+        "leaky_relu": np.where(x > 0, x, 0.1 * x),
+        "none": x,
+    }
+    for name, y in expected.items():
+        close(layers.activate(ms.Tensor(x), name).asnumpy(), y, FLOAT64, name)
+        close(layers.activate(ms.Tensor(x.astype(np.float32)), name).asnumpy(), y, 1e-6, name)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 6), (5, 33), (1, 1)], ids=str)
+def test_layer_norm(shape):
+    x, gamma, beta = normal(10, shape, shape[-1:], shape[-1:])
+    x = 0.3 * x + 5  # far from zero: the variance must not come from a difference of squares
+    x = x.astype(np.float32).astype(float)
+    check(layers.layer_norm, loop_norm(x, gamma, beta), x, gamma, beta)
+
+
+def test_dense_layers():
+    x, gamma, beta, w1, b1, w2, b2 = normal(11, (2, 3, 5), (5,), (5,), (7, 5), (7,), (5, 7), (5,))
+    y = np.einsum("...i,oi->...o", x, w1) + b1
+    check(layers.linear, y, x, w1, b1)
+    check(layers.linear, loop_gelu(y), x, w1, b1, "gelu")
+    check(layers.linear, np.maximum(y, 0) + 2 * y, x, w1, b1, "relu", 2 * y)
+    normed = np.einsum("...i,oi->...o", loop_norm(x, gamma, beta), w1) + b1
+    check(layers.norm_linear, normed, x, gamma, beta, w1, b1)
+    fed = x + np.einsum("...i,oi->...o", loop_gelu(normed), w2) + b2
+    check(layers.mlp, fed, x, gamma, beta, w1, b1, w2, b2)
+    plain = x + np.einsum("...i,oi->...o", loop_gelu(y), w2) + b2
+    check(layers.mlp, plain, x, None, None, w1, b1, w2, b2)
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+def test_pixel_shuffle(factor):
+    (x,) = normal(12, (2, 3, 4, 2 * factor**2))
+    expected = np.zeros((2, 3 * factor, 4 * factor, 2))
+    for b, i, j, c in np.ndindex(*expected.shape):
+        channel = c * factor**2 + i % factor * factor + j % factor
+        expected[b, i, j, c] = x[b, i // factor, j // factor, channel]
+    check(layers.pixel_shuffle, expected, x, factor)
+
+
+def loop_resize(x, height, width, align_corners=False):
+    def place(index: int, small: int, large: int) -> float:
+        if align_corners:
+            return index * (small - 1) / max(large - 1, 1)
+        return min(max((index + 0.5) * small / large - 0.5, 0), small - 1)
+
+    out = np.zeros((len(x), height, width, x.shape[3]))
+    for b, i, j in np.ndindex(*out.shape[:3]):
+        out[b, i, j] = sample(x[b], place(i, x.shape[1], height), place(j, x.shape[2], width))
+    return out
+
+
+@pytest.mark.parametrize("align_corners", [False, True], ids=["half_pixel", "corners"])
+@pytest.mark.parametrize(
+    "sizes", [((3, 5), (12, 20)), ((9, 13), (32, 32)), ((32, 32), (9, 13)), ((1, 1), (2, 2))], ids=str
+)
+def test_resize_bilinear(sizes, align_corners):
+    (x,) = normal(13, (2, *sizes[0], 3))
+    resized = layers.resize_bilinear(ms.Tensor(x.astype(np.float32)), *sizes[1], align_corners)
+    close(resized.asnumpy(), loop_resize(x, *sizes[1], align_corners), FLOAT32)
+
+
+def test_enlargement_and_its_gradient():
+    small, x = normal(14, (2, 3, 4, 2), (2, 12, 16, 2))
+    small32, x32 = (ms.Tensor(a.astype(np.float32)) for a in (small, x))
+    close(layers.add_enlarged(x32, small32).asnumpy(), x + loop_resize(small, 12, 16), FLOAT32)
+    # the operation E is linear in `small`, so its gradient E' satisfies <E s, x> = <s, E' x> for every s: unit vectors
+    expected = np.zeros_like(small)
+    for place in np.ndindex(*small.shape):
+        unit = np.zeros_like(small)
+        unit[place] = 1
+        expected[place] = np.sum(loop_resize(unit, 12, 16) * x)
+    close(layers.enlarged_gradient(x32, 3, 4).asnumpy(), expected, FLOAT32, "gradient")
+
+
+def test_charbonnier():
+    x, y = normal(15, (2, 3, 4), (2, 3, 4))
+    y[0] = x[0]  # the loss's floor, ε
+    expected = np.mean(np.sqrt((x - y) ** 2 + 1e-9))
+    check(layers.charbonnier, expected, x, y)
+
+
+# --- gradients
+
+DIFFERENTIABLE = {  # module, function, inputs (batch 1, where they have a batch), attributes
+    "warp": (sampling, "warp", [*normal(20, (1, 4, 5, 2)), displacements(21, (1, 4, 5, 2), 2)], [False]),
+    "warp_border": (sampling, "warp", [*normal(20, (1, 4, 5, 2)), displacements(21, (1, 4, 5, 2), 2)], [True]),
+    "window": (
+        attention,
+        "window_attention",
+        normal(22, (1, 2, 3, 4, 12), (12,), (2, 4, 4)),
+        [2, (2, 2, 1), (0, 1, 0)],
+    ),
+    "deformable": (
+        attention,
+        "deformable_attention",
+        [*normal(23, (1, 2, 2, 3, 4), (1, 2, 2, 3, 8)), displacements(24, (1, 2, 2, 3, 2, 2, 3, 2), 2)],
+        [2, (1, 3)],
+    ),
+    "neighbourhood": (
+        attention,
+        "neighbourhood_attention",
+        normal(25, (1, 2, 3, 3, 4), (1, 2, 3, 3, 8)),
+        [2, (3, 3)],
+    ),
+}
+
+
+def output_and_gradients(function, arguments: list, dtype: type, compiled: bool = False) -> list[np.ndarray]:
+    """The output, and the gradient towards every array of a weighted sum of it."""
+    inputs = tensors(arguments, dtype)
+    (weight,) = normal(26, function(*inputs).shape)
+    factor = ms.Tensor(weight.astype(dtype))
+
+    def loss(*inputs):
+        output = function(*inputs)
+        return (output * factor).sum(), output
+
+    places = tuple(i for i, argument in enumerate(arguments) if isinstance(argument, np.ndarray))
+    both = ms.value_and_grad(loss, places, has_aux=True)
+    (_, output), gradients = (ms.jit(both) if compiled else both)(*inputs)
+    return [output.asnumpy(), *(gradient.asnumpy() for gradient in gradients)]
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_gradients_are_central_differences(name):
+    """In float64, for every single element of every input; many inputs at a time, one to a batch item."""
+    module, function, arrays, attributes = DIFFERENTIABLE[name]
+    function = getattr(module, function)
+    output, *gradients = output_and_gradients(function, [*arrays, *attributes], np.float64)
+    (weight,) = normal(26, output.shape)
+    step = 1e-6
+    for index, ours in enumerate(gradients):
+        array = arrays[index]
+        moves = step * np.eye(array.size).reshape(array.size, *array.shape)
+        moved = np.concatenate([array + moves, array - moves])
+        if array.shape[0] == 1:
+            inputs = [np.repeat(a, len(moved), 0) if a.shape[0] == 1 else a for a in arrays]
+            inputs[index] = moved.reshape(-1, *array.shape[1:])
+            values = function(*tensors(inputs, np.float64), *attributes).asnumpy()
+        else:  # no batch axis
+            varied = [[*arrays[:index], m, *arrays[index + 1 :]] for m in moved]
+            values = [function(*tensors(inputs, np.float64), *attributes).asnumpy() for inputs in varied]
+        losses = (np.reshape(values, (len(moved), -1)) * weight.ravel()).sum(1)
+        expected = (losses[: array.size] - losses[array.size :]) / (2 * step)
+        close(ours, expected.reshape(array.shape), 1e-7, f"input {index}")
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_jit_gives_the_same_as_pynative(name):
+    module, function, arrays, attributes = DIFFERENTIABLE[name]
+    arguments = [*arrays, *attributes]
+    plain = output_and_gradients(getattr(module, function), arguments, np.float32)
+    compiled = output_and_gradients(getattr(module, function), arguments, np.float32, compiled=True)
+    for index, (ours, expected) in enumerate(zip(compiled, plain, strict=True)):
+        close(ours, expected, 2e-6, f"gradient of input {index - 1}" if index else "output")

@@ -1,0 +1,82 @@
+"""What a run leaves on disk: checkpoints that are whole or not there, a log that is cut back, a curve."""
+
+import json
+import resource
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rvrt_cli.errors import RvrtError
+from rvrt_cli.train.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from rvrt_cli.train.curve import draw_curve
+from rvrt_cli.train.log import Log, read_log
+
+
+def test_a_checkpoint_reads_back_and_only_the_last_few_stay(tmp_path: Path) -> None:
+    for step in (5, 10, 100):
+        arrays = {"value.a": np.full((2, 3), step, np.float32), "m.a": np.arange(6, dtype=np.float32)[::2]}
+        save_checkpoint(tmp_path, step, arrays, {"counters": {"best": 0.1 + 0.2}}, keep=2)
+    assert [path.name for path in checkpoints(tmp_path)] == ["00000010.safetensors", "00000100.safetensors"]
+    arrays, about = load_checkpoint(checkpoints(tmp_path)[-1])
+    assert np.array_equal(arrays["value.a"], np.full((2, 3), 100, np.float32))
+    assert np.array_equal(arrays["m.a"], [0, 2, 4])
+    assert about == {"step": 100, "counters": {"best": 0.1 + 0.2}}
+
+
+def test_a_half_written_checkpoint_does_not_count_and_a_damaged_one_is_named(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, 5, {"value.a": np.ones(4, np.float32)}, {}, keep=3)
+    path.with_name("00000010.safetensors.part").write_bytes(path.read_bytes()[:50])
+    assert checkpoints(tmp_path) == [path]
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(RvrtError, match=r"00000005.*delete it"):
+        load_checkpoint(path)
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, 5, {"value.a": np.ones(4, np.float32)}, {}, keep=3)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))  # as a disk that is full before the file's end
+    try:
+        with pytest.raises(RvrtError, match=r"cannot be written.*free some space"):
+            save_checkpoint(tmp_path, 6, {"value.a": np.ones(10_000, np.float32)}, {}, keep=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list((tmp_path / "checkpoints").iterdir()) == [path]
+
+
+def test_a_log_is_cut_back_to_the_checkpoint_and_goes_on(tmp_path: Path) -> None:
+    log = Log(tmp_path, 0)
+    for step in range(1, 6):
+        log.write({"step": step, "loss": 0.1 * step})
+    log.close()
+    with log.path.open("a") as file:
+        file.write('{"step": 6, "lo')
+    log = Log(tmp_path, 3)
+    log.write({"step": 4, "loss": 9.0})
+    log.close()
+    lines = [json.loads(line) for line in log.path.read_text().splitlines()]
+    assert lines == [*({"step": step, "loss": 0.1 * step} for step in (1, 2, 3)), {"step": 4, "loss": 9.0}]
+    assert read_log(log.path) == lines
+
+
+def test_the_curve_falls_where_the_loss_does(tmp_path: Path) -> None:
+    log = Log(tmp_path, 0)
+    for step in range(1, 1001):
+        log.write({"step": step, "loss": 0.1 * 0.995**step if step != 500 else None})
+        if step % 100 == 0:
+            log.write({"step": step, "gain": {"clean": step / 500 - 1, "h264": 0.0}})
+    log.close()
+    draw_curve(log.path, tmp_path / "curve.png")
+    with Image.open(tmp_path / "curve.png") as image:
+        pixels = np.asarray(image.convert("RGB")).astype(int)
+    blue = (pixels == (31, 119, 180)).all(-1)
+    blue[:45] = blue[360 - 25 : 360 + 45] = False  # captions
+    upper, lower = blue[:360], blue[360:]
+    rows = [np.nonzero(upper[:, column])[0].mean() for column in (100, 500, 900)]
+    assert rows[0] < rows[1] < rows[2]
+    rows = [np.nonzero(lower[:, column])[0].mean() for column in (200, 500, 900)]
+    assert rows[0] > rows[1] > rows[2]
+    draw_curve(tmp_path / "none.jsonl", tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()

@@ -1,0 +1,129 @@
+"""Recipes and options of `rvrt train`: what is in them, what is refused, and what counts more than what."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from train_runs import make_store
+
+from rvrt_cli.cli.train import train
+from rvrt_cli.data.loader import open_store
+from rvrt_cli.errors import OptionError
+from rvrt_cli.model.config import PRESETS
+from rvrt_cli.train.held_out import data_folders
+from rvrt_cli.train.options import TrainOptions, preset_recipe, read_recipe, write_recipe
+from rvrt_cli.train.setup import prepare_run, resolve_options
+
+
+def test_every_preset_has_a_recipe_and_that_of_rvrt_is_the_published_one() -> None:
+    recipes = {model: TrainOptions(**read_recipe(preset_recipe(model))) for model in PRESETS}
+    assert all(options.model == model for model, options in recipes.items())
+    published = recipes["rvrt"]
+    assert (published.beta1, published.beta2, published.rate, published.final_rate) == (0.9, 0.99, 2e-4, 1e-7)
+    assert (published.schedule, published.steps, published.batch, published.crop) == ("cosine", 300_000, 8, 256)
+    assert (published.frames, published.mirror, published.degradation) == (7, True, "bi")
+    assert (published.spynet_frozen, published.spynet_rate) == (5_000, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"model": "rvrt-huge"}, "--model"),
+        ({"schedule": "step"}, "--schedule"),
+        ({"steps": 0}, "--steps"),
+        ({"steps": "many"}, "--steps"),
+        ({"batch": True}, "--batch"),
+        ({"rate": -1.0}, "--rate"),
+        ({"rate": 1e-5, "final_rate": 1e-3}, "--final-rate"),
+        ({"ema": 1.0}, "--ema"),
+        ({"crop": 30}, "crop 30"),
+        ({"degradation": "snow"}, "degradation"),
+        ({"batch": 3, "ranks": 2}, "--batch"),
+        ({"ranks": 2, "local_ranks": 1}, "--master"),
+        ({"ranks": 2, "local_ranks": 1, "master": "host"}, "HOST:PORT"),
+        ({"minutes": float("nan")}, "--minutes"),
+        ({"network": {"widths": [8, 8]}}, "widths"),
+        ({"network": {"breadth": 8}}, "breadth"),
+    ],
+)
+def test_values_that_cannot_be_used_are_refused_by_name(wrong: dict, named: str) -> None:
+    with pytest.raises(OptionError, match=named):
+        TrainOptions(**wrong)
+
+
+def test_command_line_over_recipe_over_defaults(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text('model = "rvrt-tiny"\nsteps = 7\nrate = 0.5\n[network]\nupsampler_width = 8\n')
+    options = resolve_options({"rate": 0.25, "network": {"widths": [16, 16, 16]}}, recipe, resume=False)
+    assert (options.steps, options.rate, options.batch) == (7, 0.25, TrainOptions.batch)
+    assert (options.config.upsampler_width, options.config.widths) == (8, (16, 16, 16))
+    assert resolve_options({"model": "rvrt"}, None, resume=False).mirror  # from the preset's recipe
+
+
+@pytest.mark.parametrize("text", ["steps = 7\nstep = 8\n", "steps = \n", "steps = '7'\n"])
+def test_recipes_that_cannot_be_used_are_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "mine.toml").write_text(text)
+    with pytest.raises(OptionError):
+        resolve_options({}, tmp_path / "mine.toml", resume=False)
+
+
+def test_a_written_recipe_reads_back_the_same(tmp_path: Path) -> None:
+    options = TrainOptions(data='a "quoted" folder\\ü', network={"widths": (8, 8, 8), "relative_position_bias": True},
+                           final_rate=1e-7, mirror=True)  # fmt: skip
+    write_recipe(tmp_path / "recipe.toml", options)
+    assert TrainOptions(**read_recipe(tmp_path / "recipe.toml")).config == options.config
+    assert read_recipe(tmp_path / "recipe.toml")["data"] == options.data
+    assert read_recipe(tmp_path / "recipe.toml")["final_rate"] == 1e-7
+
+
+def test_wrong_data_and_folders_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    data = make_store(tmp_path / "clips", sources=2)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    output = tmp_path / "run"
+    small = {"frames": 3, "crop": 32, "output": str(output)}
+    cases = [
+        ({"data": str(empty)}, r"manifest\.json and shards.*sequences/00001"),
+        ({"data": str(data), "frames": 6}, "frames 6: the clips have 5"),
+        ({"data": str(data), "crop": 64}, "crop 64: the clips are 48"),
+        ({"data": str(data), "val": str(empty)}, "no videos to validate on"),
+        ({"data": str(data), "init": "none.safetensors"}, "no such file"),
+        ({"data": str(data), "spynet": str(data / "manifest.json")}, "no optical flow"),
+        ({}, "--data is missing"),
+    ]
+    for given, message in cases:
+        with pytest.raises(OptionError, match=message):
+            prepare_run(TrainOptions(**{**small, **given}), resume=False)
+        assert not output.exists()
+    with pytest.raises(OptionError, match="no training run to resume"):
+        resolve_options({"output": str(output)}, None, resume=True)
+    prepare_run(TrainOptions(**small, data=str(data)), resume=False)
+    (output / "log.jsonl").write_text('{"step": 1}\n')
+    with pytest.raises(OptionError, match="--resume goes on with it"):
+        prepare_run(TrainOptions(**small, data=str(data)), resume=False)
+
+
+def test_sources_are_held_out_whole(tmp_path: Path) -> None:
+    data = make_store(tmp_path / "clips", sources=5)
+    options = prepare_run(
+        TrainOptions(data=str(data), output=str(tmp_path / "run"), frames=3, crop=32, held_out=0.4), resume=False
+    )
+    folders = data_folders(options)
+    names = [{source["name"] for source in open_store(folder).manifest["sources"]} for folder in folders]
+    assert len(names[1]) == 2
+    assert names[0] | names[1] == {f"photo{k}" for k in range(5)}
+    assert not names[0] & names[1]
+    assert (open_store(folders[1])[0] == open_store(data)[3]).all()  # the second source's first clip
+    whole = prepare_run(TrainOptions(**{**vars(options), "held_out": 0.0}), resume=False)
+    assert data_folders(whole) == (data, None)
+
+
+def test_the_command_shows_every_option_and_refuses_in_one_line(tmp_path: Path) -> None:
+    runner = CliRunner()
+    shown = runner.invoke(train, ["--help"], terminal_width=120).output
+    for option in ("--data", "--spynet-frozen", "--no-mirror", "--save-every", "--minutes", "--master", "--network"):
+        assert option in shown
+    result = runner.invoke(train, ["--data", str(tmp_path), "--output", str(tmp_path / "run"), "--network", "widths"])
+    assert isinstance(result.exception, OptionError)
+    assert "NAME=VALUE" in str(result.exception)
+    assert not (tmp_path / "run").exists()
