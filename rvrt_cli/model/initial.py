@@ -16,7 +16,7 @@ def parameter_shapes(config: RVRTConfig) -> dict[str, tuple[int, ...]]:
 def initial_weights(config: RVRTConfig, seed: int = 0) -> dict[str, np.ndarray]:
     """Weights to start training from, float32; the output is the bilinear enlargement plus very little.
 
-    Convolutions and dense layers: normal with variance 1 / inputs. The last convolution is a tenth of that: zeros there
+    Convolutions and dense layers: normal with variance 1 / inputs. The last convolution is a fiftieth of that: zeros there
     would stall everything before it. Last layer of the offsets: zeros, so that the alignment starts at the flow itself.
     """
     rng = np.random.default_rng(seed)
@@ -30,6 +30,6 @@ def initial_weights(config: RVRTConfig, seed: int = 0) -> dict[str, np.ndarray]:
         elif name.endswith("relative_position_bias_table"):
             value = 0.02 * noise
         else:
-            value = noise / np.sqrt(np.prod(shape[1:])) * (0.1 if name == "conv_last.weight" else 1.0)
+            value = noise / np.sqrt(np.prod(shape[1:])) * (0.02 if name == "conv_last.weight" else 1.0)
         weights[name] = value.astype(np.float32)
     return weights
