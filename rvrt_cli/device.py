@@ -71,7 +71,8 @@ def use_device(kind: str = "auto", precision: str = "float32", threads: int | No
         raise RvrtError(f"--device {kind}: none was found here; {_NEEDS[kind]}, or choose --device cpu")
     if chosen == "cpu" and precision != "float32":
         raise OptionError("--precision float16: the CPU computes in float32, and no accelerator was found")
-    ms.set_device(_TARGETS[chosen])
+    if ms.get_context("device_target") != _TARGETS[chosen]:  # once MindSpore has computed, even the same is refused
+        ms.set_device(_TARGETS[chosen])
     return Device(chosen, precision)
 
 

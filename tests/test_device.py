@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -14,6 +16,13 @@ def test_cpu_is_always_there() -> None:
     device = use_device("cpu")
     assert (device.kind, device.precision) == ("cpu", "float32")
     assert device.free_bytes() is None
+
+
+def test_a_program_that_has_used_mindspore_can_still_load_a_network() -> None:
+    code = "import mindspore as ms; (ms.Tensor([1.0]) + 1).asnumpy()\n"
+    code += "from rvrt_cli.device import use_device; assert use_device('cpu').kind == 'cpu'"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("kind", ["gpu", "ascend"])
