@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rvrt_cli import engine
-from rvrt_cli.device import Device, host_free_bytes, use_device
+from rvrt_cli.device import host_free_bytes, use_device
 from rvrt_cli.engine.network import check_size
 from rvrt_cli.errors import MediaError
 from rvrt_cli.options import UpscaleOptions
@@ -25,7 +25,6 @@ from rvrt_cli.video.writer import open_writer
 
 if TYPE_CHECKING:
     from rvrt_cli.model import Network
-    from rvrt_cli.weights import Weights
 
 MEMORY_SHARE = 0.7  # of what is free; the rest is for the encoder and the user's other programs
 
@@ -93,25 +92,15 @@ def load_network(
         WeightsError: no such weights, or they do not fit their network.
         RvrtError: no such device.
     """
-    from rvrt_cli.weights import load_weights, resolve
+    from rvrt_cli.weights import check_names, load_weights, resolve
 
     path = resolve(model, Path(weights) if weights is not None else None)
     loaded = load_weights(path)
     chosen = use_device(device, precision)
-    return build_network(loaded, path, chosen)
-
-
-def build_network(loaded: Weights, path: Path, device: Device) -> Network:
-    """The network of a weights file on a device.
-
-    Raises:
-        WeightsError: the arrays are not the network's parameters.
-    """
-    from rvrt_cli.model import Network, parameter_shapes
-    from rvrt_cli.weights import check_names
+    from rvrt_cli.model import Network, parameter_shapes  # brings MindSpore, whose device is set by now
 
     check_names(loaded.arrays, parameter_shapes(loaded.config), path)
-    return Network(loaded.config, loaded.arrays, loaded.card, device)
+    return Network(loaded.config, loaded.arrays, loaded.card, chosen)
 
 
 def prepare(source: str | Path, target: str | Path, options: UpscaleOptions) -> Job:
