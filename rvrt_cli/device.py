@@ -73,6 +73,8 @@ def use_device(kind: str = "auto", precision: str = "float32", threads: int | No
         raise OptionError("--precision float16: the CPU computes in float32, and no accelerator was found")
     if ms.get_context("device_target") != _TARGETS[chosen]:  # once MindSpore has computed, even the same is refused
         ms.set_device(_TARGETS[chosen])
+    if chosen == "cpu":
+        ms.runtime.launch_blocking()  # the queue's threads wait by spinning: a quarter of two cores
     return Device(chosen, precision)
 
 

@@ -11,7 +11,6 @@ from rvrt_cli import ops
 from rvrt_cli.model.config import RVRTConfig
 from rvrt_cli.model.layers import Shapes, Weights, conv_shapes, linear_shapes, mlp_shapes
 
-OFFSET_WIDTH = 64  # published, whatever the network's width
 CONVS = 6  # that make the offsets
 
 
@@ -86,7 +85,7 @@ def align_neighbourhood(query: Tensor, key: Tensor, value: Tensor, sizes: tuple[
 def deformable_shapes(name: str, config: RVRTConfig) -> Shapes:
     """Six convolutions for the offsets, then `attend_shapes`."""
     points = config.clip_size * config.deformable_groups * config.align_kernel**2
-    inputs, hidden = config.width * (1 + config.clip_size) + 2 * config.clip_size, OFFSET_WIDTH
+    inputs, hidden = config.width * (1 + config.clip_size) + 2 * config.clip_size, config.offset_width
     sizes = [(inputs, hidden, 1), *[(hidden, hidden, 3)] * 4, (hidden, 2 * points, 1)]
     convs = [conv_shapes(f"{name}.conv_offset.{2 * i}", *size) for i, size in enumerate(sizes)]
     return [*[shape for conv in convs for shape in conv], *attend_shapes(name, config)]

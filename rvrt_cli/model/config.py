@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from rvrt_cli.errors import WeightsError
 
 ALIGNMENTS = ("deformable", "neighbourhood")
+BODIES = ("attention", "convolution")
 BRANCHES = ("backward_1", "forward_1", "backward_2", "forward_2")
 
 
@@ -22,37 +23,46 @@ class RVRTConfig:
     """
 
     clip_size: int = 2  # frames that are refined together
+    passes: int = 4  # recurrent branches, the first so many of BRANCHES
+    # What refines the features in each part: Swin layers, or (not in the paper) pairs of 3x3 convolutions
+    bodies: tuple[str, str, str] = ("attention", "attention", "attention")
     widths: tuple[int, int, int] = (144, 144, 144)  # channels; equal, since the branches are concatenated
     groups: tuple[int, int, int] = (1, 2, 1)  # residual Swin groups
-    depths: tuple[int, int, int] = (2, 2, 2)  # transformer layers in a group
+    depths: tuple[int, int, int] = (2, 2, 2)  # transformer layers, or pairs of convolutions, in a group
     heads: tuple[int, int, int] = (6, 6, 6)
     window: int = 8  # px, height and width of an attention window; in time it spans the clip in the branches, else 1
     mlp_ratio: int = 2
     relative_position_bias: bool = True
-    alignment: str = "deformable"  # "deformable": flow-guided; "neighbourhood": 3x3 in every frame (RVRT Light)
+    alignment: str = "deformable"  # learned offsets; "neighbourhood": 3x3 in every frame (RVRT Light)
+    flow_guided: bool = True  # whether optical flow (SpyNet) is where the offsets of "deformable" start
     align_ratio: int = 2  # width of query, key and value in the alignment, over the branch width
     align_heads: int = 12
     align_kernel: int = 3  # px; kernel x kernel sampling points per frame
     deformable_groups: int = 12  # offset groups over the channels of [key, value]
     max_offset: float = 10.0  # px that an offset may add to the flow (paper: learned residual)
-    upsampler_width: int = 64
+    offset_width: int = 64  # of the convolutions that make the offsets
+    upsampler_width: int = 64  # 0: no upsampler, one convolution to all 4x4 pixels at once
     scale: int = 4
     # Not in the paper: edge [px] of a convolution from the input straight to the upsampler; 0: none. Every stage ends in a
     # LayerNorm, which erases contrast; a small network learns much sooner with this linear path beside them.
     input_skip: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("widths", "groups", "depths", "heads"):
+        for name in ("widths", "groups", "depths", "heads", "bodies"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
             if len(getattr(self, name)) != 3:
-                raise WeightsError(f"network configuration: {name} needs three numbers, got {getattr(self, name)}")
+                raise WeightsError(f"network configuration: {name} needs three entries, got {getattr(self, name)}")
         most_of = {"clip_size": 8, "window": 64, "mlp_ratio": 16, "align_ratio": 16, "align_kernel": 15}
-        most_of |= {"align_heads": 256, "deformable_groups": 256, "upsampler_width": 4096}
+        most_of |= {"align_heads": 256, "deformable_groups": 256, "offset_width": 4096, "passes": len(BRANCHES)}
         for name, most in most_of.items():
             _whole(name, getattr(self, name), most)
         for name, most in (("widths", 4096), ("groups", 64), ("depths", 64), ("heads", 256)):
             for value in getattr(self, name):
                 _whole(name, value, most)
+        if self.upsampler_width != 0:
+            _whole("upsampler_width", self.upsampler_width, 4096)
+        if any(body not in BODIES for body in self.bodies):
+            raise WeightsError(f"network configuration: bodies {self.bodies!r}; known: {', '.join(BODIES)}")
         if self.scale != 4:
             raise WeightsError(f"network configuration: scale {self.scale}; only x4 networks are supported")
         if self.input_skip not in (0, 1, 3, 5, 7):
@@ -78,6 +88,11 @@ class RVRTConfig:
         return self.widths[1]
 
     @property
+    def branches(self) -> tuple[str, ...]:
+        """Names of the recurrent branches."""
+        return BRANCHES[: self.passes]
+
+    @property
     def align_width(self) -> int:
         """Channels of query, key and value in the alignment."""
         return self.width * self.align_ratio
@@ -85,7 +100,7 @@ class RVRTConfig:
     @property
     def flow(self) -> bool:
         """Whether optical flow (SpyNet) guides the alignment."""
-        return self.alignment == "deformable"
+        return self.alignment == "deformable" and self.flow_guided
 
     def to_dict(self) -> dict:
         """Plain values for JSON."""

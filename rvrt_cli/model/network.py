@@ -7,7 +7,7 @@ import numpy as np
 from mindspore import Tensor
 
 from rvrt_cli.device import Device, memory_errors
-from rvrt_cli.model.config import BRANCHES, RVRTConfig
+from rvrt_cli.model.config import RVRTConfig
 from rvrt_cli.model.rvrt import RVRT, State
 from rvrt_cli.ops import kernels_active
 from rvrt_cli.ops.kernels import problem as kernels_problem
@@ -74,7 +74,7 @@ class Network:
         """
         past = None
         if state is not None:
-            features = {branch: self._tensor(state[branch]) for branch in BRANCHES}
+            features = {branch: self._tensor(state[branch]) for branch in self.config.branches}
             past = State(self._tensor(state[_FRAMES]), features)
         with memory_errors():
             output, new = self._cell.stream(self._tensor(frames), past, emit, mirrored)
@@ -88,10 +88,10 @@ class Network:
         """
         config, size = self.config, 2 if self._dtype == ms.float16 else 4
         clips = -(-frames // config.clip_size)
-        kept = 2 * 5 * config.width + 3 + 4 * config.clip_size * config.flow
+        kept = 2 * (1 + config.passes) * config.width + 3 + 4 * config.clip_size * config.flow
         upsampled = 3 * config.scale**2
         stage = 10 * 16 * config.upsampler_width  # the upsampler at full size, as measured on the CPU
-        if config.flow:
+        if config.alignment == "deformable":
             points = config.clip_size * config.align_kernel**2
             offsets = 6 * points * config.deformable_groups
             samples = 0 if self._fused else 4 * points * 2 * config.align_width  # the definition keeps every sample
@@ -102,7 +102,7 @@ class Network:
 
     def state_bytes(self, height: int, width: int) -> int:
         """Bytes of the state of one call with N = 1."""
-        return 4 * self.config.clip_size * height * width * (3 + len(BRANCHES) * self.config.width)
+        return 4 * self.config.clip_size * height * width * (3 + self.config.passes * self.config.width)
 
     def _weight_bytes(self) -> int:
         return sum(4 * int(np.prod(parameter.shape)) for parameter in self._cell.get_parameters())

@@ -19,8 +19,8 @@ from rvrt_cli.model.alignment import (
     compose_flows,
     deformable_shapes,
 )
-from rvrt_cli.model.config import BRANCHES, RVRTConfig
-from rvrt_cli.model.layers import Sizes, conv_shapes, merge, parameters, refine, refine_shapes, tensors
+from rvrt_cli.model.config import RVRTConfig
+from rvrt_cli.model.layers import Shapes, Sizes, conv_shapes, merge, parameters, refine, refine_shapes, tensors
 from rvrt_cli.model.spynet import estimate_flow, spynet_shapes
 
 SKIP_GAIN = 0.2  # of the reconstruction's features beside the linear path, so that both start at a like size
@@ -70,7 +70,7 @@ class Extract(nn.Cell):
         super().__init__(auto_prefix=False)
         self.sizes = body_sizes(config, 0)
         self.conv = parameters(conv_shapes("feat_extract.main.1", 3, config.widths[0], 3))
-        self.body = parameters(refine_shapes("feat_extract", config.widths[0], self.sizes, config.mlp_ratio))
+        self.body = parameters(body_shapes("feat_extract", config, 0))
 
     def construct(self, frames: Tensor) -> Tensor:
         """(N, T, H, W, 3) → (N, T, H, W, C)."""
@@ -83,7 +83,7 @@ class Align(nn.Cell):
     def __init__(self, branch: str, config: RVRTConfig):
         super().__init__(auto_prefix=False)
         self.config = config
-        shapes = deformable_shapes if config.flow else attend_shapes
+        shapes = attend_shapes if config.alignment == "neighbourhood" else deformable_shapes
         self.weights = parameters(shapes(f"deform_align.{branch}", config))
 
     def construct(self, query: Tensor, key: Tensor, value: Tensor, flows: Tensor | None) -> tuple:
@@ -103,7 +103,7 @@ class Branch(nn.Cell):
         name, width = f"backbone.{branch}", config.width
         self.sizes = body_sizes(config, 1)
         self.conv = parameters(conv_shapes(f"{name}.main.1", (sources + 1) * width, width, 3))
-        self.body = parameters(refine_shapes(name, width, self.sizes, config.mlp_ratio))
+        self.body = parameters(body_shapes(name, config, 1))
 
     def construct(self, propagated: Tensor, *features: Tensor) -> Tensor:
         """What is propagated to the clip and its features so far, each (N, T, H, W, C) → (N, T, H, W, C)."""
@@ -117,19 +117,19 @@ class Reconstruct(nn.Cell):
         super().__init__(auto_prefix=False)
         width, wide = config.widths[2], config.upsampler_width
         self.sizes = body_sizes(config, 2)
-        self.conv = parameters(conv_shapes("reconstruction.main.1", 5 * config.width, width, 3))
-        self.body = parameters(refine_shapes("reconstruction", width, self.sizes, config.mlp_ratio))
-        skip = conv_shapes("input_skip", 3, wide, config.input_skip, rank=4) if config.input_skip else []
-        self.head = parameters(
-            [
-                *conv_shapes("conv_before_upsampler.0", width, wide, 1),
-                *conv_shapes("upsampler.0", wide, 4 * wide, 3),
-                *conv_shapes("upsampler.5", wide, 4 * wide, 3),
-                *conv_shapes("upsampler.10", wide, wide, 3),
-                *conv_shapes("conv_last", wide, 3, 3),
-                *skip,
-            ]
-        )
+        self.conv = parameters(conv_shapes("reconstruction.main.1", (1 + config.passes) * config.width, width, 3))
+        self.body = parameters(body_shapes("reconstruction", config, 2))
+        upsampler = [
+            *conv_shapes("conv_before_upsampler.0", width, wide, 1),
+            *conv_shapes("upsampler.0", wide, 4 * wide, 3),
+            *conv_shapes("upsampler.5", wide, 4 * wide, 3),
+            *conv_shapes("upsampler.10", wide, wide, 3),
+            *conv_shapes("conv_last", wide, 3, 3),
+        ]
+        places = 3 * config.scale**2  # of one pixel's enlargement
+        head = upsampler if wide else conv_shapes("conv_last", width, places, 3)
+        skip = conv_shapes("input_skip", 3, wide or places, config.input_skip, rank=4) if config.input_skip else []
+        self.head = parameters([*head, *skip])
 
     def construct(self, frames: Tensor, *features: Tensor) -> Tensor:
         """Input (N, T, H, W, 3) and five features (N, T, H, W, C) → (N, T, 4H, 4W, 3), not clamped."""
@@ -141,7 +141,14 @@ class Reconstruct(nn.Cell):
 def body_sizes(config: RVRTConfig, part: int) -> Sizes:
     """Of `refine` in extraction (0), a branch (1), whose windows span the clip, or reconstruction (2)."""
     window = (config.clip_size if part == 1 else 1, config.window, config.window)
+    if config.bodies[part] == "convolution":
+        window = (0, 0, 0)
     return config.groups[part], config.depths[part], config.heads[part], window, config.relative_position_bias
+
+
+def body_shapes(name: str, config: RVRTConfig, part: int) -> Shapes:
+    """Weights of the body of a part, see `body_sizes`."""
+    return refine_shapes(name, config.widths[part], body_sizes(config, part), config.mlp_ratio)
 
 
 @ops.compiled
@@ -152,7 +159,14 @@ def upsample(frames: Tensor, x: Tensor, *weights: Tensor) -> Tensor:
     """
     batch, time, height, width, channels = x.shape
     frames = frames.reshape(batch * time, height, width, 3)
-    x = ops.conv2d(x.reshape(batch * time, height, width, channels), weights[0], weights[1], "leaky_relu")
+    x = x.reshape(batch * time, height, width, channels)
+    if len(weights) <= 4:
+        x = ops.conv2d(x, weights[0], weights[1])
+        if len(weights) > 2:
+            x = SKIP_GAIN * x + ops.conv2d(frames, weights[2], weights[3])
+        x = ops.pixel_shuffle(x, 4)
+        return ops.add_enlarged(x, frames).reshape(batch, time, 4 * height, 4 * width, 3)
+    x = ops.conv2d(x, weights[0], weights[1], "leaky_relu")
     if len(weights) > 10:
         x = SKIP_GAIN * x + ops.conv2d(frames, weights[10], weights[11])
     for i in range(2):
@@ -173,9 +187,9 @@ class RVRT(nn.Cell):
         self.extract = Extract(config)
         if config.flow:
             self.spynet = parameters(spynet_shapes())
-        self.align = nn.CellList([Align(branch, config) for branch in BRANCHES], auto_prefix=False)
+        self.align = nn.CellList([Align(branch, config) for branch in config.branches], auto_prefix=False)
         self.branches = nn.CellList(
-            [Branch(branch, i + 1, config) for i, branch in enumerate(BRANCHES)], auto_prefix=False
+            [Branch(branch, i + 1, config) for i, branch in enumerate(config.branches)], auto_prefix=False
         )
         self.reconstruct = Reconstruct(config)
 
@@ -213,13 +227,14 @@ class RVRT(nn.Cell):
 
         features: dict[str, Clips] = {"shallow": [self.extract(clip) for clip in clips]}
         fields: tuple[dict, dict] = {}, {}  # of the backward and the forward direction
-        for index, branch in enumerate(BRANCHES):
-            count = emitted if branch == BRANCHES[-1] else len(clips)  # nothing reads the lookahead's last branch
+        for index, branch in enumerate(self.config.branches):
+            # nothing reads the lookahead's last branch
+            count = emitted if index == self.config.passes - 1 and branch.startswith("forward") else len(clips)
             features[branch] = self.propagate(index, features, flows, fields[index % 2], state, count)
 
         outputs = [self.reconstruct(clips[c], *[branch[c] for branch in features.values()]) for c in range(emitted)]
         output = outputs[0] if emitted == 1 else msops.concat(outputs, 1)
-        last = State(clips[emitted - 1], {branch: features[branch][emitted - 1] for branch in BRANCHES})
+        last = State(clips[emitted - 1], {branch: features[branch][emitted - 1] for branch in self.config.branches})
         return output[:, :emit].transpose(0, 1, 4, 2, 3), last
 
     def propagate(
@@ -239,27 +254,34 @@ class RVRT(nn.Cell):
         Returns:
             the branch's features of the first `count` clips, in time order.
         """
-        backward = BRANCHES[index].startswith("backward")
+        branch = self.config.branches[index]
+        backward = branch.startswith("backward")
         sources = [[reverse_time(clip) for clip in clips] if backward else clips for clips in features.values()]
         key = propagated = None
         if state is not None and not backward:
-            key, propagated = state.features[list(features)[-1]], state.features[BRANCHES[index]]
+            key, propagated = state.features[list(features)[-1]], state.features[branch]
         outputs = []
         for c in range(count - 1, -1, -1) if backward else range(count):
             query = sources[-1][c]
             if propagated is None:
                 aligned = msops.zeros_like(query)
             else:
-                if flows is not None and c not in fields:
-                    adjacent = flows.backward_to(c) if backward else flows.forward_to(c)
-                    fields[c] = compose_flows(adjacent, self.config.clip_size)
-                    aligned, fields[c] = self.align[index](query, key, propagated, fields[c])
+                if self.config.alignment == "deformable" and c not in fields:
+                    field = self._field(query, flows, c, backward)
+                    aligned, fields[c] = self.align[index](query, key, propagated, field)
                 else:
                     aligned, _ = self.align[index](query, key, propagated, fields.get(c))
             propagated = self.branches[index](aligned, *[clips[c] for clips in sources])
             outputs.append(propagated)
             key = query
         return [reverse_time(clip) for clip in reversed(outputs)] if backward else outputs
+
+    def _field(self, query: Tensor, flows: Flows | None, c: int, backward: bool) -> Tensor:
+        """(N, T, T, H, W, 2): where the offsets from clip c to the one before it start; zeros without optical flow."""
+        if flows is None:
+            batch, time, height, width, _ = query.shape
+            return msops.zeros((batch, time, time, height, width, 2), query.dtype)
+        return compose_flows(flows.backward_to(c) if backward else flows.forward_to(c), self.config.clip_size)
 
     def _clips(self, frames: Tensor) -> Clips:
         """(N, T, 3, H, W) → channels-last clips; the last frame is repeated to fill the last clip."""

@@ -43,6 +43,8 @@ __all__ = [
     "norm_linear",
     "pixel_shuffle",
     "resize_bilinear",
+    "traced",
+    "tracing",
     "use_kernels",
     "warp",
     "window_and_shift",
@@ -55,6 +57,8 @@ _FUSED = {
     sampling: ("warp",),
 }
 _active = False
+_tracing = False
+_kept: list[Callable] = []  # MindSpore knows a graph by the id of its function, which must not become another's
 
 
 def use_kernels(enabled: bool = True) -> bool:
@@ -82,6 +86,37 @@ def kernels_active() -> bool:
     return _active
 
 
+def traced(function: Callable) -> Callable:
+    """`function` compiled as one graph with everything that it calls, once for every combination of shapes.
+
+    For a training step: half the time of stages that are compiled one by one, but seconds of compilation for each
+    length of a sequence. Parameters that it reads may change between calls, and have gradients.
+    """
+
+
+    def plain(*args: Any) -> Any:  # MindSpore traces functions, and methods of cells only
+        return function(*args)
+
+    _kept.append(plain)
+    graph = ms.jit(plain, capture_mode="trace")
+
+    @functools.wraps(function)
+    def call(*args: Any) -> Any:
+        global _tracing
+        _tracing = True  # a stage compiled on its own would enter the graph as a constant
+        try:
+            return graph(*args)
+        finally:
+            _tracing = False
+
+    return call
+
+
+def tracing() -> bool:
+    """Whether a function is being traced: it must then be given parameters themselves."""
+    return _tracing
+
+
 def compiled(function: Callable) -> Callable:
     """`function` compiled by MindSpore, once for every combination of shapes and for kernels and definitions each.
 
@@ -92,6 +127,8 @@ def compiled(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def call(*args: Any) -> Any:
+        if _tracing:
+            return function(*args)
         if _active not in graphs:
             graphs[_active] = ms.jit(function)
         return graphs[_active](*args)

@@ -10,8 +10,9 @@ from typing import Any
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, ops
+from mindspore import Tensor, ops as msops
 
+from rvrt_cli import ops
 from rvrt_cli.device import Device
 from rvrt_cli.model import RVRT
 from rvrt_cli.train.counters import FIRST_SCALE, Counters
@@ -92,7 +93,7 @@ class Learner:
         """Loss, mean squared error, and the gradient of the scaled loss for each group as float32 (n,)."""
         if self._gradient[0] != len(groups):  # the optical flow has begun to learn
             learning = [parameter for group in groups for parameter in group.parameters]
-            self._gradient = (len(groups), ms.value_and_grad(self._loss, None, learning, has_aux=True))
+            self._gradient = (len(groups), ms.value_and_grad(ops.traced(self._loss), None, learning, has_aux=True))
         dtype = ms.float16 if self._half else ms.float32
         scale = Tensor(np.float32(self.counters.loss_scale))
         (_, loss, error), gradients = self._gradient[1](Tensor(low, dtype), Tensor(high), scale)
@@ -139,8 +140,7 @@ class Learner:
         return np.clip(np.rint(255 * output), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
 
 
-@ms.jit
 def charbonnier(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Mean of √(d² + ε²) (Charbonnier et al. 1994), and the mean of d², for d = `output` - `target`."""
-    squares = ops.square(output - target)
-    return ops.sqrt(squares + CHARBONNIER).mean(), squares.mean()
+    squares = msops.square(msops.stop_gradient(output) - target)
+    return ops.charbonnier(output, target, CHARBONNIER), squares.mean()

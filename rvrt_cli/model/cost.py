@@ -1,0 +1,71 @@
+"""What a network costs: floating-point operations, counted from the shapes of its weights."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from rvrt_cli.model.config import RVRTConfig
+from rvrt_cli.model.initial import parameter_shapes
+
+_ENLARGED = {"upsampler.5": 4, "upsampler.10": 16, "conv_last": 16}  # places per LR pixel at which these work
+_FLOW_LEVELS, _FLOW_STEP = 6, 32  # of SpyNet: pyramid levels; px of which it wants a multiple
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Floating-point operations of one call; a multiplication and an addition each count as one."""
+
+    convolutions: float
+    dense: float
+    attention: float
+
+    @property
+    def total(self) -> float:
+        """All that is counted."""
+        return self.convolutions + self.dense + self.attention
+
+
+def count_flops(config: RVRTConfig, frames: int, height: int, width: int) -> Flops:
+    """Operations of enlarging one sequence of `frames` LR frames of `height` × `width` px in one call.
+
+    Convolutions (optical flow included), dense layers, and the two products of each attention. Sampling, activations,
+    norms and the softmax are left out, as the field does: they are a few per cent.
+    """
+    size = config.clip_size
+    clips = -(-frames // size)
+    pixels = size * clips * height * width
+    aligned = (clips - 1) / clips  # a branch's first clip has nothing to align
+    convolutions = dense = 0.0
+    for name, shape in parameter_shapes(config).items():
+        if len(shape) < 2 or "bias_table" in name:
+            continue
+        each = 2 * math.prod(shape)
+        if name.startswith("spynet."):
+            convolutions += each * _flow_places(name, height, width) * 2 * (frames - 1)
+            continue
+        places = _ENLARGED.get(name.removesuffix(".weight"), 1) if config.upsampler_width else 1
+        share = aligned if name.startswith("deform_align.") else 1
+        if len(shape) == 2:
+            dense += each * share * pixels
+        else:
+            convolutions += each * places * share * pixels
+    attention = 4 * aligned * config.passes * size * config.align_kernel**2 * config.align_width
+    for part, (span, repeats) in enumerate(((1, 1), (size, config.passes), (1, 1))):
+        if config.bodies[part] == "attention":
+            layers = config.groups[part] * config.depths[part] * repeats
+            attention += layers * 4 * span * config.window**2 * config.widths[part]
+    return Flops(convolutions, dense, attention * pixels)
+
+
+def flops_per_pixel(config: RVRTConfig) -> float:
+    """Operations per LR pixel and frame of a long sequence."""
+    frames, edge = 1000 * config.clip_size, _FLOW_STEP
+    return count_flops(config, frames, edge, edge).total / (frames * edge**2)
+
+
+def _flow_places(name: str, height: int, width: int) -> float:
+    """Pixels at which a convolution of SpyNet works; the frame is enlarged to a multiple of 32 px first."""
+    level = int(name.split("basic_module.")[1].split(".")[0])
+    rows, columns = (-(-side // _FLOW_STEP) * _FLOW_STEP for side in (height, width))
+    return rows * columns / 4 ** (_FLOW_LEVELS - 1 - level)
