@@ -44,6 +44,7 @@ CASES = {
     "conv2d relu residual": (layers, [IMAGE, (C, C, 3, 3), VECTOR, IMAGE], ("relu",)),
     "conv2d gelu": (layers, [IMAGE, (10, C, 3, 3), HIDDEN], ("gelu",)),
     "pixel_shuffle": (layers, [(N, H, W, 8)], (2, "leaky_relu")),
+    "pixel_shuffle 4": (layers, [(N, H, W, 32)], (4, "leaky_relu")),
     "pixel_shuffle 3": (layers, [(N, H, W, 9)], (3,)),
     "add_enlarged": (layers, [(N, 4 * H, 4 * W, 3), (N, H, W, 3)], ()),
     "charbonnier": (layers, [IMAGE, IMAGE], ()),
@@ -131,7 +132,9 @@ def test_without_a_library_the_definitions_run_and_one_line_says_so(monkeypatch:
 
 # --- the network
 
-TINY = replace(PRESETS["rvrt-tiny"], widths=(16, 16, 16), upsampler_width=8, relative_position_bias=True)
+TINY = replace(PRESETS["rvrt-tiny"], widths=(16, 16, 16))
+LIGHT = replace(PRESETS["rvrt-light"], widths=(16, 16, 16), groups=(1, 1, 1), heads=(2, 2, 2), align_ratio=1,
+                align_heads=2, upsampler_width=8, relative_position_bias=True, input_skip=5)  # fmt: skip
 
 
 def network(config: RVRTConfig, fused: bool) -> tuple[RVRT, dict[str, np.ndarray]]:
@@ -155,11 +158,12 @@ def clip(frames: int, height: int, width: int) -> tuple[Tensor, Tensor]:
     return Tensor(low), Tensor(rng.random((1, frames, 3, 4 * height, 4 * width), dtype=np.float32))
 
 
-def test_network_on_kernels_equals_the_network_on_definitions() -> None:
+@pytest.mark.parametrize("config", [TINY, LIGHT], ids=["tiny", "light"])
+def test_network_on_kernels_equals_the_network_on_definitions(config: RVRTConfig) -> None:
     low, high = clip(3, 12, 10)
     results = []
     for fused in (True, False):
-        cell, weights = network(TINY, fused)
+        cell, weights = network(config, fused)
         load(cell, weights)
 
         def loss(low: Tensor, cell: RVRT = cell) -> tuple[Tensor, Tensor]:
@@ -171,7 +175,7 @@ def test_network_on_kernels_equals_the_network_on_definitions() -> None:
     ops.use_kernels(True)
     (output, gradients, names), (expected, expected_gradients, _) = results
     assert_close(output, expected, 1e-5, "output")
-    assert len(names) == len(initial_weights(TINY))
+    assert len(names) == len(initial_weights(config))
     for name, gradient, wanted in zip(names, gradients, expected_gradients, strict=True):
         if np.abs(wanted).max() > 1e-7:  # a key's bias has none
             assert_close(gradient, wanted, 1e-4, name)
@@ -179,7 +183,7 @@ def test_network_on_kernels_equals_the_network_on_definitions() -> None:
 
 def test_guided_alignment_on_kernels_equals_that_on_definitions() -> None:
     """With gradients towards features, flows and weights."""
-    config = replace(TINY, alignment="deformable", deformable_groups=4)
+    config = replace(TINY, offset_width=64)
     rng = np.random.default_rng(2)
     shapes = [shape for _, shape in deformable_shapes("align", config)]
     weights = [Tensor((rng.standard_normal(s) / np.sqrt(np.prod(s[1:]))).astype(np.float32)) for s in shapes]
@@ -205,7 +209,7 @@ def test_guided_alignment_on_kernels_equals_that_on_definitions() -> None:
 def test_gradients_of_shared_graphs_agree_with_differences() -> None:
     """Compiled stages serve several branches and clips; each set of weights must get the gradient of all its calls."""
     low, high = clip(4, 8, 8)
-    cell, weights = network(TINY, True)
+    cell, weights = network(LIGHT, True)
     load(cell, weights)
 
     def loss(low: Tensor) -> Tensor:

@@ -179,10 +179,10 @@ def test_convolution_matches_its_definition(kernels, case):
     assert_close(
         [y, added, bare], [expected, expected + residual64, activate(z - bias64, activation)], "y y+r without_bias"
     )
-    gradients = kernels("conv2d_backward", x, weight, y, dy, attributes(activation, 1), like=[x, weight, bias])
+    gradients = kernels("conv2d_backward", x, weight, y, dy, attributes(activation, 1, 0), like=[x, weight, bias])
     g = dy64 * activation_slope(y, activation)  # by the sign of y itself: rounding may have turned it
     assert_close(gradients, list(convolve_gradients(x64, weight64, g)), "dx dweight dbias")
-    gradients = kernels("conv2d_backward", x, weight, y, dy, attributes(activation, 0), like=[x, weight, bias])
+    gradients = kernels("conv2d_backward", x, weight, y, dy, attributes(activation, 0, 0), like=[x, weight, bias])
     assert_close(gradients, [np.zeros(x.shape), *convolve_gradients(x64, weight64, g)[1:]], "no_dx dweight dbias")
 
 
@@ -218,7 +218,7 @@ def test_linear_matches_its_definition(kernels, case):
     assert_close(y, [activate(z, activation) + residual64], "y")
     y = kernels("linear_forward", x, weight, bias[:1], bias[:1], attributes(activation, 0, 0), like=[dy])
     assert_close(y, [activate(z - bias64, activation)], "without_bias")
-    gradients = kernels("linear_backward", x, weight, bias, dy, attributes(activation, 1), like=[x, weight, bias])
+    gradients = kernels("linear_backward", x, weight, bias, dy, attributes(activation, 1, 0), like=[x, weight, bias])
     g = dy64 * activation_slope(z, activation)
     assert_close(gradients, [g @ weight64, g.T @ x64, g.sum(0)], "dx dweight dbias")
 
@@ -298,7 +298,7 @@ def test_gelu_far_from_zero_is_the_identity_or_nothing(kernels):
     y = kernels("linear_forward", x, one, x[:1], x[:1], attributes(GELU, 0, 0), like=[x])[0]
     expected = activate(x.astype(np.float64), GELU)
     np.testing.assert_allclose(y, expected, rtol=1e-6, atol=1e-6)
-    dx = kernels("linear_backward", x, one, x[:1], np.ones_like(x), attributes(GELU, 0), like=[x, one, (1,)])[0]
+    dx = kernels("linear_backward", x, one, x[:1], np.ones_like(x), attributes(GELU, 0, 0), like=[x, one, (1,)])[0]
     np.testing.assert_allclose(dx, activation_slope(x.astype(np.float64), GELU), rtol=1e-5, atol=2e-6)
 
 
@@ -389,10 +389,10 @@ def everything(kernels: Kernels) -> list[np.ndarray]:
     y = kernels("conv2d_forward", image, weight, gamma[:20], gamma, attributes(1, 1, 0), like=[(2, 19, 21, 20)])
     return [
         *y,
-        *kernels("conv2d_backward", image, weight, y[0], y[0], attributes(1, 1), like=[image, weight, (20,)]),
+        *kernels("conv2d_backward", image, weight, y[0], y[0], attributes(1, 1, 0), like=[image, weight, (20,)]),
         *kernels("mlp_forward", x, gamma, gamma, w1, b1, w2, gamma, like=[x]),
         *kernels("mlp_backward", x, gamma, gamma, w1, b1, w2, target, like=[x, gamma, gamma, w1, b1, w2, gamma]),
-        *kernels("linear_backward", x, w1, b1, x @ w1.T, attributes(GELU, 1), like=[x, w1, b1]),
+        *kernels("linear_backward", x, w1, b1, x @ w1.T, attributes(GELU, 1, 0), like=[x, w1, b1]),
         *kernels("layer_norm_backward", x, gamma, target, like=[x, gamma, gamma]),
         *kernels("charbonnier_forward", x, target, scalars(1e-6), like=[(1,)]),
     ]

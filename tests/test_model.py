@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from golden.named_weights import named_array
 
-from rvrt_cli.model import BRANCHES, PRESETS, RVRT, RVRTConfig, State, initial_weights, parameter_shapes
+from rvrt_cli.model import PRESETS, RVRT, RVRTConfig, State, initial_weights, parameter_shapes
+from rvrt_cli.model.cost import flops_per_pixel
 
 # Small enough to compile in seconds; everything that the published structure has: flow, bias, shifted windows
 GUIDED = RVRTConfig(widths=(12, 12, 12), groups=(1, 1, 1), heads=(2, 2, 2), window=4, align_heads=4,
                     deformable_groups=4, upsampler_width=8)  # fmt: skip
 PLAIN = replace(GUIDED, alignment="neighbourhood", relative_position_bias=False, input_skip=5)
+BARE = replace(GUIDED, passes=2, bodies=("convolution",) * 3, flow_guided=False, offset_width=8, upsampler_width=0)
 ROUNDING = 2e-5  # float32, sums in another order
 
 
@@ -37,7 +39,12 @@ def plain() -> RVRT:
     return network(PLAIN)
 
 
-@pytest.fixture(params=["guided", "plain"])
+@pytest.fixture(scope="session")
+def bare() -> RVRT:
+    return network(BARE)
+
+
+@pytest.fixture(params=["guided", "plain", "bare"])
 def cell(request: pytest.FixtureRequest) -> RVRT:
     return request.getfixturevalue(request.param)
 
@@ -80,19 +87,7 @@ def test_presets_have_their_published_numbers_of_weights():
 
 
 def test_tiny_costs_at_most_one_and_a_half_megaflops():
-    """Counted by hand, from the shapes: two per weight and place, and the two products of each attention."""
-    config = PRESETS["rvrt-tiny"]
-    places = {"upsampler.5": 4, "upsampler.10": 16, "conv_last": 16}  # enlarged by then; per LR pixel
-    flops = 0
-    for name, shape in parameter_shapes(config).items():
-        if len(shape) > 1:
-            flops += 2 * math.prod(shape) * places.get(name.removesuffix(".weight"), 1)
-    layers = {part: config.groups[i] * config.depths[i] for i, part in enumerate(("extract", "branch", "reconstruct"))}
-    per_window = 4 * config.window**2 * config.width
-    attention = layers["extract"] + layers["reconstruct"] + len(BRANCHES) * config.clip_size * layers["branch"]
-    flops += per_window * attention
-    flops += len(BRANCHES) * 4 * config.clip_size * config.align_kernel**2 * config.align_width
-    assert 0.5e6 < flops <= 1.5e6, f"{flops / 1e6:.2f} MFLOP per LR pixel and frame"
+    assert 0.5e6 < flops_per_pixel(PRESETS["rvrt-tiny"]) <= 1.5e6
 
 
 def test_a_network_starts_as_bilinear_enlargement():

@@ -34,8 +34,8 @@ def compose_flows(adjacent: Tensor, clip: int) -> Tensor:
         if j <= clip:
             reach = [*reach, step]
         if j >= clip:
-            fields.append(msops.stack([reach[(n + j - clip) % clip] for n in range(clip)], 1))
-    return msops.stack(fields, 1)
+            fields.append(ops.stack([reach[(n + j - clip) % clip] for n in range(clip)], 1))
+    return ops.stack(fields, 1)
 
 
 def attend_shapes(name: str, config: RVRTConfig) -> Shapes:
@@ -117,7 +117,7 @@ def align_deformable(
     batch, time, height, width, channels = query.shape
     guides = [query.reshape(batch * time, height, width, channels)]
     for n in range(time):
-        source = msops.stack([value[:, (n + b) % time] for b in range(time)], 1)
+        source = ops.stack([value[:, (n + b) % time] for b in range(time)], 1)
         field = flows[:, :, n].reshape(batch * time, height, width, 2)
         guides.append(ops.warp(source.reshape(batch * time, height, width, channels), field))
     for n in range(time):
@@ -129,10 +129,10 @@ def align_deformable(
     residue = max_offset * msops.tanh(guide)
     residue = residue.reshape(batch, time, height, width, time, groups, edge * edge, 2)  # (y, x)
     field = flows.transpose(0, 1, 3, 4, 2, 5)  # (N, T, H, W, T, 2)
-    field = msops.stack((field[..., 1], field[..., 0]), -1).expand_dims(5).expand_dims(5)
+    field = ops.stack([field[..., 1], field[..., 0]], -1).expand_dims(5).expand_dims(5)
     offset = residue + field
     mean = offset.mean((5, 6)).transpose(0, 1, 4, 2, 3, 5)
-    updated = msops.stack((mean[..., 1], mean[..., 0]), -1)
+    updated = ops.stack([mean[..., 1], mean[..., 0]], -1)
 
     weights = weights[2 * CONVS :]
     query, key_value = _project(query, key, value, heads, weights)

@@ -16,7 +16,6 @@ from rvrt_cli import ops
 Shapes = list[tuple[str, tuple[int, ...]]]  # name and shape of each weight
 Weights = tuple[Tensor, ...]
 Sizes = tuple[int, int, int, tuple[int, int, int], bool]  # see `refine`
-CONVOLUTIONS = (0, 0, 0)  # the window of a body without attention
 
 
 def parameters(shapes: Shapes) -> ParameterTuple:
@@ -101,11 +100,8 @@ def relative_position_index(window: tuple[int, int, int]) -> np.ndarray:
 
 
 def refine_shapes(name: str, channels: int, sizes: Sizes, ratio: int) -> Shapes:
-    """Weights of `refine`: LayerNorm; per group the layers and a dense layer; LayerNorm. Or the pairs of convolutions."""
+    """Weights of `refine`: LayerNorm; per group the layers and a dense layer; LayerNorm."""
     groups, depth, heads, window, biased = sizes
-    if window == CONVOLUTIONS:
-        convs = [f"{name}.main.5.{i}.{j}.{conv}" for i in range(groups) for j in range(depth) for conv in ("conv1", "conv2")]
-        return [shape for conv in convs for shape in conv_shapes(conv, channels, channels, 3)]
     shapes = norm_shapes(f"{name}.main.3", channels)
     for i in range(groups):
         group = f"{name}.main.5.{i}"
@@ -127,13 +123,6 @@ def refine(x: Tensor, sizes: Sizes, *weights: Tensor) -> Tensor:
         sizes: groups, layers of a group, heads, window (T, H, W), whether attention has relative position biases.
     """
     groups, depth, heads, window, biased = sizes
-    if window == CONVOLUTIONS:
-        shape = x.shape
-        x = x.reshape(shape[0] * shape[1], shape[2], shape[3], shape[4])
-        for i in range(0, 4 * groups * depth, 4):
-            y = ops.conv2d(x, weights[i], weights[i + 1], "leaky_relu")
-            x = ops.conv2d(y, weights[i + 2], weights[i + 3], "none", x)
-        return x.reshape(shape)
     each = 13 if biased else 12
     x = ops.layer_norm(x, weights[0], weights[1])
     for i in range(groups):
@@ -145,6 +134,23 @@ def refine(x: Tensor, sizes: Sizes, *weights: Tensor) -> Tensor:
         last = first + depth * each
         x = ops.linear(y, weights[last], weights[last + 1], "none", x)
     return ops.layer_norm(x, weights[-2], weights[-1])
+
+
+def convolve_shapes(name: str, channels: int, blocks: int) -> Shapes:
+    """Weights of `convolve`: two convolutions a block."""
+    convs = [f"{name}.main.5.{i}.{conv}" for i in range(blocks) for conv in ("conv1", "conv2")]
+    return [shape for conv in convs for shape in conv_shapes(conv, channels, channels, 3)]
+
+
+@ops.compiled
+def convolve(x: Tensor, *weights: Tensor) -> Tensor:
+    """Residual blocks of two 3x3 convolutions (N, T, H, W, C) → (N, T, H, W, C), in place of `refine`: no norm, no window."""
+    shape = x.shape
+    x = x.reshape(shape[0] * shape[1], shape[2], shape[3], shape[4])
+    for i in range(0, len(weights), 4):
+        y = ops.conv2d(x, weights[i], weights[i + 1], "leaky_relu")
+        x = ops.conv2d(y, weights[i + 2], weights[i + 3], "none", x)
+    return x.reshape(shape)
 
 
 @ops.compiled

@@ -79,7 +79,7 @@ def spynet(reference: Tensor, neighbour: Tensor, weights: Weights) -> Tensor:
         flow = flow + guess
     if even != (height, width):
         flow = ops.resize_bilinear(flow, height, width)
-        flow = msops.stack((flow[..., 0] * (width / even[1]), flow[..., 1] * (height / even[0])), -1)
+        flow = ops.stack([flow[..., 0] * (width / even[1]), flow[..., 1] * (height / even[0])], -1)
     return flow
 
 

@@ -6,11 +6,13 @@ C++ kernel for float32 on the CPU as well, with the same signature. `use_kernels
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import mindspore as ms
+from mindspore.graph import jit_trace
 
 from rvrt_cli.ops import attention, kernels, layers, sampling
 from rvrt_cli.ops.attention import deformable_attention, neighbourhood_attention, window_and_shift, window_attention
@@ -25,6 +27,7 @@ from rvrt_cli.ops.layers import (
     norm_linear,
     pixel_shuffle,
     resize_bilinear,
+    stack,
 )
 from rvrt_cli.ops.sampling import warp
 
@@ -43,6 +46,7 @@ __all__ = [
     "norm_linear",
     "pixel_shuffle",
     "resize_bilinear",
+    "stack",
     "traced",
     "tracing",
     "use_kernels",
@@ -93,7 +97,6 @@ def traced(function: Callable) -> Callable:
     length of a sequence. Parameters that it reads may change between calls, and have gradients.
     """
 
-
     def plain(*args: Any) -> Any:  # MindSpore traces functions, and methods of cells only
         return function(*args)
 
@@ -105,11 +108,24 @@ def traced(function: Callable) -> Callable:
         global _tracing
         _tracing = True  # a stage compiled on its own would enter the graph as a constant
         try:
-            return graph(*args)
+            with _without_lines():
+                return graph(*args)
         finally:
             _tracing = False
 
     return call
+
+
+@contextlib.contextmanager
+def _without_lines() -> Iterator[None]:
+    """Keep MindSpore from reading every caller's source line for every operation, which fails where there is none (`-m`)."""
+    name = "_get_caller_lines"
+    theirs = getattr(jit_trace, name)
+    setattr(jit_trace, name, lambda: ([__file__], [1]))
+    try:
+        yield
+    finally:
+        setattr(jit_trace, name, theirs)
 
 
 def tracing() -> bool:

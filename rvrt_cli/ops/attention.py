@@ -10,6 +10,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
+from rvrt_cli.ops.layers import stack
 from rvrt_cli.ops.sampling import bilinear_corners, pixel_grid
 
 MASKED = -100.0  # added to the score of two pixels that the cyclic shift made neighbours; published, not -inf
@@ -180,7 +181,7 @@ def neighbourhood_attention(query: Tensor, key_value: Tensor, heads: int, kernel
     for point in range(kernel[0] * kernel[1]):
         i, j = point // kernel[1], point % kernel[1]
         shifted.append(padded[:, :, i : i + height, j : j + width])
-    samples = ops.stack(shifted, 4)  # (N, T, H, W, K, 2C)
+    samples = stack(shifted, 4)  # (N, T, H, W, K, 2C)
     # every query frame sees all T frames: (N, 1, H, W, T * K, 2, heads, head width)
     samples = samples.transpose(0, 2, 3, 1, 4, 5).reshape(batch, 1, height, width, -1, 2, heads, channels // heads)
     return _attend(query, samples, heads)

@@ -91,6 +91,11 @@ def pixel_shuffle(x: Tensor, factor: int, activation: str = "none") -> Tensor:
     return x.reshape(batch, height * factor, width * factor, channels)
 
 
+def stack(tensors: list[Tensor], axis: int) -> Tensor:
+    """Along a new axis. MindSpore's own has no gradient where a whole step is traced."""
+    return ops.concat([tensor.expand_dims(axis) for tensor in tensors], axis)
+
+
 def resize_bilinear(x: Tensor, height: int, width: int, align_corners: bool = False) -> Tensor:
     """(B, H, W, C) → (B, height, width, C), bilinear; half-pixel centres unless corners are aligned."""
     x = ops.interpolate(x.transpose(0, 3, 1, 2), (height, width), mode="bilinear", align_corners=align_corners)

@@ -162,11 +162,11 @@ RVRT_ENTRY(conv2d_forward) {
 
 // Gradients of conv2d_forward (the residual's is dy itself).
 // Inputs: x (..., H, W, Ci); weight (Co, Ci, [1,] kh, kw); y (..., H, W, Co), what the activation gave, without a
-//   residual (unread without activation); dy (..., H, W, Co); attributes int32 [activation, needs_dx].
+//   residual (unread without activation); dy (..., H, W, Co); attributes as there, with needs_dx in place of has_bias.
 // Outputs: dx (zeros where it is not needed), dweight, dbias (Co).
 RVRT_ENTRY(conv2d_backward) {
   using namespace rvrt;
-  if (int status = t.check(4, 2, 3)) return status;
+  if (int status = t.check(4, 3, 3)) return status;
   Sizes s;
   if (int status = conv_sizes(t, 0, 1, &s)) return status;
   const int32_t* attributes = t.ints(4);

@@ -53,12 +53,12 @@ _linear_backward = _kernel("linear_backward", _dense_gradient_shapes, 3)
 
 
 def _linear_bprop(x, weight, bias, residual, numbers, out, dout):
-    dx, dweight, dbias = _linear_backward(x, weight, bias, dout, numbers[:2])
+    dx, dweight, dbias = _linear_backward(x, weight, bias, dout, numbers)
     return dx, dweight, dbias, ops.zeros_like(residual), ops.zeros_like(numbers)
 
 
 def _linear_residual_bprop(x, weight, bias, residual, numbers, out, dout):
-    dx, dweight, dbias = _linear_backward(x, weight, bias, dout, numbers[:2])
+    dx, dweight, dbias = _linear_backward(x, weight, bias, dout, numbers)
     return dx, dweight, dbias, dout, ops.zeros_like(numbers)
 
 
@@ -172,12 +172,12 @@ _conv2d_backward = _kernel("conv2d_backward", _conv2d_gradient_shapes, 3)
 
 
 def _conv2d_bprop(x, weight, bias, residual, numbers, out, dout):
-    dx, dweight, dbias = _conv2d_backward(x, weight, out, dout, numbers[:2])  # has_bias lies where needs_dx does
+    dx, dweight, dbias = _conv2d_backward(x, weight, out, dout, numbers)  # has_bias lies where needs_dx does
     return dx, dweight, dbias, ops.zeros_like(residual), ops.zeros_like(numbers)
 
 
 def _conv2d_residual_bprop(x, weight, bias, residual, numbers, out, dout):
-    dx, dweight, dbias = _conv2d_backward(x, weight, dout, dout, numbers[:2])
+    dx, dweight, dbias = _conv2d_backward(x, weight, dout, dout, numbers)
     return dx, dweight, dbias, dout, ops.zeros_like(numbers)
 
 
@@ -328,21 +328,38 @@ def _shuffle_gradient_shape_2(y, dy, numbers):
     return [y[0], y[1] // 2, y[2] // 2, y[3] * 4]
 
 
-_pixel_shuffle_backward = _kernel("pixel_shuffle_backward", _shuffle_gradient_shape_2)
+_shuffle_backward_2 = _kernel("pixel_shuffle_backward", _shuffle_gradient_shape_2)
 
 
-def _pixel_shuffle_bprop(x, numbers, out, dout):
-    return _pixel_shuffle_backward(out, dout, numbers), ops.zeros_like(numbers)
+def _shuffle_bprop_2(x, numbers, out, dout):
+    return _shuffle_backward_2(out, dout, numbers), ops.zeros_like(numbers)
 
 
-_pixel_shuffle = _kernel("pixel_shuffle_forward", _shuffle_shape_2, bprop=_pixel_shuffle_bprop)
+def _shuffle_shape_4(x, numbers):
+    return [x[0], x[1] * 4, x[2] * 4, x[3] // 16]
+
+
+def _shuffle_gradient_shape_4(y, dy, numbers):
+    return [y[0], y[1] // 4, y[2] // 4, y[3] * 16]
+
+
+_shuffle_backward_4 = _kernel("pixel_shuffle_backward", _shuffle_gradient_shape_4)
+
+
+def _shuffle_bprop_4(x, numbers, out, dout):
+    return _shuffle_backward_4(out, dout, numbers), ops.zeros_like(numbers)
+
+
+_shuffle_2 = _kernel("pixel_shuffle_forward", _shuffle_shape_2, bprop=_shuffle_bprop_2)
+_shuffle_4 = _kernel("pixel_shuffle_forward", _shuffle_shape_4, bprop=_shuffle_bprop_4)
 
 
 def pixel_shuffle(x: Tensor, factor: int, activation: str = "none") -> Tensor:
-    """See `layers.pixel_shuffle`. The kernel is for factor 2: shapes of a kernel's output cannot follow from numbers."""
-    if x.dtype != ms.float32 or factor != 2 or activation == "gelu":
+    """See `layers.pixel_shuffle`. For factors 2 and 4: shapes of a kernel's output cannot follow from numbers."""
+    if x.dtype != ms.float32 or factor not in (2, 4) or activation == "gelu":
         return layers.pixel_shuffle(x, factor, activation)
-    return _pixel_shuffle(x, _numbers(2, _code(activation)))
+    numbers = _numbers(factor, _code(activation))
+    return _shuffle_2(x, numbers) if factor == 2 else _shuffle_4(x, numbers)
 
 
 def _add_enlarged_shape(small, x):

@@ -129,12 +129,12 @@ RVRT_ENTRY(linear_forward) {
 }
 
 // Gradients of linear_forward (the residual's is dy itself).
-// Inputs: x (..., Ci); weight (Co, Ci); bias (Co), unread without bias or activation; dy (..., Co); attributes int32
-//   [activation, has_bias].
+// Inputs: x (..., Ci); weight (Co, Ci); bias (Co), unread without bias or activation; dy (..., Co); attributes as
+//   there.
 // Outputs: dx (..., Ci), dweight (Co, Ci), dbias (Co).
 RVRT_ENTRY(linear_backward) {
   using namespace rvrt;
-  if (int status = t.check(4, 2, 3)) return status;
+  if (int status = t.check(4, 3, 3)) return status;
   DenseJob job{};
   if (int status = dense_sizes(t, 0, 1, &job)) return status;
   const int32_t* attributes = t.ints(4);
