@@ -94,7 +94,7 @@ def test_flows_and_stages(rvrt: object) -> None:
     import mindspore as ms
 
     from rvrt_cli.model.alignment import compose_flows
-    from rvrt_cli.model.rvrt import reverse_time
+    from rvrt_cli.ops import reverse_time
 
     def nchw(tensor: ms.Tensor) -> np.ndarray:
         return tensor.asnumpy().transpose(0, 1, 4, 2, 3)

@@ -46,6 +46,7 @@ CASES = {
     "pixel_shuffle": (layers, [(N, H, W, 8)], (2, "leaky_relu")),
     "pixel_shuffle 4": (layers, [(N, H, W, 32)], (4, "leaky_relu")),
     "pixel_shuffle 3": (layers, [(N, H, W, 9)], (3,)),
+    "reverse_time": (layers, [(N, 3, H, W, C)], ()),
     "add_enlarged": (layers, [(N, 4 * H, 4 * W, 3), (N, H, W, 3)], ()),
     "charbonnier": (layers, [IMAGE, IMAGE], ()),
     "window_attention": (attention, [(N, T, H, W, 3 * C), (3 * C,)], (None, 2, (2, 4, 4), (0, 2, 2))),

@@ -319,6 +319,12 @@ def test_pixel_shuffle_moves_values_exactly(kernels, case):
     np.testing.assert_array_equal(dx, g.transpose(0, 1, 3, 5, 2, 4).reshape(x.shape))
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5, 6), (3, 2, 7), (1, 1, 1, 1), (0, 2, 3, 4)], ids=str)
+def test_reversal_of_time_is_exact(kernels, shape):
+    x = random(9, shape)[0]
+    np.testing.assert_array_equal(kernels("reverse_time", x, like=[x])[0], x[:, ::-1])
+
+
 @pytest.mark.parametrize(
     "shape", [(2, 7, 3, 5), (1, 64, 16, 9), (2, 3, 70, 70), (1, 1, 1, 1), (2, 6, 2, 3, 5)], ids=str
 )

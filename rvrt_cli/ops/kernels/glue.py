@@ -362,6 +362,23 @@ def pixel_shuffle(x: Tensor, factor: int, activation: str = "none") -> Tensor:
     return _shuffle_2(x, numbers) if factor == 2 else _shuffle_4(x, numbers)
 
 
+def _reverse_shape(x):
+    return x
+
+
+def _reverse_bprop(x, out, dout):
+    return (_reverse_gradient(dout),)
+
+
+_reverse_gradient = _kernel("reverse_time", _reverse_shape)
+_reverse = _kernel("reverse_time", _reverse_shape, bprop=_reverse_bprop)
+
+
+def reverse_time(x: Tensor) -> Tensor:
+    """See `layers.reverse_time`."""
+    return _reverse(x) if x.dtype == ms.float32 else layers.reverse_time(x)
+
+
 def _add_enlarged_shape(small, x):
     return x
 

@@ -30,6 +30,12 @@ struct BilinearJob {
   float* out;
 };
 
+struct ReverseJob {
+  int64_t frames, rows, line;  // rows of a frame, each of `line` numbers
+  const float* x;
+  float* out;
+};
+
 }  // namespace rvrt
 
 #define RVRT_KERNEL "layers_shape.cc"
@@ -120,6 +126,17 @@ RVRT_ENTRY(add_bilinear) {
   return parallel_shared(t.dim(0, 0) * job.height * job.factor, RVRT_DISPATCH(bilinear_rows), &job);
 }
 
+// out = x (N, T, H, ...) with its frames in reverse order, which is its own gradient. No attributes.
+RVRT_ENTRY(reverse_time) {
+  using namespace rvrt;
+  if (int status = t.check(1, 0, 1)) return status;
+  RVRT_CHECK(t.ndims[0] >= 3 && t.same_shape(0, 1), kShape);
+  if (t.size(0) == 0) return kOk;
+  const int64_t rows = t.dim(0, 0) * t.dim(0, 1) * t.dim(0, 2);
+  const ReverseJob job{t.dim(0, 1), t.dim(0, 2), t.size(0) / rows, t.f(0), t.f(1)};
+  return parallel_shared(rows, RVRT_DISPATCH(reverse_rows), &job);
+}
+
 #else
 
 #include "simd.h"
@@ -198,6 +215,15 @@ inline void transpose_blocks(const void* pointer, Span span) {
     }
     for (; i < rows; ++i)
       for (int64_t j = begin; j < end; ++j) y[j * rows + i] = x[i * columns + j];
+  }
+}
+
+inline void reverse_rows(const void* pointer, Span span) {
+  const ReverseJob& job = *static_cast<const ReverseJob*>(pointer);
+  for (int64_t row = span.begin; row < span.end; ++row) {
+    const int64_t frame = row / job.rows, reversed = frame + job.frames - 1 - 2 * (frame % job.frames);
+    const float* from = job.x + (reversed * job.rows + row % job.rows) * job.line;
+    std::copy(from, from + job.line, job.out + row * job.line);
   }
 }
 
