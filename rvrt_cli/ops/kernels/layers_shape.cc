@@ -1,5 +1,5 @@
-// Changes of layout between and around the layers: pixel shuffle, NCHW <-> NHWC, and the bilinear enlargement that the
-// network's output is added to.
+// Changes of layout between and around the layers: pixel shuffle, reversal of time, and the bilinear enlargement that
+// the network's output is added to.
 #ifndef RVRT_ISA
 
 #include "common.h"
@@ -14,15 +14,6 @@ struct ShuffleJob {
   float* out;
   float slope;
 };
-
-struct TransposeJob {
-  int64_t rows, columns;  // of one matrix
-  int64_t blocks;         // per matrix, each of kTransposeRows output rows
-  const float* x;
-  float* y;
-};
-
-constexpr int64_t kTransposeRows = 64;
 
 struct BilinearJob {
   int64_t height, width, factor, channels;  // of the small image
@@ -62,19 +53,6 @@ int shuffle_job(const Tensors& t, int attributes, int small, int large, ShuffleJ
   return kOk;
 }
 
-int transpose(const Tensors& t, bool channels_last) {
-  if (int status = t.check(1, 0, 1)) return status;
-  RVRT_CHECK(t.ndims[0] >= 3 && t.ndims[1] == t.ndims[0] && t.size(0) == t.size(1), kShape);
-  const int last = t.ndims[0] - 1;
-  const int64_t batch = t.dim(0, 0), channels = t.dim(0, channels_last ? last : 1);
-  RVRT_CHECK(t.dim(1, 0) == batch && t.dim(1, channels_last ? 1 : last) == channels, kShape);
-  if (t.size(0) == 0) return kOk;
-  const int64_t pixels = t.size(0) / batch / channels;
-  TransposeJob job{channels_last ? pixels : channels, channels_last ? channels : pixels, 0, t.f(0), t.f(1)};
-  job.blocks = ceil_div(job.columns, kTransposeRows);
-  return parallel_shared(batch * job.blocks, RVRT_DISPATCH(transpose_blocks), &job);
-}
-
 }  // namespace
 }  // namespace rvrt
 
@@ -104,12 +82,6 @@ RVRT_ENTRY(pixel_shuffle_backward) {
   job.out = t.f(3);
   return parallel_shared(t.dim(3, 0) * job.height, RVRT_DISPATCH(unshuffle_rows), &job);
 }
-
-// x (B, C, ...) → y (B, ..., C); no attributes. Its gradient is nhwc_to_nchw.
-RVRT_ENTRY(nchw_to_nhwc) { return rvrt::transpose(t, false); }
-
-// x (B, ..., C) → y (B, C, ...); no attributes. Its gradient is nchw_to_nhwc.
-RVRT_ENTRY(nhwc_to_nchw) { return rvrt::transpose(t, true); }
 
 // out = add + small enlarged by bilinear interpolation, half-pixel centres, edge pixels repeated beyond the edge. The
 // gradient towards `add` is that of `out`.
@@ -190,32 +162,6 @@ inline void unshuffle_rows(const void* pointer, Span span) {
           to[c * parts + k] = y[at] > 0.0f ? dy[at] : dy[at] * job.slope;
         }
     }
-}
-
-// Output rows (input columns) of one block, four by four.
-inline void transpose_blocks(const void* pointer, Span span) {
-  const TransposeJob& job = *static_cast<const TransposeJob*>(pointer);
-  const int64_t rows = job.rows, columns = job.columns;
-  for (int64_t block = span.begin; block < span.end; ++block) {
-    const float* x = job.x + block / job.blocks * rows * columns;
-    float* y = job.y + block / job.blocks * rows * columns;
-    const int64_t begin = block % job.blocks * kTransposeRows;
-    const int64_t end = begin + kTransposeRows < columns ? begin + kTransposeRows : columns;
-    int64_t i = 0;
-    for (; i + 4 <= rows; i += 4) {
-      int64_t j = begin;
-      for (; j + 4 <= end; j += 4) {
-        v4 q[4] = {load4(x + i * columns + j), load4(x + (i + 1) * columns + j), load4(x + (i + 2) * columns + j),
-                   load4(x + (i + 3) * columns + j)};
-        transpose4(q[0], q[1], q[2], q[3]);
-        for (int k = 0; k < 4; ++k) store4(y + (j + k) * rows + i, q[k]);
-      }
-      for (; j < end; ++j)
-        for (int k = 0; k < 4; ++k) y[j * rows + i + k] = x[(i + k) * columns + j];
-    }
-    for (; i < rows; ++i)
-      for (int64_t j = begin; j < end; ++j) y[j * rows + i] = x[i * columns + j];
-  }
 }
 
 inline void reverse_rows(const void* pointer, Span span) {
