@@ -1,0 +1,136 @@
+"""`rvrt train` as people run it: killed and resumed, asked to stop, on two ranks, a rank killed."""
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+from train_runs import finish, make_store, read_steps, small_run, start, wait_for_steps
+
+from rvrt_cli.train.checkpoint import checkpoints, load_checkpoint
+from rvrt_cli.weights import load_weights
+
+TIMES = ("seconds", "waited", "trained")  # what may differ between two runs
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_store(tmp_path_factory.mktemp("store") / "clips")
+
+
+@pytest.fixture(scope="module")
+def straight(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """30 steps on one rank, never interrupted; all checkpoints are kept."""
+    folder = tmp_path_factory.mktemp("straight")
+    finish(start(small_run(data, folder / "run", **{"save-every": 1, "keep": 30, "val-every": 12}), folder))
+    assert sorted(path.name for path in folder.iterdir()) == ["run"]  # MindSpore leaves nothing lying about
+    return folder / "run"
+
+
+def without_times(records: list[dict]) -> list[dict]:
+    return [{name: value for name, value in record.items() if name not in TIMES} for record in records]
+
+
+def test_a_run_learns_and_leaves_what_it_promises(straight: Path) -> None:
+    records = read_steps(straight)
+    assert [record["step"] for record in records if "loss" in record] == list(range(1, 31))
+    gains = {record["step"]: record["gain"]["held-out"] for record in records if "gain" in record}
+    assert list(gains) == [12, 24, 30]
+    assert gains[30] > gains[12] + 0.1  # dB
+    weights = load_weights(straight / "weights.safetensors")
+    assert weights.card["steps"] == 30
+    assert weights.config.widths == (8, 8, 8)
+    assert load_weights(straight / "best.safetensors").card["scores"]["gain"].keys() == {"held-out"}
+    with Image.open(straight / "curve.png") as curve:
+        assert len(curve.convert("RGB").getcolors(1 << 20)) > 10
+
+
+def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(straight: Path, data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    process = start(small_run(data, output, **{"val-every": 12}), tmp_path)
+    wait_for_steps(process, output, 10)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    with (output / "log.jsonl").open("a") as log:
+        log.write('{"step": 11, "lo')  # as a machine that loses power may leave it
+
+    resumed = start(["train", "--output", str(output), "--resume"], tmp_path)
+    wait_for_steps(resumed, output, 18)
+    resumed.send_signal(signal.SIGTERM)
+    _, said = resumed.communicate(timeout=60)
+    assert resumed.returncode == 130
+    assert "--resume" in said.splitlines()[-1]
+    stopped_at = int(checkpoints(output)[-1].stem)
+    assert stopped_at == read_steps(output)[-1]["step"]  # nothing is lost
+
+    said = finish(start(["train", "--output", str(output), "--resume"], tmp_path))
+    assert "step 30 of 30" in said
+    assert without_times(read_steps(output)) == without_times(read_steps(straight))
+    arrays, about = load_checkpoint(checkpoints(output)[-1])
+    expected, expected_about = load_checkpoint(checkpoints(straight)[-1])
+    assert arrays.keys() == expected.keys()
+    assert [name for name in arrays if not np.array_equal(arrays[name], expected[name])] == []
+    assert about["counters"].pop("trained") > 0
+    del expected_about["counters"]["trained"]
+    assert about == expected_about
+    assert len(checkpoints(output)) == 3
+
+
+def test_two_ranks_equal_one_with_twice_the_batch(straight: Path, data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    finish(start(small_run(data, output, ranks=2, steps=4, **{"save-every": 1, "keep": 4}), tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+    first, _ = load_checkpoint(checkpoints(output)[0])
+    expected, _ = load_checkpoint(checkpoints(straight)[0])
+    gradients = {name for name in expected if name.startswith("m.")}  # a tenth of the gradient, after one step
+    largest = max(np.abs(expected[name]).max() for name in gradients)
+    errors = {name: np.abs(first[name] - expected[name]).max() / largest for name in gradients}
+    worst = max(errors, key=lambda name: errors[name])
+    assert largest > 0
+    assert errors[worst] < 1e-5, f"{worst}: {errors[worst]:.1e} of the largest gradient {10 * largest:.2e}"
+    losses = [[record["loss"] for record in read_steps(run) if "loss" in record][:4] for run in (output, straight)]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
+def test_a_killed_rank_ends_all_with_one_line(data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    process = start(small_run(data, output, ranks=2, steps=100_000), tmp_path)
+    wait_for_steps(process, output, 2)
+    family = psutil.Process(process.pid).children(recursive=True)
+    workers = [child for child in family if child.environ().get("MS_ROLE") == "MS_WORKER" and child.num_threads() > 4]
+    assert len(workers) == 2
+    workers[-1].kill()
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 1
+    complaint = [line for line in said.splitlines() if line.startswith("rvrt:")]
+    assert len(complaint) == 1
+    assert "a rank has died" in complaint[0]
+    assert "Traceback" not in said
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert alive == []
+
+
+def test_ranks_end_with_the_command_that_started_them(data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    process = start(small_run(data, output, ranks=2, steps=100_000), tmp_path)
+    until = time.monotonic() + 120
+    while not (output / "ranks" / "worker_1.log").exists():
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(family, timeout=60)
+    assert alive == []
+
+
+def test_the_recipe_of_a_run_repeats_it(straight: Path) -> None:
+    from rvrt_cli.train.options import TrainOptions, read_recipe
+
+    options = TrainOptions(**read_recipe(straight / "recipe.toml"))
+    assert options.steps == 30
+    assert json.loads(json.dumps(options.config.to_dict()))["upsampler_width"] == 8
