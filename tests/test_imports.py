@@ -21,7 +21,11 @@ LEVELS = [
     {"cli"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
-SAME_LEVEL = {("data", "weights"), ("train", "upscale"), ("bench", "upscale")}  # besides itself, nothing else on its level
+SAME_LEVEL = {
+    ("data", "weights"),
+    ("train", "upscale"),
+    ("bench", "upscale"),
+}  # besides itself, nothing else on its level
 
 
 def imports(path: Path) -> Iterator[tuple[str, bool]]:
