@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 from PIL import Image, ImageDraw
@@ -48,14 +49,14 @@ def panel(
         lines: points (x, y) by name.
         label: text of a number on the y axis.
         ticks: where numbers stand on the x axis; None: evenly spread.
-        from_zero: whether the y axis begins at 0, not near the smallest value.
+        from_zero: whether the y axis begins at 0, not near the smallest value, and has round numbers.
         empty: written where there are no lines.
     """
     left, top, right, bottom = box
     values = [y for line in lines.values() for _, y in line]
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
-    margin = 0.05 * (high - (0.0 if from_zero else low)) or 0.05
-    low, high = 0.0 if from_zero else low - margin, high + margin
+    margin = 0.05 * (high - low) or 0.05
+    low, high = (0.0, _round_up(high)) if from_zero else (low - margin, high + margin)
 
     def across(x: float) -> float:
         return left + (right - left) * (x - span[0]) / (span[1] - span[0])
@@ -68,7 +69,7 @@ def panel(
         draw.line((left, up(value), right, up(value)), fill=_GRID)
         draw.text((left - _LABELS + 6, up(value) - 6), label(value), fill="black")
     for x in ticks or [span[0] + (span[1] - span[0]) * k / (_TICKS - 1) for k in range(_TICKS)]:
-        draw.text((across(x) - 12, bottom + 6), f"{x:.0f}", fill="black")
+        draw.text((across(x) - 12, bottom + 6), f"{x:.3g}" if ticks else f"{x:.0f}", fill="black")
     name_at = left + 10.0
     for index, (name, line) in enumerate(lines.items()):
         colour = _COLOURS[index % len(_COLOURS)]
@@ -81,3 +82,12 @@ def panel(
         name_at += draw.textlength(name) + 30
     if not lines:
         draw.text((left + 10, top + 10), empty, fill="gray")
+
+
+def _round_up(value: float) -> float:
+    """The smallest end of an axis that holds `value` > 0 and whose numbers are round."""
+    step = value / (_TICKS - 1)
+    unit = 10.0 ** math.floor(math.log10(step)) if step > 0 else 1.0
+    return (_TICKS - 1) * next(
+        size * unit for size in (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if size * unit >= 0.999 * step
+    )

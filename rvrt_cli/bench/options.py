@@ -78,7 +78,10 @@ class BenchOptions:
     @property
     def width_height(self) -> tuple[int, int]:
         """`size` in px."""
-        size = parse_size(self.size)
+        try:
+            size = parse_size(self.size)
+        except OptionError:
+            size = 0
         if isinstance(size, int):
             raise OptionError(f"--size {self.size!r}: write WIDTHxHEIGHT such as 112x64")
         return size

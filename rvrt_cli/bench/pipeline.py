@@ -14,8 +14,21 @@ from typing import Any
 from rvrt_cli.bench.apart import apart
 from rvrt_cli.bench.machine import peak_rss_bytes
 from rvrt_cli.bench.options import BenchOptions
+from rvrt_cli.engine.network import check_size
 from rvrt_cli.options import UpscaleOptions
 from rvrt_cli.upscale import Job, Progress, prepare, run
+from rvrt_cli.video.probe import probe
+
+
+def check_pipeline(options: BenchOptions) -> None:
+    """Refuse a clip that cannot be upscaled, before anything is measured.
+
+    Raises:
+        RvrtError: it is no video, or too small.
+    """
+    assert options.pipeline is not None
+    info = probe(options.pipeline)
+    check_size(info.width, info.height)
 
 
 def measure_pipeline(options: BenchOptions) -> dict[str, Any]:

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 def stage_seconds(network: Network) -> Iterator[dict[str, float]]:
     """Collect the seconds that calls of `network` spend in each stage, while the context lasts.
 
-    The device is waited for after each stage, which a call does not do by itself: the sum may exceed an undisturbed call's
-    time, and on an accelerator it does.
+    Each stage is waited for, which a call does not do by itself: the sum may exceed an undisturbed call's time.
     """
     cell = network.cell
     seconds: dict[str, float] = {"flow": 0.0} if network.config.flow else {}
@@ -37,7 +36,7 @@ def stage_seconds(network: Network) -> Iterator[dict[str, float]]:
         def call(*arguments: Any) -> Any:
             start = time.perf_counter()
             result = function(*arguments)
-            synchronise(network.device)
+            synchronise(network.device, result)
             seconds[name] += time.perf_counter() - start
             return result
 

@@ -93,6 +93,10 @@ def _status(text: str) -> AbstractContextManager[Any]:
 def _speed(options: BenchOptions) -> dict[str, Any]:
     from rvrt_cli.bench.speed import measure_speed
 
+    if options.pipeline:
+        from rvrt_cli.bench.pipeline import check_pipeline
+
+        check_pipeline(options)
     with _status("measuring one call"):
         result = measure_speed(options)
     if options.pipeline:
@@ -148,7 +152,7 @@ def _print_speed(result: dict[str, Any]) -> None:
     spread = f"{_digits(result['seconds_per_call_min'])} to {_digits(result['seconds_per_call_max'])} s"
     table.add_row(
         "time",
-        f"[bold]{_digits(result['seconds_per_call'])} s[/] a call ({spread}, {result['repeat']} calls), "
+        f"[bold]{_digits(result['seconds_per_call'])} s[/] a call ({spread}, {_count(result['repeat'], 'call')}), "
         f"{_digits(result['seconds_per_frame'])} s a frame, {_digits(result['frames_per_second'])} frames/s",
     )
     table.add_row("compiling", f"{_digits(result['compile_seconds'])} s more for the first call")
@@ -194,7 +198,7 @@ def _print_quality(result: dict[str, Any]) -> None:
 
     table = _facts(result)
     table.add_row("data", f"{_plain(result['data'])}; {result['degradation']}, {result['low_resolution']}")
-    counted = f"{result['clips_scored']} clips, {result['frames_scored']} frames"
+    counted = f"{_count(result['clips_scored'], 'clip')}, {_count(result['frames_scored'], 'frame')}"
     if result["sample"]:
         counted = f"[bold yellow]a sample: {counted} of {result['clips_total']} clips; not the protocol's figures[/]"
     table.add_row("scored", counted)
@@ -211,7 +215,7 @@ def _print_quality(result: dict[str, Any]) -> None:
         scores.add_row(_plain(clip["clip"]), *_scores(clip, keys))
     scores.add_section()
     label = "mean of the sample" if result["sample"] else "mean"
-    scores.add_row(f"{label}, {result['clips_scored']} clips", *_scores(result, keys), style="bold")
+    scores.add_row(f"{label}, {_count(result['clips_scored'], 'clip')}", *_scores(result, keys), style="bold")
     for entry in result["published"]:
         blank = [""] * (2 * len(keys) - 2)
         ssim = "" if entry["ssim"] is None else f"{entry['ssim']:.4f}"
@@ -262,6 +266,10 @@ def _plain(text: object) -> str:
     from rich.markup import escape
 
     return escape(str(text))
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _digits(value: float) -> str:
