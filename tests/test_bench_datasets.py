@@ -136,17 +136,17 @@ def test_clips_without_data_are_the_sample() -> None:
     dataset = open_dataset("clips", None)
     assert "sample clip" in dataset.about
     [pair] = dataset.cases[0].load()
-    assert pair.high.shape == (60, 100, 180, 3)
-    assert pair.low.shape == (60, 25, 45, 3)
+    assert pair.high.shape == (30, 200, 360, 3)
+    assert pair.low.shape == (30, 50, 90, 3)
 
 
 def test_an_installed_program_brings_the_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     embedded = tmp_path / "rvrt_cli" / "embedded"
     embedded.mkdir(parents=True)
-    (embedded / "city.mp4").write_bytes(sample_clip().read_bytes())
+    (embedded / "city-truth.mp4").write_bytes(sample_clip().read_bytes())
     monkeypatch.setattr("rvrt_cli.bench.datasets.embedded_folder", lambda: embedded)
-    assert sample_clip() == embedded / "city.mp4"
-    (embedded / "city.mp4").unlink()
+    assert sample_clip() == embedded / "city-truth.mp4"
+    (embedded / "city-truth.mp4").unlink()
     with pytest.raises(OptionError, match="install rvrt again"):
         sample_clip()
 

@@ -29,7 +29,7 @@ from rvrt_cli.errors import OptionError
 from rvrt_cli.weights import embedded_folder
 
 CENTRE = FRAMES // 2  # of a septuplet: im4, from 0
-SAMPLE = "city.mp4"
+SAMPLE = "city-truth.mp4"
 CLIPS = {"vid4": ("calendar", "city", "foliage", "walk"), "reds4": ("000", "011", "015", "020"), "udm10": None}
 UDM10_CLIPS = 10
 DEFAULT_DEGRADATION = {"udm10": "bd"}

@@ -26,7 +26,7 @@ KEYS = {
     "width": "of an LR frame [px]",
     "height": "of an LR frame [px]",
     "repeat": "calls that were timed, after warm-up",
-    "seconds_per_call": "median over the repeats; input and output are in main memory",
+    "seconds_per_call": "median over the repeats; input, output and state are in main memory",
     "seconds_per_call_min": "the fastest",
     "seconds_per_call_max": "the slowest",
     "seconds_per_frame": "seconds_per_call / frames",
