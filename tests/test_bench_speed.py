@@ -6,6 +6,9 @@ import dataclasses
 import io
 import json
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,7 @@ import pytest
 from PIL import Image
 
 from rvrt_cli.bench.apart import apart
-from rvrt_cli.bench.machine import peak_rss_bytes
+from rvrt_cli.bench.machine import OtherLoad, peak_rss_bytes
 from rvrt_cli.bench.options import BenchOptions
 from rvrt_cli.bench.report import KEYS, check_writable, report, to_json, write_atomically
 from rvrt_cli.bench.speed import measure_speed, moving_clip, open_network
@@ -63,6 +66,8 @@ def test_a_report_is_complete_and_consistent() -> None:
     assert result["gflops"] == pytest.approx(result["gflop_per_call"] / middle)
     assert result["efficiency"] == pytest.approx(result["gflops"] / result["gemm_gflops"])
     assert result["compile_seconds"] >= 0
+    assert 0 <= result["other_load"] <= 1
+    assert any("other programs" in note for note in result["notes"]) == (result["other_load"] > 0.05)
     assert 100 < result["peak_rss_mb"] < 100_000
     assert result["peak_device_mb"] is None
     assert set(result["stages"]) == {"features", *config.branches, "alignment", "reconstruction", "other"}
@@ -94,6 +99,18 @@ def test_stages_are_told_apart_and_left_as_they_were() -> None:
     spent = dict(seconds)
     network(clip, None, 4)
     assert seconds == spent
+
+
+def test_the_load_is_that_of_others() -> None:
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
+    try:
+        load = OtherLoad()
+        time.sleep(1.0)  # our own work would not count
+        assert load.share() > 0.5
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
 
 
 def test_random_weights_are_named() -> None:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 import platform
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,6 +95,27 @@ def synchronise(device: Device, result: Any = None) -> None:
             synchronise(device, part)
     elif dataclasses.is_dataclass(result):
         synchronise(device, list(vars(result).values()))
+
+
+class OtherLoad:
+    """What other programs take of the processors from here on."""
+
+    def __init__(self) -> None:
+        self._wall, self._busy = time.perf_counter(), _busy_seconds()
+
+    def share(self) -> float:
+        """Their share since the beginning: 0 is a quiet machine, 1 is one on which there was nothing left for us."""
+        wall, busy = time.perf_counter() - self._wall, _busy_seconds() - self._busy
+        return min(1.0, max(0.0, busy / wall / (os.cpu_count() or 1)))
+
+
+def _busy_seconds() -> float:
+    """CPU seconds of everything but this process, idling aside, since the machine began."""
+    import psutil
+
+    everything, own = psutil.cpu_times(), psutil.Process().cpu_times()
+    names = ("user", "nice", "system", "irq", "softirq", "steal")  # "guest" is in "user"
+    return sum(getattr(everything, name, 0.0) for name in names) - own.user - own.system
 
 
 def _processor() -> tuple[str, frozenset[str]]:

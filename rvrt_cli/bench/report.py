@@ -22,6 +22,7 @@ KEYS = {
     "machine": "what it ran on: device, name, cores, precision, mindspore, kernels, simd, python, system",
     "notes": "what a reader should know, one line each",
     # speed
+    "other_load": "share of the processors that other programs took while the calls were timed: 0 is a quiet machine",
     "frames": "of one call",
     "width": "of an LR frame [px]",
     "height": "of an LR frame [px]",

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rvrt_cli.bench.machine import describe, forget_device_peak, peak_device_bytes, peak_rss_bytes, synchronise
+from rvrt_cli.bench.machine import (
+    OtherLoad,
+    describe,
+    forget_device_peak,
+    peak_device_bytes,
+    peak_rss_bytes,
+    synchronise,
+)
 from rvrt_cli.bench.options import RANDOM, BenchOptions
 from rvrt_cli.bench.published import published_speed
 from rvrt_cli.bench.report import report
@@ -24,6 +31,7 @@ if TYPE_CHECKING:
     from rvrt_cli.model import Network
 
 MB = 1e6
+NOISE = 0.05  # of the processors; what other programs may take before a reader is told
 _GEMM = 2048  # edge of the matrices whose product shows what the machine can do
 _GEMM_REPEAT, _GEMM_ROW = 5, 4  # measurements, and products in a row in each: fetching the last one weighs little
 
@@ -72,7 +80,9 @@ def measure_speed(options: BenchOptions, network: Network | None = None, whole: 
         forget_device_peak(device)
         first = _seconds(network, clip)
         _seconds(network, clip)  # the second call still touches memory for the first time
+        load = OtherLoad()
         seconds = [_seconds(network, clip) for _ in range(options.repeat)]
+        other = load.share()
         peak, device_peak = peak_rss_bytes(), peak_device_bytes(device)
         by_stage = _stages(network, clip) if whole else None
     except OutOfMemoryError as error:
@@ -84,7 +94,8 @@ def measure_speed(options: BenchOptions, network: Network | None = None, whole: 
     gemm = gemm_gflops(device) if whole else None
     return report(
         "speed",
-        **about(network, random=options.weights == RANDOM),
+        **_with_load(about(network, random=options.weights == RANDOM), other),
+        other_load=other,
         frames=frames,
         width=width,
         height=height,
@@ -121,6 +132,14 @@ def about(network: Network, random: bool = False) -> dict[str, Any]:
         "machine": describe(network.device),
         "notes": notes,
     }
+
+
+def _with_load(known: dict[str, Any], other: float) -> dict[str, Any]:
+    """`about`, with a note where other programs have made the times longer."""
+    if other <= NOISE:
+        return known
+    note = f"other programs took {other:.0%} of the processors while the calls were timed: on a quiet machine they are faster"
+    return {**known, "notes": [*known["notes"], note]}
 
 
 def moving_clip(frames: int, height: int, width: int) -> np.ndarray:

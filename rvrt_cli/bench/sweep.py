@@ -14,7 +14,7 @@ from rvrt_cli.plot import Line, canvas, panel, png
 FRAMES = (0.25, 0.5, 1.0, 2.0)  # times --frames
 SIDES = (0.5, 0.75, 1.0, 1.5)  # times each side of --size
 _KEPT = ("frames", "width", "height", "seconds_per_call", "seconds_per_frame", "gflops", "compile_seconds",
-         "peak_rss_mb", "peak_device_mb")  # fmt: skip
+         "peak_rss_mb", "peak_device_mb", "other_load")  # fmt: skip
 _SIZE, _LEFT, _TOP, _PANEL, _STEP = (960, 640), 75, 60, (375, 220), (480, 310)  # px
 
 
