@@ -203,7 +203,7 @@ def test_a_sweep_varies_one_thing_at_a_time() -> None:
 def made(options: BenchOptions, power: float) -> list[dict]:
     return [
         {"frames": t, "width": w, "height": h, "seconds_per_call": t * (w * h) ** power, "peak_rss_mb": 500.0 + t,
-         "peak_device_mb": None}
+         "peak_device_mb": None, "other_load": 0.3}
         for t, w, h in sizes(options)
     ]  # fmt: skip
 

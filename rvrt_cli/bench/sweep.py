@@ -8,7 +8,7 @@ from typing import Any
 
 from rvrt_cli.bench.apart import apart
 from rvrt_cli.bench.options import SMALLEST, BenchOptions
-from rvrt_cli.bench.speed import measure_speed, smaller
+from rvrt_cli.bench.speed import NOISE, measure_speed, smaller
 from rvrt_cli.plot import Line, canvas, panel, png
 
 FRAMES = (0.25, 0.5, 1.0, 2.0)  # times --frames
@@ -73,6 +73,9 @@ def draw_sweep(result: dict[str, Any], options: BenchOptions) -> bytes:
     weights = "" if result["weights"] == "trained" else f", {result['weights']} weights"
     title = f"{result['network']}{weights} on {machine['name']}, {machine['threads']} threads, {machine['precision']}"
     draw.text((_LEFT, 10), title, fill="black")
+    load = max(point["other_load"] for point in result["sweep"])
+    if load > NOISE:
+        draw.text((_LEFT, 24), f"other programs took up to {load:.0%} of the processors", fill="gray")
     by_frames, by_pixels = split(result["sweep"], options)
     frames = [float(p["frames"]) for p in by_frames]
     pixels = [p["width"] * p["height"] / 1000 for p in by_pixels]
