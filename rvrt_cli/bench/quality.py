@@ -226,7 +226,8 @@ class Notes:
         """Forget the run: it is complete."""
         with suppress(OSError):
             self.path.unlink(missing_ok=True)
-            self.path.parent.rmdir()  # if it was the only one
+            for folder in self.path.parents[:2]:  # where nothing else is in them
+                folder.rmdir()
 
 
 def notes_path(options: BenchOptions, dataset: Dataset, network: Network) -> Path:
