@@ -15,13 +15,17 @@ LEVELS = [
     {"options"},
     {"device"},
     {"ops"},
-    {"model", "engine", "video", "metrics"},
+    {"model", "engine", "video", "metrics", "plot"},
     {"weights", "data"},
     {"upscale", "train", "bench"},
     {"cli"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
-SAME_LEVEL = {("data", "weights"), ("train", "upscale")}  # besides itself, nothing else on its level
+SAME_LEVEL = {
+    ("data", "weights"),
+    ("train", "upscale"),
+    ("bench", "upscale"),
+}  # besides itself, nothing else on its level
 
 
 def imports(path: Path) -> Iterator[tuple[str, bool]]:

@@ -8,6 +8,7 @@ from typing import NoReturn
 
 import click
 
+from rvrt_cli.cli.bench import bench
 from rvrt_cli.cli.preprocess import preprocess
 from rvrt_cli.cli.train import train
 from rvrt_cli.cli.upscale import upscale
@@ -30,6 +31,7 @@ cli.add_command(upscale)
 cli.add_command(weights)
 cli.add_command(preprocess)
 cli.add_command(train)
+cli.add_command(bench)
 
 
 def _interrupt(*_: object) -> NoReturn:

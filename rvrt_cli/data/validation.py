@@ -79,7 +79,7 @@ class ValidationSet:
         if not paths:
             raise OptionError(f"{folder}: no videos to validate on; expected files such as .mp4 or .mpg")
         for path in paths:
-            for shot, high in _shots(path):
+            for shot, high in shots(path):
                 self._windows += _prepare(shot, high, self.variants, windows, frames)
 
     def score(self, upscale: Upscale) -> dict[str, VariantScore]:
@@ -113,20 +113,23 @@ def _psnr_y(frames: np.ndarray, reference: np.ndarray) -> list[float]:
     return [psnr(rgb_to_y(frame), rgb_to_y(target)) for frame, target in zip(frames, reference, strict=True)]
 
 
-def _shots(path: Path) -> list[tuple[str, np.ndarray]]:
-    """The shots of a video (T, H, W, 3), named after the file, with a letter each if there are several."""
+def shots(path: Path) -> list[tuple[str, np.ndarray]]:
+    """The shots of a video (T, H, W, 3), named after the file, with a number each if there are several.
+
+    Frames of 720 rows or more are halved, and cropped to multiples of 4 px: the targets of this protocol.
+    """
     _, frames = read_video(path)
-    shots: list[list[np.ndarray]] = []
+    found: list[list[np.ndarray]] = []
     for frame, begins in mark_scenes(frames):
         if begins:
-            shots.append([])
+            found.append([])
         height, width = frame.shape[:2]
         if height >= HALVED_FROM:
             frame = imresize(frame, 0.5)
             height, width = frame.shape[:2]
-        shots[-1].append(frame[: height // SCALE * SCALE, : width // SCALE * SCALE])
-    names = [path.stem] if len(shots) == 1 else [f"{path.stem}-{index + 1}" for index in range(len(shots))]
-    return [(name, np.stack(shot)) for name, shot in zip(names, shots, strict=True)]
+        found[-1].append(frame[: height // SCALE * SCALE, : width // SCALE * SCALE])
+    names = [path.stem] if len(found) == 1 else [f"{path.stem}-{index + 1}" for index in range(len(found))]
+    return [(name, np.stack(shot)) for name, shot in zip(names, found, strict=True)]
 
 
 def _prepare(shot: str, high: np.ndarray, variants: Sequence[str], windows: int | None, frames: int) -> list[_Window]:

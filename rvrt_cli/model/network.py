@@ -46,6 +46,11 @@ class Network:
         return notes
 
     @property
+    def cell(self) -> RVRT:
+        """The network itself, for whoever wants to look inside."""
+        return self._cell
+
+    @property
     def scale(self) -> int:
         """Output px per LR px along each axis."""
         return self.config.scale

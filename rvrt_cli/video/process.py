@@ -89,13 +89,18 @@ def encoder_pix_fmts(encoder: str) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=4)
-def _has_zscale(exe: str) -> bool:
-    return re.search(r"^ \S+ zscale\s", _ask("-filters"), re.MULTILINE) is not None
+def _filters(exe: str) -> frozenset[str]:
+    return frozenset(re.findall(r"^ \S+ (\w+)\s", _ask("-filters"), re.MULTILINE))
+
+
+def has_filter(name: str) -> bool:
+    """Whether this ffmpeg has the filter."""
+    return name in _filters(ffmpeg_exe())
 
 
 def has_zscale() -> bool:
     """Whether this ffmpeg has zimg's scaler, which converts colours exactly and faster than an accurate swscale."""
-    return _has_zscale(ffmpeg_exe())
+    return has_filter("zscale")
 
 
 class FFmpeg:

@@ -1,0 +1,244 @@
+"""The field's test sets as people unpack them, and clips of the user's own, as pairs of low and high resolution.
+
+T frames, H×W px high resolution, h×w = H/4 × W/4. Frames are uint8 RGB (T, H, W, 3). What is read:
+
+vimeo90k-t    ROOT/sequences/00001/0001/im1.png …, ROOT/sep_testlist.txt; low resolution in ROOT/BIx4 or BDx4
+vid4          ROOT/GT/calendar/*.png and city, foliage, walk; or without GT/
+reds4         ROOT/GT/000/*.png, 011, 015, 020; or train_sharp/ in place of GT/
+udm10         ROOT/GT/CLIP/*.png, ten clips; or ROOT/CLIP/truth/*.png
+clips         videos of the user's own, or, without any, the clip that comes with the program
+
+Low resolution is the set's own where it has some (BIx4, BDx4, sharp_bicubic, train_sharp_bicubic/X4, CLIP/blur4), else made
+from the targets, cropped to multiples of 4 px.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from rvrt_cli.data.degrade import degrade, h264
+from rvrt_cli.data.resize import SCALE, imresize
+from rvrt_cli.data.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from rvrt_cli.data.validation import CRF, shots
+from rvrt_cli.data.vimeo import FOLDERS, FRAMES, LISTS, SEQUENCES, read_list, read_png
+from rvrt_cli.errors import OptionError
+from rvrt_cli.weights import embedded_folder
+
+CENTRE = FRAMES // 2  # of a septuplet: im4, from 0
+SAMPLE = "city-truth.mp4"
+CLIPS = {"vid4": ("calendar", "city", "foliage", "walk"), "reds4": ("000", "011", "015", "020"), "udm10": None}
+UDM10_CLIPS = 10
+DEFAULT_DEGRADATION = {"udm10": "bd"}
+_TARGETS = ("GT", "gt", "HR", "train_sharp", "train/train_sharp", ".")
+_LOW = {
+    "bi": ("BIx4", "LR_bicubic/X4", "sharp_bicubic", "train_sharp_bicubic/X4", "train/train_sharp_bicubic/X4"),
+    "bd": ("BDx4",),
+}
+_INSIDE = ("truth", "original")  # folders in a clip's own that hold the targets, beside "blur4"
+_METHODS = {
+    "bi": "MATLAB's bicubic",
+    "bd": "Gaussian blur of σ 1.6 and every 4th pixel",
+    "video": f"MATLAB's bicubic, then H.264 at CRF {CRF}",
+}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A clip to score: `low` (T, h, w, 3); `high` (T, H, W, 3), or of a septuplet the centre frame alone, T = 1."""
+
+    name: str
+    low: np.ndarray
+    high: np.ndarray
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is read at a time: a clip, or a video with all its shots."""
+
+    name: str
+    load: Callable[[], Iterator[Pair]]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A test set.
+
+    Attributes:
+        channel: "y" or "rgb", on which the protocol scores.
+        centre: whether a clip is mirrored and only its centre frame is scored (Vimeo-90K-T).
+        about: which set, which list of it, for the reader.
+        low: where the low resolution comes from.
+        total: cases of the whole set; fewer in `cases` make a sample.
+    """
+
+    protocol: str
+    degradation: str
+    channel: str
+    centre: bool
+    about: str
+    low: str
+    cases: tuple[Case, ...]
+    total: int
+
+    def sample(self, count: int) -> Dataset:
+        """`count` cases, evenly spread over the set; all of them where it has no more."""
+        count = min(count, self.total)
+        return replace(self, cases=tuple(self.cases[k * self.total // count] for k in range(count)))
+
+
+def open_dataset(protocol: str, folder: Path | None, degradation: str | None = None) -> Dataset:
+    """The test set of a protocol; frames are read when a case is loaded.
+
+    Args:
+        folder: None for the clip that comes with the program, with protocol "clips".
+        degradation: None: the protocol's own.
+
+    Raises:
+        OptionError: the folder does not have the layout.
+    """
+    if folder is not None and not folder.exists():
+        raise OptionError(f"{folder}: no such folder; give the set's with --data")
+    kind = degradation or DEFAULT_DEGRADATION.get(protocol, "bi")
+    if protocol == "clips":
+        return _videos(folder, kind)
+    assert folder is not None
+    return _septuplets(folder, kind) if protocol == "vimeo90k-t" else _image_clips(protocol, folder, kind)
+
+
+def sample_clip() -> Path:
+    """The clip that comes with the program: inside the package when installed, in a checkout among the tests.
+
+    Raises:
+        OptionError: it is missing.
+    """
+    folder = embedded_folder()
+    for path in (folder / SAMPLE, folder.parent / "tests" / "data" / SAMPLE):
+        if path.is_file():
+            return path
+    raise OptionError("the sample clip is missing from this installation; install rvrt again, or give --data")
+
+
+def _videos(folder: Path | None, kind: str) -> Dataset:
+    if folder is None:
+        paths, about = [sample_clip()], f"the sample clip {SAMPLE} that comes with rvrt"
+    elif folder.is_file():
+        paths, about = [folder], folder.name
+    else:
+        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES)
+        about = f"{len(paths)} videos of {folder.name or folder.resolve().name}"
+    if not paths:
+        raise OptionError(f"{folder}: no videos; expected files such as .mp4 or .mkv")
+    if len({path.stem for path in paths}) < len(paths):
+        raise OptionError(f"{folder}: two videos differ in their suffix alone; rename one, clips go by that name")
+    cases = tuple(Case(path.stem, lambda path=path: _shots(path, kind)) for path in paths)  # type: ignore[misc]
+    return Dataset("clips", kind, "y", False, about, f"made: {_METHODS[kind]}", cases, len(cases))
+
+
+def _shots(path: Path, kind: str) -> Iterator[Pair]:
+    for name, high in shots(path):
+        yield Pair(name, reduced(high, kind), high)
+
+
+def reduced(high: np.ndarray, kind: str) -> np.ndarray:
+    """(T, h, w, 3) of (T, H, W, 3), H and W multiples of 4: "bi", "bd", or "video", which is "bi" through H.264."""
+    if kind == "video":
+        return h264(imresize(high, 1 / SCALE), CRF)
+    return degrade(high, kind, np.random.default_rng(0))
+
+
+def _septuplets(root: Path, kind: str) -> Dataset:
+    names = read_list(root, "test")
+    low = root / FOLDERS[kind]
+    own = low.is_dir()
+    about = f"Vimeo-90K-T, {LISTS['test']}, {len(names)} septuplets"
+    source = f"the set's {FOLDERS[kind]}" if own else f"made: {_METHODS[kind]}"
+
+    def load(name: str) -> Iterator[Pair]:
+        images = [f"im{number + 1}.png" for number in range(FRAMES)]
+        if own:
+            high = read_png(root / SEQUENCES / name / images[CENTRE])[None]
+            yield Pair(name, np.stack([read_png(low / name / image) for image in images]), high)
+        else:
+            frames = np.stack([read_png(root / SEQUENCES / name / image) for image in images])
+            yield Pair(name, reduced(frames, kind), frames[CENTRE : CENTRE + 1])
+
+    cases = tuple(Case(name, lambda name=name: load(name)) for name in names)  # type: ignore[misc]
+    return Dataset("vimeo90k-t", kind, "y", True, about, source, cases, len(cases))
+
+
+def _image_clips(protocol: str, root: Path, kind: str) -> Dataset:
+    targets, names = _find_clips(protocol, root)
+    low = next((root / part for part in _LOW[kind] if (root / part / names[0]).is_dir()), None)
+    blurred = kind == "bd" and all((targets / name / "blur4").is_dir() for name in names)
+    source = f"made: {_METHODS[kind]}"
+    if low is not None or blurred:
+        source = f"the set's {'blur4' if low is None else low.relative_to(root).as_posix()}"
+
+    def load(name: str) -> Iterator[Pair]:
+        high = _cropped(_read_frames(_targets_of(targets / name)))
+        if low is not None or blurred:
+            folder = targets / name / "blur4" if low is None else low / name
+            yield _checked(Pair(name, _read_frames(folder), high), folder)
+        else:
+            yield Pair(name, reduced(high, kind), high)
+
+    cases = tuple(Case(name, lambda name=name: load(name)) for name in names)  # type: ignore[misc]
+    about = f"{protocol.capitalize() if protocol == 'vid4' else protocol.upper()}, {len(names)} clips"
+    channel = "rgb" if protocol == "reds4" else "y"
+    return Dataset(protocol, kind, channel, False, about, source, cases, len(cases))
+
+
+def _find_clips(protocol: str, root: Path) -> tuple[Path, list[str]]:
+    """The folder of the targets, and the clips' names."""
+    wanted = CLIPS[protocol]
+    for part in _TARGETS:
+        folder = root / part
+        if not folder.is_dir():
+            continue
+        if wanted is not None:
+            if all((folder / name).is_dir() for name in wanted):
+                return folder, list(wanted)
+            continue
+        found = sorted(path.name for path in folder.iterdir() if path.is_dir() and _images(_targets_of(path)))
+        if len(found) == UDM10_CLIPS:
+            return folder, found
+    needed = f"the clips {', '.join(wanted)}" if wanted else f"{UDM10_CLIPS} clips"
+    raise OptionError(
+        f"{root}: not the set {protocol}; expected {needed} as folders of images in {root / 'GT'}, or in {root} itself"
+    )
+
+
+def _targets_of(folder: Path) -> Path:
+    return next((folder / name for name in _INSIDE if (folder / name).is_dir()), folder)
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def _read_frames(folder: Path) -> np.ndarray:
+    paths = _images(folder)
+    if not paths:
+        raise OptionError(f"{folder}: no images; unpack the set again")
+    frames = [read_png(path) for path in paths]
+    if len({frame.shape for frame in frames}) > 1:
+        raise OptionError(f"{folder}: images of several sizes; unpack the set again")
+    return np.stack(frames)
+
+
+def _cropped(high: np.ndarray) -> np.ndarray:
+    return high[:, : high.shape[1] // SCALE * SCALE, : high.shape[2] // SCALE * SCALE]
+
+
+def _checked(pair: Pair, folder: Path) -> Pair:
+    frames, height, width = pair.low.shape[:3]
+    if pair.high.shape[:3] != (frames, SCALE * height, SCALE * width):
+        raise OptionError(
+            f"{folder}: {frames} frames of {width}x{height} px do not belong to {len(pair.high)} targets of "
+            f"{pair.high.shape[2]}x{pair.high.shape[1]} px; a quarter of each side is expected"
+        )
+    return pair

@@ -1,0 +1,138 @@
+"""`rvrt bench` as a user meets it: the real network, the real command line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from bench_sets import clip, write
+
+from rvrt_cli.bench.report import KEYS
+from rvrt_cli.cli import main
+
+
+def rvrt(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """Run the command in this process and return its exit status."""
+    monkeypatch.setattr(sys, "argv", ["rvrt", "bench", *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    return int(end.value.code or 0)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("RVRT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_speed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    file = tmp_path / "speed.json"
+    assert rvrt(monkeypatch, "--frames", 2, "--size", "16x16", "--repeat", 1, "--json", file) == 0
+    shown = capsys.readouterr().out
+    for word in ("rvrt-tiny", "2 frames of 16x16 px", "GFLOP/s", "MindSpore", "reconstruction", "peak memory"):
+        assert word in shown
+    assert "published" not in shown  # nobody has published figures for this job
+    result = json.loads(file.read_text())
+    assert list(result) == list(KEYS)
+    assert result["kind"] == "speed"
+    assert not list(Path.cwd().iterdir())
+
+
+def test_published_figures_stand_beside_the_same_job(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    from rvrt_cli.bench import speed
+    from rvrt_cli.bench.published import published_speed
+
+    monkeypatch.setattr(speed, "published_speed", lambda *_: published_speed(14, 112, 64))
+    assert rvrt(monkeypatch, "--frames", 2, "--size", "16x16", "--repeat", 1) == 0
+    shown = capsys.readouterr().out
+    assert "published, not measured here" in shown
+    assert "rvrt on RTX 3090 Ti, float32, MindSpore: 2.32 s, 11.7 GB" in shown
+
+
+def test_json_alone_on_standard_output(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    assert rvrt(monkeypatch, "--frames", 2, "--size", "16x16", "--repeat", 1, "--weights", "random", "--json", "-") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["weights"], result["width"]) == ("random", 16)
+
+
+def test_the_whole_upscale(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    from video_clips import ffmpeg
+
+    ffmpeg("-f", "lavfi", "-i", "testsrc2=s=32x24:r=25", "-frames:v", "4", "-c:v", "ffv1", tmp_path / "in.mkv")
+    speed = ("--frames", 2, "--size", "16x16", "--repeat", 1, "--json", "-")
+    assert rvrt(monkeypatch, *speed, "--pipeline", tmp_path / "in.mkv") == 0
+    pipeline = json.loads(capsys.readouterr().out)["pipeline"]
+    assert (pipeline["frames"], pipeline["width"], pipeline["height"], pipeline["tiles"]) == (4, 32, 24, 1)
+    assert pipeline["frames_per_second"] == pytest.approx(4 / pipeline["seconds"])
+
+
+def test_a_sweep_and_its_plot(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    from rvrt_cli.bench import sweep
+
+    monkeypatch.setattr(sweep, "FRAMES", (1.0, 2.0))
+    monkeypatch.setattr(sweep, "SIDES", ())
+    files = tmp_path / "sweep.json", tmp_path / "sweep.png"
+    speed = ("--frames", 2, "--size", "16x16", "--repeat", 1, "--sweep")
+    assert rvrt(monkeypatch, *speed, "--json", files[0], "--plot", files[1]) == 0
+    result = json.loads(files[0].read_text())
+    assert [point["frames"] for point in result["sweep"]] == [2, 4]
+    assert result["growth"]["frames"] is not None
+    assert files[1].read_bytes().startswith(b"\x89PNG")
+    assert "4 frames of 16x16 px" in capsys.readouterr().err
+
+
+def test_quality_on_a_set(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    for index, name in enumerate(("calendar", "city", "foliage", "walk")):
+        write(tmp_path / "Vid4" / "GT" / name, clip(index, 2, 64, 64))
+    file, save = tmp_path / "quality.json", tmp_path / "frames"
+    arguments = ("--protocol", "vid4", "--data", tmp_path / "Vid4", "--force", "--json", file, "--save", save)
+    assert rvrt(monkeypatch, *arguments) == 0
+    shown = capsys.readouterr().out
+    for word in ("VID4" if "VID4" in shown else "Vid4", "calendar", "bicubic PSNR Y", "published: rvrt-bi-vimeo"):
+        assert word in shown
+    result = json.loads(file.read_text())
+    assert list(result) == list(KEYS)
+    assert (result["clips_scored"], result["frames_scored"], result["sample"]) == (4, 8, False)
+    assert result["psnr_y"] > 10
+    assert len(list(save.rglob("*.png"))) == 8
+    assert rvrt(monkeypatch, *arguments[:5], "--limit", 1) == 0
+    assert "a sample: 1 clip, 2 frames of 4 clips; not the protocol's figures" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
+def test_quality_of_vimeo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    from test_bench_datasets import vimeo
+
+    arguments = ("--protocol", "vimeo90k-t", "--data", vimeo(tmp_path / "set"), "--force", "--json", "-")
+    assert rvrt(monkeypatch, *arguments) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["clips_scored"], result["frames_scored"]) == (2, 2)
+    assert [entry["psnr"] for entry in result["published"]][:2] == [38.15, 38.12]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--protocol", "vid4"), "--data DIR"),
+        (("--protocol", "vid4", "--data", "none"), "no such folder"),
+        (("--plot", "x.png"), "add --sweep"),
+        (("--json", "none/x.json"), "its folder does not exist"),
+        (("--pipeline", "none.mp4"), "none.mp4"),
+        (("--model", "nope"), "no weights of this name"),
+        (("--size", "big"), "WIDTHxHEIGHT"),
+    ],
+)
+def test_one_line_for_what_cannot_be_done(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, arguments: tuple[str, ...], message: str
+) -> None:
+    assert rvrt(monkeypatch, *arguments) == 1
+    captured = capsys.readouterr()
+    [line] = captured.err.strip().splitlines()
+    assert message in line
+    assert captured.out == ""
+    assert not list(Path.cwd().iterdir())
