@@ -25,6 +25,7 @@ SAME_LEVEL = {
     ("data", "weights"),
     ("train", "upscale"),
     ("bench", "upscale"),
+    ("bench", "train"),
 }  # besides itself, nothing else on its level
 
 

@@ -29,6 +29,8 @@ class BenchOptions:
     size: str = "112x64"  # LR px, WIDTHxHEIGHT: Vimeo-90K's 64 rows of 112 px
     repeat: int = 5  # calls that are timed, after warm-up
     pipeline: str | None = None  # a video for the whole of `rvrt upscale`
+    training: bool = False  # a training step too
+    kernels: bool = False  # each kernel against its definition too
     sweep: bool = False  # other numbers of frames and frame sizes too
     protocol: str | None = None  # quality in place of speed
     data: str | None = None
@@ -63,7 +65,7 @@ class BenchOptions:
 
     def _check_quality(self, protocol: str) -> None:
         _one_of("--protocol", protocol, PROTOCOLS)
-        for name in ("pipeline", "sweep"):
+        for name in ("pipeline", "training", "kernels", "sweep"):
             if getattr(self, name):
                 raise OptionError(f"--{name}: belongs to speed; leave out --protocol")
         if self.weights == RANDOM:

@@ -42,6 +42,8 @@ KEYS = {
     "stages": "seconds of one more call by stage: flow, features, each branch, alignment, reconstruction, other",
     "pipeline": "the whole of `rvrt upscale` on a clip: see rvrt_cli/bench/pipeline.py",
     "sweep": "points (frames, width, height, seconds_per_call, peak_rss_mb, ...), each measured in a process of its own",
+    "training": "a whole training step of the preset: see rvrt_cli/bench/training.py",
+    "kernels": "each C++ kernel against its definition: see rvrt_cli/bench/kernels.py",
     "growth": "exponent of the time over frames and over px, from the sweep: 1 is linear",
     # quality
     "protocol": "as chosen",

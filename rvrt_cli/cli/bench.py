@@ -29,6 +29,8 @@ from rvrt_cli.options import DEVICES, PRECISIONS
 @click.option(
     "--pipeline", metavar="CLIP", help="Time `rvrt upscale` on this video too, decoding and encoding included."
 )
+@click.option("--training", is_flag=True, help="Time a whole training step of the preset too.")
+@click.option("--kernels", is_flag=True, help="Time each C++ kernel against its definition too.")
 @click.option("--sweep", is_flag=True, help="Other numbers of frames and frame sizes too: how do time and memory grow?")
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.png",
               help="Draw the sweep.")  # fmt: skip
@@ -104,6 +106,16 @@ def _speed(options: BenchOptions) -> dict[str, Any]:
 
         with _status(f"upscaling {options.pipeline} twice"):
             result["pipeline"] = measure_pipeline(options)
+    if options.training:
+        from rvrt_cli.bench.training import measure_training
+
+        with _status("training"):
+            result["training"] = measure_training(options)
+    if options.kernels:
+        from rvrt_cli.bench.kernels import measure_kernels
+
+        with _status("measuring each kernel and its definition"):
+            result["kernels"] = measure_kernels(options.repeat)
     if options.sweep:
         from rvrt_cli.bench.sweep import measure_sweep
 
@@ -169,6 +181,12 @@ def _print_speed(result: dict[str, Any]) -> None:
         table.add_row(label, f"{name:<15} {_digits(seconds):>7} s  {seconds / total:4.0%}")
     if result["pipeline"]:
         _add_pipeline(table, result["pipeline"])
+    if result["training"]:
+        _add_training(table, result["training"])
+    for index, row in enumerate(result["kernels"] or []):
+        parts = (f"{name} {_digits(1e3 * row[name]['kernel_seconds'])} ms, {_digits(row[name]['factor'])} times as fast"
+                 for name in ("forward", "gradient"))  # fmt: skip
+        table.add_row("kernels" if index == 0 else "", f"{row['name']:<27} {'; '.join(parts)}")
     if result["growth"]:
         rows = (f"{name} to the power {value:.2f}" for name, value in result["growth"].items() if value is not None)
         table.add_row("time grows with", ", ".join(rows))
@@ -191,6 +209,14 @@ def _add_pipeline(table: Any, pipeline: dict[str, Any]) -> None:
     table.add_row("whole upscale", f"{size} in {_digits(pipeline['seconds'])} s, "
                   f"{_digits(pipeline['frames_per_second'])} frames/s, {pipeline['peak_rss_mb']:.0f} MB")  # fmt: skip
     table.add_row("", f"network {_digits(pipeline['network_seconds'])} s, {waiting}")
+
+
+def _add_training(table: Any, training: dict[str, Any]) -> None:
+    job = f"{training['batch']} samples of {training['frames']} frames of {training['width']}x{training['height']} px"
+    table.add_row("training step", f"{_digits(training['seconds_per_step'])} s, {job}; "
+                  f"{training['steps_per_hour']:.0f} steps an hour")  # fmt: skip
+    table.add_row("", f"{_digits(training['gflop_per_step'])} GFLOP, {_digits(training['gflops'])} GFLOP/s: "
+                  f"{training['efficiency']:.0%} of a matrix product's {_digits(training['gemm_gflops'])}")  # fmt: skip
 
 
 def _print_quality(result: dict[str, Any]) -> None:
