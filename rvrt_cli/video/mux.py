@@ -54,9 +54,7 @@ def mux(
     routes = routes if source_mux and info.kind == "video" else ()
     options = {}
     if muxer in ("mp4", "mov"):
-        # Edit lists count in the movie's time scale: in the video's own, a late first picture stays exactly where it is
-        scale = info.time_base.denominator
-        options = {"movflags": "+faststart", "movie_timescale": str(scale if 1000 <= scale <= 1_000_000 else 90_000)}
+        options = {"movflags": "+faststart", "movie_timescale": str(movie_timescale(info))}
     zero = info.zero(start)
     end = Fraction(duration).limit_denominator(10**6) if duration is not None else None
     window = (Fraction(0) if start > 0 else None, end)
@@ -84,6 +82,12 @@ def mux(
     except (av.error.FFmpegError, OSError) as error:
         raise MediaError(f"{output.name}: cannot be written ({reason(error)})") from error
     return written
+
+
+def movie_timescale(info: SourceInfo) -> int:
+    """Units per second in which an mp4 counts edit lists: the video's, so that a late first picture stays in place."""
+    scale = info.time_base.denominator
+    return scale if 1000 <= scale <= 1_000_000 else 90_000
 
 
 @dataclass
@@ -166,6 +170,10 @@ def _video_packets(parts: list[Path], first: Any, target: Any) -> Iterator[tuple
     for number, part in enumerate(parts):
         with contextlib.ExitStack() as stack:
             container = first if number == 0 else stack.enter_context(open_container(part))
+            if _header(container) != _header(first):
+                raise MediaError(
+                    f"{part}: encoded with other settings than the first segment; --overwrite starts afresh"
+                )
             packets = (p for p in container.demux(container.streams.video[0]) if p.size)
             for packet in _with_decoding_times(packets):
                 # In the stream's own unit, which the muxer may have changed when it wrote the header
@@ -180,6 +188,10 @@ def _video_packets(parts: list[Path], first: Any, target: Any) -> Iterator[tuple
                     packet.duration = round(packet.duration * scale)
                 last = dts
                 yield dts * base, 0, packet
+
+
+def _header(container: Any) -> bytes | None:
+    return container.streams.video[0].codec_context.extradata
 
 
 def _with_decoding_times(packets: Iterator[Any]) -> Iterator[Any]:
