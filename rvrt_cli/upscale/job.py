@@ -102,28 +102,29 @@ def prepare(source: str | Path, target: str | Path, options: UpscaleOptions, *, 
     alone = not as_rank and options.node == 0  # else the first machine decides
     if work is not None and alone:
         work.check_free()
-    published = work is not None and alone and work.published()
+    published = work.published() if work is not None and alone else None
     checked = check_target(
         info, target, width=width, height=height, codec=options.codec, crf=options.crf, preset=options.preset,
-        pix_fmt=options.pix_fmt, overwrite=options.overwrite or published,
+        pix_fmt=options.pix_fmt, overwrite=options.overwrite or published is not None,
     )  # fmt: skip
     network = load_network(options.model, options.weights, options.device, options.precision)
     about = _about(info, checked, network, options)
     resumable = work is not None and info.kind != "y4m"
-    earlier, note = None, None
-    if work is not None and resumable and (alone or as_rank):
-        earlier, note = _earlier(work, about, options)
-    if published and earlier is None and not options.overwrite:
+    finished = published is not None and published.about == about
+    if published is not None and not finished and not options.overwrite:
         raise MediaError(f"{checked.path}: exists already; choose another name, or --overwrite")
+    earlier, note, kept = None, None, published.frames if published is not None and finished else 0
+    if work is not None and resumable and not finished and (alone or as_rank):
+        earlier, note = _earlier(work, about, options)
+        kept = sum(segment.frames for segment in work.segments()) if earlier is not None else 0
     frames = _frame_count(info, options)
     plan = earlier.plan if earlier is not None else _plan(network, info, options, frames)
-    kept = sum(segment.frames for segment in work.segments()) if work is not None and earlier is not None else 0
     notes = [*network.notes, *checked.notes, *([note] if note else [])]
     if info.interlaced:
         notes.append("the source is interlaced; its frames are enlarged as they are")
     return Job(
         options, info, checked, network, plan, frames, tuple(notes), work, Manifest(about, plan), kept, resumable,
-        finished=published and earlier is not None,
+        finished,
     )  # fmt: skip
 
 

@@ -125,7 +125,7 @@ def _finish(job: Job, work: Work, progress: Progress) -> None:
     result = join(
         job.target, job.source, work.folder, parts, progress.frames, start=options.start, duration=options.duration
     )
-    work.publishing(result)
+    work.publishing(result, job.manifest.about, progress.frames)
     progress.path = str(publish(job.target, result))
     progress.waiting_for_target += time.monotonic() - before
 

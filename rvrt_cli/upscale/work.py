@@ -7,7 +7,7 @@
         00000096.json   the segment is complete (`Segment`)
         00000192.npz    what the network carries into the segment that begins there
         end.json        the source has been read to its end: how many frames it has, and what came up
-        publish         the result is complete and about to get the target's name
+        publish.json    the result is complete and about to get the target's name (`Published`)
 
 A file gets its name when it is complete, and a segment counts from its record on, which is written last: the run may be
 killed at any moment. Everything read here is checked, since anybody may have written it.
@@ -32,7 +32,7 @@ from rvrt_cli.engine import Carried, Plan
 from rvrt_cli.errors import MediaError
 
 FORMAT = 1
-_LOCK, _MANIFEST, _END, _PUBLISH = "lock", "manifest.json", "end.json", "publish"
+_LOCK, _MANIFEST, _END, _PUBLISH = "lock", "manifest.json", "end.json", "publish.json"
 _LONGEST_NAME = 180  # bytes; file systems allow 255
 _LARGEST = 1 << 20  # bytes of a JSON file; real ones have some hundreds
 
@@ -58,6 +58,14 @@ class Segment:
     first: int
     frames: int
     starts_scene: bool
+
+
+@dataclass(frozen=True)
+class Published:
+    """A result that has the target's name already, and what it was made for."""
+
+    about: dict[str, dict[str, Any]]
+    frames: int
 
 
 class Work:
@@ -149,8 +157,12 @@ class Work:
         self._write(_MANIFEST, {"format": FORMAT, "about": manifest.about, "plan": asdict(manifest.plan)})
 
     def remove(self) -> None:
-        """The folder goes, with everything in it."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """The folder goes, with everything in it; last what says that the target is complete (`published`)."""
+        with contextlib.suppress(OSError):
+            for path in self.folder.iterdir():
+                if path.name != _PUBLISH:
+                    _remove(path)
+            shutil.rmtree(self.folder)
 
     # What is done
 
@@ -236,17 +248,24 @@ class Work:
 
     # The last step
 
-    def publishing(self, result: Path) -> None:
-        """Note that `result` is complete and gets the target's name next."""
-        self._write(_PUBLISH, {"result": result.name})
+    def publishing(self, result: Path, about: dict[str, dict[str, Any]], frames: int) -> None:
+        """Note that `result`, made for `about`, is complete and gets the target's name next."""
+        self._write(_PUBLISH, {"result": result.name, "about": about, "frames": frames})
 
-    def published(self) -> bool:
-        """Whether the target is the result already, and its run was killed before it could remove the folder."""
+    def published(self) -> Published | None:
+        """What the target holds, when its run was killed after it had its name and before the folder was removed.
+
+        Raises:
+            MediaError: it cannot be read.
+        """
         values = self._read(_PUBLISH)
         if values is None or not self.target.exists():
-            return False
-        result = self.folder / str(values.get("result", ""))
-        return not result.exists() or (result.is_file() and result.samefile(self.target))
+            return None
+        with self._checking(_PUBLISH):
+            result = self.folder / Path(values["result"]).name
+            if result.exists() and not (result.is_file() and result.samefile(self.target)):
+                return None
+            return Published(values["about"], _counts([values["frames"]], 1)[0])
 
     # Files
 
