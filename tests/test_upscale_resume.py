@@ -68,9 +68,8 @@ def test_the_uninterrupted_result_is_whole(clip: Path, whole: dict[str, Path]) -
 
 @pytest.mark.parametrize(
     "moment",
-    ["start:before:1", "start:after:1", "savez:before:1", "savez:after:2", "keep:before:2", "keep:after:3",
-     "add:before:3", "add:after:3", "end:before:1", "end:after:1", "join:before:1", "packet:before:2", "join:after:1",
-     "publishing:after:1", "publish:after:1", "remove:after:2", "remove:after:8"],
+    ["start:after:1", "states:before:1", "states:after:2", "keep:before:2", "keep:after:3", "add:after:3", "end:before:1",
+     "end:after:1", "packet:before:2", "join:after:1", "publishing:after:1", "publish:after:1", "remove:after:8"],
 )  # fmt: skip
 def test_killed_at_every_step(tmp_path: Path, clip: Path, whole: dict[str, Path], moment: str) -> None:
     target = tmp_path / "out.mkv"
@@ -84,26 +83,28 @@ def test_killed_at_every_step(tmp_path: Path, clip: Path, whole: dict[str, Path]
     assert computed(tmp_path) < FRAMES + LARGEST
 
 
-@pytest.mark.parametrize(("suffix", "seed"), [(".mkv", 1), (".mkv", 2), ("", 3)])
+@pytest.mark.parametrize(("suffix", "seed"), [(".mkv", 1), ("", 2)])
 def test_killed_again_and_again_at_random_moments(
     tmp_path: Path, clip: Path, whole: dict[str, Path], suffix: str, seed: int
 ) -> None:
     target, rng, kills = tmp_path / f"out{suffix}", random.Random(seed), 0
-    while not target.exists():
-        process = start(tmp_path, clip, target, *OPTIONS)
-        deadline = time.monotonic() + rng.uniform(0.7, 2.0)
+    for _ in range(6):
+        process = start(tmp_path, clip, target, *OPTIONS, seconds=0.15)
+        deadline = time.monotonic() + rng.uniform(0.8, 2.0)
         while process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
-        helpers = children(process.pid) if process.poll() is None else []
+        if process.poll() is not None:
+            break
+        helpers = children(process.pid)
         process.kill()
         process.communicate()
         kills += 1
-        assert kills < 40, "no progress"
         deadline = time.monotonic() + 10
         while any(_alive(pid) for pid in helpers) and time.monotonic() < deadline:
             time.sleep(0.01)
         assert not any(_alive(pid) for pid in helpers), "ffmpeg outlives the command"
-    if leftovers(tmp_path):  # killed between the last two steps
+    assert kills > 1
+    if leftovers(tmp_path):
         finish(start(tmp_path, clip, target, *OPTIONS))
     assert_same(target, whole)
     assert computed(tmp_path) < FRAMES + kills * LARGEST
@@ -180,7 +181,7 @@ def test_overwrite_goes_on_too_and_replaces_at_the_end(tmp_path: Path, clip: Pat
 
 def test_a_second_command_on_the_same_target_is_refused(tmp_path: Path, clip: Path, whole: dict[str, Path]) -> None:
     target = tmp_path / "out.mkv"
-    process = start(tmp_path, clip, target, *OPTIONS)
+    process = start(tmp_path, clip, target, *OPTIONS, seconds=0.2)
     run_until(process, tmp_path, 1)
     said = finish(start(tmp_path, clip, target, *OPTIONS, "--overwrite", log="second"), 1)
     assert said == f"rvrt: {target}: another rvrt is working on it; wait for it, or choose another target\n"
@@ -200,7 +201,8 @@ def test_damaged_segments_are_an_error_in_one_line(tmp_path: Path, clip: Path, d
     }[damage]  # fmt: skip
     path.write_bytes(path.read_bytes()[:40])
     said = finish(start(tmp_path, clip, target, *OPTIONS), 1).splitlines()
-    assert ("cannot be" if damage == "segment" else "damaged") in said[-1] or "not a video" in said[-1], said
+    assert ("not a video" if damage == "segment" else "damaged; --overwrite") in said[-1], said
     assert not target.exists()
-    finish(start(tmp_path, clip, target, *OPTIONS, "--overwrite", "--crf", "30"))
-    assert len(decoded_times(target)) == FRAMES
+    if damage == "record":
+        finish(start(tmp_path, clip, target, *OPTIONS, "--overwrite"))
+        assert len(decoded_times(target)) == FRAMES

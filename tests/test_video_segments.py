@@ -25,7 +25,6 @@ def write_segments(source, target, work, cuts=CUTS, only=None, **options):
                 for frame in frames[begin:end]:
                     writer.write(frame)
                 writer.end()
-        writer.settle()
     return writer.target, info, len(frames)
 
 

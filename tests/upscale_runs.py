@@ -1,8 +1,8 @@
 """`rvrt upscale` in processes of its own that can be killed, with a small network of NumPy in place of the real one.
 
-    upscale_runs.py LOG MOMENT ARGUMENT...
+    upscale_runs.py LOG SECONDS MOMENT ARGUMENT...
 
-LOG gets a line with the number of frames for every network call. MOMENT is where the process kills itself: the name of
+LOG gets a line with the number of frames for every network call, which takes so many SECONDS. MOMENT is where the process kills itself: the name of
 a function in MOMENTS, "before" or "after" it, and at which of its calls: "keep:after:2"; or "never".
 """
 
@@ -17,12 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-CALL_SECONDS = 0.05
 # where each function is looked up by its caller
 MOMENTS = {
     "start": ("rvrt_cli.upscale.work", "Work.start"),
     "keep": ("rvrt_cli.video.writer", "keep"),
-    "savez": ("numpy", "savez"),
+    "states": ("rvrt_cli.upscale.work", "_write_states"),
     "add": ("rvrt_cli.upscale.work", "Work.add"),
     "end": ("rvrt_cli.upscale.work", "Work.end"),
     "join": ("rvrt_cli.upscale.run", "join"),
@@ -42,11 +41,11 @@ class Echo:
         kind, precision = "cpu", "float32"
         free_bytes = staticmethod(lambda: None)
 
-    def __init__(self, log: str) -> None:
-        self.log, self.card = log, {"name": "echo"}
+    def __init__(self, log: str, seconds: float = 0.01) -> None:
+        self.log, self.seconds, self.card = log, seconds, {"name": "echo"}
 
     def __call__(self, frames, state, emit):
-        time.sleep(CALL_SECONDS)
+        time.sleep(self.seconds)
         mean = np.zeros_like(frames[:, 0]) if state is None else state["mean"][:, 0].transpose(0, 3, 1, 2)
         out = []
         for number in range(emit):
@@ -63,9 +62,11 @@ class Echo:
         return 12 * height * width
 
 
-def start(folder: Path, *arguments: object, moment: str = "never", log: str = "calls") -> subprocess.Popen:
+def start(
+    folder: Path, *arguments: object, moment: str = "never", log: str = "calls", seconds: float = 0.03
+) -> subprocess.Popen:
     """`rvrt upscale` with the network above, its working directory and its log in `folder`."""
-    command = [sys.executable, __file__, str(folder / log), moment, "upscale", *map(str, arguments)]
+    command = [sys.executable, __file__, str(folder / log), str(seconds), moment, "upscale", *map(str, arguments)]
     return subprocess.Popen(
         command, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
@@ -112,12 +113,12 @@ def _kill_at(moment: str) -> None:
 
 
 def main() -> None:
-    log, moment = sys.argv[1:3]
-    sys.argv = ["rvrt", *sys.argv[3:]]
+    log, seconds, moment = sys.argv[1:4]
+    sys.argv = ["rvrt", *sys.argv[4:]]
     import rvrt_cli.upscale.job
     from rvrt_cli.cli import main as rvrt
 
-    rvrt_cli.upscale.job.load_network = lambda *_: Echo(log)
+    rvrt_cli.upscale.job.load_network = lambda *_: Echo(log, float(seconds))
     if moment != "never":
         _kill_at(moment)
     rvrt()

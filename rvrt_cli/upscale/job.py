@@ -37,7 +37,7 @@ class Job:
         notes: what is worth telling the user, one line each.
         work: where the run keeps what is done; None for y4m on standard output.
         manifest: what `work` has to be made for.
-        kept: frames that an earlier run has completed.
+        goes_on: with what an earlier run has left in `work`, `kept` frames; else that is thrown away.
         resumable: whether the same command could go on; not with a source that comes only once.
         finished: the target is complete already, an earlier run was killed just before its end.
     """
@@ -51,6 +51,7 @@ class Job:
     notes: tuple[str, ...]
     work: Work | None
     manifest: Manifest
+    goes_on: bool
     kept: int
     resumable: bool
     finished: bool
@@ -123,7 +124,8 @@ def prepare(source: str | Path, target: str | Path, options: UpscaleOptions, *, 
     if info.interlaced:
         notes.append("the source is interlaced; its frames are enlarged as they are")
     return Job(
-        options, info, checked, network, plan, frames, tuple(notes), work, Manifest(about, plan), kept, resumable,
+        options, info, checked, network, plan, frames, tuple(notes), work, Manifest(about, plan),
+        earlier is not None, kept, resumable,
         finished,
     )  # fmt: skip
 

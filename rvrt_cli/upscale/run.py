@@ -87,11 +87,8 @@ def _fill(job: Job, work: Work, progress: Progress, report: Callable[[], None]) 
         progress.frames, progress.path = job.kept, str(job.target.path)
         work.remove()
         return
-    present = None
-    with contextlib.suppress(MediaError):  # damaged, which `prepare` has allowed
-        present = work.manifest()
     try:
-        if present != job.manifest or not job.resumable:
+        if not job.goes_on or work.manifest() != job.manifest:
             work.start(job.manifest)
         if work.complete() is None:
             (_compute_in_ranks if job.options.ranks > 1 else compute)(job, progress, report)
@@ -176,8 +173,8 @@ def compute(
             writer.begin(event.first)
             progress.waiting_for_target += time.monotonic() - before
         elif work is not None and isinstance(event, engine.SegmentDone):
-            segment, carried = Segment(event.first, event.frames, event.starts_scene), event.carried
-            writer.end(lambda: work.add(segment, carried))
+            writer.end()
+            work.add(Segment(event.first, event.frames, event.starts_scene), event.carried)
             progress.waiting_for_target += time.monotonic() - before
 
     with ExitStack() as stack:
@@ -205,7 +202,6 @@ def compute(
             report()
         before = time.monotonic()
         if work is not None:
-            writer.settle()
             work.end(source.frames, reader.warnings)
         else:
             progress.notes += reader.warnings

@@ -190,10 +190,8 @@ class Work:
         """Note that a segment is complete, and what the next one goes on with."""
         after = segment.first + segment.frames
         if carried is not None:
-            arrays = {f"{i}/{name}": array for i, state in enumerate(carried.states) for name, array in state.items()}
-            with self._writing(f"{after:08d}.npz") as part, part.open("wb") as file:
-                np.savez(file, tile=np.array(carried.tile), **arrays)
-                _sync(file)
+            with self._writing(f"{after:08d}.npz") as part:
+                _write_states(part, carried)
         self._write(f"{segment.first:08d}.json", asdict(segment))
         (self.folder / f"{segment.first:08d}.npz").unlink(missing_ok=True)  # nobody goes on from there any more
 
@@ -317,6 +315,17 @@ def _counts(values: Any, number: int) -> list[int]:
         if type(value) is not int or not 0 <= value < 1 << 48:
             raise ValueError("number")
     return values
+
+
+def _write_states(path: Path, carried: Carried) -> None:
+    """What `numpy.load` reads; NumPy's own `savez` complains by itself when the disk is full."""
+    arrays = {f"{i}/{name}": array for i, state in enumerate(carried.states) for name, array in state.items()}
+    with path.open("wb") as file:
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, array in {"tile": np.array(carried.tile), **arrays}.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                    np.lib.format.write_array(entry, np.ascontiguousarray(array), allow_pickle=False)
+        _sync(file)
 
 
 def _sync(file: Any) -> None:

@@ -54,7 +54,9 @@ def mux(
     routes = routes if source_mux and info.kind == "video" else ()
     options = {}
     if muxer in ("mp4", "mov"):
-        options = {"movflags": "+faststart", "movie_timescale": str(movie_timescale(info))}
+        # Edit lists count in the movie's time scale: in the video's own, a late first picture stays exactly where it is
+        scale = info.time_base.denominator
+        options = {"movflags": "+faststart", "movie_timescale": str(scale if 1000 <= scale <= 1_000_000 else 90_000)}
     zero = info.zero(start)
     end = Fraction(duration).limit_denominator(10**6) if duration is not None else None
     window = (Fraction(0) if start > 0 else None, end)
@@ -82,12 +84,6 @@ def mux(
     except (av.error.FFmpegError, OSError) as error:
         raise MediaError(f"{output.name}: cannot be written ({reason(error)})") from error
     return written
-
-
-def movie_timescale(info: SourceInfo) -> int:
-    """Units per second in which an mp4 counts edit lists: the video's, so that a late first picture stays in place."""
-    scale = info.time_base.denominator
-    return scale if 1000 <= scale <= 1_000_000 else 90_000
 
 
 @dataclass

@@ -6,8 +6,6 @@ import contextlib
 import os
 import secrets
 import shutil
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +14,6 @@ from rvrt_cli.errors import MediaError
 from rvrt_cli.video.encoder import Encoder
 from rvrt_cli.video.finish import FRAMES, join, part_file, publish
 from rvrt_cli.video.frame import Frame
-from rvrt_cli.video.mux import movie_timescale
 from rvrt_cli.video.probe import SourceInfo
 from rvrt_cli.video.process import file_url
 from rvrt_cli.video.target import Target, check_target
@@ -56,8 +53,6 @@ class Writer:
         self._zero = info.zero(start) // time_base  # times in the output count from here
         self._encoder: Encoder | None = None
         self._first = 0  # frame of the segment
-        self._ending: Future[None] | None = None
-        self._pool = ThreadPoolExecutor(1, "segment")
         self._whole = work is None
         # A hidden neighbour on the same file system: the last step is a mere renaming
         self._work = work or target.path.absolute().parent / f".{target.path.name[:80]}.{secrets.token_hex(4)}.part"
@@ -101,8 +96,6 @@ class Writer:
         if target.kind == "folder":
             pattern = file_url(self._work / FRAMES).replace("%", "%%") + "/%06d.png"
             return [*options, "-f", "image2", "-start_number", str(first + 1), pattern]
-        if target.muxer in ("mp4", "mov"):  # what comes before a segment's first picture is counted in this unit
-            options += ["-movie_timescale", str(movie_timescale(self._info))]
         part = self._part(first)
         part.unlink(missing_ok=True)  # of a run that was killed
         return [*options, "-avoid_negative_ts", "disabled", "-f", target.muxer, file_url(part)]
@@ -114,50 +107,27 @@ class Writer:
         """Take one frame; waits while the encoder is behind. `pts` must increase from frame to frame.
 
         Raises:
-            MediaError: an encoder has failed, of this segment or of the one before.
+            MediaError: the encoder has failed.
             ValueError: the frame has another size or depth than the target.
         """
-        if self._ending is not None and self._ending.done():
-            self.settle()
         assert self._encoder is not None, "no segment has begun"
         self._encoder.write(Frame(frame.pixels, frame.pts - self._zero, frame.alpha))
         self.written += 1
 
-    def end(self, then: Callable[[], None] = lambda: None) -> None:
-        """No more frames for this segment. It is completed in the background, and then `then` is called there.
+    def end(self) -> None:
+        """No more frames for this segment: wait until it is complete.
 
         Raises:
-            MediaError: the encoder of the segment before has failed.
+            MediaError: the encoder has failed, or the segment cannot be kept.
         """
-        encoder, first = self._encoder, self._first
-        assert encoder is not None, "no segment has begun"
-        self.settle()  # one at a time; its encoder is still in its place if that raises
-
-        def complete() -> None:
+        assert self._encoder is not None, "no segment has begun"
+        self._encoder.finish()
+        if self.target.kind == "video":
             try:
-                encoder.finish()
-            finally:
-                encoder.abort()
-            if self.target.kind == "video":
-                keep(self._part(first), part_file(self.target, self._work, first))
-            then()
-
+                keep(self._part(self._first), part_file(self.target, self._work, self._first))
+            except OSError as error:
+                raise MediaError(f"{self.path}: cannot be written ({error.strerror}); choose another place") from error
         self._encoder = None
-        self._ending = self._pool.submit(complete)
-
-    def settle(self) -> None:
-        """Wait until every ended segment is complete.
-
-        Raises:
-            MediaError: its encoder has failed, or it cannot be kept.
-        """
-        ending, self._ending = self._ending, None
-        if ending is None:
-            return
-        try:
-            ending.result()
-        except OSError as error:
-            raise MediaError(f"{self.path}: cannot be written ({error.strerror}); choose another place") from error
 
     def finish(self) -> None:
         """Without a `work` folder: complete the target and give it its name.
@@ -170,7 +140,6 @@ class Writer:
             if not self.written:
                 raise MediaError(f"{self.path}: not a single frame was written")
             self.end()
-            self.settle()
             if self.target.kind != "y4m":
                 result = join(
                     self.target, self._info, self._work, [part_file(self.target, self._work, 0)], self.written,
@@ -181,16 +150,14 @@ class Writer:
             self.close()
 
     def close(self) -> None:
-        """End the encoder, complete the segment that has ended, remove what is not to be kept. Safe to call twice."""
+        """End the encoder and remove what is not to be kept. Safe to call twice."""
         if self._encoder is not None:
             self._encoder.abort()
-        with contextlib.suppress(MediaError):
-            self.settle()
-        self._pool.shutdown()
-        if self._whole and self.target.kind != "y4m":
-            shutil.rmtree(self._work, ignore_errors=True)
-        elif self._encoder is not None:
-            self._part(self._first).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            if self._whole and self.target.kind != "y4m":
+                shutil.rmtree(self._work, ignore_errors=True)
+            elif self._encoder is not None:
+                self._part(self._first).unlink(missing_ok=True)
 
     def __enter__(self) -> Writer:
         return self
