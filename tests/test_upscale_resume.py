@@ -206,3 +206,14 @@ def test_damaged_segments_are_an_error_in_one_line(tmp_path: Path, clip: Path, d
     if damage == "record":
         finish(start(tmp_path, clip, target, *OPTIONS, "--overwrite"))
         assert len(decoded_times(target)) == FRAMES
+
+
+def test_memory_does_not_grow_with_the_length_of_a_video(tmp_path: Path) -> None:
+    peaks = []
+    for frames in (200, 2000):
+        source, log = tmp_path / f"{frames}.mkv", f"calls{frames}"
+        ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x48:r=25", "-frames:v", frames, "-c:v", "libx264", source)
+        finish(start(tmp_path, source, tmp_path / f"out{frames}.mkv", "--preset", "ultrafast", log=log, seconds=0))
+        assert computed(tmp_path, log) == frames
+        peaks.append(int((tmp_path / f"{log}.peak").read_text()))
+    assert peaks[1] < 1.05 * peaks[0], f"peaks of 200 and 2000 frames: {peaks} KiB"

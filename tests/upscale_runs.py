@@ -2,13 +2,14 @@
 
     upscale_runs.py LOG SECONDS MOMENT ARGUMENT...
 
-LOG gets a line with the number of frames for every network call, which takes so many SECONDS. MOMENT is where the process kills itself: the name of
+LOG gets a line with the number of frames for every network call, which takes so many SECONDS; LOG.peak has the peak memory [KiB]. MOMENT is where the process kills itself: the name of
 a function in MOMENTS, "before" or "after" it, and at which of its calls: "keep:after:2"; or "never".
 """
 
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -121,7 +122,10 @@ def main() -> None:
     rvrt_cli.upscale.job.load_network = lambda *_: Echo(log, float(seconds))
     if moment != "never":
         _kill_at(moment)
-    rvrt()
+    try:
+        rvrt()
+    finally:
+        Path(f"{log}.peak").write_text(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
 
 
 if __name__ == "__main__":

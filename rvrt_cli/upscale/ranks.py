@@ -24,6 +24,7 @@ from rvrt_cli.upscale.run import Progress, compute
 
 _LOGS, _CLAIMS = "ranks", "claims"  # in the work folder
 _TASK = "task.json"  # among the logs
+_DONE = ".done"
 _REPORT = 0.5  # s between a rank's reports
 _POLL = 0.2  # s
 
@@ -53,8 +54,8 @@ def compute_in_ranks(job: Job, progress: Progress, report: Callable[[], None]) -
     group = Group(options.ranks, options.ranks_here, options.node, options.master)
     if run_ranks(group, Path(__file__).with_name("worker.py"), logs / _TASK, logs, poll):
         raise KeyboardInterrupt
-    done = work.complete() is not None if first else _all_done(claims, options.ranks)
-    if not done:
+    left = len(list(logs.glob(f"*{_DONE}"))) == options.ranks_here  # by ranks that have seen the others end
+    if not (work.complete() is not None if first else left):
         raise RvrtError(
             f"{job.target.path}: a rank has died and the others were ended ({logs} has their logs); run the same "
             "command again to compute the rest"
@@ -123,9 +124,10 @@ def work_as_rank(task: Path) -> None:
 
     compute(job, progress, report, lambda first: _claim(claims / f"{first:08d}"))
     report(now=True)
-    (claims / f"{rank}.done").touch()
-    while not _all_done(claims, size):  # a rank that leaves early counts as dead
+    (claims / f"{rank}{_DONE}").touch()
+    while claims.is_dir() and len(list(claims.glob(f"*{_DONE}"))) < size:  # a rank that leaves early counts as dead
         time.sleep(_POLL)
+    task.with_name(f"{rank}{_DONE}").touch()
 
 
 def _claim(path: Path) -> bool:
@@ -135,7 +137,3 @@ def _claim(path: Path) -> bool:
     except FileExistsError:
         return False
     return True
-
-
-def _all_done(claims: Path, size: int) -> bool:
-    return not claims.is_dir() or sum(1 for _ in claims.glob("*.done")) >= size
