@@ -6,7 +6,7 @@
 - `ranks` has several processes share out the scenes of one video; `worker` is one of them.
 """
 
-from rvrt_cli.upscale.job import Job, load_network, prepare
+from rvrt_cli.upscale.job import MEMORY_SHARE, Job, load_network, prepare
 from rvrt_cli.upscale.run import Progress, run, upscale_video
 
-__all__ = ["Job", "Progress", "load_network", "prepare", "run", "upscale_video"]
+__all__ = ["MEMORY_SHARE", "Job", "Progress", "load_network", "prepare", "run", "upscale_video"]

@@ -124,9 +124,8 @@ def prepare(source: str | Path, target: str | Path, options: UpscaleOptions, *, 
     if info.interlaced:
         notes.append("the source is interlaced; its frames are enlarged as they are")
     return Job(
-        options, info, checked, network, plan, frames, tuple(notes), work, Manifest(about, plan),
-        earlier is not None, kept, resumable,
-        finished,
+        options, info, checked, network, plan, frames, tuple(notes), work, Manifest(about, plan), earlier is not None,
+        kept, resumable, finished,
     )  # fmt: skip
 
 

@@ -251,19 +251,14 @@ class Work:
         self._write(_PUBLISH, {"result": result.name, "about": about, "frames": frames})
 
     def published(self) -> Published | None:
-        """What the target holds, when its run was killed after it had its name and before the folder was removed.
-
-        Raises:
-            MediaError: it cannot be read.
-        """
-        values = self._read(_PUBLISH)
-        if values is None or not self.target.exists():
-            return None
-        with self._checking(_PUBLISH):
-            result = self.folder / Path(values["result"]).name
-            if result.exists() and not (result.is_file() and result.samefile(self.target)):
-                return None
-            return Published(values["about"], _counts([values["frames"]], 1)[0])
+        """What the target holds, when its run was killed after it had its name and before the folder was removed."""
+        with contextlib.suppress(MediaError), self._checking(_PUBLISH):
+            values = self._read(_PUBLISH)
+            if values is not None and self.target.exists():
+                result = self.folder / Path(values["result"]).name
+                if not result.exists() or (result.is_file() and result.samefile(self.target)):
+                    return Published(values["about"], _counts([values["frames"]], 1)[0])
+        return None
 
     # Files
 
