@@ -68,8 +68,8 @@ def test_the_uninterrupted_result_is_whole(clip: Path, whole: dict[str, Path]) -
 
 @pytest.mark.parametrize(
     "moment",
-    ["start:after:1", "states:before:1", "states:after:2", "keep:before:2", "keep:after:3", "add:after:3", "end:before:1",
-     "end:after:1", "packet:before:2", "join:after:1", "publishing:after:1", "publish:after:1", "remove:after:8"],
+    ["start:after:1", "states:after:2", "keep:before:2", "keep:after:3", "end:after:1", "packet:before:2",
+     "publishing:after:1", "publish:after:1", "remove:after:8"],
 )  # fmt: skip
 def test_killed_at_every_step(tmp_path: Path, clip: Path, whole: dict[str, Path], moment: str) -> None:
     target = tmp_path / "out.mkv"
@@ -88,11 +88,12 @@ def test_killed_again_and_again_at_random_moments(
     tmp_path: Path, clip: Path, whole: dict[str, Path], suffix: str, seed: int
 ) -> None:
     target, rng, kills = tmp_path / f"out{suffix}", random.Random(seed), 0
-    for _ in range(6):
-        process = start(tmp_path, clip, target, *OPTIONS, seconds=0.15)
-        deadline = time.monotonic() + rng.uniform(0.8, 2.0)
-        while process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.01)
+    for _ in range(4):
+        frames = computed(tmp_path) + rng.randrange(20)
+        process = start(tmp_path, clip, target, *OPTIONS, seconds=0.1)
+        while process.poll() is None and computed(tmp_path) <= frames:
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0, 0.15))
         if process.poll() is not None:
             break
         helpers = children(process.pid)

@@ -1,5 +1,6 @@
 """Damaged sources, dying processes, vanishing folders: one clear line, nothing half-written, no process left over."""
 
+import contextlib
 import itertools
 import os
 import shutil
@@ -30,7 +31,8 @@ def children(pid: int | str = "self") -> list[int]:
     """Living child processes of this one (zombies are waited for by nobody else: they count)."""
     found = []
     for task in Path(f"/proc/{pid}/task").iterdir():
-        found += [int(child) for child in (task / "children").read_text().split()]
+        with contextlib.suppress(FileNotFoundError):  # the thread has ended meanwhile
+            found += [int(child) for child in (task / "children").read_text().split()]
     return found
 
 

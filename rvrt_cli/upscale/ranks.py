@@ -22,7 +22,7 @@ from rvrt_cli.ranks import Group, join, run_ranks
 from rvrt_cli.upscale.job import Job, prepare
 from rvrt_cli.upscale.run import Progress, compute
 
-_LOGS, _CLAIMS = "ranks", "claims"  # in the work folder
+_CLAIMS = "claims"  # in the work folder
 _TASK = "task.json"  # among the logs
 _DONE = ".done"
 _REPORT = 0.5  # s between a rank's reports
@@ -39,12 +39,11 @@ def compute_in_ranks(job: Job, progress: Progress, report: Callable[[], None]) -
     work, options = job.work, job.options
     assert work is not None
     first = options.node == 0
-    logs = work.folder / _LOGS if first else Path(tempfile.mkdtemp(prefix="rvrt-ranks-"))
+    logs = Path(tempfile.mkdtemp(prefix="rvrt-ranks-"))  # stays if a rank dies
     claims = work.folder / _CLAIMS
     if first:
-        for folder in (logs, claims):
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
+        shutil.rmtree(claims, ignore_errors=True)
+        claims.mkdir()
     _write_task(logs / _TASK, job)
 
     def poll() -> None:
@@ -53,6 +52,7 @@ def compute_in_ranks(job: Job, progress: Progress, report: Callable[[], None]) -
 
     group = Group(options.ranks, options.ranks_here, options.node, options.master)
     if run_ranks(group, Path(__file__).with_name("worker.py"), logs / _TASK, logs, poll):
+        shutil.rmtree(logs, ignore_errors=True)
         raise KeyboardInterrupt
     left = len(list(logs.glob(f"*{_DONE}"))) == options.ranks_here  # by ranks that have seen the others end
     if not (work.complete() is not None if first else left):
@@ -60,8 +60,7 @@ def compute_in_ranks(job: Job, progress: Progress, report: Callable[[], None]) -
             f"{job.target.path}: a rank has died and the others were ended ({logs} has their logs); run the same "
             "command again to compute the rest"
         )
-    if not first:
-        shutil.rmtree(logs, ignore_errors=True)
+    shutil.rmtree(logs, ignore_errors=True)
 
 
 def _write_task(path: Path, job: Job) -> None:

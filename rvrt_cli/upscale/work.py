@@ -7,6 +7,7 @@
         00000096.json   the segment is complete (`Segment`)
         00000192.npz    what the network carries into the segment that begins there
         end.json        the source has been read to its end: how many frames it has, and what came up
+        claims/         of several ranks: which scenes are taken, who is done
         publish.json    the result is complete and about to get the target's name (`Published`)
 
 A file gets its name when it is complete, and a segment counts from its record on, which is written last: the run may be
@@ -150,10 +151,17 @@ class Work:
             return Manifest(about, Plan(sizes[0], sizes[1], (tile[0], tile[1]), *sizes[2:]))
 
     def start(self, manifest: Manifest) -> None:
-        """Forget what the folder holds, and note what is being made now. Only inside `locked`."""
-        for path in self.folder.iterdir() if self.folder.exists() else ():
-            if path.name != _LOCK:
-                _remove(path)
+        """Forget what the folder holds, and note what is being made now. Only inside `locked`.
+
+        Raises:
+            MediaError: the folder cannot be written.
+        """
+        try:
+            for path in self.folder.iterdir():
+                if path.name != _LOCK:
+                    _remove(path)
+        except OSError as error:
+            raise MediaError(f"{self.folder}: cannot be emptied ({error.strerror}); remove it yourself") from error
         self._write(_MANIFEST, {"format": FORMAT, "about": manifest.about, "plan": asdict(manifest.plan)})
 
     def remove(self) -> None:
