@@ -44,6 +44,11 @@ class UpscaleOptions:
     preset: str | None = None
     pix_fmt: str | None = None
     overwrite: bool = False
+    segment: int = 96  # frames that are kept, as one, when a run is interrupted
+    ranks: int = 1  # processes that share out the scenes, over all machines
+    local_ranks: int = 0  # of them on this machine; 0: all
+    node: int = 0  # number of this machine, from 0
+    master: str | None = None  # "HOST:PORT" at which the ranks of several machines meet
 
     def __post_init__(self) -> None:
         _one_of("--device", self.device, DEVICES)
@@ -66,6 +71,9 @@ class UpscaleOptions:
             raise OptionError(f"--duration {self.duration}: give more than 0 seconds")
         if self.crf is not None and not 0 <= self.crf <= 63:
             raise OptionError(f"--crf {self.crf}: give 0 (best) to 63")
+        if self.segment < 1:
+            raise OptionError(f"--segment {self.segment}: give a number of frames, 1 or more")
+        check_ranks(self.ranks, self.local_ranks, self.node, self.master)
         self.memory_bytes  # noqa: B018  validates
         if self.size is not None:
             parse_size(self.size)
@@ -74,6 +82,11 @@ class UpscaleOptions:
     def memory_bytes(self) -> int | None:
         """`memory` in bytes, or None when it is to be planned."""
         return None if self.memory is None else parse_memory(self.memory)
+
+    @property
+    def ranks_here(self) -> int:
+        """Ranks on this machine."""
+        return self.local_ranks or self.ranks
 
     def output_size(self, width: int, height: int) -> tuple[int, int]:
         """(width, height) px of the output for a source of `width` x `height` px."""
@@ -111,6 +124,35 @@ def parse_size(text: str) -> tuple[int, int] | int:
             f"--size {text!r}: write WIDTHxHEIGHT such as 1920x1080, or one of {', '.join(PRESET_HEIGHTS)}"
         )
     return int(match[1]), int(match[2])
+
+
+def check_ranks(ranks: int, local_ranks: int, node: int, master: str | None) -> None:
+    """Refuse ranks that cannot be started.
+
+    Raises:
+        OptionError: a number is too small, or does not go with the others.
+    """
+    if ranks < 1:
+        raise OptionError(f"--ranks {ranks}: give 1 or more")
+    if local_ranks < 0 or node < 0:
+        name, value = ("--local-ranks", local_ranks) if local_ranks < 0 else ("--node", node)
+        raise OptionError(f"{name} {value}: give 0 or more")
+    if master is not None:
+        parse_address(master)
+    if local_ranks > ranks or (0 < local_ranks < ranks and master is None):
+        raise OptionError(f"--local-ranks {local_ranks}: at most --ranks {ranks}; fewer need --master")
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """Host and port of "HOST:PORT".
+
+    Raises:
+        OptionError: another form, or a port that users may not take.
+    """
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not 1024 <= int(port) <= 65535:
+        raise OptionError(f"--master {text!r}: write HOST:PORT, the port from 1024 to 65535")
+    return host, int(port)
 
 
 def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:

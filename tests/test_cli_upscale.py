@@ -229,7 +229,7 @@ def test_truncated_video_gives_its_readable_frames(
     assert "missing" in said
 
 
-def test_interruption_leaves_nothing_and_says_how_to_go_on(tmp_path: Path) -> None:
+def test_interruption_in_the_first_segment_leaves_nothing(tmp_path: Path) -> None:
     source, target = clip(tmp_path / "in.mp4", "64x48", 400), tmp_path / "out.mp4"
     command = [sys.executable, "-c", "from rvrt_cli.cli import main; main()", "upscale", str(source), str(target)]
     process = subprocess.Popen(
@@ -247,7 +247,46 @@ def test_interruption_leaves_nothing_and_says_how_to_go_on(tmp_path: Path) -> No
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, (out, err)
     assert "interrupted after" in err
-    assert "same command" in err
+    assert "Run the same command to start again" in err
     assert "Traceback" not in err
     assert not target.exists()
     assert leftovers(tmp_path) == []
+
+
+def test_a_second_ctrl_c_ends_at_once_even_while_the_network_computes(tmp_path: Path) -> None:
+    source, target = clip(tmp_path / "in.mp4", "160x120", 60), tmp_path / "out.mp4"
+    code = "from rvrt_cli.cli import main; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "upscale", str(source), str(target), "--json", "--window", "0", "--tile", "0"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    for line in process.stdout:
+        if json.loads(line)["event"] == "begin":
+            break
+    time.sleep(1.5)  # the network compiles or computes, and one call takes far longer than the test waits
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert process.poll() is None, "the first one waits for the call"
+    before = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert time.monotonic() - before < 2
+    assert process.returncode == 130
+    assert "ended at once" in err
+    assert not target.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root writes everywhere but on a file system that cannot be written")
+def test_a_working_directory_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, folder = clip(tmp_path / "in.mp4", frames=2), tmp_path / "folder"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "none", folder], capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        with monkeypatch.context() as inside:
+            inside.chdir(folder)
+            assert rvrt(inside, "upscale", source, tmp_path / "out.mp4", "-q") == 0
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+    assert len(decoded_times(tmp_path / "out.mp4")) == 2

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from rvrt_cli.engine import Plan, SceneStarted, TileDone, TileShrunk, stream
+from rvrt_cli.engine import Plan, SceneStarted, SegmentDone, SegmentStarted, TileDone, TileShrunk, stream
 from rvrt_cli.engine.scenes import DELAY
 from rvrt_cli.errors import MediaError, OutOfMemoryError, RvrtError
 
@@ -249,12 +249,14 @@ def test_smaller_tiles_stay_and_the_window_is_repeated():
     assert [(call[1:3], call[4]) for call in network.calls] == [((32, 40), False)] * 2 + [((32, 32), True)] * 3
     assert events == [
         SceneStarted(0),
+        SegmentStarted(0),
         TileDone(0, 4, 1, 2),
         TileDone(0, 4, 2, 2),
         TileShrunk(4, (32, 40), (32, 32)),
         TileDone(4, 4, 1, 3),
         TileDone(4, 4, 2, 3),
         TileDone(4, 4, 3, 3),
+        SegmentDone(0, 8, True, None),
     ]
 
 

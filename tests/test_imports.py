@@ -13,7 +13,7 @@ PACKAGE = Path(rvrt_cli.__file__).parent
 LEVELS = [
     {"errors"},
     {"options"},
-    {"device"},
+    {"device", "ranks"},
     {"ops"},
     {"model", "engine", "video", "metrics", "plot"},
     {"weights", "data"},

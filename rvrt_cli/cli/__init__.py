@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import signal
 import sys
-from typing import NoReturn
 
 import click
 
 from rvrt_cli.cli.bench import bench
+from rvrt_cli.cli.interrupt import interrupt
 from rvrt_cli.cli.preprocess import preprocess
 from rvrt_cli.cli.train import train
 from rvrt_cli.cli.upscale import upscale
@@ -34,14 +34,10 @@ cli.add_command(train)
 cli.add_command(bench)
 
 
-def _interrupt(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
-
-
 def main() -> None:
     """Run the command line; a user sees one line for an error, and exit status 1."""
     # Tidy up on SIGTERM as on Ctrl-C; MindSpore, once it has compiled something, turns the latter into the former.
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         status = cli.main(prog_name="rvrt", standalone_mode=False)
     except click.UsageError as error:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import sys
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from rvrt_cli.cli.interrupt import second_ends_at_once
+from rvrt_cli.errors import MediaError
 from rvrt_cli.options import DEVICES, PRECISIONS, UpscaleOptions
 
 if TYPE_CHECKING:
@@ -41,6 +43,16 @@ _PLAIN_SECONDS = 5.0  # between lines where there is no terminal
 @click.option("--preset", help="Encoder speed.")
 @click.option("--pix-fmt", help="Encoder pixel format, such as yuv420p10le.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing target.")
+@click.option("--segment", type=int, default=UpscaleOptions.segment, show_default=True,
+              help="Frames that are kept as one when the command is interrupted.")  # fmt: skip
+@click.option("--ranks", type=int, default=UpscaleOptions.ranks, show_default=True,
+              help="Processes that share out the scenes; one long scene runs on one of them.")  # fmt: skip
+@click.option("--local-ranks", type=int, default=UpscaleOptions.local_ranks, help="Of them on this machine. "
+              "[default: all]")  # fmt: skip
+@click.option("--node", type=int, default=UpscaleOptions.node, show_default=True,
+              help="Number of this machine; the one of --master is 0.")  # fmt: skip
+@click.option("--master", metavar="HOST:PORT", help="Where the ranks of several machines meet; they share the folders "
+              "of SOURCE and TARGET.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print progress as JSON, an object a line.")
 @click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
@@ -50,6 +62,9 @@ def upscale(source: str, target: str, dry_run: bool, as_json: bool, quiet: bool,
 
     SOURCE is a video, a folder or pattern of images, a GIF, or - for y4m on standard input. TARGET is a video (.mp4
     .mov .mkv .webm), a folder for PNG, or - for y4m on standard output.
+
+    An interrupted command, run again, goes on where it was; until then what is done lies beside TARGET. Ctrl-C once
+    keeps what is done, twice ends at once.
 
     \b
     Example: rvrt upscale in.mp4 out.mp4 --size 1080p
@@ -68,8 +83,10 @@ def upscale(source: str, target: str, dry_run: bool, as_json: bool, quiet: bool,
         return
     for note in job.notes:
         display.note(note)
+    if job.kept:
+        display.say(f"going on after {job.kept} of {job.frames or '?'} frames")
     try:
-        with display:
+        with second_ends_at_once("rvrt: ended at once; run the same command to go on"), display:
             display.begin(job)
             done = run(job, display.update)
     except KeyboardInterrupt:
@@ -78,10 +95,15 @@ def upscale(source: str, target: str, dry_run: bool, as_json: bool, quiet: bool,
 
 
 def _interrupted(display: Any, job: Job) -> None:
-    seen = f"after {display.frames} of {job.frames or '?'} frames"
+    kept, then = 0, "start again"
+    if job.work is not None and job.resumable:
+        with suppress(MediaError):
+            kept = sum(segment.frames for segment in job.work.segments())
+        if kept:
+            then = f"go on after the {kept} that are kept in {job.work.folder.name}"
     click.echo(
-        f"rvrt: interrupted {seen}; {job.target.path} was not written. Run the same command to start again, or take "
-        "the video in parts with --start and --duration",
+        f"rvrt: interrupted after {display.frames} of {job.frames or '?'} frames; {job.target.path} was not written. "
+        f"Run the same command to {then}",
         err=True,
     )
     sys.exit(130)
@@ -170,9 +192,12 @@ class _Plain(_Quiet):
             "other": max(0.0, rest),
         }
         where = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in shares.items())
-        self.say(f"{progress.frames} frames in {progress.elapsed:.1f} s: {where}")
-        if job.target.kind != "y4m":
-            self.say(f"wrote {job.target.path}")
+        before = f", {progress.kept} of them before" if progress.kept else ""
+        self.say(f"{progress.frames} frames{before} in {progress.elapsed:.1f} s: {where}")
+        if progress.path is not None:
+            self.say(f"wrote {progress.path}")
+        elif job.options.node:
+            self.say(f"this machine's part is done; machine 0 writes {job.target.path}")
 
     def _new_notes(self, progress: Progress) -> None:
         for line in progress.notes[self._notes :]:
@@ -216,7 +241,7 @@ class _Live(_Plain):
     def update(self, progress: Progress) -> None:
         self.frames = progress.frames
         self._new_notes(progress)
-        rate = f"{progress.computed / progress.elapsed:.2f}/s" if progress.computed else ""
+        rate = f"{_rate(progress):.2f}/s" if progress.computed else ""
         self._bar.update(self._task, completed=int(max(progress.computed, progress.frames)), rate=rate)
 
 
@@ -237,7 +262,7 @@ class _Json(_Quiet):
         self._print(
             "begin", frames=job.frames, width=job.target.width, height=job.target.height, window=plan.window,
             lookahead=plan.lookahead, tile=list(plan.tile), tiles=plan.tiles, device=job.network.device.kind,
-            network=job.network.card["name"],
+            network=job.network.card["name"], kept=job.kept,
         )  # fmt: skip
 
     def update(self, progress: Progress) -> None:
@@ -245,11 +270,16 @@ class _Json(_Quiet):
         self._print("progress", **progress.to_dict())
 
     def end(self, job: Job, progress: Progress) -> None:
-        self._print("end", target=str(job.target.path), **progress.to_dict())
+        self._print("end", target=progress.path or str(job.target.path), **progress.to_dict())
+
+
+def _rate(progress: Progress) -> float:
+    """Frames/s of this run."""
+    done = max(progress.computed, progress.frames) - progress.kept
+    return done / progress.elapsed if progress.elapsed else 0.0
 
 
 def _standing(progress: Progress) -> str:
-    done = max(progress.computed, progress.frames)
-    rate = done / progress.elapsed if progress.elapsed else 0.0
+    done, rate = max(progress.computed, progress.frames), _rate(progress)
     left = f", {(progress.total - done) / rate:.0f} s left" if progress.total and rate else ""
     return f"{done:.0f}/{progress.total or '?'} frames, {rate:.2f}/s{left}"

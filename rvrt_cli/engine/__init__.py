@@ -6,6 +6,7 @@
 
 - `scenes` marks the frames with which a new scene starts; nothing is carried across a cut.
 - `windows` cuts a scene into stretches of `window` frames that come out, each with `lookahead` frames of the future.
+- `segments` groups windows into stretches that can be computed apart, by another run or another rank.
 - `tiles` cuts frames into a fixed grid of overlapping tiles, each with its own state, and knows the blend weights.
 - `network` is what the engine asks of a network: a pure function (frames, state) → (frames, state).
 - `blend` turns pixels into the network's numbers and back, and tiles into frames.
@@ -19,17 +20,32 @@ published one sees.
 from rvrt_cli.engine.network import SMALLEST_FRAME, Network, State
 from rvrt_cli.engine.plan import DEFAULT_WINDOW, Plan, plan
 from rvrt_cli.engine.scenes import mark_scenes
-from rvrt_cli.engine.stream import Event, SceneStarted, TileDone, TileShrunk, stream
+from rvrt_cli.engine.segments import Carried, Segments
+from rvrt_cli.engine.stream import (
+    Event,
+    FramesPassed,
+    SceneStarted,
+    SegmentDone,
+    SegmentStarted,
+    TileDone,
+    TileShrunk,
+    stream,
+)
 from rvrt_cli.engine.tiles import TileGrid, blend_weights, plan_tiles
 from rvrt_cli.engine.windows import Window, cut_windows
 
 __all__ = [
     "DEFAULT_WINDOW",
     "SMALLEST_FRAME",
+    "Carried",
     "Event",
+    "FramesPassed",
     "Network",
     "Plan",
     "SceneStarted",
+    "SegmentDone",
+    "SegmentStarted",
+    "Segments",
     "State",
     "TileDone",
     "TileGrid",

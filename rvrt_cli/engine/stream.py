@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from rvrt_cli.engine.blend import Canvas, to_network
 from rvrt_cli.engine.network import Network, State, check_size
 from rvrt_cli.engine.plan import Plan
 from rvrt_cli.engine.scenes import mark_scenes
+from rvrt_cli.engine.segments import Carried, Segments, cut_segments
 from rvrt_cli.engine.tiles import TileGrid
 from rvrt_cli.engine.windows import Window, cut_windows
 from rvrt_cli.errors import MediaError, OutOfMemoryError, RvrtError
@@ -42,7 +44,32 @@ class TileShrunk:
     after: tuple[int, int]
 
 
-Event = SceneStarted | TileDone | TileShrunk
+@dataclass(frozen=True)
+class SegmentStarted:
+    """The frames of the segment that begins with frame `first` come next."""
+
+    first: int
+
+
+@dataclass(frozen=True)
+class SegmentDone:
+    """All frames of a segment have come out; `carried` is None where a scene ends with it."""
+
+    first: int
+    frames: int
+    starts_scene: bool
+    carried: Carried | None
+
+
+@dataclass(frozen=True)
+class FramesPassed:
+    """The `frames` frames from `first` on belong to a segment that is not wanted; they do not come out."""
+
+    first: int
+    frames: int
+
+
+Event = SceneStarted | TileDone | TileShrunk | SegmentStarted | SegmentDone | FramesPassed
 
 
 def stream(
@@ -51,6 +78,7 @@ def stream(
     plan: Plan,
     *,
     scenes: bool = True,
+    segments: Segments | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> Iterator[np.ndarray]:
     """Enlarge a video: one frame out for each one in, in order.
@@ -61,7 +89,8 @@ def stream(
         plan: window, lookahead, tile and overlap. Where the device runs out of memory all the same, tiles are halved
             and the window is repeated.
         scenes: look for scene cuts, at which the network starts afresh.
-        on_event: told of scenes, of finished tiles and of smaller tiles, as they come.
+        segments: where segments end and which are computed; None: everything, as one.
+        on_event: told of scenes, segments, finished tiles and smaller tiles, as they come.
 
     Yields:
         (scale*H, scale*W, 3) of the source's type, values rounded to the nearest level.
@@ -76,27 +105,59 @@ def stream(
         raise ValueError(
             f"window {plan.window} and lookahead {plan.lookahead} must be multiples of {network.clip_size}"
         )
-    return _stream(frames, network, plan, scenes, on_event or (lambda event: None))
+    everything = Segments(sys.maxsize, lambda first, starts_scene: True, _nothing_carried)
+    return _stream(frames, network, plan, scenes, segments or everything, on_event or (lambda event: None))
+
+
+def _nothing_carried(first: int) -> Carried:
+    raise AssertionError(f"frame {first} continues frames that were passed over")
 
 
 def _stream(
-    frames: Iterable[np.ndarray], network: Network, plan: Plan, scenes: bool, tell: Callable[[Event], None]
+    frames: Iterable[np.ndarray],
+    network: Network,
+    plan: Plan,
+    scenes: bool,
+    segments: Segments,
+    tell: Callable[[Event], None],
 ) -> Iterator[np.ndarray]:
     alike = _all_alike(frames)
     marked = mark_scenes(alike) if scenes else ((frame, False) for frame in alike)
     grid: TileGrid | None = None
     states: list[State] | None = None
-    for window in cut_windows(marked, plan.window, plan.lookahead):
+    segment: SegmentDone | None = None  # the one that is being computed
+    for window, begins in cut_segments(cut_windows(marked, plan.window, plan.lookahead), segments.length):
+        first, starts_scene = window.first, window.starts_scene
+        height, width, _ = window.frames[0].shape
         if grid is None:
-            height, width, _ = window.frames[0].shape
             grid = TileGrid(height, width, plan.tile, plan.overlap)
-        if window.starts_scene:
+        if starts_scene:
+            tell(SceneStarted(first))
+        if begins:
+            if segment is not None:
+                carried = None if starts_scene or states is None else Carried(grid.tile, states)
+                tell(replace(segment, carried=carried))
+                del carried
+            segment = None
+            if segments.wanted(first, starts_scene):
+                if not starts_scene and states is None:
+                    carried = segments.carried(first)
+                    grid, states = TileGrid(height, width, carried.tile, plan.overlap), carried.states
+                    del carried
+                segment = SegmentDone(first, 0, starts_scene, None)
+                tell(SegmentStarted(first))
+        if starts_scene or segment is None:
             states = None
-            tell(SceneStarted(window.first))
+        if segment is None:
+            tell(FramesPassed(first, window.emit))
+            continue
         pixels, states, grid = _upscale(window, network, grid, states, tell)
+        segment = replace(segment, frames=segment.frames + len(pixels))
         del window  # its frames go before those of the next one are read
         while pixels:
             yield pixels.pop(0)
+    if segment is not None:
+        tell(segment)
 
 
 def _all_alike(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

@@ -12,7 +12,7 @@ from typing import Any
 from rvrt_cli.data.loader import BatchSpec
 from rvrt_cli.errors import OptionError, WeightsError
 from rvrt_cli.model.config import PRESETS, RVRTConfig
-from rvrt_cli.options import DEVICES, PRECISIONS
+from rvrt_cli.options import DEVICES, PRECISIONS, check_ranks
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -87,16 +87,15 @@ class TrainOptions:
             _check_type(entry.name, getattr(self, entry.name), str(entry.type))
         self.config  # noqa: B018  validates
         self.spec  # noqa: B018  validates
-        if self.master is not None:
-            self.master_address  # noqa: B018  validates
+        check_ranks(self.ranks, self.local_ranks, self.node, self.master)
         for name, allowed in (("schedule", SCHEDULES), ("device", DEVICES), ("precision", PRECISIONS)):
             if getattr(self, name) not in allowed:
                 raise OptionError(f"{flag(name)} {getattr(self, name)!r}: choose one of {', '.join(allowed)}")
-        for name in ("steps", "save_every", "keep", "ranks", "max_skipped", "val_frames"):
+        for name in ("steps", "save_every", "keep", "max_skipped", "val_frames"):
             if getattr(self, name) < 1:
                 raise OptionError(f"{flag(name)} {getattr(self, name)}: give 1 or more")
         for name in ("spynet_frozen", "spynet_rate", "warmup", "weight_decay", "clip_norm", "val_every", "val_windows",
-                     "minutes", "threads", "workers", "local_ranks", "node", "seed", "final_rate"):  # fmt: skip
+                     "minutes", "threads", "workers", "seed", "final_rate"):  # fmt: skip
             if not getattr(self, name) >= 0:
                 raise OptionError(f"{flag(name)} {getattr(self, name)}: give 0 or more")
         for name in ("beta1", "beta2", "ema", "held_out"):
@@ -106,8 +105,6 @@ class TrainOptions:
             raise OptionError(f"--rate {self.rate}: give a number between --final-rate {self.final_rate} and 1")
         if self.batch % self.ranks:
             raise OptionError(f"--batch {self.batch}: give a multiple of the {self.ranks} ranks")
-        if self.local_ranks > self.ranks or (0 < self.local_ranks < self.ranks and self.master is None):
-            raise OptionError(f"--local-ranks {self.local_ranks}: at most --ranks {self.ranks}; fewer need --master")
 
     @property
     def config(self) -> RVRTConfig:
@@ -128,16 +125,6 @@ class TrainOptions:
     def ranks_here(self) -> int:
         """Ranks on this machine."""
         return self.local_ranks or self.ranks
-
-    @property
-    def master_address(self) -> tuple[str, int] | None:
-        """Host and port of `master`."""
-        if self.master is None:
-            return None
-        host, _, port = self.master.rpartition(":")
-        if not host or not port.isdigit() or not 1024 <= int(port) <= 65535:
-            raise OptionError(f"--master {self.master!r}: write HOST:PORT, the port from 1024 to 65535")
-        return host, int(port)
 
 
 def flag(name: str) -> str:

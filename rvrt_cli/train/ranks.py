@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from mindspore import Tensor, ops
 
+from rvrt_cli.ranks import join
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -37,11 +39,5 @@ class Ranks:
 
 
 def join_ranks() -> Ranks:
-    """Meet the other processes that msrun has started; the process that only arranges the meeting does not return.
-
-    The device must have been chosen before.
-    """
-    from mindspore.communication import get_group_size, get_rank, init
-
-    init()
-    return Ranks(get_rank(), get_group_size())
+    """Meet the other processes that msrun has started. The device must have been chosen before."""
+    return Ranks(*join())

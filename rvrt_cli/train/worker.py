@@ -8,17 +8,15 @@ What the run is stands in RUN-FOLDER/recipe.toml, as `prepare_run` wrote it.
 from __future__ import annotations
 
 import json
-import os
 import sys
-import threading
-import time
 from pathlib import Path
 
 if __package__ in (None, ""):  # a script: its own folder is on the path, where `log` or `ranks` would hide others
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from rvrt_cli.errors import RvrtError
-from rvrt_cli.train.launch import ERRORS, LAUNCHER, OUTCOME, RANKS
+from rvrt_cli.ranks import end_with_launcher, failed
+from rvrt_cli.train.launch import OUTCOME, RANKS
 from rvrt_cli.train.loop import train
 from rvrt_cli.train.options import TrainOptions, read_recipe
 from rvrt_cli.train.setup import RECIPE
@@ -26,24 +24,14 @@ from rvrt_cli.train.setup import RECIPE
 
 def main(output: Path) -> None:
     """Train as one rank; leave the outcome, or the error in one line, for the launcher."""
-    threading.Thread(target=_end_with, args=(int(os.environ[LAUNCHER]),), daemon=True).start()
+    end_with_launcher()
     options = TrainOptions(**read_recipe(output / RECIPE))
     try:
         outcome = train(options, lambda record: None, in_ranks=True)
     except RvrtError as error:
-        (output / RANKS / ERRORS).open("a", encoding="utf-8").write(" ".join(str(error).split()) + "\n")
+        failed(error)
         raise
     (output / RANKS / OUTCOME).write_text(json.dumps(outcome), encoding="utf-8")
-
-
-def _end_with(launcher: int) -> None:
-    """End this process when the command that started the run is gone: nobody would collect its ranks."""
-    while True:
-        try:
-            os.kill(launcher, 0)
-        except ProcessLookupError:
-            os._exit(1)
-        time.sleep(1)
 
 
 if __name__ == "__main__":

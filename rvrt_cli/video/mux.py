@@ -166,6 +166,10 @@ def _video_packets(parts: list[Path], first: Any, target: Any) -> Iterator[tuple
     for number, part in enumerate(parts):
         with contextlib.ExitStack() as stack:
             container = first if number == 0 else stack.enter_context(open_container(part))
+            if _header(container) != _header(first):
+                raise MediaError(
+                    f"{part}: encoded with other settings than the first segment; --overwrite starts afresh"
+                )
             packets = (p for p in container.demux(container.streams.video[0]) if p.size)
             for packet in _with_decoding_times(packets):
                 # In the stream's own unit, which the muxer may have changed when it wrote the header
@@ -180,6 +184,10 @@ def _video_packets(parts: list[Path], first: Any, target: Any) -> Iterator[tuple
                     packet.duration = round(packet.duration * scale)
                 last = dts
                 yield dts * base, 0, packet
+
+
+def _header(container: Any) -> bytes | None:
+    return container.streams.video[0].codec_context.extradata
 
 
 def _with_decoding_times(packets: Iterator[Any]) -> Iterator[Any]:

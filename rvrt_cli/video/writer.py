@@ -12,8 +12,8 @@ from types import TracebackType
 
 from rvrt_cli.errors import MediaError
 from rvrt_cli.video.encoder import Encoder
+from rvrt_cli.video.finish import FRAMES, join, part_file, publish
 from rvrt_cli.video.frame import Frame
-from rvrt_cli.video.mux import mux
 from rvrt_cli.video.probe import SourceInfo
 from rvrt_cli.video.process import file_url
 from rvrt_cli.video.target import Target, check_target
@@ -22,7 +22,10 @@ __all__ = ["Writer", "open_writer"]
 
 
 class Writer:
-    """Takes frames; a context manager: leaving it without `finish` discards everything that was written.
+    """Takes frames, segment by segment; a context manager: leaving it discards the segment that is not ended.
+
+    Without `work` it is one segment in a folder of its own, and `finish` makes the target of it. With `work`, a folder
+    that stays, every ended segment is a file there, for `finish.join` to put together.
 
     Attributes:
         target: what `check_target` decided; its `notes` are worth telling.
@@ -39,55 +42,66 @@ class Writer:
         source_mux: bool,
         start: float,
         duration: float | None,
+        work: Path | None,
     ) -> None:
         self.target = target
         self.path = target.path
-        self._info = info
+        self.written = 0
+        self._info, self._base = info, time_base
         self._source_mux = source_mux
         self._start, self._duration = start, duration
         self._zero = info.zero(start) // time_base  # times in the output count from here
-        self._finished = False
+        self._encoder: Encoder | None = None
+        self._first = 0  # frame of the segment
+        self._whole = work is None
         # A hidden neighbour on the same file system: the last step is a mere renaming
-        self._work = target.path.absolute().parent / f".{target.path.name[:80]}.{secrets.token_hex(4)}.part"
-        if target.kind != "y4m":
-            try:
-                self._work.mkdir()
-            except OSError as error:
-                raise MediaError(
-                    f"{target.path}: cannot be written ({error.strerror}); choose another place"
-                ) from error
+        self._work = work or target.path.absolute().parent / f".{target.path.name[:80]}.{secrets.token_hex(4)}.part"
         try:
-            self._encoder = Encoder(
-                target.path.name if target.kind != "y4m" else "standard output",
-                width=target.width,
-                height=target.height,
-                deep=info.bit_depth > 8,
-                alpha="a" in target.pix_fmt.removeprefix("gray") and target.kind == "folder",
-                time_base=time_base,
-                chain=f"{target.chain},setsar=sar={_aspect(info, target)}:max=65535",
-                output=self._output(),
-            )
+            if work is None and target.kind != "y4m":
+                self._work.mkdir()
+            if target.kind == "folder":
+                (self._work / FRAMES).mkdir(exist_ok=True)
+            if work is None:
+                self.begin(0)
+        except OSError as error:
+            raise MediaError(f"{target.path}: cannot be written ({error.strerror}); choose another place") from error
         except BaseException:
-            shutil.rmtree(self._work, ignore_errors=True)
+            self.close()
             raise
 
-    @property
-    def written(self) -> int:
-        return self._encoder.written
+    def begin(self, first: int) -> None:
+        """Start a segment with frame `first` (from 0) of the output.
 
-    def _output(self) -> list[str]:
+        Raises:
+            MediaError: ffmpeg does not start.
+        """
+        target, info = self.target, self._info
+        self._first = first
+        self._encoder = Encoder(
+            target.path.name if target.kind != "y4m" else "standard output",
+            width=target.width,
+            height=target.height,
+            deep=info.bit_depth > 8,
+            alpha="a" in target.pix_fmt.removeprefix("gray") and target.kind == "folder",
+            time_base=self._base,
+            chain=f"{target.chain},setsar=sar={_aspect(info, target)}:max=65535",
+            output=self._output(first),
+        )
+
+    def _output(self, first: int) -> list[str]:
         target = self.target
         options = [*target.options, "-pix_fmt", target.pix_fmt]
         if target.kind == "y4m":
             return [*options, "-f", "yuv4mpegpipe", "pipe:1"]
         if target.kind == "folder":
-            pattern = file_url(self._work).replace("%", "%%") + "/%06d.png"
-            return [*options, "-f", "image2", "-start_number", "1", pattern]
-        return [*options, "-avoid_negative_ts", "disabled", "-f", target.muxer, file_url(self._encoded)]
+            pattern = file_url(self._work / FRAMES).replace("%", "%%") + "/%06d.png"
+            return [*options, "-f", "image2", "-start_number", str(first + 1), pattern]
+        part = self._part(first)
+        part.unlink(missing_ok=True)  # of a run that was killed
+        return [*options, "-avoid_negative_ts", "disabled", "-f", target.muxer, file_url(part)]
 
-    @property
-    def _encoded(self) -> Path:
-        return self._work / "video"
+    def _part(self, first: int) -> Path:
+        return self._work / f"{first:08d}.part"
 
     def write(self, frame: Frame) -> None:
         """Take one frame; waits while the encoder is behind. `pts` must increase from frame to frame.
@@ -96,86 +110,54 @@ class Writer:
             MediaError: the encoder has failed.
             ValueError: the frame has another size or depth than the target.
         """
+        assert self._encoder is not None, "no segment has begun"
         self._encoder.write(Frame(frame.pixels, frame.pts - self._zero, frame.alpha))
+        self.written += 1
+
+    def end(self) -> None:
+        """No more frames for this segment: wait until it is complete.
+
+        Raises:
+            MediaError: the encoder has failed, or the segment cannot be kept.
+        """
+        assert self._encoder is not None, "no segment has begun"
+        self._encoder.finish()
+        if self.target.kind == "video":
+            try:
+                keep(self._part(self._first), part_file(self.target, self._work, self._first))
+            except OSError as error:
+                raise MediaError(f"{self.path}: cannot be written ({error.strerror}); choose another place") from error
+        self._encoder = None
 
     def finish(self) -> None:
-        """Complete the target and give it its name.
+        """Without a `work` folder: complete the target and give it its name.
 
         Raises:
             MediaError: nothing was written, or encoding, muxing or renaming failed; nothing is left behind then.
         """
+        assert self._whole
         try:
             if not self.written:
                 raise MediaError(f"{self.path}: not a single frame was written")
-            self._encoder.finish()
-            if self.target.kind == "video":
-                self._finish_video()
-            elif self.target.kind == "folder":
-                self._finish_folder()
-            self._finished = True
+            self.end()
+            if self.target.kind != "y4m":
+                result = join(
+                    self.target, self._info, self._work, [part_file(self.target, self._work, 0)], self.written,
+                    source_mux=self._source_mux, start=self._start, duration=self._duration,
+                )  # fmt: skip
+                self.path = publish(self.target, result)
         finally:
             self.close()
 
-    def _finish_video(self) -> None:
-        muxed = self._work / f"muxed{self.path.suffix}"
-        packets = mux(
-            self._encoded,
-            self._info,
-            muxed,
-            muxer=self.target.muxer,
-            routes=self.target.routes,
-            source_mux=self._source_mux,
-            start=self._start,
-            duration=self._duration,
-        )
-        if packets < self.written:
-            raise MediaError(f"{self.path}: the encoder lost {self.written - packets} frames; choose another --codec")
-        try:
-            if self.target.overwrite:
-                os.replace(muxed, self.path)
-            else:
-                self._name_without_replacing(muxed)
-        except OSError as error:
-            raise MediaError(f"{self.path}: cannot be written ({error.strerror}); choose another place") from error
-
-    def _name_without_replacing(self, muxed: Path) -> None:
-        """Somebody may have made the target while this ran: theirs stays, and this one gets a name beside it."""
-        wanted = self.path
-        for number in range(2, 100):
-            try:
-                os.link(muxed, self.path)
-                return
-            except FileExistsError:
-                self.path = wanted.with_stem(f"{wanted.stem}-{number}")
-            except OSError:  # no hard links on this file system
-                if self.path.exists():
-                    self.path = wanted.with_stem(f"{wanted.stem}-{number}")
-                    continue
-                os.replace(muxed, self.path)
-                return
-
-    def _finish_folder(self) -> None:
-        old = None
-        try:
-            if self.path.is_dir() and any(self.path.iterdir()):
-                if not self.target.overwrite:
-                    raise MediaError(f"{self.path}: was filled by someone else meanwhile; choose another folder")
-                old = self._work.with_suffix(".old")
-                os.rename(self.path, old)
-            os.replace(self._work, self.path)
-        except OSError as error:
-            if old is not None and not self.path.exists():
-                os.rename(old, self.path)
-            raise MediaError(f"{self.path}: cannot be written ({error.strerror}); choose another place") from error
-        if old is not None:
-            shutil.rmtree(old, ignore_errors=True)
-
     def close(self) -> None:
-        """End the encoder and remove what is not finished. Safe to call twice."""
-        self._encoder.abort()
+        """End the encoder and remove what is not to be kept. Safe to call twice."""
+        if self._encoder is not None:
+            self._encoder.abort()
         with contextlib.suppress(OSError):
-            if self.target.kind != "y4m":
+            if self._whole and self.target.kind != "y4m":
                 shutil.rmtree(self._work, ignore_errors=True)
+            elif self._encoder is not None:
+                self._part(self._first).unlink(missing_ok=True)
 
     def __enter__(self) -> Writer:
         return self
@@ -184,6 +166,13 @@ class Writer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def keep(part: Path, path: Path) -> None:
+    """Give a complete file its name, once it has reached the disk."""
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    part.replace(path)
 
 
 def _aspect(info: SourceInfo, target: Target) -> str:
@@ -209,6 +198,7 @@ def open_writer(
     source_mux: bool = True,
     start: float = 0.0,
     duration: float | None = None,
+    work: Path | None = None,
 ) -> Writer:
     """Start writing frames of `width` x `height` px, uint16 if `info.bit_depth` is over 8 and uint8 otherwise.
 
@@ -218,6 +208,7 @@ def open_writer(
         codec, crf, preset, pix_fmt, overwrite, source_mux: see `check_target`.
         start, duration: the part of the source that the frames come from, in seconds, as given to `open_reader`; the
             same part of the sound is copied, and the output begins at 0.
+        work: an existing folder in which segments are kept, see `Writer`.
 
     Raises:
         MediaError, OptionError: see `check_target`.
@@ -236,4 +227,4 @@ def open_writer(
             source_mux=source_mux,
         )
     base = time_base or info.time_base
-    return Writer(target, info, time_base=base, source_mux=source_mux, start=start, duration=duration)
+    return Writer(target, info, time_base=base, source_mux=source_mux, start=start, duration=duration, work=work)

@@ -1,0 +1,218 @@
+"""What is going to happen, decided before any work starts, and whether an earlier run left something to go on with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rvrt_cli
+from rvrt_cli import engine
+from rvrt_cli.device import host_free_bytes, use_device
+from rvrt_cli.engine.network import check_size
+from rvrt_cli.errors import MediaError, OptionError
+from rvrt_cli.options import UpscaleOptions
+from rvrt_cli.upscale.work import Manifest, Work
+from rvrt_cli.video.probe import SourceInfo, probe
+from rvrt_cli.video.target import Target, check_target
+
+if TYPE_CHECKING:
+    from rvrt_cli.model import Network
+
+MEMORY_SHARE = 0.7  # of what is free; the rest is for the encoder and the user's other programs
+# Options that do not change the result; that of `model` and `weights` is the network's, that of `device` its kind
+_ASIDE = {"model", "weights", "device", "overwrite", "ranks", "local_ranks", "node", "master"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is going to happen, decided before any work starts.
+
+    Attributes:
+        source, target: as probed and checked.
+        plan: windows and tiles; those of an earlier run where this one goes on with it.
+        frames: how many will come out, as far as the container tells; None when it does not.
+        notes: what is worth telling the user, one line each.
+        work: where the run keeps what is done; None for y4m on standard output.
+        manifest: what `work` has to be made for.
+        goes_on: with what an earlier run has left in `work`, `kept` frames; else that is thrown away.
+        resumable: whether the same command could go on; not with a source that comes only once.
+        finished: the target is complete already, an earlier run was killed just before its end.
+    """
+
+    options: UpscaleOptions
+    source: SourceInfo
+    target: Target
+    network: Network
+    plan: engine.Plan
+    frames: int | None
+    notes: tuple[str, ...]
+    work: Work | None
+    manifest: Manifest
+    goes_on: bool
+    kept: int
+    resumable: bool
+    finished: bool
+
+
+def load_network(
+    model: str = UpscaleOptions.model,
+    weights: str | Path | None = None,
+    device: str = "auto",
+    precision: str = "float32",
+) -> Network:
+    """A network that is ready to be called: see `rvrt_cli.model.Network`.
+
+    Args:
+        model: name of embedded or converted weights, see `rvrt weights list`.
+        weights: a weights file in place of `model`.
+        device: "auto", "cpu", "gpu" or "ascend"; precision: "float32" or, on an accelerator, "float16".
+
+    Raises:
+        WeightsError: no such weights, or they do not fit their network.
+        RvrtError: no such device.
+    """
+    from rvrt_cli.weights import check_names, load_weights, resolve
+
+    path = resolve(model, Path(weights) if weights is not None else None)
+    loaded = load_weights(path)
+    chosen = use_device(device, precision)
+    from rvrt_cli.model import Network, parameter_shapes  # brings MindSpore, whose device is set by now
+
+    check_names(loaded.arrays, parameter_shapes(loaded.config), path)
+    return Network(loaded.config, loaded.arrays, loaded.card, chosen)
+
+
+def prepare(source: str | Path, target: str | Path, options: UpscaleOptions, *, as_rank: bool = False) -> Job:
+    """Check everything that can be checked before the work: source, target, weights, device, memory, earlier runs.
+
+    Args:
+        as_rank: this process works for another one, which holds the lock on the target.
+
+    Raises:
+        RvrtError: with the remedy.
+    """
+    info = probe(source)
+    check_size(info.width, info.height)
+    width, height = options.output_size(info.width, info.height)
+    work = None if str(target) == "-" else Work(Path(target))
+    if options.ranks > 1 and (work is None or info.kind == "y4m"):
+        raise OptionError(f"--ranks {options.ranks}: needs a source and a target that are files; - is neither")
+    alone = not as_rank and options.node == 0  # else the first machine decides
+    if work is not None and alone:
+        work.check_free()
+    published = work.published() if work is not None and alone else None
+    checked = check_target(
+        info, target, width=width, height=height, codec=options.codec, crf=options.crf, preset=options.preset,
+        pix_fmt=options.pix_fmt, overwrite=options.overwrite or published is not None,
+    )  # fmt: skip
+    network = load_network(options.model, options.weights, options.device, options.precision)
+    about = _about(info, checked, network, options)
+    resumable = work is not None and info.kind != "y4m"
+    finished = published is not None and published.about == about
+    if published is not None and not finished and not options.overwrite:
+        raise MediaError(f"{checked.path}: exists already; choose another name, or --overwrite")
+    earlier, note, kept = None, None, published.frames if published is not None and finished else 0
+    if work is not None and resumable and not finished and (alone or as_rank):
+        earlier, note = _earlier(work, about, options)
+        kept = sum(segment.frames for segment in work.segments()) if earlier is not None else 0
+    frames = _frame_count(info, options)
+    plan = earlier.plan if earlier is not None else _plan(network, info, options, frames)
+    notes = [*network.notes, *checked.notes, *([note] if note else [])]
+    if info.interlaced:
+        notes.append("the source is interlaced; its frames are enlarged as they are")
+    return Job(
+        options, info, checked, network, plan, frames, tuple(notes), work, Manifest(about, plan), earlier is not None,
+        kept, resumable, finished,
+    )  # fmt: skip
+
+
+def _plan(network: Network, info: SourceInfo, options: UpscaleOptions, frames: int | None) -> engine.Plan:
+    """Windows and tiles for the memory of one rank."""
+    budget = options.memory_bytes
+    host = (budget if budget is not None else int(MEMORY_SHARE * host_free_bytes())) // options.ranks_here
+    device_free = network.device.free_bytes()
+    return engine.plan(
+        network, info.width, info.height,
+        free_bytes=host if device_free is None else int(MEMORY_SHARE * device_free),
+        host_free_bytes=None if device_free is None else host,
+        window=options.window, tile=options.tile, overlap=options.overlap, lookahead=options.lookahead,
+        frame_count=frames, pixel_bytes=2 if info.bit_depth > 8 else 1,
+    )  # fmt: skip
+
+
+def _earlier(
+    work: Work, about: dict[str, dict[str, Any]], options: UpscaleOptions
+) -> tuple[Manifest | None, str | None]:
+    """What an earlier run has begun, if this one can go on with it, and what to tell the user if it cannot.
+
+    Raises:
+        MediaError: it was made of or for something else, or is damaged, and may not be thrown away.
+    """
+    try:
+        manifest = work.manifest()
+        done = sum(segment.frames for segment in work.segments())
+        work.ended()
+    except MediaError as error:
+        if not options.overwrite:
+            raise
+        return None, f"starting afresh: {str(error).partition(';')[0]}"
+    if manifest is None:
+        return None, None
+    changed = manifest.differences(about)
+    if not changed:
+        return manifest, None
+    what = f"{', '.join(changed)} changed since an interrupted run, which had {done} frames done"
+    if options.overwrite:
+        return None, f"starting afresh: {what}"
+    raise MediaError(f"{work.target}: {what}; give the same as then to go on, or --overwrite to start afresh")
+
+
+def _about(info: SourceInfo, target: Target, network: Network, options: UpscaleOptions) -> dict[str, dict[str, Any]]:
+    """What the result depends on, as JSON has it."""
+    settings = {"--" + name.replace("_", "-"): value for name, value in asdict(options).items() if name not in _ASIDE}
+    output = [target.kind, target.width, target.height, target.encoder, target.pix_fmt, *target.options]
+    about = {
+        "source": _identity(info),
+        "network": {"name": network.card["name"], "sha256": _sha256(options)},
+        "settings": {
+            **settings, "--device": network.device.kind, "the encoder's options": output,
+            "the version of rvrt": rvrt_cli.__version__,
+        },
+    }  # fmt: skip
+    return json.loads(json.dumps(about))
+
+
+def _identity(info: SourceInfo) -> dict[str, Any]:
+    """What tells a source from another one of its name: paths, sizes and times of change."""
+    if info.kind == "y4m":
+        return {}
+    files = list(info.files) or [Path(info.path)]
+    digest = hashlib.sha256()
+    size = 0
+    for path in files:
+        seen = path.stat()
+        size += seen.st_size
+        digest.update(f"{path.absolute()}\0{seen.st_size}\0{seen.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+    return {"path": str(Path(info.path).absolute()).encode("utf-8", "replace").decode(), "files": len(files),
+            "bytes": size, "sha256": digest.hexdigest()}  # fmt: skip
+
+
+def _sha256(options: UpscaleOptions) -> str:
+    from rvrt_cli.weights import resolve
+
+    path = resolve(options.model, Path(options.weights) if options.weights is not None else None)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _frame_count(info: SourceInfo, options: UpscaleOptions) -> int | None:
+    if options.start == 0 and options.duration is None:
+        return info.frame_count
+    if info.duration is None:
+        return None
+    seconds = max(0.0, info.duration - options.start)
+    if options.duration is not None:
+        seconds = min(seconds, options.duration)
+    return max(1, round(seconds * info.frame_rate))

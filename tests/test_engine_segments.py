@@ -1,0 +1,97 @@
+"""Segments: a video computed in pieces, by several runs or ranks, is the video computed at once."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+from test_engine_stream import CausalMean, clip
+
+from rvrt_cli.engine import FramesPassed, Plan, SegmentDone, Segments, stream
+from rvrt_cli.engine.segments import cut_segments
+from rvrt_cli.engine.windows import Window
+
+
+def windows(lengths, emit):
+    """Windows of `emit` frames, the last one of a scene shorter, for scenes of these lengths."""
+    first = 0
+    for length in lengths:
+        for place in range(0, length, emit):
+            count = min(emit, length - place)
+            yield Window([np.zeros((1, 1, 3))] * count, count, first, place == 0)
+            first += count
+
+
+@given(st.lists(st.integers(1, 50), max_size=6), st.integers(1, 9), st.integers(1, 40))
+def test_segments_end_at_cuts_or_when_they_are_long_enough(lengths, emit, length):
+    total, begun = 0, []
+    for window, begins in cut_segments(windows(lengths, emit), length):
+        assert window.first == total
+        total += window.emit
+        if begins:
+            begun.append(window)
+        before = window.first - begun[-1].first
+        assert before < length
+        assert not (window.starts_scene and not begins and 4 * before >= length)
+    assert total == sum(lengths)
+    for before, after in itertools.pairwise(begun):
+        assert after.starts_scene or after.first - before.first >= length
+
+
+LENGTHS = [9, 2, 13]
+FRAMES = clip(LENGTHS, 32, 48)
+
+
+def pieces(wanted, kept, fail_at=(), tile=(32, 32)):
+    """Frames by number and finished segments of one run; `kept` has what earlier runs have carried over."""
+    frames, done, at = {}, [], 0
+
+    def take(event):
+        nonlocal at
+        if isinstance(event, FramesPassed):
+            at += event.frames
+        if isinstance(event, SegmentDone):
+            done.append(event)
+
+    segments = Segments(4, lambda first, starts_scene: wanted(first), lambda first: kept[first])
+    for pixels in stream(iter(FRAMES), CausalMean(fail_at), Plan(4, 2, tile, 16), segments=segments, on_event=take):
+        frames[at] = pixels
+        at += 1
+    return frames, done
+
+
+WHOLE, SEGMENTS = pieces(lambda first: True, {})
+CARRIED = {segment.first + segment.frames: segment.carried for segment in SEGMENTS if segment.carried}
+
+
+def test_the_clip_has_segments_of_both_kinds():
+    assert [(segment.first, segment.frames, segment.starts_scene) for segment in SEGMENTS] == [
+        (0, 4, True), (4, 5, False), (9, 2, True), (11, 4, True), (15, 4, False), (19, 5, False)
+    ]  # fmt: skip
+    assert sorted(CARRIED) == [4, 15, 19]
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.sets(st.sampled_from([segment.first for segment in SEGMENTS])))
+def test_any_choice_of_segments_gives_the_same_frames(chosen):
+    frames, done = pieces(chosen.__contains__, CARRIED)
+    assert [segment.first for segment in done] == sorted(chosen)
+    expected = {n for s in SEGMENTS if s.first in chosen for n in range(s.first, s.first + s.frames)}
+    assert set(frames) == expected
+    for number, pixels in frames.items():
+        assert np.array_equal(pixels, WHOLE[number]), f"frame {number} of a run that computes {sorted(chosen)}"
+
+
+def test_smaller_tiles_are_carried_with_their_states():
+    """Memory runs out in the first segment; a later run goes on with the tiles that fitted."""
+    whole, _ = pieces(lambda first: True, {}, fail_at={0}, tile=(32, 48))
+    frames, done = pieces(lambda first: first < 4, {}, fail_at={0}, tile=(32, 48))
+    assert done[0].carried.tile == (32, 32)
+    rest, _ = pieces(lambda first: first == 4, {4: done[0].carried}, tile=(32, 48))
+    assert sorted([*frames, *rest]) == list(range(9))
+    assert all(np.array_equal(pixels, whole[number]) for number, pixels in {**frames, **rest}.items())
+
+
+def test_a_segment_of_no_frames_is_refused():
+    with pytest.raises(ValueError, match="1 or more"):
+        list(cut_segments(windows([3], 2), 0))

@@ -1,0 +1,97 @@
+"""Scenes shared out over ranks: the result is one rank's, and what a dead rank leaves is finished by the next run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from test_upscale_resume import assert_same
+from video_clips import ffmpeg, leftovers
+
+from rvrt_cli.cli import main
+from rvrt_cli.errors import OptionError
+from rvrt_cli.options import UpscaleOptions
+
+OPTIONS = ("--window", "4", "--lookahead", "2", "--segment", "12", "--model", "rvrt-tiny", "--device", "cpu")
+FRAMES = 72
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three scenes of 24 frames."""
+    path = tmp_path_factory.mktemp("source") / "in.mkv"
+    views = ("testsrc2", "mandelbrot=end_scale=0.01", "rgbtestsrc")
+    inputs = [x for view in views for x in ("-f", "lavfi", "-i", f"{view}{':' if '=' in view else '='}s=32x24:r=25")]
+    cuts = "".join(f"[{n}:v]trim=end_frame=24,format=yuv444p[v{n}];" for n in range(3))
+    graph = f"{cuts}[v0][v1][v2]concat=n=3[v]"
+    ffmpeg(*inputs, "-filter_complex", graph, "-map", "[v]", "-c:v", "libx264", "-qp", "10", path)
+    return path
+
+
+def start(folder: Path, *arguments: object) -> subprocess.Popen:
+    code = "from rvrt_cli.cli import main; main()"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, "upscale", *map(str, arguments), *OPTIONS], cwd=folder, text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def ranks_of(process: subprocess.Popen) -> list[psutil.Process]:
+    found = []
+    for child in psutil.Process(process.pid).children(recursive=True):
+        try:
+            if child.environ().get("MS_ROLE") == "MS_WORKER" and "worker.py" in " ".join(child.cmdline()):
+                found.append(child)
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_a_rank_dies_and_the_same_command_finishes_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clip: Path
+) -> None:
+    target, single = tmp_path / "out.mkv", tmp_path / "single.mkv"
+    process = start(tmp_path, clip, target, "--ranks", "2")
+    work, deadline = tmp_path / ".out.mkv.rvrt", time.monotonic() + 200
+    while not list(work.glob("0*.json")):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, "no segment is ever complete"
+        time.sleep(0.02)
+    ranks = ranks_of(process)
+    assert len(ranks) == 2
+    everybody = psutil.Process(process.pid).children(recursive=True)
+    ranks[1].kill()
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 1, said
+    assert "a rank has died" in said.splitlines()[-1]
+    assert "same command" in said.splitlines()[-1]
+    assert not target.exists()
+    psutil.wait_procs(everybody, timeout=10)
+    assert not [child for child in everybody if child.is_running()], "a rank outlives the command"
+
+    process = start(tmp_path, clip, target, "--ranks", "2")
+    said = process.communicate(timeout=200)[1]
+    assert process.returncode == 0, said
+    assert f"of {FRAMES} frames" in said
+    assert leftovers(tmp_path) == []
+
+    monkeypatch.setattr(sys, "argv", ["rvrt", "upscale", str(clip), str(single), "-q", *OPTIONS])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code
+    assert_same(target, {".mkv": single})
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"ranks": 0}, {"ranks": 2, "local_ranks": 3}, {"ranks": 2, "local_ranks": -1}, {"ranks": 2, "node": -1},
+     {"ranks": 2, "local_ranks": 1, "master": "host"}, {"segment": 0}],
+)  # fmt: skip
+def test_impossible_ranks_and_segments_are_refused_by_name(bad: dict) -> None:
+    with pytest.raises(OptionError, match="--" + list(bad)[-1].replace("_", "-")):
+        UpscaleOptions(**bad)

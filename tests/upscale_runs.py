@@ -1,0 +1,130 @@
+"""`rvrt upscale` in processes of its own that can be killed, with a small network of NumPy in place of the real one.
+
+    upscale_runs.py LOG SECONDS MOMENT ARGUMENT...
+
+LOG gets a line with the number of frames for every network call, which takes so many SECONDS; LOG.peak has the peak memory [KiB]. MOMENT is where the process kills itself: the name of
+a function in MOMENTS, "before" or "after" it, and at which of its calls: "keep:after:2"; or "never".
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+# where each function is looked up by its caller
+MOMENTS = {
+    "start": ("rvrt_cli.upscale.work", "Work.start"),
+    "keep": ("rvrt_cli.video.writer", "keep"),
+    "states": ("rvrt_cli.upscale.work", "_write_states"),
+    "end": ("rvrt_cli.upscale.work", "Work.end"),
+    "packet": ("rvrt_cli.video.mux", "_fresh"),
+    "publishing": ("rvrt_cli.upscale.work", "Work.publishing"),
+    "publish": ("rvrt_cli.upscale.run", "publish"),
+    "remove": ("rvrt_cli.upscale.work", "_remove"),
+}
+
+
+class Echo:
+    """Each frame, darkened by a mean of all before it in its scene: wrong as soon as a state is lost or mixed up."""
+
+    scale, clip_size, notes = 4, 2, ()
+
+    class device:
+        kind, precision = "cpu", "float32"
+        free_bytes = staticmethod(lambda: None)
+
+    def __init__(self, log: str, seconds: float = 0.01) -> None:
+        self.log, self.seconds, self.card = log, seconds, {"name": "echo"}
+
+    def __call__(self, frames, state, emit):
+        time.sleep(self.seconds)
+        mean = np.zeros_like(frames[:, 0]) if state is None else state["mean"][:, 0].transpose(0, 3, 1, 2)
+        out = []
+        for number in range(emit):
+            mean = 0.75 * mean + 0.25 * frames[:, number]
+            out.append((0.5 * frames[:, number] + 0.5 * mean).repeat(4, 2).repeat(4, 3))
+        with open(self.log, "a") as log:
+            log.write(f"{emit}\n")
+        return np.stack(out, 1), {"mean": mean.transpose(0, 2, 3, 1)[:, None]}
+
+    def memory(self, frames, height, width):
+        return frames * height * width
+
+    def state_bytes(self, height, width):
+        return 12 * height * width
+
+
+def start(
+    folder: Path, *arguments: object, moment: str = "never", log: str = "calls", seconds: float = 0.03
+) -> subprocess.Popen:
+    """`rvrt upscale` with the network above, its working directory and its log in `folder`."""
+    command = [sys.executable, __file__, str(folder / log), str(seconds), moment, "upscale", *map(str, arguments)]
+    return subprocess.Popen(
+        command, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen, status: int = 0) -> str:
+    """What the command says on standard error; it must end with `status`, and nobody must outlive it."""
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == status, said
+    assert "Traceback" not in said
+    return said
+
+
+def computed(folder: Path, log: str = "calls") -> int:
+    """Frames that have gone through the network, in all runs together."""
+    path = folder / log
+    return sum(map(int, path.read_text().split())) if path.exists() else 0
+
+
+def _kill_at(moment: str) -> None:
+    import importlib
+
+    name, when, count = moment.split(":")
+    module, path = MOMENTS[name]
+    owner = importlib.import_module(module)
+    *outer, attribute = path.split(".")
+    for part in outer:
+        owner = getattr(owner, part)
+    function = getattr(owner, attribute)
+    left = int(count)
+
+    def killing(*arguments, **options):
+        nonlocal left
+        left -= 1
+        if left == 0 and when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = function(*arguments, **options)
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    setattr(owner, attribute, killing)
+
+
+def main() -> None:
+    log, seconds, moment = sys.argv[1:4]
+    sys.argv = ["rvrt", *sys.argv[4:]]
+    import rvrt_cli.upscale.job
+    from rvrt_cli.cli import main as rvrt
+
+    rvrt_cli.upscale.job.load_network = lambda *_: Echo(log, float(seconds))
+    if moment != "never":
+        _kill_at(moment)
+    try:
+        rvrt()
+    finally:
+        Path(f"{log}.peak").write_text(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
+
+
+if __name__ == "__main__":
+    main()
