@@ -135,7 +135,7 @@ def test_without_a_library_the_definitions_run_and_one_line_says_so(monkeypatch:
 
 TINY = replace(PRESETS["rvrt-tiny"], widths=(16, 16, 16))
 LIGHT = replace(PRESETS["rvrt-light"], widths=(16, 16, 16), groups=(1, 1, 1), heads=(2, 2, 2), align_ratio=1,
-                align_heads=2, upsampler_width=8, relative_position_bias=True, input_skip=5)  # fmt: skip
+                align_heads=2, upsampler_width=8, relative_position_bias=True)  # fmt: skip
 
 
 def network(config: RVRTConfig, fused: bool) -> tuple[RVRT, dict[str, np.ndarray]]:

@@ -16,7 +16,7 @@ from rvrt_cli.model.cost import flops_per_pixel
 # Small enough to compile in seconds; everything that the published structure has: flow, bias, shifted windows
 GUIDED = RVRTConfig(widths=(12, 12, 12), groups=(1, 1, 1), heads=(2, 2, 2), window=4, align_heads=4,
                     deformable_groups=4, upsampler_width=8)  # fmt: skip
-PLAIN = replace(GUIDED, alignment="neighbourhood", relative_position_bias=False, input_skip=5)
+PLAIN = replace(GUIDED, alignment="neighbourhood", relative_position_bias=False)
 BARE = replace(GUIDED, passes=2, bodies=("convolution",) * 3, flow_guided=False, offset_width=8, upsampler_width=0)
 ROUNDING = 2e-5  # float32, sums in another order
 

@@ -43,9 +43,6 @@ class RVRTConfig:
     offset_width: int = 64  # of the convolutions that make the offsets
     upsampler_width: int = 64  # 0: no upsampler, one convolution to all 4x4 pixels at once
     scale: int = 4
-    # Not in the paper: edge [px] of a convolution from the input straight to the upsampler; 0: none. Every stage ends in a
-    # LayerNorm, which erases contrast; a small network learns much sooner with this linear path beside them.
-    input_skip: int = 0
 
     def __post_init__(self) -> None:
         for name in ("widths", "groups", "depths", "heads", "bodies"):
@@ -65,8 +62,6 @@ class RVRTConfig:
             raise WeightsError(f"network configuration: bodies {self.bodies!r}; known: {', '.join(BODIES)}")
         if self.scale != 4:
             raise WeightsError(f"network configuration: scale {self.scale}; only x4 networks are supported")
-        if self.input_skip not in (0, 1, 3, 5, 7):
-            raise WeightsError(f"network configuration: input_skip {self.input_skip!r} is none of 0, 1, 3, 5, 7")
         if self.alignment not in ALIGNMENTS:
             raise WeightsError(f"network configuration: alignment {self.alignment!r}; known: {', '.join(ALIGNMENTS)}")
         if len(set(self.widths)) != 1:

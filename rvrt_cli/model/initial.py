@@ -30,12 +30,12 @@ def initial_weights(config: RVRTConfig, seed: int = 0) -> dict[str, np.ndarray]:
         elif name.endswith("relative_position_bias_table"):
             value = 0.02 * noise
         else:
-            value = noise / np.sqrt(np.prod(shape[1:])) * _gain(name, config)
+            value = noise / np.sqrt(np.prod(shape[1:])) * _gain(name)
         weights[name] = value.astype(np.float32)
     return weights
 
 
-def _gain(name: str, config: RVRTConfig) -> float:
-    if name == "conv_last.weight" or (name == "input_skip.weight" and not config.upsampler_width):
+def _gain(name: str) -> float:
+    if name == "conv_last.weight":
         return 0.02
     return 0.1 if name.endswith(".conv2.weight") else 1.0  # the end of a residual path

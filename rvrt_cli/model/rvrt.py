@@ -34,7 +34,6 @@ from rvrt_cli.model.layers import (
 )
 from rvrt_cli.model.spynet import estimate_flow, spynet_shapes
 
-SKIP_GAIN = 0.2  # of the reconstruction's features beside the linear path, so that both start at a like size
 Clips = list[Tensor]  # one tensor (N, T, H, W, C) per clip, in time order
 
 
@@ -138,9 +137,7 @@ class Reconstruct(nn.Cell):
             *conv_shapes("conv_last", wide, 3, 3),
         ]
         places = 3 * config.scale**2  # of one pixel's enlargement
-        head = upsampler if wide else conv_shapes("conv_last", width, places, 3)
-        skip = conv_shapes("input_skip", 3, wide or places, config.input_skip, rank=4) if config.input_skip else []
-        self.head = parameters([*head, *skip])
+        self.head = parameters(upsampler if wide else conv_shapes("conv_last", width, places, 3))
 
     def construct(self, frames: Tensor, *features: Tensor) -> Tensor:
         """Input (N, T, H, W, 3) and five features (N, T, H, W, C) → (N, T, 4H, 4W, 3), not clamped."""
@@ -171,13 +168,11 @@ def _body_sizes(config: RVRTConfig, part: int) -> Sizes:
 def upsample(frames: Tensor, x: Tensor, *weights: Tensor) -> Tensor:
     """Input (N, T, H, W, 3) and refined features (N, T, H, W, C) → (N, T, 4H, 4W, 3).
 
-    Weights of four convolutions, of the last one, and of that of the input where the configuration has it.
+    Weights of four convolutions and of the last one.
     """
     batch, time, height, width, channels = x.shape
     frames = frames.reshape(batch * time, height, width, 3)
     x = ops.conv2d(x.reshape(batch * time, height, width, channels), weights[0], weights[1], "leaky_relu")
-    if len(weights) > 10:
-        x = SKIP_GAIN * x + ops.conv2d(frames, weights[10], weights[11])
     for i in range(2):
         x = ops.pixel_shuffle(ops.conv2d(x, weights[2 + 2 * i], weights[3 + 2 * i]), 2, "leaky_relu")
     x = ops.conv2d(ops.conv2d(x, weights[6], weights[7]), weights[8], weights[9])
@@ -186,15 +181,10 @@ def upsample(frames: Tensor, x: Tensor, *weights: Tensor) -> Tensor:
 
 @ops.compiled
 def enlarge(frames: Tensor, x: Tensor, *weights: Tensor) -> Tensor:
-    """`upsample` in one step: a convolution makes all 4x4 pixels of a place; at a fraction of the cost.
-
-    Weights of that convolution, and of that of the input where the configuration has it.
-    """
+    """`upsample` in one step, at a fraction of the cost: one convolution makes all 4x4 pixels of a place."""
     batch, time, height, width, channels = x.shape
     frames = frames.reshape(batch * time, height, width, 3)
     x = ops.conv2d(x.reshape(batch * time, height, width, channels), weights[0], weights[1])
-    if len(weights) > 2:
-        x = SKIP_GAIN * x + ops.conv2d(frames, weights[2], weights[3])
     return ops.add_enlarged(ops.pixel_shuffle(x, 4), frames).reshape(batch, time, 4 * height, 4 * width, 3)
 
 
