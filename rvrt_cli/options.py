@@ -33,12 +33,13 @@ class UpscaleOptions:
     scale: int = NATIVE_SCALE  # 2, 3 or 4: x4, then an antialiased reduction
     size: str | None = None  # "WIDTHxHEIGHT" or "1080p"; overrides `scale`
     window: int | None = None  # frames emitted per call; 0: the whole clip at once; None: planned from the memory
-    lookahead: int = 4  # frames of the future that a window sees
+    lookahead: int = 2  # frames of the future that a window sees
     tile: int | None = None  # LR px; 0: untiled; None: planned from the memory
     overlap: int = 16  # LR px shared by neighbouring tiles
     memory: str | None = None  # such as "4G"; None: most of what is free
     start: float = 0.0  # s
     duration: float | None = None  # s
+    deinterlace: bool = False  # make one frame of every two fields before enlarging
     codec: str | None = None  # ffmpeg's name of a video encoder; None: libx264, or libvpx-vp9 for .webm
     crf: int | None = None
     preset: str | None = None

@@ -32,18 +32,18 @@ def planned(free, width=854, height=480, **options):
 
 def test_plenty_of_memory_means_untiled_and_the_default_window():
     made = planned(1000 * GIB)
-    assert (made.window, made.lookahead, made.tile, made.tiles) == (DEFAULT_WINDOW, 4, (480, 854), 1)
+    assert (made.window, made.lookahead, made.tile, made.tiles) == (DEFAULT_WINDOW, 2, (480, 854), 1)
 
 
 def test_the_network_gets_what_it_says_and_frames_and_states_are_counted():
     made = planned(1000 * GIB)
-    assert made.device_bytes == Sized().memory(18, 480, 854)
-    output = 18 * 3 * 16 * 480 * 854
+    assert made.device_bytes == Sized().memory(16, 480, 854)
+    output = 16 * 3 * 16 * 480 * 854
     assert output < made.host_bytes - 2 * Sized().state_bytes(480, 854) < 2 * output
     # float32 of the one row of tiles that is blended comes on top
     tiled = planned(1000 * GIB, tile=256)
     assert tiled.tiles == 8
-    assert tiled.host_bytes > made.host_bytes + 4 * 18 * 3 * 16 * 256 * 854 * 0.9
+    assert tiled.host_bytes > made.host_bytes + 4 * 16 * 3 * 16 * 256 * 854 * 0.9
     assert planned(1000 * GIB, pixel_bytes=2).host_bytes > made.host_bytes + output
 
 

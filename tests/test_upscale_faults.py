@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import av
 import numpy as np
 import psutil
 import pytest
@@ -242,3 +243,21 @@ def test_a_damaged_file_is_one_error_and_nothing_worse(work: Work, name: str, da
                 assert found.differences(found.about) == []
     finally:
         path.write_bytes(good)
+
+
+def test_interlaced_sources_are_said_and_deinterlaced_on_demand(tmp_path: Path, rvrt: Callable) -> None:
+    source = tmp_path / "in.mp4"
+    moving = "testsrc2=s=64x48:r=50:d=1,gblur=2,scroll=h=0.05"
+    ffmpeg("-f", "lavfi", "-i", moving, "-vf", "interlace", "-flags", "+ilme+ildct", "-c:v", "libx264", source)
+    combed = {}
+    for option in ((), ("--deinterlace",)):
+        target = tmp_path / f"out{len(option)}.mp4"
+        status, said = rvrt(source, target, *option)
+        assert status == 0
+        wanted = "deinterlaced first" if option else "--deinterlace makes whole ones"
+        assert [line for line in said if "the source is interlaced" in line and wanted in line]
+        with av.open(str(target)) as container:
+            rows = [frame.to_ndarray(format="gray")[2::4].astype(float) for frame in container.decode(video=0)]
+        assert len(rows) == 25
+        combed[option] = np.mean([np.abs(f[1:-1] - (f[:-2] + f[2:]) / 2).mean() for f in rows])
+    assert combed[()] > 1.3 * combed[("--deinterlace",)]

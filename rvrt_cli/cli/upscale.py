@@ -38,6 +38,7 @@ _PLAIN_SECONDS = 5.0  # between lines where there is no terminal
 @click.option("--memory", metavar="SIZE", help="Memory to use, such as 4G. [default: most of what is free]")
 @click.option("--start", type=float, default=UpscaleOptions.start, show_default=True, help="Where to begin [s].")
 @click.option("--duration", type=float, help="How much to take [s].")
+@click.option("--deinterlace", is_flag=True, help="Make whole frames of an interlaced source's fields first.")
 @click.option("--codec", help="ffmpeg's video encoder. [default: libx264; libvpx-vp9 for .webm]")
 @click.option("--crf", type=int, help="Encoder quality, lower is better.")
 @click.option("--preset", help="Encoder speed.")

@@ -38,7 +38,7 @@ def plan(
     window: int | None = None,
     tile: int | None = None,
     overlap: int = 16,
-    lookahead: int = 4,
+    lookahead: int = 2,
     frame_count: int | None = None,
     host_free_bytes: int | None = None,
     pixel_bytes: int = 1,

@@ -122,7 +122,8 @@ def prepare(source: str | Path, target: str | Path, options: UpscaleOptions, *, 
     plan = earlier.plan if earlier is not None else _plan(network, info, options, frames)
     notes = [*network.notes, *checked.notes, *([note] if note else [])]
     if info.interlaced:
-        notes.append("the source is interlaced; its frames are enlarged as they are")
+        done = "deinterlaced first" if options.deinterlace else "enlarged as they are; --deinterlace makes whole ones"
+        notes.append(f"the source is interlaced; its frames are {done}")
     return Job(
         options, info, checked, network, plan, frames, tuple(notes), work, Manifest(about, plan), earlier is not None,
         kept, resumable, finished,

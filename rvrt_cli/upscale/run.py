@@ -178,7 +178,9 @@ def compute(
             progress.waiting_for_target += time.monotonic() - before
 
     with ExitStack() as stack:
-        reader = stack.enter_context(open_reader(job.source, start=options.start, duration=options.duration))
+        reader = stack.enter_context(
+            open_reader(job.source, start=options.start, duration=options.duration, deinterlace=options.deinterlace)
+        )
         writer = stack.enter_context(
             open_writer(
                 job.target, job.source, width=job.target.width, height=job.target.height,
