@@ -41,6 +41,9 @@ class RVRTConfig:
     deformable_groups: int = 12  # offset groups over the channels of [key, value]
     max_offset: float = 10.0  # px that an offset may add to the flow (paper: learned residual)
     offset_width: int = 64  # of the convolutions that make the offsets
+    # Share of the aligned features that a branch goes on with. Below 1 the past fades: a network without norms that was
+    # trained on short sequences may otherwise amplify it without end in long ones.
+    carry: float = 1.0
     upsampler_width: int = 64  # 0: no upsampler, one convolution to all 4x4 pixels at once
     scale: int = 4
 
@@ -56,6 +59,8 @@ class RVRTConfig:
         for name, most in (("widths", 4096), ("groups", 64), ("depths", 64), ("heads", 256)):
             for value in getattr(self, name):
                 _whole(name, value, most)
+        if not isinstance(self.carry, int | float) or not 0 < self.carry <= 1:
+            raise WeightsError(f"network configuration: carry {self.carry!r} is not above 0 and at most 1")
         if self.upsampler_width != 0:
             _whole("upsampler_width", self.upsampler_width, 4096)
         if any(body not in BODIES for body in self.bodies):
@@ -140,6 +145,7 @@ PRESETS = {
         align_heads=2,
         deformable_groups=4,
         offset_width=16,
+        carry=0.8,
         relative_position_bias=False,
         upsampler_width=0,
     ),

@@ -117,6 +117,8 @@ class Branch(nn.Cell):
 
     def construct(self, propagated: Tensor, *features: Tensor) -> Tensor:
         """What is propagated to the clip and its features so far, each (N, T, H, W, C) → (N, T, H, W, C)."""
+        if self.config.carry != 1:
+            propagated = self.config.carry * propagated
         return propagated + body(merge(*tensors(self.conv), *features, propagated), self.config, 1, self.body)
 
 
