@@ -209,7 +209,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(
     assert rvrt(monkeypatch, "upscale", source, target, "--dry-run", "--window", "4", "--tile", "32") == 0
     said = capsys.readouterr().err
     assert "128x96" in said
-    assert "windows of 4 + 4 frames" in said
+    assert "windows of 4 + 2 frames" in said
     assert not target.exists()
 
 
