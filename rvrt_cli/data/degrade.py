@@ -16,9 +16,9 @@ from rvrt_cli.data.resize import SCALE, blur_downsample, imresize
 DEGRADATIONS = ("bi", "bd", "video")
 
 # `video`: what real low-resolution footage went through, as shares of the clips.
-_CLEAN = 0.30  # bicubic alone
-_DIRTY = 0.20  # blur and noise, not compressed
-_JPEG = 0.10  # each frame through JPEG; the rest through H.264
+_CLEAN = 0.50  # bicubic alone
+_DIRTY = 0.12  # blur and noise, not compressed
+_JPEG = 0.06  # each frame through JPEG; the rest through H.264
 _DIRTY_BEFORE_CODEC = 0.25  # of the compressed clips
 _CRF = (18.0, 28.0)
 _PRESETS = ("superfast", "veryfast")
