@@ -5,6 +5,7 @@ No MindSpore import: `rvrt --help` reads the defaults from here.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ DEVICES = ("auto", "cpu", "gpu", "ascend")
 PRECISIONS = ("float32", "float16")
 PRESET_HEIGHTS = {"480p": 480, "720p": 720, "1080p": 1080, "1440p": 1440, "2160p": 2160, "4320p": 4320}
 NATIVE_SCALE = 4
+_MOST = 1_000_000  # frames or px of any option
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,9 @@ class UpscaleOptions:
         _one_of("--precision", self.precision, PRECISIONS)
         if self.scale not in (2, 3, 4):
             raise OptionError(f"--scale {self.scale}: the network enlarges 4 times; choose 2, 3 or 4")
+        for name in ("window", "lookahead", "tile", "overlap", "segment"):
+            if (getattr(self, name) or 0) > _MOST:
+                raise OptionError(f"--{name} {getattr(self, name)}: give {_MOST} or less")
         if self.window is not None and self.window < 0:
             raise OptionError(f"--window {self.window}: give a number of frames, or 0 for the whole clip")
         if self.lookahead < 0:
@@ -66,9 +71,9 @@ class UpscaleOptions:
             raise OptionError(f"--overlap {self.overlap}: give 0 px or more")
         if self.tile and self.overlap > self.tile // 2:
             raise OptionError(f"--overlap {self.overlap}: at most half of --tile {self.tile}")
-        if self.start < 0:
+        if not 0 <= self.start < math.inf:
             raise OptionError(f"--start {self.start}: give seconds from the beginning, 0 or more")
-        if self.duration is not None and self.duration <= 0:
+        if self.duration is not None and not 0 < self.duration < math.inf:
             raise OptionError(f"--duration {self.duration}: give more than 0 seconds")
         if self.crf is not None and not 0 <= self.crf <= 63:
             raise OptionError(f"--crf {self.crf}: give 0 (best) to 63")
@@ -105,10 +110,11 @@ def parse_memory(text: str) -> int:
     Raises:
         OptionError: not a positive amount with a unit.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT])(?:i?B)?\s*", text, re.IGNORECASE | re.ASCII)
-    if not match or float(match[1]) == 0:
+    match = re.fullmatch(r"\s*(\d{1,12}(?:\.\d{1,12})?)\s*([KMGT])(?:i?B)?\s*", text, re.IGNORECASE | re.ASCII)
+    amount = int(float(match[1]) * 1024 ** (1 + "KMGT".index(match[2].upper()))) if match else 0
+    if amount == 0:
         raise OptionError(f"--memory {text!r}: write an amount with a unit, such as 4G or 512M")
-    return int(float(match[1]) * 1024 ** (1 + "KMGT".index(match[2].upper())))
+    return amount
 
 
 def parse_size(text: str) -> tuple[int, int] | int:

@@ -1,12 +1,15 @@
 """Training clips from photos and videos: real pixels, cuts, repeats, licences, the same result for any workers."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from fuzzing import damaged, little_memory, searching
+from hypothesis import given, strategies as st
 from PIL import Image
 
 from rvrt_cli.cli.preprocess import preprocess
@@ -15,7 +18,7 @@ from rvrt_cli.data.clip_options import ClipOptions
 from rvrt_cli.data.clips import make_clips, windows
 from rvrt_cli.data.resize import imresize
 from rvrt_cli.data.sources import Source, find_sources, read_licences, read_video
-from rvrt_cli.data.store import MANIFEST, ClipStore, detail, worth_keeping
+from rvrt_cli.data.store import MANIFEST, ClipStore, detail, worth_keeping, write_shard
 from rvrt_cli.errors import OptionError
 
 OPTIONS = ClipOptions(frames=4, size=64, per_photo=3, per_video=6, seed=7)
@@ -220,3 +223,18 @@ def test_store_refuses_other_folders(tmp_path: Path, made: Path) -> None:
     (tmp_path / "shards").symlink_to(made / "shards")
     with pytest.raises(OptionError, match="not uint8"):
         ClipStore(tmp_path)
+
+
+@searching(150)
+@given(data=st.data())
+def test_damaged_clips_are_one_error_and_nothing_worse(tmp_path: Path, data: st.DataObject) -> None:
+    (tmp_path / "shards").mkdir(exist_ok=True)
+    write_shard(tmp_path / "shards" / "a.npy", np.zeros((2, 4, 8, 8, 3), np.uint8))
+    shards = [{"file": "shards/a.npy", "clips": 2}]
+    manifest = {"format": 1, "frames": 4, "size": 8, "sources": [{"name": "a", "shards": shards}]}
+    (tmp_path / MANIFEST).write_text(json.dumps(manifest))
+    path = tmp_path / data.draw(st.sampled_from([MANIFEST, "shards/a.npy"]))
+    path.write_bytes(data.draw(damaged(path.read_bytes(), is_json=path.name == MANIFEST)))
+    with little_memory(50 << 20), suppress(OptionError):
+        store = ClipStore(tmp_path)
+        assert store[len(store) - 1].shape == (store.frames, store.size, store.size, 3)

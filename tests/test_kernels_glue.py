@@ -19,7 +19,7 @@ from mindspore import Tensor
 
 from rvrt_cli import ops
 from rvrt_cli.model import PRESETS, RVRT, RVRTConfig, initial_weights
-from rvrt_cli.model.alignment import align_deformable, deformable_shapes
+from rvrt_cli.model.alignment import align_deformable, align_unguided, deformable_shapes
 from rvrt_cli.ops import attention, kernels, layers, sampling
 
 pytestmark = pytest.mark.skipif(kernels.library() is None, reason=str(kernels.problem()))
@@ -184,7 +184,7 @@ def test_network_on_kernels_equals_the_network_on_definitions(config: RVRTConfig
 
 def test_guided_alignment_on_kernels_equals_that_on_definitions() -> None:
     """With gradients towards features, flows and weights."""
-    config = replace(TINY, offset_width=64)
+    config = replace(TINY, offset_width=64, flow_guided=True)
     rng = np.random.default_rng(2)
     shapes = [shape for _, shape in deformable_shapes("align", config)]
     weights = [Tensor((rng.standard_normal(s) / np.sqrt(np.prod(s[1:]))).astype(np.float32)) for s in shapes]
@@ -205,6 +205,19 @@ def test_guided_alignment_on_kernels_equals_that_on_definitions() -> None:
     ops.use_kernels(True)
     for i, (value, expected) in enumerate(zip(*results, strict=True)):
         assert_close(value, expected, 1e-5 if i < 2 else 1e-4, f"output {i}" if i < 2 else f"gradient of input {i - 2}")
+
+
+def test_alignment_without_flow_is_that_with_a_flow_of_zero() -> None:
+    rng = np.random.default_rng(3)
+    shapes = [shape for _, shape in deformable_shapes("align", replace(TINY, flow_guided=True))]
+    guided = [(rng.standard_normal(s) / np.sqrt(np.prod(s[1:]))).astype(np.float32) for s in shapes]
+    unguided = [guided[0][:, :-4], *guided[1:]]  # without the channels of the two flows
+    assert [weight.shape for weight in unguided] == [shape for _, shape in deformable_shapes("align", TINY)]
+    features = [Tensor(rng.standard_normal((1, 2, 8, 9, 16)).astype(np.float32)) for _ in range(3)]
+    flow = Tensor(np.zeros((1, 2, 2, 8, 9, 2), np.float32))
+    expected, _ = align_deformable(*features, flow, (2, 3, 4), 10.0, *map(Tensor, guided))
+    aligned = align_unguided(*features, (2, 3, 4), 10.0, *map(Tensor, unguided))
+    assert_close(aligned.asnumpy(), expected.asnumpy(), 1e-5, "aligned")
 
 
 def test_gradients_of_shared_graphs_agree_with_differences() -> None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import fields
+
 import pytest
+from fuzzing import refusals, searching
+from hypothesis import given, strategies as st
 
 from rvrt_cli.errors import OptionError
 from rvrt_cli.options import UpscaleOptions, parse_memory, parse_size
@@ -50,3 +55,24 @@ def test_impossible_values_are_refused_by_name(bad: dict) -> None:
     name = "--" + list(bad)[-1]
     with pytest.raises(OptionError, match=name):
         UpscaleOptions(**bad)
+
+
+WORDS = st.text(max_size=8) | st.sampled_from(
+    ["1080p", "99999999999999999999G", "0.0000001K", "1920x1080", "host:70000"]
+)
+KINDS = {"str": WORDS, "str | None": st.none() | WORDS, "bool": st.booleans(),
+         "int": st.integers(-2, 70) | st.integers(), "int | None": st.none() | st.integers(-2, 70) | st.integers(),
+         "float": st.floats(), "float | None": st.none() | st.floats()}  # fmt: skip
+
+
+@searching(400)
+@given(st.fixed_dictionaries({}, optional={entry.name: KINDS[str(entry.type)] for entry in fields(UpscaleOptions)}))
+def test_any_values_are_used_or_refused_in_one_line(values: dict) -> None:
+    """Values of the right type, as the command line makes them."""
+    with refusals(OptionError):
+        options = UpscaleOptions(**values)
+        width, height = options.output_size(180, 101)
+        assert width >= 1
+        assert height >= 1
+        assert options.memory_bytes is None or options.memory_bytes > 0
+        assert math.isfinite(options.start)

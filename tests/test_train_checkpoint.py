@@ -2,31 +2,40 @@
 
 import json
 import resource
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fuzzing import damaged, little_memory, searching
+from hypothesis import given, strategies as st
 from PIL import Image
 
 from rvrt_cli.errors import RvrtError
+from rvrt_cli.model.config import PRESETS
 from rvrt_cli.train.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from rvrt_cli.train.counters import Counters
 from rvrt_cli.train.curve import draw_curve
 from rvrt_cli.train.log import Log, read_log
+
+SMALL = PRESETS["rvrt-tiny"]
 
 
 def test_a_checkpoint_reads_back_and_only_the_last_few_stay(tmp_path: Path) -> None:
     for step in (5, 10, 100):
-        arrays = {"value.a": np.full((2, 3), step, np.float32), "m.a": np.arange(6, dtype=np.float32)[::2]}
-        save_checkpoint(tmp_path, step, arrays, {"counters": {"best": 0.1 + 0.2}}, keep=2)
+        arrays = {"value.a": np.full((2, 3), step, np.float32), "m.b": np.arange(6, dtype=np.float32)[::2]}
+        counters = Counters(step=step, best=0.1 + 0.2, updates=[step, 0])
+        save_checkpoint(tmp_path, arrays, counters, SMALL, keep=2)
     assert [path.name for path in checkpoints(tmp_path)] == ["00000010.safetensors", "00000100.safetensors"]
-    arrays, about = load_checkpoint(checkpoints(tmp_path)[-1])
+    arrays, counters, config = load_checkpoint(checkpoints(tmp_path)[-1])
     assert np.array_equal(arrays["value.a"], np.full((2, 3), 100, np.float32))
-    assert np.array_equal(arrays["m.a"], [0, 2, 4])
-    assert about == {"step": 100, "counters": {"best": 0.1 + 0.2}}
+    assert np.array_equal(arrays["m.b"], [0, 2, 4])
+    assert counters == Counters(step=100, best=0.1 + 0.2, updates=[100, 0])
+    assert config == SMALL
 
 
 def test_a_half_written_checkpoint_does_not_count_and_a_damaged_one_is_named(tmp_path: Path) -> None:
-    path = save_checkpoint(tmp_path, 5, {"value.a": np.ones(4, np.float32)}, {}, keep=3)
+    path = save_checkpoint(tmp_path, {"value.a": np.ones(4, np.float32)}, Counters(step=5), SMALL, keep=3)
     path.with_name("00000010.safetensors.part").write_bytes(path.read_bytes()[:50])
     assert checkpoints(tmp_path) == [path]
     path.write_bytes(path.read_bytes()[:-3])
@@ -35,12 +44,12 @@ def test_a_half_written_checkpoint_does_not_count_and_a_damaged_one_is_named(tmp
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
-    path = save_checkpoint(tmp_path, 5, {"value.a": np.ones(4, np.float32)}, {}, keep=3)
+    path = save_checkpoint(tmp_path, {"value.a": np.ones(4, np.float32)}, Counters(step=5), SMALL, keep=3)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))  # as a disk that is full before the file's end
     try:
         with pytest.raises(RvrtError, match=r"cannot be written.*free some space"):
-            save_checkpoint(tmp_path, 6, {"value.a": np.ones(10_000, np.float32)}, {}, keep=1)
+            save_checkpoint(tmp_path, {"value.a": np.ones(10_000, np.float32)}, Counters(step=6), SMALL, keep=1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list((tmp_path / "checkpoints").iterdir()) == [path]
@@ -80,3 +89,37 @@ def test_the_curve_falls_where_the_loss_does(tmp_path: Path) -> None:
     assert rows[0] > rows[1] > rows[2]
     draw_curve(tmp_path / "none.jsonl", tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
+
+
+@searching(150)
+@given(data=st.data())
+def test_a_damaged_checkpoint_is_one_error_and_nothing_worse(tmp_path: Path, data: st.DataObject) -> None:
+    arrays = {f"{kind}.a": np.arange(6, dtype=np.float32).reshape(2, 3) for kind in ("value", "m", "v", "ema")}
+    path = save_checkpoint(tmp_path, arrays, Counters(step=5, best=0.5, recent_skips=[3], updates=[5]), SMALL, keep=3)
+    good = path.read_bytes()
+    length = int.from_bytes(good[:8], "little")
+    header = data.draw(damaged(good[8 : 8 + length], is_json=True))
+    in_header = header + b" " * (-len(header) % 8)
+    path.write_bytes(
+        data.draw(damaged(good) | st.just(len(in_header).to_bytes(8, "little") + in_header + good[8 + length :]))
+    )
+    with little_memory(50 << 20), suppress(RvrtError):
+        found, counters, _ = load_checkpoint(path)
+        assert {array.dtype for array in found.values()} <= {np.dtype(np.float32)}
+        counters.count(skipped=True, scaled=True, most=100)
+
+
+@searching(150)
+@given(data=st.data())
+def test_a_damaged_log_loses_its_damaged_lines_alone(tmp_path: Path, data: st.DataObject) -> None:
+    (tmp_path / "log.jsonl").unlink(missing_ok=True)
+    log = Log(tmp_path, 0)
+    log.write({"step": 1, "loss": 0.5, "psnr": 20.0})
+    log.write({"step": 1, "gain": {"clean": 1.0, "h264": 0.5}})
+    log.close()
+    lines = log.path.read_bytes().splitlines(keepends=True)
+    lines[data.draw(st.integers(0, 1))] = data.draw(damaged(lines[0], is_json=True) | damaged(lines[1], is_json=True))
+    log.path.write_bytes(b"".join(lines) + b'\n{"step": 1, "loss": 0.25}\n')
+    Log(tmp_path, 9).close()
+    draw_curve(log.path, tmp_path / "curve.png")
+    assert {"step": 1, "loss": 0.25} in read_log(log.path)

@@ -1,9 +1,13 @@
 """Recipes and options of `rvrt train`: what is in them, what is refused, and what counts more than what."""
 
+import math
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from fuzzing import PLAIN, damaged, refusals, searching
+from hypothesis import given, strategies as st
 from train_runs import make_store
 
 from rvrt_cli.cli.train import train
@@ -91,9 +95,9 @@ def test_wrong_data_and_folders_are_refused_before_anything_is_written(tmp_path:
         ({"data": str(data), "spynet": str(data / "manifest.json")}, "no optical flow"),
         ({}, "--data is missing"),
     ]
-    for given, message in cases:
+    for values, message in cases:
         with pytest.raises(OptionError, match=message):
-            prepare_run(TrainOptions(**{**small, **given}), resume=False)
+            prepare_run(TrainOptions(**{**small, **values}), resume=False)
         assert not output.exists()
     with pytest.raises(OptionError, match="no training run to resume"):
         resolve_options({"output": str(output)}, None, resume=True)
@@ -127,3 +131,38 @@ def test_the_command_shows_every_option_and_refuses_in_one_line(tmp_path: Path) 
     assert isinstance(result.exception, OptionError)
     assert "NAME=VALUE" in str(result.exception)
     assert not (tmp_path / "run").exists()
+
+
+NUMBERS = st.integers(-2, 9) | st.integers() | st.floats()
+VALUES = (
+    PLAIN | NUMBERS | st.sampled_from(["rvrt", "rvrt-tiny", "bi", "video", "cosine", "cpu", "host:1", "host:99999"])
+)
+
+
+@searching(400)
+@given(st.dictionaries(st.sampled_from([entry.name for entry in fields(TrainOptions)]), VALUES, max_size=4))
+def test_any_values_are_used_or_refused_in_one_line(values: dict) -> None:
+    with refusals(OptionError):
+        options = TrainOptions(**values)
+        assert options.steps >= 1
+        assert 1 <= options.ranks_here <= options.ranks
+        numbers = [getattr(options, entry.name) for entry in fields(options)]
+        assert all(math.isfinite(number) for number in numbers if isinstance(number, float))
+
+
+@searching(200)
+@given(st.dictionaries(st.sampled_from(list(PRESETS["rvrt"].to_dict())), VALUES, min_size=1, max_size=3))
+def test_any_network_is_sized_or_refused_in_one_line(sizes: dict) -> None:
+    with refusals(OptionError):
+        config = TrainOptions(network=sizes).config
+        assert config.width <= 4096
+        assert 0 < config.carry <= 1
+
+
+@searching(150)
+@given(data=st.data())
+def test_a_damaged_recipe_is_read_or_refused(tmp_path: Path, data: st.DataObject) -> None:
+    recipe = tmp_path / "mine.toml"
+    recipe.write_bytes(data.draw(damaged(preset_recipe("rvrt").read_bytes())))
+    with refusals(OptionError):
+        resolve_options({}, recipe, resume=False)

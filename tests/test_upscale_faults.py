@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import subprocess
@@ -15,7 +14,8 @@ import av
 import numpy as np
 import psutil
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from fuzzing import damaged, searching
+from hypothesis import given, strategies as st
 from upscale_runs import Echo
 from video_clips import decoded_times, ffmpeg, leftovers
 
@@ -203,39 +203,15 @@ READ = {
     "publish.json": lambda work: work.published(),
     "00000008.npz": lambda work: work.carried(8),
 }
-plain = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=6,
-)
 
 
 @pytest.mark.parametrize("name", READ)
-@settings(
-    deadline=None, max_examples=150, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@searching(150)
 @given(data=st.data())
 def test_a_damaged_file_is_one_error_and_nothing_worse(work: Work, name: str, data: st.DataObject) -> None:
     path = work.folder / name
     good = path.read_bytes()
-    kind = data.draw(st.sampled_from(["bytes", "cut", "flip", "value"]))
-    if kind == "bytes":
-        bad = data.draw(st.binary(max_size=200) | st.sampled_from([b"[" * 100_000, b'{"format":' + b"9" * 9000 + b"}"]))
-    elif kind == "cut":
-        bad = good[: data.draw(st.integers(0, len(good) - 1))]
-    elif kind == "flip" or path.suffix == ".npz":
-        place = data.draw(st.integers(0, len(good) - 1))
-        bad = good[:place] + bytes([good[place] ^ data.draw(st.integers(1, 255))]) + good[place + 1 :]
-    else:  # another value in one place
-        values = json.loads(good)
-        inner = values
-        key = data.draw(st.sampled_from(sorted(values)))
-        while isinstance(inner[key], dict) and inner[key] and data.draw(st.booleans()):
-            inner = inner[key]
-            key = data.draw(st.sampled_from(sorted(inner)))
-        inner[key] = data.draw(plain)
-        bad = json.dumps(values).encode()
-    path.write_bytes(bad)
+    path.write_bytes(data.draw(damaged(good, is_json=path.suffix == ".json")))
     try:
         with contextlib.suppress(MediaError):
             found = READ[name](work)

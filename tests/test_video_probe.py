@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fuzzing import searching
 from hypothesis import given, strategies as st
 from video_clips import FAST, PICTURES, SOUND, enlarge, ffmpeg, leftovers, read_all
 
@@ -287,6 +288,7 @@ def test_absurd_y4m_is_refused_in_one_line(tmp_path, data, words):
     assert list(tmp_path.iterdir()) == []
 
 
+@searching(200)
 @given(st.binary(max_size=200) | st.binary(max_size=200).map(lambda b: b"YUV4MPEG2 W64 H48 " + b + b"\n"))
 def test_any_header_is_understood_or_refused(raw):
     try:

@@ -27,7 +27,8 @@ from checkpoint_files import (
     tensor,
     zip_file,
 )
-from hypothesis import HealthCheck, given, settings, strategies as st
+from fuzzing import searching
+from hypothesis import given, strategies as st
 
 from rvrt_cli.errors import WeightsError
 from rvrt_cli.weights import read_checkpoint
@@ -342,9 +343,7 @@ def test_every_truncation_is_one_clear_error(tmp_path, name):
             read_checkpoint(path)
 
 
-@settings(
-    max_examples=400, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@searching(400)
 @given(
     st.sampled_from(list(WHOLE)),
     st.lists(st.tuples(st.integers(0, 4000), st.binary(min_size=1, max_size=8)), min_size=1, max_size=4),
@@ -362,9 +361,7 @@ def test_damaged_bytes_never_raise_anything_else(tmp_path, name, changes, insert
         assert sum(array.nbytes for array in arrays.values()) <= 4 * len(data)
 
 
-@settings(
-    max_examples=400, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@searching(400)
 @given(st.lists(st.sampled_from([bytes([code]) for code in range(256)]) | st.binary(max_size=3), max_size=30))
 def test_random_programs_never_raise_anything_else(tmp_path, codes):
     path = zip_file(tmp_path / "a.pth", b"\x80\x02" + encode({"w": tensor(PLACE, (4,))}) + b"".join(codes) + b".", {})

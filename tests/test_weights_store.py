@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from checkpoint_files import suppress_clear_errors
-from hypothesis import HealthCheck, given, settings, strategies as st
+from fuzzing import searching
+from hypothesis import given, strategies as st
 
 from rvrt_cli.errors import WeightsError
 from rvrt_cli.model.config import PRESETS, RVRTConfig
@@ -173,9 +174,7 @@ def whole(tmp_path_factory) -> bytes:
     return path.read_bytes()
 
 
-@settings(
-    max_examples=400, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@searching(400)
 @given(
     st.lists(st.tuples(st.integers(0, 1500), st.binary(min_size=1, max_size=8)), max_size=4),
     st.booleans(),

@@ -30,7 +30,7 @@ from rvrt_cli.device import host_free_bytes
 from rvrt_cli.errors import OptionError, OutOfMemoryError, RvrtError
 from rvrt_cli.metrics import clip_means, psnr, rgb_to_y, ssim
 from rvrt_cli.upscale import MEMORY_SHARE
-from rvrt_cli.weights import cache_folder, resolve
+from rvrt_cli.weights import cache_folder, file_sha256
 
 if TYPE_CHECKING:
     from rvrt_cli.model import Network
@@ -232,7 +232,7 @@ class Notes:
 
 def notes_path(options: BenchOptions, dataset: Dataset, network: Network) -> Path:
     """Where the notes of this run lie: a name that changes with whatever changes the scores or the saved frames."""
-    weights = hashlib.sha256(resolve(options.model, options.weights).read_bytes()).hexdigest()
+    weights = file_sha256(options.model, options.weights)
     data = str(Path(options.data).resolve()) if options.data else ""
     save = str(Path(options.save).resolve()) if options.save else ""
     device = network.device

@@ -12,13 +12,13 @@ from rvrt_cli.bench.machine import peak_rss_bytes
 from rvrt_cli.bench.options import BenchOptions
 from rvrt_cli.bench.speed import gemm_gflops, moving_clip
 from rvrt_cli.errors import OptionError
-from rvrt_cli.model.config import PRESETS, RVRTConfig
+from rvrt_cli.model.config import PRESETS
 
 BATCH, FRAMES, EDGE = 4, 6, 32  # samples, frames, LR px
 PASSES = 3  # a step is counted as three times the forward operations: forward, and the two gradients of each product
 
 
-def measure_training(options: BenchOptions, config: RVRTConfig | None = None) -> dict[str, Any]:
+def measure_training(options: BenchOptions) -> dict[str, Any]:
     """Steps of the preset from its first weights: 4 samples of 6 frames of 32×32 LR px.
 
     Returns:
@@ -28,7 +28,7 @@ def measure_training(options: BenchOptions, config: RVRTConfig | None = None) ->
     Raises:
         OptionError: the model is no preset.
     """
-    if config is None and options.model not in PRESETS:
+    if options.model not in PRESETS:
         raise OptionError(f"--training: --model {options.model} is no preset; choose one of {', '.join(PRESETS)}")
     from rvrt_cli.device import use_device
 
@@ -40,10 +40,7 @@ def measure_training(options: BenchOptions, config: RVRTConfig | None = None) ->
     from rvrt_cli.train.options import TrainOptions
     from rvrt_cli.train.ranks import Ranks
 
-    network = {} if config is None else config.to_dict()
-    run = TrainOptions(
-        model=options.model, network=network, batch=BATCH, frames=FRAMES, crop=4 * EDGE, precision=device.precision
-    )
+    run = TrainOptions(model=options.model, batch=BATCH, frames=FRAMES, crop=4 * EDGE, precision=device.precision)
     weights = {f"value.{name}": array for name, array in initial_weights(run.config).items()}
     learner = Learner(run, device, Ranks(), weights, Counters())
     low = np.concatenate([moving_clip(FRAMES, EDGE, EDGE)] * BATCH)

@@ -48,9 +48,11 @@ class ClipStore:
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
             if manifest["format"] != FORMAT:
                 raise OptionError(f"{folder}: its format {manifest['format']} is not {FORMAT}; make the clips again")
-            self.frames, self.size = int(manifest["frames"]), int(manifest["size"])
-            shards = [(folder / s["file"], int(s["clips"])) for source in manifest["sources"] for s in source["shards"]]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            self.frames, self.size = _whole(manifest["frames"]), _whole(manifest["size"])
+            shards = [
+                (folder / s["file"], _whole(s["clips"])) for source in manifest["sources"] for s in source["shards"]
+            ]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise OptionError(f"{folder}: no training clips here ({error}); {LAYOUT}") from error
         self.manifest = manifest
         self._shards = [self._open(path, clips) for path, clips in shards]
@@ -61,7 +63,7 @@ class ClipStore:
     def _open(self, path: Path, clips: int) -> np.ndarray:
         try:
             shard = np.load(path, mmap_mode="r")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError, OverflowError, SyntaxError, TypeError) as error:
             raise OptionError(f"{path}: cannot be read ({error}); make the clips again") from error
         shape = (clips, self.frames, self.size, self.size, 3)
         if shard.shape != shape or shard.dtype != np.uint8:
@@ -77,6 +79,12 @@ class ClipStore:
             raise IndexError(f"clip {index} of {len(self)}")
         shard = bisect_right(self._ends, index)
         return self._shards[shard][index - self._ends[shard]]
+
+
+def _whole(number: object) -> int:
+    if not isinstance(number, int) or not 1 <= number < 1 << 31:
+        raise ValueError(f"{number!r} is no count")
+    return number
 
 
 def write_shard(path: Path, clips: np.ndarray) -> None:

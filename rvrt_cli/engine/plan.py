@@ -9,6 +9,7 @@ from rvrt_cli.engine.network import Network, check_size
 from rvrt_cli.engine.scenes import DELAY
 from rvrt_cli.engine.tiles import ALIGN, SMALLEST_TILE, TileGrid
 from rvrt_cli.errors import OptionError, OutOfMemoryError
+from rvrt_cli.options import UpscaleOptions
 
 DEFAULT_WINDOW = 14  # frames; taken where the memory allows
 GOOD_WINDOW = 6  # frames; tiles shrink to the smallest before the window falls below it
@@ -37,8 +38,8 @@ def plan(
     free_bytes: int,
     window: int | None = None,
     tile: int | None = None,
-    overlap: int = 16,
-    lookahead: int = 2,
+    overlap: int = UpscaleOptions.overlap,
+    lookahead: int = UpscaleOptions.lookahead,
     frame_count: int | None = None,
     host_free_bytes: int | None = None,
     pixel_bytes: int = 1,

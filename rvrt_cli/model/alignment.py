@@ -85,7 +85,9 @@ def align_neighbourhood(query: Tensor, key: Tensor, value: Tensor, sizes: tuple[
 def deformable_shapes(name: str, config: RVRTConfig) -> Shapes:
     """Six convolutions for the offsets, then `attend_shapes`."""
     points = config.clip_size * config.deformable_groups * config.align_kernel**2
-    inputs, hidden = config.width * (1 + config.clip_size) + 2 * config.clip_size, config.offset_width
+    inputs, hidden = config.width * (1 + config.clip_size), config.offset_width
+    if config.flow:
+        inputs += 2 * config.clip_size
     sizes = [(inputs, hidden, 1), *[(hidden, hidden, 3)] * 4, (hidden, 2 * points, 1)]
     convs = [conv_shapes(f"{name}.conv_offset.{2 * i}", *size) for i, size in enumerate(sizes)]
     return [*[shape for conv in convs for shape in conv], *attend_shapes(name, config)]
@@ -113,28 +115,52 @@ def align_deformable(
     Returns:
         aligned features (N, T, H, W, C); `flows` corrected by the mean offset.
     """
-    heads, edge, groups = sizes
-    batch, time, height, width, channels = query.shape
-    guides = [query.reshape(batch * time, height, width, channels)]
-    for n in range(time):
-        source = ops.stack([value[:, (n + b) % time] for b in range(time)], 1)
-        field = flows[:, :, n].reshape(batch * time, height, width, 2)
-        guides.append(ops.warp(source.reshape(batch * time, height, width, channels), field))
-    for n in range(time):
-        guides.append(flows[:, :, n].reshape(batch * time, height, width, 2))
-    guide = msops.concat(guides, -1)
-    for i in range(CONVS):
-        activation = "leaky_relu" if i < CONVS - 1 else "none"
-        guide = ops.conv2d(guide, weights[2 * i], weights[2 * i + 1], activation)
-    residue = max_offset * msops.tanh(guide)
-    residue = residue.reshape(batch, time, height, width, time, groups, edge * edge, 2)  # (y, x)
+    batch, time, height, width, _ = query.shape
+    fields = [flows[:, :, n].reshape(batch * time, height, width, 2) for n in range(time)]
+    sources = _sources(value)
+    warped = [ops.warp(sources[n], fields[n]) for n in range(time)]
+    residue = _residue(query, [*warped, *fields], sizes, max_offset, weights)
     field = flows.transpose(0, 1, 3, 4, 2, 5)  # (N, T, H, W, T, 2)
     field = ops.stack([field[..., 1], field[..., 0]], -1).expand_dims(5).expand_dims(5)
     offset = residue + field
     mean = offset.mean((5, 6)).transpose(0, 1, 4, 2, 3, 5)
     updated = ops.stack([mean[..., 1], mean[..., 0]], -1)
+    return _sample(query, key, value, offset, sizes, weights), updated
 
-    weights = weights[2 * CONVS :]
-    query, key_value = _project(query, key, value, heads, weights)
+
+@ops.compiled
+def align_unguided(
+    query: Tensor, key: Tensor, value: Tensor, sizes: tuple[int, int, int], max_offset: float, *weights: Tensor
+) -> Tensor:
+    """`align_deformable` without optical flow: the offsets start at zero, and nothing is warped to find them."""
+    return _sample(query, key, value, _residue(query, _sources(value), sizes, max_offset, weights), sizes, weights)
+
+
+def _sources(value: Tensor) -> list[Tensor]:
+    """For n = 0 … T-1: frame (n + b) % T of the clip before, for every frame b of this one; (N·T, H, W, C)."""
+    batch, time, height, width, channels = value.shape
+    rolled = [ops.stack([value[:, (n + b) % time] for b in range(time)], 1) for n in range(time)]
+    return [frames.reshape(batch * time, height, width, channels) for frames in rolled]
+
+
+def _residue(
+    query: Tensor, guides: list[Tensor], sizes: tuple[int, int, int], max_offset: float, weights: Weights
+) -> Tensor:
+    """What six convolutions add to the flow (equation 7): (N, T, H, W, T, G, K, 2) px, as (y, x)."""
+    _, edge, groups = sizes
+    batch, time, height, width, channels = query.shape
+    guide = msops.concat([query.reshape(batch * time, height, width, channels), *guides], -1)
+    for i in range(CONVS):
+        activation = "leaky_relu" if i < CONVS - 1 else "none"
+        guide = ops.conv2d(guide, weights[2 * i], weights[2 * i + 1], activation)
+    return (max_offset * msops.tanh(guide)).reshape(batch, time, height, width, time, groups, edge * edge, 2)
+
+
+def _sample(
+    query: Tensor, key: Tensor, value: Tensor, offset: Tensor, sizes: tuple[int, int, int], weights: Weights
+) -> Tensor:
+    """Attention at the offsets, projection and MLP (equations 8 to 10): (N, T, H, W, C)."""
+    heads, edge, _ = sizes
+    query, key_value = _project(query, key, value, heads, weights[2 * CONVS :])
     attended = ops.deformable_attention(query, key_value, offset, heads, (edge, edge))
-    return _finish(attended, weights), updated
+    return _finish(attended, weights[2 * CONVS :])

@@ -27,7 +27,7 @@ class RVRTConfig:
     # What refines the features in each part: Swin layers, or (not in the paper) pairs of 3x3 convolutions
     bodies: tuple[str, str, str] = ("attention", "attention", "attention")
     widths: tuple[int, int, int] = (144, 144, 144)  # channels; equal, since the branches are concatenated
-    groups: tuple[int, int, int] = (1, 2, 1)  # residual Swin groups
+    groups: tuple[int, int, int] = (1, 2, 1)  # of layers; with Swin layers each is a residual one
     depths: tuple[int, int, int] = (2, 2, 2)  # transformer layers, or pairs of convolutions, in a group
     heads: tuple[int, int, int] = (6, 6, 6)
     window: int = 8  # px, height and width of an attention window; in time it spans the clip in the branches, else 1

@@ -17,7 +17,7 @@ def initial_weights(config: RVRTConfig, seed: int = 0) -> dict[str, np.ndarray]:
     """Weights to start training from, float32; the output is the bilinear enlargement plus very little.
 
     Convolutions and dense layers: normal with variance 1 / inputs. The last convolution is a fiftieth of that: zeros there
-    would stall everything before it. Last layer of the offsets: zeros, so that the alignment starts at the flow itself.
+    would stall everything before it. The second convolution of a residual pair is a tenth. Last layer of the offsets: zeros, so that the alignment starts at the flow itself.
     """
     rng = np.random.default_rng(seed)
     weights = {}

@@ -15,6 +15,7 @@ from rvrt_cli import ops
 from rvrt_cli.model.alignment import (
     align_deformable,
     align_neighbourhood,
+    align_unguided,
     attend_shapes,
     compose_flows,
     deformable_shapes,
@@ -98,11 +99,13 @@ class Align(nn.Cell):
 
     def construct(self, query: Tensor, key: Tensor, value: Tensor, flows: Tensor | None) -> tuple:
         """Aligned features (N, T, H, W, C) and the flows, corrected where there are any."""
-        heads, edge = self.config.align_heads, self.config.align_kernel
+        config, weights = self.config, tensors(self.weights)
+        if config.alignment == "neighbourhood":
+            return align_neighbourhood(query, key, value, (config.align_heads, config.align_kernel), *weights), None
+        sizes = (config.align_heads, config.align_kernel, config.deformable_groups)
         if flows is None:
-            return align_neighbourhood(query, key, value, (heads, edge), *tensors(self.weights)), None
-        sizes = (heads, edge, self.config.deformable_groups)
-        return align_deformable(query, key, value, flows, sizes, self.config.max_offset, *tensors(self.weights))
+            return align_unguided(query, key, value, sizes, config.max_offset, *weights), None
+        return align_deformable(query, key, value, flows, sizes, config.max_offset, *weights)
 
 
 class Branch(nn.Cell):
@@ -191,7 +194,7 @@ def enlarge(frames: Tensor, x: Tensor, *weights: Tensor) -> Tensor:
 
 
 class RVRT(nn.Cell):
-    """The network: shallow features, four recurrent branches over clips, reconstruction.
+    """The network: shallow features, recurrent branches over clips, reconstruction.
 
     Parameters carry their published names and start at zero; load weights before use.
     """
@@ -281,8 +284,9 @@ class RVRT(nn.Cell):
             if propagated is None:
                 aligned = msops.zeros_like(query)
             else:
-                if self.config.alignment == "deformable" and c not in fields:
-                    field = self._field(query, flows, c, backward)
+                if flows is not None and c not in fields:
+                    adjacent = flows.backward_to(c) if backward else flows.forward_to(c)
+                    field = compose_flows(adjacent, self.config.clip_size)
                     aligned, fields[c] = self.align[index](query, key, propagated, field)
                 else:
                     aligned, _ = self.align[index](query, key, propagated, fields.get(c))
@@ -290,13 +294,6 @@ class RVRT(nn.Cell):
             outputs.append(propagated)
             key = query
         return [ops.reverse_time(clip) for clip in reversed(outputs)] if backward else outputs
-
-    def _field(self, query: Tensor, flows: Flows | None, c: int, backward: bool) -> Tensor:
-        """(N, T, T, H, W, 2): where the offsets from clip c to the one before it start; zeros without optical flow."""
-        if flows is None:
-            batch, time, height, width, _ = query.shape
-            return msops.zeros((batch, time, time, height, width, 2), query.dtype)
-        return compose_flows(flows.backward_to(c) if backward else flows.forward_to(c), self.config.clip_size)
 
     def _clips(self, frames: Tensor) -> Clips:
         """(N, T, 3, H, W) → channels-last clips; the last frame is repeated to fill the last clip."""

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from rvrt_cli.errors import RvrtError
+from rvrt_cli.errors import RvrtError, WeightsError
+from rvrt_cli.model.config import RVRTConfig
+from rvrt_cli.train.counters import Counters
 
 FOLDER = "checkpoints"
 _KEY = "rvrt-training"
@@ -40,17 +42,20 @@ def write_atomically(path: Path, data: bytes) -> None:
         ) from error
 
 
-def save_checkpoint(output: Path, step: int, arrays: dict[str, np.ndarray], about: dict[str, Any], keep: int) -> Path:
-    """Write the state after `step` steps, and delete all but the last `keep` checkpoints.
+def save_checkpoint(
+    output: Path, arrays: dict[str, np.ndarray], counters: Counters, config: RVRTConfig, keep: int
+) -> Path:
+    """Write the state after `counters.step` steps, and delete all but the last `keep` checkpoints.
 
     Raises:
         RvrtError: it cannot be written.
     """
     folder = output / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{step:08d}.safetensors"
+    path = folder / f"{counters.step:08d}.safetensors"
     rows = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    write_atomically(path, save(rows, metadata={_KEY: json.dumps({"step": step, **about})}))
+    about = {"counters": asdict(counters), "network": config.to_dict()}
+    write_atomically(path, save(rows, metadata={_KEY: json.dumps(about)}))
     for old in checkpoints(output)[:-keep]:
         old.unlink(missing_ok=True)
     return path
@@ -61,8 +66,8 @@ def checkpoints(output: Path) -> list[Path]:
     return sorted(path for path in (output / FOLDER).glob("*.safetensors") if path.stem.isdigit())
 
 
-def load_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Arrays, and what `save_checkpoint` was told about them.
+def load_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], Counters, RVRTConfig]:
+    """Arrays, counters and the network's sizes, as `save_checkpoint` wrote them.
 
     Raises:
         RvrtError: damaged or foreign.
@@ -70,8 +75,13 @@ def load_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     try:
         with safe_open(path, framework="numpy") as file:
             about = json.loads((file.metadata() or {})[_KEY])
-            return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118  no mapping
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
+        shapes: dict[str, tuple[int, ...]] = {}
+        for name, array in arrays.items():
+            if array.dtype != np.float32 or shapes.setdefault(name.partition(".")[2], array.shape) != array.shape:
+                raise ValueError(f"{name} does not fit the others")
+        return arrays, Counters.from_dict(about["counters"]), RVRTConfig.from_dict(about["network"])
+    except (SafetensorError, WeightsError, OSError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise RvrtError(
             f"{path}: no checkpoint, or a damaged one ({error}); delete it to go on from the one before"
         ) from None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, fields
 
 from rvrt_cli.errors import RvrtError
 
@@ -23,6 +24,26 @@ class Counters:
     best: float | None = None  # mean gain over bicubic [dB]
     trained: float = 0.0  # s
     updates: list[int] = field(default_factory=list)  # of Adam, per group of parameters
+
+    @classmethod
+    def from_dict(cls, values: object) -> Counters:
+        """The counters that a checkpoint's JSON holds.
+
+        Raises:
+            ValueError: unknown entries, or values of other types or out of range.
+        """
+        if not isinstance(values, dict) or set(values) - {entry.name for entry in fields(cls)}:
+            raise ValueError("its counters are damaged")
+        for name, value in values.items():
+            numbers = value if isinstance(value, list) else [0 if value is None and name == "best" else value]
+            kinds = (int, float) if name in ("loss_scale", "best", "trained") else (int,)
+            if isinstance(value, list) != (name in ("recent_skips", "updates")) or not all(
+                isinstance(number, kinds) and not isinstance(number, bool) and math.isfinite(number)
+                and (number >= 0 or name == "best")
+                for number in numbers
+            ):  # fmt: skip
+                raise ValueError(f"its counter {name} is damaged")
+        return cls(**values)
 
     def count(self, skipped: bool, scaled: bool, most: int) -> None:
         """Count a step.

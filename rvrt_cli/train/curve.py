@@ -18,13 +18,15 @@ Line = list[tuple[float, float]]
 def draw_curve(log: Path, target: Path) -> None:
     """Draw the log's losses (logarithmic) and validation gains [dB] into a PNG; nothing while it has no finite loss."""
     records = read_log(log)
-    losses = [(r["step"], math.log10(r["loss"])) for r in records if r.get("loss")]
+    losses = [(r["step"], math.log10(r["loss"])) for r in records if _finite(r.get("loss")) and r["loss"] > 0]
     if not losses:
         return
     gains: dict[str, Line] = {}
     for record in records:
-        for name, gain in record.get("gain", {}).items():
-            gains.setdefault(name, []).append((record["step"], gain))
+        found = record.get("gain")
+        for name, gain in found.items() if isinstance(found, dict) else ():
+            if _finite(gain):
+                gains.setdefault(name, []).append((record["step"], gain))
     image, draw = canvas(*_SIZE)
     steps = (losses[0][0], max(losses[-1][0], losses[0][0] + 1))
     half, right = _SIZE[1] // 2, _SIZE[0] - _RIGHT
@@ -34,6 +36,10 @@ def draw_curve(log: Path, target: Path) -> None:
     lower = (_LEFT, half + _GAP, right, _SIZE[1] - _GAP)
     panel(draw, lower, steps, named, lambda y: f"{y:+.2f}", empty="no validation yet")
     write_atomically(target, png(image))
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _averaged(line: Line) -> Line:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,7 +14,6 @@ from rvrt_cli.data.loader import BatchLoader, mirrored, open_store
 from rvrt_cli.data.validation import Upscale, ValidationSet, VariantScore
 from rvrt_cli.device import use_device
 from rvrt_cli.errors import RvrtError
-from rvrt_cli.model.config import RVRTConfig
 from rvrt_cli.train.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from rvrt_cli.train.counters import Counters
 from rvrt_cli.train.curve import draw_curve
@@ -25,7 +23,7 @@ from rvrt_cli.train.options import TrainOptions
 from rvrt_cli.train.schedule import learning_rate
 from rvrt_cli.train.setup import first_weights
 from rvrt_cli.train.stopping import Stopping
-from rvrt_cli.weights import save_weights
+from rvrt_cli.weights import check_names, save_weights
 
 if TYPE_CHECKING:
     from rvrt_cli.device import Device
@@ -101,13 +99,15 @@ def train(options: TrainOptions, report: Callable[[Record], None], in_ranks: boo
 
 def _start(options: TrainOptions, device: Device, ranks: Ranks) -> Learner:
     """The learner with its first weights, or as the newest checkpoint left it; the same on all ranks."""
+    from rvrt_cli.model import parameter_shapes
     from rvrt_cli.train.learner import Learner
 
     saved = checkpoints(Path(options.output))
     if saved:
-        arrays, about = load_checkpoint(saved[-1])
-        counters = Counters(**about["counters"])
-        if RVRTConfig.from_dict(about["network"]) != options.config:
+        arrays, counters, config = load_checkpoint(saved[-1])
+        values = {name.removeprefix("value."): array for name, array in arrays.items() if name.startswith("value.")}
+        check_names(values, parameter_shapes(config), saved[-1])
+        if config != options.config:
             raise RvrtError(f"{saved[-1]}: is of another network than the recipe says; choose another --output")
     else:
         counters, arrays = Counters(), {f"value.{k}": v for k, v in first_weights(options).items()}
@@ -138,8 +138,8 @@ class _Books:
 
     def save(self) -> None:
         """Write a checkpoint, and the averaged weights as a weights file."""
-        about = {"counters": asdict(self._counters), "network": self._options.config.to_dict()}
-        save_checkpoint(self._output, self._counters.step, self._learner.arrays(), about, self._options.keep)
+        options = self._options
+        save_checkpoint(self._output, self._learner.arrays(), self._counters, options.config, options.keep)
         self._save_weights(WEIGHTS, {})
 
     def validate(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
@@ -96,7 +97,7 @@ class TrainOptions:
                 raise OptionError(f"{flag(name)} {getattr(self, name)}: give 1 or more")
         for name in ("spynet_frozen", "spynet_rate", "warmup", "weight_decay", "clip_norm", "val_every", "val_windows",
                      "minutes", "threads", "workers", "seed", "final_rate"):  # fmt: skip
-            if not getattr(self, name) >= 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise OptionError(f"{flag(name)} {getattr(self, name)}: give 0 or more")
         for name in ("beta1", "beta2", "ema", "held_out"):
             if not 0 <= getattr(self, name) < 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from rvrt_cli.options import UpscaleOptions
 from rvrt_cli.upscale.work import Manifest, Work
 from rvrt_cli.video.probe import SourceInfo, probe
 from rvrt_cli.video.target import Target, check_target
+from rvrt_cli.weights import check_names, file_sha256, load_weights, resolve
 
 if TYPE_CHECKING:
     from rvrt_cli.model import Network
@@ -74,8 +76,6 @@ def load_network(
         WeightsError: no such weights, or they do not fit their network.
         RvrtError: no such device.
     """
-    from rvrt_cli.weights import check_names, load_weights, resolve
-
     path = resolve(model, Path(weights) if weights is not None else None)
     loaded = load_weights(path)
     chosen = use_device(device, precision)
@@ -177,7 +177,7 @@ def _about(info: SourceInfo, target: Target, network: Network, options: UpscaleO
     output = [target.kind, target.width, target.height, target.encoder, target.pix_fmt, *target.options]
     about = {
         "source": _identity(info),
-        "network": {"name": network.card["name"], "sha256": _sha256(options)},
+        "network": {"name": network.card["name"], "sha256": file_sha256(options.model, options.weights)},
         "settings": {
             **settings, "--device": network.device.kind, "the encoder's options": output,
             "the version of rvrt": rvrt_cli.__version__,
@@ -201,13 +201,6 @@ def _identity(info: SourceInfo) -> dict[str, Any]:
             "bytes": size, "sha256": digest.hexdigest()}  # fmt: skip
 
 
-def _sha256(options: UpscaleOptions) -> str:
-    from rvrt_cli.weights import resolve
-
-    path = resolve(options.model, Path(options.weights) if options.weights is not None else None)
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def _frame_count(info: SourceInfo, options: UpscaleOptions) -> int | None:
     if options.start == 0 and options.duration is None:
         return info.frame_count
@@ -216,4 +209,4 @@ def _frame_count(info: SourceInfo, options: UpscaleOptions) -> int | None:
     seconds = max(0.0, info.duration - options.start)
     if options.duration is not None:
         seconds = min(seconds, options.duration)
-    return max(1, round(seconds * info.frame_rate))
+    return max(1, math.ceil(seconds * info.frame_rate - 1e-6))  # a frame belongs to what its time lies in

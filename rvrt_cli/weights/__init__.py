@@ -1,6 +1,14 @@
 """Weights: what there is and where, our files, published checkpoints read without executing code, downloads."""
 
-from rvrt_cli.weights.catalogue import LICENCE, PUBLISHED, cache_folder, embedded_folder, list_weights, resolve
+from rvrt_cli.weights.catalogue import (
+    LICENCE,
+    PUBLISHED,
+    cache_folder,
+    embedded_folder,
+    file_sha256,
+    list_weights,
+    resolve,
+)
 from rvrt_cli.weights.checkpoint import read_checkpoint
 from rvrt_cli.weights.convert import convert
 from rvrt_cli.weights.pull import find_published, pull
@@ -15,6 +23,7 @@ __all__ = [
     "check_names",
     "convert",
     "embedded_folder",
+    "file_sha256",
     "find_published",
     "list_weights",
     "load_weights",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import sys
@@ -133,6 +134,11 @@ def resolve(name: str | None, file: Path | str | None = None) -> Path:
         f"{shown(repr(wanted))}: no weights of this name; there are {names}. `rvrt weights pull NAME` fetches one, "
         "--weights takes a file"
     )
+
+
+def file_sha256(name: str | None, file: Path | str | None = None) -> str:
+    """SHA-256, in hexadecimal, of the file that `resolve` finds; raises what that raises."""
+    return hashlib.sha256(resolve(name, file).read_bytes()).hexdigest()
 
 
 def list_weights() -> list[Listed]:

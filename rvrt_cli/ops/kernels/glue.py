@@ -320,46 +320,33 @@ def warp(x: Tensor, flow: Tensor, border: bool = False) -> Tensor:
     return _warp(x, flow, _numbers(int(border)))
 
 
-def _shuffle_shape_2(x, numbers):
-    return [x[0], x[1] * 2, x[2] * 2, x[3] // 4]
+def _shuffle(factor):
+    """The kernel for one factor: the shape of a kernel's output cannot follow from a tensor of numbers."""
+
+    def shape(x, numbers):
+        return [x[0], x[1] * factor, x[2] * factor, x[3] // factor**2]
+
+    def gradient_shape(y, dy, numbers):
+        return [y[0], y[1] // factor, y[2] // factor, y[3] * factor**2]
+
+    backward = _kernel("pixel_shuffle_backward", gradient_shape)
+
+    def bprop(x, numbers, out, dout):
+        return backward(out, dout, numbers), ops.zeros_like(numbers)
+
+    bprop.__name__ = f"_shuffle_bprop_{factor}"  # MindSpore tells gradients apart by name
+    return _kernel("pixel_shuffle_forward", shape, bprop=bprop)
 
 
-def _shuffle_gradient_shape_2(y, dy, numbers):
-    return [y[0], y[1] // 2, y[2] // 2, y[3] * 4]
-
-
-_shuffle_backward_2 = _kernel("pixel_shuffle_backward", _shuffle_gradient_shape_2)
-
-
-def _shuffle_bprop_2(x, numbers, out, dout):
-    return _shuffle_backward_2(out, dout, numbers), ops.zeros_like(numbers)
-
-
-def _shuffle_shape_4(x, numbers):
-    return [x[0], x[1] * 4, x[2] * 4, x[3] // 16]
-
-
-def _shuffle_gradient_shape_4(y, dy, numbers):
-    return [y[0], y[1] // 4, y[2] // 4, y[3] * 16]
-
-
-_shuffle_backward_4 = _kernel("pixel_shuffle_backward", _shuffle_gradient_shape_4)
-
-
-def _shuffle_bprop_4(x, numbers, out, dout):
-    return _shuffle_backward_4(out, dout, numbers), ops.zeros_like(numbers)
-
-
-_shuffle_2 = _kernel("pixel_shuffle_forward", _shuffle_shape_2, bprop=_shuffle_bprop_2)
-_shuffle_4 = _kernel("pixel_shuffle_forward", _shuffle_shape_4, bprop=_shuffle_bprop_4)
+_SHUFFLES = {factor: _shuffle(factor) for factor in (2, 4)}
 
 
 def pixel_shuffle(x: Tensor, factor: int, activation: str = "none") -> Tensor:
-    """See `layers.pixel_shuffle`. For factors 2 and 4: shapes of a kernel's output cannot follow from numbers."""
-    if x.dtype != ms.float32 or factor not in (2, 4) or activation == "gelu":
+    """See `layers.pixel_shuffle`."""
+    if x.dtype != ms.float32 or factor not in _SHUFFLES or activation == "gelu":
         return layers.pixel_shuffle(x, factor, activation)
     numbers = _numbers(factor, _code(activation))
-    return _shuffle_2(x, numbers) if factor == 2 else _shuffle_4(x, numbers)
+    return _SHUFFLES[factor](x, numbers)
 
 
 def _reverse_shape(x):

@@ -50,8 +50,9 @@ RVRT_INLINE float highest(vf v) {
 constexpr float kLog2e = 1.44269504088896340736f;
 
 // 2^x for x <= 127, to about 2e-7; below -64 it stays at 2^-64, nothing beside the largest weight of a softmax, but far
-// from the denormal numbers, at which Intel's processors multiply twenty times slower. x = n + r with n the nearest integer; 2^r by the
-// polynomial of degree 5 with the least largest relative error on [-1/2, 1/2] (9.2e-8), 2^n by adding to the exponent.
+// from the denormal numbers, at which Intel's processors multiply twenty times slower. x = n + r with n the nearest
+// integer; 2^r by the polynomial of degree 5 with the least largest relative error on [-1/2, 1/2] (9.2e-8), 2^n by
+// adding to the exponent.
 RVRT_INLINE vf exp2(vf x) {
   const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to the nearest integer, kept in the low bits
   x = vmax(x, set1(-64.0f));
