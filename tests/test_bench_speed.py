@@ -194,6 +194,14 @@ def test_another_process_answers_raises_or_dies() -> None:
     assert apart(peak_rss_bytes) < peak_rss_bytes()  # its own, not ours
 
 
+def test_a_process_apart_has_all_threads_whatever_mindspore_has_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    os.putenv("OMP_NUM_THREADS", "1")  # as MindSpore does: os.environ does not see it, children do
+    assert apart(os.getenv, "OMP_NUM_THREADS") is None
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")  # the user's stays
+    assert apart(os.getenv, "OMP_NUM_THREADS") == "3"
+
+
 def test_a_sweep_varies_one_thing_at_a_time() -> None:
     points = sizes(BenchOptions())
     assert points[:4] == [(4, 112, 64), (7, 112, 64), (14, 112, 64), (28, 112, 64)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
 from multiprocessing import get_context
@@ -10,6 +11,7 @@ from typing import Any
 
 from rvrt_cli.errors import OutOfMemoryError
 
+_THREADS = "OMP_NUM_THREADS"
 _PATIENCE = 10.0  # s for a process to end by itself once it has answered
 
 
@@ -22,6 +24,8 @@ def apart(function: Callable[..., Any], *arguments: Any) -> Any:
     context = get_context("spawn")  # a copy of this process would bring its memory along
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(there, function, arguments), daemon=True)
+    if _THREADS not in os.environ:  # MindSpore sets it in C, to half the cores, where os.environ does not see it
+        os.unsetenv(_THREADS)
     process.start()
     there.close()
     try:

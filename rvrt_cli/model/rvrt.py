@@ -285,8 +285,7 @@ class RVRT(nn.Cell):
                 aligned = msops.zeros_like(query)
             else:
                 if flows is not None and c not in fields:
-                    adjacent = flows.backward_to(c) if backward else flows.forward_to(c)
-                    field = compose_flows(adjacent, self.config.clip_size)
+                    field = self._field(flows, c, backward)
                     aligned, fields[c] = self.align[index](query, key, propagated, field)
                 else:
                     aligned, _ = self.align[index](query, key, propagated, fields.get(c))
@@ -294,6 +293,10 @@ class RVRT(nn.Cell):
             outputs.append(propagated)
             key = query
         return [ops.reverse_time(clip) for clip in reversed(outputs)] if backward else outputs
+
+    def _field(self, flows: Flows, c: int, backward: bool) -> Tensor:
+        """(N, T, T, H, W, 2): where the offsets from clip c to the one before it start."""
+        return compose_flows(flows.backward_to(c) if backward else flows.forward_to(c), self.config.clip_size)
 
     def _clips(self, frames: Tensor) -> Clips:
         """(N, T, 3, H, W) → channels-last clips; the last frame is repeated to fill the last clip."""
