@@ -7,6 +7,8 @@ import numpy as np
 from rvrt_cli.model.config import RVRTConfig
 from rvrt_cli.model.rvrt import RVRT
 
+_SPREAD = 0.2  # of the kernel; above 0, or all points would learn the same
+
 
 def parameter_shapes(config: RVRTConfig) -> dict[str, tuple[int, ...]]:
     """Name → shape of every weight of the network; names are the published ones."""
@@ -17,13 +19,18 @@ def initial_weights(config: RVRTConfig, seed: int = 0) -> dict[str, np.ndarray]:
     """Weights to start training from, float32; the output is the bilinear enlargement plus very little.
 
     Convolutions and dense layers: normal with variance 1 / inputs. The last convolution is a fiftieth of that: zeros there
-    would stall everything before it. The second convolution of a residual pair is a tenth. Last layer of the offsets: zeros, so that the alignment starts at the flow itself.
+    would stall everything before it. The second convolution of a residual pair is a tenth.
+
+    Last layer of the offsets: zeros, so that the alignment starts at the flow itself. Without a flow it starts at no motion,
+    its points drawn together around the pixel's own place: the mean over a whole neighbourhood would blur what is propagated.
     """
     rng = np.random.default_rng(seed)
     weights = {}
     for name, shape in parameter_shapes(config).items():
         noise = rng.standard_normal(shape)
-        if name.endswith(".bias") or "conv_offset.10" in name:
+        if name.endswith("conv_offset.10.bias") and not config.flow:
+            value = _drawn_together(config)
+        elif name.endswith(".bias") or "conv_offset.10" in name:
             value = np.zeros(shape)
         elif len(shape) == 1:  # LayerNorm
             value = np.ones(shape)
@@ -33,6 +40,14 @@ def initial_weights(config: RVRTConfig, seed: int = 0) -> dict[str, np.ndarray]:
             value = noise / np.sqrt(np.prod(shape[1:])) * _gain(name)
         weights[name] = value.astype(np.float32)
     return weights
+
+
+def _drawn_together(config: RVRTConfig) -> np.ndarray:
+    """Bias of the offsets with which each point of the kernel keeps `_SPREAD` of its distance from the middle."""
+    edge = config.align_kernel
+    grid = np.stack(np.mgrid[:edge, :edge], -1).reshape(-1, 2) - edge // 2  # (K, 2) px, as (y, x)
+    bias = np.arctanh(np.clip((_SPREAD - 1) * grid / config.max_offset, -0.9, 0.9))
+    return np.tile(bias.ravel(), config.clip_size * config.deformable_groups)
 
 
 def _gain(name: str) -> float:
