@@ -21,7 +21,7 @@ from rvrt_cli.bench.options import BenchOptions
 from rvrt_cli.bench.report import KEYS, check_writable, report, to_json, write_atomically
 from rvrt_cli.bench.speed import measure_speed, moving_clip, open_network
 from rvrt_cli.bench.stages import stage_seconds
-from rvrt_cli.bench.sweep import draw_sweep, growth, sizes
+from rvrt_cli.bench.sweep import draw_sweep, growth, memory_growth, sizes
 from rvrt_cli.errors import OptionError, OutOfMemoryError, WeightsError
 from rvrt_cli.model.config import PRESETS, RVRTConfig
 from rvrt_cli.model.cost import count_flops
@@ -220,6 +220,18 @@ def test_growth_is_the_exponent() -> None:
     options = BenchOptions()
     assert growth(made(options, 1.5), options) == {"frames": pytest.approx(1), "pixels": pytest.approx(1.5)}
     assert growth(made(options, 1.0)[:1], options) == {"frames": None, "pixels": None}
+
+
+def test_memory_is_a_line_over_pixels_and_frames() -> None:
+    points = [{"frames": t, "width": w, "height": h, "peak_rss_mb": 400 + 2e-3 * t * w * h, "peak_device_mb": None}
+              for t, w, h in sizes(BenchOptions())]  # fmt: skip
+    line = {
+        "bytes_per_pixel": pytest.approx(2000),
+        "base_mb": pytest.approx(400),
+        "off_line": pytest.approx(0, abs=1e-6),
+    }
+    assert memory_growth(points) == line
+    assert memory_growth(points[:1]) is None
 
 
 def test_the_plot_is_a_small_png() -> None:

@@ -81,6 +81,7 @@ def test_a_sweep_and_its_plot(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     result = json.loads(files[0].read_text())
     assert [point["frames"] for point in result["sweep"]] == [2, 4]
     assert result["growth"]["frames"] is not None
+    assert result["memory_growth"]["base_mb"] > 100
     assert files[1].read_bytes().startswith(b"\x89PNG")
     assert "4 frames of 16x16 px" in capsys.readouterr().err
 

@@ -45,6 +45,7 @@ KEYS = {
     "training": "a whole training step of the preset: see rvrt_cli/bench/training.py",
     "kernels": "each C++ kernel against its definition: see rvrt_cli/bench/kernels.py",
     "growth": "exponent of the time over frames and over px, from the sweep: 1 is linear",
+    "memory_growth": "from the sweep: bytes_per_pixel (of each LR px of each frame), base_mb, off_line (worst, a share)",
     # quality
     "protocol": "as chosen",
     "data": "which set, and which list of it",

@@ -6,9 +6,11 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from rvrt_cli.bench.apart import apart
 from rvrt_cli.bench.options import SMALLEST, BenchOptions
-from rvrt_cli.bench.speed import NOISE, measure_speed, smaller
+from rvrt_cli.bench.speed import MB, NOISE, measure_speed, smaller
 from rvrt_cli.plot import Line, canvas, panel, png
 
 FRAMES = (0.25, 0.5, 1.0, 2.0)  # times --frames
@@ -31,14 +33,14 @@ def _side(length: float) -> int:
 
 
 def measure_sweep(options: BenchOptions, on_point: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
-    """Measure every point in a process of its own: the keys "sweep" and "growth" of a report."""
+    """Measure every point in a process of its own: the keys "sweep", "growth" and "memory_growth" of a report."""
     points = []
     for frames, width, height in sizes(options):
         result = apart(measure_speed, smaller(options, frames, width, height), None, False)
         points.append({key: result[key] for key in _KEPT})
         if on_point is not None:
             on_point(points[-1])
-    return {"sweep": points, "growth": growth(points, options)}
+    return {"sweep": points, "growth": growth(points, options), "memory_growth": memory_growth(points)}
 
 
 def growth(points: Sequence[dict[str, Any]], options: BenchOptions) -> dict[str, float | None]:
@@ -48,6 +50,27 @@ def growth(points: Sequence[dict[str, Any]], options: BenchOptions) -> dict[str,
         "frames": _exponent([(p["frames"], p["seconds_per_call"]) for p in by_frames]),
         "pixels": _exponent([(p["width"] * p["height"], p["seconds_per_call"]) for p in by_pixels]),
     }
+
+
+def memory_growth(points: Sequence[dict[str, Any]]) -> dict[str, float] | None:
+    """The line through peak memory over LR px times frames, by least squares; None where there are not two sizes.
+
+    Returns:
+        "bytes_per_pixel": of each LR px of each frame; "base_mb": whatever the size; "off_line": how far from that line
+        the worst point lies, as a share of its memory.
+    """
+    pairs = [(p["frames"] * p["width"] * p["height"], _memory(p)) for p in points]
+    if len({x for x, _ in pairs}) < 2:
+        return None
+    places, memory = np.array(pairs, np.float64).T
+    slope, base = np.polyfit(places, memory, 1)
+    worst = max(abs(base + slope * x - y) / y for x, y in pairs)
+    return {"bytes_per_pixel": float(slope) * MB, "base_mb": float(base), "off_line": float(worst)}
+
+
+def _memory(point: dict[str, Any]) -> float:
+    """Peak memory [MB] where the network computes."""
+    return point["peak_rss_mb"] if point["peak_device_mb"] is None else point["peak_device_mb"]
 
 
 def split(points: Sequence[dict[str, Any]], options: BenchOptions) -> tuple[list[dict], list[dict]]:
@@ -80,16 +103,15 @@ def draw_sweep(result: dict[str, Any], options: BenchOptions) -> bytes:
     frames = [float(p["frames"]) for p in by_frames]
     pixels = [p["width"] * p["height"] / 1000 for p in by_pixels]
     width, height = options.width_height
-    memory = "peak_device_mb" if result["sweep"][0]["peak_device_mb"] is not None else "peak_rss_mb"
     for column, (xs, points, axis) in enumerate(
         (
             (frames, by_frames, f"frames of {width}x{height} px"),
             (pixels, by_pixels, f"thousand px a frame, {options.frames} frames"),
         )
     ):
-        for row, (key, unit) in enumerate((("seconds_per_call", "time of a call [s]"), (memory, "peak memory [MB]"))):
+        for row, (value, unit) in enumerate(((_seconds, "time of a call [s]"), (_memory, "peak memory [MB]"))):
             left, top = _LEFT + column * _STEP[0], _TOP + row * _STEP[1]
-            values = [p[key] for p in points]
+            values = [value(p) for p in points]
             lines: dict[str, Line] = {unit: list(zip(xs, values, strict=True))}
             if row == 0:
                 rate = values[-1] / xs[-1]
@@ -100,6 +122,10 @@ def draw_sweep(result: dict[str, Any], options: BenchOptions) -> bytes:
             )  # fmt: skip
             draw.text((left + _PANEL[0] - draw.textlength(axis), top + _PANEL[1] + 22), axis, fill="black")
     return png(image)
+
+
+def _seconds(point: dict[str, Any]) -> float:
+    return point["seconds_per_call"]
 
 
 def _short(value: float) -> str:

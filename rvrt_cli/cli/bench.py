@@ -190,6 +190,12 @@ def _print_speed(result: dict[str, Any]) -> None:
     if result["growth"]:
         rows = (f"{name} to the power {value:.2f}" for name, value in result["growth"].items() if value is not None)
         table.add_row("time grows with", ", ".join(rows))
+    if result["memory_growth"]:
+        line = result["memory_growth"]
+        table.add_row(
+            "memory grows by", f"{line['bytes_per_pixel']:.0f} bytes per px and frame, above {line['base_mb']:.0f} MB "
+            f"(no point off this line by more than {line['off_line']:.0%})",
+        )  # fmt: skip
     for index, entry in enumerate(result["published"]):
         figure = (
             f"{entry['seconds_per_call']} s"

@@ -45,7 +45,7 @@ def initial_weights(config: RVRTConfig, seed: int = 0) -> dict[str, np.ndarray]:
 def _drawn_together(config: RVRTConfig) -> np.ndarray:
     """Bias of the offsets with which each point of the kernel keeps `_SPREAD` of its distance from the middle."""
     edge = config.align_kernel
-    grid = np.stack(np.mgrid[:edge, :edge], -1).reshape(-1, 2) - edge // 2  # (K, 2) px, as (y, x)
+    grid = np.indices((edge, edge)).reshape(2, -1).T - edge // 2  # (K, 2) px, as (y, x)
     bias = np.arctanh(np.clip((_SPREAD - 1) * grid / config.max_offset, -0.9, 0.9))
     return np.tile(bias.ravel(), config.clip_size * config.deformable_groups)
 
