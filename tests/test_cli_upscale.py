@@ -290,3 +290,22 @@ def test_a_working_directory_that_cannot_be_written(tmp_path: Path, monkeypatch:
     finally:
         subprocess.run(["umount", "-l", folder], check=True)
     assert len(decoded_times(tmp_path / "out.mp4")) == 2
+
+
+def test_memory_is_kept_to(tmp_path: Path) -> None:
+    """The whole process, with MindSpore in it, stays within the budget and a tenth, where an unplanned run would not."""
+    source = clip(tmp_path / "in.mkv", "320x180", 16)
+    code = (
+        "import resource, sys, rvrt_cli.cli\n"
+        "try: rvrt_cli.cli.main()\n"
+        "finally: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=open(sys.argv[3] + '.peak', 'w'))\n"
+    )
+    peaks = {}
+    for memory in ("1G", "4G"):
+        target = tmp_path / f"{memory}.mkv"
+        command = [sys.executable, "-c", code, "upscale", source, target, "--memory", memory, "--preset", "ultrafast"]
+        subprocess.run(command, capture_output=True, check=True, cwd=tmp_path)
+        assert len(decoded_times(target)) == 16
+        peaks[memory] = 1024 * int(Path(f"{target}.peak").read_text())
+    assert peaks["1G"] <= 1.1 * 2**30, peaks
+    assert peaks["4G"] > 1.1 * 2**30, peaks
