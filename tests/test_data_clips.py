@@ -238,3 +238,14 @@ def test_damaged_clips_are_one_error_and_nothing_worse(tmp_path: Path, data: st.
     with little_memory(50 << 20), suppress(OptionError):
         store = ClipStore(tmp_path)
         assert store[len(store) - 1].shape == (store.frames, store.size, store.size, 3)
+
+
+def test_a_header_of_numpy_that_is_cut_short_is_refused(tmp_path: Path) -> None:
+    """Found by the test above: NumPy's own reader ends in Python's tokenizer."""
+    (tmp_path / "a.npy").write_bytes(
+        b"\x93NUMPY\x01\x00v\x00\x00'descr': '|u1', 'shape': (2, 4, 8, 8, 3), }".ljust(128) + b"\n"
+    )
+    manifest = {"format": 1, "frames": 4, "size": 8, "sources": [{"shards": [{"file": "a.npy", "clips": 2}]}]}
+    (tmp_path / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(OptionError, match=r"a\.npy"):
+        ClipStore(tmp_path)

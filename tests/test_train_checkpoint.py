@@ -123,3 +123,10 @@ def test_a_damaged_log_loses_its_damaged_lines_alone(tmp_path: Path, data: st.Da
     Log(tmp_path, 9).close()
     draw_curve(log.path, tmp_path / "curve.png")
     assert {"step": 1, "loss": 0.25} in read_log(log.path)
+
+
+def test_a_gain_beyond_all_measure_does_not_stop_the_curve(tmp_path: Path) -> None:
+    """Found by the test above."""
+    (tmp_path / "log.jsonl").write_text('{"step": 1, "loss": 0.5}\n{"step": 1, "gain": {"": 562949953421313.0}}\n')
+    draw_curve(tmp_path / "log.jsonl", tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").exists()

@@ -10,6 +10,7 @@ import json
 from bisect import bisect_right
 from itertools import accumulate
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 
@@ -63,7 +64,7 @@ class ClipStore:
     def _open(self, path: Path, clips: int) -> np.ndarray:
         try:
             shard = np.load(path, mmap_mode="r")
-        except (OSError, ValueError, EOFError, OverflowError, SyntaxError, TypeError) as error:
+        except (OSError, ValueError, EOFError, OverflowError, SyntaxError, TypeError, TokenError) as error:
             raise OptionError(f"{path}: cannot be read ({error}); make the clips again") from error
         shape = (clips, self.frames, self.size, self.size, 3)
         if shard.shape != shape or shard.dtype != np.uint8:

@@ -18,14 +18,14 @@ Line = list[tuple[float, float]]
 def draw_curve(log: Path, target: Path) -> None:
     """Draw the log's losses (logarithmic) and validation gains [dB] into a PNG; nothing while it has no finite loss."""
     records = read_log(log)
-    losses = [(r["step"], math.log10(r["loss"])) for r in records if _finite(r.get("loss")) and r["loss"] > 0]
+    losses = [(r["step"], math.log10(r["loss"])) for r in records if _plausible(r.get("loss")) and r["loss"] > 0]
     if not losses:
         return
     gains: dict[str, Line] = {}
     for record in records:
         found = record.get("gain")
         for name, gain in found.items() if isinstance(found, dict) else ():
-            if _finite(gain):
+            if _plausible(gain):
                 gains.setdefault(name, []).append((record["step"], gain))
     image, draw = canvas(*_SIZE)
     steps = (losses[0][0], max(losses[-1][0], losses[0][0] + 1))
@@ -38,8 +38,8 @@ def draw_curve(log: Path, target: Path) -> None:
     write_atomically(target, png(image))
 
 
-def _finite(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+def _plausible(value: object) -> bool:
+    return isinstance(value, int | float) and abs(value) < 1e6  # not NaN either; the log may be damaged
 
 
 def _averaged(line: Line) -> Line:

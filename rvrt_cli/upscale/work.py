@@ -25,6 +25,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -305,8 +306,8 @@ class Work:
     def _checking(self, name: str) -> Iterator[None]:
         try:
             yield
-        except (OSError, ValueError, TypeError, KeyError, IndexError, OverflowError, RecursionError, EOFError,
-                zipfile.BadZipFile) as error:  # fmt: skip
+        except (OSError, ValueError, TypeError, KeyError, IndexError, OverflowError, RecursionError, EOFError, SyntaxError,
+                TokenError, zipfile.BadZipFile) as error:  # fmt: skip
             raise MediaError(f"{self.folder / name}: missing or damaged; --overwrite starts afresh") from error
 
 
