@@ -12,6 +12,7 @@ from golden.named_weights import named_array
 
 from rvrt_cli.model import PRESETS, RVRT, RVRTConfig, State, initial_weights, parameter_shapes
 from rvrt_cli.model.cost import flops_per_pixel
+from rvrt_cli.model.spynet import photometric_error, spynet_shapes
 
 # Small enough to compile in seconds; everything that the published structure has: flow, bias, shifted windows
 GUIDED = RVRTConfig(widths=(12, 12, 12), groups=(1, 1, 1), heads=(2, 2, 2), window=4, align_heads=4,
@@ -83,6 +84,8 @@ def test_presets_have_their_published_numbers_of_weights():
     assert 0.3e6 < counts["rvrt-tiny"] < 0.5e6
     spynet = {name: shape for name, shape in parameter_shapes(PRESETS["rvrt"]).items() if "spynet" in name}
     assert sum(map(math.prod, spynet.values())) == 6 * 240_050  # six levels of five 7x7 convolutions
+    tiny = sum(math.prod(shape) for _, shape in spynet_shapes(PRESETS["rvrt-tiny"]))
+    assert tiny == 4 * (25 * (8 * 16 + 16 * 16 + 16 * 16 + 16 * 2) + 3 * 16 + 2)  # four levels of four 5x5 convolutions
     assert not any("spynet" in name or "offset" in name for name in parameter_shapes(PRESETS["rvrt-light"]))
 
 
@@ -101,6 +104,25 @@ def test_a_network_starts_as_bilinear_enlargement():
     bilinear = np.einsum("ih,ntchw,jw->ntcij", rows, frames, columns)
     added = np.abs(run(cell, frames) - bilinear)
     assert 1e-5 < added.max() < 0.05, f"adds up to {added.max():.3f}"  # zeros would stall training
+
+
+# --- the flow's own loss
+
+
+def test_photometric_error_is_zero_for_the_true_motion_alone():
+    rng = np.random.default_rng(3)
+    scene = rng.uniform(0, 1, (1, 12, 16, 3)).astype(np.float32)
+    clip = np.stack([scene[:, 2:10, 4 - 2 * t : 12 - 2 * t] for t in range(3)], 1)  # moves 2 px right a frame
+    still = np.zeros((1, 2, 8, 8, 2), np.float32)
+    moved = still + np.array([2, 0], np.float32)  # (x, y): where a pixel of the frame before lies in the next one
+
+    def error(forward: np.ndarray, backward: np.ndarray) -> float:
+        return float(photometric_error(ms.Tensor(clip), ms.Tensor(forward), ms.Tensor(backward)).asnumpy())
+
+    assert error(-moved, moved) < 1e-4  # and nothing counts where the flow leads out of the frame
+    assert error(moved, -moved) > 0.1
+    steps = clip[:, 1:] - clip[:, :-1]
+    assert error(still, still) == pytest.approx(np.sqrt(steps**2 + 1e-9).mean(), rel=1e-4)
 
 
 # --- any clip

@@ -1,9 +1,10 @@
 """Recipes and options of `rvrt train`: what is in them, what is refused, and what counts more than what."""
 
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from fuzzing import PLAIN, damaged, refusals, searching
@@ -12,11 +13,12 @@ from train_runs import make_store
 
 from rvrt_cli.cli.train import train
 from rvrt_cli.data.loader import open_store
-from rvrt_cli.errors import OptionError
+from rvrt_cli.errors import OptionError, WeightsError
 from rvrt_cli.model.config import PRESETS
 from rvrt_cli.train.held_out import data_folders
 from rvrt_cli.train.options import TrainOptions, preset_recipe, read_recipe, write_recipe
-from rvrt_cli.train.setup import prepare_run, resolve_options
+from rvrt_cli.train.setup import first_weights, prepare_run, resolve_options
+from rvrt_cli.weights import save_weights
 
 
 def test_every_preset_has_a_recipe_and_that_of_rvrt_is_the_published_one() -> None:
@@ -92,7 +94,8 @@ def test_wrong_data_and_folders_are_refused_before_anything_is_written(tmp_path:
         ({"data": str(data), "crop": 64}, "crop 64: the clips are 48"),
         ({"data": str(data), "val": str(empty)}, "no videos to validate on"),
         ({"data": str(data), "init": "none.safetensors"}, "no such file"),
-        ({"data": str(data), "spynet": str(data / "manifest.json")}, "no optical flow"),
+        ({"data": str(data), "model": "rvrt-light", "spynet": str(data / "manifest.json")}, "no optical flow"),
+        ({"data": str(data), "model": "rvrt-light", "flow_loss": 0.5}, "flow-loss.*no optical flow"),
         ({}, "--data is missing"),
     ]
     for values, message in cases:
@@ -105,6 +108,30 @@ def test_wrong_data_and_folders_are_refused_before_anything_is_written(tmp_path:
     (output / "log.jsonl").write_text('{"step": 1}\n')
     with pytest.raises(OptionError, match="--resume goes on with it"):
         prepare_run(TrainOptions(**small, data=str(data)), resume=False)
+
+
+def test_a_run_starts_from_weights_of_another_network_only_where_asked(tmp_path: Path) -> None:
+    from rvrt_cli.model import initial_weights
+
+    tiny = PRESETS["rvrt-tiny"]
+    other = replace(tiny, flow_guided=False)
+    path = tmp_path / "other.safetensors"
+    save_weights(
+        path, initial_weights(other, seed=1), other, {"name": "other", "trained": False, "degradation": "none"}
+    )
+    with pytest.raises(WeightsError, match="spynet"):
+        first_weights(TrainOptions(init=str(path)))
+    weights, held, fresh = (
+        first_weights(TrainOptions(init=str(path), init_partial=True)),
+        initial_weights(other, seed=1),
+        initial_weights(tiny),
+    )
+    assert set(weights) == set(fresh)
+    for name, array in weights.items():
+        kept = name in held and held[name].shape == array.shape
+        assert np.array_equal(array, held[name] if kept else fresh[name]), name
+    with pytest.raises(WeightsError, match="backbone"):  # nothing fits: another network altogether
+        first_weights(TrainOptions(init=str(path), init_partial=True, model="rvrt"))
 
 
 def test_sources_are_held_out_whole(tmp_path: Path) -> None:

@@ -96,8 +96,10 @@ def _about(options: TrainOptions) -> list[str]:
         f"rate {options.rate:g} to {options.final_rate:g}, {options.schedule}; {options.device}, {options.precision}, "
         f"{options.ranks} rank{'s' if options.ranks > 1 else ''}",
     ]
-    if options.config.flow and not (options.spynet or options.init):
-        lines.append("note: the optical flow starts from random weights; --spynet FILE gives it trained ones")
+    if options.config.flow and not (options.spynet or options.init or options.flow_loss):
+        lines.append(
+            "note: the optical flow starts from random weights; --spynet FILE gives it trained ones, --flow-loss lets it learn"
+        )
     return lines
 
 

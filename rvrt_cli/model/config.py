@@ -35,6 +35,9 @@ class RVRTConfig:
     relative_position_bias: bool = True
     alignment: str = "deformable"  # learned offsets; "neighbourhood": 3x3 in every frame (RVRT Light)
     flow_guided: bool = True  # whether optical flow (SpyNet) is where the offsets of "deformable" start
+    flow_levels: int = 6  # of SpyNet's pyramid
+    flow_widths: tuple[int, ...] = (32, 64, 32, 16)  # channels between the convolutions of each level
+    flow_kernel: int = 7  # px, of these convolutions
     align_ratio: int = 2  # width of query, key and value in the alignment, over the branch width
     align_heads: int = 12
     align_kernel: int = 3  # px; kernel x kernel sampling points per frame
@@ -52,11 +55,15 @@ class RVRTConfig:
             object.__setattr__(self, name, tuple(getattr(self, name)))
             if len(getattr(self, name)) != 3:
                 raise WeightsError(f"network configuration: {name} needs three entries, got {getattr(self, name)}")
-        most_of = {"clip_size": 8, "window": 64, "mlp_ratio": 16, "align_ratio": 16, "align_kernel": 15}
+        object.__setattr__(self, "flow_widths", tuple(self.flow_widths))
+        if not 1 <= len(self.flow_widths) <= 16:
+            raise WeightsError(f"network configuration: flow_widths {self.flow_widths} needs one to sixteen entries")
+        most_of = {"flow_levels": 8, "flow_kernel": 15}
+        most_of |= {"clip_size": 8, "window": 64, "mlp_ratio": 16, "align_ratio": 16, "align_kernel": 15}
         most_of |= {"align_heads": 256, "deformable_groups": 256, "offset_width": 4096, "passes": len(BRANCHES)}
         for name, most in most_of.items():
             _whole(name, getattr(self, name), most)
-        for name, most in (("widths", 4096), ("groups", 64), ("depths", 64), ("heads", 256)):
+        for name, most in (("widths", 4096), ("groups", 64), ("depths", 64), ("heads", 256), ("flow_widths", 4096)):
             for value in getattr(self, name):
                 _whole(name, value, most)
         if not isinstance(self.carry, int | float) or not 0 < self.carry <= 1:
@@ -73,6 +80,8 @@ class RVRTConfig:
             raise WeightsError(f"network configuration: widths {self.widths} must be equal")
         if any(width % heads for width, heads in zip(self.widths, self.heads, strict=True)):
             raise WeightsError(f"network configuration: widths {self.widths} do not divide by heads {self.heads}")
+        if self.flow_kernel % 2 == 0:
+            raise WeightsError(f"network configuration: flow_kernel {self.flow_kernel} is not odd")
         if self.align_width % self.align_heads or self.align_kernel % 2 == 0:
             raise WeightsError("network configuration: the alignment's heads or kernel do not fit its width")
         if self.alignment == "deformable" and (
@@ -140,7 +149,9 @@ PRESETS = {
         groups=(1, 1, 1),
         depths=(4, 4, 4),
         heads=(2, 2, 2),
-        flow_guided=False,
+        flow_levels=4,
+        flow_widths=(16, 16, 16),
+        flow_kernel=5,
         align_ratio=1,
         align_heads=2,
         deformable_groups=4,

@@ -21,14 +21,15 @@ def initial_weights(config: RVRTConfig, seed: int = 0) -> dict[str, np.ndarray]:
     Convolutions and dense layers: normal with variance 1 / inputs. The last convolution is a fiftieth of that: zeros there
     would stall everything before it. The second convolution of a residual pair is a tenth.
 
-    Last layer of the offsets: zeros, so that the alignment starts at the flow itself. Without a flow it starts at no motion,
-    its points drawn together around the pixel's own place: the mean over a whole neighbourhood would blur what is propagated.
+    Last layer of the offsets: its weights are zeros, so that the alignment starts at the flow itself (without a flow, at no
+    motion), and its biases draw the points together around that place: the mean over a whole neighbourhood would blur what
+    is propagated.
     """
     rng = np.random.default_rng(seed)
     weights = {}
     for name, shape in parameter_shapes(config).items():
         noise = rng.standard_normal(shape)
-        if name.endswith("conv_offset.10.bias") and not config.flow:
+        if name.endswith("conv_offset.10.bias"):
             value = _drawn_together(config)
         elif name.endswith(".bias") or "conv_offset.10" in name:
             value = np.zeros(shape)

@@ -105,9 +105,14 @@ class Learner:
         return float(loss.asnumpy()), float(error.asnumpy()), flats
 
     def _loss(self, low: Tensor, high: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        output = self.network(low, self.options.mirror).astype(ms.float32)
-        loss, error = charbonnier(output, high)
-        return loss * scale, loss, error
+        weight = self.options.flow_loss
+        if weight:
+            output, off = self.network.with_flow_error(low, self.options.mirror)
+        else:
+            output, off = self.network(low, self.options.mirror), None
+        loss, error = charbonnier(output.astype(ms.float32), high)
+        whole = loss if off is None else loss + weight * off.astype(ms.float32)
+        return whole * scale, loss, error
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Weights and state of the optimiser, for a checkpoint."""

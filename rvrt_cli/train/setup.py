@@ -65,6 +65,8 @@ def prepare_run(options: TrainOptions, resume: bool) -> TrainOptions:
         raise OptionError(f"--val {options.val}: no videos to validate on; expected files such as .mp4 or .mpg")
     if options.spynet and not options.config.flow:
         raise OptionError(f"--spynet: {options.model} has no optical flow; leave it out")
+    if options.flow_loss and not options.config.flow:
+        raise OptionError(f"--flow-loss: {options.model} has no optical flow; leave it out")
     output = Path(options.output)
     if not resume and (read_log(output / LOG) or checkpoints(output)):
         raise OptionError(f"{output}: holds a training run; --resume goes on with it, or choose another --output")
@@ -86,11 +88,13 @@ def first_weights(options: TrainOptions) -> dict[str, np.ndarray]:
     from rvrt_cli.model import initial_weights, parameter_shapes  # MindSpore
     from rvrt_cli.weights import check_names, load_weights
 
+    weights = initial_weights(options.config, options.seed)
     if options.init:
-        weights = load_weights(Path(options.init)).arrays
-        check_names(weights, parameter_shapes(options.config), options.init)
-    else:
-        weights = initial_weights(options.config, options.seed)
+        found, shapes = load_weights(Path(options.init)).arrays, parameter_shapes(options.config)
+        fitting = {name: array for name, array in found.items() if array.shape == shapes.get(name)}
+        if not fitting or not options.init_partial:
+            check_names(found, shapes, options.init)
+        weights |= fitting
     if options.spynet:
         flow = _read_flow(Path(options.spynet))
         shapes = {name: array.shape for name, array in weights.items() if name.startswith("spynet.")}
