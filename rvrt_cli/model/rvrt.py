@@ -226,16 +226,24 @@ class RVRT(nn.Cell):
         return output
 
     def with_flow_error(self, frames: Tensor, mirrored: bool = False) -> tuple[Tensor, Tensor]:
-        """What `construct` returns, and the `photometric_error` of the optical flow, over all pairs of frames."""
+        """What `construct` returns, and `flow_error`, from one estimate of the flow."""
         clips = self._clips(frames)
         flows = self._flows(clips, None, mirrored and frames.shape[1] % self.config.clip_size == 0)
+        output, _ = self._run(clips, flows, None, frames.shape[1])
+        return output, self._flow_error(clips, flows)
+
+    def flow_error(self, frames: Tensor) -> Tensor:
+        """The `photometric_error` of the optical flow over all pairs of frames (N, T, 3, H, W); a scalar."""
+        clips = self._clips(frames)
+        return self._flow_error(clips, self._flows(clips, None, False))
+
+    def _flow_error(self, clips: Clips, flows: Flows) -> Tensor:
         befores = [clips[0][:, :1], *[clip[:, -1:] for clip in clips[:-1]]]
         errors = [
             photometric_error(msops.concat((before, clip), 1), forward, backward)
             for before, clip, forward, backward in zip(befores, clips, flows.forward, flows.backward, strict=True)
         ]
-        output, _ = self._run(clips, flows, None, frames.shape[1])
-        return output, sum(errors[1:], errors[0]) / len(errors)
+        return sum(errors[1:], errors[0]) / len(errors)
 
     def stream(self, frames: Tensor, state: State | None, emit: int, mirrored: bool = False) -> tuple[Tensor, State]:
         """Upscale the first `emit` frames of a window, continuing from the state that the window before it left.

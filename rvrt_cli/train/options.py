@@ -56,6 +56,7 @@ class TrainOptions:
     flow_loss: float = _option(
         0.0, "Weight of the optical flow's own loss, how far warped frames are off: it then needs no --spynet."
     )
+    flow_only: bool = _option(False, "Train the optical flow alone, by its own loss.")
     spynet_rate: float = _option(0.25, "Learning rate of the optical flow afterwards, times the others'.")
 
     rate: float = _option(2e-4, "Learning rate at its highest.")
