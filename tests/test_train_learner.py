@@ -12,8 +12,6 @@ from rvrt_cli.train.setup import first_weights
 
 DEVICE = use_device("cpu")
 
-from mindspore import Tensor  # noqa: E402
-
 from rvrt_cli.train.learner import CHARBONNIER, Learner  # noqa: E402  MindSpore, after the device
 from rvrt_cli.train.ranks import Ranks  # noqa: E402
 
@@ -55,7 +53,7 @@ def test_gradients_match_finite_differences_in_every_part(learner: Learner) -> N
     names = [parameter.name for parameter in group.parameters]
     stages = sorted({".".join(name.split(".")[:2]) for name in names})
     assert len(stages) > 10
-    wrong, change = [], 5e-7  # of the loss: above the rounding of its mean, and small enough to be linear
+    wrong, change = [], 2e-6  # of the loss: far above the rounding of its mean, and small enough to be linear
     for stage in stages:
         chosen = [part if name.startswith(stage) else 0 * part for name, part in zip(names, parts, strict=True)]
         direction = np.concatenate(chosen)
@@ -129,23 +127,6 @@ def test_optical_flow_begins_to_learn_late_and_slowly() -> None:
     # the first step of Adam is as long as its rate wherever there is a gradient
     assert np.abs(flow.value - first).max() == pytest.approx(0.25e-3, rel=1e-2)
     assert np.abs(rest.value - before).max() > 0.5e-3
-
-
-def test_optical_flow_learns_from_its_own_loss() -> None:
-    flow = {**FLOW, "flow_levels": 2, "flow_widths": [8, 8], "flow_kernel": 3}
-    options = TrainOptions(model="rvrt", network=flow, batch=2, frames=4, crop=32, spynet_frozen=0, flow_loss=1.0)
-    learner = new_learner(options)
-    rows, columns = np.mgrid[:8, :8]
-    moments = [np.sin(0.7 * (columns - t) + 0.4 * rows) for t in range(4)]  # moves 1 px right a frame
-    low = (0.5 + 0.4 * np.stack([moments, moments])[:, :, None].repeat(3, 2)).astype(np.float32)
-    high = low.repeat(4, -1).repeat(4, -2)
-    frames = Tensor(low)
-    _, first = learner.network.with_flow_error(frames)
-    for _ in range(40):
-        learner.step(low, high, 2e-3)
-    output, last = learner.network.with_flow_error(frames)
-    assert float(last.asnumpy()) < 0.5 * float(first.asnumpy())
-    assert np.array_equal(output.asnumpy(), learner.network(frames).asnumpy())
 
 
 def test_the_loss_scale_follows_overflows() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from collections.abc import Callable
@@ -97,10 +96,8 @@ def _about(options: TrainOptions) -> list[str]:
         f"rate {options.rate:g} to {options.final_rate:g}, {options.schedule}; {options.device}, {options.precision}, "
         f"{options.ranks} rank{'s' if options.ranks > 1 else ''}",
     ]
-    if options.config.flow and not (options.spynet or options.init or options.flow_loss or options.flow_only):
-        lines.append(
-            "note: the optical flow starts from random weights; --spynet FILE gives it trained ones, --flow-loss lets it learn"
-        )
+    if options.config.spynet and not (options.spynet or options.init):
+        lines.append("note: the optical flow starts from random weights; --spynet FILE gives it trained ones")
     return lines
 
 
@@ -140,8 +137,7 @@ class _Plain:
         shown = {name: self.shown.get(name, float("nan")) for name in ("loss", "psnr", "seconds")}
         skipped = f", {record['skipped']} skipped" if record.get("skipped") else ""
         left = _duration(shown["seconds"] * (self.steps - record["step"]))
-        psnr = f", {shown['psnr']:.2f} dB" if math.isfinite(shown["psnr"]) else ""  # the optical flow alone has none
-        return f"loss {shown['loss']:.5f}{psnr}, {shown['seconds']:.2f} s/step, {left} left{skipped}"
+        return f"loss {shown['loss']:.5f}, {shown['psnr']:.2f} dB, {shown['seconds']:.2f} s/step, {left} left{skipped}"
 
     def say(self, line: str) -> None:
         """Print a line of its own."""

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from rvrt_cli.errors import WeightsError
 
 ALIGNMENTS = ("deformable", "neighbourhood")
+FLOW_ESTIMATORS = ("spynet", "lucas-kanade")
 BODIES = ("attention", "convolution")
 BRANCHES = ("backward_1", "forward_1", "backward_2", "forward_2")
 
@@ -34,10 +35,8 @@ class RVRTConfig:
     mlp_ratio: int = 2
     relative_position_bias: bool = True
     alignment: str = "deformable"  # learned offsets; "neighbourhood": 3x3 in every frame (RVRT Light)
-    flow_guided: bool = True  # whether optical flow (SpyNet) is where the offsets of "deformable" start
-    flow_levels: int = 6  # of SpyNet's pyramid
-    flow_widths: tuple[int, ...] = (32, 64, 32, 16)  # channels between the convolutions of each level
-    flow_kernel: int = 7  # px, of these convolutions
+    flow_guided: bool = True  # whether optical flow is where the offsets of "deformable" start
+    flow_estimator: str = "spynet"  # "lucas-kanade" (not in the paper) needs no weights, and costs next to nothing
     align_ratio: int = 2  # width of query, key and value in the alignment, over the branch width
     align_heads: int = 12
     align_kernel: int = 3  # px; kernel x kernel sampling points per frame
@@ -55,15 +54,11 @@ class RVRTConfig:
             object.__setattr__(self, name, tuple(getattr(self, name)))
             if len(getattr(self, name)) != 3:
                 raise WeightsError(f"network configuration: {name} needs three entries, got {getattr(self, name)}")
-        object.__setattr__(self, "flow_widths", tuple(self.flow_widths))
-        if not 1 <= len(self.flow_widths) <= 16:
-            raise WeightsError(f"network configuration: flow_widths {self.flow_widths} needs one to sixteen entries")
-        most_of = {"flow_levels": 8, "flow_kernel": 15}
-        most_of |= {"clip_size": 8, "window": 64, "mlp_ratio": 16, "align_ratio": 16, "align_kernel": 15}
+        most_of = {"clip_size": 8, "window": 64, "mlp_ratio": 16, "align_ratio": 16, "align_kernel": 15}
         most_of |= {"align_heads": 256, "deformable_groups": 256, "offset_width": 4096, "passes": len(BRANCHES)}
         for name, most in most_of.items():
             _whole(name, getattr(self, name), most)
-        for name, most in (("widths", 4096), ("groups", 64), ("depths", 64), ("heads", 256), ("flow_widths", 4096)):
+        for name, most in (("widths", 4096), ("groups", 64), ("depths", 64), ("heads", 256)):
             for value in getattr(self, name):
                 _whole(name, value, most)
         if not isinstance(self.carry, int | float) or not 0 < self.carry <= 1:
@@ -76,12 +71,13 @@ class RVRTConfig:
             raise WeightsError(f"network configuration: scale {self.scale}; only x4 networks are supported")
         if self.alignment not in ALIGNMENTS:
             raise WeightsError(f"network configuration: alignment {self.alignment!r}; known: {', '.join(ALIGNMENTS)}")
+        if self.flow_estimator not in FLOW_ESTIMATORS:
+            known = ", ".join(FLOW_ESTIMATORS)
+            raise WeightsError(f"network configuration: flow_estimator {self.flow_estimator!r}; known: {known}")
         if len(set(self.widths)) != 1:
             raise WeightsError(f"network configuration: widths {self.widths} must be equal")
         if any(width % heads for width, heads in zip(self.widths, self.heads, strict=True)):
             raise WeightsError(f"network configuration: widths {self.widths} do not divide by heads {self.heads}")
-        if self.flow_kernel % 2 == 0:
-            raise WeightsError(f"network configuration: flow_kernel {self.flow_kernel} is not odd")
         if self.align_width % self.align_heads or self.align_kernel % 2 == 0:
             raise WeightsError("network configuration: the alignment's heads or kernel do not fit its width")
         if self.alignment == "deformable" and (
@@ -108,8 +104,13 @@ class RVRTConfig:
 
     @property
     def flow(self) -> bool:
-        """Whether optical flow (SpyNet) guides the alignment."""
+        """Whether optical flow guides the alignment."""
         return self.alignment == "deformable" and self.flow_guided
+
+    @property
+    def spynet(self) -> bool:
+        """Whether that flow is a network's, with weights of its own."""
+        return self.flow and self.flow_estimator == "spynet"
 
     def to_dict(self) -> dict:
         """Plain values for JSON."""
@@ -149,9 +150,7 @@ PRESETS = {
         groups=(1, 1, 1),
         depths=(4, 4, 4),
         heads=(2, 2, 2),
-        flow_levels=4,
-        flow_widths=(16, 16, 16),
-        flow_kernel=5,
+        flow_estimator="lucas-kanade",
         align_ratio=1,
         align_heads=2,
         deformable_groups=4,

@@ -9,7 +9,7 @@ from rvrt_cli.model.config import RVRTConfig
 from rvrt_cli.model.initial import parameter_shapes
 
 _ENLARGED = {"upsampler.5": 4, "upsampler.10": 16, "conv_last": 16}  # places per LR pixel at which these work
-_EDGE = 128  # px of the frame for figures per pixel: a multiple of what any pyramid of SpyNet wants
+_FLOW_LEVELS, _FLOW_STEP = 6, 32  # of SpyNet: pyramid levels; px of which it wants a multiple
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def count_flops(config: RVRTConfig, frames: int, height: int, width: int) -> Flo
             continue
         each = 2 * math.prod(shape)
         if name.startswith("spynet."):
-            convolutions += each * _flow_places(name, config, height, width) * 2 * (frames - 1)
+            convolutions += each * _flow_places(name, height, width) * 2 * (frames - 1)
             continue
         places = _ENLARGED.get(name.removesuffix(".weight"), 1) if config.upsampler_width else 1
         share = aligned if name.startswith("deform_align.") else 1
@@ -60,13 +60,12 @@ def count_flops(config: RVRTConfig, frames: int, height: int, width: int) -> Flo
 
 def flops_per_pixel(config: RVRTConfig) -> float:
     """Operations per LR pixel and frame of a long sequence."""
-    frames, edge = 1000 * config.clip_size, _EDGE
+    frames, edge = 1000 * config.clip_size, _FLOW_STEP
     return count_flops(config, frames, edge, edge).total / (frames * edge**2)
 
 
-def _flow_places(name: str, config: RVRTConfig, height: int, width: int) -> float:
-    """Pixels at which a convolution of SpyNet works; the frame is enlarged to a multiple of its coarsest pixel first."""
-    step = 2 ** (config.flow_levels - 1)
+def _flow_places(name: str, height: int, width: int) -> float:
+    """Pixels at which a convolution of SpyNet works; the frame is enlarged to a multiple of 32 px first."""
     level = int(name.split("basic_module.")[1].split(".")[0])
-    rows, columns = (-(-side // step) * step for side in (height, width))
-    return rows * columns / 4 ** (config.flow_levels - 1 - level)
+    rows, columns = (-(-side // _FLOW_STEP) * _FLOW_STEP for side in (height, width))
+    return rows * columns / 4 ** (_FLOW_LEVELS - 1 - level)

@@ -21,6 +21,7 @@ from rvrt_cli.model.alignment import (
     deformable_shapes,
 )
 from rvrt_cli.model.config import RVRTConfig
+from rvrt_cli.model.flow import estimate_flow
 from rvrt_cli.model.layers import (
     Shapes,
     Sizes,
@@ -33,7 +34,7 @@ from rvrt_cli.model.layers import (
     refine_shapes,
     tensors,
 )
-from rvrt_cli.model.spynet import estimate_flow, photometric_error, spynet_shapes
+from rvrt_cli.model.spynet import spynet_shapes
 
 Clips = list[Tensor]  # one tensor (N, T, H, W, C) per clip, in time order
 
@@ -203,8 +204,7 @@ class RVRT(nn.Cell):
         super().__init__(auto_prefix=False)
         self.config = config
         self.extract = Extract(config)
-        if config.flow:
-            self.spynet = parameters(spynet_shapes(config))
+        self.spynet = parameters(spynet_shapes() if config.spynet else [])
         self.align = nn.CellList([Align(branch, config) for branch in config.branches], auto_prefix=False)
         self.branches = nn.CellList(
             [Branch(branch, i + 1, config) for i, branch in enumerate(config.branches)], auto_prefix=False
@@ -225,26 +225,6 @@ class RVRT(nn.Cell):
         output, _ = self.stream(frames, None, frames.shape[1], mirrored)
         return output
 
-    def with_flow_error(self, frames: Tensor, mirrored: bool = False) -> tuple[Tensor, Tensor]:
-        """What `construct` returns, and `flow_error`, from one estimate of the flow."""
-        clips = self._clips(frames)
-        flows = self._flows(clips, None, mirrored and frames.shape[1] % self.config.clip_size == 0)
-        output, _ = self._run(clips, flows, None, frames.shape[1])
-        return output, self._flow_error(clips, flows)
-
-    def flow_error(self, frames: Tensor) -> Tensor:
-        """The `photometric_error` of the optical flow over all pairs of frames (N, T, 3, H, W); a scalar."""
-        clips = self._clips(frames)
-        return self._flow_error(clips, self._flows(clips, None, False))
-
-    def _flow_error(self, clips: Clips, flows: Flows) -> Tensor:
-        befores = [clips[0][:, :1], *[clip[:, -1:] for clip in clips[:-1]]]
-        errors = [
-            photometric_error(msops.concat((before, clip), 1), forward, backward)
-            for before, clip, forward, backward in zip(befores, clips, flows.forward, flows.backward, strict=True)
-        ]
-        return sum(errors[1:], errors[0]) / len(errors)
-
     def stream(self, frames: Tensor, state: State | None, emit: int, mirrored: bool = False) -> tuple[Tensor, State]:
         """Upscale the first `emit` frames of a window, continuing from the state that the window before it left.
 
@@ -257,14 +237,12 @@ class RVRT(nn.Cell):
         Returns:
             (N, emit, 3, 4H, 4W), not clamped; the state after frame `emit`.
         """
+        size = self.config.clip_size
         clips = self._clips(frames)
-        mirrored = mirrored and state is None and frames.shape[1] % self.config.clip_size == 0
+        emitted = -(-emit // size)
+        mirrored = mirrored and state is None and frames.shape[1] % size == 0
         flows = self._flows(clips, state, mirrored) if self.config.flow else None
-        return self._run(clips, flows, state, emit)
 
-    def _run(self, clips: Clips, flows: Flows | None, state: State | None, emit: int) -> tuple[Tensor, State]:
-        """`stream` once the optical flow is known."""
-        emitted = -(-emit // self.config.clip_size)
         features: dict[str, Clips] = {"shallow": [self.extract(clip) for clip in clips]}
         fields: tuple[dict, dict] = {}, {}  # of the backward and the forward direction
         for index, branch in enumerate(self.config.branches):
@@ -334,9 +312,7 @@ class RVRT(nn.Cell):
         before = clips[0][:, :1] if state is None else state.frames[:, -1:]
         forward, backward = [], []
         for clip in clips:
-            pair = estimate_flow(
-                msops.concat((before, clip), 1), not mirrored, self.config.flow_levels, *tensors(self.spynet)
-            )
+            pair = estimate_flow(msops.concat((before, clip), 1), not mirrored, *tensors(self.spynet))
             forward.append(pair[0])
             backward.append(pair[1])
             before = clip[:, -1:]
@@ -347,6 +323,5 @@ class RVRT(nn.Cell):
             forward = [msops.concat(turned[t : t + size], 1) for t in range(0, len(turned), size)]
         if state is None:
             return Flows(forward, backward, None)
-        held = msops.concat((state.frames[:, :1], state.frames), 1)
-        past = estimate_flow(held, True, self.config.flow_levels, *tensors(self.spynet))
+        past = estimate_flow(msops.concat((state.frames[:, :1], state.frames), 1), True, *tensors(self.spynet))
         return Flows(forward, backward, past[0])

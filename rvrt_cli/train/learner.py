@@ -56,7 +56,7 @@ class Learner:
                 parameter.set_dtype(ms.float16)
         flow = [parameter for parameter in parameters if parameter.name.startswith("spynet.")]
         rest = [parameter for parameter in parameters if not parameter.name.startswith("spynet.")]
-        self.groups = [Group(rest, frozen=options.steps if options.flow_only else 0)]
+        self.groups = [Group(rest)]
         if flow:
             self.groups.append(Group(flow, options.spynet_rate, options.spynet_frozen))
         for group, updates in zip(self.groups, counters.updates or [0] * len(self.groups), strict=True):
@@ -105,17 +105,9 @@ class Learner:
         return float(loss.asnumpy()), float(error.asnumpy()), flats
 
     def _loss(self, low: Tensor, high: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        weight = self.options.flow_loss
-        if self.options.flow_only:
-            off = self.network.flow_error(low).astype(ms.float32)
-            return off * scale, off, msops.zeros((), ms.float32)
-        if weight:
-            output, off = self.network.with_flow_error(low, self.options.mirror)
-        else:
-            output, off = self.network(low, self.options.mirror), None
-        loss, error = charbonnier(output.astype(ms.float32), high)
-        whole = loss if off is None else loss + weight * off.astype(ms.float32)
-        return whole * scale, loss, error
+        output = self.network(low, self.options.mirror).astype(ms.float32)
+        loss, error = charbonnier(output, high)
+        return loss * scale, loss, error
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Weights and state of the optimiser, for a checkpoint."""

@@ -53,10 +53,6 @@ class TrainOptions:
     init_partial: bool = _option(False, "Start afresh, and do not refuse, what --init has no fitting weights for.")
     spynet: str | None = _option(None, "Optical flow to start from: a .pth of SpyNet or RVRT, or a weights file.")
     spynet_frozen: int = _option(5_000, "Steps for which the optical flow does not learn.")
-    flow_loss: float = _option(
-        0.0, "Weight of the optical flow's own loss, how far warped frames are off: it then needs no --spynet."
-    )
-    flow_only: bool = _option(False, "Train the optical flow alone, by its own loss.")
     spynet_rate: float = _option(0.25, "Learning rate of the optical flow afterwards, times the others'.")
 
     rate: float = _option(2e-4, "Learning rate at its highest.")
@@ -100,7 +96,7 @@ class TrainOptions:
         for name in ("steps", "save_every", "keep", "max_skipped", "val_frames"):
             if getattr(self, name) < 1:
                 raise OptionError(f"{flag(name)} {getattr(self, name)}: give 1 or more")
-        for name in ("spynet_frozen", "spynet_rate", "flow_loss", "warmup", "weight_decay", "clip_norm", "val_every", "val_windows",
+        for name in ("spynet_frozen", "spynet_rate", "warmup", "weight_decay", "clip_norm", "val_every", "val_windows",
                      "minutes", "threads", "workers", "seed", "final_rate"):  # fmt: skip
             if not 0 <= getattr(self, name) < math.inf:
                 raise OptionError(f"{flag(name)} {getattr(self, name)}: give 0 or more")

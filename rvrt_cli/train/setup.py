@@ -14,7 +14,7 @@ from rvrt_cli.errors import OptionError, WeightsError
 from rvrt_cli.train.checkpoint import FOLDER, checkpoints
 from rvrt_cli.train.held_out import split_store
 from rvrt_cli.train.log import NAME as LOG, read_log
-from rvrt_cli.train.options import TrainOptions, flag, preset_recipe, read_recipe, write_recipe
+from rvrt_cli.train.options import TrainOptions, preset_recipe, read_recipe, write_recipe
 
 RECIPE = "recipe.toml"
 
@@ -63,11 +63,8 @@ def prepare_run(options: TrainOptions, resume: bool) -> TrainOptions:
             raise OptionError(f"--{name} {path}: no such file")
     if options.val and not any(p.suffix.lower() in VIDEO_SUFFIXES for p in Path(options.val).glob("*")):
         raise OptionError(f"--val {options.val}: no videos to validate on; expected files such as .mp4 or .mpg")
-    if options.spynet and not options.config.flow:
-        raise OptionError(f"--spynet: {options.model} has no optical flow; leave it out")
-    for name in ("flow_loss", "flow_only"):
-        if getattr(options, name) and not options.config.flow:
-            raise OptionError(f"{flag(name)}: {options.model} has no optical flow; leave it out")
+    if options.spynet and not options.config.spynet:
+        raise OptionError(f"--spynet: {options.model} has no SpyNet; leave it out")
     output = Path(options.output)
     if not resume and (read_log(output / LOG) or checkpoints(output)):
         raise OptionError(f"{output}: holds a training run; --resume goes on with it, or choose another --output")
