@@ -190,25 +190,6 @@ def test_a_second_command_on_the_same_target_is_refused(tmp_path: Path, clip: Pa
     assert_same(target, whole)
 
 
-@pytest.mark.parametrize("damage", ["state", "record", "segment"])
-def test_damaged_segments_are_an_error_in_one_line(tmp_path: Path, clip: Path, damage: str) -> None:
-    target = tmp_path / "out.mkv"
-    process = start(tmp_path, clip, target, *OPTIONS)
-    work = run_until(process, tmp_path, 3)
-    process.kill()
-    process.communicate()
-    path = {
-        "state": sorted(work.glob("*.npz"))[-1], "record": work / "00000000.json", "segment": work / "00000000.mkv",
-    }[damage]  # fmt: skip
-    path.write_bytes(path.read_bytes()[:40])
-    said = finish(start(tmp_path, clip, target, *OPTIONS), 1).splitlines()
-    assert ("not a video" if damage == "segment" else "damaged; --overwrite") in said[-1], said
-    assert not target.exists()
-    if damage == "record":
-        finish(start(tmp_path, clip, target, *OPTIONS, "--overwrite"))
-        assert len(decoded_times(target)) == FRAMES
-
-
 def test_memory_does_not_grow_with_the_length_of_a_video(tmp_path: Path) -> None:
     peaks = []
     for frames in (200, 2000):

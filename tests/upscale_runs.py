@@ -22,6 +22,7 @@ import numpy as np
 MOMENTS = {
     "start": ("rvrt_cli.upscale.work", "Work.start"),
     "keep": ("rvrt_cli.video.writer", "keep"),
+    "add": ("rvrt_cli.upscale.work", "Work.add"),
     "states": ("rvrt_cli.upscale.work", "_write_states"),
     "end": ("rvrt_cli.upscale.work", "Work.end"),
     "packet": ("rvrt_cli.video.mux", "_fresh"),
@@ -57,8 +58,8 @@ class Echo:
     def memory(self, frames, height, width):
         return frames * height * width
 
-    def state_bytes(self, height, width):
-        return 12 * height * width
+    def state_shapes(self, height, width):
+        return {"mean": (1, 1, height, width, 3)}
 
 
 def start(

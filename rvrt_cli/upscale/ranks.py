@@ -55,7 +55,7 @@ def compute_in_ranks(job: Job, progress: Progress, report: Callable[[], None]) -
         shutil.rmtree(logs, ignore_errors=True)
         raise KeyboardInterrupt
     left = len(list(logs.glob(f"*{_DONE}"))) == options.ranks_here  # by ranks that have seen the others end
-    if not (work.complete() is not None if first else left):
+    if not left and not (first and work.complete() is not None):
         raise RvrtError(
             f"{job.target.path}: a rank has died and the others were ended ({logs} has their logs); run the same "
             "command again to compute the rest"

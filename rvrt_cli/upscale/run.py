@@ -111,8 +111,9 @@ def _finish(job: Job, work: Work, progress: Progress) -> None:
     """All segments become the target."""
     before = time.monotonic()
     segments, ended = work.complete(), work.ended()
-    if segments is None or ended is None:
-        raise MediaError(f"{job.target.path}: some segments are missing; run the same command again to make them")
+    if segments is None or ended is None:  # everything has been computed, so some record is not of this source
+        work.remove()
+        raise MediaError(f"{work.folder}: damaged, its segments do not fit the source; run the same command to start afresh")
     progress.frames, notes = ended
     progress.notes += notes
     if progress.frames == 0:
@@ -174,7 +175,8 @@ def compute(
             progress.waiting_for_target += time.monotonic() - before
         elif work is not None and isinstance(event, engine.SegmentDone):
             writer.end()
-            work.add(Segment(event.first, event.frames, event.starts_scene), event.carried)
+            carries = event.carried is not None
+            work.add(Segment(event.first, event.frames, event.starts_scene, carries), event.carried)
             progress.waiting_for_target += time.monotonic() - before
 
     with ExitStack() as stack:
@@ -189,7 +191,7 @@ def compute(
             )
         )  # fmt: skip
         source = _Source(reader, progress)
-        segments = engine.Segments(options.segment, wanted, work.carried) if work is not None else None
+        segments = engine.Segments(options.segment, wanted, job.carried) if work is not None else None
         outputs = engine.stream(source, Undisturbed(job.network), job.plan, segments=segments, on_event=on_event)
         while True:
             before = time.monotonic() - progress.waiting_for_source - progress.waiting_for_target
