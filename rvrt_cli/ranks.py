@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from rvrt_cli.errors import RvrtError
+from rvrt_cli.errors import RvrtError, in_one_line
 from rvrt_cli.options import parse_address
 
 ERRORS = "errors.txt"  # in the folder of the ranks' logs
@@ -185,10 +185,10 @@ def _watch(launcher: int) -> None:
         time.sleep(1)
 
 
-def failed(error: RvrtError) -> None:
+def failed(error: RvrtError | OSError) -> None:
     """Leave the error, in one line, for the launcher."""
     with (Path(os.environ[_LOGS]) / ERRORS).open("a", encoding="utf-8") as file:
-        file.write(" ".join(str(error).split()) + "\n")
+        file.write(in_one_line(error) + "\n")
 
 
 def join() -> tuple[int, int]:

@@ -10,8 +10,10 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import av
@@ -45,7 +47,10 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def rvrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable:
-    """Run `rvrt upscale` here with a small network; something happens at its call `at`. (status, lines said)."""
+    """Run `rvrt upscale` here with a small network. (status, lines said).
+
+    Something happens at the network's call `at`, or at 0 when it is loaded.
+    """
 
     def run(*arguments: object, at: int = -1, accident: Callable[[], None] = lambda: None) -> tuple[int, list[str]]:
         class Unlucky(Echo):
@@ -58,7 +63,13 @@ def rvrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
                 return super().__call__(*given)
 
         network = Unlucky(str(tmp_path / "calls"))
-        monkeypatch.setattr(rvrt_cli.upscale.job, "load_network", lambda *_: network)
+
+        def load(*_):
+            if at == 0:
+                accident()
+            return network
+
+        monkeypatch.setattr(rvrt_cli.upscale.job, "load_network", load)
         monkeypatch.setattr(sys, "argv", ["rvrt", "upscale", *map(str, [*OPTIONS, *arguments])])
         with pytest.raises(SystemExit) as end:
             main()
@@ -141,6 +152,57 @@ def test_a_full_disk_keeps_what_is_done(tmp_path: Path, rvrt: Callable, clip: Pa
         assert leftovers(disk) == []
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+def test_a_source_that_vanishes_is_one_line(tmp_path: Path, rvrt: Callable, clip: Path) -> None:
+    source = Path(shutil.copy(clip, tmp_path / "in.mkv"))
+    status, said = rvrt(source, tmp_path / "out.mkv", at=0, accident=source.unlink)
+    assert (status, len(said)) == (1, 1)
+    assert said[0].startswith(f"rvrt: {source}: No such file or directory; check")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("which", ["source", "target"])
+def test_a_name_longer_than_names_can_be_is_one_line(tmp_path: Path, rvrt: Callable, clip: Path, which: str) -> None:
+    long = tmp_path / f"{'x' * 300}.mkv"
+    status, said = rvrt(*((long, tmp_path / "out.mkv") if which == "source" else (clip, long)))
+    assert (status, said) == (
+        1, [f"rvrt: {long}: File name too long; check names, permissions and disks, and run it again"]
+    )  # fmt: skip
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_may_not_be_read_is_one_line(tmp_path: Path, rvrt: Callable) -> None:
+    (tmp_path / "in").mkdir(mode=0)
+    status, said = rvrt(tmp_path / "in", tmp_path / "out.mkv")
+    assert (status, len(said)) == (1, 1)
+    assert f"{tmp_path / 'in'}: Permission denied" in said[0]
+
+
+def test_no_room_for_the_ranks_logs_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rvrt: Callable, clip: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    status, said = rvrt(clip, tmp_path / "out.mkv", "--ranks", 2)
+    assert status == 1
+    assert f"{tmp_path / 'gone'}: the ranks' logs cannot be written there" in said[-1]
+    assert "TMPDIR" in said[-1]
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_absurd_y4m_header_is_refused_before_anything_is_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rvrt: Callable
+) -> None:
+    read, write = os.pipe()
+    with open(read) as standard_input, little_memory(50 << 20):
+        os.write(write, b"YUV4MPEG2 W16384 H16384 F25:1 C444\n")
+        os.close(write)
+        monkeypatch.setattr(sys, "stdin", standard_input)
+        status, said = rvrt("-", tmp_path / "out.mp4", "--memory", "32G")
+    assert (status, len(said)) == (1, 1)
+    assert "the y4m header asks for 16384x16384 px" in said[0]
+    assert "32.0 GiB may be used" in said[0]
 
 
 NAMES = ["it's \"quoted\" $HOME.mp4", "söme 名前.mp4", "-dash.mp4", "concat:a.mp4|b.mp4", "http:x.mp4", "100%d.mp4", "a\tb.mp4",
@@ -349,6 +411,41 @@ def test_a_damaged_file_is_one_error_and_nothing_worse(work: Work, name: str, da
                 assert found.differences(found.about) == []
     finally:
         path.write_bytes(good)
+
+
+def test_ranks_may_note_the_end_at_one_time(work: Work) -> None:
+    with ThreadPoolExecutor(8) as ranks:
+        for noted in [ranks.submit(work.end, 8, ["a note"]) for _ in range(200)]:
+            noted.result()
+    assert work.ended() == (8, ["a note"])
+    assert not list(work.folder.glob("*.part"))
+
+
+def test_a_work_folder_that_is_none_any_more_is_one_error(work: Work) -> None:
+    remove(work.folder)
+    work.folder.touch()  # not even what was begun can be removed
+    with pytest.raises(MediaError, match=r"cannot be written \(Not a directory\); mend that"):
+        work.end(8, [])
+
+
+def test_nobody_begins_in_a_folder_that_is_being_removed(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another command tries to begin after every file that goes."""
+    unlink = Path.unlink
+    refused = []
+
+    def unlink_and_try(path: Path, **options: bool) -> None:
+        unlink(path, **options)
+        if path.name != "lock":
+            with pytest.raises(MediaError, match="another rvrt is working on it"), Work(work.target).locked():
+                pass
+            refused.append(path.name)
+
+    with work.locked():
+        monkeypatch.setattr(Path, "unlink", unlink_and_try)
+        work.remove()
+    assert refused[-1] == "publish.json"
+    assert len(refused) == 5
+    assert not work.folder.exists()
 
 
 def zipped(path: Path, method: int = zipfile.ZIP_STORED, **entries: bytes) -> None:

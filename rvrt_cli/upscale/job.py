@@ -13,8 +13,9 @@ import rvrt_cli
 from rvrt_cli import engine
 from rvrt_cli.device import host_free_bytes, use_device
 from rvrt_cli.engine.network import check_size
+from rvrt_cli.engine.plan import QUEUED_FRAMES
 from rvrt_cli.errors import MediaError, OptionError
-from rvrt_cli.options import UpscaleOptions
+from rvrt_cli.options import NATIVE_SCALE, UpscaleOptions
 from rvrt_cli.upscale.work import MANIFEST, Manifest, Shapes, Work
 from rvrt_cli.video.finish import check_part, part_file
 from rvrt_cli.video.probe import SourceInfo, probe
@@ -115,6 +116,7 @@ def prepare(source: str | Path, target: str | Path, options: UpscaleOptions, *, 
     if work is not None and alone:
         work.check_free()
     published = work.published() if work is not None and alone else None
+    _check_frame(info, width, height, options)
     checked = check_target(
         info, target, width=width, height=height, codec=options.codec, crf=options.crf, preset=options.preset,
         pix_fmt=options.pix_fmt, overwrite=options.overwrite or published is not None,
@@ -141,10 +143,31 @@ def prepare(source: str | Path, target: str | Path, options: UpscaleOptions, *, 
     )  # fmt: skip
 
 
+def _host_bytes(options: UpscaleOptions) -> int:
+    """Main memory of one rank."""
+    budget = options.memory_bytes
+    return (budget if budget is not None else int(MEMORY_SHARE * host_free_bytes())) // options.ranks_here
+
+
+def _check_frame(info: SourceInfo, width: int, height: int, options: UpscaleOptions) -> None:
+    """Refuse sizes with which not even the frames on their way to the encoder fit the memory.
+
+    Raises:
+        MediaError: with what asks for them.
+    """
+    pixels = max(width * height, NATIVE_SCALE**2 * info.width * info.height)
+    needed, free = (QUEUED_FRAMES + 1) * 3 * (2 if info.bit_depth > 8 else 1) * pixels, _host_bytes(options)
+    if needed > free:
+        asking = "-: the y4m header asks for" if info.kind == "y4m" else f"{info.path}: the pictures have"
+        raise MediaError(
+            f"{asking} {info.width}x{info.height} px, {pixels / 1e6:.0f} million when enlarged: this needs more than "
+            f"{needed / 2**30:.1f} GiB of memory, {free / 2**30:.1f} GiB may be used; make them smaller"
+        )
+
+
 def _plan(network: Network, info: SourceInfo, options: UpscaleOptions, frames: int | None) -> engine.Plan:
     """Windows and tiles for the memory of one rank."""
-    budget = options.memory_bytes
-    host = (budget if budget is not None else int(MEMORY_SHARE * host_free_bytes())) // options.ranks_here
+    host = _host_bytes(options)
     device_free = network.device.free_bytes()
     return engine.plan(
         network, info.width, info.height,

@@ -113,7 +113,9 @@ def _finish(job: Job, work: Work, progress: Progress) -> None:
     segments, ended = work.complete(), work.ended()
     if segments is None or ended is None:  # everything has been computed, so some record is not of this source
         work.remove()
-        raise MediaError(f"{work.folder}: damaged, its segments do not fit the source; run the same command to start afresh")
+        raise MediaError(
+            f"{work.folder}: damaged, its segments do not fit the source; run the same command to start afresh"
+        )
     progress.frames, notes = ended
     progress.notes += notes
     if progress.frames == 0:

@@ -22,6 +22,7 @@ import hashlib
 import json
 import math
 import os
+import secrets
 import shutil
 import struct
 import zipfile
@@ -175,12 +176,18 @@ class Work:
         self._write(MANIFEST, {"format": FORMAT, "about": manifest.about, "plan": asdict(manifest.plan)})
 
     def remove(self) -> None:
-        """The folder goes, with everything in it; last what says that the target is complete (`published`)."""
+        """The folder goes, with everything in it. Only inside `locked`.
+
+        Last what says that the target is complete (`published`), and the lock: while it is there nobody else begins.
+        """
         with contextlib.suppress(OSError):
+            last = self.folder / _PUBLISH, self.folder / _LOCK
             for path in self.folder.iterdir():
-                if path.name != _PUBLISH:
+                if path not in last:
                     _remove(path)
-            shutil.rmtree(self.folder)
+            for path in last:
+                path.unlink(missing_ok=True)
+            self.folder.rmdir()
 
     # What is done
 
@@ -213,7 +220,8 @@ class Work:
             with self._writing(_states(segment.after)) as part:
                 _write_states(part, carried)
         self._write(f"{segment.first:08d}.json", asdict(segment))
-        (self.folder / _states(segment.first)).unlink(missing_ok=True)  # nobody goes on from there any more
+        with contextlib.suppress(OSError):
+            (self.folder / _states(segment.first)).unlink()  # nobody goes on from there any more
 
     def carried(self, first: int, shapes: Shapes) -> Carried:
         """What the network carries into the segment that begins with frame `first`.
@@ -292,12 +300,13 @@ class Work:
     @contextlib.contextmanager
     def _writing(self, name: str) -> Iterator[Path]:
         """A path to write to; afterwards the file has its name, and never before it is complete."""
-        part = self.folder / f"{name}.part"
+        part = self.folder / f"{name}.{secrets.token_hex(6)}.part"  # several ranks may write the same at one time
         try:
             yield part
             part.replace(self.folder / name)
         except OSError as error:
-            part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                part.unlink()
             raise MediaError(
                 f"{self.folder}: cannot be written ({error.strerror}); mend that, and run the same command again"
             ) from error

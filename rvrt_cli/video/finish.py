@@ -23,6 +23,11 @@ def part_file(target: Target, work: Path, first: int) -> Path:
     return work / FRAMES if target.kind == "folder" else work / f"{first:08d}{target.path.suffix}"
 
 
+def image_file(work: Path, number: int) -> Path:
+    """Where frame `number` (from 0) of a folder target is encoded to; images are counted from 1."""
+    return work / FRAMES / f"{number + 1:06d}.png"
+
+
 def check_part(target: Target, work: Path, first: int, frames: int, header: Header | None) -> Header:
     """Look whether the segment that begins with frame `first` has its `frames` frames, and goes with the others.
 
@@ -34,8 +39,8 @@ def check_part(target: Target, work: Path, first: int, frames: int, header: Head
         MediaError, OSError: it cannot be read.
     """
     if target.kind == "folder":
-        for number in range(first + 1, first + frames + 1):
-            with (work / FRAMES / f"{number:06d}.png").open("rb") as file:
+        for number in range(first, first + frames):
+            with image_file(work, number).open("rb") as file:
                 file.seek(-len(_PNG_END), os.SEEK_END)
                 if file.read() != _PNG_END:
                     raise ValueError(f"image {number} is cut")
