@@ -7,6 +7,7 @@ import random
 import shutil
 import signal
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,7 @@ def test_the_uninterrupted_result_is_whole(clip: Path, whole: dict[str, Path]) -
 
 @pytest.mark.parametrize(
     "moment",
-    ["start:after:1", "states:after:2", "keep:before:2", "keep:after:3", "end:after:1", "packet:before:2",
+    ["start:after:1", "states:after:2", "keep:before:2", "keep:after:3", "end:after:1", "mux:before:2",
      "publishing:after:1", "publish:after:1", "remove:after:8"],
 )  # fmt: skip
 def test_killed_at_every_step(tmp_path: Path, clip: Path, whole: dict[str, Path], moment: str) -> None:
@@ -81,6 +82,30 @@ def test_killed_at_every_step(tmp_path: Path, clip: Path, whole: dict[str, Path]
     finish(start(tmp_path, clip, target, *OPTIONS))
     assert_same(target, whole)
     assert computed(tmp_path) < FRAMES + LARGEST
+
+
+def test_killed_twenty_times_in_decoding_network_encoding_and_muxing(
+    tmp_path: Path, clip: Path, whole: dict[str, Path]
+) -> None:
+    """Three videos, the moments drawn by seeds, so early that every one of them comes."""
+    kills: Counter[str] = Counter()
+    for seed in range(3):
+        rng, target, log = random.Random(seed), tmp_path / f"out{seed}.mkv", f"calls{seed}"
+        moments = [("decode", rng.randint(1, 36)) for _ in range(2)]
+        moments += [("network", rng.randint(1, 2)) for _ in range(2)]
+        moments += [("encode", rng.randint(2, 6)) for _ in range(2)]
+        rng.shuffle(moments)
+        moments += [("mux", rng.randint(1, FRAMES)) for _ in range(2)]
+        text = ",".join([*(f"{name}:before:{count}" for name, count in moments), "never"])
+        process = start(tmp_path, clip, target, *OPTIONS, moment=text, log=log, seconds=0)
+        statuses, said = process.communicate(timeout=120)
+        assert process.returncode == 0, said
+        assert statuses.split() == [str(-signal.SIGKILL)] * len(moments), said
+        kills.update(name for name, _ in moments)
+        assert computed(tmp_path, log) < FRAMES + (len(moments) - 2) * LARGEST  # nothing is computed for those in muxing
+        assert_same(target, whole)
+    assert sum(kills.values()) >= 20
+    assert min(kills[name] for name in ("decode", "network", "encode", "mux")) >= 5
 
 
 @pytest.mark.parametrize(("suffix", "seed"), [(".mkv", 1), ("", 2)])

@@ -1,13 +1,16 @@
 """`rvrt upscale` in processes of its own that can be killed, with a small network of NumPy in place of the real one.
 
-    upscale_runs.py LOG SECONDS MOMENT ARGUMENT...
+    upscale_runs.py LOG SECONDS MOMENT[,MOMENT...] ARGUMENT...
 
-LOG gets a line with the number of frames for every network call, which takes so many SECONDS; LOG.peak has the peak memory [KiB]. MOMENT is where the process kills itself: the name of
-a function in MOMENTS, "before" or "after" it, and at which of its calls: "keep:after:2"; or "never".
+LOG gets a line with the number of frames for every network call, which takes so many SECONDS; LOG.peak has the peak
+memory [KiB]. MOMENT is where the process kills itself: the name of a function in MOMENTS, "before" or "after" it, and at
+which of its calls, or of what it yields: "keep:after:2"; or "never". With several moments the same command is run so many
+times, each in a process of its own, and a line on standard output tells the status of each.
 """
 
 from __future__ import annotations
 
+import inspect
 import os
 import resource
 import signal
@@ -25,7 +28,10 @@ MOMENTS = {
     "add": ("rvrt_cli.upscale.work", "Work.add"),
     "states": ("rvrt_cli.upscale.work", "_write_states"),
     "end": ("rvrt_cli.upscale.work", "Work.end"),
-    "packet": ("rvrt_cli.video.mux", "_fresh"),
+    "mux": ("rvrt_cli.video.mux", "_video_packets"),
+    "decode": ("rvrt_cli.video.decoder", "VideoDecoder._pictures"),
+    "network": ("__main__", "Echo.__call__"),
+    "encode": ("rvrt_cli.video.encoder", "Encoder._packet"),  # its first call is the rehearsal
     "publishing": ("rvrt_cli.upscale.work", "Work.publishing"),
     "publish": ("rvrt_cli.upscale.run", "publish"),
     "remove": ("rvrt_cli.upscale.work", "_remove"),
@@ -99,17 +105,25 @@ def _kill_at(moment: str) -> None:
     function = getattr(owner, attribute)
     left = int(count)
 
-    def killing(*arguments, **options):
+    def pass_by(at: str) -> None:
         nonlocal left
-        left -= 1
-        if left == 0 and when == "before":
+        left -= at == "before"
+        if left == 0 and at == when:
             os.kill(os.getpid(), signal.SIGKILL)
+
+    def killing(*arguments, **options):
+        pass_by("before")
         result = function(*arguments, **options)
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+        pass_by("after")
         return result
 
-    setattr(owner, attribute, killing)
+    def killing_between(*arguments, **options):
+        for item in function(*arguments, **options):
+            pass_by("before")
+            yield item
+            pass_by("after")
+
+    setattr(owner, attribute, killing_between if inspect.isgeneratorfunction(function) else killing)
 
 
 def main() -> None:
@@ -119,6 +133,13 @@ def main() -> None:
     from rvrt_cli.cli import main as rvrt
 
     rvrt_cli.upscale.job.load_network = lambda *_: Echo(log, float(seconds))
+    *others, moment = moment.split(",")
+    for other in others:
+        child = os.fork()
+        if not child:
+            moment = other
+            break
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
     if moment != "never":
         _kill_at(moment)
     try:
