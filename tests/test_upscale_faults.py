@@ -172,6 +172,64 @@ def test_a_name_longer_than_names_can_be_is_one_line(tmp_path: Path, rvrt: Calla
     assert os.listdir(tmp_path) == []
 
 
+def truncated(folder: Path) -> Path:
+    whole, source = folder / "whole.mkv", folder / "in.mkv"
+    ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x48:r=25", "-frames:v", 50, "-c:v", "libx264", "-g", "5", whole)
+    source.write_bytes(whole.read_bytes()[: whole.stat().st_size * 6 // 10])
+    return source
+
+
+def damaged_packets(folder: Path) -> Path:
+    whole, source = folder / "whole.mkv", folder / "in.mkv"
+    ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x48:r=25", "-frames:v", 50, "-c:v", "mjpeg", whole)
+    data, rng = bytearray(whole.read_bytes()), np.random.default_rng(3)
+    for place in rng.integers(len(data) // 4, len(data) * 3 // 4, 8):
+        data[place : place + 400] = rng.bytes(400)
+    source.write_bytes(data)
+    return source
+
+
+def changing(*parts: tuple[str, str]) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        source = folder / "in.h264"
+        for size, pix_fmt in parts:
+            part = folder / "part.h264"
+            ffmpeg("-f", "lavfi", "-i", f"testsrc2=s={size}:r=25", "-frames:v", 25, "-pix_fmt", pix_fmt, "-c:v", "libx264",
+                   "-bsf:v", "dump_extra", part)  # fmt: skip
+            with source.open("ab") as file:
+                file.write(part.read_bytes())
+        return source
+
+    return make
+
+
+# how the source is made, how many frames come out at least and at most, and what is said
+SOURCES = {
+    "truncated": (truncated, (20, 40), "frames missing, the file is truncated or damaged"),
+    "damaged packets": (damaged_packets, (25, 50), "damaged"),
+    "another size": (changing(("64x48", "yuv420p"), ("96x80", "yuv420p")), (50, 50), "all were scaled to 64x48"),
+    "another format": (changing(("64x48", "yuv420p"), ("64x48", "yuv444p10le")), (50, 50), "size or format midway"),
+}
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+@pytest.mark.parametrize("name", SOURCES)
+def test_what_is_wrong_with_a_source_and_survived_is_one_line(
+    tmp_path: Path, rvrt: Callable, name: str, quiet: bool
+) -> None:
+    make, (least, most), warning = SOURCES[name]
+    source = make(tmp_path)
+    before = set(psutil.Process().children())
+    status, said = rvrt(source, tmp_path / "out.mp4", *(["-q"] if quiet else []))
+    assert status == 0, said
+    assert least <= len(decoded_times(tmp_path / "out.mp4")) <= most
+    warnings = [line for line in said if line.startswith("rvrt: warning: ") and str(source) in line and warning in line]
+    assert len(warnings) == 1, said
+    assert not quiet or said == warnings
+    assert leftovers(tmp_path) == []
+    assert set(psutil.Process().children()) == before
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_folder_that_may_not_be_read_is_one_line(tmp_path: Path, rvrt: Callable) -> None:
     (tmp_path / "in").mkdir(mode=0)
@@ -306,7 +364,7 @@ def test_damaged_segments_are_an_error_in_one_line(
     target = tmp_path / ("out" if called == "frames" else "out.mkv")
     work = interrupted(target.name)
     if name == "end.json":
-        (work / name).write_text('{"frames": 61, "notes": []}')
+        (work / name).write_text('{"frames": 61, "warnings": []}')
     spoil(work / name)
     status, said = rvrt(clip, target)
     assert (status, said) == (1, [f"rvrt: {work / (called or name)}: missing or damaged; --overwrite starts afresh"])

@@ -102,7 +102,9 @@ def test_killed_twenty_times_in_decoding_network_encoding_and_muxing(
         assert process.returncode == 0, said
         assert statuses.split() == [str(-signal.SIGKILL)] * len(moments), said
         kills.update(name for name, _ in moments)
-        assert computed(tmp_path, log) < FRAMES + (len(moments) - 2) * LARGEST  # nothing is computed for those in muxing
+        assert (
+            computed(tmp_path, log) < FRAMES + (len(moments) - 2) * LARGEST
+        )  # nothing is computed for those in muxing
         assert_same(target, whole)
     assert sum(kills.values()) >= 20
     assert min(kills[name] for name in ("decode", "network", "encode", "mux")) >= 5

@@ -34,6 +34,7 @@ class Progress:
         computed: frames that are through the network, parts of a window and those kept included.
         elapsed, waiting_for_source, network, waiting_for_target: s, of this run.
         notes: what came up on the way, one line each.
+        warnings: what was wrong with the source and survived, missing frames above all; one line each, at the end.
         path: of the target, when it is complete.
     """
 
@@ -46,6 +47,7 @@ class Progress:
     network: float = 0.0
     waiting_for_target: float = 0.0
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     kept: int = 0
     path: str | None = None
 
@@ -116,8 +118,7 @@ def _finish(job: Job, work: Work, progress: Progress) -> None:
         raise MediaError(
             f"{work.folder}: damaged, its segments do not fit the source; run the same command to start afresh"
         )
-    progress.frames, notes = ended
-    progress.notes += notes
+    progress.frames, progress.warnings = ended
     if progress.frames == 0:
         raise MediaError(f"{job.source.path}: no frame in the part asked for; check --start and --duration")
     parts = [part_file(job.target, work.folder, segment.first) for segment in segments]
@@ -210,7 +211,7 @@ def compute(
         if work is not None:
             work.end(source.frames, reader.warnings)
         else:
-            progress.notes += reader.warnings
+            progress.warnings = reader.warnings
             writer.finish()
         progress.waiting_for_target += time.monotonic() - before
 

@@ -6,7 +6,7 @@
         00000096.mp4    the frames of a segment from this one on, encoded; for a folder target frames/000097.png ...
         00000096.json   the segment is complete (`Segment`)
         00000192.zip    what the network carries into the segment that begins there
-        end.json        the source has been read to its end: how many frames it has, and what came up
+        end.json        the source has been read to its end: how many frames it has, and what was wrong
         claims/         of several ranks: which scenes are taken, who is done
         publish.json    the result is complete and about to get the target's name (`Published`)
 
@@ -233,12 +233,12 @@ class Work:
         with self.checking(name):
             return _read_states(self.folder / name, shapes)
 
-    def end(self, frames: int, notes: list[str]) -> None:
-        """Note that the source has been read to its end."""
-        self._write(_END, {"frames": frames, "notes": notes})
+    def end(self, frames: int, warnings: list[str]) -> None:
+        """Note that the source has been read to its end, and what was wrong with it."""
+        self._write(_END, {"frames": frames, "warnings": warnings})
 
     def ended(self) -> tuple[int, list[str]] | None:
-        """(frames, notes) as `end` wrote them, or None.
+        """(frames, warnings) as `end` wrote them, or None.
 
         Raises:
             MediaError: it cannot be read.
@@ -247,7 +247,7 @@ class Work:
         if values is None:
             return None
         with self.checking(_END):
-            return _counts([values["frames"]], 1)[0], [str(note) for note in list(values["notes"])]
+            return _counts([values["frames"]], 1)[0], [str(line) for line in list(values["warnings"])]
 
     def complete(self) -> list[Segment] | None:
         """All segments of the source when every one of them is there, else None."""
