@@ -11,8 +11,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from test_video_faults import _alive, children
-from upscale_runs import MOMENTS, computed, finish, start
+from test_video_faults import _alive, children, needs_proc
+from upscale_runs import MOMENTS, computed, finish, peak_of_all, start
 from video_clips import decoded_times, ffmpeg, leftovers, look, streams
 
 FRAMES, SEGMENT, LARGEST = 61, 8, 14  # of the clip; as asked; and, with whole windows and what is left, at most
@@ -217,12 +217,18 @@ def test_a_second_command_on_the_same_target_is_refused(tmp_path: Path, clip: Pa
     assert_same(target, whole)
 
 
+@needs_proc
 def test_memory_does_not_grow_with_the_length_of_a_video(tmp_path: Path) -> None:
-    peaks = []
+    """Neither that of the command nor, together with it, that of the ffmpegs which decode and encode."""
+    alone, together = [], []
     for frames in (200, 2000):
         source, log = tmp_path / f"{frames}.mkv", f"calls{frames}"
-        ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x48:r=25", "-frames:v", frames, "-c:v", "libx264", source)
-        finish(start(tmp_path, source, tmp_path / f"out{frames}.mkv", "--preset", "ultrafast", log=log, seconds=0))
+        ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x48:r=25", "-f", "lavfi", "-i", "sine=r=48000", "-t", frames / 25,
+               "-c:v", "libx264", "-c:a", "aac", source)  # fmt: skip
+        process = start(tmp_path, source, tmp_path / f"out{frames}.mkv", "--preset", "ultrafast", log=log, seconds=0)
+        together.append(peak_of_all(process))
+        finish(process)
         assert computed(tmp_path, log) == frames
-        peaks.append(int((tmp_path / f"{log}.peak").read_text()))
-    assert peaks[1] < 1.05 * peaks[0], f"peaks of 200 and 2000 frames: {peaks} KiB"
+        alone.append(1024 * int((tmp_path / f"{log}.peak").read_text()))
+    assert alone[1] < 1.05 * alone[0], f"peaks of 200 and 2000 frames: {alone} bytes"
+    assert together[1] < 1.05 * together[0], f"peaks of 200 and 2000 frames with all processes: {together} bytes"

@@ -10,8 +10,10 @@ times, each in a process of its own, and a line on standard output tells the sta
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -20,6 +22,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 # where each function is looked up by its caller
 MOMENTS = {
@@ -85,6 +88,26 @@ def finish(process: subprocess.Popen, status: int = 0) -> str:
     assert process.returncode == status, said
     assert "Traceback" not in said
     return said
+
+
+def peak_of_all(process: subprocess.Popen) -> int:
+    """Bytes that the command and the ffmpegs under it hold at most; returns when it has ended.
+
+    The sum of three peaks as the kernel keeps them (VmHWM), so that it does not matter when one looks or whether they
+    come at one time: of the command, of what decodes and of what encodes. Pages that they share count for each.
+    """
+    peaks: dict[str, int] = {}
+    parent = psutil.Process(process.pid)
+    while process.poll() is None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for one in (parent, *parent.children(recursive=True)):
+                with contextlib.suppress(OSError, psutil.Error):
+                    found = re.search(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{one.pid}/status").read_text())
+                    (pipe,) = {"pipe:0", "pipe:1"} & set(one.cmdline()) or {""}
+                    peaks[pipe] = max(peaks.get(pipe, 0), 1024 * int(found[1]) if found else 0)
+        time.sleep(0.02)
+    assert len(peaks) == 3
+    return sum(peaks.values())
 
 
 def computed(folder: Path, log: str = "calls") -> int:
