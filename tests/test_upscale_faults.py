@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import json
 import os
 import re
@@ -27,11 +28,14 @@ from upscale_runs import Echo
 from video_clips import decoded_times, ffmpeg, leftovers
 
 import rvrt_cli.upscale.job
+import rvrt_cli.upscale.ranks
 from rvrt_cli.cli import main
 from rvrt_cli.engine import Carried, Plan
 from rvrt_cli.errors import MediaError
 from rvrt_cli.options import UpscaleOptions
-from rvrt_cli.upscale import Progress, upscale_video
+from rvrt_cli.ranks import Group
+from rvrt_cli.upscale import Progress, prepare, upscale_video
+from rvrt_cli.upscale.run import compute
 from rvrt_cli.upscale.work import Manifest, Segment, Work
 
 FRAMES = 61
@@ -236,6 +240,49 @@ def test_a_folder_that_may_not_be_read_is_one_line(tmp_path: Path, rvrt: Callabl
     status, said = rvrt(tmp_path / "in", tmp_path / "out.mkv")
     assert (status, len(said)) == (1, 1)
     assert f"{tmp_path / 'in'}: Permission denied" in said[0]
+
+
+def test_another_machine_does_not_wait_for_one_that_has_only_to_put_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rvrt: Callable, clip: Path
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise MediaError("not today; try again")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(importlib.import_module("rvrt_cli.upscale.run"), "join", fail)
+        assert rvrt(clip, tmp_path / "out.mkv")[0] == 1
+    monkeypatch.setattr(rvrt_cli.upscale.ranks, "run_ranks", fail)
+    group = ("--ranks", 2, "--local-ranks", 1, "--master", "127.0.0.1:9999")
+    for changed_option, status in (((), 0), (("--crf", 3), 1)):  # with which machine 0 would start afresh
+        ended, said = rvrt(clip, tmp_path / "out.mkv", *group, "--node", 1, *changed_option)
+        assert ended == status, said
+    assert rvrt(clip, tmp_path / "out.mkv", *group)[0] == 0
+    assert len(decoded_times(tmp_path / "out.mkv")) == FRAMES
+
+
+def test_ranks_are_told_of_a_folder_as_target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rvrt: Callable, clip: Path
+) -> None:
+    """What two ranks do, one after the other in this process: they prepare what the command has, and share it out."""
+    taken: set[int] = set()
+
+    def take(first: int) -> bool:
+        return first not in taken and not taken.add(first)
+
+    def run_here(group: Group, worker: Path, task: Path, logs: Path, poll: Callable[[], None]) -> bool:
+        values = json.loads(task.read_text())
+        for _ in range(group.here):
+            job = prepare(values["source"], values["target"], UpscaleOptions(**values["options"]), as_rank=True)
+            assert job.work is not None
+            assert job.work.manifest() == job.manifest
+            compute(job, Progress(job.frames), poll, take)
+        return False
+
+    monkeypatch.setattr(rvrt_cli.upscale.ranks, "run_ranks", run_here)
+    status, said = rvrt(clip, f"{tmp_path / 'frames'}/", "--ranks", 2)
+    assert status == 0, said
+    assert taken == {0}
+    assert sorted(os.listdir(tmp_path / "frames")) == [f"{number:06d}.png" for number in range(1, FRAMES + 1)]
 
 
 def test_no_room_for_the_ranks_logs_is_one_line(

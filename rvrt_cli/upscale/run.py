@@ -75,7 +75,8 @@ def run(job: Job, on_progress: Callable[[Progress], None] | None = None) -> Prog
     if job.work is None:
         compute(job, progress, report)
     elif job.options.node > 0:
-        _compute_in_ranks(job, progress, report)
+        if not _all_computed(job, job.work):  # else machine 0 has nothing to meet for
+            _compute_in_ranks(job, progress, report)
     else:
         with job.work.locked():
             _fill(job, job.work, progress, report)
@@ -101,6 +102,14 @@ def _fill(job: Job, work: Work, progress: Progress, report: Callable[[], None]) 
                 work.remove()
         raise
     work.remove()
+
+
+def _all_computed(job: Job, work: Work) -> bool:
+    """Whether an earlier run of the same has left only the last step."""
+    with contextlib.suppress(MediaError):
+        manifest = work.manifest()
+        return manifest is not None and not manifest.differences(job.manifest.about) and work.complete() is not None
+    return False
 
 
 def _compute_in_ranks(job: Job, progress: Progress, report: Callable[[], None]) -> None:
