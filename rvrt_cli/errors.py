@@ -1,8 +1,13 @@
 """Errors that a user can act on.
 
 Every message says what is wrong, where, and what to do next, in one line. The command line prints the message alone and
-exits with status 1; anything that is not an RvrtError is a bug and keeps its traceback.
+exits with status 1. What the system refuses (OSError) ends in one line too, with a better remedy where it is foreseen as
+an RvrtError; anything else is a bug and keeps its traceback.
 """
+
+from __future__ import annotations
+
+import os
 
 
 class RvrtError(Exception):
@@ -23,3 +28,14 @@ class MediaError(RvrtError):
 
 class OutOfMemoryError(RvrtError):
     """The device has no memory left for a call of this size; a smaller tile or window may fit."""
+
+
+def in_one_line(error: RvrtError | OSError) -> str:
+    """What a user reads of it."""
+    if isinstance(error, OSError):
+        names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+        where = f"{', '.join(names)}: " if names else ""
+        text = f"{where}{error.strerror or error}; check names, permissions and disks, and run it again"
+    else:
+        text = str(error)
+    return " ".join(text.split())

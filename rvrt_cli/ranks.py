@@ -5,6 +5,8 @@ MindSpore is imported by `join` alone.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import shutil
 import signal
@@ -14,17 +16,21 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from rvrt_cli.errors import RvrtError
+from rvrt_cli.errors import RvrtError, in_one_line
 from rvrt_cli.options import parse_address
 
 ERRORS = "errors.txt"  # in the folder of the ranks' logs
-_LAUNCHER = "RVRT_LAUNCHER"  # environment: the process that the ranks must not outlive
+# The kernel kills this process when its parent has gone, even after exec (prctl's PR_SET_PDEATHSIG; Linux)
+_PARENT_DEATH_SIGNAL = 1
+_TIED = (
+    f"import ctypes, os, sys; ctypes.CDLL(None).prctl({_PARENT_DEATH_SIGNAL}, {signal.SIGKILL:d}); "
+    "os.execvp(sys.argv[1], sys.argv[1:])"
+)
 _LOGS = "RVRT_RANK_LOGS"  # environment: the folder of the logs
 _POLL = 0.5  # s
 _GRACE = 5.0  # s that msrun has to notice that its ranks are gone
@@ -89,7 +95,7 @@ def _wait(process: subprocess.Popen, poll: Callable[[], None]) -> None:
             return
 
 
-@contextmanager
+@contextlib.contextmanager
 def _forwarding_signals(pid: int) -> Iterator[list[int]]:
     """Inside, SIGTERM and Ctrl-C ask the ranks under msrun to stop; a second Ctrl-C interrupts at once."""
     asked: list[int] = []
@@ -116,7 +122,7 @@ def _command(group: Group, worker: Path, argument: Path, logs: Path) -> list[str
     """msrun and its arguments; it adds the interpreter to the worker's path itself."""
     msrun = Path(sys.executable).with_name("msrun")
     host, port = parse_address(group.master) if group.master is not None else ("127.0.0.1", _free_port())
-    command = [str(msrun if msrun.exists() else shutil.which("msrun") or "msrun"),
+    command = [sys.executable, "-c", _TIED, str(msrun if msrun.exists() else shutil.which("msrun") or "msrun"),
                f"--worker_num={group.count}", f"--local_worker_num={group.here}", f"--master_addr={host}",
                f"--master_port={port}", f"--log_dir={logs}", "--join=True", f"--cluster_time_out={_MEETING}",
                f"--tail_worker_log={group.count}"]  # no such rank: their logs stay in their files  # fmt: skip
@@ -129,7 +135,7 @@ def _environment(group: Group, logs: Path) -> dict[str, str]:
     """The cores are shared out, and msrun's `python` is this interpreter."""
     threads = max(1, (group.threads or os.cpu_count() or 1) // group.here)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    return {**os.environ, "PATH": path, "OMP_NUM_THREADS": str(threads), _LAUNCHER: str(os.getpid()), _LOGS: str(logs)}
+    return {**os.environ, "PATH": path, "OMP_NUM_THREADS": str(threads), _LOGS: str(logs)}
 
 
 def _free_port() -> int:
@@ -172,23 +178,17 @@ def _kill_all(process: subprocess.Popen) -> None:
 
 
 def end_with_launcher() -> None:
-    """From now on this process ends when the command that started it is gone: nobody would collect it."""
-    threading.Thread(target=_watch, args=(int(os.environ[_LAUNCHER]),), daemon=True).start()
+    """From now on this process ends when msrun does, and with it the command that started msrun, however that ends.
+
+    A thread that looks would not do: it never runs while MindSpore's scheduler waits.
+    """
+    ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
 
 
-def _watch(launcher: int) -> None:
-    while True:
-        try:
-            os.kill(launcher, 0)
-        except ProcessLookupError:
-            os._exit(1)
-        time.sleep(1)
-
-
-def failed(error: RvrtError) -> None:
+def failed(error: RvrtError | OSError) -> None:
     """Leave the error, in one line, for the launcher."""
     with (Path(os.environ[_LOGS]) / ERRORS).open("a", encoding="utf-8") as file:
-        file.write(" ".join(str(error).split()) + "\n")
+        file.write(in_one_line(error) + "\n")
 
 
 def join() -> tuple[int, int]:

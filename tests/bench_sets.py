@@ -50,8 +50,8 @@ class Repeat:
     def memory(self, frames: int, height: int, width: int) -> int:
         return 1
 
-    def state_bytes(self, height: int, width: int) -> int:
-        return 1
+    def state_shapes(self, height: int, width: int) -> dict[str, tuple[int, ...]]:
+        return {}
 
     def __call__(
         self, frames: np.ndarray, state: dict | None, emit: int, mirrored: bool = False

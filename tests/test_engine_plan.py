@@ -22,8 +22,8 @@ class Sized:
     def memory(self, frames, height, width):
         return 50_000_000 + 4000 * frames * height * width
 
-    def state_bytes(self, height, width):
-        return 400 * height * width
+    def state_shapes(self, height, width):
+        return {"features": (1, 2, height, width, 50)}
 
 
 def planned(free, width=854, height=480, **options):
@@ -39,7 +39,7 @@ def test_the_network_gets_what_it_says_and_frames_and_states_are_counted():
     made = planned(1000 * GIB)
     assert made.device_bytes == Sized().memory(16, 480, 854)
     output = 16 * 3 * 16 * 480 * 854
-    assert output < made.host_bytes - 2 * Sized().state_bytes(480, 854) < 2 * output
+    assert output < made.host_bytes - 2 * 400 * 480 * 854 < 2 * output
     # float32 of the one row of tiles that is blended comes on top
     tiled = planned(1000 * GIB, tile=256)
     assert tiled.tiles == 8
@@ -49,12 +49,12 @@ def test_the_network_gets_what_it_says_and_frames_and_states_are_counted():
 
 def test_states_are_counted_twice_as_a_window_may_have_to_be_repeated():
     class Stateless(Sized):
-        def state_bytes(self, height, width):
-            return 0
+        def state_shapes(self, height, width):
+            return {}
 
     made = planned(1000 * GIB, tile=256)
     without = make_plan(Stateless(), 854, 480, free_bytes=1000 * GIB, tile=256)
-    assert made.host_bytes - without.host_bytes == 2 * made.tiles * Sized().state_bytes(256, 256)
+    assert made.host_bytes - without.host_bytes == 2 * made.tiles * 400 * 256 * 256
 
 
 @given(

@@ -42,8 +42,8 @@ class Fake:
     def memory(self, frames, height, width):
         return frames * height * width
 
-    def state_bytes(self, height, width):
-        return height * width
+    def state_shapes(self, height, width):
+        return {"state": (1, 1, height, width, 1)}
 
 
 class CausalMean(Fake):

@@ -7,11 +7,12 @@ import random
 import shutil
 import signal
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
-from test_video_faults import _alive, children
-from upscale_runs import MOMENTS, computed, finish, start
+from test_video_faults import _alive, children, needs_proc
+from upscale_runs import MOMENTS, computed, finish, peak_of_all, start
 from video_clips import decoded_times, ffmpeg, leftovers, look, streams
 
 FRAMES, SEGMENT, LARGEST = 61, 8, 14  # of the clip; as asked; and, with whole windows and what is left, at most
@@ -68,7 +69,7 @@ def test_the_uninterrupted_result_is_whole(clip: Path, whole: dict[str, Path]) -
 
 @pytest.mark.parametrize(
     "moment",
-    ["start:after:1", "states:after:2", "keep:before:2", "keep:after:3", "end:after:1", "packet:before:2",
+    ["start:after:1", "states:after:2", "keep:before:2", "keep:after:3", "end:after:1", "mux:before:2",
      "publishing:after:1", "publish:after:1", "remove:after:8"],
 )  # fmt: skip
 def test_killed_at_every_step(tmp_path: Path, clip: Path, whole: dict[str, Path], moment: str) -> None:
@@ -81,6 +82,32 @@ def test_killed_at_every_step(tmp_path: Path, clip: Path, whole: dict[str, Path]
     finish(start(tmp_path, clip, target, *OPTIONS))
     assert_same(target, whole)
     assert computed(tmp_path) < FRAMES + LARGEST
+
+
+def test_killed_twenty_times_in_decoding_network_encoding_and_muxing(
+    tmp_path: Path, clip: Path, whole: dict[str, Path]
+) -> None:
+    """Three videos, the moments drawn by seeds, so early that every one of them comes."""
+    kills: Counter[str] = Counter()
+    for seed in range(3):
+        rng, target, log = random.Random(seed), tmp_path / f"out{seed}.mkv", f"calls{seed}"
+        moments = [("decode", rng.randint(1, 36)) for _ in range(2)]
+        moments += [("network", rng.randint(1, 2)) for _ in range(2)]
+        moments += [("encode", rng.randint(2, 6)) for _ in range(2)]
+        rng.shuffle(moments)
+        moments += [("mux", rng.randint(1, FRAMES)) for _ in range(2)]
+        text = ",".join([*(f"{name}:before:{count}" for name, count in moments), "never"])
+        process = start(tmp_path, clip, target, *OPTIONS, moment=text, log=log, seconds=0)
+        statuses, said = process.communicate(timeout=120)
+        assert process.returncode == 0, said
+        assert statuses.split() == [str(-signal.SIGKILL)] * len(moments), said
+        kills.update(name for name, _ in moments)
+        assert (
+            computed(tmp_path, log) < FRAMES + (len(moments) - 2) * LARGEST
+        )  # nothing is computed for those in muxing
+        assert_same(target, whole)
+    assert sum(kills.values()) >= 20
+    assert min(kills[name] for name in ("decode", "network", "encode", "mux")) >= 5
 
 
 @pytest.mark.parametrize(("suffix", "seed"), [(".mkv", 1), ("", 2)])
@@ -190,31 +217,18 @@ def test_a_second_command_on_the_same_target_is_refused(tmp_path: Path, clip: Pa
     assert_same(target, whole)
 
 
-@pytest.mark.parametrize("damage", ["state", "record", "segment"])
-def test_damaged_segments_are_an_error_in_one_line(tmp_path: Path, clip: Path, damage: str) -> None:
-    target = tmp_path / "out.mkv"
-    process = start(tmp_path, clip, target, *OPTIONS)
-    work = run_until(process, tmp_path, 3)
-    process.kill()
-    process.communicate()
-    path = {
-        "state": sorted(work.glob("*.npz"))[-1], "record": work / "00000000.json", "segment": work / "00000000.mkv",
-    }[damage]  # fmt: skip
-    path.write_bytes(path.read_bytes()[:40])
-    said = finish(start(tmp_path, clip, target, *OPTIONS), 1).splitlines()
-    assert ("not a video" if damage == "segment" else "damaged; --overwrite") in said[-1], said
-    assert not target.exists()
-    if damage == "record":
-        finish(start(tmp_path, clip, target, *OPTIONS, "--overwrite"))
-        assert len(decoded_times(target)) == FRAMES
-
-
+@needs_proc
 def test_memory_does_not_grow_with_the_length_of_a_video(tmp_path: Path) -> None:
-    peaks = []
+    """Neither that of the command nor, together with it, that of the ffmpegs which decode and encode."""
+    alone, together = [], []
     for frames in (200, 2000):
         source, log = tmp_path / f"{frames}.mkv", f"calls{frames}"
-        ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x48:r=25", "-frames:v", frames, "-c:v", "libx264", source)
-        finish(start(tmp_path, source, tmp_path / f"out{frames}.mkv", "--preset", "ultrafast", log=log, seconds=0))
+        ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x48:r=25", "-f", "lavfi", "-i", "sine=r=48000", "-t", frames / 25,
+               "-c:v", "libx264", "-c:a", "aac", source)  # fmt: skip
+        process = start(tmp_path, source, tmp_path / f"out{frames}.mkv", "--preset", "ultrafast", log=log, seconds=0)
+        together.append(peak_of_all(process))
+        finish(process)
         assert computed(tmp_path, log) == frames
-        peaks.append(int((tmp_path / f"{log}.peak").read_text()))
-    assert peaks[1] < 1.05 * peaks[0], f"peaks of 200 and 2000 frames: {peaks} KiB"
+        alone.append(1024 * int((tmp_path / f"{log}.peak").read_text()))
+    assert alone[1] < 1.05 * alone[0], f"peaks of 200 and 2000 frames: {alone} bytes"
+    assert together[1] < 1.05 * together[0], f"peaks of 200 and 2000 frames with all processes: {together} bytes"

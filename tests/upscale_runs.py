@@ -1,14 +1,19 @@
 """`rvrt upscale` in processes of its own that can be killed, with a small network of NumPy in place of the real one.
 
-    upscale_runs.py LOG SECONDS MOMENT ARGUMENT...
+    upscale_runs.py LOG SECONDS MOMENT[,MOMENT...] ARGUMENT...
 
-LOG gets a line with the number of frames for every network call, which takes so many SECONDS; LOG.peak has the peak memory [KiB]. MOMENT is where the process kills itself: the name of
-a function in MOMENTS, "before" or "after" it, and at which of its calls: "keep:after:2"; or "never".
+LOG gets a line with the number of frames for every network call, which takes so many SECONDS; LOG.peak has the peak
+memory [KiB]. MOMENT is where the process kills itself: the name of a function in MOMENTS, "before" or "after" it, and at
+which of its calls, or of what it yields: "keep:after:2"; or "never". With several moments the same command is run so many
+times, each in a process of its own, and a line on standard output tells the status of each.
 """
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -17,14 +22,19 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 # where each function is looked up by its caller
 MOMENTS = {
     "start": ("rvrt_cli.upscale.work", "Work.start"),
     "keep": ("rvrt_cli.video.writer", "keep"),
+    "add": ("rvrt_cli.upscale.work", "Work.add"),
     "states": ("rvrt_cli.upscale.work", "_write_states"),
     "end": ("rvrt_cli.upscale.work", "Work.end"),
-    "packet": ("rvrt_cli.video.mux", "_fresh"),
+    "mux": ("rvrt_cli.video.mux", "_video_packets"),
+    "decode": ("rvrt_cli.video.decoder", "VideoDecoder._pictures"),
+    "network": ("__main__", "Echo.__call__"),
+    "encode": ("rvrt_cli.video.encoder", "Encoder._packet"),  # its first call is the rehearsal
     "publishing": ("rvrt_cli.upscale.work", "Work.publishing"),
     "publish": ("rvrt_cli.upscale.run", "publish"),
     "remove": ("rvrt_cli.upscale.work", "_remove"),
@@ -57,8 +67,8 @@ class Echo:
     def memory(self, frames, height, width):
         return frames * height * width
 
-    def state_bytes(self, height, width):
-        return 12 * height * width
+    def state_shapes(self, height, width):
+        return {"mean": (1, 1, height, width, 3)}
 
 
 def start(
@@ -80,6 +90,26 @@ def finish(process: subprocess.Popen, status: int = 0) -> str:
     return said
 
 
+def peak_of_all(process: subprocess.Popen) -> int:
+    """Bytes that the command and the ffmpegs under it hold at most; returns when it has ended.
+
+    The sum of three peaks as the kernel keeps them (VmHWM), so that it does not matter when one looks or whether they
+    come at one time: of the command, of what decodes and of what encodes. Pages that they share count for each.
+    """
+    peaks: dict[str, int] = {}
+    parent = psutil.Process(process.pid)
+    while process.poll() is None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for one in (parent, *parent.children(recursive=True)):
+                with contextlib.suppress(OSError, psutil.Error):
+                    found = re.search(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{one.pid}/status").read_text())
+                    (pipe,) = {"pipe:0", "pipe:1"} & set(one.cmdline()) or {""}
+                    peaks[pipe] = max(peaks.get(pipe, 0), 1024 * int(found[1]) if found else 0)
+        time.sleep(0.02)
+    assert len(peaks) == 3
+    return sum(peaks.values())
+
+
 def computed(folder: Path, log: str = "calls") -> int:
     """Frames that have gone through the network, in all runs together."""
     path = folder / log
@@ -98,17 +128,25 @@ def _kill_at(moment: str) -> None:
     function = getattr(owner, attribute)
     left = int(count)
 
-    def killing(*arguments, **options):
+    def pass_by(at: str) -> None:
         nonlocal left
-        left -= 1
-        if left == 0 and when == "before":
+        left -= at == "before"
+        if left == 0 and at == when:
             os.kill(os.getpid(), signal.SIGKILL)
+
+    def killing(*arguments, **options):
+        pass_by("before")
         result = function(*arguments, **options)
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+        pass_by("after")
         return result
 
-    setattr(owner, attribute, killing)
+    def killing_between(*arguments, **options):
+        for item in function(*arguments, **options):
+            pass_by("before")
+            yield item
+            pass_by("after")
+
+    setattr(owner, attribute, killing_between if inspect.isgeneratorfunction(function) else killing)
 
 
 def main() -> None:
@@ -118,6 +156,13 @@ def main() -> None:
     from rvrt_cli.cli import main as rvrt
 
     rvrt_cli.upscale.job.load_network = lambda *_: Echo(log, float(seconds))
+    *others, moment = moment.split(",")
+    for other in others:
+        child = os.fork()
+        if not child:
+            moment = other
+            break
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
     if moment != "never":
         _kill_at(moment)
     try:

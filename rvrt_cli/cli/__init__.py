@@ -13,7 +13,7 @@ from rvrt_cli.cli.preprocess import preprocess
 from rvrt_cli.cli.train import train
 from rvrt_cli.cli.upscale import upscale
 from rvrt_cli.cli.weights import weights
-from rvrt_cli.errors import RvrtError
+from rvrt_cli.errors import RvrtError, in_one_line
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -49,12 +49,12 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         status = error.exit_code
-    except RvrtError as error:
-        if "--debug" in sys.argv:
-            raise
-        click.echo(f"rvrt: {' '.join(str(error).split())}", err=True)
-        status = 1
     except BrokenPipeError:  # whoever read our output has gone
         status = 1
         sys.stderr.close()
+    except (RvrtError, OSError) as error:
+        if "--debug" in sys.argv:
+            raise
+        click.echo(f"rvrt: {in_one_line(error)}", err=True)
+        status = 1
     sys.exit(status if isinstance(status, int) else 0)

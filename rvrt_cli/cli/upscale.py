@@ -56,7 +56,7 @@ _PLAIN_SECONDS = 5.0  # between lines where there is no terminal
               "of SOURCE and TARGET.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print progress as JSON, an object a line.")
-@click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
+@click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors, and what is wrong with SOURCE.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def upscale(source: str, target: str, dry_run: bool, as_json: bool, quiet: bool, debug: bool, **options: Any) -> None:
     """Upscale SOURCE fourfold into TARGET, keeping frame times, sound and colours.
@@ -93,6 +93,9 @@ def upscale(source: str, target: str, dry_run: bool, as_json: bool, quiet: bool,
     except KeyboardInterrupt:
         _interrupted(display, job)
     display.end(job, done)
+    if not as_json:  # which has them in its last object
+        for line in done.warnings:
+            click.echo(f"rvrt: warning: {line}", err=True)
 
 
 def _interrupted(display: Any, job: Job) -> None:
@@ -140,7 +143,7 @@ def _display(as_json: bool, quiet: bool, to_stdout: bool) -> Any:
 
 
 class _Quiet:
-    """Prints nothing; the others add to it."""
+    """Prints nothing while it works; the others add to it."""
 
     frames = 0
 

@@ -18,7 +18,7 @@ published one sees.
 """
 
 from rvrt_cli.engine.network import SMALLEST_FRAME, Network, State
-from rvrt_cli.engine.plan import DEFAULT_WINDOW, Plan, plan
+from rvrt_cli.engine.plan import DEFAULT_WINDOW, Plan, check_plan, plan
 from rvrt_cli.engine.scenes import mark_scenes
 from rvrt_cli.engine.segments import Carried, Segments
 from rvrt_cli.engine.stream import (
@@ -31,7 +31,7 @@ from rvrt_cli.engine.stream import (
     TileShrunk,
     stream,
 )
-from rvrt_cli.engine.tiles import TileGrid, blend_weights, plan_tiles
+from rvrt_cli.engine.tiles import TileGrid, blend_weights, check_tile, plan_tiles
 from rvrt_cli.engine.windows import Window, cut_windows
 
 __all__ = [
@@ -52,6 +52,8 @@ __all__ = [
     "TileShrunk",
     "Window",
     "blend_weights",
+    "check_plan",
+    "check_tile",
     "cut_windows",
     "mark_scenes",
     "plan",

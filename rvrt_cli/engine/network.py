@@ -45,8 +45,8 @@ class Network(Protocol):
     def memory(self, frames: int, height: int, width: int) -> int:
         """Predicted peak bytes of one call with N = 1, T = `frames`, its input, output and weights included."""
 
-    def state_bytes(self, height: int, width: int) -> int:
-        """Bytes of the state of one call with N = 1."""
+    def state_shapes(self, height: int, width: int) -> dict[str, tuple[int, ...]]:
+        """Shapes of the arrays, float32, of the state of one call with N = 1."""
 
 
 def check_size(width: int, height: int) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rvrt_cli.engine.network import Network, check_size
 from rvrt_cli.engine.scenes import DELAY
-from rvrt_cli.engine.tiles import ALIGN, SMALLEST_TILE, TileGrid
+from rvrt_cli.engine.tiles import ALIGN, SMALLEST_TILE, TileGrid, check_tile
 from rvrt_cli.errors import OptionError, OutOfMemoryError
 from rvrt_cli.options import UpscaleOptions
 
@@ -98,6 +99,22 @@ def plan(
     raise OutOfMemoryError(_too_large(least, demand, free_bytes, host_free_bytes) + "; give " + " or ".join(remedies))
 
 
+def check_plan(
+    made: Plan, network: Network, width: int, height: int, *, window: int | None, overlap: int, lookahead: int
+) -> None:
+    """Refuse what `plan` could not have made for these arguments, whatever the memory.
+
+    Raises:
+        ValueError: such a plan.
+    """
+    clip = network.clip_size
+    most = _whole_clips(DEFAULT_WINDOW, clip)
+    windows = range(clip, most + 1, clip) if window is None else (_whole_clips(window, clip),)
+    if made.window not in windows or made.lookahead != _whole_clips(lookahead, clip) or made.overlap != overlap:
+        raise ValueError(f"window {made.window} + {made.lookahead} frames, overlap {made.overlap} px")
+    check_tile(made.tile, width, height)
+
+
 @dataclass(frozen=True)
 class _Demand:
     """What a window and a grid need, in bytes, and cost, in px computed per px of the source."""
@@ -121,7 +138,8 @@ class _Demand:
         )
         row = output * h // self.height  # samples in one row of tiles
         blending = 4 * row * (frames + 1) if len(grid) > 1 else 4 * row  # the strip and one frame on its way to pixels
-        states = 2 * len(grid) * self.network.state_bytes(h, w)  # those carried in, kept until the window is done
+        state = sum(4 * math.prod(shape) for shape in self.network.state_shapes(h, w).values())
+        states = 2 * len(grid) * state  # those carried in, kept until the window is done
         return self.network.memory(frames, h, w), pixels + blending + states
 
     def cost(self, window: int, grid: TileGrid) -> float:

@@ -22,6 +22,17 @@ _HALF = 0.6  # of the px: half, and the overlap that two halves share
 RAMP_SHARE = 0.5  # of the overlap is blended; the px nearer to a tile's edge, where padding shows most, are left out
 
 
+def check_tile(tile: tuple[int, int], width: int, height: int) -> None:
+    """Refuse a tile (h, w) that is larger than the frame, or smaller than tiles ever get.
+
+    Raises:
+        ValueError: such a tile.
+    """
+    for edge, side in zip(tile, (height, width), strict=True):
+        if not min(SMALLEST_TILE, side) <= edge <= side:
+            raise ValueError(f"a tile's edge of {edge} px on a side of {side} px")
+
+
 def plan_tiles(length: int, tile: int, overlap: int) -> list[slice]:
     """Cover [0, length) px with equal tiles that share at least `overlap` px.
 

@@ -105,9 +105,10 @@ class Network:
         per_clip = config.clip_size * pixels * size
         return int(per_clip * (clips * (kept + 2 * upsampled) + stage) + 2 * self._weight_bytes()) + BASE_BYTES
 
-    def state_bytes(self, height: int, width: int) -> int:
-        """Bytes of the state of one call with N = 1."""
-        return 4 * self.config.clip_size * height * width * (3 + self.config.passes * self.config.width)
+    def state_shapes(self, height: int, width: int) -> dict[str, tuple[int, ...]]:
+        """Shapes of the arrays, float32, of the state of one call with N = 1."""
+        size = 1, self.config.clip_size, height, width
+        return {_FRAMES: (*size, 3), **dict.fromkeys(self.config.branches, (*size, self.config.width))}
 
     def _weight_bytes(self) -> int:
         return sum(4 * int(np.prod(parameter.shape)) for parameter in self._cell.get_parameters())

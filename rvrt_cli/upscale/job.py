@@ -13,10 +13,13 @@ import rvrt_cli
 from rvrt_cli import engine
 from rvrt_cli.device import host_free_bytes, use_device
 from rvrt_cli.engine.network import check_size
+from rvrt_cli.engine.plan import QUEUED_FRAMES
 from rvrt_cli.errors import MediaError, OptionError
-from rvrt_cli.options import UpscaleOptions
-from rvrt_cli.upscale.work import Manifest, Work
+from rvrt_cli.options import NATIVE_SCALE, UpscaleOptions
+from rvrt_cli.upscale.work import MANIFEST, Manifest, Shapes, Work
+from rvrt_cli.video.finish import check_part, part_file
 from rvrt_cli.video.probe import SourceInfo, probe
+from rvrt_cli.video.process import ffmpeg_version
 from rvrt_cli.video.target import Target, check_target
 from rvrt_cli.weights import check_names, file_sha256, load_weights, resolve
 
@@ -57,6 +60,15 @@ class Job:
     kept: int
     resumable: bool
     finished: bool
+
+    def carried(self, first: int) -> engine.Carried:
+        """What an earlier run has kept for the segment that begins with frame `first`.
+
+        Raises:
+            MediaError: it is missing or damaged.
+        """
+        assert self.work is not None
+        return self.work.carried(first, _state_shapes(self.network, self.source, self.options))
 
 
 def load_network(
@@ -104,6 +116,7 @@ def prepare(source: str | Path, target: str | Path, options: UpscaleOptions, *, 
     if work is not None and alone:
         work.check_free()
     published = work.published() if work is not None and alone else None
+    _check_frame(info, width, height, options)
     checked = check_target(
         info, target, width=width, height=height, codec=options.codec, crf=options.crf, preset=options.preset,
         pix_fmt=options.pix_fmt, overwrite=options.overwrite or published is not None,
@@ -116,7 +129,7 @@ def prepare(source: str | Path, target: str | Path, options: UpscaleOptions, *, 
         raise MediaError(f"{checked.path}: exists already; choose another name, or --overwrite")
     earlier, note, kept = None, None, published.frames if published is not None and finished else 0
     if work is not None and resumable and not finished and (alone or as_rank):
-        earlier, note = _earlier(work, about, options)
+        earlier, note = _earlier(work, about, info, checked, network, options, whole=not as_rank)
         kept = sum(segment.frames for segment in work.segments()) if earlier is not None else 0
     frames = _frame_count(info, options)
     plan = earlier.plan if earlier is not None else _plan(network, info, options, frames)
@@ -130,10 +143,31 @@ def prepare(source: str | Path, target: str | Path, options: UpscaleOptions, *, 
     )  # fmt: skip
 
 
+def _host_bytes(options: UpscaleOptions) -> int:
+    """Main memory of one rank."""
+    budget = options.memory_bytes
+    return (budget if budget is not None else int(MEMORY_SHARE * host_free_bytes())) // options.ranks_here
+
+
+def _check_frame(info: SourceInfo, width: int, height: int, options: UpscaleOptions) -> None:
+    """Refuse sizes with which not even the frames on their way to the encoder fit the memory.
+
+    Raises:
+        MediaError: with what asks for them.
+    """
+    pixels = max(width * height, NATIVE_SCALE**2 * info.width * info.height)
+    needed, free = (QUEUED_FRAMES + 1) * 3 * (2 if info.bit_depth > 8 else 1) * pixels, _host_bytes(options)
+    if needed > free:
+        asking = "-: the y4m header asks for" if info.kind == "y4m" else f"{info.path}: the pictures have"
+        raise MediaError(
+            f"{asking} {info.width}x{info.height} px, {pixels / 1e6:.0f} million when enlarged: this needs more than "
+            f"{needed / 2**30:.1f} GiB of memory, {free / 2**30:.1f} GiB may be used; make them smaller"
+        )
+
+
 def _plan(network: Network, info: SourceInfo, options: UpscaleOptions, frames: int | None) -> engine.Plan:
     """Windows and tiles for the memory of one rank."""
-    budget = options.memory_bytes
-    host = (budget if budget is not None else int(MEMORY_SHARE * host_free_bytes())) // options.ranks_here
+    host = _host_bytes(options)
     device_free = network.device.free_bytes()
     return engine.plan(
         network, info.width, info.height,
@@ -145,30 +179,70 @@ def _plan(network: Network, info: SourceInfo, options: UpscaleOptions, frames: i
 
 
 def _earlier(
-    work: Work, about: dict[str, dict[str, Any]], options: UpscaleOptions
-) -> tuple[Manifest | None, str | None]:
+    work: Work, about: dict[str, dict[str, Any]], info: SourceInfo, target: Target, network: Network,
+    options: UpscaleOptions, *, whole: bool,
+) -> tuple[Manifest | None, str | None]:  # fmt: skip
     """What an earlier run has begun, if this one can go on with it, and what to tell the user if it cannot.
+
+    Args:
+        whole: look into the segments too.
 
     Raises:
         MediaError: it was made of or for something else, or is damaged, and may not be thrown away.
     """
     try:
         manifest = work.manifest()
+        if manifest is None:
+            return None, None
         done = sum(segment.frames for segment in work.segments())
-        work.ended()
+        changed = manifest.differences(about)
+        if not changed:
+            _check_earlier(work, manifest, info, target, network, options, whole)
+            return manifest, None
     except MediaError as error:
         if not options.overwrite:
             raise
         return None, f"starting afresh: {str(error).partition(';')[0]}"
-    if manifest is None:
-        return None, None
-    changed = manifest.differences(about)
-    if not changed:
-        return manifest, None
     what = f"{', '.join(changed)} changed since an interrupted run, which had {done} frames done"
     if options.overwrite:
         return None, f"starting afresh: {what}"
     raise MediaError(f"{work.target}: {what}; give the same as then to go on, or --overwrite to start afresh")
+
+
+def _check_earlier(
+    work: Work, manifest: Manifest, info: SourceInfo, target: Target, network: Network, options: UpscaleOptions,
+    whole: bool,
+) -> None:  # fmt: skip
+    """Whether everything is there that going on needs.
+
+    Raises:
+        MediaError: something is damaged; it names `--overwrite`.
+    """
+    with work.checking(MANIFEST):
+        engine.check_plan(
+            manifest.plan, network, info.width, info.height, window=options.window, overlap=options.overlap,
+            lookahead=options.lookahead,
+        )  # fmt: skip
+    work.ended()
+    segments = work.segments() if whole else []
+    first = {segment.first for segment in segments}
+    header = None
+    for segment in segments:
+        with work.checking(part_file(target, work.folder, segment.first).name):
+            header = check_part(target, work.folder, segment.first, segment.frames, header)
+        if segment.carries and segment.after not in first:
+            work.carried(segment.after, _state_shapes(network, info, options))
+
+
+def _state_shapes(network: Network, info: SourceInfo, options: UpscaleOptions) -> Shapes:
+    """The states of tiles of a size; a run that lacked memory may have made them smaller than the plan's."""
+
+    def shapes(tile: tuple[int, int]) -> list[dict[str, tuple[int, ...]]]:
+        engine.check_tile(tile, info.width, info.height)
+        grid = engine.TileGrid(info.height, info.width, tile, options.overlap)
+        return [network.state_shapes(*tile)] * len(grid)
+
+    return shapes
 
 
 def _about(info: SourceInfo, target: Target, network: Network, options: UpscaleOptions) -> dict[str, dict[str, Any]]:
@@ -180,7 +254,7 @@ def _about(info: SourceInfo, target: Target, network: Network, options: UpscaleO
         "network": {"name": network.card["name"], "sha256": file_sha256(options.model, options.weights)},
         "settings": {
             **settings, "--device": network.device.kind, "the encoder's options": output,
-            "the version of rvrt": rvrt_cli.__version__,
+            "the version of rvrt": rvrt_cli.__version__, "the version of ffmpeg": ffmpeg_version(),
         },
     }  # fmt: skip
     return json.loads(json.dumps(about))

@@ -39,12 +39,18 @@ def compute_in_ranks(job: Job, progress: Progress, report: Callable[[], None]) -
     work, options = job.work, job.options
     assert work is not None
     first = options.node == 0
-    logs = Path(tempfile.mkdtemp(prefix="rvrt-ranks-"))  # stays if a rank dies
+    try:
+        logs = Path(tempfile.mkdtemp(prefix="rvrt-ranks-"))  # stays if a rank dies
+        _write_task(logs / _TASK, job)
+    except OSError as error:
+        raise RvrtError(
+            f"{tempfile.gettempdir()}: the ranks' logs cannot be written there ({error.strerror}); set TMPDIR to a "
+            "folder with some room"
+        ) from error
     claims = work.folder / _CLAIMS
     if first:
         shutil.rmtree(claims, ignore_errors=True)
         claims.mkdir()
-    _write_task(logs / _TASK, job)
 
     def poll() -> None:
         _gather(claims, progress)
@@ -55,7 +61,7 @@ def compute_in_ranks(job: Job, progress: Progress, report: Callable[[], None]) -
         shutil.rmtree(logs, ignore_errors=True)
         raise KeyboardInterrupt
     left = len(list(logs.glob(f"*{_DONE}"))) == options.ranks_here  # by ranks that have seen the others end
-    if not (work.complete() is not None if first else left):
+    if not left and not (first and work.complete() is not None):
         raise RvrtError(
             f"{job.target.path}: a rank has died and the others were ended ({logs} has their logs); run the same "
             "command again to compute the rest"

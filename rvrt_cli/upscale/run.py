@@ -34,6 +34,7 @@ class Progress:
         computed: frames that are through the network, parts of a window and those kept included.
         elapsed, waiting_for_source, network, waiting_for_target: s, of this run.
         notes: what came up on the way, one line each.
+        warnings: what was wrong with the source and survived, missing frames above all; one line each, at the end.
         path: of the target, when it is complete.
     """
 
@@ -46,6 +47,7 @@ class Progress:
     network: float = 0.0
     waiting_for_target: float = 0.0
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     kept: int = 0
     path: str | None = None
 
@@ -73,7 +75,8 @@ def run(job: Job, on_progress: Callable[[Progress], None] | None = None) -> Prog
     if job.work is None:
         compute(job, progress, report)
     elif job.options.node > 0:
-        _compute_in_ranks(job, progress, report)
+        if not _all_computed(job, job.work):  # else machine 0 has nothing to meet for
+            _compute_in_ranks(job, progress, report)
     else:
         with job.work.locked():
             _fill(job, job.work, progress, report)
@@ -101,6 +104,14 @@ def _fill(job: Job, work: Work, progress: Progress, report: Callable[[], None]) 
     work.remove()
 
 
+def _all_computed(job: Job, work: Work) -> bool:
+    """Whether an earlier run of the same has left only the last step."""
+    with contextlib.suppress(MediaError):
+        manifest = work.manifest()
+        return manifest is not None and not manifest.differences(job.manifest.about) and work.complete() is not None
+    return False
+
+
 def _compute_in_ranks(job: Job, progress: Progress, report: Callable[[], None]) -> None:
     from rvrt_cli.upscale.ranks import compute_in_ranks
 
@@ -111,10 +122,12 @@ def _finish(job: Job, work: Work, progress: Progress) -> None:
     """All segments become the target."""
     before = time.monotonic()
     segments, ended = work.complete(), work.ended()
-    if segments is None or ended is None:
-        raise MediaError(f"{job.target.path}: some segments are missing; run the same command again to make them")
-    progress.frames, notes = ended
-    progress.notes += notes
+    if segments is None or ended is None:  # everything has been computed, so some record is not of this source
+        work.remove()
+        raise MediaError(
+            f"{work.folder}: damaged, its segments do not fit the source; run the same command to start afresh"
+        )
+    progress.frames, progress.warnings = ended
     if progress.frames == 0:
         raise MediaError(f"{job.source.path}: no frame in the part asked for; check --start and --duration")
     parts = [part_file(job.target, work.folder, segment.first) for segment in segments]
@@ -174,7 +187,8 @@ def compute(
             progress.waiting_for_target += time.monotonic() - before
         elif work is not None and isinstance(event, engine.SegmentDone):
             writer.end()
-            work.add(Segment(event.first, event.frames, event.starts_scene), event.carried)
+            carries = event.carried is not None
+            work.add(Segment(event.first, event.frames, event.starts_scene, carries), event.carried)
             progress.waiting_for_target += time.monotonic() - before
 
     with ExitStack() as stack:
@@ -189,7 +203,7 @@ def compute(
             )
         )  # fmt: skip
         source = _Source(reader, progress)
-        segments = engine.Segments(options.segment, wanted, work.carried) if work is not None else None
+        segments = engine.Segments(options.segment, wanted, job.carried) if work is not None else None
         outputs = engine.stream(source, Undisturbed(job.network), job.plan, segments=segments, on_event=on_event)
         while True:
             before = time.monotonic() - progress.waiting_for_source - progress.waiting_for_target
@@ -206,7 +220,7 @@ def compute(
         if work is not None:
             work.end(source.frames, reader.warnings)
         else:
-            progress.notes += reader.warnings
+            progress.warnings = reader.warnings
             writer.finish()
         progress.waiting_for_target += time.monotonic() - before
 

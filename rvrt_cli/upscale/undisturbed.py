@@ -42,7 +42,7 @@ class Undisturbed:
     def __init__(self, network: Network) -> None:
         self._network = network
         self.scale, self.clip_size = network.scale, network.clip_size
-        self.memory, self.state_bytes = network.memory, network.state_bytes
+        self.memory, self.state_shapes = network.memory, network.state_shapes
 
     def __call__(self, frames: np.ndarray, state: State | None, emit: int) -> tuple[np.ndarray, State]:
         """See `rvrt_cli.engine.Network`."""

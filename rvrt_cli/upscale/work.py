@@ -5,13 +5,14 @@
         manifest.json   what is being made: source, network, settings; and the plan they were given
         00000096.mp4    the frames of a segment from this one on, encoded; for a folder target frames/000097.png ...
         00000096.json   the segment is complete (`Segment`)
-        00000192.npz    what the network carries into the segment that begins there
-        end.json        the source has been read to its end: how many frames it has, and what came up
+        00000192.zip    what the network carries into the segment that begins there
+        end.json        the source has been read to its end: how many frames it has, and what was wrong
         claims/         of several ranks: which scenes are taken, who is done
         publish.json    the result is complete and about to get the target's name (`Published`)
 
 A file gets its name when it is complete, and a segment counts from its record on, which is written last: the run may be
-killed at any moment. Everything read here is checked, since anybody may have written it.
+killed at any moment. Everything read here is checked, since anybody may have written it: what the network carries is
+bare numbers, whose shapes the network says.
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
+import secrets
 import shutil
+import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -33,10 +36,13 @@ import numpy as np
 from rvrt_cli.engine import Carried, Plan
 from rvrt_cli.errors import MediaError
 
-FORMAT = 1
-_LOCK, _MANIFEST, _END, _PUBLISH = "lock", "manifest.json", "end.json", "publish.json"
+FORMAT = 2
+MANIFEST, _LOCK, _END, _PUBLISH = "manifest.json", "lock", "end.json", "publish.json"
 _LONGEST_NAME = 180  # bytes; file systems allow 255
 _LARGEST = 1 << 20  # bytes of a JSON file; real ones have some hundreds
+
+# Of the states of tiles of (h, w) px: a name and a shape per array, for every tile
+Shapes = Callable[[tuple[int, int]], list[dict[str, tuple[int, ...]]]]
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,12 @@ class Segment:
     first: int
     frames: int
     starts_scene: bool
+    carries: bool  # the scene goes on after it, with what it has left
+
+    @property
+    def after(self) -> int:
+        """The first frame of the next segment."""
+        return self.first + self.frames
 
 
 @dataclass(frozen=True)
@@ -134,10 +146,10 @@ class Work:
         Raises:
             MediaError: it cannot be read.
         """
-        values = self._read(_MANIFEST)
+        values = self._read(MANIFEST)
         if values is None:
             return None
-        with self._checking(_MANIFEST):
+        with self.checking(MANIFEST):
             about, plan = values["about"], values["plan"]
             if values["format"] != FORMAT:
                 raise ValueError("format")
@@ -147,8 +159,6 @@ class Work:
             tile = _counts(plan["tile"], 2)
             sizes = _counts([plan[name] for name in ("window", "lookahead", "overlap", "tiles", "device_bytes",
                                                      "host_bytes")], 6)  # fmt: skip
-            if min(tile) < 1:
-                raise ValueError("tile")
             return Manifest(about, Plan(sizes[0], sizes[1], (tile[0], tile[1]), *sizes[2:]))
 
     def start(self, manifest: Manifest) -> None:
@@ -163,15 +173,21 @@ class Work:
                     _remove(path)
         except OSError as error:
             raise MediaError(f"{self.folder}: cannot be emptied ({error.strerror}); remove it yourself") from error
-        self._write(_MANIFEST, {"format": FORMAT, "about": manifest.about, "plan": asdict(manifest.plan)})
+        self._write(MANIFEST, {"format": FORMAT, "about": manifest.about, "plan": asdict(manifest.plan)})
 
     def remove(self) -> None:
-        """The folder goes, with everything in it; last what says that the target is complete (`published`)."""
+        """The folder goes, with everything in it. Only inside `locked`.
+
+        Last what says that the target is complete (`published`), and the lock: while it is there nobody else begins.
+        """
         with contextlib.suppress(OSError):
+            last = self.folder / _PUBLISH, self.folder / _LOCK
             for path in self.folder.iterdir():
-                if path.name != _PUBLISH:
+                if path not in last:
                     _remove(path)
-            shutil.rmtree(self.folder)
+            for path in last:
+                path.unlink(missing_ok=True)
+            self.folder.rmdir()
 
     # What is done
 
@@ -181,56 +197,48 @@ class Work:
         Raises:
             MediaError: a record cannot be read.
         """
-        found = []
+        found: list[Segment] = []
         for path in sorted(self.folder.glob("*.json")):
             if not path.stem.isdecimal():
                 continue
             values = self._read(path.name)
             if values is None:
                 continue
-            with self._checking(path.name):
+            with self.checking(path.name):
                 first, frames = _counts([values["first"], values["frames"]], 2)
-                if path.stem != f"{first:08d}" or frames < 1 or not isinstance(values["starts_scene"], bool):
+                flags = values["starts_scene"], values["carries"]
+                if path.stem != f"{first:08d}" or frames < 1 or not all(isinstance(flag, bool) for flag in flags):
                     raise ValueError("record")
-                found.append(Segment(first, frames, values["starts_scene"]))
+                if found and found[-1].after > first:
+                    raise ValueError("segments that overlap")
+                found.append(Segment(first, frames, *flags))
         return found
 
     def add(self, segment: Segment, carried: Carried | None) -> None:
         """Note that a segment is complete, and what the next one goes on with."""
-        after = segment.first + segment.frames
         if carried is not None:
-            with self._writing(f"{after:08d}.npz") as part:
+            with self._writing(_states(segment.after)) as part:
                 _write_states(part, carried)
         self._write(f"{segment.first:08d}.json", asdict(segment))
-        (self.folder / f"{segment.first:08d}.npz").unlink(missing_ok=True)  # nobody goes on from there any more
+        with contextlib.suppress(OSError):
+            (self.folder / _states(segment.first)).unlink()  # nobody goes on from there any more
 
-    def carried(self, first: int) -> Carried:
+    def carried(self, first: int, shapes: Shapes) -> Carried:
         """What the network carries into the segment that begins with frame `first`.
 
         Raises:
-            MediaError: it is not there, or damaged.
+            MediaError: it is not there, is damaged, or has not the arrays of these `shapes`.
         """
-        name = f"{first:08d}.npz"
-        with self._checking(name), np.load(self.folder / name, allow_pickle=False) as file:
-            tile = _counts(file["tile"].tolist(), 2)
-            states: list[dict[str, np.ndarray]] = []
-            for key in file.files:
-                if key == "tile":
-                    continue
-                number, _, entry = key.partition("/")
-                if int(number) == len(states):
-                    states.append({})
-                states[int(number)][entry] = file[key]
-                if file[key].ndim < 4 or file[key].shape[2:4] != tuple(tile):
-                    raise ValueError(key)
-            return Carried((tile[0], tile[1]), states)
+        name = _states(first)
+        with self.checking(name):
+            return _read_states(self.folder / name, shapes)
 
-    def end(self, frames: int, notes: list[str]) -> None:
-        """Note that the source has been read to its end."""
-        self._write(_END, {"frames": frames, "notes": notes})
+    def end(self, frames: int, warnings: list[str]) -> None:
+        """Note that the source has been read to its end, and what was wrong with it."""
+        self._write(_END, {"frames": frames, "warnings": warnings})
 
     def ended(self) -> tuple[int, list[str]] | None:
-        """(frames, notes) as `end` wrote them, or None.
+        """(frames, warnings) as `end` wrote them, or None.
 
         Raises:
             MediaError: it cannot be read.
@@ -238,8 +246,8 @@ class Work:
         values = self._read(_END)
         if values is None:
             return None
-        with self._checking(_END):
-            return _counts([values["frames"]], 1)[0], [str(note) for note in list(values["notes"])]
+        with self.checking(_END):
+            return _counts([values["frames"]], 1)[0], [str(line) for line in list(values["warnings"])]
 
     def complete(self) -> list[Segment] | None:
         """All segments of the source when every one of them is there, else None."""
@@ -261,7 +269,7 @@ class Work:
 
     def published(self) -> Published | None:
         """What the target holds, when its run was killed after it had its name and before the folder was removed."""
-        with contextlib.suppress(MediaError), self._checking(_PUBLISH):
+        with contextlib.suppress(MediaError), self.checking(_PUBLISH):
             values = self._read(_PUBLISH)
             if values is not None and self.target.exists():
                 result = self.folder / Path(values["result"]).name
@@ -273,7 +281,7 @@ class Work:
 
     def _read(self, name: str) -> dict[str, Any] | None:
         path = self.folder / name
-        with self._checking(name):
+        with self.checking(name):
             try:
                 with path.open("rb") as file:
                     data = file.read(_LARGEST + 1)
@@ -292,22 +300,28 @@ class Work:
     @contextlib.contextmanager
     def _writing(self, name: str) -> Iterator[Path]:
         """A path to write to; afterwards the file has its name, and never before it is complete."""
-        part = self.folder / f"{name}.part"
+        part = self.folder / f"{name}.{secrets.token_hex(6)}.part"  # several ranks may write the same at one time
         try:
             yield part
             part.replace(self.folder / name)
         except OSError as error:
-            part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                part.unlink()
             raise MediaError(
                 f"{self.folder}: cannot be written ({error.strerror}); mend that, and run the same command again"
             ) from error
 
     @contextlib.contextmanager
-    def _checking(self, name: str) -> Iterator[None]:
+    def checking(self, name: str) -> Iterator[None]:
+        """Inside, the file of this name is read, or is found not to be what it should.
+
+        Raises:
+            MediaError: it is so.
+        """
         try:
             yield
-        except (OSError, ValueError, TypeError, KeyError, IndexError, OverflowError, RecursionError, EOFError, SyntaxError,
-                TokenError, zipfile.BadZipFile) as error:  # fmt: skip
+        except (MediaError, OSError, ValueError, TypeError, LookupError, OverflowError, RuntimeError, EOFError,
+                struct.error, zipfile.BadZipFile) as error:  # fmt: skip
             raise MediaError(f"{self.folder / name}: missing or damaged; --overwrite starts afresh") from error
 
 
@@ -321,15 +335,41 @@ def _counts(values: Any, number: int) -> list[int]:
     return values
 
 
+def _states(first: int) -> str:
+    return f"{first:08d}.zip"
+
+
 def _write_states(path: Path, carried: Carried) -> None:
-    """What `numpy.load` reads; NumPy's own `savez` complains by itself when the disk is full."""
-    arrays = {f"{i}/{name}": array for i, state in enumerate(carried.states) for name, array in state.items()}
+    """A zip file for its checksums: "tile" as JSON, and of every tile's state the arrays' numbers, "0/NAME"."""
     with path.open("wb") as file:
         with zipfile.ZipFile(file, "w") as archive:
-            for name, array in {"tile": np.array(carried.tile), **arrays}.items():
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
-                    np.lib.format.write_array(entry, np.ascontiguousarray(array), allow_pickle=False)
+            archive.writestr("tile", json.dumps(carried.tile))
+            for number, state in enumerate(carried.states):
+                for name, array in state.items():
+                    with archive.open(f"{number}/{name}", "w", force_zip64=True) as entry:
+                        entry.write(np.ascontiguousarray(array, "<f4").reshape(-1).view(np.uint8).data)
         _sync(file)
+
+
+def _read_states(path: Path, shapes: Shapes) -> Carried:
+    """What `_write_states` wrote, and no byte more of anything else."""
+    with zipfile.ZipFile(path) as archive:
+
+        def stored(name: str, most: int) -> bytes:
+            entry = archive.getinfo(name)
+            if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > most:
+                raise ValueError(name)
+            return archive.read(entry)
+
+        def numbers(name: str, shape: tuple[int, ...]) -> np.ndarray:
+            return np.frombuffer(stored(name, 4 * math.prod(shape)), "<f4").reshape(shape)
+
+        tile = _counts(json.loads(stored("tile", 64)), 2)
+        states = [
+            {name: numbers(f"{number}/{name}", shape) for name, shape in arrays.items()}
+            for number, arrays in enumerate(shapes((tile[0], tile[1])))
+        ]
+    return Carried((tile[0], tile[1]), states)
 
 
 def _sync(file: Any) -> None:

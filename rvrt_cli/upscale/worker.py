@@ -31,7 +31,7 @@ def main(task: Path) -> None:
     end_with_launcher()
     try:
         work_as_rank(task)
-    except RvrtError as error:
+    except (RvrtError, OSError) as error:
         failed(error)
         raise
     except KeyboardInterrupt:

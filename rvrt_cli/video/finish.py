@@ -7,17 +7,55 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import av
+
 from rvrt_cli.errors import MediaError
-from rvrt_cli.video.mux import mux
-from rvrt_cli.video.probe import SourceInfo
+from rvrt_cli.video.mux import Header, mux, part_header
+from rvrt_cli.video.probe import SourceInfo, open_container, reason
 from rvrt_cli.video.target import Target
 
+_PNG_END = b"IEND\xaeB`\x82"  # the last chunk's name and checksum
 FRAMES = "frames"  # folder of the images of a folder target, within the work folder
 
 
 def part_file(target: Target, work: Path, first: int) -> Path:
     """Where the segment that begins with frame `first` is encoded to; images lie in one folder."""
     return work / FRAMES if target.kind == "folder" else work / f"{first:08d}{target.path.suffix}"
+
+
+def image_file(work: Path, number: int) -> Path:
+    """Where frame `number` (from 0) of a folder target is encoded to; images are counted from 1."""
+    return work / FRAMES / f"{number + 1:06d}.png"
+
+
+def check_part(target: Target, work: Path, first: int, frames: int, header: Header | None) -> Header:
+    """Look whether the segment that begins with frame `first` has its `frames` frames, and goes with the others.
+
+    Args:
+        header: what this has returned for another segment of the target.
+
+    Raises:
+        ValueError: it has not, or was encoded with other settings.
+        MediaError, OSError: it cannot be read.
+    """
+    if target.kind == "folder":
+        for number in range(first, first + frames):
+            with image_file(work, number).open("rb") as file:
+                file.seek(-len(_PNG_END), os.SEEK_END)
+                if file.read() != _PNG_END:
+                    raise ValueError(f"image {number} is cut")
+        return b""
+    with open_container(part_file(target, work, first)) as container:
+        try:
+            packets = sum(packet.size > 0 for packet in container.demux(container.streams.video[0]))
+        except av.error.FFmpegError as error:
+            raise ValueError(reason(error)) from error
+        found = part_header(container)
+    if packets < frames:
+        raise ValueError("frames are missing")
+    if header is not None and found != header:
+        raise ValueError("encoded with other settings")
+    return found
 
 
 def join(

@@ -22,6 +22,7 @@ from rvrt_cli.video.streams import COVER_TYPES, Route
 # What describes the old file and not the film
 _STALE = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "rotate", "timecode"}
 _STALE_PREFIXES = ("bps", "number_of_", "_statistics_", "duration-")
+Header = bytes | None
 _ANY_TYPE = "application/octet-stream"
 
 
@@ -166,7 +167,7 @@ def _video_packets(parts: list[Path], first: Any, target: Any) -> Iterator[tuple
     for number, part in enumerate(parts):
         with contextlib.ExitStack() as stack:
             container = first if number == 0 else stack.enter_context(open_container(part))
-            if _header(container) != _header(first):
+            if part_header(container) != part_header(first):
                 raise MediaError(
                     f"{part}: encoded with other settings than the first segment; --overwrite starts afresh"
                 )
@@ -186,7 +187,8 @@ def _video_packets(parts: list[Path], first: Any, target: Any) -> Iterator[tuple
                 yield dts * base, 0, packet
 
 
-def _header(container: Any) -> bytes | None:
+def part_header(container: Any) -> Header:
+    """What all parts of one video have in common: the decoder is set up by it once."""
     return container.streams.video[0].codec_context.extradata
 
 

@@ -62,6 +62,16 @@ def _ask(*arguments: str) -> str:
 
 
 @lru_cache(maxsize=4)
+def _version(exe: str) -> str:
+    return _ask("-version").partition("\n")[0].partition(" Copyright")[0]
+
+
+def ffmpeg_version() -> str:
+    """What this ffmpeg calls itself: "ffmpeg version 7.0.2"."""
+    return _version(ffmpeg_exe())
+
+
+@lru_cache(maxsize=4)
 def _video_encoders(exe: str) -> dict[str, str]:
     found = {}
     for line in _ask("-encoders").splitlines():

@@ -12,7 +12,7 @@ from types import TracebackType
 
 from rvrt_cli.errors import MediaError
 from rvrt_cli.video.encoder import Encoder
-from rvrt_cli.video.finish import FRAMES, join, part_file, publish
+from rvrt_cli.video.finish import FRAMES, image_file, join, part_file, publish
 from rvrt_cli.video.frame import Frame
 from rvrt_cli.video.probe import SourceInfo
 from rvrt_cli.video.process import file_url
@@ -122,11 +122,14 @@ class Writer:
         """
         assert self._encoder is not None, "no segment has begun"
         self._encoder.finish()
-        if self.target.kind == "video":
-            try:
+        try:
+            if self.target.kind == "video":
                 keep(self._part(self._first), part_file(self.target, self._work, self._first))
-            except OSError as error:
-                raise MediaError(f"{self.path}: cannot be written ({error.strerror}); choose another place") from error
+            elif self.target.kind == "folder":
+                for number in range(self._first, self._first + self._encoder.written):
+                    _reach_disk(image_file(self._work, number))
+        except OSError as error:
+            raise MediaError(f"{self.path}: cannot be written ({error.strerror}); choose another place") from error
         self._encoder = None
 
     def finish(self) -> None:
@@ -170,9 +173,13 @@ class Writer:
 
 def keep(part: Path, path: Path) -> None:
     """Give a complete file its name, once it has reached the disk."""
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
+    _reach_disk(part)
     part.replace(path)
+
+
+def _reach_disk(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def _aspect(info: SourceInfo, target: Target) -> str:
