@@ -177,7 +177,7 @@ def work(tmp_path: Path) -> Work:
         work.start(Manifest(about, Plan(4, 2, (32, 40), 16)))
         states = [{"mean": np.ones((1, 1, 32, 40, 3), np.float32)}, {"mean": np.zeros((1, 1, 32, 40, 3), np.float32)}]
         work.add(Segment(0, 8, True), Carried((32, 40), states))
-        work.end(8, ["a note"])
+        work.end(8, 320, ["a note"])
         work.publishing(tmp_path / "muxed.mp4", about, 8)
     return work
 
@@ -187,7 +187,7 @@ def test_what_is_written_is_read(work: Work) -> None:
     assert manifest is not None
     assert manifest.plan == Plan(4, 2, (32, 40), 16)
     assert work.segments() == work.complete() == [Segment(0, 8, True)]
-    assert work.ended() == (8, ["a note"])
+    assert work.ended() == (8, 320, ["a note"])
     carried = work.carried(8)
     assert carried.tile == (32, 40)
     assert [float(state["mean"].mean()) for state in carried.states] == [1, 0]

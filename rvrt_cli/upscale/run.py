@@ -113,15 +113,17 @@ def _finish(job: Job, work: Work, progress: Progress) -> None:
     segments, ended = work.complete(), work.ended()
     if segments is None or ended is None:
         raise MediaError(f"{job.target.path}: some segments are missing; run the same command again to make them")
-    progress.frames, notes = ended
+    progress.frames, until, notes = ended
     progress.notes += notes
     if progress.frames == 0:
         raise MediaError(f"{job.source.path}: no frame in the part asked for; check --start and --duration")
     parts = [part_file(job.target, work.folder, segment.first) for segment in segments]
     options = job.options
     result = join(
-        job.target, job.source, work.folder, parts, progress.frames, start=options.start, duration=options.duration
-    )
+        job.target, job.source, work.folder, parts, progress.frames,
+        until=until * job.source.time_base if until is not None else None, start=options.start,
+        duration=options.duration,
+    )  # fmt: skip
     work.publishing(result, job.manifest.about, progress.frames)
     progress.path = str(publish(job.target, result))
     progress.waiting_for_target += time.monotonic() - before
@@ -204,10 +206,10 @@ def compute(
             report()
         before = time.monotonic()
         if work is not None:
-            work.end(source.frames, reader.warnings)
+            work.end(source.frames, reader.until, reader.warnings)
         else:
             progress.notes += reader.warnings
-            writer.finish()
+            writer.finish(reader.until)
         progress.waiting_for_target += time.monotonic() - before
 
 

@@ -225,12 +225,12 @@ class Work:
                     raise ValueError(key)
             return Carried((tile[0], tile[1]), states)
 
-    def end(self, frames: int, notes: list[str]) -> None:
-        """Note that the source has been read to its end."""
-        self._write(_END, {"frames": frames, "notes": notes})
+    def end(self, frames: int, until: int | None, notes: list[str]) -> None:
+        """Note that the source has been read to its end; `until`: when its last frame gives way, as a `pts`."""
+        self._write(_END, {"frames": frames, "until": until, "notes": notes})
 
-    def ended(self) -> tuple[int, list[str]] | None:
-        """(frames, notes) as `end` wrote them, or None.
+    def ended(self) -> tuple[int, int | None, list[str]] | None:
+        """(frames, until, notes) as `end` wrote them, or None.
 
         Raises:
             MediaError: it cannot be read.
@@ -239,7 +239,10 @@ class Work:
         if values is None:
             return None
         with self._checking(_END):
-            return _counts([values["frames"]], 1)[0], [str(note) for note in list(values["notes"])]
+            until = values["until"]
+            if until is not None and (type(until) is not int or abs(until) >= 1 << 62):
+                raise ValueError("until")
+            return _counts([values["frames"]], 1)[0], until, [str(note) for note in list(values["notes"])]
 
     def complete(self) -> list[Segment] | None:
         """All segments of the source when every one of them is there, else None."""

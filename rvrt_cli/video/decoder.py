@@ -21,19 +21,23 @@ import numpy as np
 from rvrt_cli.errors import MediaError
 from rvrt_cli.video import colour
 from rvrt_cli.video.frame import Frame
-from rvrt_cli.video.probe import SourceInfo, stdin_descriptor
+from rvrt_cli.video.probe import SourceInfo, open_container, stdin_descriptor
 from rvrt_cli.video.process import FFmpeg, file_url
 
 NUT_OPTIONS = {"probesize": "32", "analyzeduration": "0"}  # believe the header; reading ahead would cost memory
 
 
 class VideoDecoder:
-    """Decodes `info` from `start` for `duration` seconds; after `frames`, `warnings` and `missing` tell how it went."""
+    """Decodes `info` from `start` for `duration` seconds.
+
+    After `frames`, `warnings` and `missing` tell how it went, and `until` when the last picture gives way, as a `pts`.
+    """
 
     def __init__(self, info: SourceInfo, start: float, duration: float | None, deinterlace: bool) -> None:
         self.info = info
         self.warnings: list[str] = []
         self.missing = 0
+        self.until: int | None = None
         self._first = info.begin + Fraction(start).limit_denominator(10**6) if start > 0 else None
         begin = self._first if self._first is not None else info.begin
         self._end = begin + Fraction(duration).limit_denominator(10**6) if duration is not None else None
@@ -92,6 +96,8 @@ class VideoDecoder:
             if self._first is not None and moment < self._first:
                 continue
             if self._end is not None and moment >= self._end:
+                if last is not None:
+                    self.until = max(last + 1, round(self._end / self.info.time_base))
                 break
             if last is not None and pts <= last:
                 pts = last + 1  # two pictures at one time: both are kept
@@ -132,9 +138,9 @@ class VideoDecoder:
             raise MediaError(f"{info.path}: cannot be decoded: {self._ffmpeg.last_error()}") from error
 
     def _take_stock(self, count: int, last: int | None) -> None:
-        """After the last picture: how many should have been there, and whether ffmpeg complained."""
+        """After the last picture: when it ends, how many should have been there, and whether ffmpeg complained."""
         info, ffmpeg = self.info, self._ffmpeg
-        if not count:
+        if last is None:
             if self._first is not None:
                 raise MediaError(f"{info.path}: no picture after {float(self._first - info.begin):g} s; lower --start")
             raise MediaError(f"{info.path}: no picture can be decoded: {ffmpeg.last_error()}")
@@ -145,6 +151,7 @@ class VideoDecoder:
                 f"{info.path}: the pictures change their size or format midway; all were scaled to "
                 f"{info.width}x{info.height}"
             )
+        self.until = self._shown_until(last)
         jumps = log.count("Non-monotonic DTS")
         if jumps:
             self.warnings.append(
@@ -162,14 +169,27 @@ class VideoDecoder:
                 f"{info.path}: some frames may be damaged (ffmpeg: {ffmpeg.last_error()}, {ffmpeg.errors} such lines)"
             )
 
-    def _count_missing(self, count: int, last: int | None, log: str) -> int:
+    def _shown_until(self, last: int) -> int:
+        """When the picture of time `last`, the source's last one that can be decoded, gives way."""
+        info = self.info
+        begin = last * info.time_base
+        if self.missing or info.end is None or info.end <= begin:  # such as an mp4 whose last picture has a late time
+            held = 0 if self.missing else _packet_duration(info, last)
+            until = begin + (held * info.time_base or 1 / info.frame_rate)
+        else:
+            until = info.end
+        if self._end is not None:
+            until = min(until, self._end)
+        return max(last + 1, round(until / info.time_base))
+
+    def _count_missing(self, count: int, last: int, log: str) -> int:
         """Pictures that the container announces, or that went in as packets, and that did not come out."""
         info = self.info
         whole = self._first is None and self._end is None
         if whole and info.exact_count and info.frame_count:
             return max(0, info.frame_count - count)
         damaged = self._ffmpeg.errors > 0 or re.search(r"ended prematurely|[Tt]runcat|corrupt|partial file", log)
-        if not damaged or last is None:
+        if not damaged:
             return 0
         lost = 0
         counts = re.findall(r"(\d+) packets read .*?; (\d+) frames decoded", log)
@@ -208,3 +228,16 @@ class VideoDecoder:
         """After `frames` has ended: close the pipes."""
         self._closed.set()
         self._ffmpeg.kill()
+
+
+def _packet_duration(info: SourceInfo, pts: int) -> int:
+    """How long the picture of time `pts` is shown, as its packet says, in units of `time_base`; 0 when nobody says."""
+    if info.kind != "video":
+        return 0
+    with open_container(info.path) as container, contextlib.suppress(av.error.FFmpegError, OSError):
+        stream = container.streams[info.stream_index]
+        container.seek(pts, stream=stream)
+        for packet in container.demux(stream):
+            if packet.pts == pts:
+                return packet.duration or 0
+    return 0

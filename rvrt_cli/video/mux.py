@@ -6,7 +6,8 @@ import contextlib
 import heapq
 import itertools
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -23,6 +24,7 @@ from rvrt_cli.video.streams import COVER_TYPES, Route
 _STALE = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "rotate", "timecode"}
 _STALE_PREFIXES = ("bps", "number_of_", "_statistics_", "duration-")
 _ANY_TYPE = "application/octet-stream"
+_LONGEST_REORDERING = 64  # packets between decoding and showing; H.264 and HEVC allow 16 pictures
 
 
 def mux(
@@ -32,6 +34,7 @@ def mux(
     *,
     muxer: str,
     routes: Sequence[Route] = (),
+    until: Fraction | None = None,
     source_mux: bool = True,
     start: float = 0.0,
     duration: float | None = None,
@@ -42,6 +45,7 @@ def mux(
         encoded: one file, or several of the same encoder settings in order of time; times on the output's clock.
         muxer: ffmpeg's name of the container.
         routes: from `streams.plan_streams`; without `source_mux` neither they nor chapters and metadata are used.
+        until: when the last picture gives way, in seconds on the source's clock; None: after the average time of one.
         start, duration: the part of the source, in seconds, that `encoded` shows; 0 and None: all of it.
 
     Returns:
@@ -61,6 +65,10 @@ def mux(
     end = Fraction(duration).limit_denominator(10**6) if duration is not None else None
     window = (Fraction(0) if start > 0 else None, end)
     written = 0
+
+    def ending(last: Fraction) -> Fraction:
+        return until - zero if until is not None and until - zero > last else last + 1 / info.frame_rate
+
     try:
         with contextlib.ExitStack() as stack:
             side = _side_file(stack, info, routes, muxer, output.parent)
@@ -72,7 +80,7 @@ def mux(
             if source_mux:
                 _describe(target, info, made.by_origin, zero, end)
             target.start_encoding()
-            tracks: list[Iterable[tuple[Fraction, int, Any]]] = [_video_packets(parts, first, made.video)]
+            tracks: list[Iterable[tuple[Fraction, int, Any]]] = [_video_packets(parts, first, made.video, ending)]
             if made.copied:
                 tracks.append(_copied_packets(source, made.copied, zero, window, 1))
             if made.relayed:
@@ -160,8 +168,37 @@ def _fresh(metadata: dict[str, str]) -> dict[str, str]:
     }
 
 
-def _video_packets(parts: list[Path], first: Any, target: Any) -> Iterator[tuple[Fraction, int, Any]]:
-    """The packets of all parts with increasing decoding times, which some containers leave out at the start."""
+def _video_packets(
+    parts: list[Path], first: Any, target: Any, ending: Callable[[Fraction], Fraction]
+) -> Iterator[tuple[Fraction, int, Any]]:
+    """The packets of all parts, each picture shown until the next one comes: the encoder, which gets no ends, guesses.
+
+    Args:
+        ending: given the time of the last picture, when it gives way, both in seconds.
+    """
+    waiting: deque[Any] = deque()
+
+    def leave() -> tuple[Fraction, int, Any]:
+        packet = waiting.popleft()
+        packet.duration = min((pts for pts in times if pts > packet.pts), default=packet.pts + 1) - packet.pts
+        return packet.dts * packet.time_base, 0, packet
+
+    for packet in _renumbered(parts, first, target):
+        waiting.append(packet)
+        if len(waiting) > _LONGEST_REORDERING:
+            times = [packet.pts for packet in waiting]
+            yield leave()
+    if waiting:
+        base = waiting[0].time_base
+        times = [packet.pts for packet in waiting]
+        last = max(times)
+        times.append(max(last + 1, round(ending(last * base) / base)))
+    while waiting:
+        yield leave()
+
+
+def _renumbered(parts: list[Path], first: Any, target: Any) -> Iterator[Any]:
+    """The packets of all parts for the stream `target`, in its unit of time, which the header may have changed."""
     last: int | None = None
     for number, part in enumerate(parts):
         with contextlib.ExitStack() as stack:
@@ -172,8 +209,7 @@ def _video_packets(parts: list[Path], first: Any, target: Any) -> Iterator[tuple
                 )
             packets = (p for p in container.demux(container.streams.video[0]) if p.size)
             for packet in _with_decoding_times(packets):
-                # In the stream's own unit, which the muxer may have changed when it wrote the header
-                base = target.time_base
+                base = Fraction(target.time_base)
                 scale = Fraction(packet.time_base) / base
                 pts, dts = round(packet.pts * scale), round(packet.dts * scale)
                 dts = dts if last is None else max(dts, last + 1)
@@ -183,7 +219,7 @@ def _video_packets(parts: list[Path], first: Any, target: Any) -> Iterator[tuple
                 if packet.duration:
                     packet.duration = round(packet.duration * scale)
                 last = dts
-                yield dts * base, 0, packet
+                yield packet
 
 
 def _header(container: Any) -> bytes | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import struct
 import sys
 from collections.abc import Iterator
@@ -59,6 +60,7 @@ class SourceInfo:
         time_base: unit of the frames' `pts`, in seconds.
         start_time: first picture's time; `begin`: the container's, from which `start` of readers and writers counts.
         duration: of the pictures, or None when unknown; frame_count likewise, `exact_count`: it is no estimate.
+        end: when the last picture gives way, as the video stream says; None where only the container knows a length.
         sample_aspect: width by height of one displayed px.
         rotation: degrees counter-clockwise by which a player turns the stored picture.
         upright: ffmpeg's filters that do so, mirroring included; "" for none.
@@ -80,6 +82,7 @@ class SourceInfo:
     start_time: Fraction = Fraction(0)
     begin: Fraction = Fraction(0)
     duration: float | None = None
+    end: Fraction | None = None
     frame_count: int | None = None
     exact_count: bool = False
     sample_aspect: Fraction = Fraction(1)
@@ -192,14 +195,19 @@ def _probe_video(path: Path) -> SourceInfo:
         # Everything that decoding could change is read first
         streams = tuple(_stream_info(s) for s in container.streams)
         count, exact = _frame_count(container, stream)
-        duration = _duration(container, stream)
+        end = _end(stream)
         begin = Fraction(container.start_time or 0, 1_000_000)
         frame = _first_frame(path, container, stream)
         pix_fmt = frame.format.name
         rate = stream.average_rate or stream.guessed_rate or stream.base_rate or Fraction(25)
+        first = stream.start_time if stream.start_time is not None else (frame.pts or 0)
+        start_time = first * Fraction(stream.time_base)
+        if end is not None and end > start_time:
+            duration: float | None = float(end - start_time)
+        else:
+            duration = container.duration / 1e6 if container.duration else None
         if count is None and duration:
             count = max(1, round(duration * rate))
-        first = stream.start_time if stream.start_time is not None else (frame.pts or 0)
         rotation, upright = _orientation(frame)
         turned = "transpose" in upright
         aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or Fraction(1)
@@ -216,9 +224,10 @@ def _probe_video(path: Path) -> SourceInfo:
             frame_rate=Fraction(rate),
             time_base=Fraction(stream.time_base),
             colour=colour.resolve(_codes(frame), pix_fmt, frame.height),
-            start_time=first * Fraction(stream.time_base),
+            start_time=start_time,
             begin=begin,
             duration=duration,
+            end=end,
             frame_count=count,
             exact_count=exact,
             sample_aspect=(1 / aspect if turned else aspect) if aspect > 0 else Fraction(1),
@@ -273,17 +282,13 @@ def _frame_count(container: Any, stream: Any) -> tuple[int | None, bool]:
     return stream.frames or None, bool(stream.frames) and container.format.name == "avi"
 
 
-def _duration(container: Any, stream: Any) -> float | None:
-    """Seconds of the video stream, or the container's where the stream says nothing."""
+def _end(stream: Any) -> Fraction | None:
+    """When the stream's last picture gives way, in seconds on its clock; None when it does not say."""
     if stream.duration:
-        return float(stream.duration * stream.time_base)
-    tag = stream.metadata.get("DURATION", "")  # Matroska's statistics
-    hours, _, rest = tag.partition(":")
-    minutes, _, seconds = rest.partition(":")
-    with contextlib.suppress(ValueError):
-        end = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-        return max(0.0, end - float((stream.start_time or 0) * stream.time_base)) or None
-    return container.duration / 1e6 if container.duration else None
+        return ((stream.start_time or 0) + stream.duration) * Fraction(stream.time_base)
+    tag = stream.metadata.get("DURATION", "")  # Matroska's statistics, which count from 0
+    match = re.fullmatch(r"(\d{1,4}):(\d\d):(\d\d(?:\.\d{1,12})?)", tag)
+    return int(match[1]) * 3600 + int(match[2]) * 60 + Fraction(match[3]) if match else None
 
 
 def _orientation(frame: Any) -> tuple[int, str]:

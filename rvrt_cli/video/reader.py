@@ -25,6 +25,7 @@ class Reader:
         time_base: unit of the frames' `pts`, in seconds.
         warnings: what was found wrong and survived, one line each; complete after the last frame.
         missing: frames that should have been there and were not; known after the last frame.
+        until: when the last frame gives way, as a `pts`; known after the last frame.
     """
 
     def __init__(self, info: SourceInfo, decoder: VideoDecoder | ImageDecoder) -> None:
@@ -46,6 +47,10 @@ class Reader:
     @property
     def missing(self) -> int:
         return self._decoder.missing
+
+    @property
+    def until(self) -> int | None:
+        return self._decoder.until
 
     def _run(self) -> None:
         last: BaseException | None = None
@@ -103,6 +108,7 @@ class ImageDecoder:
         self.info = info
         self.warnings: list[str] = []
         self.missing = 0
+        self.until: int | None = None
         self._closed = threading.Event()
         self._start = start
         self._end = None if duration is None else start + duration
@@ -128,6 +134,7 @@ class ImageDecoder:
                     f"{info.width}x{info.height}; make them equal or upscale them apart"
                 )
             count += 1
+            self.until = number + 1
             yield Frame(pixels, number, alpha)
         if not count and not self._closed.is_set():
             raise MediaError(f"{info.path}: no image in the part that was asked for; check --start and --duration")
