@@ -12,6 +12,7 @@ import time
 from fractions import Fraction
 from pathlib import Path
 
+import imageio_ffmpeg
 import numpy as np
 import pytest
 from video_clips import FAST, decoded_times, enlarge, ffmpeg, leftovers, read_all
@@ -163,6 +164,31 @@ def test_ffmpeg_ends_with_python_even_when_that_is_killed(tmp_path, clip):
         time.sleep(0.05)
     assert not any(_alive(pid) for pid in processes)
     assert not (tmp_path / "out.mp4").exists()
+
+
+@needs_proc
+def test_an_ffmpeg_without_pipes_ends_too_when_python_is_killed(tmp_path):
+    """The sound of an mp4 goes into Matroska by way of a file that an ffmpeg of its own writes."""
+    source, slow = tmp_path / "in.mp4", tmp_path / "ffmpeg"
+    ffmpeg("-f", "lavfi", "-i", "testsrc2=s=32x32:d=0.2", "-f", "lavfi", "-i", "sine=d=0.2", *FAST, source)
+    real = imageio_ffmpeg.get_ffmpeg_exe()
+    slow.write_text(f'#!/bin/sh\ncase "$*" in *.side*) echo "$$" > "$0.pid"; exec sleep 60;; esac\nexec {real} "$@"\n')
+    slow.chmod(0o755)
+    program = "import sys; from video_clips import enlarge; enlarge(sys.argv[1], sys.argv[2])"
+    paths = os.pathsep.join(map(str, (Path(__file__).parents[1], Path(__file__).parent)))
+    environment = {**os.environ, "PYTHONPATH": paths, "IMAGEIO_FFMPEG_EXE": str(slow)}
+    told = Path(f"{slow}.pid")
+    with subprocess.Popen([sys.executable, "-c", program, source, tmp_path / "out.mkv"], env=environment) as process:
+        while not (told.exists() and told.read_text().strip()):
+            assert process.poll() is None
+            time.sleep(0.01)
+        helper = int(told.read_text())
+        assert _alive(helper)
+        process.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while _alive(helper) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _alive(helper)
 
 
 def _alive(pid: int) -> bool:

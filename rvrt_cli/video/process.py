@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import subprocess
+import sys
 import threading
 import weakref
 from collections import deque
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from rvrt_cli.errors import MediaError
 
 PIPE_BYTES = 1 << 20  # what Linux grants an ordinary user; the default of 64 KiB halves the throughput
 _KEPT_LINES = 400
+_PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 # The level stands after the speaker's name; anywhere else the word may come from a file's own metadata
 _SERIOUS = re.compile(r"^(?:\[[^\]]* @ 0x[0-9a-f]+\] ?)*\[(?:error|fatal|panic)\]|^x265 \[error\]")
@@ -107,7 +111,8 @@ class FFmpeg:
     """A running ffmpeg. Its messages are read by a thread, so that they never block it; only the last ones are kept.
 
     It runs in a session of its own: Ctrl-C reaches this program alone, which then decides how to finish. It is killed
-    by `kill` and when Python exits; when Python itself is killed, its pipes break and it ends.
+    by `kill` and when Python exits. When Python itself is killed, its pipes break and it ends; one without pipes is ended
+    by the system, where that is Linux, and must be waited for in the thread that starts it.
     """
 
     def __init__(
@@ -123,6 +128,7 @@ class FFmpeg:
                 stdout=subprocess.PIPE if stdout else None,
                 stderr=subprocess.PIPE,
                 start_new_session=True,
+                preexec_fn=None if stdin or stdout else _follow_parent(),
             )
         except OSError as error:
             raise MediaError(
@@ -179,6 +185,22 @@ def _widen(descriptor: int) -> None:
         import fcntl
 
         fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+
+
+def _follow_parent() -> Callable[[], None] | None:
+    """For a child to call before it becomes another program: it is killed when the thread that made it is gone."""
+    if sys.platform != "linux":
+        return None
+    import ctypes
+
+    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
+
+    def follow() -> None:
+        prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+        if os.getppid() != parent:  # already gone
+            os._exit(1)
+
+    return follow
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
