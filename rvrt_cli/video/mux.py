@@ -18,7 +18,7 @@ import av
 from rvrt_cli.errors import MediaError
 from rvrt_cli.video.probe import ATTACHED_PIC, SourceInfo, disposition, open_container, reason
 from rvrt_cli.video.process import FFmpeg, file_url
-from rvrt_cli.video.streams import COVER_TYPES, Route
+from rvrt_cli.video.streams import COVER_TYPES, Route, moving_arguments
 
 # What describes the old file and not the film
 _STALE = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "rotate", "timecode"}
@@ -291,12 +291,7 @@ def _side_file(
         return None
     path = folder / f".rvrt-{secrets.token_hex(6)}.side"
     stack.callback(path.unlink, missing_ok=True)
-    arguments = ["-copyts", "-protocol_whitelist", "file", "-i", file_url(info.path)]
-    codecs: list[str] = []
-    for position, route in enumerate(moved):
-        arguments += ["-map", f"0:{route.index}"]
-        codecs += [f"-c:{position}", route.codec or "copy"]
-    ffmpeg = FFmpeg([*arguments, *codecs, "-map_chapters", "-1", "-f", muxer, file_url(path)])
+    ffmpeg = FFmpeg([*moving_arguments(info, moved), "-map_chapters", "-1", "-f", muxer, file_url(path)])
     try:
         if ffmpeg.wait() != 0:
             raise MediaError(f"{info.path}: sound or subtitles cannot be copied: {ffmpeg.last_error()}")

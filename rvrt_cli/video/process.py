@@ -65,11 +65,11 @@ def _ask(*arguments: str) -> str:
     return done.stdout.decode("utf-8", "replace")
 
 
-@lru_cache(maxsize=4)
-def _video_encoders(exe: str) -> dict[str, str]:
+@lru_cache(maxsize=8)
+def _encoders(exe: str, kind: str) -> dict[str, str]:
     found = {}
     for line in _ask("-encoders").splitlines():
-        match = re.match(r" V[A-Z.]{5} (\S+)\s+(.*)", line)
+        match = re.match(rf" {kind}[A-Z.]{{5}} (\S+)\s+(.*)", line)
         if match:
             codec = re.search(r"\(codec (\S+)\)$", match[2])
             found[match[1]] = codec[1] if codec else match[1]
@@ -78,7 +78,12 @@ def _video_encoders(exe: str) -> dict[str, str]:
 
 def video_encoders() -> dict[str, str]:
     """The video encoders of this ffmpeg, each with the name of the codec it writes: {"libx264": "h264", ...}."""
-    return _video_encoders(ffmpeg_exe())
+    return _encoders(ffmpeg_exe(), "V")
+
+
+def audio_encoders() -> dict[str, str]:
+    """The audio encoders of this ffmpeg, as `video_encoders`: {"libopus": "opus", ...}."""
+    return _encoders(ffmpeg_exe(), "A")
 
 
 @lru_cache(maxsize=64)
