@@ -181,7 +181,13 @@ def compute(
 
     with ExitStack() as stack:
         reader = stack.enter_context(
-            open_reader(job.source, start=options.start, duration=options.duration, deinterlace=options.deinterlace)
+            open_reader(
+                job.source,
+                start=options.start,
+                duration=options.duration,
+                deinterlace=options.deinterlace,
+                alpha=job.target.keeps_alpha,
+            )
         )
         writer = stack.enter_context(
             open_writer(

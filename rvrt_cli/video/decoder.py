@@ -7,6 +7,7 @@ come from one decode. PyAV takes the packets out.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import select
@@ -33,7 +34,7 @@ class VideoDecoder:
     After `frames`, `warnings` and `missing` tell how it went, and `until` when the last picture gives way, as a `pts`.
     """
 
-    def __init__(self, info: SourceInfo, start: float, duration: float | None, deinterlace: bool) -> None:
+    def __init__(self, info: SourceInfo, start: float, duration: float | None, deinterlace: bool, alpha: bool) -> None:
         self.info = info
         self.warnings: list[str] = []
         self.missing = 0
@@ -46,6 +47,7 @@ class VideoDecoder:
         if info.start_time < 0:
             self._lift = int(-info.start_time / info.time_base) + int(1 / info.time_base) + 1
         self._closed = threading.Event()
+        self._alpha = alpha and colour.has_alpha(info.pix_fmt)
         chain, self._packed = self._filters(deinterlace)
         self._ffmpeg = FFmpeg(
             [*self._input(start), "-vf", chain, *self._output()],
@@ -62,6 +64,8 @@ class VideoDecoder:
             return ["-f", "yuv4mpegpipe", "-i", "pipe:0", "-map", "0:v:0"]
         # Turned after the conversion to RGB instead: chroma does not lie where a turned picture says it does
         arguments = ["-noautorotate", "-copyts", "-protocol_whitelist", "file"]
+        if info.decoder:
+            arguments += ["-c:v", info.decoder]
         if start > 0:
             arguments += ["-ss", f"{start:.6f}"]
         return [*arguments, "-i", file_url(info.path), "-map", f"0:{info.stream_index}"]
@@ -70,7 +74,7 @@ class VideoDecoder:
         info = self.info
         turned = "transpose" in info.upright
         width, height = (info.height, info.width) if turned else (info.width, info.height)
-        chain, packed = colour.to_rgb(info.pix_fmt, info.colour, width, height)
+        chain, packed = colour.to_rgb(info.pix_fmt, info.colour, width, height, alpha=self._alpha)
         if info.upright:
             chain = f"{chain},{info.upright}"
         if deinterlace:
@@ -91,7 +95,7 @@ class VideoDecoder:
             MediaError: not one picture came out.
         """
         count, last = 0, None
-        for pts, pixels in self._pictures():
+        for pts, picture in self._pictures():
             moment = pts * self.info.time_base
             if self._first is not None and moment < self._first:
                 continue
@@ -102,7 +106,10 @@ class VideoDecoder:
             if last is not None and pts <= last:
                 pts = last + 1  # two pictures at one time: both are kept
             count, last = count + 1, pts
-            yield Frame(pixels, pts)
+            if self._alpha:
+                yield Frame(np.ascontiguousarray(picture[..., :3]), pts, np.ascontiguousarray(picture[..., 3]))
+            else:
+                yield Frame(picture, pts)
         else:
             if not self._closed.is_set():
                 status = self._ffmpeg.wait()
@@ -117,9 +124,9 @@ class VideoDecoder:
 
     def _pictures(self) -> Iterator[tuple[int, np.ndarray]]:
         info = self.info
-        shape = (info.height, info.width, 3)
-        kind = np.dtype("<u2") if self._packed == "rgb48le" else np.dtype(np.uint8)
-        size = info.height * info.width * 3 * kind.itemsize
+        shape = (info.height, info.width, 4 if self._alpha else 3)
+        kind = np.dtype("<u2") if self._packed in ("rgb48le", "rgba64le") else np.dtype(np.uint8)
+        size = math.prod(shape) * kind.itemsize
         pipe = self._ffmpeg.process.stdout
         assert pipe is not None
         try:

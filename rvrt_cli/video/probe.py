@@ -18,13 +18,14 @@ import av
 from rvrt_cli.errors import MediaError
 from rvrt_cli.video import colour, images, y4m
 from rvrt_cli.video.colour import Colour
-from rvrt_cli.video.process import file_url
+from rvrt_cli.video.process import file_url, has_decoder
 
 DEFAULT_FPS = Fraction(24)
 ATTACHED_PIC = 0x400  # disposition of cover art
 
 # Formats that are scripts to open other files or addresses, or that take any text for a picture
 _REFUSED_FORMATS = {"tty", "concat", "hls", "dash", "applehttp", "sdp", "rtsp", "lavfi", "imf", "webm_dash_manifest"}
+_ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # ffmpeg's own leave the alpha of WebM out
 # Clocks of these formats start anywhere; only differences mean something
 _FREE_CLOCKS = {"mpegts", "mpeg", "mpegtsraw", "rtp", "vob"}
 
@@ -65,6 +66,7 @@ class SourceInfo:
         rotation: degrees counter-clockwise by which a player turns the stored picture.
         upright: ffmpeg's filters that do so, mirroring included; "" for none.
         colour: resolved description, see `colour.resolve`.
+        decoder: ffmpeg's, where the usual one will not do; "" elsewhere.
         free_clock: the format's clock starts anywhere (MPEG-TS), so an output counts from `begin` instead of from 0.
     """
 
@@ -91,6 +93,7 @@ class SourceInfo:
     free_clock: bool = False
     format: str = ""
     codec: str = ""
+    decoder: str = ""
     stream_index: int = 0
     streams: tuple[StreamInfo, ...] = ()
     chapters: tuple[dict[str, Any], ...] = ()
@@ -199,6 +202,10 @@ def _probe_video(path: Path) -> SourceInfo:
         begin = Fraction(container.start_time or 0, 1_000_000)
         frame = _first_frame(path, container, stream)
         pix_fmt = frame.format.name
+        has_alpha = colour.has_alpha(pix_fmt) or stream.metadata.get("alpha_mode") == "1"
+        decoder = ""
+        if has_alpha and pix_fmt == "yuv420p" and has_decoder(_ALPHA_DECODERS.get(stream.codec_context.name, "")):
+            pix_fmt, decoder = "yuva420p", _ALPHA_DECODERS[stream.codec_context.name]
         rate = stream.average_rate or stream.guessed_rate or stream.base_rate or Fraction(25)
         first = stream.start_time if stream.start_time is not None else (frame.pts or 0)
         start_time = first * Fraction(stream.time_base)
@@ -219,7 +226,7 @@ def _probe_video(path: Path) -> SourceInfo:
             height=frame.width if turned else frame.height,
             bit_depth=colour.bit_depth(pix_fmt),
             pix_fmt=pix_fmt,
-            has_alpha=colour.has_alpha(pix_fmt) or stream.metadata.get("alpha_mode") == "1",
+            has_alpha=has_alpha,
             interlaced=bool(frame.interlaced_frame),
             frame_rate=Fraction(rate),
             time_base=Fraction(stream.time_base),
@@ -236,6 +243,7 @@ def _probe_video(path: Path) -> SourceInfo:
             free_clock=bool(set(container.format.name.split(",")) & _FREE_CLOCKS),
             format=container.format.name,
             codec=stream.codec_context.name,
+            decoder=decoder,
             stream_index=stream.index,
             streams=streams,
             chapters=tuple(dict(chapter) for chapter in container.chapters()),
@@ -360,7 +368,7 @@ def _probe_images(source: str, files: list[Path], fps: Fraction | None) -> Sourc
         height=pixels.shape[0],
         bit_depth=depth,
         pix_fmt=pix_fmt,
-        has_alpha=alpha is not None or colour.has_alpha(pix_fmt),
+        has_alpha=alpha is not None or any(images.has_alpha(path) for path in files),
         interlaced=False,
         frame_rate=rate,
         time_base=1 / rate,

@@ -112,6 +112,16 @@ def has_zscale() -> bool:
     return has_filter("zscale")
 
 
+@lru_cache(maxsize=4)
+def _decoders(exe: str) -> frozenset[str]:
+    return frozenset(re.findall(r"^ [A-Z.]{6} (\S+)\s", _ask("-decoders"), re.MULTILINE))
+
+
+def has_decoder(name: str) -> bool:
+    """Whether this ffmpeg has the decoder."""
+    return name in _decoders(ffmpeg_exe())
+
+
 class FFmpeg:
     """A running ffmpeg. Its messages are read by a thread, so that they never block it; only the last ones are kept.
 

@@ -82,7 +82,7 @@ class Writer:
             width=target.width,
             height=target.height,
             deep=info.bit_depth > 8,
-            alpha="a" in target.pix_fmt.removeprefix("gray") and target.kind == "folder",
+            alpha=target.keeps_alpha,
             time_base=self._base if target.kind != "y4m" else 1 / info.frame_rate,
             chain=f"{target.chain},setsar=sar={_aspect(info, target)}:max=65535",
             output=self._output(first),
