@@ -208,6 +208,39 @@ def test_ffmpeg_cannot_block_on_its_messages():
     ffmpeg_process.kill()
 
 
+def test_what_matters_in_ffmpegs_messages_is_not_lost_among_many():
+    """`showinfo` writes a line or two for each of 2000 pictures; what is watched for stands in the first of them."""
+    watched = FFmpeg(
+        ["-f", "lavfi", "-i", "testsrc2=s=16x16:d=80", "-vf", "showinfo", "-f", "null", "-"], level="info",
+        watch={"first": r" n: +0 ", "all": r" n: *\d", "none": "no such words"},
+    )  # fmt: skip
+    assert watched.wait() == 0
+    assert not any(" n:   0 " in line for line in watched.lines)
+    assert (watched.seen["first"], watched.seen["all"], watched.seen["none"]) == (1, 2000, 0)
+    watched.kill()
+
+
+def test_pictures_that_change_their_size_are_told_of_though_many_messages_follow(tmp_path):
+    names = []
+    for size in ("64x48", "96x80"):
+        names.append(tmp_path / f"{size}.h264")
+        pictures = f"testsrc2=s={size}:r=25:d=0.4"
+        ffmpeg("-f", "lavfi", "-i", pictures, *FAST, "-g", "1", "-bsf:v", "dump_extra", names[-1])
+    data = bytearray(names[1].read_bytes())
+    whole = bytes(data)
+    starts = [
+        place for place in range(len(data) - 4) if data[place : place + 3] == b"\0\0\1" and data[place + 3] & 31 == 5
+    ]
+    for place in starts[1:]:
+        data[place + 8 : place + 40] = b"\xff" * 32
+    source = tmp_path / "in.h264"
+    source.write_bytes(names[0].read_bytes() + whole + bytes(data) * 60)
+    with open_reader(probe(source)) as reader:
+        list(reader)
+        assert len(reader._decoder._ffmpeg.lines) == 400, "the messages do not fill what is kept"
+    assert any("change their size" in warning for warning in reader.warnings)
+
+
 # Targets
 
 
@@ -287,6 +320,18 @@ def test_overwriting_replaces_files_and_folders_of_images(tmp_path, clip):
         enlarge(clip, target, duration=0.12, overwrite=True)
         assert len(read_all(target)) == count
     assert leftovers(tmp_path) == []
+
+
+def test_a_picture_beyond_2_gib_is_refused_before_the_work(tmp_path, clip):
+    """PyAV cuts the size of a packet to 32 bits: the rest of the picture would be lost without a word."""
+    for target, depth in (("out.mkv", 3), ("frames/", 3), ("-", 3)):
+        with (
+            pytest.raises(MediaError, match=rf"32768x21846 px has {32768 * 21846 * depth} bytes.*--size") as error,
+            open_writer(target if target == "-" else f"{tmp_path}/{target}", probe(clip), width=32768, height=21846),
+        ):
+            pass
+        assert "\n" not in str(error.value)
+    assert sorted(tmp_path.iterdir()) == [clip]
 
 
 def test_one_picture_makes_a_video(tmp_path):

@@ -25,6 +25,12 @@ from rvrt_cli.video.frame import Frame
 from rvrt_cli.video.probe import SourceInfo, open_container, stdin_descriptor
 from rvrt_cli.video.process import FFmpeg, file_url
 
+# Messages that say something about the whole of a source, wherever in it they come
+_WATCH = {
+    "change": "Reconfiguring filter graph because video parameters changed",
+    "jump": "Non-monotonic DTS",
+    "damage": r"ended prematurely|[Tt]runcat|corrupt|partial file",
+}
 NUT_OPTIONS = {"probesize": "32", "analyzeduration": "0"}  # believe the header; reading ahead would cost memory
 
 
@@ -54,6 +60,7 @@ class VideoDecoder:
             stdin=info.kind == "y4m",
             stdout=True,
             level="verbose",  # the counts of packets and pictures come at this level
+            watch=_WATCH,
         )
         if info.kind == "y4m":
             threading.Thread(target=self._pump, name="y4m-pump", daemon=True).start()
@@ -151,15 +158,14 @@ class VideoDecoder:
             if self._first is not None:
                 raise MediaError(f"{info.path}: no picture after {float(self._first - info.begin):g} s; lower --start")
             raise MediaError(f"{info.path}: no picture can be decoded: {ffmpeg.last_error()}")
-        log = "\n".join(ffmpeg.lines)
-        self.missing = self._count_missing(count, last, log)
-        if "Reconfiguring filter graph because video parameters changed" in log:
+        self.missing = self._count_missing(count, last)
+        if ffmpeg.seen["change"]:
             self.warnings.append(
                 f"{info.path}: the pictures change their size or format midway; all were scaled to "
                 f"{info.width}x{info.height}"
             )
         self.until = self._shown_until(last)
-        jumps = log.count("Non-monotonic DTS")
+        jumps = ffmpeg.seen["jump"]
         if jumps:
             self.warnings.append(
                 f"{info.path}: the clock runs backwards, {jumps} frames follow the last one at once; sound may be out "
@@ -189,17 +195,16 @@ class VideoDecoder:
             until = min(until, self._end)
         return max(last + 1, round(until / info.time_base))
 
-    def _count_missing(self, count: int, last: int, log: str) -> int:
+    def _count_missing(self, count: int, last: int) -> int:
         """Pictures that the container announces, or that went in as packets, and that did not come out."""
         info = self.info
         whole = self._first is None and self._end is None
         if whole and info.exact_count and info.frame_count:
             return max(0, info.frame_count - count)
-        damaged = self._ffmpeg.errors > 0 or re.search(r"ended prematurely|[Tt]runcat|corrupt|partial file", log)
-        if not damaged:
+        if not (self._ffmpeg.errors or self._ffmpeg.seen["damage"]):
             return 0
         lost = 0
-        counts = re.findall(r"(\d+) packets read .*?; (\d+) frames decoded", log)
+        counts = re.findall(r"(\d+) packets read .*?; (\d+) frames decoded", "\n".join(self._ffmpeg.lines))
         if whole and counts:
             lost = max(0, int(counts[0][0]) - int(counts[0][1]))
         if info.duration:

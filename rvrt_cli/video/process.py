@@ -10,10 +10,11 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 
 from rvrt_cli.errors import MediaError
 
@@ -125,13 +126,22 @@ def has_decoder(name: str) -> bool:
 class FFmpeg:
     """A running ffmpeg. Its messages are read by a thread, so that they never block it; only the last ones are kept.
 
+    What matters in a message that is not kept any more: `errors` counts those of level error or worse, and `seen` those
+    that match a pattern of `watch`, by its name.
+
     It runs in a session of its own: Ctrl-C reaches this program alone, which then decides how to finish. It is killed
     by `kill` and when Python exits. When Python itself is killed, its pipes break and it ends; one without pipes is ended
     by the system, where that is Linux, and must be waited for in the thread that starts it.
     """
 
     def __init__(
-        self, arguments: list[str], *, stdin: bool = False, stdout: bool = False, level: str = "warning"
+        self,
+        arguments: list[str],
+        *,
+        stdin: bool = False,
+        stdout: bool = False,
+        level: str = "warning",
+        watch: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """Start `ffmpeg arguments`; `stdin` and `stdout`: whether to open a pipe (else nothing in, inherited out)."""
         exe = ffmpeg_exe()
@@ -154,7 +164,10 @@ class FFmpeg:
                 _widen(pipe.fileno())
         self._finalizer = weakref.finalize(self, _end, self.process)
         self.lines: deque[str] = deque(maxlen=_KEPT_LINES)
-        self.errors = 0  # lines of level error or worse seen so far
+        self.errors = 0
+        self.seen: Counter[str] = Counter()
+        self._error_lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        self._watch = {name: re.compile(pattern) for name, pattern in watch.items()}
         self._drain = threading.Thread(target=self._read_messages, name="ffmpeg-messages", daemon=True)
         self._drain.start()
 
@@ -163,8 +176,11 @@ class FFmpeg:
         with contextlib.suppress(ValueError, OSError):  # closed under us by `kill`
             for raw in self.process.stderr:
                 line = raw.decode("utf-8", "replace").rstrip()
-                self.errors += bool(_SERIOUS.search(line))
                 self.lines.append(line)
+                self.seen.update(name for name, pattern in self._watch.items() if pattern.search(line))
+                if _SERIOUS.search(line):
+                    self.errors += 1
+                    self._error_lines.append(line)
 
     def wait(self) -> int:
         """The exit status, after all messages have been read."""
@@ -186,7 +202,7 @@ class FFmpeg:
 
     def last_error(self) -> str:
         """ffmpeg's own words for what went wrong: its last error line that is not the echo of another one."""
-        errors = [line for line in self.lines if _SERIOUS.search(line)]
+        errors = list(self._error_lines)
         telling = [line for line in errors if not _ECHOES.search(line)] or errors or [x for x in self.lines if x]
         if not telling:
             return f"it ended with status {self.process.poll()} without a message"
