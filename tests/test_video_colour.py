@@ -21,7 +21,11 @@ MATRICES = {
     "bt2020nc": ((0.2627, 0.0593), "bt2020", "arib-std-b67"),
 }
 PATCHES = np.array(list(itertools.product([0, 51, 128, 204, 255], repeat=3))) / 255  # RGB in 0..1
-VARIANTS = list(itertools.product(MATRICES, ["tv", "pc"], [8, 10], ["420", "444"]))
+VARIANTS = [
+    *itertools.product(MATRICES, ["tv", "pc"], [8, 10], ["420", "444"]),
+    *itertools.product(["bt709", "bt2020nc"], ["tv", "pc"], [8, 10, 12], ["422"]),
+    *itertools.product(["bt2020nc"], ["tv", "pc"], [12], ["420", "444"]),
+]
 
 
 def codes(rgb, matrix, value_range, bits):
@@ -52,8 +56,9 @@ def rgb_of(values, matrix, value_range, bits):
 
 def patch_clip(path, values, matrix, value_range, bits, chroma, edge=8):
     """A lossless clip with one frame per patch of the given codes, tagged."""
-    kind, pix_fmt = (np.uint8, f"yuv{chroma}p") if bits == 8 else (np.dtype("<u2"), f"yuv{chroma}p10le")
-    small = ((edge + 1) // 2) ** 2 if chroma == "420" else edge**2
+    kind, pix_fmt = (np.uint8, f"yuv{chroma}p") if bits == 8 else (np.dtype("<u2"), f"yuv{chroma}p{bits}le")
+    half = (edge + 1) // 2
+    small = {"420": half * half, "422": half * edge, "444": edge * edge}[chroma]
     raw = b"".join(
         np.full(size, value, kind).tobytes()
         for patch in values

@@ -75,6 +75,11 @@ def test_a_transport_stream_starts_at_zero_with_its_sound_in_step(tmp_path):
     assert len(after[0].times) == 30
 
 
+def title(stream):
+    """A track's title; in an mp4 it is the handler's name."""
+    return stream.metadata.get("title", stream.metadata.get("name"))
+
+
 AUDIO = {
     "aac": (".mp4", ".mp4"),
     "libopus": (".mkv", ".webm"),
@@ -96,11 +101,14 @@ def test_sound_is_copied_bit_for_bit(tmp_path, encoder):
     enlarge(source, target, **({"preset": "8"} if target.suffix == ".webm" else {}))
     before, after = streams(source, "audio"), streams(target, "audio")
     assert len(before) == len(after) == 2
+    # An .mov that ffmpeg writes has no language for "deu"; it is the source here that lacks it
+    assert [s.metadata.get("language") for s in after] == [None if encoder == "pcm_s16le" else "deu", "fra"]
+    assert [title(s) for s in after] == [None, "Zweitton"]
     for a, b in zip(before, after, strict=True):
         assert a.codec == b.codec
         assert b"".join(a.data) == b"".join(b.data)
         assert abs(a.times[0] - b.times[0]) <= MILLISECOND
-        assert a.metadata.get("language") == b.metadata.get("language")  # ffmpeg loses it in some .mov files
+        assert a.metadata.get("language") == b.metadata.get("language")
         assert a.disposition == b.disposition
 
 
@@ -114,6 +122,18 @@ RECODED = [
     ("libopus", ".mkv", 2, ".mov", "aac", 0.01),
     ("wmav2", ".asf", 2, ".mkv", "aac", 0.01),
 ]
+
+
+@pytest.mark.parametrize(
+    ("language", "kept"), [("deu", "ger"), ("fre", "fra"), ("swe", "sve"), ("ita", "ita"), ("glg", None)]
+)
+def test_a_language_gets_the_code_that_quicktime_has_for_it(tmp_path, language, kept):
+    source, target = tmp_path / "in.mkv", tmp_path / "out.mov"
+    ffmpeg(*PICTURES, *SOUND, *FAST, "-c:a", "pcm_s16le", "-metadata:s:a:0", f"language={language}", source)
+    notes = enlarge(source, target, duration=0.2)
+    assert streams(target, "audio")[0].metadata.get("language") == kept
+    lost = f"out.mov: stream 1 (audio) loses its language {language!r}, which .mov does not know"
+    assert notes == ([] if kept else [lost])
 
 
 @pytest.mark.parametrize(("encoder", "suffix", "channels", "wanted", "codec", "loss"), RECODED)

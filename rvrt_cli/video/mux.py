@@ -18,7 +18,7 @@ import av
 from rvrt_cli.errors import MediaError
 from rvrt_cli.video.probe import ATTACHED_PIC, SourceInfo, disposition, open_container, reason
 from rvrt_cli.video.process import FFmpeg, file_url
-from rvrt_cli.video.streams import COVER_TYPES, Route, moving_arguments
+from rvrt_cli.video.streams import COVER_TYPES, Route, kept_language, moving_arguments
 
 # What describes the old file and not the film
 _STALE = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "rotate", "timecode"}
@@ -78,7 +78,7 @@ def mux(
             target = stack.enter_context(av.open(file_url(output), "w", format=muxer, container_options=options))
             made = _add_streams(target, first, info, routes, source, beside)
             if source_mux:
-                _describe(target, info, made.by_origin, zero, end)
+                _describe(target, info, muxer, made.by_origin, zero, end)
             target.start_encoding()
             tracks: list[Iterable[tuple[Fraction, int, Any]]] = [_video_packets(parts, first, made.video, ending)]
             if made.copied:
@@ -140,12 +140,19 @@ def _attach_cover(target: Any, stream: Any, codec: str) -> None:
     stream.container.seek(0)
 
 
-def _describe(target: Any, info: SourceInfo, streams: dict[int, Any], zero: Fraction, last: Fraction | None) -> None:
+def _describe(
+    target: Any, info: SourceInfo, muxer: str, streams: dict[int, Any], zero: Fraction, last: Fraction | None
+) -> None:
     """Metadata, dispositions and chapters of the source."""
     target.metadata.update(_fresh(info.metadata))
     for described in info.streams:
         if described.index in streams:
-            streams[described.index].metadata.update(_fresh(described.metadata))
+            metadata = _fresh(described.metadata)
+            if "name" in metadata:  # what the reader of mp4 calls the title that its writer takes
+                metadata.setdefault("title", metadata.pop("name"))
+            if "language" in metadata:
+                metadata["language"] = kept_language(described.language, muxer) or "und"
+            streams[described.index].metadata.update(metadata)
             streams[described.index].disposition = described.disposition
     chapters = []
     for number, chapter in enumerate(info.chapters):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,14 @@ _LOSSLESS_SOUND_CODEC = {"mp4": "alac", "mov": "alac", "matroska": "flac"}
 _BITS_PER_CHANNEL = 96_000  # 192 kb/s of stereo: transparent in either lossy codec
 # Opus takes the channels only in these orders, so not 5.1 with the speakers of AC-3
 _ORDERS = {"libopus": "mono|stereo|3.0|quad|5.0|5.1|6.1|7.1"}
+
+
+# Codes of ISO 639-2 for the same language; Apple's table, as ffmpeg has it, calls Swedish by one of its own
+_PAIRS = (
+    "alb sqi, arm hye, baq eus, bur mya, chi zho, cze ces, dut nld, fre fra, geo kat, ger deu, gre ell, ice isl, mac mkd, "
+    "may msa, per fas, rum ron, slo slk, sve swe, tib bod, wel cym"
+)
+_SAME_LANGUAGE = {a: b for pair in _PAIRS.split(", ") for a, b in (pair.split(), reversed(pair.split()))}
 
 
 @dataclass(frozen=True)
@@ -77,6 +87,13 @@ def plan_streams(info: SourceInfo, muxer: str, target: Path) -> tuple[tuple[Rout
                 )
             else:
                 raise MediaError(_refusal(source.streams[stream.index], stream, info, target))
+    kept = {info.stream_index, *(route.index for route in routes)}
+    for stream in info.streams:
+        if stream.index in kept and kept_language(stream.language, muxer) is None:
+            notes.append(
+                f"{target.name}: stream {stream.index} ({stream.type}) loses its language {stream.language!r}, which "
+                f"{target.suffix} does not know"
+            )
     _rehearse([route for route in routes if route.channels], info, target)
     return tuple(routes), tuple(notes)
 
@@ -85,6 +102,29 @@ def _sound_codec(stream: StreamInfo, muxer: str) -> str:
     """The encoder for sound that the container cannot hold as it is."""
     lossless = bool(av.Codec(stream.codec, "r").lossless)
     return (lossless and _LOSSLESS_SOUND_CODEC.get(muxer)) or _SOUND_CODEC[muxer]
+
+
+@lru_cache(maxsize=256)
+def kept_language(language: str, muxer: str) -> str | None:
+    """The code under which the container keeps a language, None when it cannot.
+
+    QuickTime knows a hundred languages by number, and ffmpeg each of them by one of its two codes only.
+    """
+    if muxer != "mov" or language == "und":
+        return language
+    for code in (language, _SAME_LANGUAGE.get(language)):
+        made = io.BytesIO()
+        with av.open(made, "w", format=muxer) as output:
+            stream: Any = output.add_stream("pcm_s16le", rate=8000, layout="mono")
+            stream.metadata["language"] = code or "und"
+            packet: Any = av.Packet(b"\0\0")  # a track without one is left out
+            packet.stream, packet.time_base, packet.pts, packet.dts = stream, Fraction(1, 8000), 0, 0
+            output.mux(packet)
+        made.seek(0)
+        with av.open(made) as written:
+            if code and written.streams[0].metadata.get("language") == code:
+                return code
+    return None
 
 
 def moving_arguments(info: SourceInfo, routes: Sequence[Route]) -> list[str]:
