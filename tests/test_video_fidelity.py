@@ -363,14 +363,20 @@ def test_a_mirrored_video_is_mirrored_back(tmp_path, option, axis):
     assert np.array_equal(read_all(source)[0].pixels, np.flip(read_all(flat)[0].pixels, axis))
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
-def test_the_shape_of_a_pixel_stays_or_follows_the_size(tmp_path, suffix):
-    source = tmp_path / f"in{suffix}"
-    ffmpeg(*PICTURES, "-vf", "setsar=12/11", *FAST, source)
-    target = tmp_path / f"out{suffix}"
-    enlarge(source, target, scale=2)
+@pytest.mark.parametrize(
+    ("suffix", "codec", "aspect"),
+    [(".mp4", "libx264", "12/11"), (".mkv", "libx264", "12/11"), (".mov", "prores_ks", "12/11"), (".mkv", "ffv1", "3/2"),
+     (".webm", "libvpx-vp9", "3/4"), (".mp4", "libvpx-vp9", "3/4")],
+)  # fmt: skip
+def test_the_shape_of_a_pixel_stays_or_follows_the_size(tmp_path, suffix, codec, aspect):
+    """H.264 says it in its bitstream; the others leave it to the container."""
+    source, target = tmp_path / "in.mkv", tmp_path / f"out{suffix}"
+    ffmpeg(*PICTURES, "-vf", f"setsar={aspect}", *FAST, source)
+    enlarge(source, target, scale=2, codec=codec, preset={"libx264": "ultrafast", "libvpx-vp9": "8"}.get(codec))
     with av.open(str(target)) as container:
-        assert container.streams.video[0].sample_aspect_ratio == Fraction(12, 11)
+        assert container.streams.video[0].sample_aspect_ratio == Fraction(aspect)
+    assert len(decoded_times(target)) == 30
+    assert leftovers(tmp_path) == []
 
 
 @pytest.mark.parametrize("codec", ["libx264", "libx265"])

@@ -89,9 +89,31 @@ def mux(
             for _, order, packet in heapq.merge(*tracks, key=lambda item: item[:2]):
                 target.mux(packet)
                 written += order == 0
+        _keep_aspect(parts[0], output, muxer)
     except (av.error.FFmpegError, OSError) as error:
         raise MediaError(f"{output.name}: cannot be written ({reason(error)})") from error
     return written
+
+
+def _keep_aspect(encoded: Path, output: Path, muxer: str) -> None:
+    """Copy `output` anew where its pictures' shape is neither in their bitstream nor, as with Matroska, set by PyAV."""
+    with open_container(encoded) as first, open_container(output) as written:
+        old, new = first.streams.video[0], written.streams.video[0]
+        wanted = old.sample_aspect_ratio or Fraction(1)
+        if abs((new.sample_aspect_ratio or 1) / wanted - 1) < Fraction(1, 100):  # Matroska rounds to whole px
+            return
+        shape = wanted * Fraction(old.codec_context.width, old.codec_context.height)
+    remade = output.with_name(f".rvrt-{secrets.token_hex(6)}.side")
+    copied = ["-map", "0", "-c", "copy", "-aspect:v:0", f"{shape.numerator}:{shape.denominator}"]
+    source = ["-copyts", "-protocol_whitelist", "file", "-i", file_url(output)]
+    ffmpeg = FFmpeg([*source, *copied, "-avoid_negative_ts", "disabled", "-f", muxer, file_url(remade)])
+    try:
+        if ffmpeg.wait() != 0:
+            raise MediaError(f"{output.name}: cannot be written: {ffmpeg.last_error()}")
+        remade.replace(output)
+    finally:
+        ffmpeg.kill()
+        remade.unlink(missing_ok=True)
 
 
 @dataclass
@@ -113,6 +135,7 @@ def _add_streams(target: Any, first: Any, info: SourceInfo, routes: Sequence[Rou
         if index == info.stream_index:
             made.video = made.by_origin[index] = _copy_stream(target, first.streams.video[0])
             made.video.time_base = info.time_base
+            made.video.codec_context.sample_aspect_ratio = first.streams.video[0].sample_aspect_ratio
             continue
         stream = source.streams[index]
         if ways[index].how == "attach":
