@@ -12,6 +12,7 @@ import time
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import imageio_ffmpeg
 import numpy as np
 import pytest
@@ -67,6 +68,9 @@ def test_a_truncated_video_gives_what_it_has_and_says_what_is_missing(tmp_path, 
     warnings = enlarge(cut, target)
     count = len(decoded_times(target))
     assert 60 < count < 180
+    with av.open(str(target)) as container:  # the last picture is not held until where the whole film would end
+        shown = float(container.streams.video[0].metadata["DURATION"].rpartition(":")[2])
+    assert shown == pytest.approx(float(decoded_times(target)[-1]) + 1 / 25, abs=1e-3)
     with open_reader(probe(cut)) as reader:
         assert len(list(reader)) == count
         assert reader.missing == 200 - count
