@@ -411,7 +411,7 @@ def test_damaged_segments_are_an_error_in_one_line(
     target = tmp_path / ("out" if called == "frames" else "out.mkv")
     work = interrupted(target.name)
     if name == "end.json":
-        (work / name).write_text('{"frames": 61, "warnings": []}')
+        (work / name).write_text('{"frames": 61, "until": null, "warnings": []}')
     spoil(work / name)
     status, said = rvrt(clip, target)
     assert (status, said) == (1, [f"rvrt: {work / (called or name)}: missing or damaged; --overwrite starts afresh"])
@@ -470,7 +470,7 @@ def work(tmp_path: Path) -> Work:
         work.start(Manifest(about, Plan(4, 2, (32, 40), 16)))
         states = [{"mean": np.ones((1, 1, 32, 40, 3), np.float32)}, {"mean": np.zeros((1, 1, 32, 40, 3), np.float32)}]
         work.add(Segment(0, 8, True, True), Carried((32, 40), states))
-        work.end(8, ["a note"])
+        work.end(8, 320, ["a note"])
         work.publishing(tmp_path / "muxed.mp4", about, 8)
     return work
 
@@ -484,7 +484,7 @@ def test_what_is_written_is_read(work: Work) -> None:
     assert manifest is not None
     assert manifest.plan == Plan(4, 2, (32, 40), 16)
     assert work.segments() == work.complete() == [Segment(0, 8, True, True)]
-    assert work.ended() == (8, ["a note"])
+    assert work.ended() == (8, 320, ["a note"])
     carried = work.carried(8, two_tiles)
     assert carried.tile == (32, 40)
     assert [float(state["mean"].mean()) for state in carried.states] == [1, 0]
@@ -520,9 +520,9 @@ def test_a_damaged_file_is_one_error_and_nothing_worse(work: Work, name: str, da
 
 def test_ranks_may_note_the_end_at_one_time(work: Work) -> None:
     with ThreadPoolExecutor(8) as ranks:
-        for noted in [ranks.submit(work.end, 8, ["a note"]) for _ in range(200)]:
+        for noted in [ranks.submit(work.end, 8, 320, ["a note"]) for _ in range(200)]:
             noted.result()
-    assert work.ended() == (8, ["a note"])
+    assert work.ended() == (8, 320, ["a note"])
     assert not list(work.folder.glob("*.part"))
 
 
@@ -530,7 +530,7 @@ def test_a_work_folder_that_is_none_any_more_is_one_error(work: Work) -> None:
     remove(work.folder)
     work.folder.touch()  # not even what was begun can be removed
     with pytest.raises(MediaError, match=r"cannot be written \(Not a directory\); mend that"):
-        work.end(8, [])
+        work.end(8, None, [])
 
 
 def test_nobody_begins_in_a_folder_that_is_being_removed(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,11 @@ MATRICES = {
     "bt2020nc": ((0.2627, 0.0593), "bt2020", "arib-std-b67"),
 }
 PATCHES = np.array(list(itertools.product([0, 51, 128, 204, 255], repeat=3))) / 255  # RGB in 0..1
-VARIANTS = list(itertools.product(MATRICES, ["tv", "pc"], [8, 10], ["420", "444"]))
+VARIANTS = [
+    *itertools.product(MATRICES, ["tv", "pc"], [8, 10], ["420", "444"]),
+    *itertools.product(["bt709", "bt2020nc"], ["tv", "pc"], [8, 10, 12], ["422"]),
+    *itertools.product(["bt2020nc"], ["tv", "pc"], [12], ["420", "444"]),
+]
 
 
 def codes(rgb, matrix, value_range, bits):
@@ -52,8 +56,9 @@ def rgb_of(values, matrix, value_range, bits):
 
 def patch_clip(path, values, matrix, value_range, bits, chroma, edge=8):
     """A lossless clip with one frame per patch of the given codes, tagged."""
-    kind, pix_fmt = (np.uint8, f"yuv{chroma}p") if bits == 8 else (np.dtype("<u2"), f"yuv{chroma}p10le")
-    small = ((edge + 1) // 2) ** 2 if chroma == "420" else edge**2
+    kind, pix_fmt = (np.uint8, f"yuv{chroma}p") if bits == 8 else (np.dtype("<u2"), f"yuv{chroma}p{bits}le")
+    half = (edge + 1) // 2
+    small = {"420": half * half, "422": half * edge, "444": edge * edge}[chroma]
     raw = b"".join(
         np.full(size, value, kind).tobytes()
         for patch in values
@@ -256,3 +261,61 @@ def test_the_clock_of_a_part_begins_at_zero():
     )
     assert late.zero() == 0
     assert late.zero(0.25) == Fraction(1, 4)
+
+
+# pixel format: (encoder, suffix, depth, grey 128 in its colour planes, each with its share of the px)
+ALPHA = {
+    "yuva420p": ("ffv1", ".mkv", 8, [(126, 1), (128, 4), (128, 4)]),
+    "yuva444p10le": ("ffv1", ".mkv", 10, [(126 * 4, 1), (512, 1), (512, 1)]),
+    "yuva422p12le": ("ffv1", ".mkv", 12, [(126 * 16, 1), (2048, 2), (2048, 2)]),
+    "gbrap": ("ffv1", ".mkv", 8, [(128, 1)] * 3),
+    "gbrap10le": ("ffv1", ".mkv", 10, [(514, 1)] * 3),
+    "gray8a": ("png", ".mov", 8, [(128, 1)]),
+    "rgba": ("qtrle", ".mov", 8, [(128, 1)] * 3),
+    "vp9": ("libvpx-vp9", ".webm", 8, [(126, 1), (128, 4), (128, 4)]),
+}
+PACKED = {"gray8a", "rgba"}
+
+
+@pytest.mark.parametrize("pix_fmt", ALPHA)
+def test_a_video_with_alpha_keeps_it_in_a_folder_of_images(tmp_path, pix_fmt):
+    encoder, suffix, bits, planes = ALPHA[pix_fmt]
+    source, target = tmp_path / f"in{suffix}", tmp_path / "out"
+    levels = np.array([0, 1, 63, 128, 200, 254]) * (2**bits - 1) // 255
+    kind = np.uint8 if bits == 8 else np.dtype("<u2")
+    parts = [[np.full(256 // share, code, kind) for code, share in [*planes, (level, 1)]] for level in levels]
+    data = b"".join((np.stack(p, 1) if pix_fmt in PACKED else np.concatenate(p)).tobytes() for p in parts)
+    shape = ["-f", "rawvideo", "-s", "16x16", "-pix_fmt", pix_fmt.replace("vp9", "yuva420p"), "-r", "25"]
+    options = {"vp9": ["-lossless", "1", "-auto-alt-ref", "0"], "rgba": ["-pix_fmt", "argb"]}.get(pix_fmt, [])
+    ffmpeg(*shape, "-i", "pipe:0", "-c:v", encoder, *options, source, data=data)
+    info = probe(source)
+    assert info.has_alpha
+    assert enlarge(source, target) == []
+    frames = read_all(target)
+    unit = 1 if bits == 8 else 257
+    got = np.stack([frame.alpha for frame in frames]).astype(float) / unit
+    want = levels[:, None, None] * 255 / (2**bits - 1)
+    assert np.abs(got - want).max() <= 0.01, got[:, 3, 3]
+    pixels = np.stack([frame.pixels for frame in frames]).astype(float) / unit
+    assert np.abs(pixels[1:] - 128).max() <= 0.5  # what is wholly transparent may have any colour
+    notes = enlarge(source, tmp_path / "out.mkv")
+    assert "out.mkv: alpha is left out, only a folder of PNG keeps it" in notes
+
+
+def test_alpha_that_comes_late_in_a_sequence_is_kept(tmp_path):
+    source, target = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    rng = np.random.default_rng(6)
+    rgba = rng.integers(0, 255, (4, 12, 10, 4), dtype=np.uint8, endpoint=True)
+    for number, pix_fmt in enumerate(["rgb24", "rgb24", "rgba", "rgb24"]):
+        picture = rgba[number] if pix_fmt == "rgba" else rgba[number, ..., :3]
+        shape = ["-f", "rawvideo", "-s", "10x12", "-pix_fmt", pix_fmt]
+        ffmpeg(*shape, "-i", "pipe:0", source / f"{number}.png", data=np.ascontiguousarray(picture).tobytes())
+    assert enlarge(source, target) == []
+    with av.open(str(target / "000001.png")) as container:
+        assert next(container.decode(video=0)).format.name == "rgba"
+    frames = read_all(target)
+    for number, frame in enumerate(frames):
+        assert np.array_equal(frame.pixels, rgba[number, ..., :3])
+        opaque = frame.alpha is None or frame.alpha.min() == 255
+        assert np.array_equal(frame.alpha, rgba[number, ..., 3]) if number == 2 else opaque

@@ -12,6 +12,8 @@ import time
 from fractions import Fraction
 from pathlib import Path
 
+import av
+import imageio_ffmpeg
 import numpy as np
 import pytest
 from video_clips import FAST, decoded_times, enlarge, ffmpeg, leftovers, read_all
@@ -66,6 +68,9 @@ def test_a_truncated_video_gives_what_it_has_and_says_what_is_missing(tmp_path, 
     warnings = enlarge(cut, target)
     count = len(decoded_times(target))
     assert 60 < count < 180
+    with av.open(str(target)) as container:  # the last picture is not held until where the whole film would end
+        shown = float(container.streams.video[0].metadata["DURATION"].rpartition(":")[2])
+    assert shown == pytest.approx(float(decoded_times(target)[-1]) + 1 / 25, abs=1e-3)
     with open_reader(probe(cut)) as reader:
         assert len(list(reader)) == count
         assert reader.missing == 200 - count
@@ -165,6 +170,31 @@ def test_ffmpeg_ends_with_python_even_when_that_is_killed(tmp_path, clip):
     assert not (tmp_path / "out.mp4").exists()
 
 
+@needs_proc
+def test_an_ffmpeg_without_pipes_ends_too_when_python_is_killed(tmp_path):
+    """The sound of an mp4 goes into Matroska by way of a file that an ffmpeg of its own writes."""
+    source, slow = tmp_path / "in.mp4", tmp_path / "ffmpeg"
+    ffmpeg("-f", "lavfi", "-i", "testsrc2=s=32x32:d=0.2", "-f", "lavfi", "-i", "sine=d=0.2", *FAST, source)
+    real = imageio_ffmpeg.get_ffmpeg_exe()
+    slow.write_text(f'#!/bin/sh\ncase "$*" in *.side*) echo "$$" > "$0.pid"; exec sleep 60;; esac\nexec {real} "$@"\n')
+    slow.chmod(0o755)
+    program = "import sys; from video_clips import enlarge; enlarge(sys.argv[1], sys.argv[2])"
+    paths = os.pathsep.join(map(str, (Path(__file__).parents[1], Path(__file__).parent)))
+    environment = {**os.environ, "PYTHONPATH": paths, "IMAGEIO_FFMPEG_EXE": str(slow)}
+    told = Path(f"{slow}.pid")
+    with subprocess.Popen([sys.executable, "-c", program, source, tmp_path / "out.mkv"], env=environment) as process:
+        while not (told.exists() and told.read_text().strip()):
+            assert process.poll() is None
+            time.sleep(0.01)
+        helper = int(told.read_text())
+        assert _alive(helper)
+        process.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while _alive(helper) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _alive(helper)
+
+
 def _alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -180,6 +210,39 @@ def test_ffmpeg_cannot_block_on_its_messages():
     assert ffmpeg_process.wait() == 0
     assert len(ffmpeg_process.lines) == 400
     ffmpeg_process.kill()
+
+
+def test_what_matters_in_ffmpegs_messages_is_not_lost_among_many():
+    """`showinfo` writes a line or two for each of 2000 pictures; what is watched for stands in the first of them."""
+    watched = FFmpeg(
+        ["-f", "lavfi", "-i", "testsrc2=s=16x16:d=80", "-vf", "showinfo", "-f", "null", "-"], level="info",
+        watch={"first": r" n: +0 ", "all": r" n: *\d", "none": "no such words"},
+    )  # fmt: skip
+    assert watched.wait() == 0
+    assert not any(" n:   0 " in line for line in watched.lines)
+    assert (watched.seen["first"], watched.seen["all"], watched.seen["none"]) == (1, 2000, 0)
+    watched.kill()
+
+
+def test_pictures_that_change_their_size_are_told_of_though_many_messages_follow(tmp_path):
+    names = []
+    for size in ("64x48", "96x80"):
+        names.append(tmp_path / f"{size}.h264")
+        pictures = f"testsrc2=s={size}:r=25:d=0.4"
+        ffmpeg("-f", "lavfi", "-i", pictures, *FAST, "-g", "1", "-bsf:v", "dump_extra", names[-1])
+    data = bytearray(names[1].read_bytes())
+    whole = bytes(data)
+    starts = [
+        place for place in range(len(data) - 4) if data[place : place + 3] == b"\0\0\1" and data[place + 3] & 31 == 5
+    ]
+    for place in starts[1:]:
+        data[place + 8 : place + 40] = b"\xff" * 32
+    source = tmp_path / "in.h264"
+    source.write_bytes(names[0].read_bytes() + whole + bytes(data) * 60)
+    with open_reader(probe(source)) as reader:
+        list(reader)
+        assert len(reader._decoder._ffmpeg.lines) == 400, "the messages do not fill what is kept"
+    assert any("change their size" in warning for warning in reader.warnings)
 
 
 # Targets
@@ -261,6 +324,18 @@ def test_overwriting_replaces_files_and_folders_of_images(tmp_path, clip):
         enlarge(clip, target, duration=0.12, overwrite=True)
         assert len(read_all(target)) == count
     assert leftovers(tmp_path) == []
+
+
+def test_a_picture_beyond_2_gib_is_refused_before_the_work(tmp_path, clip):
+    """PyAV cuts the size of a packet to 32 bits: the rest of the picture would be lost without a word."""
+    for target, depth in (("out.mkv", 3), ("frames/", 3), ("-", 3)):
+        with (
+            pytest.raises(MediaError, match=rf"32768x21846 px has {32768 * 21846 * depth} bytes.*--size") as error,
+            open_writer(target if target == "-" else f"{tmp_path}/{target}", probe(clip), width=32768, height=21846),
+        ):
+            pass
+        assert "\n" not in str(error.value)
+    assert sorted(tmp_path.iterdir()) == [clip]
 
 
 def test_one_picture_makes_a_video(tmp_path):

@@ -88,7 +88,7 @@ def enlarge(source: str | Path, target: str | Path, *, scale: int = 1, **options
         for frame in reader:
             pixels = np.repeat(np.repeat(frame.pixels, scale, 0), scale, 1)
             writer.write(Frame(pixels, frame.pts, frame.alpha))
-        writer.finish()
+        writer.finish(reader.until)
     return [*reader.warnings, *writer.target.notes]
 
 

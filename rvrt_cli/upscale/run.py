@@ -127,14 +127,16 @@ def _finish(job: Job, work: Work, progress: Progress) -> None:
         raise MediaError(
             f"{work.folder}: damaged, its segments do not fit the source; run the same command to start afresh"
         )
-    progress.frames, progress.warnings = ended
+    progress.frames, until, progress.warnings = ended
     if progress.frames == 0:
         raise MediaError(f"{job.source.path}: no frame in the part asked for; check --start and --duration")
     parts = [part_file(job.target, work.folder, segment.first) for segment in segments]
     options = job.options
     result = join(
-        job.target, job.source, work.folder, parts, progress.frames, start=options.start, duration=options.duration
-    )
+        job.target, job.source, work.folder, parts, progress.frames,
+        until=until * job.source.time_base if until is not None else None, start=options.start,
+        duration=options.duration,
+    )  # fmt: skip
     work.publishing(result, job.manifest.about, progress.frames)
     progress.path = str(publish(job.target, result))
     progress.waiting_for_target += time.monotonic() - before
@@ -193,7 +195,13 @@ def compute(
 
     with ExitStack() as stack:
         reader = stack.enter_context(
-            open_reader(job.source, start=options.start, duration=options.duration, deinterlace=options.deinterlace)
+            open_reader(
+                job.source,
+                start=options.start,
+                duration=options.duration,
+                deinterlace=options.deinterlace,
+                alpha=job.target.keeps_alpha,
+            )
         )
         writer = stack.enter_context(
             open_writer(
@@ -218,10 +226,10 @@ def compute(
             report()
         before = time.monotonic()
         if work is not None:
-            work.end(source.frames, reader.warnings)
+            work.end(source.frames, reader.until, reader.warnings)
         else:
             progress.warnings = reader.warnings
-            writer.finish()
+            writer.finish(reader.until)
         progress.waiting_for_target += time.monotonic() - before
 
 

@@ -233,12 +233,12 @@ class Work:
         with self.checking(name):
             return _read_states(self.folder / name, shapes)
 
-    def end(self, frames: int, warnings: list[str]) -> None:
-        """Note that the source has been read to its end, and what was wrong with it."""
-        self._write(_END, {"frames": frames, "warnings": warnings})
+    def end(self, frames: int, until: int | None, warnings: list[str]) -> None:
+        """Note that the source has been read to its end; `until`: when its last frame gives way, as a `pts`; what was wrong."""
+        self._write(_END, {"frames": frames, "until": until, "warnings": warnings})
 
-    def ended(self) -> tuple[int, list[str]] | None:
-        """(frames, warnings) as `end` wrote them, or None.
+    def ended(self) -> tuple[int, int | None, list[str]] | None:
+        """(frames, until, warnings) as `end` wrote them, or None.
 
         Raises:
             MediaError: it cannot be read.
@@ -247,7 +247,10 @@ class Work:
         if values is None:
             return None
         with self.checking(_END):
-            return _counts([values["frames"]], 1)[0], [str(line) for line in list(values["warnings"])]
+            until = values["until"]
+            if until is not None and (type(until) is not int or abs(until) >= 1 << 62):
+                raise ValueError("until")
+            return _counts([values["frames"]], 1)[0], until, [str(line) for line in list(values["warnings"])]
 
     def complete(self) -> list[Segment] | None:
         """All segments of the source when every one of them is there, else None."""

@@ -165,13 +165,17 @@ def subsampling(pix_fmt: str) -> tuple[int, int]:
     return 64 // fmt.chroma_width(64), 64 // fmt.chroma_height(64)
 
 
-def to_rgb(pix_fmt: str, colour: Colour, width: int, height: int) -> tuple[str, str]:
+def to_rgb(pix_fmt: str, colour: Colour, width: int, height: int, *, alpha: bool = False) -> tuple[str, str]:
     """(filter chain, pixel format) that turn pictures of `pix_fmt` into packed full-range RGB of `width` x `height` px.
 
     The size is the one that is wanted in any case: pictures of another size (some streams change theirs) are scaled.
+    With `alpha`, which `pix_fmt` must have then, it is RGBA, and zimg makes black of YUV that is wholly transparent.
     """
     deep = bit_depth(pix_fmt) > 8
-    packed, planar = ("rgb48le", "gbrp16le") if deep else ("rgb24", "gbrp")
+    if alpha:
+        packed, planar = ("rgba64le", "gbrap16le") if deep else ("rgba", "gbrap")
+    else:
+        packed, planar = ("rgb48le", "gbrp16le") if deep else ("rgb24", "gbrp")
     step_x, step_y = subsampling(pix_fmt)
     exact = has_zscale() and not pix_fmt.startswith(("xyz", "bayer", "mono", "pal")) and "f32" not in pix_fmt
     size = f"w={width}:h={height}"
@@ -181,7 +185,7 @@ def to_rgb(pix_fmt: str, colour: Colour, width: int, height: int) -> tuple[str, 
         return f"scale={size}:{_SWSCALE_FLAGS},format={packed}", packed
     if is_grey(pix_fmt):
         grey = "gray16le" if deep else "gray"
-        if exact:
+        if exact and not alpha:  # zimg has no grey with alpha
             levels = f"zscale={size}:rangein={_ZSCALE_RANGE[colour.range]}:range=full"
             return f"{levels},format={grey},format={packed}", packed
         return f"scale={size}:in_range={colour.range}:out_range=pc:{_SWSCALE_FLAGS},format={packed}", packed
@@ -189,7 +193,7 @@ def to_rgb(pix_fmt: str, colour: Colour, width: int, height: int) -> tuple[str, 
     if (width % step_x or height % step_y) if exact else (deep and step_x * step_y > 1):
         # zimg wants whole chroma samples, and swscale wraps black and white round on its direct way to 16 bits
         first = f"scale={size}:in_range={colour.range}:out_range={colour.range}:{_SWSCALE_FLAGS},"
-        first += f"format={_full_chroma(pix_fmt)},"
+        first += f"format={_full_chroma(pix_fmt, alpha)},"
     if exact:
         matrix = f"matrixin={_ZSCALE_MATRIX[colour.matrix]}:rangein={_ZSCALE_RANGE[colour.range]}:matrix=gbr:range=full"
         return f"{first}zscale={size}:{matrix}:filter=spline36,format={planar},format={packed}", packed
@@ -197,10 +201,10 @@ def to_rgb(pix_fmt: str, colour: Colour, width: int, height: int) -> tuple[str, 
     return f"{first}scale={size}:{matrix}:{_SWSCALE_FLAGS},format={packed}", packed
 
 
-def _full_chroma(pix_fmt: str) -> str:
+def _full_chroma(pix_fmt: str, alpha: bool = False) -> str:
     """The planar 4:4:4 format of the same depth."""
     bits = bit_depth(pix_fmt)
-    return "yuv444p" if bits <= 8 else f"yuv444p{bits}le"
+    return f"yuv{'a' if alpha else ''}444p" + (f"{bits}le" if bits > 8 else "")
 
 
 def from_rgb(pix_fmt: str, colour: Colour, width: int, height: int) -> str:

@@ -7,6 +7,7 @@ come from one decode. PyAV takes the packets out.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import select
@@ -21,19 +22,29 @@ import numpy as np
 from rvrt_cli.errors import MediaError
 from rvrt_cli.video import colour
 from rvrt_cli.video.frame import Frame
-from rvrt_cli.video.probe import SourceInfo, stdin_descriptor
+from rvrt_cli.video.probe import SourceInfo, open_container, stdin_descriptor
 from rvrt_cli.video.process import FFmpeg, file_url
 
+# Messages that say something about the whole of a source, wherever in it they come
+_WATCH = {
+    "change": "Reconfiguring filter graph because video parameters changed",
+    "jump": "Non-monotonic DTS",
+    "damage": r"ended prematurely|[Tt]runcat|corrupt|partial file",
+}
 NUT_OPTIONS = {"probesize": "32", "analyzeduration": "0"}  # believe the header; reading ahead would cost memory
 
 
 class VideoDecoder:
-    """Decodes `info` from `start` for `duration` seconds; after `frames`, `warnings` and `missing` tell how it went."""
+    """Decodes `info` from `start` for `duration` seconds.
 
-    def __init__(self, info: SourceInfo, start: float, duration: float | None, deinterlace: bool) -> None:
+    After `frames`, `warnings` and `missing` tell how it went, and `until` when the last picture gives way, as a `pts`.
+    """
+
+    def __init__(self, info: SourceInfo, start: float, duration: float | None, deinterlace: bool, alpha: bool) -> None:
         self.info = info
         self.warnings: list[str] = []
         self.missing = 0
+        self.until: int | None = None
         self._first = info.begin + Fraction(start).limit_denominator(10**6) if start > 0 else None
         begin = self._first if self._first is not None else info.begin
         self._end = begin + Fraction(duration).limit_denominator(10**6) if duration is not None else None
@@ -42,12 +53,14 @@ class VideoDecoder:
         if info.start_time < 0:
             self._lift = int(-info.start_time / info.time_base) + int(1 / info.time_base) + 1
         self._closed = threading.Event()
+        self._alpha = alpha and colour.has_alpha(info.pix_fmt)
         chain, self._packed = self._filters(deinterlace)
         self._ffmpeg = FFmpeg(
             [*self._input(start), "-vf", chain, *self._output()],
             stdin=info.kind == "y4m",
             stdout=True,
             level="verbose",  # the counts of packets and pictures come at this level
+            watch=_WATCH,
         )
         if info.kind == "y4m":
             threading.Thread(target=self._pump, name="y4m-pump", daemon=True).start()
@@ -58,6 +71,8 @@ class VideoDecoder:
             return ["-f", "yuv4mpegpipe", "-i", "pipe:0", "-map", "0:v:0"]
         # Turned after the conversion to RGB instead: chroma does not lie where a turned picture says it does
         arguments = ["-noautorotate", "-copyts", "-protocol_whitelist", "file"]
+        if info.decoder:
+            arguments += ["-c:v", info.decoder]
         if start > 0:
             arguments += ["-ss", f"{start:.6f}"]
         return [*arguments, "-i", file_url(info.path), "-map", f"0:{info.stream_index}"]
@@ -66,7 +81,7 @@ class VideoDecoder:
         info = self.info
         turned = "transpose" in info.upright
         width, height = (info.height, info.width) if turned else (info.width, info.height)
-        chain, packed = colour.to_rgb(info.pix_fmt, info.colour, width, height)
+        chain, packed = colour.to_rgb(info.pix_fmt, info.colour, width, height, alpha=self._alpha)
         if info.upright:
             chain = f"{chain},{info.upright}"
         if deinterlace:
@@ -87,16 +102,21 @@ class VideoDecoder:
             MediaError: not one picture came out.
         """
         count, last = 0, None
-        for pts, pixels in self._pictures():
+        for pts, picture in self._pictures():
             moment = pts * self.info.time_base
             if self._first is not None and moment < self._first:
                 continue
             if self._end is not None and moment >= self._end:
+                if last is not None:
+                    self.until = max(last + 1, round(self._end / self.info.time_base))
                 break
             if last is not None and pts <= last:
                 pts = last + 1  # two pictures at one time: both are kept
             count, last = count + 1, pts
-            yield Frame(pixels, pts)
+            if self._alpha:
+                yield Frame(np.ascontiguousarray(picture[..., :3]), pts, np.ascontiguousarray(picture[..., 3]))
+            else:
+                yield Frame(picture, pts)
         else:
             if not self._closed.is_set():
                 status = self._ffmpeg.wait()
@@ -111,9 +131,9 @@ class VideoDecoder:
 
     def _pictures(self) -> Iterator[tuple[int, np.ndarray]]:
         info = self.info
-        shape = (info.height, info.width, 3)
-        kind = np.dtype("<u2") if self._packed == "rgb48le" else np.dtype(np.uint8)
-        size = info.height * info.width * 3 * kind.itemsize
+        shape = (info.height, info.width, 4 if self._alpha else 3)
+        kind = np.dtype("<u2") if self._packed in ("rgb48le", "rgba64le") else np.dtype(np.uint8)
+        size = math.prod(shape) * kind.itemsize
         pipe = self._ffmpeg.process.stdout
         assert pipe is not None
         try:
@@ -132,20 +152,20 @@ class VideoDecoder:
             raise MediaError(f"{info.path}: cannot be decoded: {self._ffmpeg.last_error()}") from error
 
     def _take_stock(self, count: int, last: int | None) -> None:
-        """After the last picture: how many should have been there, and whether ffmpeg complained."""
+        """After the last picture: when it ends, how many should have been there, and whether ffmpeg complained."""
         info, ffmpeg = self.info, self._ffmpeg
-        if not count:
+        if last is None:
             if self._first is not None:
                 raise MediaError(f"{info.path}: no picture after {float(self._first - info.begin):g} s; lower --start")
             raise MediaError(f"{info.path}: no picture can be decoded: {ffmpeg.last_error()}")
-        log = "\n".join(ffmpeg.lines)
-        self.missing = self._count_missing(count, last, log)
-        if "Reconfiguring filter graph because video parameters changed" in log:
+        self.missing = self._count_missing(count, last)
+        if ffmpeg.seen["change"]:
             self.warnings.append(
                 f"{info.path}: the pictures change their size or format midway; all were scaled to "
                 f"{info.width}x{info.height}"
             )
-        jumps = log.count("Non-monotonic DTS")
+        self.until = self._shown_until(last)
+        jumps = ffmpeg.seen["jump"]
         if jumps:
             self.warnings.append(
                 f"{info.path}: the clock runs backwards, {jumps} frames follow the last one at once; sound may be out "
@@ -162,17 +182,29 @@ class VideoDecoder:
                 f"{info.path}: some frames may be damaged (ffmpeg: {ffmpeg.last_error()}, {ffmpeg.errors} such lines)"
             )
 
-    def _count_missing(self, count: int, last: int | None, log: str) -> int:
+    def _shown_until(self, last: int) -> int:
+        """When the picture of time `last`, the source's last one that can be decoded, gives way."""
+        info = self.info
+        begin = last * info.time_base
+        if self.missing or info.end is None or info.end <= begin:  # such as an mp4 whose last picture has a late time
+            held = 0 if self.missing else _packet_duration(info, last)
+            until = begin + (held * info.time_base or 1 / info.frame_rate)
+        else:
+            until = info.end
+        if self._end is not None:
+            until = min(until, self._end)
+        return max(last + 1, round(until / info.time_base))
+
+    def _count_missing(self, count: int, last: int) -> int:
         """Pictures that the container announces, or that went in as packets, and that did not come out."""
         info = self.info
         whole = self._first is None and self._end is None
         if whole and info.exact_count and info.frame_count:
             return max(0, info.frame_count - count)
-        damaged = self._ffmpeg.errors > 0 or re.search(r"ended prematurely|[Tt]runcat|corrupt|partial file", log)
-        if not damaged or last is None:
+        if not (self._ffmpeg.errors or self._ffmpeg.seen["damage"]):
             return 0
         lost = 0
-        counts = re.findall(r"(\d+) packets read .*?; (\d+) frames decoded", log)
+        counts = re.findall(r"(\d+) packets read .*?; (\d+) frames decoded", "\n".join(self._ffmpeg.lines))
         if whole and counts:
             lost = max(0, int(counts[0][0]) - int(counts[0][1]))
         if info.duration:
@@ -208,3 +240,16 @@ class VideoDecoder:
         """After `frames` has ended: close the pipes."""
         self._closed.set()
         self._ffmpeg.kill()
+
+
+def _packet_duration(info: SourceInfo, pts: int) -> int:
+    """How long the picture of time `pts` is shown, as its packet says, in units of `time_base`; 0 when nobody says."""
+    if info.kind != "video":
+        return 0
+    with open_container(info.path) as container, contextlib.suppress(av.error.FFmpegError, OSError):
+        stream = container.streams[info.stream_index]
+        container.seek(pts, stream=stream)
+        for packet in container.demux(stream):
+            if packet.pts == pts:
+                return packet.duration or 0
+    return 0

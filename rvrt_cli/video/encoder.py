@@ -19,6 +19,7 @@ from rvrt_cli.video.frame import Frame
 from rvrt_cli.video.process import FFmpeg
 
 _AHEAD_BYTES = 128 << 20
+_LARGEST_PICTURE = 2**31 - 1 - 64  # bytes: of a packet, without the room that ffmpeg wants after it
 _PACKED = {(False, False): "rgb24", (True, False): "rgb48le", (False, True): "rgba", (True, True): "rgba64le"}
 
 
@@ -50,7 +51,16 @@ class Encoder:
             time_base: unit of the times that `write` gets, in seconds.
             chain: filters from packed RGB to what the encoder takes.
             output: ffmpeg's arguments from the encoder to the output file.
+
+        Raises:
+            MediaError: ffmpeg does not start, or a picture is larger than it takes.
         """
+        size = width * height * (4 if alpha else 3) * (2 if deep else 1)
+        if size > _LARGEST_PICTURE:  # PyAV would cut it short without a word
+            raise MediaError(
+                f"{name}: a picture of {width}x{height} px has {size} bytes, and ffmpeg takes less than 2 GiB; choose a "
+                "smaller --size or --scale"
+            )
         self.name = name
         self.written = 0
         self._shape = (height, width, 3)

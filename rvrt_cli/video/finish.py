@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -65,6 +66,7 @@ def join(
     parts: Sequence[Path],
     frames: int,
     *,
+    until: Fraction | None = None,
     source_mux: bool = True,
     start: float = 0.0,
     duration: float | None = None,
@@ -72,6 +74,7 @@ def join(
     """Make the result, within `work`, of the encoded `parts` in order, which hold `frames` frames together.
 
     Args:
+        until: when the last frame gives way, in seconds on the source's clock, if known.
         source_mux, start, duration: see `rvrt_cli.video.mux.mux`.
 
     Raises:
@@ -84,8 +87,8 @@ def join(
         return work / FRAMES
     muxed = work / f"muxed{target.path.suffix}"
     packets = mux(
-        parts, info, muxed, muxer=target.muxer, routes=target.routes, source_mux=source_mux, start=start,
-        duration=duration,
+        parts, info, muxed, muxer=target.muxer, routes=target.routes, until=until, source_mux=source_mux,
+        start=start, duration=duration,
     )  # fmt: skip
     if packets < frames:
         raise MediaError(f"{target.path}: the encoder lost {frames - packets} frames; choose another --codec")

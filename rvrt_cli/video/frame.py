@@ -14,7 +14,7 @@ class Frame:
     Attributes:
         pixels: RGB, (H, W, 3), uint8 in 0..255, or uint16 in 0..65535 for sources over 8 bits; may be read-only.
         pts: presentation time on the source's own clock, in units of the reader's `time_base`.
-        alpha: (H, W), same type as `pixels`, opaque at its maximum; only images carry it.
+        alpha: (H, W), same type as `pixels`, opaque at its maximum; None where there is none.
     """
 
     pixels: np.ndarray

@@ -87,5 +87,18 @@ def read_image(path: Path, *, deep: bool) -> tuple[np.ndarray, np.ndarray | None
     return pixels, None
 
 
+def has_alpha(path: Path) -> bool:
+    """Whether the image's header speaks of alpha; not where it cannot be read, which `read_image` will say."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:  # reads no pixels
+            return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
+    except MemoryError:
+        raise
+    except Exception:  # Pillow's readers raise whatever they like
+        return False
+
+
 def _first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0][:120]

@@ -6,7 +6,8 @@ import contextlib
 import heapq
 import itertools
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -17,13 +18,14 @@ import av
 from rvrt_cli.errors import MediaError
 from rvrt_cli.video.probe import ATTACHED_PIC, SourceInfo, disposition, open_container, reason
 from rvrt_cli.video.process import FFmpeg, file_url
-from rvrt_cli.video.streams import COVER_TYPES, Route
+from rvrt_cli.video.streams import COVER_TYPES, Route, kept_language, moving_arguments
 
 # What describes the old file and not the film
 _STALE = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "rotate", "timecode"}
 _STALE_PREFIXES = ("bps", "number_of_", "_statistics_", "duration-")
 Header = bytes | None
 _ANY_TYPE = "application/octet-stream"
+_LONGEST_REORDERING = 64  # packets between decoding and showing; H.264 and HEVC allow 16 pictures
 
 
 def mux(
@@ -33,6 +35,7 @@ def mux(
     *,
     muxer: str,
     routes: Sequence[Route] = (),
+    until: Fraction | None = None,
     source_mux: bool = True,
     start: float = 0.0,
     duration: float | None = None,
@@ -43,6 +46,7 @@ def mux(
         encoded: one file, or several of the same encoder settings in order of time; times on the output's clock.
         muxer: ffmpeg's name of the container.
         routes: from `streams.plan_streams`; without `source_mux` neither they nor chapters and metadata are used.
+        until: when the last picture gives way, in seconds on the source's clock; None: after the average time of one.
         start, duration: the part of the source, in seconds, that `encoded` shows; 0 and None: all of it.
 
     Returns:
@@ -62,6 +66,10 @@ def mux(
     end = Fraction(duration).limit_denominator(10**6) if duration is not None else None
     window = (Fraction(0) if start > 0 else None, end)
     written = 0
+
+    def ending(last: Fraction) -> Fraction:
+        return until - zero if until is not None and until - zero > last else last + 1 / info.frame_rate
+
     try:
         with contextlib.ExitStack() as stack:
             side = _side_file(stack, info, routes, muxer, output.parent)
@@ -71,9 +79,9 @@ def mux(
             target = stack.enter_context(av.open(file_url(output), "w", format=muxer, container_options=options))
             made = _add_streams(target, first, info, routes, source, beside)
             if source_mux:
-                _describe(target, info, made.by_origin, zero, end)
+                _describe(target, info, muxer, made.by_origin, zero, end)
             target.start_encoding()
-            tracks: list[Iterable[tuple[Fraction, int, Any]]] = [_video_packets(parts, first, made.video)]
+            tracks: list[Iterable[tuple[Fraction, int, Any]]] = [_video_packets(parts, first, made.video, ending)]
             if made.copied:
                 tracks.append(_copied_packets(source, made.copied, zero, window, 1))
             if made.relayed:
@@ -82,9 +90,31 @@ def mux(
             for _, order, packet in heapq.merge(*tracks, key=lambda item: item[:2]):
                 target.mux(packet)
                 written += order == 0
+        _keep_aspect(parts[0], output, muxer)
     except (av.error.FFmpegError, OSError) as error:
         raise MediaError(f"{output.name}: cannot be written ({reason(error)})") from error
     return written
+
+
+def _keep_aspect(encoded: Path, output: Path, muxer: str) -> None:
+    """Copy `output` anew where its pictures' shape is neither in their bitstream nor, as with Matroska, set by PyAV."""
+    with open_container(encoded) as first, open_container(output) as written:
+        old, new = first.streams.video[0], written.streams.video[0]
+        wanted = old.sample_aspect_ratio or Fraction(1)
+        if abs((new.sample_aspect_ratio or 1) / wanted - 1) < Fraction(1, 100):  # Matroska rounds to whole px
+            return
+        shape = wanted * Fraction(old.codec_context.width, old.codec_context.height)
+    remade = output.with_name(f".rvrt-{secrets.token_hex(6)}.side")
+    copied = ["-map", "0", "-c", "copy", "-aspect:v:0", f"{shape.numerator}:{shape.denominator}"]
+    source = ["-copyts", "-protocol_whitelist", "file", "-i", file_url(output)]
+    ffmpeg = FFmpeg([*source, *copied, "-avoid_negative_ts", "disabled", "-f", muxer, file_url(remade)])
+    try:
+        if ffmpeg.wait() != 0:
+            raise MediaError(f"{output.name}: cannot be written: {ffmpeg.last_error()}")
+        remade.replace(output)
+    finally:
+        ffmpeg.kill()
+        remade.unlink(missing_ok=True)
 
 
 @dataclass
@@ -106,6 +136,7 @@ def _add_streams(target: Any, first: Any, info: SourceInfo, routes: Sequence[Rou
         if index == info.stream_index:
             made.video = made.by_origin[index] = _copy_stream(target, first.streams.video[0])
             made.video.time_base = info.time_base
+            made.video.codec_context.sample_aspect_ratio = first.streams.video[0].sample_aspect_ratio
             continue
         stream = source.streams[index]
         if ways[index].how == "attach":
@@ -133,12 +164,19 @@ def _attach_cover(target: Any, stream: Any, codec: str) -> None:
     stream.container.seek(0)
 
 
-def _describe(target: Any, info: SourceInfo, streams: dict[int, Any], zero: Fraction, last: Fraction | None) -> None:
+def _describe(
+    target: Any, info: SourceInfo, muxer: str, streams: dict[int, Any], zero: Fraction, last: Fraction | None
+) -> None:
     """Metadata, dispositions and chapters of the source."""
     target.metadata.update(_fresh(info.metadata))
     for described in info.streams:
         if described.index in streams:
-            streams[described.index].metadata.update(_fresh(described.metadata))
+            metadata = _fresh(described.metadata)
+            if "name" in metadata:  # what the reader of mp4 calls the title that its writer takes
+                metadata.setdefault("title", metadata.pop("name"))
+            if "language" in metadata:
+                metadata["language"] = kept_language(described.language, muxer) or "und"
+            streams[described.index].metadata.update(metadata)
             streams[described.index].disposition = described.disposition
     chapters = []
     for number, chapter in enumerate(info.chapters):
@@ -161,8 +199,37 @@ def _fresh(metadata: dict[str, str]) -> dict[str, str]:
     }
 
 
-def _video_packets(parts: list[Path], first: Any, target: Any) -> Iterator[tuple[Fraction, int, Any]]:
-    """The packets of all parts with increasing decoding times, which some containers leave out at the start."""
+def _video_packets(
+    parts: list[Path], first: Any, target: Any, ending: Callable[[Fraction], Fraction]
+) -> Iterator[tuple[Fraction, int, Any]]:
+    """The packets of all parts, each picture shown until the next one comes: the encoder, which gets no ends, guesses.
+
+    Args:
+        ending: given the time of the last picture, when it gives way, both in seconds.
+    """
+    waiting: deque[Any] = deque()
+
+    def leave() -> tuple[Fraction, int, Any]:
+        packet = waiting.popleft()
+        packet.duration = min((pts for pts in times if pts > packet.pts), default=packet.pts + 1) - packet.pts
+        return packet.dts * packet.time_base, 0, packet
+
+    for packet in _renumbered(parts, first, target):
+        waiting.append(packet)
+        if len(waiting) > _LONGEST_REORDERING:
+            times = [packet.pts for packet in waiting]
+            yield leave()
+    if waiting:
+        base = waiting[0].time_base
+        times = [packet.pts for packet in waiting]
+        last = max(times)
+        times.append(max(last + 1, round(ending(last * base) / base)))
+    while waiting:
+        yield leave()
+
+
+def _renumbered(parts: list[Path], first: Any, target: Any) -> Iterator[Any]:
+    """The packets of all parts for the stream `target`, in its unit of time, which the header may have changed."""
     last: int | None = None
     for number, part in enumerate(parts):
         with contextlib.ExitStack() as stack:
@@ -173,8 +240,7 @@ def _video_packets(parts: list[Path], first: Any, target: Any) -> Iterator[tuple
                 )
             packets = (p for p in container.demux(container.streams.video[0]) if p.size)
             for packet in _with_decoding_times(packets):
-                # In the stream's own unit, which the muxer may have changed when it wrote the header
-                base = target.time_base
+                base = Fraction(target.time_base)
                 scale = Fraction(packet.time_base) / base
                 pts, dts = round(packet.pts * scale), round(packet.dts * scale)
                 dts = dts if last is None else max(dts, last + 1)
@@ -184,7 +250,7 @@ def _video_packets(parts: list[Path], first: Any, target: Any) -> Iterator[tuple
                 if packet.duration:
                     packet.duration = round(packet.duration * scale)
                 last = dts
-                yield dts * base, 0, packet
+                yield packet
 
 
 def part_header(container: Any) -> Header:
@@ -257,12 +323,7 @@ def _side_file(
         return None
     path = folder / f".rvrt-{secrets.token_hex(6)}.side"
     stack.callback(path.unlink, missing_ok=True)
-    arguments = ["-copyts", "-protocol_whitelist", "file", "-i", file_url(info.path)]
-    codecs: list[str] = []
-    for position, route in enumerate(moved):
-        arguments += ["-map", f"0:{route.index}"]
-        codecs += [f"-c:{position}", route.codec or "copy"]
-    ffmpeg = FFmpeg([*arguments, *codecs, "-map_chapters", "-1", "-f", muxer, file_url(path)])
+    ffmpeg = FFmpeg([*moving_arguments(info, moved), "-map_chapters", "-1", "-f", muxer, file_url(path)])
     try:
         if ffmpeg.wait() != 0:
             raise MediaError(f"{info.path}: sound or subtitles cannot be copied: {ffmpeg.last_error()}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import struct
 import sys
 from collections.abc import Iterator
@@ -17,13 +18,14 @@ import av
 from rvrt_cli.errors import MediaError
 from rvrt_cli.video import colour, images, y4m
 from rvrt_cli.video.colour import Colour
-from rvrt_cli.video.process import file_url
+from rvrt_cli.video.process import file_url, has_decoder
 
 DEFAULT_FPS = Fraction(24)
 ATTACHED_PIC = 0x400  # disposition of cover art
 
 # Formats that are scripts to open other files or addresses, or that take any text for a picture
 _REFUSED_FORMATS = {"tty", "concat", "hls", "dash", "applehttp", "sdp", "rtsp", "lavfi", "imf", "webm_dash_manifest"}
+_ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # ffmpeg's own leave the alpha of WebM out
 # Clocks of these formats start anywhere; only differences mean something
 _FREE_CLOCKS = {"mpegts", "mpeg", "mpegtsraw", "rtp", "vob"}
 
@@ -59,10 +61,12 @@ class SourceInfo:
         time_base: unit of the frames' `pts`, in seconds.
         start_time: first picture's time; `begin`: the container's, from which `start` of readers and writers counts.
         duration: of the pictures, or None when unknown; frame_count likewise, `exact_count`: it is no estimate.
+        end: when the last picture gives way, as the video stream says; None where only the container knows a length.
         sample_aspect: width by height of one displayed px.
         rotation: degrees counter-clockwise by which a player turns the stored picture.
         upright: ffmpeg's filters that do so, mirroring included; "" for none.
         colour: resolved description, see `colour.resolve`.
+        decoder: ffmpeg's, where the usual one will not do; "" elsewhere.
         free_clock: the format's clock starts anywhere (MPEG-TS), so an output counts from `begin` instead of from 0.
     """
 
@@ -80,6 +84,7 @@ class SourceInfo:
     start_time: Fraction = Fraction(0)
     begin: Fraction = Fraction(0)
     duration: float | None = None
+    end: Fraction | None = None
     frame_count: int | None = None
     exact_count: bool = False
     sample_aspect: Fraction = Fraction(1)
@@ -88,6 +93,7 @@ class SourceInfo:
     free_clock: bool = False
     format: str = ""
     codec: str = ""
+    decoder: str = ""
     stream_index: int = 0
     streams: tuple[StreamInfo, ...] = ()
     chapters: tuple[dict[str, Any], ...] = ()
@@ -192,14 +198,23 @@ def _probe_video(path: Path) -> SourceInfo:
         # Everything that decoding could change is read first
         streams = tuple(_stream_info(s) for s in container.streams)
         count, exact = _frame_count(container, stream)
-        duration = _duration(container, stream)
+        end = _end(stream)
         begin = Fraction(container.start_time or 0, 1_000_000)
         frame = _first_frame(path, container, stream)
         pix_fmt = frame.format.name
+        has_alpha = colour.has_alpha(pix_fmt) or stream.metadata.get("alpha_mode") == "1"
+        decoder = ""
+        if has_alpha and pix_fmt == "yuv420p" and has_decoder(_ALPHA_DECODERS.get(stream.codec_context.name, "")):
+            pix_fmt, decoder = "yuva420p", _ALPHA_DECODERS[stream.codec_context.name]
         rate = stream.average_rate or stream.guessed_rate or stream.base_rate or Fraction(25)
+        first = stream.start_time if stream.start_time is not None else (frame.pts or 0)
+        start_time = first * Fraction(stream.time_base)
+        if end is not None and end > start_time:
+            duration: float | None = float(end - start_time)
+        else:
+            duration = container.duration / 1e6 if container.duration else None
         if count is None and duration:
             count = max(1, round(duration * rate))
-        first = stream.start_time if stream.start_time is not None else (frame.pts or 0)
         rotation, upright = _orientation(frame)
         turned = "transpose" in upright
         aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or Fraction(1)
@@ -211,14 +226,15 @@ def _probe_video(path: Path) -> SourceInfo:
             height=frame.width if turned else frame.height,
             bit_depth=colour.bit_depth(pix_fmt),
             pix_fmt=pix_fmt,
-            has_alpha=colour.has_alpha(pix_fmt) or stream.metadata.get("alpha_mode") == "1",
+            has_alpha=has_alpha,
             interlaced=bool(frame.interlaced_frame),
             frame_rate=Fraction(rate),
             time_base=Fraction(stream.time_base),
             colour=colour.resolve(_codes(frame), pix_fmt, frame.height),
-            start_time=first * Fraction(stream.time_base),
+            start_time=start_time,
             begin=begin,
             duration=duration,
+            end=end,
             frame_count=count,
             exact_count=exact,
             sample_aspect=(1 / aspect if turned else aspect) if aspect > 0 else Fraction(1),
@@ -227,6 +243,7 @@ def _probe_video(path: Path) -> SourceInfo:
             free_clock=bool(set(container.format.name.split(",")) & _FREE_CLOCKS),
             format=container.format.name,
             codec=stream.codec_context.name,
+            decoder=decoder,
             stream_index=stream.index,
             streams=streams,
             chapters=tuple(dict(chapter) for chapter in container.chapters()),
@@ -273,17 +290,13 @@ def _frame_count(container: Any, stream: Any) -> tuple[int | None, bool]:
     return stream.frames or None, bool(stream.frames) and container.format.name == "avi"
 
 
-def _duration(container: Any, stream: Any) -> float | None:
-    """Seconds of the video stream, or the container's where the stream says nothing."""
+def _end(stream: Any) -> Fraction | None:
+    """When the stream's last picture gives way, in seconds on its clock; None when it does not say."""
     if stream.duration:
-        return float(stream.duration * stream.time_base)
-    tag = stream.metadata.get("DURATION", "")  # Matroska's statistics
-    hours, _, rest = tag.partition(":")
-    minutes, _, seconds = rest.partition(":")
-    with contextlib.suppress(ValueError):
-        end = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-        return max(0.0, end - float((stream.start_time or 0) * stream.time_base)) or None
-    return container.duration / 1e6 if container.duration else None
+        return ((stream.start_time or 0) + stream.duration) * Fraction(stream.time_base)
+    tag = stream.metadata.get("DURATION", "")  # Matroska's statistics, which count from 0
+    match = re.fullmatch(r"(\d{1,4}):(\d\d):(\d\d(?:\.\d{1,12})?)", tag)
+    return int(match[1]) * 3600 + int(match[2]) * 60 + Fraction(match[3]) if match else None
 
 
 def _orientation(frame: Any) -> tuple[int, str]:
@@ -355,7 +368,7 @@ def _probe_images(source: str, files: list[Path], fps: Fraction | None) -> Sourc
         height=pixels.shape[0],
         bit_depth=depth,
         pix_fmt=pix_fmt,
-        has_alpha=alpha is not None or colour.has_alpha(pix_fmt),
+        has_alpha=alpha is not None or any(images.has_alpha(path) for path in files),
         interlaced=False,
         frame_rate=rate,
         time_base=1 / rate,

@@ -5,17 +5,22 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import subprocess
+import sys
 import threading
 import weakref
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 
 from rvrt_cli.errors import MediaError
 
 PIPE_BYTES = 1 << 20  # what Linux grants an ordinary user; the default of 64 KiB halves the throughput
 _KEPT_LINES = 400
+_PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 # The level stands after the speaker's name; anywhere else the word may come from a file's own metadata
 _SERIOUS = re.compile(r"^(?:\[[^\]]* @ 0x[0-9a-f]+\] ?)*\[(?:error|fatal|panic)\]|^x265 \[error\]")
@@ -71,11 +76,11 @@ def ffmpeg_version() -> str:
     return _version(ffmpeg_exe())
 
 
-@lru_cache(maxsize=4)
-def _video_encoders(exe: str) -> dict[str, str]:
+@lru_cache(maxsize=8)
+def _encoders(exe: str, kind: str) -> dict[str, str]:
     found = {}
     for line in _ask("-encoders").splitlines():
-        match = re.match(r" V[A-Z.]{5} (\S+)\s+(.*)", line)
+        match = re.match(rf" {kind}[A-Z.]{{5}} (\S+)\s+(.*)", line)
         if match:
             codec = re.search(r"\(codec (\S+)\)$", match[2])
             found[match[1]] = codec[1] if codec else match[1]
@@ -84,7 +89,12 @@ def _video_encoders(exe: str) -> dict[str, str]:
 
 def video_encoders() -> dict[str, str]:
     """The video encoders of this ffmpeg, each with the name of the codec it writes: {"libx264": "h264", ...}."""
-    return _video_encoders(ffmpeg_exe())
+    return _encoders(ffmpeg_exe(), "V")
+
+
+def audio_encoders() -> dict[str, str]:
+    """The audio encoders of this ffmpeg, as `video_encoders`: {"libopus": "opus", ...}."""
+    return _encoders(ffmpeg_exe(), "A")
 
 
 @lru_cache(maxsize=64)
@@ -113,15 +123,35 @@ def has_zscale() -> bool:
     return has_filter("zscale")
 
 
+@lru_cache(maxsize=4)
+def _decoders(exe: str) -> frozenset[str]:
+    return frozenset(re.findall(r"^ [A-Z.]{6} (\S+)\s", _ask("-decoders"), re.MULTILINE))
+
+
+def has_decoder(name: str) -> bool:
+    """Whether this ffmpeg has the decoder."""
+    return name in _decoders(ffmpeg_exe())
+
+
 class FFmpeg:
     """A running ffmpeg. Its messages are read by a thread, so that they never block it; only the last ones are kept.
 
+    What matters in a message that is not kept any more: `errors` counts those of level error or worse, and `seen` those
+    that match a pattern of `watch`, by its name.
+
     It runs in a session of its own: Ctrl-C reaches this program alone, which then decides how to finish. It is killed
-    by `kill` and when Python exits; when Python itself is killed, its pipes break and it ends.
+    by `kill` and when Python exits. When Python itself is killed, its pipes break and it ends; one without pipes is ended
+    by the system, where that is Linux, and must be waited for in the thread that starts it.
     """
 
     def __init__(
-        self, arguments: list[str], *, stdin: bool = False, stdout: bool = False, level: str = "warning"
+        self,
+        arguments: list[str],
+        *,
+        stdin: bool = False,
+        stdout: bool = False,
+        level: str = "warning",
+        watch: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """Start `ffmpeg arguments`; `stdin` and `stdout`: whether to open a pipe (else nothing in, inherited out)."""
         exe = ffmpeg_exe()
@@ -133,6 +163,7 @@ class FFmpeg:
                 stdout=subprocess.PIPE if stdout else None,
                 stderr=subprocess.PIPE,
                 start_new_session=True,
+                preexec_fn=None if stdin or stdout else _follow_parent(),
             )
         except OSError as error:
             raise MediaError(
@@ -143,7 +174,10 @@ class FFmpeg:
                 _widen(pipe.fileno())
         self._finalizer = weakref.finalize(self, _end, self.process)
         self.lines: deque[str] = deque(maxlen=_KEPT_LINES)
-        self.errors = 0  # lines of level error or worse seen so far
+        self.errors = 0
+        self.seen: Counter[str] = Counter()
+        self._error_lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        self._watch = {name: re.compile(pattern) for name, pattern in watch.items()}
         self._drain = threading.Thread(target=self._read_messages, name="ffmpeg-messages", daemon=True)
         self._drain.start()
 
@@ -152,8 +186,11 @@ class FFmpeg:
         with contextlib.suppress(ValueError, OSError):  # closed under us by `kill`
             for raw in self.process.stderr:
                 line = raw.decode("utf-8", "replace").rstrip()
-                self.errors += bool(_SERIOUS.search(line))
                 self.lines.append(line)
+                self.seen.update(name for name, pattern in self._watch.items() if pattern.search(line))
+                if _SERIOUS.search(line):
+                    self.errors += 1
+                    self._error_lines.append(line)
 
     def wait(self) -> int:
         """The exit status, after all messages have been read."""
@@ -175,7 +212,7 @@ class FFmpeg:
 
     def last_error(self) -> str:
         """ffmpeg's own words for what went wrong: its last error line that is not the echo of another one."""
-        errors = [line for line in self.lines if _SERIOUS.search(line)]
+        errors = list(self._error_lines)
         telling = [line for line in errors if not _ECHOES.search(line)] or errors or [x for x in self.lines if x]
         if not telling:
             return f"it ended with status {self.process.poll()} without a message"
@@ -189,6 +226,22 @@ def _widen(descriptor: int) -> None:
         import fcntl
 
         fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+
+
+def _follow_parent() -> Callable[[], None] | None:
+    """For a child to call before it becomes another program: it is killed when the thread that made it is gone."""
+    if sys.platform != "linux":
+        return None
+    import ctypes
+
+    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
+
+    def follow() -> None:
+        prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+        if os.getppid() != parent:  # already gone
+            os._exit(1)
+
+    return follow
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

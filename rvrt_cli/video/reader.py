@@ -25,6 +25,7 @@ class Reader:
         time_base: unit of the frames' `pts`, in seconds.
         warnings: what was found wrong and survived, one line each; complete after the last frame.
         missing: frames that should have been there and were not; known after the last frame.
+        until: when the last frame gives way, as a `pts`; known after the last frame.
     """
 
     def __init__(self, info: SourceInfo, decoder: VideoDecoder | ImageDecoder) -> None:
@@ -46,6 +47,10 @@ class Reader:
     @property
     def missing(self) -> int:
         return self._decoder.missing
+
+    @property
+    def until(self) -> int | None:
+        return self._decoder.until
 
     def _run(self) -> None:
         last: BaseException | None = None
@@ -99,10 +104,12 @@ class Reader:
 class ImageDecoder:
     """The images of a sequence, one after the other; frame i is shown at i / fps."""
 
-    def __init__(self, info: SourceInfo, start: float, duration: float | None) -> None:
+    def __init__(self, info: SourceInfo, start: float, duration: float | None, alpha: bool) -> None:
         self.info = info
+        self._alpha = alpha
         self.warnings: list[str] = []
         self.missing = 0
+        self.until: int | None = None
         self._closed = threading.Event()
         self._start = start
         self._end = None if duration is None else start + duration
@@ -128,7 +135,8 @@ class ImageDecoder:
                     f"{info.width}x{info.height}; make them equal or upscale them apart"
                 )
             count += 1
-            yield Frame(pixels, number, alpha)
+            self.until = number + 1
+            yield Frame(pixels, number, alpha if self._alpha else None)
         if not count and not self._closed.is_set():
             raise MediaError(f"{info.path}: no image in the part that was asked for; check --start and --duration")
 
@@ -141,7 +149,12 @@ class ImageDecoder:
 
 
 def open_reader(
-    info: SourceInfo, *, start: float = 0.0, duration: float | None = None, deinterlace: bool = False
+    info: SourceInfo,
+    *,
+    start: float = 0.0,
+    duration: float | None = None,
+    deinterlace: bool = False,
+    alpha: bool = True,
 ) -> Reader:
     """Start reading the frames of `info`.
 
@@ -149,6 +162,7 @@ def open_reader(
         start: seconds into the source, counted from its container's beginning; frames before it are left out.
         duration: seconds from there on; None: to the end.
         deinterlace: make one progressive frame of every two fields.
+        alpha: frames carry the source's alpha, if it has any.
 
     Raises:
         OptionError: `start` or `duration` is negative.
@@ -157,5 +171,5 @@ def open_reader(
     if start < 0 or (duration is not None and duration <= 0):
         raise OptionError(f"start {start} s, duration {duration} s: give a start of 0 or more and a positive duration")
     if info.kind == "images":
-        return Reader(info, ImageDecoder(info, start, duration))
-    return Reader(info, VideoDecoder(info, start, duration, deinterlace))
+        return Reader(info, ImageDecoder(info, start, duration, alpha))
+    return Reader(info, VideoDecoder(info, start, duration, deinterlace, alpha))

@@ -26,6 +26,7 @@ _DEFAULT_ENCODER = {"webm": "libvpx-vp9"}
 _DEFAULT_CRF = {"libx264": 18, "libx265": 20, "libvpx-vp9": 24, "libsvtav1": 26, "libaom-av1": 24}
 _CPU_USED = {"libvpx-vp9", "libvpx", "libaom-av1"}  # their "preset" is called -cpu-used
 _PRIVATE_OPTIONS = {"libx264": "-x264-params", "libx265": "-x265-params", "libsvtav1": "-svtav1-params"}
+_NO_ALPHA = "alpha is left out, only a folder of PNG keeps it"
 _OWN_IMAGE = re.compile(r"\d{6,}\.png")
 _CHROMA_CHOICES = {"420": ("420", "422", "444"), "422": ("422", "444", "420"), "444": ("444", "422", "420")}
 
@@ -57,6 +58,11 @@ class Target:
     routes: tuple[Route, ...] = ()
     notes: tuple[str, ...] = ()
     overwrite: bool = False
+
+    @property
+    def keeps_alpha(self) -> bool:
+        """Whether frames are written with their alpha."""
+        return self.kind == "folder" and colour.has_alpha(self.pix_fmt)
 
     @property
     def chain(self) -> str:
@@ -107,7 +113,7 @@ def check_target(
     chosen = _choose_pix_fmt(info, encoder, pix_fmt)
     routes, notes = plan_streams(info, muxer, path) if source_mux else ((), ())
     if info.has_alpha:
-        notes = (*notes, f"{path.name}: alpha is left out, only a folder of PNG keeps it")
+        notes = (*notes, f"{path.name}: {_NO_ALPHA}")
     if (info.mastering or info.light_level) and encoder not in _PRIVATE_OPTIONS:
         known = ", ".join(_PRIVATE_OPTIONS)
         notes = (*notes, f"{path.name}: HDR's mastering display is left out by {encoder}; --codec {known} keep it")
@@ -314,19 +320,21 @@ def _rehearse(info: SourceInfo, plan: Target) -> None:
 
 def _folder_target(info: SourceInfo, path: Path, width: int, height: int, overwrite: bool) -> Target:
     deep = info.bit_depth > 8
+    keeps_alpha = info.has_alpha and (info.kind == "images" or colour.has_alpha(info.pix_fmt))
+    notes: tuple[str, ...] = ()
+    if info.has_alpha and not keeps_alpha:
+        notes = (
+            f"{path.name}: alpha is left out, this ffmpeg cannot decode it; set IMAGEIO_FFMPEG_EXE to one with libvpx",
+        )
     pix_fmt = {(False, False): "rgb24", (True, False): "rgb48be", (False, True): "rgba", (True, True): "rgba64be"}[
-        deep, _keeps_alpha(info)
+        deep, keeps_alpha
     ]
     # Against the default (6), 10 % larger and five times as fast
     options = ("-c:v", "png", "-compression_level", "1", "-pred", "paeth")
     tags = colour.for_output(info.colour, pix_fmt)
     return Target(
-        "folder", path, width, height, "image2", "png", "png", pix_fmt, tags, options, (), (), overwrite=overwrite
+        "folder", path, width, height, "image2", "png", "png", pix_fmt, tags, options, (), notes, overwrite=overwrite
     )
-
-
-def _keeps_alpha(info: SourceInfo) -> bool:
-    return info.has_alpha and info.kind == "images"
 
 
 def _y4m_target(info: SourceInfo, width: int, height: int, pix_fmt: str | None) -> Target:
@@ -335,4 +343,7 @@ def _y4m_target(info: SourceInfo, width: int, height: int, pix_fmt: str | None) 
         raise OptionError(f"--pix-fmt {chosen}: y4m cannot hold it; choose yuv420p, yuv422p or yuv444p, or their 10le")
     options = ("-c:v", "wrapped_avframe", "-strict", "-1")
     tags = colour.for_output(info.colour, chosen)
-    return Target("y4m", Path("-"), width, height, "yuv4mpegpipe", "wrapped_avframe", "rawvideo", chosen, tags, options)
+    notes = (f"standard output: {_NO_ALPHA}",) if info.has_alpha else ()
+    return Target(
+        "y4m", Path("-"), width, height, "yuv4mpegpipe", "wrapped_avframe", "rawvideo", chosen, tags, options, (), notes
+    )

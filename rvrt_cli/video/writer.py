@@ -82,8 +82,8 @@ class Writer:
             width=target.width,
             height=target.height,
             deep=info.bit_depth > 8,
-            alpha="a" in target.pix_fmt.removeprefix("gray") and target.kind == "folder",
-            time_base=self._base,
+            alpha=target.keeps_alpha,
+            time_base=self._base if target.kind != "y4m" else 1 / info.frame_rate,
             chain=f"{target.chain},setsar=sar={_aspect(info, target)}:max=65535",
             output=self._output(first),
         )
@@ -111,7 +111,8 @@ class Writer:
             ValueError: the frame has another size or depth than the target.
         """
         assert self._encoder is not None, "no segment has begun"
-        self._encoder.write(Frame(frame.pixels, frame.pts - self._zero, frame.alpha))
+        pts = frame.pts - self._zero if self.target.kind != "y4m" else self.written
+        self._encoder.write(Frame(frame.pixels, pts, frame.alpha))
         self.written += 1
 
     def end(self) -> None:
@@ -132,8 +133,11 @@ class Writer:
             raise MediaError(f"{self.path}: cannot be written ({error.strerror}); choose another place") from error
         self._encoder = None
 
-    def finish(self) -> None:
+    def finish(self, until: int | None = None) -> None:
         """Without a `work` folder: complete the target and give it its name.
+
+        Args:
+            until: when the last frame gives way, as a `pts`; None: after the average time of a frame.
 
         Raises:
             MediaError: nothing was written, or encoding, muxing or renaming failed; nothing is left behind then.
@@ -146,7 +150,8 @@ class Writer:
             if self.target.kind != "y4m":
                 result = join(
                     self.target, self._info, self._work, [part_file(self.target, self._work, 0)], self.written,
-                    source_mux=self._source_mux, start=self._start, duration=self._duration,
+                    until=until * self._base if until is not None else None, source_mux=self._source_mux,
+                    start=self._start, duration=self._duration,
                 )  # fmt: skip
                 self.path = publish(self.target, result)
         finally:
