@@ -171,6 +171,26 @@ def test_an_interrupted_run_goes_on(cache: Path, tmp_path: Path) -> None:
     assert not (cache / "bench").exists()
 
 
+def test_a_sample_in_between_leaves_an_interrupted_run_to_go_on(cache: Path) -> None:
+    pairs = [flat(1, 100), flat(1, 60), flat(1, 30), flat(1, 80)]
+    standing = Standing(4)
+
+    def stop() -> None:
+        if standing.done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure_quality(options(), dataset(pairs), Repeat(), standing, stop)
+    sample = measure_quality(options(limit=1), dataset(pairs).sample(1), Repeat())
+    assert (sample["sample"], sample["clips_scored"]) == (True, 1)
+    network = Repeat()
+    measure_quality(options(), dataset(pairs), network)
+    assert [round(float(frames.mean()) * 255) for frames, *_ in network.seen] == [30, 80]
+    assert not (cache / "bench").exists()
+    measure_quality(options(limit=1), dataset(pairs).sample(1), Repeat())
+    assert not (cache / "bench").exists()  # a sample alone is complete too
+
+
 def test_a_run_stopped_in_its_first_clip_may_be_saved_again(tmp_path: Path) -> None:
     chosen = options(save=str(tmp_path / "frames"))
 

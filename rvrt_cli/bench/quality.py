@@ -76,7 +76,7 @@ def measure_quality(
     """Score `network` on `dataset`: a report of kind "quality".
 
     What is done is written down case by case in the user's cache, until the run is complete; the same command goes on
-    from there.
+    from there. A sample (--limit) reads and adds to the notes of an interrupted run of more, and leaves them to it.
 
     Args:
         standing: kept up to date; `on_clip` is called after each case.
@@ -101,7 +101,8 @@ def measure_quality(
         clips += scored
         standing.done += 1
         on_clip()
-    progress.remove()
+    if len(dataset.cases) == dataset.total or not progress.existed:
+        progress.remove()
     result, more = about(network), [note] if note else []
     if standing.resumed:
         more.append(f"{standing.resumed} of {standing.total} clips were scored by an interrupted run before this one")
@@ -223,7 +224,7 @@ class Notes:
             file.write(line)
 
     def remove(self) -> None:
-        """Forget the run: it is complete."""
+        """Forget the run: nothing of it is left to do."""
         with suppress(OSError):
             self.path.unlink(missing_ok=True)
             for folder in self.path.parents[:2]:  # where nothing else is in them
