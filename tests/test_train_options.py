@@ -15,6 +15,7 @@ from rvrt_cli.cli.train import train
 from rvrt_cli.data.loader import open_store
 from rvrt_cli.errors import OptionError, WeightsError
 from rvrt_cli.model.config import PRESETS
+from rvrt_cli.train.checkpoint import checkpoints, load_checkpoint
 from rvrt_cli.train.held_out import data_folders
 from rvrt_cli.train.options import TrainOptions, preset_recipe, read_recipe, write_recipe
 from rvrt_cli.train.setup import first_weights, prepare_run, resolve_options
@@ -80,6 +81,26 @@ def test_a_written_recipe_reads_back_the_same(tmp_path: Path) -> None:
     assert TrainOptions(**read_recipe(tmp_path / "recipe.toml")).config == options.config
     assert read_recipe(tmp_path / "recipe.toml")["data"] == options.data
     assert read_recipe(tmp_path / "recipe.toml")["final_rate"] == 1e-7
+
+
+def test_a_written_recipe_keeps_its_network_when_the_preset_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = TrainOptions(network={"widths": (16, 16, 16)})
+    config = options.config
+    write_recipe(tmp_path / "recipe.toml", options)
+    monkeypatch.setitem(PRESETS, "rvrt-tiny", replace(config, carry=0.5, flow_levels=3, bodies=("attention",) * 3))
+    assert resolve_options({}, tmp_path / "recipe.toml", resume=False).config == config
+    wider = resolve_options({"network": {"widths": [24, 24, 24]}}, tmp_path / "recipe.toml", resume=False).config
+    assert wider == replace(config, widths=(24, 24, 24))
+    other = resolve_options({"model": "rvrt-light"}, tmp_path / "recipe.toml", resume=False).config
+    assert other == PRESETS["rvrt-light"]  # the sizes written down are those of rvrt-tiny
+
+
+def test_the_training_state_in_the_repository_belongs_to_its_recipe() -> None:
+    folder = Path(__file__).parents[1] / "weights" / "rvrt-tiny"
+    _, _, config = load_checkpoint(checkpoints(folder)[-1])
+    assert TrainOptions(**read_recipe(folder / "recipe.toml")).config == config
 
 
 def test_wrong_data_and_folders_are_refused_before_anything_is_written(tmp_path: Path) -> None:

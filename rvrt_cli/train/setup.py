@@ -22,7 +22,8 @@ RECIPE = "recipe.toml"
 def resolve_options(given: dict[str, Any], recipe: Path | None, resume: bool) -> TrainOptions:
     """Options from the defaults, a recipe and what the command line gives, each over the one before.
 
-    The recipe is `recipe`, or that of the run to resume, or the one of the preset.
+    The recipe is `recipe`, or that of the run to resume, or the one of the preset. Its [network] goes with its model: it
+    says nothing about another --model.
 
     Args:
         given: values by field name, without those that were not given.
@@ -38,6 +39,8 @@ def resolve_options(given: dict[str, Any], recipe: Path | None, resume: bool) ->
     if recipe is None:
         recipe = preset_recipe(given.get("model", TrainOptions.model))
     values = read_recipe(recipe)
+    if given.get("model", values.get("model")) != values.get("model"):
+        values.pop("network", None)
     if "network" in given:
         given = {**given, "network": {**values.get("network", {}), **given["network"]}}
     return TrainOptions(**{**values, **given})
