@@ -15,7 +15,8 @@ from rvrt_cli.cli.train import train
 from rvrt_cli.data.loader import open_store
 from rvrt_cli.errors import OptionError, WeightsError
 from rvrt_cli.model.config import PRESETS
-from rvrt_cli.train.checkpoint import checkpoints, load_checkpoint
+from rvrt_cli.train.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from rvrt_cli.train.counters import Counters
 from rvrt_cli.train.held_out import data_folders
 from rvrt_cli.train.options import TrainOptions, preset_recipe, read_recipe, write_recipe
 from rvrt_cli.train.setup import first_weights, prepare_run, resolve_options
@@ -129,6 +130,20 @@ def test_wrong_data_and_folders_are_refused_before_anything_is_written(tmp_path:
     (output / "log.jsonl").write_text('{"step": 1}\n')
     with pytest.raises(OptionError, match="--resume goes on with it"):
         prepare_run(TrainOptions(**small, data=str(data)), resume=False)
+
+
+def test_a_refused_resume_leaves_the_run_as_it_was(tmp_path: Path) -> None:
+    data, output = make_store(tmp_path / "clips", sources=2), tmp_path / "run"
+    options = prepare_run(TrainOptions(data=str(data), output=str(output), frames=3, crop=32), resume=False)
+    save_checkpoint(output, {"value.a": np.ones(4, np.float32)}, Counters(step=5), options.config, keep=3)
+    write_recipe(output / "recipe.toml", options)
+    before = (output / "recipe.toml").read_bytes()
+    given = {"output": str(output), "network": {"widths": [16, 16, 16]}}
+    with pytest.raises(OptionError, match=r"00000005.*another network.*leave out --network"):
+        prepare_run(resolve_options(given, None, resume=True), resume=True)
+    assert (output / "recipe.toml").read_bytes() == before
+    again = prepare_run(resolve_options({"output": str(output)}, None, resume=True), resume=True)
+    assert (again.config, again.data, again.frames) == (options.config, options.data, options.frames)
 
 
 def test_a_run_starts_from_weights_of_another_network_only_where_asked(tmp_path: Path) -> None:

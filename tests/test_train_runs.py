@@ -128,6 +128,15 @@ def test_ranks_end_with_the_command_that_started_them(data: Path, tmp_path: Path
     assert alive == []
 
 
+def test_a_resume_refused_by_the_device_leaves_the_recipe(straight: Path, tmp_path: Path) -> None:
+    before = (straight / "recipe.toml").read_bytes()
+    process = start(["train", "--output", str(straight), "--resume", "--device", "ascend", "--steps", "40"], tmp_path)
+    _, said = process.communicate(timeout=100)
+    assert process.returncode == 1
+    assert "ascend" in said
+    assert (straight / "recipe.toml").read_bytes() == before
+
+
 def test_the_recipe_of_a_run_repeats_it(straight: Path) -> None:
     from rvrt_cli.train.options import TrainOptions, read_recipe
 
