@@ -43,10 +43,14 @@ def test_the_published_network_takes_344_gflop() -> None:
 
 
 def test_operations_grow_with_frames_and_pixels() -> None:
-    config = PRESETS["rvrt-tiny"]  # no flow: all work is per px
+    config = dataclasses.replace(PRESETS["rvrt-tiny"], flow_guided=False)  # all work is per px, as that of a flow's pyramid is not
     assert count_flops(config, 4, 128, 64).total == pytest.approx(2 * count_flops(config, 4, 64, 64).total)
     less = [count_flops(config, frames, 64, 64).total for frames in (14, 28, 42)]
     assert less[2] - less[1] == pytest.approx(less[1] - less[0])
+    guided = dataclasses.replace(config, flow_guided=True)
+    frames = [count_flops(guided, count, 64, 64).total for count in (14, 28, 42)]
+    assert frames[2] - frames[1] == pytest.approx(frames[1] - frames[0])
+    assert frames[0] > less[0]
 
 
 # --- a call
@@ -70,7 +74,8 @@ def test_a_report_is_complete_and_consistent() -> None:
     assert any("other programs" in note for note in result["notes"]) == (result["other_load"] > 0.05)
     assert 100 < result["peak_rss_mb"] < 100_000
     assert result["peak_device_mb"] is None
-    assert set(result["stages"]) == {"features", *config.branches, "alignment", "reconstruction", "other"}
+    flow = {"flow"} if config.flow else set()
+    assert set(result["stages"]) == flow | {"features", *config.branches, "alignment", "reconstruction", "other"}
     assert result["machine"]["device"] == "cpu"
     assert result["machine"]["mindspore"]
     assert isinstance(result["machine"]["kernels"], bool)

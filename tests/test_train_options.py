@@ -33,6 +33,15 @@ def test_every_preset_has_a_recipe_and_that_of_rvrt_is_the_published_one() -> No
     assert (published.spynet_frozen, published.spynet_rate) == (5_000, 0.25)
 
 
+def test_a_preset_with_optical_flow_lets_it_learn() -> None:
+    """The published recipe is given a trained one, and says when it begins to learn."""
+    for model in set(PRESETS) - {"rvrt"}:
+        options = TrainOptions(**read_recipe(preset_recipe(model)))
+        if options.config.flow:
+            assert options.flow_loss > 0, f"{model}: from random weights, the flow is not taught"
+            assert options.spynet_frozen == 0, f"{model}: the flow starts at {options.spynet_frozen} steps"
+
+
 @pytest.mark.parametrize(
     ("wrong", "named"),
     [
