@@ -104,6 +104,12 @@ def measure_quality(
     if len(dataset.cases) == dataset.total or not progress.existed:
         progress.remove()
     result, more = about(network), [note] if note else []
+    cut = sum(bool(clip["window"] or clip["tile"]) for clip in clips)
+    if cut:
+        more.append(
+            f"{cut} of {len(clips)} clips did not fit the memory whole: they went through in windows or tiles (see clips), "
+            "which is not the protocol's one call a clip"
+        )
     if standing.resumed:
         more.append(f"{standing.resumed} of {standing.total} clips were scored by an interrupted run before this one")
     return report(
@@ -115,8 +121,9 @@ def measure_quality(
         low_resolution=dataset.low,
         channel=dataset.channel,
         sample=len(dataset.cases) < dataset.total,
-        clips_scored=len(clips),
-        clips_total=max(dataset.total, len(clips)),
+        clips_scored=len(dataset.cases),
+        clips_total=dataset.total,
+        shots_scored=len(clips),
         frames_scored=sum(clip["frames"] for clip in clips),
         **_means(clips),
         clips=clips,

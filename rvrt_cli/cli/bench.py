@@ -247,7 +247,8 @@ def _print_quality(result: dict[str, Any]) -> None:
         scores.add_row(_plain(clip["clip"]), *_scores(clip, keys))
     scores.add_section()
     label = "mean of the sample" if result["sample"] else "mean"
-    scores.add_row(f"{label}, {_count(result['clips_scored'], 'clip')}", *_scores(result, keys), style="bold")
+    shots = "clip" if result["shots_scored"] == result["clips_scored"] else "shot"
+    scores.add_row(f"{label}, {_count(result['shots_scored'], shots)}", *_scores(result, keys), style="bold")
     for entry in result["published"]:
         blank = [""] * (2 * len(keys) - 2)
         ssim = "" if entry["ssim"] is None else f"{entry['ssim']:.4f}"
