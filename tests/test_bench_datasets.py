@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from bench_sets import clip, picture, write
+from PIL import Image
 from video_clips import ffmpeg
 
 from rvrt_cli.bench.datasets import CENTRE, Dataset, open_dataset, sample_clip
@@ -48,6 +50,19 @@ def test_vimeo_with_a_septuplet_missing(tmp_path: Path) -> None:
         names(open_dataset("vimeo90k-t", tmp_path))
 
 
+def test_vimeo_whose_low_resolution_is_of_the_other_list_or_size(tmp_path: Path) -> None:
+    vimeo(tmp_path, low=True)
+    write(tmp_path / "BIx4" / "00002" / "0003", clip(1, 7, 16, 24), "im{}.png", first=1)
+    with pytest.raises(OptionError, match="7 frames of 24x16 px do not belong to 7 targets of 48x32 px"):
+        names(open_dataset("vimeo90k-t", tmp_path))
+    Image.fromarray(picture(0, 8, 8)).save(tmp_path / "BIx4" / "00002" / "0003" / "im2.png")
+    with pytest.raises(OptionError, match="images of several sizes"):
+        names(open_dataset("vimeo90k-t", tmp_path))
+    shutil.rmtree(tmp_path / "BIx4" / "00002")  # as `rvrt preprocess vimeo90k ROOT --lists train` leaves the test list
+    with pytest.raises(OptionError, match=rf"0003: missing.*rvrt preprocess vimeo90k {tmp_path} --lists test"):
+        open_dataset("vimeo90k-t", tmp_path)
+
+
 @pytest.mark.parametrize("inside", ["GT", "."])
 def test_vid4(tmp_path: Path, inside: str) -> None:
     for index, name in enumerate(("calendar", "city", "foliage", "walk")):
@@ -78,6 +93,15 @@ def test_low_resolution_of_another_size_is_refused(tmp_path: Path) -> None:
         write(tmp_path / "BIx4" / name, clip(index, 2, 16, 24))
     with pytest.raises(OptionError, match="24x16 px do not belong to 2 targets of 48x32 px"):
         names(open_dataset("vid4", tmp_path))
+
+
+def test_low_resolution_of_some_clips_alone_is_refused(tmp_path: Path) -> None:
+    for index, name in enumerate(("calendar", "city", "foliage", "walk")):
+        write(tmp_path / "GT" / name, clip(index, 2, 32, 48))
+    for name in ("calendar", "foliage"):
+        write(tmp_path / "BIx4" / name, clip(0, 2, 8, 12))
+    with pytest.raises(OptionError, match=r"BIx4/city: missing.*unpack the set again"):
+        open_dataset("vid4", tmp_path)
 
 
 def test_reds4_takes_its_four_clips_out_of_the_training_set(tmp_path: Path) -> None:

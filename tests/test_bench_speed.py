@@ -16,12 +16,13 @@ import pytest
 from PIL import Image
 
 from rvrt_cli.bench.apart import apart
-from rvrt_cli.bench.machine import OtherLoad, peak_rss_bytes
+from rvrt_cli.bench.machine import OtherLoad, cores, describe, peak_rss_bytes
 from rvrt_cli.bench.options import BenchOptions
 from rvrt_cli.bench.report import KEYS, check_writable, report, to_json, write_atomically
 from rvrt_cli.bench.speed import measure_speed, moving_clip, open_network
 from rvrt_cli.bench.stages import stage_seconds
 from rvrt_cli.bench.sweep import draw_sweep, growth, memory_growth, sizes
+from rvrt_cli.device import use_device
 from rvrt_cli.errors import OptionError, OutOfMemoryError, WeightsError
 from rvrt_cli.model.config import PRESETS, RVRTConfig
 from rvrt_cli.model.cost import count_flops
@@ -88,7 +89,6 @@ def test_a_report_is_complete_and_consistent() -> None:
 
 
 def test_stages_are_told_apart_and_left_as_they_were() -> None:
-    from rvrt_cli.device import use_device
     from rvrt_cli.model import Network, initial_weights
 
     card = {"name": "guided", "trained": False, "degradation": "none"}
@@ -118,6 +118,12 @@ def test_the_load_is_that_of_others() -> None:
         for process in busy:
             process.kill()
             process.wait()
+
+
+@pytest.mark.parametrize(("set_to", "threads"), [("2,1", 2), (" 3 ", 3), ("many", None), ("0", None)])
+def test_threads_are_those_of_openmp(monkeypatch: pytest.MonkeyPatch, set_to: str, threads: int | None) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", set_to)
+    assert describe(use_device("cpu"))["threads"] == (threads or cores())
 
 
 def test_random_weights_are_named() -> None:

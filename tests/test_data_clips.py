@@ -209,6 +209,18 @@ def test_command_reports_what_it_cannot_use(material: Path, tmp_path: Path) -> N
     assert len(json.loads((output / MANIFEST).read_text())["problems"]) == 2
 
 
+def test_a_photo_beyond_all_measure_is_listed_and_the_rest_is_done(
+    material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(texture(900, 1000, 2)).save(tmp_path / "huge.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 900 * 1000 // 3)  # Pillow refuses twice this
+    sources = find_sources([material / "photo0.png", tmp_path / "huge.png"])
+    manifest = make_clips(sources, tmp_path / "out", OPTIONS)
+    assert [source["name"] for source in manifest["sources"]] == ["photo0.png"]
+    [problem] = manifest["problems"]
+    assert "huge.png: cannot be read as an image" in problem
+
+
 def test_existing_clips_are_kept_unless_told(material: Path, made: Path) -> None:
     with pytest.raises(OptionError, match="--overwrite"):
         make_clips(find_sources([material]), made, OPTIONS)

@@ -97,6 +97,16 @@ def test_bad_images_are_listed_and_the_rest_is_done(root: Path) -> None:
     assert (root / "meta_info_Vimeo90K_test_GT.txt").read_text() == ""
 
 
+def test_an_image_beyond_all_measure_is_listed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(np.zeros((700, 700, 3), np.uint8)).save(root / "sequences/00002/0001/im6.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200_000)  # Pillow refuses twice this
+    code, output = run(str(root), "--lists", "test")
+    assert code == 1
+    assert "1 images could not be made" in output
+    assert "00002/0001/im6.png: cannot be read" in output
+    assert len(list((root / "BIx4").rglob("im*.png"))) == 6
+
+
 def test_scale_two(root: Path) -> None:
     code, _ = run(str(root), "--lists", "test", "--scale", "2")
     assert code == 0
