@@ -15,7 +15,7 @@ from rvrt_cli.train.log import NAME as LOG
 from rvrt_cli.train.options import TrainOptions, write_recipe
 from rvrt_cli.train.setup import RECIPE
 
-RANKS, OUTCOME = "ranks", "outcome.json"  # folder with the ranks' own logs, and a file in it
+OUTCOME = "outcome.json"  # in the folder of this machine's ranks
 
 
 def run_ranks(options: TrainOptions, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def run_ranks(options: TrainOptions, report: Callable[[dict[str, Any]], None]) -
         RvrtError: a rank has ended badly; the others are gone too.
     """
     output = Path(options.output)
-    folder = output / RANKS
+    folder = ranks_folder(options)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     write_recipe(folder / RECIPE, options)
@@ -37,6 +37,11 @@ def run_ranks(options: TrainOptions, report: Callable[[dict[str, Any]], None]) -
             "checkpoint"
         )
     return json.loads((folder / OUTCOME).read_text(encoding="utf-8"))
+
+
+def ranks_folder(options: TrainOptions) -> Path:
+    """Where this machine's ranks have their recipe, logs and outcome: machines may share the output folder."""
+    return Path(options.output) / f"ranks-{options.node}"
 
 
 class _Follower:
