@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rvrt_cli.bench import sweep
 from rvrt_cli.bench.apart import apart
 from rvrt_cli.bench.machine import OtherLoad, cores, describe, peak_rss_bytes
 from rvrt_cli.bench.options import BenchOptions
@@ -170,7 +171,7 @@ def test_the_clip_moves() -> None:
         ({"limit": 3}, "--limit: belongs to quality"),
         ({"limit": 0, "protocol": "clips"}, "--limit 0"),
         ({"vmaf": True}, "--vmaf: belongs to quality"),
-        ({"pipeline": "in.mp4", "weights": "random"}, "needs a network with weights"),
+        ({"training": True, "model": "rvrt-bi-vimeo"}, "--training: --model rvrt-bi-vimeo is no preset"),
         ({"protocol": "set5"}, "--protocol 'set5'"),
         ({"protocol": "vid4"}, "--data DIR"),
         ({"protocol": "clips", "sweep": True}, "--sweep: belongs to speed"),
@@ -219,6 +220,25 @@ def test_a_sweep_varies_one_thing_at_a_time() -> None:
     points = sizes(BenchOptions())
     assert points[:4] == [(4, 112, 64), (7, 112, 64), (14, 112, 64), (28, 112, 64)]
     assert points[4:] == [(14, 56, 32), (14, 80, 48), (14, 168, 96)]  # multiples of 8
+
+
+def test_a_sweep_leaves_out_what_does_not_fit_and_keeps_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pretend(function: object, options: BenchOptions, *arguments: object) -> dict:
+        if options.frames > 14 or options.width_height[0] > 112:
+            raise OutOfMemoryError("the process ended without an answer")
+        return dict.fromkeys(KEYS) | {"frames": options.frames, "width": options.width_height[0],
+                "height": options.width_height[1], "seconds_per_call": 1.0, "peak_rss_mb": 1.0, "other_load": 0.0}  # fmt: skip
+
+    monkeypatch.setattr(sweep, "apart", pretend)
+    options = BenchOptions()
+    result = sweep.measure_sweep(options)
+    assert [(p["frames"], p["width"]) for p in result["sweep"]] == [(4, 112), (7, 112), (14, 112), (14, 56), (14, 80)]
+    assert [note.split(" (")[0] for note in result["notes"]] == [
+        "left out of the sweep: 28 frames of 112x64 px", "left out of the sweep: 14 frames of 168x96 px"]  # fmt: skip
+    machine = {"name": "a machine", "threads": 2, "precision": "float32"}
+    for points in (result["sweep"], []):
+        drawn = {"network": "n", "weights": "trained", "machine": machine, "sweep": points}
+        assert Image.open(io.BytesIO(draw_sweep(drawn, options))).format == "PNG"
 
 
 def made(options: BenchOptions, power: float) -> list[dict]:

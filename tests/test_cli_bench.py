@@ -116,6 +116,19 @@ def test_quality_of_vimeo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     assert [entry["psnr"] for entry in result["published"]][:2] == [38.15, 38.12]
 
 
+def test_kernels_are_asked_for_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    from rvrt_cli.bench import speed
+    from rvrt_cli.ops import kernels
+
+    monkeypatch.setattr(kernels, "library", lambda: None)
+    monkeypatch.setattr(kernels, "problem", lambda: "no C++ compiler found")
+    monkeypatch.setattr(speed, "measure_speed", lambda *_: pytest.fail("measured first"))
+    assert rvrt(monkeypatch, "--kernels") == 1
+    assert "--kernels: there are none: no C++ compiler found" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

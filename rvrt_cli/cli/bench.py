@@ -99,6 +99,10 @@ def _speed(options: BenchOptions) -> dict[str, Any]:
         from rvrt_cli.bench.pipeline import check_pipeline
 
         check_pipeline(options)
+    if options.kernels:
+        from rvrt_cli.bench.kernels import check_kernels
+
+        check_kernels()
     with _status("measuring one call"):
         result = measure_speed(options)
     if options.pipeline:
@@ -124,7 +128,8 @@ def _speed(options: BenchOptions) -> dict[str, Any]:
             click.echo(f"{size}: {point['seconds_per_call']:.3g} s, {point['peak_rss_mb']:.0f} MB", err=True)
 
         with _status("measuring other sizes, each in a process of its own"):
-            result |= measure_sweep(options, tell)
+            grown = measure_sweep(options, tell)
+        result |= {**grown, "notes": [*result["notes"], *grown["notes"]]}
     return result
 
 
