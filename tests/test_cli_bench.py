@@ -6,9 +6,11 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from bench_sets import clip, write
 
+from rvrt_cli.bench.options import BenchOptions
 from rvrt_cli.bench.report import KEYS
 from rvrt_cli.cli import main
 
@@ -64,10 +66,37 @@ def test_the_whole_upscale(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 
     ffmpeg("-f", "lavfi", "-i", "testsrc2=s=32x24:r=25", "-frames:v", "4", "-c:v", "ffv1", tmp_path / "in.mkv")
     speed = ("--frames", 2, "--size", "16x16", "--repeat", 1, "--json", "-")
-    assert rvrt(monkeypatch, *speed, "--pipeline", tmp_path / "in.mkv") == 0
-    pipeline = json.loads(capsys.readouterr().out)["pipeline"]
+    assert rvrt(monkeypatch, *speed, "--pipeline", tmp_path / "in.mkv", "--weights", "random") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["weights"] == "random"
+    pipeline = result["pipeline"]
     assert (pipeline["frames"], pipeline["width"], pipeline["height"], pipeline["tiles"]) == (4, 32, 24, 1)
+    spent = sum(pipeline[f"{name}_seconds"] for name in ("network", "waiting_for_source", "waiting_for_target"))
+    assert 0 < pipeline["network_seconds"] < spent <= pipeline["seconds"]
+    assert pipeline["network_alone_seconds"] > 0
     assert pipeline["frames_per_second"] == pytest.approx(4 / pipeline["seconds"])
+
+
+def test_the_network_alone_takes_the_same_windows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from video_clips import ffmpeg
+
+    from rvrt_cli.bench import pipeline
+    from rvrt_cli.model import Network
+
+    calls: list[tuple[bytes, int]] = []
+    call = Network.__call__
+
+    def spied(network: Network, frames: np.ndarray, state: dict | None, emit: int) -> tuple[np.ndarray, dict]:
+        calls.append((frames.tobytes(), emit))
+        return call(network, frames, state, emit)
+
+    monkeypatch.setattr(Network, "__call__", spied)
+    monkeypatch.setattr(pipeline, "apart", lambda function, *arguments: function(*arguments))
+    ffmpeg("-f", "lavfi", "-i", "testsrc2=s=16x16:r=25", "-frames:v", "17", "-c:v", "ffv1", tmp_path / "in.mkv")
+    result = pipeline.measure_pipeline(BenchOptions(pipeline=str(tmp_path / "in.mkv")))
+    assert result["frames"] == 17
+    assert len(calls) == 6  # two windows, three times
+    assert calls[4:] == calls[2:4] == calls[:2]
 
 
 def test_a_sweep_and_its_plot(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:

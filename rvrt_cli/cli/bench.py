@@ -219,7 +219,8 @@ def _add_pipeline(table: Any, pipeline: dict[str, Any]) -> None:
     waiting += f", for encoding {_digits(pipeline['waiting_for_target_seconds'])} s"
     table.add_row("whole upscale", f"{size} in {_digits(pipeline['seconds'])} s, "
                   f"{_digits(pipeline['frames_per_second'])} frames/s, {pipeline['peak_rss_mb']:.0f} MB")  # fmt: skip
-    table.add_row("", f"network {_digits(pipeline['network_seconds'])} s, {waiting}")
+    alone = f"{_digits(pipeline['network_alone_seconds'])} s with nothing beside it"
+    table.add_row("", f"network {_digits(pipeline['network_seconds'])} s ({alone}), {waiting}")
 
 
 def _add_training(table: Any, training: dict[str, Any]) -> None:
