@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import shutil
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from bench_sets import clip, picture, write
+from bench_sets import Repeat, clip, picture, write
 from PIL import Image
 from video_clips import ffmpeg
 
+from rvrt_cli.bench import datasets, quality
 from rvrt_cli.bench.datasets import CENTRE, Dataset, open_dataset, sample_clip
+from rvrt_cli.bench.options import BenchOptions
+from rvrt_cli.data import validation
 from rvrt_cli.data.degrade import h264
 from rvrt_cli.data.resize import blur_downsample, imresize
 from rvrt_cli.errors import MediaError, OptionError
@@ -154,6 +159,36 @@ def test_clips_are_videos_and_their_shots(tmp_path: Path) -> None:
     [coded] = open_dataset("clips", tmp_path, "video").cases[0].load()
     np.testing.assert_array_equal(coded.low, h264(pair.low, 23))
     assert open_dataset("clips", tmp_path / "a.mkv").total == 1
+
+
+def test_shots_are_read_and_scored_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture_of = [np.roll(picture(shot, 96, 128), 2 * t, 1) for shot in range(3) for t in range(12)]
+    rate = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "128x96", "-r", "25"]
+    (tmp_path / "raw").write_bytes(np.stack(picture_of).tobytes())
+    ffmpeg(*rate, "-i", tmp_path / "raw", "-c:v", "libx264rgb", "-crf", "0", tmp_path / "film.mkv")
+    read, alive = [], []  # frames read, and whether the shot before still lies in memory, at each enlargement
+    shots, read_video = [], validation.read_video
+
+    def counted(path: Path) -> tuple[int, Iterator[np.ndarray]]:
+        estimate, frames = read_video(path)
+        return estimate, (read.append(1) or frame for frame in frames)  # type: ignore[func-returns-value]
+
+    def noted(high: np.ndarray, kind: str) -> np.ndarray:
+        alive.append((len(read), [shot() is not None for shot in shots]))
+        shots.append(weakref.ref(high))
+        return imresize(high, 0.25)
+
+    monkeypatch.setenv("RVRT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(quality, "file_sha256", lambda *_: "0" * 64)
+    monkeypatch.setattr(quality, "about", lambda network: {"notes": []})
+    monkeypatch.setattr(validation, "read_video", counted)
+    monkeypatch.setattr(datasets, "reduced", noted)
+    result = quality.measure_quality(
+        BenchOptions(protocol="clips"), open_dataset("clips", tmp_path / "film.mkv"), Repeat()
+    )
+    assert [(clip["clip"], clip["frames"]) for clip in result["clips"]] == [(f"film-{k}", 12) for k in (1, 2, 3)]
+    assert [kept for _, kept in alive] == [[], [False], [False, False]]
+    assert alive[0][0] < 24, "the first shot waited for the second to end"
 
 
 def test_clips_without_data_are_the_sample() -> None:

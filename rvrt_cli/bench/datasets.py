@@ -141,6 +141,7 @@ def _videos(folder: Path | None, kind: str) -> Dataset:
 def _shots(path: Path, kind: str) -> Iterator[Pair]:
     for name, high in shots(path):
         yield Pair(name, reduced(high, kind), high)
+        del high  # before the next shot is read
 
 
 def reduced(high: np.ndarray, kind: str) -> np.ndarray:

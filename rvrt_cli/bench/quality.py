@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +97,8 @@ def measure_quality(
         scored = progress.get(case.name)
         standing.resumed += scored is not None
         if scored is None:
-            scored = [_score(network, pair, dataset, options) for pair in case.load()]
+            # no name for the pair: it goes before the next shot is read
+            scored = list(map(partial(_score, network, dataset, options), case.load()))
             progress.add(case.name, scored)
         clips += scored
         standing.done += 1
@@ -137,7 +139,7 @@ def _means(clips: list[dict[str, Any]]) -> dict[str, float]:
     return {key: clip_means({clip["clip"]: [clip[key]] for clip in clips})[1] for key in measured}
 
 
-def _score(network: Network, pair: Pair, dataset: Dataset, options: BenchOptions) -> dict[str, Any]:
+def _score(network: Network, dataset: Dataset, options: BenchOptions, pair: Pair) -> dict[str, Any]:
     started = time.perf_counter()
     if dataset.centre:
         ours, window, tile = enlarge_centre(network, pair.low), 0, 0
