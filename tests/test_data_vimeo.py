@@ -1,5 +1,6 @@
 """`rvrt preprocess vimeo90k` on a small set in the published layout."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,14 @@ def test_everything_is_written(root: Path) -> None:
     code, output = run(str(root))
     assert code == 0, output
     assert "21 images made, 0 were there" in output
+    line = re.search(
+        r"(\d+) images/s per core \((\d+) % reading, (\d+) % resizing, (\d+) % writing\); "
+        r"the whole set of 641907 images: ([\d.]+) h",
+        output,
+    )
+    assert line, output
+    assert int(line[1]) > 0
+    assert sum(map(int, line.groups()[1:4])) == pytest.approx(100, abs=2)
     for name in TRAIN + TEST:
         for frame in range(1, 8):
             high, low = (pixels(root / folder / name / f"im{frame}.png") for folder in ("sequences", "BIx4"))

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from checkpoint_files import checkpoint
 from click.testing import CliRunner
 from fuzzing import PLAIN, damaged, refusals, searching
 from hypothesis import given, strategies as st
 from train_runs import make_store
 
-from rvrt_cli.cli.train import train
+from rvrt_cli.cli.train import _Plain, train
 from rvrt_cli.data.loader import open_store
 from rvrt_cli.errors import OptionError, WeightsError
 from rvrt_cli.model.config import PRESETS
@@ -177,6 +178,42 @@ def test_a_run_starts_from_weights_of_another_network_only_where_asked(tmp_path:
         assert np.array_equal(array, held[name] if kept else fresh[name]), name
     with pytest.raises(WeightsError, match="backbone"):  # nothing fits: another network altogether
         first_weights(TrainOptions(init=str(path), init_partial=True, model="rvrt"))
+
+
+@pytest.mark.parametrize("source", ["spynet.pth", "rvrt.pth", "rvrt.safetensors"])
+def test_optical_flow_starts_from_a_file(tmp_path: Path, source: str) -> None:
+    config, path = PRESETS["rvrt-tiny"], tmp_path / source
+    fresh = first_weights(TrainOptions())
+    rng = np.random.default_rng(0)
+    flow = {
+        name: rng.standard_normal(array.shape, np.float32) for name, array in fresh.items() if name[:7] == "spynet."
+    }
+    if source == "rvrt.safetensors":
+        save_weights(path, {**fresh, **flow}, config, {"name": "other", "trained": False, "degradation": "none"})
+    else:
+        prefix = "" if source == "spynet.pth" else "spynet."
+        arrays = {prefix + name.removeprefix("spynet."): array for name, array in flow.items()}
+        checkpoint(path, {**arrays, "spynet.mean": np.zeros((1, 3, 1, 1), np.float32)}, nested=None)
+    weights = first_weights(TrainOptions(spynet=str(path)))
+    assert set(weights) == set(fresh)
+    for name, array in weights.items():
+        assert np.array_equal(array, flow.get(name, fresh[name])), name
+    if source == "spynet.pth":
+        checkpoint(path, {"conv.weight": np.zeros((3, 3), np.float32)}, nested=None)
+        with pytest.raises(WeightsError, match="no weights of SpyNet"):
+            first_weights(TrainOptions(spynet=str(path)))
+
+
+def test_the_display_has_loss_psnr_pace_and_time_left() -> None:
+    display = _Plain(steps=1000)
+    for step in range(1, 101):
+        seconds = 60.0 if step == 1 else 1.5  # the first one compiles
+        record = {"step": step, "loss": 0.25, "psnr": 31.0, "seconds": seconds, "skipped": 2}
+        display.update(record)
+    assert display.standing(record) == "loss 0.25000, 31.00 dB, 1.50 s/step, 22 min 30 s left, 2 skipped"
+    far = {**record, "step": 100, "skipped": 0}
+    display.steps = 10_000
+    assert display.standing(far) == "loss 0.25000, 31.00 dB, 1.50 s/step, 4 h 07 min left"
 
 
 def test_sources_are_held_out_whole(tmp_path: Path) -> None:
