@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -156,6 +161,56 @@ def test_kernels_are_asked_for_before_anything_is_measured(
     monkeypatch.setattr(speed, "measure_speed", lambda *_: pytest.fail("measured first"))
     assert rvrt(monkeypatch, "--kernels") == 1
     assert "--kernels: there are none: no C++ compiler found" in capsys.readouterr().err
+
+
+def test_the_embedded_network_beats_bicubic_on_the_sample_clip(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    assert rvrt(monkeypatch, "--protocol", "clips", "--json", "-") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["network"], result["weights"], result["frames_scored"]) == ("rvrt-tiny", "trained", 30)
+    assert result["psnr_y"] > result["bicubic_psnr_y"] > 20
+
+
+def test_weights_for_other_data_are_refused_by_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    assert rvrt(monkeypatch, "--protocol", "clips", "--degradation", "bd") == 1
+    captured = capsys.readouterr()
+    [line] = captured.err.strip().splitlines()
+    assert "rvrt-tiny were trained for video and the data is bd" in line
+    assert "--force" in line
+    assert captured.out == ""
+
+
+def test_interrupted_and_taken_up_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path, cache: Path
+) -> None:
+    for index, name in enumerate(("calendar", "city", "foliage", "walk")):
+        write(tmp_path / "Vid4" / "GT" / name, clip(index, 1, 32, 32) if index != 1 else clip(index, 24, 192, 192))
+    arguments = ["--protocol", "vid4", "--data", str(tmp_path / "Vid4"), "--json", "-"]
+    code = "import sys\nfrom rvrt_cli.cli import main\nsys.argv[0] = 'rvrt'\nmain()"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    process = subprocess.Popen([sys.executable, "-c", code, "bench", *arguments], env=environment, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+    until = time.monotonic() + 200
+    while not any("calendar" in notes.read_text() for notes in (cache / "bench").glob("*.jsonl")):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    shown, said = process.communicate(timeout=200)
+    assert process.returncode == 130
+    assert shown == ""
+    [line] = said.strip().splitlines()
+    assert re.search(
+        "interrupted after [01] of 4 clips; the same command goes on from there", line
+    )  # just noted, or counted
+    assert rvrt(monkeypatch, *arguments) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["clips_scored"] == 4
+    assert any("1 of 4 clips were scored by an interrupted run" in note for note in result["notes"])
+    assert not (cache / "bench").exists()
 
 
 @pytest.mark.parametrize(

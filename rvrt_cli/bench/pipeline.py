@@ -85,10 +85,11 @@ def _measure(options: BenchOptions) -> dict[str, Any]:
 
 def _network_alone(job: Job, scratch: Path) -> float:
     """Seconds of the job's windows through its network, their frames decoded before, into the file `scratch`."""
-    count, shape, dtype = 0, (0, 0, 0), np.dtype(np.uint8)
+    shape: tuple[int, ...] = ()
+    dtype, count = np.dtype(np.uint8), 0
     with open_reader(job.source) as reader, scratch.open("wb") as file:
         for frame in reader:
-            count, shape, dtype = count + 1, frame.pixels.shape, frame.pixels.dtype
+            shape, dtype, count = frame.pixels.shape, frame.pixels.dtype, count + 1
             file.write(np.ascontiguousarray(frame.pixels).data)
 
     def frames() -> Iterator[np.ndarray]:

@@ -31,6 +31,7 @@ from rvrt_cli.device import host_free_bytes
 from rvrt_cli.errors import OptionError, OutOfMemoryError, RvrtError
 from rvrt_cli.metrics import clip_means, psnr, rgb_to_y, ssim
 from rvrt_cli.upscale import MEMORY_SHARE
+from rvrt_cli.upscale.undisturbed import Undisturbed, signals_wait
 from rvrt_cli.weights import cache_folder, file_sha256
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ def enlarge(network: Network, low: np.ndarray) -> tuple[np.ndarray, engine.Plan]
         plan = engine.plan(network, width, height, window=0, tile=0, **size)
     except OutOfMemoryError:
         plan = engine.plan(network, width, height, **size)
-    return np.stack(list(engine.stream(iter(low), network, plan, scenes=False))), plan
+    return np.stack(list(engine.stream(iter(low), Undisturbed(network), plan, scenes=False))), plan
 
 
 def enlarge_centre(network: Network, low: np.ndarray) -> np.ndarray:
@@ -197,7 +198,8 @@ def enlarge_centre(network: Network, low: np.ndarray) -> np.ndarray:
     """
     clip = low.astype(np.float32).transpose(0, 3, 1, 2) / 255
     mirrored = np.concatenate([clip, clip[::-1]])
-    output, _ = network(mirrored[None], None, len(mirrored), mirrored=True)
+    with signals_wait():
+        output, _ = network(mirrored[None], None, len(mirrored), mirrored=True)
     if not np.isfinite(output).all():
         raise RvrtError("the network's output is not finite; use --precision float32, or check the weights")
     centre = (output[0, CENTRE] + output[0, len(mirrored) - 1 - CENTRE]) / 2
