@@ -15,7 +15,7 @@ from train_runs import finish, make_store, read_steps, small_run, start, wait_fo
 
 from rvrt_cli.train.checkpoint import checkpoints, load_checkpoint
 from rvrt_cli.train.options import read_recipe
-from rvrt_cli.weights import load_weights
+from rvrt_cli.weights import load_weights, save_weights
 
 TIMES = ("seconds", "waited", "trained")  # what may differ between two runs
 
@@ -164,6 +164,20 @@ def test_ranks_end_with_the_command_that_started_them(data: Path, tmp_path: Path
     process.wait()
     _, alive = psutil.wait_procs(family, timeout=60)
     assert alive == []
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_one_line(straight: Path, data: Path, tmp_path: Path) -> None:
+    weights = load_weights(straight / "weights.safetensors")
+    arrays = {name: 1e30 * array for name, array in weights.arrays.items()}
+    save_weights(tmp_path / "huge.safetensors", arrays, weights.config, weights.card)
+    options = {"init": tmp_path / "huge.safetensors", "max-skipped": 2}
+    process = start(small_run(data, tmp_path / "run", **options), tmp_path)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 1
+    [line] = [line for line in said.splitlines() if line.startswith("rvrt:")]
+    assert "3 of the last 100 steps gave no finite loss or gradient" in line
+    assert "Traceback" not in said
+    assert [record["loss"] for record in read_steps(tmp_path / "run")] == [None, None]
 
 
 def test_a_resume_refused_by_the_device_leaves_the_recipe(straight: Path, tmp_path: Path) -> None:
