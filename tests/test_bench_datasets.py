@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from bench_sets import clip, picture, write
+from bench_sets import Repeat, clip, picture, write
+from PIL import Image
 from video_clips import ffmpeg
 
+from rvrt_cli.bench import datasets, quality
 from rvrt_cli.bench.datasets import CENTRE, Dataset, open_dataset, sample_clip
+from rvrt_cli.bench.options import BenchOptions
+from rvrt_cli.data import validation
 from rvrt_cli.data.degrade import h264
 from rvrt_cli.data.resize import blur_downsample, imresize
 from rvrt_cli.errors import MediaError, OptionError
@@ -48,6 +55,19 @@ def test_vimeo_with_a_septuplet_missing(tmp_path: Path) -> None:
         names(open_dataset("vimeo90k-t", tmp_path))
 
 
+def test_vimeo_whose_low_resolution_is_of_the_other_list_or_size(tmp_path: Path) -> None:
+    vimeo(tmp_path, low=True)
+    write(tmp_path / "BIx4" / "00002" / "0003", clip(1, 7, 16, 24), "im{}.png", first=1)
+    with pytest.raises(OptionError, match="7 frames of 24x16 px do not belong to 7 targets of 48x32 px"):
+        names(open_dataset("vimeo90k-t", tmp_path))
+    Image.fromarray(picture(0, 8, 8)).save(tmp_path / "BIx4" / "00002" / "0003" / "im2.png")
+    with pytest.raises(OptionError, match="images of several sizes"):
+        names(open_dataset("vimeo90k-t", tmp_path))
+    shutil.rmtree(tmp_path / "BIx4" / "00002")  # as `rvrt preprocess vimeo90k ROOT --lists train` leaves the test list
+    with pytest.raises(OptionError, match=rf"0003: missing.*rvrt preprocess vimeo90k {tmp_path} --lists test"):
+        open_dataset("vimeo90k-t", tmp_path)
+
+
 @pytest.mark.parametrize("inside", ["GT", "."])
 def test_vid4(tmp_path: Path, inside: str) -> None:
     for index, name in enumerate(("calendar", "city", "foliage", "walk")):
@@ -78,6 +98,15 @@ def test_low_resolution_of_another_size_is_refused(tmp_path: Path) -> None:
         write(tmp_path / "BIx4" / name, clip(index, 2, 16, 24))
     with pytest.raises(OptionError, match="24x16 px do not belong to 2 targets of 48x32 px"):
         names(open_dataset("vid4", tmp_path))
+
+
+def test_low_resolution_of_some_clips_alone_is_refused(tmp_path: Path) -> None:
+    for index, name in enumerate(("calendar", "city", "foliage", "walk")):
+        write(tmp_path / "GT" / name, clip(index, 2, 32, 48))
+    for name in ("calendar", "foliage"):
+        write(tmp_path / "BIx4" / name, clip(0, 2, 8, 12))
+    with pytest.raises(OptionError, match=r"BIx4/city: missing.*unpack the set again"):
+        open_dataset("vid4", tmp_path)
 
 
 def test_reds4_takes_its_four_clips_out_of_the_training_set(tmp_path: Path) -> None:
@@ -130,6 +159,36 @@ def test_clips_are_videos_and_their_shots(tmp_path: Path) -> None:
     [coded] = open_dataset("clips", tmp_path, "video").cases[0].load()
     np.testing.assert_array_equal(coded.low, h264(pair.low, 23))
     assert open_dataset("clips", tmp_path / "a.mkv").total == 1
+
+
+def test_shots_are_read_and_scored_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture_of = [np.roll(picture(shot, 96, 128), 2 * t, 1) for shot in range(3) for t in range(12)]
+    rate = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "128x96", "-r", "25"]
+    (tmp_path / "raw").write_bytes(np.stack(picture_of).tobytes())
+    ffmpeg(*rate, "-i", tmp_path / "raw", "-c:v", "libx264rgb", "-crf", "0", tmp_path / "film.mkv")
+    read, alive = [], []  # frames read, and whether the shot before still lies in memory, at each enlargement
+    shots, read_video = [], validation.read_video
+
+    def counted(path: Path) -> tuple[int, Iterator[np.ndarray]]:
+        estimate, frames = read_video(path)
+        return estimate, (read.append(1) or frame for frame in frames)  # type: ignore[func-returns-value]
+
+    def noted(high: np.ndarray, kind: str) -> np.ndarray:
+        alive.append((len(read), [shot() is not None for shot in shots]))
+        shots.append(weakref.ref(high))
+        return imresize(high, 0.25)
+
+    monkeypatch.setenv("RVRT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(quality, "file_sha256", lambda *_: "0" * 64)
+    monkeypatch.setattr(quality, "about", lambda network: {"notes": []})
+    monkeypatch.setattr(validation, "read_video", counted)
+    monkeypatch.setattr(datasets, "reduced", noted)
+    result = quality.measure_quality(
+        BenchOptions(protocol="clips"), open_dataset("clips", tmp_path / "film.mkv"), Repeat()
+    )
+    assert [(clip["clip"], clip["frames"]) for clip in result["clips"]] == [(f"film-{k}", 12) for k in (1, 2, 3)]
+    assert [kept for _, kept in alive] == [[], [False], [False, False]]
+    assert alive[0][0] < 24, "the first shot waited for the second to end"
 
 
 def test_clips_without_data_are_the_sample() -> None:

@@ -171,6 +171,26 @@ def test_an_interrupted_run_goes_on(cache: Path, tmp_path: Path) -> None:
     assert not (cache / "bench").exists()
 
 
+def test_a_sample_in_between_leaves_an_interrupted_run_to_go_on(cache: Path) -> None:
+    pairs = [flat(1, 100), flat(1, 60), flat(1, 30), flat(1, 80)]
+    standing = Standing(4)
+
+    def stop() -> None:
+        if standing.done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure_quality(options(), dataset(pairs), Repeat(), standing, stop)
+    sample = measure_quality(options(limit=1), dataset(pairs).sample(1), Repeat())
+    assert (sample["sample"], sample["clips_scored"]) == (True, 1)
+    network = Repeat()
+    measure_quality(options(), dataset(pairs), network)
+    assert [round(float(frames.mean()) * 255) for frames, *_ in network.seen] == [30, 80]
+    assert not (cache / "bench").exists()
+    measure_quality(options(limit=1), dataset(pairs).sample(1), Repeat())
+    assert not (cache / "bench").exists()  # a sample alone is complete too
+
+
 def test_a_run_stopped_in_its_first_clip_may_be_saved_again(tmp_path: Path) -> None:
     chosen = options(save=str(tmp_path / "frames"))
 
@@ -197,12 +217,27 @@ def test_a_sample_is_named_as_such() -> None:
     assert (result["sample"], result["clips_scored"], result["clips_total"]) == (True, 1, 4)
 
 
+def test_a_video_of_several_shots_is_one_clip() -> None:
+    pairs = [flat(1, 100), flat(2, 60), flat(1, 30)]
+    cases = (Case("film", lambda: iter(pairs)), Case("other", lambda: iter(pairs[:1])))
+    made = Dataset("clips", "bi", "y", False, "made", "made", cases, 2)
+    counts = ("sample", "clips_scored", "clips_total", "shots_scored", "frames_scored")
+    result = measure_quality(options(), made, Repeat())
+    assert [result[key] for key in counts] == [False, 2, 2, 4, 5]
+    result = measure_quality(options(limit=1), made.sample(1), Repeat())
+    assert [result[key] for key in counts] == [True, 1, 2, 3, 4]
+
+
 def test_a_clip_too_large_for_the_memory_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quality, "host_free_bytes", lambda: 100 << 20)
     network = Repeat(1 / 255)
     network.memory = lambda frames, height, width: (80 << 20) if frames > 20 else 1  # type: ignore[method-assign]
     result = measure_quality(options(), dataset([flat(40, 100)], "rgb"), network)
     assert result["clips"][0]["window"] == 14
+    [note] = json.loads(to_json(result))["notes"]
+    assert "1 of 1 clips did not fit the memory whole" in note
+    whole = measure_quality(options(), dataset([flat(20, 100)], "rgb"), network)
+    assert (whole["clips"][0]["window"], whole["notes"]) == (0, [])
     assert result["psnr_rgb"] == pytest.approx(ONE_LEVEL, abs=1e-4)
 
 

@@ -15,13 +15,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rvrt_cli.bench import sweep
 from rvrt_cli.bench.apart import apart
-from rvrt_cli.bench.machine import OtherLoad, peak_rss_bytes
+from rvrt_cli.bench.machine import OtherLoad, cores, describe, peak_rss_bytes
 from rvrt_cli.bench.options import BenchOptions
 from rvrt_cli.bench.report import KEYS, check_writable, report, to_json, write_atomically
 from rvrt_cli.bench.speed import measure_speed, moving_clip, open_network
 from rvrt_cli.bench.stages import stage_seconds
 from rvrt_cli.bench.sweep import draw_sweep, growth, memory_growth, sizes
+from rvrt_cli.device import use_device
 from rvrt_cli.errors import OptionError, OutOfMemoryError, WeightsError
 from rvrt_cli.model.config import PRESETS, RVRTConfig
 from rvrt_cli.model.cost import count_flops
@@ -43,10 +45,16 @@ def test_the_published_network_takes_344_gflop() -> None:
 
 
 def test_operations_grow_with_frames_and_pixels() -> None:
-    config = PRESETS["rvrt-tiny"]  # no flow: all work is per px
+    config = dataclasses.replace(
+        PRESETS["rvrt-tiny"], flow_guided=False
+    )  # all work is per px, as that of a flow's pyramid is not
     assert count_flops(config, 4, 128, 64).total == pytest.approx(2 * count_flops(config, 4, 64, 64).total)
     less = [count_flops(config, frames, 64, 64).total for frames in (14, 28, 42)]
     assert less[2] - less[1] == pytest.approx(less[1] - less[0])
+    guided = dataclasses.replace(config, flow_guided=True)
+    frames = [count_flops(guided, count, 64, 64).total for count in (14, 28, 42)]
+    assert frames[2] - frames[1] == pytest.approx(frames[1] - frames[0])
+    assert frames[0] > less[0]
 
 
 # --- a call
@@ -70,7 +78,8 @@ def test_a_report_is_complete_and_consistent() -> None:
     assert any("other programs" in note for note in result["notes"]) == (result["other_load"] > 0.05)
     assert 100 < result["peak_rss_mb"] < 100_000
     assert result["peak_device_mb"] is None
-    assert set(result["stages"]) == {"features", *config.branches, "alignment", "reconstruction", "other"}
+    flow = {"flow"} if config.flow else set()
+    assert set(result["stages"]) == flow | {"features", *config.branches, "alignment", "reconstruction", "other"}
     assert result["machine"]["device"] == "cpu"
     assert result["machine"]["mindspore"]
     assert isinstance(result["machine"]["kernels"], bool)
@@ -81,7 +90,6 @@ def test_a_report_is_complete_and_consistent() -> None:
 
 
 def test_stages_are_told_apart_and_left_as_they_were() -> None:
-    from rvrt_cli.device import use_device
     from rvrt_cli.model import Network, initial_weights
 
     card = {"name": "guided", "trained": False, "degradation": "none"}
@@ -111,6 +119,12 @@ def test_the_load_is_that_of_others() -> None:
         for process in busy:
             process.kill()
             process.wait()
+
+
+@pytest.mark.parametrize(("set_to", "threads"), [("2,1", 2), (" 3 ", 3), ("many", None), ("0", None)])
+def test_threads_are_those_of_openmp(monkeypatch: pytest.MonkeyPatch, set_to: str, threads: int | None) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", set_to)
+    assert describe(use_device("cpu"))["threads"] == (threads or cores())
 
 
 def test_random_weights_are_named() -> None:
@@ -157,7 +171,7 @@ def test_the_clip_moves() -> None:
         ({"limit": 3}, "--limit: belongs to quality"),
         ({"limit": 0, "protocol": "clips"}, "--limit 0"),
         ({"vmaf": True}, "--vmaf: belongs to quality"),
-        ({"pipeline": "in.mp4", "weights": "random"}, "needs a network with weights"),
+        ({"training": True, "model": "rvrt-bi-vimeo"}, "--training: --model rvrt-bi-vimeo is no preset"),
         ({"protocol": "set5"}, "--protocol 'set5'"),
         ({"protocol": "vid4"}, "--data DIR"),
         ({"protocol": "clips", "sweep": True}, "--sweep: belongs to speed"),
@@ -206,6 +220,25 @@ def test_a_sweep_varies_one_thing_at_a_time() -> None:
     points = sizes(BenchOptions())
     assert points[:4] == [(4, 112, 64), (7, 112, 64), (14, 112, 64), (28, 112, 64)]
     assert points[4:] == [(14, 56, 32), (14, 80, 48), (14, 168, 96)]  # multiples of 8
+
+
+def test_a_sweep_leaves_out_what_does_not_fit_and_keeps_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pretend(function: object, options: BenchOptions, *arguments: object) -> dict:
+        if options.frames > 14 or options.width_height[0] > 112:
+            raise OutOfMemoryError("the process ended without an answer")
+        return dict.fromkeys(KEYS) | {"frames": options.frames, "width": options.width_height[0],
+                "height": options.width_height[1], "seconds_per_call": 1.0, "peak_rss_mb": 1.0, "other_load": 0.0}  # fmt: skip
+
+    monkeypatch.setattr(sweep, "apart", pretend)
+    options = BenchOptions()
+    result = sweep.measure_sweep(options)
+    assert [(p["frames"], p["width"]) for p in result["sweep"]] == [(4, 112), (7, 112), (14, 112), (14, 56), (14, 80)]
+    assert [note.split(" (")[0] for note in result["notes"]] == [
+        "left out of the sweep: 28 frames of 112x64 px", "left out of the sweep: 14 frames of 168x96 px"]  # fmt: skip
+    machine = {"name": "a machine", "threads": 2, "precision": "float32"}
+    for points in (result["sweep"], []):
+        drawn = {"network": "n", "weights": "trained", "machine": machine, "sweep": points}
+        assert Image.open(io.BytesIO(draw_sweep(drawn, options))).format == "PNG"
 
 
 def made(options: BenchOptions, power: float) -> list[dict]:

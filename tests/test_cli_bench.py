@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from bench_sets import clip, write
 
+from rvrt_cli.bench.options import BenchOptions
 from rvrt_cli.bench.report import KEYS
 from rvrt_cli.cli import main
 
@@ -64,10 +71,37 @@ def test_the_whole_upscale(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 
     ffmpeg("-f", "lavfi", "-i", "testsrc2=s=32x24:r=25", "-frames:v", "4", "-c:v", "ffv1", tmp_path / "in.mkv")
     speed = ("--frames", 2, "--size", "16x16", "--repeat", 1, "--json", "-")
-    assert rvrt(monkeypatch, *speed, "--pipeline", tmp_path / "in.mkv") == 0
-    pipeline = json.loads(capsys.readouterr().out)["pipeline"]
+    assert rvrt(monkeypatch, *speed, "--pipeline", tmp_path / "in.mkv", "--weights", "random") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["weights"] == "random"
+    pipeline = result["pipeline"]
     assert (pipeline["frames"], pipeline["width"], pipeline["height"], pipeline["tiles"]) == (4, 32, 24, 1)
+    spent = sum(pipeline[f"{name}_seconds"] for name in ("network", "waiting_for_source", "waiting_for_target"))
+    assert 0 < pipeline["network_seconds"] < spent <= pipeline["seconds"]
+    assert pipeline["network_alone_seconds"] > 0
     assert pipeline["frames_per_second"] == pytest.approx(4 / pipeline["seconds"])
+
+
+def test_the_network_alone_takes_the_same_windows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from video_clips import ffmpeg
+
+    from rvrt_cli.bench import pipeline
+    from rvrt_cli.model import Network
+
+    calls: list[tuple[bytes, int]] = []
+    call = Network.__call__
+
+    def spied(network: Network, frames: np.ndarray, state: dict | None, emit: int) -> tuple[np.ndarray, dict]:
+        calls.append((frames.tobytes(), emit))
+        return call(network, frames, state, emit)
+
+    monkeypatch.setattr(Network, "__call__", spied)
+    monkeypatch.setattr(pipeline, "apart", lambda function, *arguments: function(*arguments))
+    ffmpeg("-f", "lavfi", "-i", "testsrc2=s=16x16:r=25", "-frames:v", "17", "-c:v", "ffv1", tmp_path / "in.mkv")
+    result = pipeline.measure_pipeline(BenchOptions(pipeline=str(tmp_path / "in.mkv")))
+    assert result["frames"] == 17
+    assert len(calls) == 6  # two windows, three times
+    assert calls[4:] == calls[2:4] == calls[:2]
 
 
 def test_a_sweep_and_its_plot(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
@@ -114,6 +148,69 @@ def test_quality_of_vimeo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     result = json.loads(capsys.readouterr().out)
     assert (result["clips_scored"], result["frames_scored"]) == (2, 2)
     assert [entry["psnr"] for entry in result["published"]][:2] == [38.15, 38.12]
+
+
+def test_kernels_are_asked_for_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    from rvrt_cli.bench import speed
+    from rvrt_cli.ops import kernels
+
+    monkeypatch.setattr(kernels, "library", lambda: None)
+    monkeypatch.setattr(kernels, "problem", lambda: "no C++ compiler found")
+    monkeypatch.setattr(speed, "measure_speed", lambda *_: pytest.fail("measured first"))
+    assert rvrt(monkeypatch, "--kernels") == 1
+    assert "--kernels: there are none: no C++ compiler found" in capsys.readouterr().err
+
+
+def test_the_embedded_network_beats_bicubic_on_the_sample_clip(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    assert rvrt(monkeypatch, "--protocol", "clips", "--json", "-") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["network"], result["weights"], result["frames_scored"]) == ("rvrt-tiny", "trained", 30)
+    assert result["psnr_y"] > result["bicubic_psnr_y"] > 20
+
+
+def test_weights_for_other_data_are_refused_by_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    assert rvrt(monkeypatch, "--protocol", "clips", "--degradation", "bd") == 1
+    captured = capsys.readouterr()
+    [line] = captured.err.strip().splitlines()
+    assert "rvrt-tiny were trained for video and the data is bd" in line
+    assert "--force" in line
+    assert captured.out == ""
+
+
+def test_interrupted_and_taken_up_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path, cache: Path
+) -> None:
+    for index, name in enumerate(("calendar", "city", "foliage", "walk")):
+        write(tmp_path / "Vid4" / "GT" / name, clip(index, 1, 32, 32) if index != 1 else clip(index, 24, 192, 192))
+    arguments = ["--protocol", "vid4", "--data", str(tmp_path / "Vid4"), "--json", "-"]
+    code = "import sys\nfrom rvrt_cli.cli import main\nsys.argv[0] = 'rvrt'\nmain()"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    process = subprocess.Popen([sys.executable, "-c", code, "bench", *arguments], env=environment, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+    until = time.monotonic() + 200
+    while not any("calendar" in notes.read_text() for notes in (cache / "bench").glob("*.jsonl")):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    shown, said = process.communicate(timeout=200)
+    assert process.returncode == 130
+    assert shown == ""
+    [line] = said.strip().splitlines()
+    assert re.search(
+        "interrupted after [01] of 4 clips; the same command goes on from there", line
+    )  # just noted, or counted
+    assert rvrt(monkeypatch, *arguments) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["clips_scored"] == 4
+    assert any("1 of 4 clips were scored by an interrupted run" in note for note in result["notes"])
+    assert not (cache / "bench").exists()
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,34 @@ def test_warped_frames_keep_the_detail_of_a_reduced_photo(monkeypatch: pytest.Mo
         assert np.mean(sharpness) > 0.8 * expected
 
 
+def test_the_foreground_moves_apart_from_the_background() -> None:
+    """Of one seed, the clip with and without its foreground: outside they are equal, inside a patch moves otherwise."""
+    picture, moves = texture(700, 700, 3), []
+    for seed in range(40):
+        both, alone = (
+            motion._warped(picture, 3, 64, np.random.default_rng(seed), foreground) for foreground in (True, False)
+        )
+        if both is None or alone is None:
+            continue
+        inside = (both != alone).any(-1)  # (T, S, S)
+        y, x = (int(place.mean()) for place in np.nonzero(inside[0])) if inside[0].any() else (0, 0)
+        if not (min(y, x) >= 16 and max(y, x) < 48 and inside[0, y - 5 : y + 6, x - 5 : x + 6].mean() > 0.95):
+            continue  # too small, or at the border
+        assert inside.mean() < 0.8
+        moves.append([displacement(clip, y, x) for clip in (both, alone)])
+    assert len(moves) >= 4
+    apart = [np.hypot(*(np.array(ours) - theirs)) for ours, theirs in moves]
+    assert np.median(apart) >= 2, apart
+
+
+def displacement(clip: np.ndarray, y: int, x: int) -> tuple[int, int]:
+    """Where the 11×11 px around (y, x) of the first frame lie in the next, at most 10 px off."""
+    patch, after = clip[0, y - 5 : y + 6, x - 5 : x + 6].astype(float), clip[1]
+    reach = [(dy, dx) for dy in range(-10, 11) for dx in range(-10, 11)]
+    errors = [np.abs(after[y + dy - 5 : y + dy + 6, x + dx - 5 : x + dx + 6] - patch).mean() for dy, dx in reach]
+    return reach[int(np.argmin(errors))]
+
+
 def test_motion_that_does_not_fit_gives_nothing() -> None:
     photo = motion.Photo.of(texture(60, 300, 2))
     assert all(motion.photo_clip(photo, 7, 64, np.random.default_rng(seed)) is None for seed in range(12))
@@ -164,6 +192,18 @@ def test_video_clips_are_the_halved_video(material: Path, tmp_path: Path) -> Non
         assert any(in_order(store[index], [image[y : y + 64, x : x + 64] for image in halves]) for y, x in corners)
 
 
+def test_clips_of_a_video_lie_within_its_shots(tmp_path: Path) -> None:
+    shots = [texture(160, 240, seed) // 2 + 120 * seed for seed in (0, 1)]  # a dark one and a bright one
+    write_video(tmp_path / "film.mp4", [shot[:, 3 * t : 3 * t + 160] for shot in shots for t in range(14)])
+    options = ClipOptions(frames=4, size=64, per_video=200, reduce=1, seed=1)
+    manifest = make_clips([Source(tmp_path / "film.mp4", "film.mp4", "video", "x")], tmp_path / "out", options)
+    store = ClipStore(tmp_path / "out")
+    bright = np.array([store[index].mean((1, 2, 3)) > 122 for index in range(len(store))])
+    assert manifest["clips"] == len(bright) > 4
+    assert (bright == bright[:, :1]).all(), "a clip goes across the cut"
+    assert 0 < bright[:, 0].mean() < 1, "one of the shots gave nothing"
+
+
 def in_order(clip: np.ndarray, video: list[np.ndarray]) -> bool:
     """Whether every frame of `clip` is a frame of `video`, each later than the one before."""
     remaining = iter(video)
@@ -207,6 +247,18 @@ def test_command_reports_what_it_cannot_use(material: Path, tmp_path: Path) -> N
     assert "text.mp4: cannot be read as a video" in result.output
     assert len(ClipStore(output)) == 2
     assert len(json.loads((output / MANIFEST).read_text())["problems"]) == 2
+
+
+def test_a_photo_beyond_all_measure_is_listed_and_the_rest_is_done(
+    material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(texture(900, 1000, 2)).save(tmp_path / "huge.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 900 * 1000 // 3)  # Pillow refuses twice this
+    sources = find_sources([material / "photo0.png", tmp_path / "huge.png"])
+    manifest = make_clips(sources, tmp_path / "out", OPTIONS)
+    assert [source["name"] for source in manifest["sources"]] == ["photo0.png"]
+    [problem] = manifest["problems"]
+    assert "huge.png: cannot be read as an image" in problem
 
 
 def test_existing_clips_are_kept_unless_told(material: Path, made: Path) -> None:

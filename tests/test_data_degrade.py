@@ -1,8 +1,12 @@
 """Degradations of training: what they do to pixels, and that they repeat."""
 
+from collections import Counter
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
+from rvrt_cli.data import degrade as module
 from rvrt_cli.data.degrade import degrade, h264, jpeg
 from rvrt_cli.data.resize import blur_downsample, imresize
 from rvrt_cli.metrics import psnr
@@ -60,9 +64,44 @@ def test_video_mix_has_all_its_parts_and_repeats() -> None:
         made = degrade(clip, "video", np.random.default_rng(seed))
         assert np.array_equal(made, degrade(clip, "video", np.random.default_rng(seed))), f"seed {seed} differs"
         losses.append(psnr(made, clean))
-    assert 9 <= sum(loss == float("inf") for loss in losses) <= 27  # three in ten are clean
     assert min(losses) > 20
     assert len({loss for loss in losses if loss < 40}) > 15
+
+
+SHARES = {"clean": 0.50, "noise": 0.12, "jpeg": 0.06, "h264": 0.32}
+
+
+def test_video_mix_has_each_part_in_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each count within four standard deviations of the binomial's mean; a quarter of the coded clips are noisy before."""
+    used: list[str] = []
+
+    def spied(name: str, function: Callable) -> Callable:
+        def call(clip: np.ndarray, *arguments: object, **options: object) -> np.ndarray:
+            used.append(name)
+            return function(clip, *arguments, **options) if name == "noise" else clip
+
+        return call
+
+    for name, function in (("noise", "_blur_and_noise"), ("jpeg", "jpeg"), ("h264", "h264")):
+        monkeypatch.setattr(module, function, spied(name, getattr(module, function)))
+    clip = scene(2, 16, 16)
+    clean = imresize(clip, 0.25)
+    draws, counts, noisy = 400, Counter[str](), 0
+    for seed in range(draws):
+        used.clear()
+        made = degrade(clip, "video", np.random.default_rng(seed))
+        counts[used[-1] if used else "clean"] += 1
+        noisy += used[:-1] == ["noise"]
+        assert len(used) <= 2
+        assert used or np.array_equal(made, clean)
+    assert sum(counts.values()) == draws
+    coded = counts["jpeg"] + counts["h264"]
+    for name, count, of, share in [
+        *((n, counts[n], draws, p) for n, p in SHARES.items()),
+        ("noisy", noisy, coded, 0.25),
+    ]:
+        spread = 4 * (of * share * (1 - share)) ** 0.5
+        assert abs(count - of * share) < spread, f"{count} of {of} are {name}; {of * share:.0f} ± {spread:.0f} expected"
 
 
 def test_h264_gives_the_same_pixels_every_time() -> None:

@@ -109,6 +109,22 @@ def test_crops_come_from_the_clips_turned(clips: Path) -> None:
     assert len(seen) == 8, f"only {seen}"
 
 
+def test_samples_run_forwards_and_backwards(clips: Path) -> None:
+    store = open_store(clips)
+    known = {np.stack(store[k][t : t + 3]).tobytes(): 1 for k in range(len(store)) for t in range(3)}
+    known |= {np.stack(store[k][t : t + 3][::-1]).tobytes(): -1 for k in range(len(store)) for t in range(3)}
+    seen = []
+    for _, high in take(clips, BatchSpec(batch=8, frames=3, crop=64), 4, workers=0):
+        for sample in np.rint(255 * high).astype(np.uint8).transpose(0, 1, 3, 4, 2):
+            turned = [sample.transpose(0, 2, 1, 3) if transpose else sample for transpose in (0, 1)]
+            flipped = [
+                clip[:, ::rows, ::columns].tobytes() for clip in turned for rows in (1, -1) for columns in (1, -1)
+            ]
+            [direction] = {known[pixels] for pixels in flipped if pixels in known}
+            seen.append(direction)
+    assert 8 <= seen.count(-1) <= 24, "of 32, about half"
+
+
 def test_bad_data_and_specs_are_refused_at_once(clips: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"sequences/00001/0001"):
         BatchLoader(tmp_path, SPEC)

@@ -1,5 +1,6 @@
 """`rvrt preprocess vimeo90k` on a small set in the published layout."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,14 @@ def test_everything_is_written(root: Path) -> None:
     code, output = run(str(root))
     assert code == 0, output
     assert "21 images made, 0 were there" in output
+    line = re.search(
+        r"(\d+) images/s per core \((\d+) % reading, (\d+) % resizing, (\d+) % writing\); "
+        r"the whole set of 641907 images: ([\d.]+) h",
+        output,
+    )
+    assert line, output
+    assert int(line[1]) > 0
+    assert sum(map(int, line.groups()[1:4])) == pytest.approx(100, abs=2)
     for name in TRAIN + TEST:
         for frame in range(1, 8):
             high, low = (pixels(root / folder / name / f"im{frame}.png") for folder in ("sequences", "BIx4"))
@@ -95,6 +104,16 @@ def test_bad_images_are_listed_and_the_rest_is_done(root: Path) -> None:
     assert len(list((root / "BIx4").rglob("im*.png"))) == 19
     assert (root / "meta_info_Vimeo90K_train_GT.txt").read_text() == "00001/0003 (256, 448, 3)\n"
     assert (root / "meta_info_Vimeo90K_test_GT.txt").read_text() == ""
+
+
+def test_an_image_beyond_all_measure_is_listed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(np.zeros((700, 700, 3), np.uint8)).save(root / "sequences/00002/0001/im6.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200_000)  # Pillow refuses twice this
+    code, output = run(str(root), "--lists", "test")
+    assert code == 1
+    assert "1 images could not be made" in output
+    assert "00002/0001/im6.png: cannot be read" in output
+    assert len(list((root / "BIx4").rglob("im*.png"))) == 6
 
 
 def test_scale_two(root: Path) -> None:

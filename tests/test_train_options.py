@@ -6,15 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from checkpoint_files import checkpoint
 from click.testing import CliRunner
 from fuzzing import PLAIN, damaged, refusals, searching
 from hypothesis import given, strategies as st
 from train_runs import make_store
 
-from rvrt_cli.cli.train import train
+from rvrt_cli.cli.train import _Plain, train
 from rvrt_cli.data.loader import open_store
 from rvrt_cli.errors import OptionError, WeightsError
 from rvrt_cli.model.config import PRESETS
+from rvrt_cli.train.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from rvrt_cli.train.counters import Counters
 from rvrt_cli.train.held_out import data_folders
 from rvrt_cli.train.options import TrainOptions, preset_recipe, read_recipe, write_recipe
 from rvrt_cli.train.setup import first_weights, prepare_run, resolve_options
@@ -31,27 +34,6 @@ def test_every_preset_has_a_recipe_and_that_of_rvrt_is_the_published_one() -> No
     assert (published.spynet_frozen, published.spynet_rate) == (5_000, 0.25)
 
 
-@pytest.mark.parametrize(
-    ("wrong", "named"),
-    [
-        ({"model": "rvrt-huge"}, "--model"),
-        ({"schedule": "step"}, "--schedule"),
-        ({"steps": 0}, "--steps"),
-        ({"steps": "many"}, "--steps"),
-        ({"batch": True}, "--batch"),
-        ({"rate": -1.0}, "--rate"),
-        ({"rate": 1e-5, "final_rate": 1e-3}, "--final-rate"),
-        ({"ema": 1.0}, "--ema"),
-        ({"crop": 30}, "crop 30"),
-        ({"degradation": "snow"}, "degradation"),
-        ({"batch": 3, "ranks": 2}, "--batch"),
-        ({"ranks": 2, "local_ranks": 1}, "--master"),
-        ({"ranks": 2, "local_ranks": 1, "master": "host"}, "HOST:PORT"),
-        ({"minutes": float("nan")}, "--minutes"),
-        ({"network": {"widths": [8, 8]}}, "widths"),
-        ({"network": {"breadth": 8}}, "breadth"),
-    ],
-)
 def test_values_that_cannot_be_used_are_refused_by_name(wrong: dict, named: str) -> None:
     with pytest.raises(OptionError, match=named):
         TrainOptions(**wrong)
@@ -82,6 +64,26 @@ def test_a_written_recipe_reads_back_the_same(tmp_path: Path) -> None:
     assert read_recipe(tmp_path / "recipe.toml")["final_rate"] == 1e-7
 
 
+def test_a_written_recipe_keeps_its_network_when_the_preset_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = TrainOptions(network={"widths": (16, 16, 16)})
+    config = options.config
+    write_recipe(tmp_path / "recipe.toml", options)
+    monkeypatch.setitem(PRESETS, "rvrt-tiny", replace(config, carry=0.5, window=4, bodies=("attention",) * 3))
+    assert resolve_options({}, tmp_path / "recipe.toml", resume=False).config == config
+    wider = resolve_options({"network": {"widths": [24, 24, 24]}}, tmp_path / "recipe.toml", resume=False).config
+    assert wider == replace(config, widths=(24, 24, 24))
+    other = resolve_options({"model": "rvrt-light"}, tmp_path / "recipe.toml", resume=False).config
+    assert other == PRESETS["rvrt-light"]  # the sizes written down are those of rvrt-tiny
+
+
+def test_the_training_state_in_the_repository_belongs_to_its_recipe() -> None:
+    folder = Path(__file__).parents[1] / "weights" / "rvrt-tiny"
+    _, _, config = load_checkpoint(checkpoints(folder)[-1])
+    assert TrainOptions(**read_recipe(folder / "recipe.toml")).config == config
+
+
 def test_wrong_data_and_folders_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     data = make_store(tmp_path / "clips", sources=2)
     empty = tmp_path / "empty"
@@ -109,6 +111,20 @@ def test_wrong_data_and_folders_are_refused_before_anything_is_written(tmp_path:
         prepare_run(TrainOptions(**small, data=str(data)), resume=False)
 
 
+def test_a_refused_resume_leaves_the_run_as_it_was(tmp_path: Path) -> None:
+    data, output = make_store(tmp_path / "clips", sources=2), tmp_path / "run"
+    options = prepare_run(TrainOptions(data=str(data), output=str(output), frames=3, crop=32), resume=False)
+    save_checkpoint(output, {"value.a": np.ones(4, np.float32)}, Counters(step=5), options.config, keep=3)
+    write_recipe(output / "recipe.toml", options)
+    before = (output / "recipe.toml").read_bytes()
+    given = {"output": str(output), "network": {"widths": [16, 16, 16]}}
+    with pytest.raises(OptionError, match=r"00000005.*another network.*leave out --network"):
+        prepare_run(resolve_options(given, None, resume=True), resume=True)
+    assert (output / "recipe.toml").read_bytes() == before
+    again = prepare_run(resolve_options({"output": str(output)}, None, resume=True), resume=True)
+    assert (again.config, again.data, again.frames) == (options.config, options.data, options.frames)
+
+
 def test_a_run_starts_from_weights_of_another_network_only_where_asked(tmp_path: Path) -> None:
     from rvrt_cli.model import initial_weights
 
@@ -131,6 +147,42 @@ def test_a_run_starts_from_weights_of_another_network_only_where_asked(tmp_path:
         assert np.array_equal(array, held[name] if kept else fresh[name]), name
     with pytest.raises(WeightsError, match="backbone"):  # nothing fits: another network altogether
         first_weights(TrainOptions(init=str(path), init_partial=True, model="rvrt"))
+
+
+@pytest.mark.parametrize("source", ["spynet.pth", "rvrt.pth", "rvrt.safetensors"])
+def test_optical_flow_starts_from_a_file(tmp_path: Path, source: str) -> None:
+    config, path = PRESETS["rvrt-tiny"], tmp_path / source
+    fresh = first_weights(TrainOptions())
+    rng = np.random.default_rng(0)
+    flow = {
+        name: rng.standard_normal(array.shape, np.float32) for name, array in fresh.items() if name[:7] == "spynet."
+    }
+    if source == "rvrt.safetensors":
+        save_weights(path, {**fresh, **flow}, config, {"name": "other", "trained": False, "degradation": "none"})
+    else:
+        prefix = "" if source == "spynet.pth" else "spynet."
+        arrays = {prefix + name.removeprefix("spynet."): array for name, array in flow.items()}
+        checkpoint(path, {**arrays, "spynet.mean": np.zeros((1, 3, 1, 1), np.float32)}, nested=None)
+    weights = first_weights(TrainOptions(spynet=str(path)))
+    assert set(weights) == set(fresh)
+    for name, array in weights.items():
+        assert np.array_equal(array, flow.get(name, fresh[name])), name
+    if source == "spynet.pth":
+        checkpoint(path, {"conv.weight": np.zeros((3, 3), np.float32)}, nested=None)
+        with pytest.raises(WeightsError, match="no weights of SpyNet"):
+            first_weights(TrainOptions(spynet=str(path)))
+
+
+def test_the_display_has_loss_psnr_pace_and_time_left() -> None:
+    display = _Plain(steps=1000)
+    for step in range(1, 101):
+        seconds = 60.0 if step == 1 else 1.5  # the first one compiles
+        record = {"step": step, "loss": 0.25, "psnr": 31.0, "seconds": seconds, "skipped": 2}
+        display.update(record)
+    assert display.standing(record) == "loss 0.25000, 31.00 dB, 1.50 s/step, 22 min 30 s left, 2 skipped"
+    far = {**record, "step": 100, "skipped": 0}
+    display.steps = 10_000
+    assert display.standing(far) == "loss 0.25000, 31.00 dB, 1.50 s/step, 4 h 07 min left"
 
 
 def test_sources_are_held_out_whole(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,8 @@ from PIL import Image
 from train_runs import finish, make_store, read_steps, small_run, start, wait_for_steps
 
 from rvrt_cli.train.checkpoint import checkpoints, load_checkpoint
-from rvrt_cli.weights import load_weights
+from rvrt_cli.train.options import read_recipe
+from rvrt_cli.weights import load_weights, save_weights
 
 TIMES = ("seconds", "waited", "trained")  # what may differ between two runs
 
@@ -80,10 +82,20 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(straight: Path, dat
     assert len(checkpoints(output)) == 3
 
 
-def test_two_ranks_equal_one_with_twice_the_batch(straight: Path, data: Path, tmp_path: Path) -> None:
-    output = tmp_path / "run"
-    finish(start(small_run(data, output, ranks=2, steps=4, **{"save-every": 1, "keep": 4}), tmp_path))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+IN_RANKS = {"ranks": 2, "steps": 4, "save-every": 1, "keep": 4, "threads": 2}
+
+
+@pytest.fixture(scope="module")
+def in_ranks(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """4 steps on two ranks of one machine."""
+    folder = tmp_path_factory.mktemp("ranks")
+    finish(start(small_run(data, folder / "run", **IN_RANKS), folder))
+    assert sorted(path.name for path in folder.iterdir()) == ["run"]
+    return folder / "run"
+
+
+def test_two_ranks_equal_one_with_twice_the_batch(straight: Path, in_ranks: Path) -> None:
+    output = in_ranks
     first, *_ = load_checkpoint(checkpoints(output)[0])
     expected, *_ = load_checkpoint(checkpoints(straight)[0])
     gradients = {name for name in expected if name.startswith("m.")}  # a tenth of the gradient, after one step
@@ -92,8 +104,34 @@ def test_two_ranks_equal_one_with_twice_the_batch(straight: Path, data: Path, tm
     worst = max(errors, key=lambda name: errors[name])
     assert largest > 0
     assert errors[worst] < 1e-5, f"{worst}: {errors[worst]:.1e} of the largest gradient {10 * largest:.2e}"
+    sizes = {name: np.abs(expected[name]).max() for name in gradients}
+    apart = {name: errors[name] * largest / size for name, size in sizes.items() if size > 1e-5 * largest}
+    assert len(apart) > 0.8 * sum(size > 0 for size in sizes.values())
+    worst = max(apart, key=lambda name: apart[name])
+    assert apart[worst] < 1e-5, f"{worst}: {apart[worst]:.1e} of the largest gradient in it"
     losses = [[record["loss"] for record in read_steps(run) if "loss" in record][:4] for run in (output, straight)]
     np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
+def test_two_machines_share_an_output_folder(straight: Path, in_ranks: Path, data: Path, tmp_path: Path) -> None:
+    """Both on this one, with a rank each; the second one's first weights are others, and do not count."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        master = f"127.0.0.1:{probe.getsockname()[1]}"
+    output = tmp_path / "run"
+    shared = {**IN_RANKS, "local-ranks": 1, "threads": 1, "master": master}
+    arguments = [
+        small_run(data, output, node=0, **shared),
+        small_run(data, output, node=1, init=straight / "weights.safetensors", **shared),
+    ]
+    machines = [start(line, tmp_path) for line in arguments]
+    for machine in machines:
+        finish(machine)
+    assert (output / "ranks-0" / "outcome.json").read_text() == (output / "ranks-1" / "outcome.json").read_text()
+    assert read_recipe(output / "recipe.toml")["node"] == 0
+    arrays, *_ = load_checkpoint(checkpoints(output)[-1])
+    expected, *_ = load_checkpoint(checkpoints(in_ranks)[-1])
+    assert [name for name in arrays if not np.array_equal(arrays[name], expected[name])] == []
 
 
 def test_a_killed_rank_ends_all_with_one_line(data: Path, tmp_path: Path) -> None:
@@ -118,7 +156,7 @@ def test_ranks_end_with_the_command_that_started_them(data: Path, tmp_path: Path
     output = tmp_path / "run"
     process = start(small_run(data, output, ranks=2, steps=100_000), tmp_path)
     until = time.monotonic() + 120
-    while not (output / "ranks" / "worker_1.log").exists():
+    while not (output / "ranks-0" / "worker_1.log").exists():
         assert time.monotonic() < until
         time.sleep(0.1)
     family = psutil.Process(process.pid).children(recursive=True)
@@ -128,8 +166,31 @@ def test_ranks_end_with_the_command_that_started_them(data: Path, tmp_path: Path
     assert alive == []
 
 
+def test_a_loss_that_is_not_finite_ends_the_run_with_one_line(straight: Path, data: Path, tmp_path: Path) -> None:
+    weights = load_weights(straight / "weights.safetensors")
+    arrays = {name: 1e30 * array for name, array in weights.arrays.items()}
+    save_weights(tmp_path / "huge.safetensors", arrays, weights.config, weights.card)
+    options = {"init": tmp_path / "huge.safetensors", "max-skipped": 2}
+    process = start(small_run(data, tmp_path / "run", **options), tmp_path)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 1
+    [line] = [line for line in said.splitlines() if line.startswith("rvrt:")]
+    assert "3 of the last 100 steps gave no finite loss or gradient" in line
+    assert "Traceback" not in said
+    assert [record["loss"] for record in read_steps(tmp_path / "run")] == [None, None]
+
+
+def test_a_resume_refused_by_the_device_leaves_the_recipe(straight: Path, tmp_path: Path) -> None:
+    before = (straight / "recipe.toml").read_bytes()
+    process = start(["train", "--output", str(straight), "--resume", "--device", "ascend", "--steps", "40"], tmp_path)
+    _, said = process.communicate(timeout=100)
+    assert process.returncode == 1
+    assert "ascend" in said
+    assert (straight / "recipe.toml").read_bytes() == before
+
+
 def test_the_recipe_of_a_run_repeats_it(straight: Path) -> None:
-    from rvrt_cli.train.options import TrainOptions, read_recipe
+    from rvrt_cli.train.options import TrainOptions
 
     options = TrainOptions(**read_recipe(straight / "recipe.toml"))
     assert options.steps == 30

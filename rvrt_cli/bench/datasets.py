@@ -141,6 +141,7 @@ def _videos(folder: Path | None, kind: str) -> Dataset:
 def _shots(path: Path, kind: str) -> Iterator[Pair]:
     for name, high in shots(path):
         yield Pair(name, reduced(high, kind), high)
+        del high  # before the next shot is read
 
 
 def reduced(high: np.ndarray, kind: str) -> np.ndarray:
@@ -154,6 +155,11 @@ def _septuplets(root: Path, kind: str) -> Dataset:
     names = read_list(root, "test")
     low = root / FOLDERS[kind]
     own = low.is_dir()
+    for name in names if own else ():
+        if not (low / name).is_dir():  # the list to train on alone, perhaps
+            raise OptionError(
+                f"{low / name}: missing; make it with: rvrt preprocess vimeo90k {root} --lists test --degradation {kind}"
+            )
     about = f"Vimeo-90K-T, {LISTS['test']}, {len(names)} septuplets"
     source = f"the set's {FOLDERS[kind]}" if own else f"made: {_METHODS[kind]}"
 
@@ -161,9 +167,9 @@ def _septuplets(root: Path, kind: str) -> Dataset:
         images = [f"im{number + 1}.png" for number in range(FRAMES)]
         if own:
             high = read_png(root / SEQUENCES / name / images[CENTRE])[None]
-            yield Pair(name, np.stack([read_png(low / name / image) for image in images]), high)
+            yield _checked(Pair(name, _stacked(low / name, images), high), low / name, FRAMES)
         else:
-            frames = np.stack([read_png(root / SEQUENCES / name / image) for image in images])
+            frames = _stacked(root / SEQUENCES / name, images)
             yield Pair(name, reduced(frames, kind), frames[CENTRE : CENTRE + 1])
 
     cases = tuple(Case(name, lambda name=name: load(name)) for name in names)  # type: ignore[misc]
@@ -172,17 +178,20 @@ def _septuplets(root: Path, kind: str) -> Dataset:
 
 def _image_clips(protocol: str, root: Path, kind: str) -> Dataset:
     targets, names = _find_clips(protocol, root)
-    low = next((root / part for part in _LOW[kind] if (root / part / names[0]).is_dir()), None)
-    blurred = kind == "bd" and all((targets / name / "blur4").is_dir() for name in names)
-    source = f"made: {_METHODS[kind]}"
-    if low is not None or blurred:
-        source = f"the set's {'blur4' if low is None else low.relative_to(root).as_posix()}"
+    places = {part: [root / part / name for name in names] for part in _LOW[kind]}
+    if kind == "bd":
+        places["blur4"] = [targets / name / "blur4" for name in names]
+    own = next((part for part, folders in places.items() if any(folder.is_dir() for folder in folders)), None)
+    source = f"made: {_METHODS[kind]}" if own is None else f"the set's {own}"
+    low = {} if own is None else dict(zip(names, places[own], strict=True))
+    for folder in low.values():
+        if not folder.is_dir():
+            raise OptionError(f"{folder}: missing, while other clips of {own} are there; unpack the set again")
 
     def load(name: str) -> Iterator[Pair]:
         high = _cropped(_read_frames(_targets_of(targets / name)))
-        if low is not None or blurred:
-            folder = targets / name / "blur4" if low is None else low / name
-            yield _checked(Pair(name, _read_frames(folder), high), folder)
+        if name in low:
+            yield _checked(Pair(name, _read_frames(low[name]), high), low[name], len(high))
         else:
             yield Pair(name, reduced(high, kind), high)
 
@@ -224,7 +233,11 @@ def _read_frames(folder: Path) -> np.ndarray:
     paths = _images(folder)
     if not paths:
         raise OptionError(f"{folder}: no images; unpack the set again")
-    frames = [read_png(path) for path in paths]
+    return _stacked(folder, [path.name for path in paths])
+
+
+def _stacked(folder: Path, images: list[str]) -> np.ndarray:
+    frames = [read_png(folder / image) for image in images]
     if len({frame.shape for frame in frames}) > 1:
         raise OptionError(f"{folder}: images of several sizes; unpack the set again")
     return np.stack(frames)
@@ -234,11 +247,12 @@ def _cropped(high: np.ndarray) -> np.ndarray:
     return high[:, : high.shape[1] // SCALE * SCALE, : high.shape[2] // SCALE * SCALE]
 
 
-def _checked(pair: Pair, folder: Path) -> Pair:
+def _checked(pair: Pair, folder: Path, targets: int) -> Pair:
+    """`pair`, if `low` has a frame for each of the `targets` frames of the clip, a quarter as high and wide."""
     frames, height, width = pair.low.shape[:3]
-    if pair.high.shape[:3] != (frames, SCALE * height, SCALE * width):
+    if (targets, *pair.high.shape[1:3]) != (frames, SCALE * height, SCALE * width):
         raise OptionError(
-            f"{folder}: {frames} frames of {width}x{height} px do not belong to {len(pair.high)} targets of "
+            f"{folder}: {frames} frames of {width}x{height} px do not belong to {targets} targets of "
             f"{pair.high.shape[2]}x{pair.high.shape[1]} px; a quarter of each side is expected"
         )
     return pair

@@ -15,6 +15,18 @@ CLIP, EDGE, WIDTH = 2, 32, 144  # frames, LR px, channels: a clip of the publish
 _WIDE, _HEADS, _POINTS = 2 * WIDTH, 12, 9  # of its alignment
 
 
+def check_kernels() -> None:
+    """Refuse --kernels where there are none.
+
+    Raises:
+        RvrtError: with the reason.
+    """
+    from rvrt_cli.ops import kernels
+
+    if kernels.library() is None:
+        raise RvrtError(f"--kernels: there are none: {kernels.problem()}")
+
+
 def measure_kernels(repeat: int) -> list[dict[str, Any]]:
     """Sizes of the published network, one clip of 2 frames of 32×32 px (at twice that the definition of the
     first takes gigabytes); the definitions are compiled, as in the network.
@@ -22,17 +34,10 @@ def measure_kernels(repeat: int) -> list[dict[str, Any]]:
     Returns:
         per kernel "name", and for "forward" and "gradient" (towards all its tensors, with what that needs of the
         forward pass) the median seconds of kernel and definition and the factor between them.
-
-    Raises:
-        RvrtError: there are no kernels here.
     """
     from rvrt_cli.device import use_device
 
     use_device("cpu")
-    from rvrt_cli.ops import kernels
-
-    if kernels.library() is None:
-        raise RvrtError(f"--kernels: there are none: {kernels.problem()}")
     rows = []
     for name, (function, arguments) in _cases().items():
         fused = _time(function, arguments, True, repeat)

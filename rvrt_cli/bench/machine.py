@@ -28,7 +28,7 @@ def describe(device: Device) -> dict[str, Any]:
         "name": processor if device.kind == "cpu" else _accelerator(device),
         "processor": processor,
         "cores": cores(),
-        "threads": int(os.environ.get("OMP_NUM_THREADS") or cores()),
+        "threads": _threads(),
         "simd": next((name for flag, name in _SIMD.items() if flag in flags), None),
         "precision": device.precision,
         "mindspore": ms.__version__,
@@ -36,6 +36,12 @@ def describe(device: Device) -> dict[str, Any]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
     }
+
+
+def _threads() -> int:
+    """Threads of an operation. OpenMP takes a number for each level of nesting, such as "2,1"; ours is the first."""
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(first) if first.isdecimal() and int(first) else cores()
 
 
 def cores() -> int:

@@ -1,23 +1,34 @@
 """The whole of `rvrt upscale`, decoding and encoding included.
 
-The result has: frames, width, height (of the source), seconds, frames_per_second, network_seconds, waiting_for_source_seconds,
-waiting_for_target_seconds, compile_seconds (of the first of two runs, beyond the second), window, lookahead, tile (height,
+The result has: frames, width, height (of the source), seconds, frames_per_second, network_seconds, network_alone_seconds (the
+same windows with nothing being decoded or encoded beside them), waiting_for_source_seconds, waiting_for_target_seconds,
+compile_seconds (of the first of two runs, beyond the second), window, lookahead, tile (height,
 width), tiles, peak_rss_mb (of this program; ffmpeg's processes are not in it).
 """
 
 from __future__ import annotations
 
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from rvrt_cli import engine
 from rvrt_cli.bench.apart import apart
 from rvrt_cli.bench.machine import peak_rss_bytes
-from rvrt_cli.bench.options import BenchOptions
+from rvrt_cli.bench.options import RANDOM, BenchOptions
+from rvrt_cli.bench.speed import random_weights
+from rvrt_cli.device import use_device
 from rvrt_cli.engine.network import check_size
 from rvrt_cli.options import UpscaleOptions
 from rvrt_cli.upscale import Job, Progress, prepare, run
+from rvrt_cli.upscale.undisturbed import Undisturbed
 from rvrt_cli.video.probe import probe
+from rvrt_cli.video.reader import open_reader
+from rvrt_cli.weights import save_weights
 
 
 def check_pipeline(options: BenchOptions) -> None:
@@ -42,9 +53,17 @@ def measure_pipeline(options: BenchOptions) -> dict[str, Any]:
 
 
 def _measure(options: BenchOptions) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="rvrt-bench-") as folder:
-        _, first = _run(options, Path(folder) / "first.mkv")
-        job, done = _run(options, Path(folder) / "second.mkv")
+    with tempfile.TemporaryDirectory(prefix="rvrt-bench-") as name:
+        folder, weights = Path(name), options.weights
+        if weights == RANDOM:
+            use_device(options.device, options.precision)
+            config, arrays, card = random_weights(options.model)
+            weights = str(folder / "random.safetensors")
+            save_weights(Path(weights), arrays, config, card)
+        _, first = _run(options, weights, folder / "first.mkv")
+        job, done = _run(options, weights, folder / "second.mkv")
+        peak = peak_rss_bytes()
+        alone = _network_alone(job, folder / "frames")
     return {
         "frames": done.frames,
         "width": job.source.width,
@@ -52,6 +71,7 @@ def _measure(options: BenchOptions) -> dict[str, Any]:
         "seconds": done.elapsed,
         "frames_per_second": done.frames / done.elapsed,
         "network_seconds": done.network,
+        "network_alone_seconds": alone,
         "waiting_for_source_seconds": done.waiting_for_source,
         "waiting_for_target_seconds": done.waiting_for_target,
         "compile_seconds": max(0.0, first.elapsed - done.elapsed),
@@ -59,12 +79,32 @@ def _measure(options: BenchOptions) -> dict[str, Any]:
         "lookahead": job.plan.lookahead,
         "tile": list(job.plan.tile),
         "tiles": job.plan.tiles,
-        "peak_rss_mb": peak_rss_bytes() / 1e6,
+        "peak_rss_mb": peak / 1e6,
     }
 
 
-def _run(options: BenchOptions, target: Path) -> tuple[Job, Progress]:
+def _network_alone(job: Job, scratch: Path) -> float:
+    """Seconds of the job's windows through its network, their frames decoded before, into the file `scratch`."""
+    shape: tuple[int, ...] = ()
+    dtype, count = np.dtype(np.uint8), 0
+    with open_reader(job.source) as reader, scratch.open("wb") as file:
+        for frame in reader:
+            shape, dtype, count = frame.pixels.shape, frame.pixels.dtype, count + 1
+            file.write(np.ascontiguousarray(frame.pixels).data)
+
+    def frames() -> Iterator[np.ndarray]:
+        with scratch.open("rb") as file:
+            for _ in range(count):
+                yield np.fromfile(file, dtype, int(np.prod(shape))).reshape(shape)
+
+    started = time.monotonic()
+    for _ in engine.stream(frames(), Undisturbed(job.network), job.plan):
+        pass
+    return time.monotonic() - started
+
+
+def _run(options: BenchOptions, weights: str | None, target: Path) -> tuple[Job, Progress]:
     assert options.pipeline is not None
-    chosen = UpscaleOptions(options.model, options.weights, options.device, options.precision)
+    chosen = UpscaleOptions(options.model, weights, options.device, options.precision)
     job = prepare(options.pipeline, target, chosen)
     return job, run(job)

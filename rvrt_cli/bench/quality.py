@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ from rvrt_cli.device import host_free_bytes
 from rvrt_cli.errors import OptionError, OutOfMemoryError, RvrtError
 from rvrt_cli.metrics import clip_means, psnr, rgb_to_y, ssim
 from rvrt_cli.upscale import MEMORY_SHARE
+from rvrt_cli.upscale.undisturbed import Undisturbed, signals_wait
 from rvrt_cli.weights import cache_folder, file_sha256
 
 if TYPE_CHECKING:
@@ -76,7 +78,7 @@ def measure_quality(
     """Score `network` on `dataset`: a report of kind "quality".
 
     What is done is written down case by case in the user's cache, until the run is complete; the same command goes on
-    from there.
+    from there. A sample (--limit) reads and adds to the notes of an interrupted run of more, and leaves them to it.
 
     Args:
         standing: kept up to date; `on_clip` is called after each case.
@@ -96,13 +98,21 @@ def measure_quality(
         scored = progress.get(case.name)
         standing.resumed += scored is not None
         if scored is None:
-            scored = [_score(network, pair, dataset, options) for pair in case.load()]
+            # no name for the pair: it goes before the next shot is read
+            scored = list(map(partial(_score, network, dataset, options), case.load()))
             progress.add(case.name, scored)
         clips += scored
         standing.done += 1
         on_clip()
-    progress.remove()
+    if len(dataset.cases) == dataset.total or not progress.existed:
+        progress.remove()
     result, more = about(network), [note] if note else []
+    cut = sum(bool(clip["window"] or clip["tile"]) for clip in clips)
+    if cut:
+        more.append(
+            f"{cut} of {len(clips)} clips did not fit the memory whole: they went through in windows or tiles (see clips), "
+            "which is not the protocol's one call a clip"
+        )
     if standing.resumed:
         more.append(f"{standing.resumed} of {standing.total} clips were scored by an interrupted run before this one")
     return report(
@@ -114,8 +124,9 @@ def measure_quality(
         low_resolution=dataset.low,
         channel=dataset.channel,
         sample=len(dataset.cases) < dataset.total,
-        clips_scored=len(clips),
-        clips_total=max(dataset.total, len(clips)),
+        clips_scored=len(dataset.cases),
+        clips_total=dataset.total,
+        shots_scored=len(clips),
         frames_scored=sum(clip["frames"] for clip in clips),
         **_means(clips),
         clips=clips,
@@ -129,7 +140,7 @@ def _means(clips: list[dict[str, Any]]) -> dict[str, float]:
     return {key: clip_means({clip["clip"]: [clip[key]] for clip in clips})[1] for key in measured}
 
 
-def _score(network: Network, pair: Pair, dataset: Dataset, options: BenchOptions) -> dict[str, Any]:
+def _score(network: Network, dataset: Dataset, options: BenchOptions, pair: Pair) -> dict[str, Any]:
     started = time.perf_counter()
     if dataset.centre:
         ours, window, tile = enlarge_centre(network, pair.low), 0, 0
@@ -176,7 +187,7 @@ def enlarge(network: Network, low: np.ndarray) -> tuple[np.ndarray, engine.Plan]
         plan = engine.plan(network, width, height, window=0, tile=0, **size)
     except OutOfMemoryError:
         plan = engine.plan(network, width, height, **size)
-    return np.stack(list(engine.stream(iter(low), network, plan, scenes=False))), plan
+    return np.stack(list(engine.stream(iter(low), Undisturbed(network), plan, scenes=False))), plan
 
 
 def enlarge_centre(network: Network, low: np.ndarray) -> np.ndarray:
@@ -187,7 +198,8 @@ def enlarge_centre(network: Network, low: np.ndarray) -> np.ndarray:
     """
     clip = low.astype(np.float32).transpose(0, 3, 1, 2) / 255
     mirrored = np.concatenate([clip, clip[::-1]])
-    output, _ = network(mirrored[None], None, len(mirrored), mirrored=True)
+    with signals_wait():
+        output, _ = network(mirrored[None], None, len(mirrored), mirrored=True)
     if not np.isfinite(output).all():
         raise RvrtError("the network's output is not finite; use --precision float32, or check the weights")
     centre = (output[0, CENTRE] + output[0, len(mirrored) - 1 - CENTRE]) / 2
@@ -223,7 +235,7 @@ class Notes:
             file.write(line)
 
     def remove(self) -> None:
-        """Forget the run: it is complete."""
+        """Forget the run: nothing of it is left to do."""
         with suppress(OSError):
             self.path.unlink(missing_ok=True)
             for folder in self.path.parents[:2]:  # where nothing else is in them

@@ -24,7 +24,7 @@ from rvrt_cli.bench.report import report
 from rvrt_cli.bench.stages import stage_seconds
 from rvrt_cli.device import Device, host_free_bytes, use_device
 from rvrt_cli.errors import OptionError, OutOfMemoryError, WeightsError
-from rvrt_cli.model.config import PRESETS
+from rvrt_cli.model.config import PRESETS, RVRTConfig
 from rvrt_cli.upscale import load_network
 
 if TYPE_CHECKING:
@@ -52,11 +52,17 @@ def open_network(options: BenchOptions) -> Network:
     if options.model not in PRESETS:
         raise OptionError(f"--model {options.model}: --weights random needs one of {', '.join(PRESETS)}")
     device = use_device(options.device, options.precision)
-    from rvrt_cli.model import Network, initial_weights  # brings MindSpore, whose device is set by now
+    from rvrt_cli.model import Network  # brings MindSpore, whose device is set by now
 
-    config = PRESETS[options.model]
-    card = {"name": options.model, "trained": False, "degradation": "none"}
-    return Network(config, initial_weights(config), card, device)
+    return Network(*random_weights(options.model), device)
+
+
+def random_weights(model: str) -> tuple[RVRTConfig, dict[str, np.ndarray], dict[str, Any]]:
+    """Sizes, weights and card of a preset; MindSpore's device has been chosen before."""
+    from rvrt_cli.model import initial_weights
+
+    config = PRESETS[model]
+    return config, initial_weights(config), {"name": model, "trained": False, "degradation": "none"}
 
 
 def measure_speed(options: BenchOptions, network: Network | None = None, whole: bool = True) -> dict[str, Any]:

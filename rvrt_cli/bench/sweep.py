@@ -11,6 +11,7 @@ import numpy as np
 from rvrt_cli.bench.apart import apart
 from rvrt_cli.bench.options import SMALLEST, BenchOptions
 from rvrt_cli.bench.speed import MB, NOISE, measure_speed, smaller
+from rvrt_cli.errors import OutOfMemoryError
 from rvrt_cli.plot import Line, canvas, panel, png
 
 FRAMES = (0.25, 0.5, 1.0, 2.0)  # times --frames
@@ -33,14 +34,22 @@ def _side(length: float) -> int:
 
 
 def measure_sweep(options: BenchOptions, on_point: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
-    """Measure every point in a process of its own: the keys "sweep", "growth" and "memory_growth" of a report."""
-    points = []
+    """Measure every point in a process of its own: the keys "sweep", "growth" and "memory_growth" of a report, and "notes".
+
+    A point that does not fit the memory is left out, with a note.
+    """
+    points: list[dict[str, Any]] = []
+    notes = []
     for frames, width, height in sizes(options):
-        result = apart(measure_speed, smaller(options, frames, width, height), None, False)
+        try:
+            result = apart(measure_speed, smaller(options, frames, width, height), None, False)
+        except OutOfMemoryError as error:
+            notes.append(f"left out of the sweep: {frames} frames of {width}x{height} px ({error})")
+            continue
         points.append({key: result[key] for key in _KEPT})
         if on_point is not None:
             on_point(points[-1])
-    return {"sweep": points, "growth": growth(points, options), "memory_growth": memory_growth(points)}
+    return {"sweep": points, "growth": growth(points, options), "memory_growth": memory_growth(points), "notes": notes}
 
 
 def growth(points: Sequence[dict[str, Any]], options: BenchOptions) -> dict[str, float | None]:
@@ -96,7 +105,7 @@ def draw_sweep(result: dict[str, Any], options: BenchOptions) -> bytes:
     weights = "" if result["weights"] == "trained" else f", {result['weights']} weights"
     title = f"{result['network']}{weights} on {machine['name']}, {machine['threads']} threads, {machine['precision']}"
     draw.text((_LEFT, 10), title, fill="black")
-    load = max(point["other_load"] for point in result["sweep"])
+    load = max((point["other_load"] for point in result["sweep"]), default=0.0)
     if load > NOISE:
         draw.text((_LEFT, 24), f"other programs took up to {load:.0%} of the processors", fill="gray")
     by_frames, by_pixels = split(result["sweep"], options)
@@ -109,6 +118,9 @@ def draw_sweep(result: dict[str, Any], options: BenchOptions) -> bytes:
             (pixels, by_pixels, f"thousand px a frame, {options.frames} frames"),
         )
     ):
+        if not points:
+            draw.text((_LEFT + column * _STEP[0], _TOP), "no point fits the memory", fill="gray")
+            continue
         for row, (value, unit) in enumerate(((_seconds, "time of a call [s]"), (_memory, "peak memory [MB]"))):
             left, top = _LEFT + column * _STEP[0], _TOP + row * _STEP[1]
             values = [value(p) for p in points]

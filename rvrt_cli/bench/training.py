@@ -11,8 +11,6 @@ import numpy as np
 from rvrt_cli.bench.machine import peak_rss_bytes
 from rvrt_cli.bench.options import BenchOptions
 from rvrt_cli.bench.speed import gemm_gflops, moving_clip
-from rvrt_cli.errors import OptionError
-from rvrt_cli.model.config import PRESETS
 
 BATCH, FRAMES, EDGE = 4, 6, 32  # samples, frames, LR px
 PASSES = 3  # a step is counted as three times the forward operations: forward, and the two gradients of each product
@@ -24,12 +22,7 @@ def measure_training(options: BenchOptions) -> dict[str, Any]:
     Returns:
         "seconds_per_step" (median), "steps_per_hour", "gflop_per_step", "gflops", "gemm_gflops", "efficiency",
         "compile_seconds", "peak_rss_mb".
-
-    Raises:
-        OptionError: the model is no preset.
     """
-    if options.model not in PRESETS:
-        raise OptionError(f"--training: --model {options.model} is no preset; choose one of {', '.join(PRESETS)}")
     from rvrt_cli.device import use_device
 
     device = use_device(options.device, options.precision)

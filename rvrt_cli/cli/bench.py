@@ -99,6 +99,10 @@ def _speed(options: BenchOptions) -> dict[str, Any]:
         from rvrt_cli.bench.pipeline import check_pipeline
 
         check_pipeline(options)
+    if options.kernels:
+        from rvrt_cli.bench.kernels import check_kernels
+
+        check_kernels()
     with _status("measuring one call"):
         result = measure_speed(options)
     if options.pipeline:
@@ -124,7 +128,8 @@ def _speed(options: BenchOptions) -> dict[str, Any]:
             click.echo(f"{size}: {point['seconds_per_call']:.3g} s, {point['peak_rss_mb']:.0f} MB", err=True)
 
         with _status("measuring other sizes, each in a process of its own"):
-            result |= measure_sweep(options, tell)
+            grown = measure_sweep(options, tell)
+        result |= {**grown, "notes": [*result["notes"], *grown["notes"]]}
     return result
 
 
@@ -214,7 +219,8 @@ def _add_pipeline(table: Any, pipeline: dict[str, Any]) -> None:
     waiting += f", for encoding {_digits(pipeline['waiting_for_target_seconds'])} s"
     table.add_row("whole upscale", f"{size} in {_digits(pipeline['seconds'])} s, "
                   f"{_digits(pipeline['frames_per_second'])} frames/s, {pipeline['peak_rss_mb']:.0f} MB")  # fmt: skip
-    table.add_row("", f"network {_digits(pipeline['network_seconds'])} s, {waiting}")
+    alone = f"{_digits(pipeline['network_alone_seconds'])} s with nothing beside it"
+    table.add_row("", f"network {_digits(pipeline['network_seconds'])} s ({alone}), {waiting}")
 
 
 def _add_training(table: Any, training: dict[str, Any]) -> None:
@@ -247,7 +253,8 @@ def _print_quality(result: dict[str, Any]) -> None:
         scores.add_row(_plain(clip["clip"]), *_scores(clip, keys))
     scores.add_section()
     label = "mean of the sample" if result["sample"] else "mean"
-    scores.add_row(f"{label}, {_count(result['clips_scored'], 'clip')}", *_scores(result, keys), style="bold")
+    shots = "clip" if result["shots_scored"] == result["clips_scored"] else "shot"
+    scores.add_row(f"{label}, {_count(result['shots_scored'], shots)}", *_scores(result, keys), style="bold")
     for entry in result["published"]:
         blank = [""] * (2 * len(keys) - 2)
         ssim = "" if entry["ssim"] is None else f"{entry['ssim']:.4f}"

@@ -46,7 +46,8 @@ def workers_option(function: Callable) -> Callable:
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
     show_default="ROOT",
-    help="Folder for BIx4 or BDx4 and the annotation files.",
+    help="Folder for BIx4 or BDx4 and the annotation files. `rvrt train` and `rvrt bench` look for them in ROOT: move or "
+    "link them there.",
 )
 @workers_option
 def vimeo90k(root: Path, lists: str, degradation: str, scale: int, output: Path | None, workers: int) -> None:

@@ -11,13 +11,19 @@ from pathlib import Path
 
 import imageio_ffmpeg
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from rvrt_cli.errors import MediaError, OptionError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm"})
 VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".mov", ".avi", ".webm", ".mpg", ".mpeg", ".m4v", ".ts", ".y4m", ".gif"})
 UNSPECIFIED = "unspecified"
+UNREADABLE = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    Image.DecompressionBombError,
+)  # Pillow, of a file that is no image for us
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,7 @@ def read_photo(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
             return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
+    except UNREADABLE as error:
         raise MediaError(f"{path}: cannot be read as an image ({error}); leave it out or replace it") from error
 
 

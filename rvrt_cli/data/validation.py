@@ -10,7 +10,7 @@ T frames, h×w px low resolution. Frames are uint8 RGB.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -113,23 +113,32 @@ def _psnr_y(frames: np.ndarray, reference: np.ndarray) -> list[float]:
     return [psnr(rgb_to_y(frame), rgb_to_y(target)) for frame, target in zip(frames, reference, strict=True)]
 
 
-def shots(path: Path) -> list[tuple[str, np.ndarray]]:
-    """The shots of a video (T, H, W, 3), named after the file, with a number each if there are several.
+def shots(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """The shots of a video (T, H, W, 3), named after the file, with a number each if there are several; one at a time.
 
     Frames of 720 rows or more are halved, and cropped to multiples of 4 px: the targets of this protocol.
     """
     _, frames = read_video(path)
-    found: list[list[np.ndarray]] = []
+    shot: list[np.ndarray] = []
+    number = 1
     for frame, begins in mark_scenes(frames):
-        if begins:
-            found.append([])
+        if begins and shot:
+            yield f"{path.stem}-{number}", _stacked(shot)
+            number += 1
         height, width = frame.shape[:2]
         if height >= HALVED_FROM:
             frame = imresize(frame, 0.5)
             height, width = frame.shape[:2]
-        found[-1].append(frame[: height // SCALE * SCALE, : width // SCALE * SCALE])
-    names = [path.stem] if len(found) == 1 else [f"{path.stem}-{index + 1}" for index in range(len(found))]
-    return [(name, np.stack(shot)) for name, shot in zip(names, found, strict=True)]
+        shot.append(frame[: height // SCALE * SCALE, : width // SCALE * SCALE])
+    if shot:
+        yield path.stem if number == 1 else f"{path.stem}-{number}", _stacked(shot)
+
+
+def _stacked(shot: list[np.ndarray]) -> np.ndarray:
+    """The frames as one array; the list is empty afterwards."""
+    clip = np.stack(shot)
+    shot.clear()
+    return clip
 
 
 def _prepare(shot: str, high: np.ndarray, variants: Sequence[str], windows: int | None, frames: int) -> list[_Window]:

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from rvrt_cli.data.resize import SCALE
+from rvrt_cli.data.sources import UNREADABLE
 from rvrt_cli.data.store import worth_keeping
 from rvrt_cli.errors import MediaError, OptionError
 
@@ -62,7 +63,7 @@ def read_png(path: Path) -> np.ndarray:
             return np.asarray(image.convert("RGB"))
     except FileNotFoundError as error:
         raise MediaError(f"{path}: missing; unpack the set again") from error
-    except (OSError, ValueError, SyntaxError) as error:
+    except UNREADABLE as error:
         raise MediaError(f"{path}: cannot be read ({error}); unpack the set again") from error
 
 

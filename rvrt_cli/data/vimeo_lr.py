@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from rvrt_cli.data.resize import SCALE, blur_downsample, imresize
+from rvrt_cli.data.sources import UNREADABLE
 from rvrt_cli.data.vimeo import FRAMES, SEQUENCES, VIMEO_LAYOUT, read_list, read_png
 from rvrt_cli.data.workers import in_processes
 from rvrt_cli.errors import MediaError, OptionError
@@ -154,7 +155,7 @@ def _png_shape(path: Path) -> tuple[int, ...]:
     try:
         with Image.open(path) as image:
             return image.height, image.width, 3
-    except (OSError, ValueError, SyntaxError) as error:
+    except UNREADABLE as error:
         raise MediaError(f"{path}: missing or unreadable ({error}); unpack the set again") from error
 
 

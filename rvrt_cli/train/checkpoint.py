@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -72,15 +75,32 @@ def load_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], Counters, RVRTCo
     Raises:
         RvrtError: damaged or foreign.
     """
-    try:
-        with safe_open(path, framework="numpy") as file:
-            about = json.loads((file.metadata() or {})[_KEY])
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
+    with _opened(path) as file:
+        about = json.loads((file.metadata() or {})[_KEY])
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
         shapes: dict[str, tuple[int, ...]] = {}
         for name, array in arrays.items():
             if array.dtype != np.float32 or shapes.setdefault(name.partition(".")[2], array.shape) != array.shape:
                 raise ValueError(f"{name} does not fit the others")
         return arrays, Counters.from_dict(about["counters"]), RVRTConfig.from_dict(about["network"])
+
+
+def checkpoint_network(path: Path) -> RVRTConfig:
+    """The network's sizes alone: no array is read.
+
+    Raises:
+        RvrtError: damaged or foreign.
+    """
+    with _opened(path) as file:
+        return RVRTConfig.from_dict(json.loads((file.metadata() or {})[_KEY])["network"])
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The file as safetensors has it; inside, whatever damage shows is one error."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            yield file
     except (SafetensorError, WeightsError, OSError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise RvrtError(
             f"{path}: no checkpoint, or a damaged one ({error}); delete it to go on from the one before"

@@ -1,6 +1,7 @@
 """A part of the training data that is kept for validation, where no folder of videos is given. No MindSpore.
 
-Clips: whole sources, so that no scene is on both sides; two manifests in the run's folder share out the shards.
+Clips: whole sources, so that no scene is on both sides; two manifests in the run's folder share out the shards. Each machine
+has its own, equal but for where its data lies: machines may share the output folder.
 Vimeo-90K: septuplets of its test list.
 """
 
@@ -24,7 +25,7 @@ from rvrt_cli.train.checkpoint import write_atomically
 from rvrt_cli.train.options import TrainOptions
 
 _MOST = 24  # clips that are scored
-_PARTS, _TRAIN, _HELD = "data", "train", "held-out"
+_TRAIN, _HELD = "train", "held-out"
 
 
 def split_store(options: TrainOptions) -> None:
@@ -32,9 +33,9 @@ def split_store(options: TrainOptions) -> None:
 
     Sources are held out evenly spread over the manifest, at least one; none where there is one source, or --val.
     """
-    folder, output = Path(options.data), Path(options.output)
+    folder, parts = Path(options.data), _parts(options)
     store = open_store(folder)
-    shutil.rmtree(output / _PARTS, ignore_errors=True)
+    shutil.rmtree(parts, ignore_errors=True)
     if not isinstance(store, ClipStore) or options.held_out == 0 or options.val:
         return
     sources = store.manifest["sources"]
@@ -43,7 +44,7 @@ def split_store(options: TrainOptions) -> None:
         return
     held = {math.floor((k + 0.5) * len(sources) / count) for k in range(count)}
     for name, chosen in ((_TRAIN, False), (_HELD, True)):
-        part = output / _PARTS / name
+        part = parts / name
         part.mkdir(parents=True, exist_ok=True)
         kept = [_absolute(s, folder) for index, s in enumerate(sources) if (index in held) == chosen]
         write_atomically(part / MANIFEST, json.dumps({**store.manifest, "sources": kept}, indent=1).encode())
@@ -51,11 +52,15 @@ def split_store(options: TrainOptions) -> None:
 
 def data_folders(options: TrainOptions) -> tuple[Path, Path | None]:
     """The folders to train on and to validate on, as `split_store` left them; None where there is no second."""
-    folder, parts = Path(options.data), Path(options.output) / _PARTS
+    folder, parts = Path(options.data), _parts(options)
     if (parts / _HELD / MANIFEST).exists():
         return parts / _TRAIN, parts / _HELD
     listed = is_vimeo(folder) and (folder / LISTS["test"]).is_file() and options.held_out > 0 and not options.val
     return folder, folder if listed else None
+
+
+def _parts(options: TrainOptions) -> Path:
+    return Path(options.output) / f"data-{options.node}"
 
 
 def _absolute(source: dict, folder: Path) -> dict:

@@ -12,9 +12,10 @@ from rvrt_cli.errors import RvrtError
 from rvrt_cli.ranks import Group, run_ranks as run_group
 from rvrt_cli.train.checkpoint import checkpoints
 from rvrt_cli.train.log import NAME as LOG
-from rvrt_cli.train.options import TrainOptions
+from rvrt_cli.train.options import TrainOptions, write_recipe
+from rvrt_cli.train.setup import RECIPE
 
-RANKS, OUTCOME = "ranks", "outcome.json"  # folder with the ranks' own logs, and a file in it
+OUTCOME = "outcome.json"  # in the folder of this machine's ranks
 
 
 def run_ranks(options: TrainOptions, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
@@ -24,17 +25,23 @@ def run_ranks(options: TrainOptions, report: Callable[[dict[str, Any]], None]) -
         RvrtError: a rank has ended badly; the others are gone too.
     """
     output = Path(options.output)
-    folder = output / RANKS
+    folder = ranks_folder(options)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
+    write_recipe(folder / RECIPE, options)
     group = Group(options.ranks, options.ranks_here, options.node, options.master, options.threads)
-    run_group(group, Path(__file__).with_name("worker.py"), output, folder, _Follower(output, report).read)
+    run_group(group, Path(__file__).with_name("worker.py"), folder, folder, _Follower(output, report).read)
     if not (folder / OUTCOME).exists():
         raise RvrtError(
             f"a rank has died and the others were ended; {folder} has their logs. --resume goes on from the last "
             "checkpoint"
         )
     return json.loads((folder / OUTCOME).read_text(encoding="utf-8"))
+
+
+def ranks_folder(options: TrainOptions) -> Path:
+    """Where this machine's ranks have their recipe, logs and outcome: machines may share the output folder."""
+    return Path(options.output) / f"ranks-{options.node}"
 
 
 class _Follower:

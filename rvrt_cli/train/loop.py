@@ -19,9 +19,9 @@ from rvrt_cli.train.counters import Counters
 from rvrt_cli.train.curve import draw_curve
 from rvrt_cli.train.held_out import HeldOut, data_folders
 from rvrt_cli.train.log import Log
-from rvrt_cli.train.options import TrainOptions
+from rvrt_cli.train.options import TrainOptions, write_recipe
 from rvrt_cli.train.schedule import learning_rate
-from rvrt_cli.train.setup import first_weights
+from rvrt_cli.train.setup import RECIPE, first_weights
 from rvrt_cli.train.stopping import Stopping
 from rvrt_cli.weights import check_names, save_weights
 
@@ -107,8 +107,6 @@ def _start(options: TrainOptions, device: Device, ranks: Ranks) -> Learner:
         arrays, counters, config = load_checkpoint(saved[-1])
         values = {name.removeprefix("value."): array for name, array in arrays.items() if name.startswith("value.")}
         check_names(values, parameter_shapes(config), saved[-1])
-        if config != options.config:
-            raise RvrtError(f"{saved[-1]}: is of another network than the recipe says; choose another --output")
     else:
         counters, arrays = Counters(), {f"value.{k}": v for k, v in first_weights(options).items()}
     if not ranks.agree(counters.step):
@@ -123,6 +121,7 @@ class _Books:
         self._options, self._learner, self._report = options, learner, report
         self._counters = learner.counters
         self._output = Path(options.output)
+        write_recipe(self._output / RECIPE, options)
         self._log = Log(self._output, learner.counters.step)
         folder, self._held_out = data_folders(options)
         self._clips = len(open_store(folder))

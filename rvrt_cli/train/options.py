@@ -163,11 +163,10 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
 
 def write_recipe(path: Path, options: TrainOptions) -> None:
-    """Write all options as a recipe that `read_recipe` reads."""
+    """Write all options as a recipe that `read_recipe` reads, with every size of the network: presets may change."""
     values = {entry.name: getattr(options, entry.name) for entry in fields(options)}
     lines = [f"{name} = {_toml(value)}" for name, value in values.items() if name != "network" and value is not None]
-    if options.network:
-        lines += ["", "[network]", *(f"{name} = {_toml(value)}" for name, value in options.network.items())]
+    lines += ["", "[network]", *(f"{name} = {_toml(value)}" for name, value in options.config.to_dict().items())]
     part = path.with_name(path.name + ".part")
     part.write_text("\n".join(lines) + "\n", encoding="utf-8")
     part.replace(path)

@@ -11,10 +11,10 @@ import numpy as np
 from rvrt_cli.data.loader import check_spec, open_store
 from rvrt_cli.data.sources import VIDEO_SUFFIXES
 from rvrt_cli.errors import OptionError, WeightsError
-from rvrt_cli.train.checkpoint import FOLDER, checkpoints
+from rvrt_cli.train.checkpoint import FOLDER, checkpoint_network, checkpoints
 from rvrt_cli.train.held_out import split_store
 from rvrt_cli.train.log import NAME as LOG, read_log
-from rvrt_cli.train.options import TrainOptions, preset_recipe, read_recipe, write_recipe
+from rvrt_cli.train.options import TrainOptions, preset_recipe, read_recipe
 
 RECIPE = "recipe.toml"
 
@@ -22,7 +22,8 @@ RECIPE = "recipe.toml"
 def resolve_options(given: dict[str, Any], recipe: Path | None, resume: bool) -> TrainOptions:
     """Options from the defaults, a recipe and what the command line gives, each over the one before.
 
-    The recipe is `recipe`, or that of the run to resume, or the one of the preset.
+    The recipe is `recipe`, or that of the run to resume, or the one of the preset. Its [network] goes with its model: it
+    says nothing about another --model.
 
     Args:
         given: values by field name, without those that were not given.
@@ -38,17 +39,22 @@ def resolve_options(given: dict[str, Any], recipe: Path | None, resume: bool) ->
     if recipe is None:
         recipe = preset_recipe(given.get("model", TrainOptions.model))
     values = read_recipe(recipe)
+    if given.get("model", values.get("model")) != values.get("model"):
+        values.pop("network", None)
     if "network" in given:
         given = {**given, "network": {**values.get("network", {}), **given["network"]}}
     return TrainOptions(**{**values, **given})
 
 
 def prepare_run(options: TrainOptions, resume: bool) -> TrainOptions:
-    """Check data, files and the output folder, and write the recipe there. Paths come back absolute.
+    """Check data, files and the output folder, and share out the data. Paths come back absolute.
+
+    The run's recipe is left as it is: the first rank writes it once all is well, so that what is refused, here or later,
+    cannot spoil a run.
 
     Raises:
-        OptionError: something is missing, wrong or in the way.
-        RvrtError: the output folder cannot be written.
+        OptionError: something is missing, wrong or in the way, or the output folder cannot be written.
+        RvrtError: the newest checkpoint is damaged.
     """
     if not options.data or not options.output:
         missing = "--data" if not options.data else "--output"
@@ -68,9 +74,13 @@ def prepare_run(options: TrainOptions, resume: bool) -> TrainOptions:
     output = Path(options.output)
     if not resume and (read_log(output / LOG) or checkpoints(output)):
         raise OptionError(f"{output}: holds a training run; --resume goes on with it, or choose another --output")
+    for newest in checkpoints(output)[-1:]:
+        if checkpoint_network(newest) != options.config:
+            raise OptionError(
+                f"{newest}: is of another network than asked for; leave out --network, or choose another --output"
+            )
     try:
         (output / FOLDER).mkdir(parents=True, exist_ok=True)
-        write_recipe(output / RECIPE, options)
         split_store(options)
     except OSError as error:
         raise OptionError(f"{output}: cannot be written ({error.strerror}); choose another --output") from None

@@ -1,8 +1,8 @@
 """One rank of a training run; msrun starts this file once per rank, and once more to arrange the ranks' meeting.
 
-    worker.py RUN-FOLDER
+    worker.py FOLDER
 
-What the run is stands in RUN-FOLDER/recipe.toml, as `prepare_run` wrote it.
+What the run is, and which of its ranks are on this machine, stands in FOLDER/recipe.toml; the outcome goes there too.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ if __package__ in (None, ""):  # a script: its own folder is on the path, where 
 
 from rvrt_cli.errors import RvrtError
 from rvrt_cli.ranks import end_with_launcher, failed
-from rvrt_cli.train.launch import OUTCOME, RANKS
+from rvrt_cli.train.launch import OUTCOME
 from rvrt_cli.train.loop import train
 from rvrt_cli.train.options import TrainOptions, read_recipe
 from rvrt_cli.train.setup import RECIPE
 
 
-def main(output: Path) -> None:
+def main(folder: Path) -> None:
     """Train as one rank; leave the outcome, or the error in one line, for the launcher."""
     end_with_launcher()
-    options = TrainOptions(**read_recipe(output / RECIPE))
+    options = TrainOptions(**read_recipe(folder / RECIPE))
     try:
         outcome = train(options, lambda record: None, in_ranks=True)
     except RvrtError as error:
         failed(error)
         raise
-    (output / RANKS / OUTCOME).write_text(json.dumps(outcome), encoding="utf-8")
+    (folder / OUTCOME).write_text(json.dumps(outcome), encoding="utf-8")
 
 
 if __name__ == "__main__":
