@@ -34,6 +34,27 @@ def test_every_preset_has_a_recipe_and_that_of_rvrt_is_the_published_one() -> No
     assert (published.spynet_frozen, published.spynet_rate) == (5_000, 0.25)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"model": "rvrt-huge"}, "--model"),
+        ({"schedule": "step"}, "--schedule"),
+        ({"steps": 0}, "--steps"),
+        ({"steps": "many"}, "--steps"),
+        ({"batch": True}, "--batch"),
+        ({"rate": -1.0}, "--rate"),
+        ({"rate": 1e-5, "final_rate": 1e-3}, "--final-rate"),
+        ({"ema": 1.0}, "--ema"),
+        ({"crop": 30}, "crop 30"),
+        ({"degradation": "snow"}, "degradation"),
+        ({"batch": 3, "ranks": 2}, "--batch"),
+        ({"ranks": 2, "local_ranks": 1}, "--master"),
+        ({"ranks": 2, "local_ranks": 1, "master": "host"}, "HOST:PORT"),
+        ({"minutes": float("nan")}, "--minutes"),
+        ({"network": {"widths": [8, 8]}}, "widths"),
+        ({"network": {"breadth": 8}}, "breadth"),
+    ],
+)
 def test_values_that_cannot_be_used_are_refused_by_name(wrong: dict, named: str) -> None:
     with pytest.raises(OptionError, match=named):
         TrainOptions(**wrong)
@@ -151,8 +172,9 @@ def test_a_run_starts_from_weights_of_another_network_only_where_asked(tmp_path:
 
 @pytest.mark.parametrize("source", ["spynet.pth", "rvrt.pth", "rvrt.safetensors"])
 def test_optical_flow_starts_from_a_file(tmp_path: Path, source: str) -> None:
-    config, path = PRESETS["rvrt-tiny"], tmp_path / source
-    fresh = first_weights(TrainOptions())
+    network = {"flow_estimator": "spynet"}
+    config, path = replace(PRESETS["rvrt-tiny"], **network), tmp_path / source
+    fresh = first_weights(TrainOptions(network=network))
     rng = np.random.default_rng(0)
     flow = {
         name: rng.standard_normal(array.shape, np.float32) for name, array in fresh.items() if name[:7] == "spynet."
@@ -163,14 +185,14 @@ def test_optical_flow_starts_from_a_file(tmp_path: Path, source: str) -> None:
         prefix = "" if source == "spynet.pth" else "spynet."
         arrays = {prefix + name.removeprefix("spynet."): array for name, array in flow.items()}
         checkpoint(path, {**arrays, "spynet.mean": np.zeros((1, 3, 1, 1), np.float32)}, nested=None)
-    weights = first_weights(TrainOptions(spynet=str(path)))
+    weights = first_weights(TrainOptions(network=network, spynet=str(path)))
     assert set(weights) == set(fresh)
     for name, array in weights.items():
         assert np.array_equal(array, flow.get(name, fresh[name])), name
     if source == "spynet.pth":
         checkpoint(path, {"conv.weight": np.zeros((3, 3), np.float32)}, nested=None)
         with pytest.raises(WeightsError, match="no weights of SpyNet"):
-            first_weights(TrainOptions(spynet=str(path)))
+            first_weights(TrainOptions(network=network, spynet=str(path)))
 
 
 def test_the_display_has_loss_psnr_pace_and_time_left() -> None:
