@@ -20,7 +20,7 @@ from mindspore import Tensor
 from rvrt_cli import ops
 from rvrt_cli.model import PRESETS, RVRT, RVRTConfig, initial_weights
 from rvrt_cli.model.alignment import align_deformable, align_unguided, deformable_shapes
-from rvrt_cli.ops import attention, kernels, layers, sampling
+from rvrt_cli.ops import attention, fusion, kernels, layers, sampling
 
 pytestmark = pytest.mark.skipif(kernels.library() is None, reason=str(kernels.problem()))
 
@@ -105,6 +105,22 @@ def test_kernel_equals_its_definition_with_gradients(name: str, mode: str) -> No
     assert len(gradients) == len(shapes)
     for i, (gradient, wanted) in enumerate(zip(gradients, expected_gradients, strict=True)):
         assert_close(gradient, wanted, 1e-5, f"{name}: gradient of input {i}")
+
+
+@pytest.mark.parametrize("mode", ["pynative", "jit"])
+@pytest.mark.parametrize("shape", [(2, 3, 9, 7), (1, 1, 1, 5), (1, 4, 33, 2)])
+def test_fusion_equals_its_definition_without_gradients(shape: tuple, mode: str) -> None:
+    batch, _, height, width = shape
+    rng = np.random.default_rng(3)
+    flows = 2 * rng.standard_normal((*shape, 2))
+    flows[0, 0, 0, :2] = [[3e9, -1e4], [np.inf, 0.5]]  # far outside
+    values = [rng.uniform(0.4, 0.7, (batch, height, width, 3)), rng.uniform(0.4, 0.7, (*shape, 3)), flows]
+    values = [Tensor(value.astype(np.float32)) for value in values]
+    expected, _ = value_and_gradients(fusion.fuse_frames, values)
+    assert ops.use_kernels(True)
+    output, gradients = value_and_gradients(ms.jit(ops.fuse_frames) if mode == "jit" else ops.fuse_frames, values)
+    assert_close(output, expected, 1e-5, "fusion")
+    assert not any(gradient.any() for gradient in gradients)
 
 
 def test_half_precision_runs_on_the_definitions() -> None:

@@ -12,7 +12,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from rvrt_cli.ops import attention, layers, sampling
+from rvrt_cli.ops import attention, fusion, layers, sampling
 
 FLOAT32, FLOAT64 = 1e-5, 1e-8  # of the largest value; in float64 MindSpore's Python numbers still are float32
 
@@ -424,3 +424,73 @@ def test_jit_gives_the_same_as_pynative(name):
     compiled = output_and_gradients(getattr(module, function), arguments, np.float32, compiled=True)
     for index, (ours, expected) in enumerate(zip(compiled, plain, strict=True)):
         close(ours, expected, 2e-6, f"gradient of input {index - 1}" if index else "output")
+
+
+# --- fusion
+
+
+def regression(frame: np.ndarray, neighbours: np.ndarray, flows: np.ndarray) -> np.ndarray:
+    """`fusion.fuse_frames` a place and a sample at a time: (B, H, W, 64)."""
+    batch, height, width, _ = frame.shape
+    out = np.zeros((batch, height, width, 64))
+    for b, row, column, i, j in itertools.product(range(batch), range(height), range(width), range(4), range(4)):
+        place = np.array([(i + 0.5) / 4 - 0.5, (j + 0.5) / 4 - 0.5])  # (y, x) px from the pixel's centre
+        values, weights = [], []
+
+        def add(value: np.ndarray, at: np.ndarray, trust: float) -> None:
+            weights.append(trust * math.exp(-((at - place) ** 2).sum() / (2 * 0.2**2)))  # noqa: B023
+            values.append(value)  # noqa: B023
+
+        for y, x in itertools.product((-1, 0, 1), repeat=2):
+            inside = np.clip([row + y, column + x], 0, [height - 1, width - 1])
+            add(frame[b, inside[0], inside[1]], np.array([y, x]), 1)
+        own = sum(weights)
+        for neighbour, flow in zip(neighbours[b], flows[b], strict=True):
+            to_x, to_y = flow[row, column]
+            for y, x in itertools.product(
+                (math.floor(to_y), math.floor(to_y) + 1), (math.floor(to_x), math.floor(to_x) + 1)
+            ):
+                if not (0 <= row + y < height and 0 <= column + x < width):
+                    continue
+                at = np.array([y - to_y, x - to_x])
+                there = np.clip([row + at[0], column + at[1]], 0, [height - 1, width - 1])
+                value = neighbour[row + y, column + x]
+                unlike = ((value - sample(frame[b], *there)) ** 2).mean()
+                add(value, at, math.exp(-unlike / (2 * 0.1**2)))
+        estimate = np.average(values, axis=0, weights=weights) - frame[b, row, column]
+        out[b, row, column, [4 * i + j, 16 + 4 * i + j, 32 + 4 * i + j]] = 8 * estimate
+        out[b, row, column, 48 + 4 * i + j] = 1 - own / sum(weights)
+    return out
+
+
+@pytest.mark.parametrize(("batch", "neighbours", "height", "width"), [(2, 3, 5, 4), (1, 1, 1, 6), (1, 4, 3, 1)])
+def test_fusion_is_a_regression_over_all_samples(batch, neighbours, height, width):
+    rng = np.random.default_rng(7)
+    frame = rng.uniform(0.4, 0.7, (batch, height, width, 3))
+    around = rng.uniform(0.4, 0.7, (batch, neighbours, height, width, 3))
+    flows = displacements(8, (batch, neighbours, height, width, 2), reach=2)
+    expected = regression(frame, around, flows)
+    close(fusion.fuse_frames(*tensors((frame, around, flows), np.float32)).asnumpy(), expected, 2e-5)
+
+
+def test_fusion_finds_what_lies_between_the_pixels():
+    """What a neighbour sees 0.375 px to the left of each pixel is the leftmost of its four places."""
+    at = np.arange(12)
+
+    def wave(x: np.ndarray) -> np.ndarray:
+        return 0.5 + 0.04 * np.sin(2.6 * x)  # turns within less than two and a half pixels
+
+    frame = np.tile(wave(at)[None, None, :, None], (1, 1, 1, 3))
+    aside = np.tile(wave(at - 0.375)[None, None, None, :, None], (1, 1, 1, 1, 3))
+    flows = np.zeros((1, 1, 1, 12, 2))
+    flows[..., 0] = 0.375
+    fused = fusion.fuse_frames(*tensors((frame, aside, flows), np.float32)).asnumpy()[0, 0, 2:-2, 4]  # row 1, column 0
+    truth = (wave(at - 0.375) - wave(at))[2:-2]
+    assert np.abs(fused / 8 - truth).mean() < 0.25 * np.abs(truth).mean()
+
+
+def test_fusion_leaves_another_object_alone():
+    frame = np.full((1, 4, 4, 3), 0.2)
+    around, flows = np.full((1, 2, 4, 4, 3), 0.9), np.zeros((1, 2, 4, 4, 2))
+    fused = fusion.fuse_frames(*tensors((frame, around, flows), np.float32)).asnumpy()
+    assert np.abs(fused).max() < 1e-5

@@ -42,6 +42,34 @@ def estimate_flow(frames: Tensor, both: bool, *weights: Tensor) -> tuple[Tensor,
     return flow[0], flow[-1]
 
 
+@ops.compiled
+def fuse_neighbours(frames: Tensor, before: Tensor, after: Tensor, reach: int) -> Tensor:
+    """What `reach` frames on either side add to each frame of a clip, see `ops.fuse_frames`.
+
+    Args:
+        frames: (N, reach + T + reach, H, W, 3), a clip between its neighbours.
+        before, after: (N, reach + T + reach, H, W, 2) px, the flow from each frame to the one before and the one after it.
+
+    Returns:
+        (N, T, H, W, 64).
+    """
+    batch, length, height, width, _ = frames.shape
+    time = length - 2 * reach
+    neighbours, flows = [], []
+    for step, adjacent in ((-1, before), (1, after)):
+        flow = None
+        for distance in range(reach):
+            at = reach + step * distance
+            onward = adjacent[:, at : at + time].reshape(-1, height, width, 2)
+            flow = onward if flow is None else flow + ops.warp(onward, flow)
+            neighbours.append(frames[:, at + step : at + step + time].reshape(-1, height, width, 3))
+            flows.append(flow)
+    middle = frames[:, reach : reach + time].reshape(-1, height, width, 3)
+    return ops.fuse_frames(middle, ops.stack(neighbours, 1), ops.stack(flows, 1)).reshape(
+        batch, time, height, width, -1
+    )
+
+
 def lucas_kanade(reference: Tensor, neighbour: Tensor) -> Tensor:
     """Where each pixel of `reference` lies in `neighbour`; not differentiated.
 

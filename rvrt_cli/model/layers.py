@@ -154,6 +154,15 @@ def convolve(x: Tensor, *weights: Tensor) -> Tensor:
 
 
 @ops.compiled
+def convolve_onto(x: Tensor, source: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x (N, T, H, W, C) plus a convolution of `source` (N, T, H, W, S)."""
+    shape = x.shape
+    batch, time, height, width, channels = source.shape
+    x, source = x.reshape(-1, height, width, shape[-1]), source.reshape(batch * time, height, width, channels)
+    return ops.conv2d(source, weight, bias, "none", x).reshape(shape)
+
+
+@ops.compiled
 def merge(weight: Tensor, bias: Tensor, *sources: Tensor) -> Tensor:
     """Convolution of several features (N, T, H, W, C), side by side in the channels."""
     x = sources[0] if len(sources) == 1 else msops.concat(sources, -1)

@@ -8,7 +8,7 @@ from mindspore import Tensor
 
 from rvrt_cli.device import Device, memory_errors
 from rvrt_cli.model.config import RVRTConfig
-from rvrt_cli.model.rvrt import RVRT, State
+from rvrt_cli.model.rvrt import FUSED_CHANNELS, RVRT, State
 from rvrt_cli.ops import kernels_active
 from rvrt_cli.ops.kernels import problem as kernels_problem
 
@@ -94,6 +94,7 @@ class Network:
         config, size = self.config, 2 if self._dtype == ms.float16 else 4
         clips = -(-frames // config.clip_size)
         kept = 2 * (1 + config.passes) * config.width + 3 + 4 * config.clip_size * config.flow
+        kept += (FUSED_CHANNELS + 7) * bool(config.fused_neighbours)  # and a copy of frames and flows
         upsampled = 3 * config.scale**2
         stage = 10 * 16 * config.upsampler_width  # the upsampler at full size, as measured on the CPU
         if config.alignment == "deformable":

@@ -21,12 +21,13 @@ from rvrt_cli.model.alignment import (
     deformable_shapes,
 )
 from rvrt_cli.model.config import RVRTConfig
-from rvrt_cli.model.flow import estimate_flow
+from rvrt_cli.model.flow import estimate_flow, fuse_neighbours
 from rvrt_cli.model.layers import (
     Shapes,
     Sizes,
     conv_shapes,
     convolve,
+    convolve_onto,
     convolve_shapes,
     merge,
     parameters,
@@ -36,6 +37,7 @@ from rvrt_cli.model.layers import (
 )
 from rvrt_cli.model.spynet import spynet_shapes
 
+FUSED_CHANNELS = 64  # of `ops.fuse_frames`
 Clips = list[Tensor]  # one tensor (N, T, H, W, C) per clip, in time order
 
 
@@ -82,11 +84,16 @@ class Extract(nn.Cell):
         super().__init__(auto_prefix=False)
         self.config = config
         self.conv = parameters(conv_shapes("feat_extract.main.1", 3, config.widths[0], 3))
+        fused = conv_shapes("feat_extract.fused", FUSED_CHANNELS, config.widths[0], 3)
+        self.fused = parameters(fused if config.fused_neighbours else [])
         self.body = parameters(body_shapes("feat_extract", config, 0))
 
-    def construct(self, frames: Tensor) -> Tensor:
-        """(N, T, H, W, 3) → (N, T, H, W, C)."""
-        return body(merge(*tensors(self.conv), frames), self.config, 0, self.body)
+    def construct(self, frames: Tensor, fused: Tensor | None) -> Tensor:
+        """(N, T, H, W, 3), and what `fuse_neighbours` found or None → (N, T, H, W, C)."""
+        x = merge(*tensors(self.conv), frames)
+        if fused is not None:
+            x = convolve_onto(x, fused, *tensors(self.fused))
+        return body(x, self.config, 0, self.body)
 
 
 class Align(nn.Cell):
@@ -243,7 +250,11 @@ class RVRT(nn.Cell):
         mirrored = mirrored and state is None and frames.shape[1] % size == 0
         flows = self._flows(clips, state, mirrored) if self.config.flow else None
 
-        features: dict[str, Clips] = {"shallow": [self.extract(clip) for clip in clips]}
+        fused: list[Tensor | None] = [None] * len(clips)
+        if self.config.fused_neighbours and flows is not None:
+            fused = self._fused(clips, flows, state)
+        shallow = [self.extract(clip, found) for clip, found in zip(clips, fused, strict=True)]
+        features: dict[str, Clips] = {"shallow": shallow}
         fields: tuple[dict, dict] = {}, {}  # of the backward and the forward direction
         for index, branch in enumerate(self.config.branches):
             # nothing reads the lookahead's last branch
@@ -306,6 +317,25 @@ class RVRT(nn.Cell):
         if missing:
             frames = msops.concat((frames, *[frames[:, -1:]] * missing), 1)
         return [frames[:, t : t + size] for t in range(0, frames.shape[1], size)]
+
+    def _fused(self, clips: Clips, flows: Flows, state: State | None) -> Clips:
+        """What each clip's neighbouring frames add to it; beyond the ends of the sequence the last frame stands still."""
+        reach, size = self.config.fused_neighbours, self.config.clip_size
+        first, last = clips[0][:, :1], clips[-1][:, -1:]
+        still = msops.zeros_like(first[..., :2])
+        if state is None or flows.past is None:
+            frames, before = [first] * reach, [still] * reach
+        else:
+            frames, before = [state.frames[:, -reach:]], [flows.past[:, -reach:]]
+        video = msops.concat((*frames, *clips, *[last] * reach), 1)
+        back = msops.concat((*before, *flows.forward, *[still] * reach), 1)
+        # backward[c] leads to the frames of clip c: the flow that a frame has to the next one stands one place later
+        onward = msops.concat((*[still] * (reach - 1), *flows.backward, *[still] * (reach + 1)), 1)
+        found = []
+        for start in range(0, len(clips) * size, size):
+            parts = [whole[:, start : start + size + 2 * reach] for whole in (video, back, onward)]
+            found.append(fuse_neighbours(*parts, reach))
+        return found
 
     def _flows(self, clips: Clips, state: State | None, mirrored: bool) -> Flows:
         """Optical flow along the clips, with the state's clip in front."""

@@ -14,8 +14,9 @@ from typing import Any
 import mindspore as ms
 from mindspore.graph import jit_trace
 
-from rvrt_cli.ops import attention, kernels, layers, sampling
+from rvrt_cli.ops import attention, fusion, kernels, layers, sampling
 from rvrt_cli.ops.attention import deformable_attention, neighbourhood_attention, window_and_shift, window_attention
+from rvrt_cli.ops.fusion import fuse_frames
 from rvrt_cli.ops.layers import (
     activate,
     add_enlarged,
@@ -39,6 +40,7 @@ __all__ = [
     "compiled",
     "conv2d",
     "deformable_attention",
+    "fuse_frames",
     "kernels_active",
     "layer_norm",
     "linear",
@@ -70,6 +72,7 @@ _FUSED = {
         "pixel_shuffle",
         "reverse_time",
     ),
+    fusion: ("fuse_frames",),
     sampling: ("warp",),
 }
 _active = False

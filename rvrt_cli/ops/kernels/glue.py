@@ -12,7 +12,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
-from rvrt_cli.ops import attention, layers, sampling
+from rvrt_cli.ops import attention, fusion, layers, sampling
 from rvrt_cli.ops.kernels import library
 
 _ABSENT = Tensor(np.zeros(1, np.float32))  # in place of an optional tensor
@@ -318,6 +318,24 @@ def warp(x: Tensor, flow: Tensor, border: bool = False) -> Tensor:
     if x.dtype != ms.float32 or flow.dtype != ms.float32:
         return sampling.warp(x, flow, border)
     return _warp(x, flow, _numbers(int(border)))
+
+
+def _fusion_shape(frame, neighbours, flows):
+    return [*frame[:-1], fusion.CHANNELS]
+
+
+def _fusion_bprop(frame, neighbours, flows, out, dout):
+    return ops.zeros_like(frame), ops.zeros_like(neighbours), ops.zeros_like(flows)
+
+
+_fusion = _kernel("fuse_frames_forward", _fusion_shape, bprop=_fusion_bprop)
+
+
+def fuse_frames(frame: Tensor, neighbours: Tensor, flows: Tensor) -> Tensor:
+    """See `fusion.fuse_frames`."""
+    if frame.dtype != ms.float32:
+        return fusion.fuse_frames(frame, neighbours, flows)
+    return _fusion(frame, neighbours, flows)
 
 
 def _shuffle(factor):

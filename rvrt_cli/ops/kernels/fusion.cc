@@ -1,0 +1,143 @@
+// Kernel regression of a frame's and its neighbours' samples on the grid of the enlarged frame; see ops/fusion.py.
+#ifndef RVRT_ISA
+
+#include "common.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace rvrt {
+namespace {
+
+constexpr int kScale = 4, kPlaces = kScale * kScale, kColours = 3;
+constexpr float kSpread = 0.2f, kTrust = 0.1f, kGain = 8.0f;
+constexpr float kFar = 1e6f;  // px; as far outside as anything beyond
+
+struct FusionJob {
+  const float *frame, *neighbours, *flows;
+  float* out;
+  int64_t B, K, H, W;
+};
+
+}  // namespace
+}  // namespace rvrt
+
+#define RVRT_KERNEL "fusion.cc"
+#include "each_isa.h"
+
+// frame (B, H, W, 3), neighbours (B, K, H, W, 3), flows (B, K, H, W, 2) px as (x, y) -> (B, H, W, 64): 3 x 16 places of
+// the regression less the frame's pixel, times the gain; then the neighbours' share of the weight at each place.
+RVRT_ENTRY(fuse_frames_forward) {
+  if (const int bad = t.check(3, 0, 1)) return bad;
+  RVRT_CHECK(t.ndims[0] == 4 && t.ndims[1] == 5, rvrt::kShape);
+  rvrt::FusionJob job{};
+  job.B = t.dim(0, 0), job.K = t.dim(1, 1), job.H = t.dim(0, 1), job.W = t.dim(0, 2);
+  RVRT_CHECK(t.has_shape(0, {job.B, job.H, job.W, rvrt::kColours}), rvrt::kShape);
+  RVRT_CHECK(t.has_shape(1, {job.B, job.K, job.H, job.W, rvrt::kColours}), rvrt::kShape);
+  RVRT_CHECK(t.has_shape(2, {job.B, job.K, job.H, job.W, 2}), rvrt::kShape);
+  RVRT_CHECK(t.has_shape(3, {job.B, job.H, job.W, (rvrt::kColours + 1) * rvrt::kPlaces}), rvrt::kShape);
+  job.frame = t.f(0), job.neighbours = t.f(1), job.flows = t.f(2), job.out = t.f(3);
+  return rvrt::parallel_shared(job.B * job.H, RVRT_DISPATCH(fuse_rows), &job);
+}
+
+#else
+
+#include "simd.h"
+
+// The regression at the places of one pixel.
+struct Sums {
+  float colour[kColours][kPlaces], weight[kPlaces];
+
+  void add(const float* sample, const float* down, const float* across, float trust) {
+    float w[kPlaces];
+    for (int p = 0; p < kPlaces; ++p) w[p] = trust * down[p / kScale] * across[p % kScale];
+    for (int p = 0; p < kPlaces; ++p) weight[p] += w[p];
+    for (int c = 0; c < kColours; ++c)
+      for (int p = 0; p < kPlaces; ++p) colour[c][p] += w[p] * sample[c];
+  }
+};
+
+RVRT_INLINE int64_t inside(int64_t at, int64_t length) { return std::min(std::max<int64_t>(at, 0), length - 1); }
+
+// Exponents (base 2) of the weights of the four places of one axis for a sample at `offset` px.
+RVRT_INLINE void place_exponents(float offset, float* exponents) {
+  for (int i = 0; i < kScale; ++i) {
+    const float d = ((static_cast<float>(i) + 0.5f) / kScale - 0.5f - offset) / kSpread;
+    exponents[i] = -0.5f * kLog2e * d * d;
+  }
+}
+
+RVRT_INLINE void exp2_all(const float* from, float* to, int count) {  // both as long as whole vectors
+  for (int i = 0; i < count; i += W) store(to + i, exp2(load(from + i)));
+}
+
+void fuse_rows(const void* context, Span span) {
+  const FusionJob& job = *static_cast<const FusionJob*>(context);
+  constexpr int kEach = 2 * kScale + 1, kMost = 4 * kEach, kPadded = (kMost + 15) / 16 * 16;
+  float own[3][16], exponents[kPadded] = {}, weights[kPadded];
+  for (int d = 0; d < 3; ++d) {
+    std::fill(own[d], own[d] + 16, 0.0f);
+    place_exponents(static_cast<float>(d - 1), own[d]);
+    exp2_all(own[d], own[d], 16);
+  }
+  const int64_t line = job.W * kColours, plane = job.H * line;
+  for (int64_t task = span.begin; task < span.end; ++task) {
+    const int64_t image = task / job.H, row = task % job.H;
+    const float* frame = job.frame + image * plane;
+    for (int64_t col = 0; col < job.W; ++col) {
+      Sums sums = {};
+      for (int y = 0; y < 3; ++y)
+        for (int x = 0; x < 3; ++x)
+          sums.add(frame + inside(row + y - 1, job.H) * line + inside(col + x - 1, job.W) * kColours, own[y], own[x], 1);
+      float own_weight[kPlaces];
+      std::copy(sums.weight, sums.weight + kPlaces, own_weight);
+      for (int64_t k = 0; k < job.K; ++k) {
+        const float* neighbour = job.neighbours + (image * job.K + k) * plane;
+        const float* flow = job.flows + (((image * job.K + k) * job.H + row) * job.W + col) * 2;
+        const float fx = flow[0] > -kFar ? std::min(flow[0], kFar) : -kFar;  // NaN, too, is far
+        const float fy = flow[1] > -kFar ? std::min(flow[1], kFar) : -kFar;
+        const float whole_x = std::floor(fx), whole_y = std::floor(fy);
+        const float* samples[4];
+        int count = 0;
+        for (int corner = 0; corner < 4; ++corner) {
+          const float step_x = whole_x + static_cast<float>(corner % 2), step_y = whole_y + static_cast<float>(corner / 2);
+          const int64_t at_x = col + static_cast<int64_t>(step_x), at_y = row + static_cast<int64_t>(step_y);
+          if (at_x < 0 || at_x >= job.W || at_y < 0 || at_y >= job.H) continue;
+          const float* sample = neighbour + at_y * line + at_x * kColours;
+          const float x = step_x - fx, y = step_y - fy;  // where it lies, from this pixel: within one pixel
+          // the frame itself there, bilinearly, its border repeated
+          const float px = std::min(std::max(static_cast<float>(col) + x, 0.0f), static_cast<float>(job.W - 1));
+          const float py = std::min(std::max(static_cast<float>(row) + y, 0.0f), static_cast<float>(job.H - 1));
+          const int64_t left = static_cast<int64_t>(px), top = static_cast<int64_t>(py);
+          const int64_t right = inside(left + 1, job.W) * kColours, bottom = inside(top + 1, job.H) * line;
+          const float u = px - static_cast<float>(left), v = py - static_cast<float>(top);
+          float unlike = 0;
+          for (int c = 0; c < kColours; ++c) {
+            const float* colour = frame + c;
+            const float upper = (1 - u) * colour[top * line + left * kColours] + u * colour[top * line + right];
+            const float lower = (1 - u) * colour[bottom + left * kColours] + u * colour[bottom + right];
+            const float difference = sample[c] - ((1 - v) * upper + v * lower);
+            unlike += difference * difference;
+          }
+          float* e = exponents + count * kEach;
+          place_exponents(y, e);
+          place_exponents(x, e + kScale);
+          e[2 * kScale] = -0.5f * kLog2e * unlike / (kColours * kTrust * kTrust);
+          samples[count++] = sample;
+        }
+        exp2_all(exponents, weights, count * kEach);
+        for (int i = 0; i < count; ++i) {
+          const float* w = weights + i * kEach;
+          sums.add(samples[i], w, w + kScale, w[2 * kScale]);
+        }
+      }
+      const float* pixel = frame + row * line + col * kColours;
+      float* out = job.out + (task * job.W + col) * (kColours + 1) * kPlaces;
+      for (int c = 0; c < kColours; ++c)
+        for (int p = 0; p < kPlaces; ++p) out[c * kPlaces + p] = kGain * (sums.colour[c][p] / sums.weight[p] - pixel[c]);
+      for (int p = 0; p < kPlaces; ++p) out[kColours * kPlaces + p] = 1 - own_weight[p] / sums.weight[p];
+    }
+  }
+}
+
+#endif
