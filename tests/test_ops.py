@@ -458,7 +458,7 @@ def regression(frame: np.ndarray, neighbours: np.ndarray, flows: np.ndarray) -> 
                 unlike = ((value - sample(frame[b], *there)) ** 2).mean()
                 add(value, at, math.exp(-unlike / (2 * 0.1**2)))
         estimate = np.average(values, axis=0, weights=weights) - frame[b, row, column]
-        out[b, row, column, [4 * i + j, 16 + 4 * i + j, 32 + 4 * i + j]] = 8 * estimate
+        out[b, row, column, [4 * i + j, 16 + 4 * i + j, 32 + 4 * i + j]] = estimate
         out[b, row, column, 48 + 4 * i + j] = 1 - own / sum(weights)
     return out
 
@@ -486,7 +486,7 @@ def test_fusion_finds_what_lies_between_the_pixels():
     flows[..., 0] = 0.375
     fused = fusion.fuse_frames(*tensors((frame, aside, flows), np.float32)).asnumpy()[0, 0, 2:-2, 4]  # row 1, column 0
     truth = (wave(at - 0.375) - wave(at))[2:-2]
-    assert np.abs(fused / 8 - truth).mean() < 0.25 * np.abs(truth).mean()
+    assert np.abs(fused - truth).mean() < 0.25 * np.abs(truth).mean()
 
 
 def test_fusion_leaves_another_object_alone():

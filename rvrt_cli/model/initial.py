@@ -23,7 +23,7 @@ def initial_weights(config: RVRTConfig, seed: int = 0) -> dict[str, np.ndarray]:
 
     Last layer of the offsets: its weights are zeros, so that the alignment starts at the flow itself (without a flow, at no
     motion), and its biases draw the points together around that place: the mean over a whole neighbourhood would blur what
-    is propagated.
+    is propagated. What neighbouring frames add starts at zero, so that a trained network can be given it.
     """
     rng = np.random.default_rng(seed)
     weights = {}
@@ -31,7 +31,7 @@ def initial_weights(config: RVRTConfig, seed: int = 0) -> dict[str, np.ndarray]:
         noise = rng.standard_normal(shape)
         if name.endswith("conv_offset.10.bias"):
             value = _drawn_together(config)
-        elif name.endswith(".bias") or "conv_offset.10" in name:
+        elif name.endswith(".bias") or "conv_offset.10" in name or ".fused." in name:
             value = np.zeros(shape)
         elif len(shape) == 1:  # LayerNorm
             value = np.ones(shape)

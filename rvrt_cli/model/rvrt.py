@@ -151,11 +151,22 @@ class Reconstruct(nn.Cell):
         ]
         places = 3 * config.scale**2  # of one pixel's enlargement
         self.head = parameters(upsampler if wide else conv_shapes("conv_last", width, places, 3))
+        fused = conv_shapes("conv_last.fused", places, places, 3)
+        self.fused = parameters(fused if config.fused_neighbours else [])
 
-    def construct(self, frames: Tensor, *features: Tensor) -> Tensor:
-        """Input (N, T, H, W, 3) and five features (N, T, H, W, C) → (N, T, 4H, 4W, 3), not clamped."""
+    def construct(self, frames: Tensor, fused: Tensor | None, *features: Tensor) -> Tensor:
+        """Input (N, T, H, W, 3), what `fuse_neighbours` found or None, and the features (N, T, H, W, C) of all branches.
+
+        Returns:
+            (N, T, 4H, 4W, 3), not clamped.
+        """
         x = body(merge(*tensors(self.conv), *features), self.config, 2, self.body)
-        return (upsample if self.config.upsampler_width else enlarge)(frames, x, *tensors(self.head))
+        if self.config.upsampler_width:
+            return upsample(frames, x, *tensors(self.head))
+        places = merge(*tensors(self.head), x)
+        if fused is not None:
+            places = convolve_onto(places, fused[..., : places.shape[-1]], *tensors(self.fused))
+        return enlarge(frames, places)
 
 
 def body_shapes(name: str, config: RVRTConfig, part: int) -> Shapes:
@@ -193,12 +204,12 @@ def upsample(frames: Tensor, x: Tensor, *weights: Tensor) -> Tensor:
 
 
 @ops.compiled
-def enlarge(frames: Tensor, x: Tensor, *weights: Tensor) -> Tensor:
-    """`upsample` in one step, at a fraction of the cost: one convolution makes all 4x4 pixels of a place."""
-    batch, time, height, width, channels = x.shape
+def enlarge(frames: Tensor, places: Tensor) -> Tensor:
+    """`upsample` at a fraction of the cost: all 4x4 pixels of a place (N, T, H, W, 48) come from one convolution."""
+    batch, time, height, width, channels = places.shape
     frames = frames.reshape(batch * time, height, width, 3)
-    x = ops.conv2d(x.reshape(batch * time, height, width, channels), weights[0], weights[1])
-    return ops.add_enlarged(ops.pixel_shuffle(x, 4), frames).reshape(batch, time, 4 * height, 4 * width, 3)
+    pixels = ops.pixel_shuffle(places.reshape(batch * time, height, width, channels), 4)
+    return ops.add_enlarged(pixels, frames).reshape(batch, time, 4 * height, 4 * width, 3)
 
 
 class RVRT(nn.Cell):
@@ -261,7 +272,9 @@ class RVRT(nn.Cell):
             count = emitted if index == self.config.passes - 1 and branch.startswith("forward") else len(clips)
             features[branch] = self.propagate(index, features, flows, fields[index % 2], state, count)
 
-        outputs = [self.reconstruct(clips[c], *[branch[c] for branch in features.values()]) for c in range(emitted)]
+        outputs = [
+            self.reconstruct(clips[c], fused[c], *[branch[c] for branch in features.values()]) for c in range(emitted)
+        ]
         output = outputs[0] if emitted == 1 else msops.concat(outputs, 1)
         last = State(clips[emitted - 1], {branch: features[branch][emitted - 1] for branch in self.config.branches})
         return output[:, :emit].transpose(0, 1, 4, 2, 3), last

@@ -15,7 +15,6 @@ SCALE = 4
 CHANNELS = 4 * SCALE**2  # of the result
 SPREAD = 0.2  # px: how far a sample speaks for its surroundings (standard deviation)
 TRUST = 0.1  # of RGB in [0, 1]: what differs more from the frame itself is taken for another object
-GAIN = 8.0  # so that differences are of the size of features
 
 
 def fuse_frames(frame: Tensor, neighbours: Tensor, flows: Tensor) -> Tensor:
@@ -31,8 +30,8 @@ def fuse_frames(frame: Tensor, neighbours: Tensor, flows: Tensor) -> Tensor:
         flows: (B, K, H, W, 2) px, as (x, y): where each pixel of the frame lies in the neighbour.
 
     Returns:
-        (B, H, W, 64): the regression less the frame's pixel, times `GAIN`, as 3 channels of 16 places; then the
-        neighbours' share of the weight at each place. Place i * 4 + j is that of row i and column j within the pixel.
+        (B, H, W, 64): the regression less the frame's pixel, as 3 channels of 16 places; then the neighbours' share of
+        the weight at each place. Place i * 4 + j is that of row i and column j within the pixel.
     """
     dtype, frame = frame.dtype, frame.astype(ms.float32)
     batch, height, width, _ = frame.shape
@@ -61,7 +60,7 @@ def fuse_frames(frame: Tensor, neighbours: Tensor, flows: Tensor) -> Tensor:
                 )
                 trust = (ops.exp(-0.5 * unlike) * seen.astype(ms.float32)).expand_dims(-1)
                 total, weight = _add(total, weight, sample, x, y, trust)
-    estimates = [GAIN * (total[c] / weight - frame[..., c : c + 1]) for c in range(3)]
+    estimates = [total[c] / weight - frame[..., c : c + 1] for c in range(3)]
     fused = ops.concat((*estimates, 1 - own_weight / weight), -1)
     return ops.stop_gradient(fused).astype(dtype)
 

@@ -10,7 +10,7 @@ namespace rvrt {
 namespace {
 
 constexpr int kScale = 4, kPlaces = kScale * kScale, kColours = 3;
-constexpr float kSpread = 0.2f, kTrust = 0.1f, kGain = 8.0f;
+constexpr float kSpread = 0.2f, kTrust = 0.1f;
 constexpr float kFar = 1e6f;  // px; as far outside as anything beyond
 
 struct FusionJob {
@@ -26,7 +26,7 @@ struct FusionJob {
 #include "each_isa.h"
 
 // frame (B, H, W, 3), neighbours (B, K, H, W, 3), flows (B, K, H, W, 2) px as (x, y) -> (B, H, W, 64): 3 x 16 places of
-// the regression less the frame's pixel, times the gain; then the neighbours' share of the weight at each place.
+// the regression less the frame's pixel; then the neighbours' share of the weight at each place.
 RVRT_ENTRY(fuse_frames_forward) {
   if (const int bad = t.check(3, 0, 1)) return bad;
   RVRT_CHECK(t.ndims[0] == 4 && t.ndims[1] == 5, rvrt::kShape);
@@ -134,7 +134,7 @@ void fuse_rows(const void* context, Span span) {
       const float* pixel = frame + row * line + col * kColours;
       float* out = job.out + (task * job.W + col) * (kColours + 1) * kPlaces;
       for (int c = 0; c < kColours; ++c)
-        for (int p = 0; p < kPlaces; ++p) out[c * kPlaces + p] = kGain * (sums.colour[c][p] / sums.weight[p] - pixel[c]);
+        for (int p = 0; p < kPlaces; ++p) out[c * kPlaces + p] = sums.colour[c][p] / sums.weight[p] - pixel[c];
       for (int p = 0; p < kPlaces; ++p) out[kColours * kPlaces + p] = 1 - own_weight[p] / sums.weight[p];
     }
   }
