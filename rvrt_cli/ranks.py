@@ -27,11 +27,15 @@ from rvrt_cli.options import parse_address
 ERRORS = "errors.txt"  # in the folder of the ranks' logs
 # The kernel kills this process when its parent has gone, even after exec (prctl's PR_SET_PDEATHSIG; Linux)
 _PARENT_DEATH_SIGNAL = 1
-_TIED = (
-    f"import ctypes, os, sys; ctypes.CDLL(None).prctl({_PARENT_DEATH_SIGNAL}, {signal.SIGKILL:d}); "
-    "os.execvp(sys.argv[1], sys.argv[1:])"
-)
+_LAUNCHER = "RVRT_LAUNCHER"  # environment: msrun's process
 _LOGS = "RVRT_RANK_LOGS"  # environment: the folder of the logs
+# What becomes msrun: its arguments are our process, in case that has gone before the kernel was told, and the command
+_TIED = (
+    f"import ctypes, os, sys; ctypes.CDLL(None).prctl({_PARENT_DEATH_SIGNAL}, {signal.SIGKILL:d})\n"
+    "if os.getppid() != int(sys.argv[1]): sys.exit(1)\n"
+    f"os.environ[{_LAUNCHER!r}] = str(os.getpid())\n"
+    "os.execvp(sys.argv[2], sys.argv[2:])"
+)
 _POLL = 0.5  # s
 _GRACE = 5.0  # s that msrun has to notice that its ranks are gone
 _MEETING = 600  # s that ranks wait for each other
@@ -122,7 +126,7 @@ def _command(group: Group, worker: Path, argument: Path, logs: Path) -> list[str
     """msrun and its arguments; it adds the interpreter to the worker's path itself."""
     msrun = Path(sys.executable).with_name("msrun")
     host, port = parse_address(group.master) if group.master is not None else ("127.0.0.1", _free_port())
-    command = [sys.executable, "-c", _TIED, str(msrun if msrun.exists() else shutil.which("msrun") or "msrun"),
+    command = [sys.executable, "-c", _TIED, str(os.getpid()), str(msrun if msrun.exists() else shutil.which("msrun") or "msrun"),
                f"--worker_num={group.count}", f"--local_worker_num={group.here}", f"--master_addr={host}",
                f"--master_port={port}", f"--log_dir={logs}", "--join=True", f"--cluster_time_out={_MEETING}",
                f"--tail_worker_log={group.count}"]  # no such rank: their logs stay in their files  # fmt: skip
@@ -183,6 +187,8 @@ def end_with_launcher() -> None:
     A thread that looks would not do: it never runs while MindSpore's scheduler waits.
     """
     ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    if os.getppid() != int(os.environ[_LAUNCHER]):  # it went before
+        os._exit(1)
 
 
 def failed(error: RvrtError | OSError) -> None:

@@ -150,6 +150,7 @@ def test_without_a_library_the_definitions_run_and_one_line_says_so(monkeypatch:
 # --- the network
 
 TINY = replace(PRESETS["rvrt-tiny"], widths=(16, 16, 16))
+UNGUIDED = replace(TINY, flow_guided=False, fused_neighbours=0)
 LIGHT = replace(PRESETS["rvrt-light"], widths=(16, 16, 16), groups=(1, 1, 1), heads=(2, 2, 2), align_ratio=1,
                 align_heads=2, upsampler_width=8, relative_position_bias=True)  # fmt: skip
 
@@ -175,7 +176,20 @@ def clip(frames: int, height: int, width: int) -> tuple[Tensor, Tensor]:
     return Tensor(low), Tensor(rng.random((1, frames, 3, 4 * height, 4 * width), dtype=np.float32))
 
 
-@pytest.mark.parametrize("config", [TINY, LIGHT], ids=["tiny", "light"])
+def test_network_with_optical_flow_on_kernels_equals_that_on_definitions() -> None:
+    rows, columns = np.mgrid[:12, :10]
+    waves = [0.9 * (columns - 0.5 * t) + 0.5 * rows + phase for t in range(3) for phase in (0, 1, 2)]
+    low = Tensor((0.5 + 0.4 * np.sin(waves)).astype(np.float32).reshape(1, 3, 3, 12, 10))  # noise would have no flow
+    outputs = []
+    for fused in (True, False):
+        cell, weights = network(TINY, fused)
+        load(cell, weights)
+        outputs.append(cell(low).asnumpy())
+    ops.use_kernels(True)
+    assert_close(*outputs, 1e-5, "output")
+
+
+@pytest.mark.parametrize("config", [UNGUIDED, LIGHT], ids=["tiny", "light"])
 def test_network_on_kernels_equals_the_network_on_definitions(config: RVRTConfig) -> None:
     low, high = clip(3, 12, 10)
     results = []
@@ -228,7 +242,7 @@ def test_alignment_without_flow_is_that_with_a_flow_of_zero() -> None:
     shapes = [shape for _, shape in deformable_shapes("align", replace(TINY, flow_guided=True))]
     guided = [(rng.standard_normal(s) / np.sqrt(np.prod(s[1:]))).astype(np.float32) for s in shapes]
     unguided = [guided[0][:, :-4], *guided[1:]]  # without the channels of the two flows
-    assert [weight.shape for weight in unguided] == [shape for _, shape in deformable_shapes("align", TINY)]
+    assert [weight.shape for weight in unguided] == [shape for _, shape in deformable_shapes("align", UNGUIDED)]
     features = [Tensor(rng.standard_normal((1, 2, 8, 9, 16)).astype(np.float32)) for _ in range(3)]
     flow = Tensor(np.zeros((1, 2, 2, 8, 9, 2), np.float32))
     expected, _ = align_deformable(*features, flow, (2, 3, 4), 10.0, *map(Tensor, guided))

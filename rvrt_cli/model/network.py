@@ -99,7 +99,8 @@ class Network:
         stage = 10 * 16 * config.upsampler_width  # the upsampler at full size, as measured on the CPU
         if config.alignment == "deformable":
             points = config.clip_size * config.align_kernel**2
-            offsets = 6 * points * config.deformable_groups
+            # as measured; with a flow they are taken from it, added to it, and averaged
+            offsets = (20 if config.flow else 6) * points * config.deformable_groups
             samples = 0 if self._fused else 4 * points * 2 * config.align_width  # the definition keeps every sample
             stage = max(stage, samples + offsets)
         pixels = height * width
