@@ -38,7 +38,7 @@ class RVRTConfig:
     flow_guided: bool = True  # whether optical flow is where the offsets of "deformable" start
     flow_estimator: str = "spynet"  # "lucas-kanade" (not in the paper) needs no weights, and costs next to nothing
     # Frames before and after each one whose pixels are put on its finer grid, for the shallow features and, by one linear
-    # path, for the output (not in the paper)
+    # path, where there is no upsampler, for the output (not in the paper)
     fused_neighbours: int = 0
     align_ratio: int = 2  # width of query, key and value in the alignment, over the branch width
     align_heads: int = 12
@@ -79,8 +79,8 @@ class RVRTConfig:
             raise WeightsError(f"network configuration: flow_estimator {self.flow_estimator!r}; known: {known}")
         if self.fused_neighbours != 0:
             _whole("fused_neighbours", self.fused_neighbours, self.clip_size)
-            if not self.flow or self.upsampler_width:
-                raise WeightsError("network configuration: fused_neighbours need optical flow and no upsampler")
+            if not self.flow:
+                raise WeightsError("network configuration: fused_neighbours need optical flow")
         if len(set(self.widths)) != 1:
             raise WeightsError(f"network configuration: widths {self.widths} must be equal")
         if any(width % heads for width, heads in zip(self.widths, self.heads, strict=True)):

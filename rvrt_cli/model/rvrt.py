@@ -152,7 +152,7 @@ class Reconstruct(nn.Cell):
         places = 3 * config.scale**2  # of one pixel's enlargement
         self.head = parameters(upsampler if wide else conv_shapes("conv_last", width, places, 3))
         fused = conv_shapes("conv_last.fused", places, places, 3)
-        self.fused = parameters(fused if config.fused_neighbours else [])
+        self.fused = parameters(fused if config.fused_neighbours and not wide else [])
 
     def construct(self, frames: Tensor, fused: Tensor | None, *features: Tensor) -> Tensor:
         """Input (N, T, H, W, 3), what `fuse_neighbours` found or None, and the features (N, T, H, W, C) of all branches.
