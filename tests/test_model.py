@@ -18,8 +18,8 @@ from rvrt_cli.model.flow import lucas_kanade
 GUIDED = RVRTConfig(widths=(12, 12, 12), groups=(1, 1, 1), heads=(2, 2, 2), window=4, align_heads=4,
                     deformable_groups=4, upsampler_width=8)  # fmt: skip
 PLAIN = replace(GUIDED, alignment="neighbourhood", relative_position_bias=False)
-KANADE = replace(GUIDED, flow_estimator="lucas-kanade")
 BARE = replace(GUIDED, passes=2, bodies=("convolution",) * 3, flow_guided=False, offset_width=8, upsampler_width=0)
+KANADE = replace(BARE, flow_guided=True, flow_estimator="lucas-kanade", fused_neighbours=2)
 ROUNDING = 2e-5  # float32, sums in another order
 
 
@@ -139,6 +139,18 @@ def test_lucas_and_kanade_see_no_motion_where_there_is_nothing_to_see():
     found = lucas_kanade(ms.Tensor(noise[:1]), ms.Tensor(noise[1:])).asnumpy()  # nothing matches
     assert np.isfinite(found).all()
     assert np.abs(found).max() < 40
+
+
+def test_neighbours_across_a_window_border_are_those_of_the_whole(kanade):
+    frames = ms.Tensor(video(8, 16, 20))
+    clips = kanade._clips(frames)
+    whole = kanade._fused(clips, kanade._flows(clips, None, False), None)
+    _, state = kanade.stream(frames[:, :6], None, 4)
+    later = clips[2:]
+    window = kanade._fused(later, kanade._flows(later, state, False), state)
+    assert np.abs(whole[2].asnumpy()).max() > 0.01
+    for found, expected in zip(window, whole[2:], strict=True):
+        close(found.asnumpy(), expected.asnumpy())
 
 
 # --- any clip
