@@ -15,7 +15,8 @@ DEVICE = use_device("cpu")
 from rvrt_cli.train.learner import CHARBONNIER, Learner  # noqa: E402  MindSpore, after the device
 from rvrt_cli.train.ranks import Ranks  # noqa: E402
 
-OPTIONS = TrainOptions(network=NETWORK, batch=2, frames=3, crop=32, max_skipped=2, ema=0.9)
+GUIDED = {**NETWORK, "flow_guided": True, "fused_neighbours": 2}
+OPTIONS = TrainOptions(network=GUIDED, batch=2, frames=3, crop=32, max_skipped=2, ema=0.9)
 FLOW = {"widths": [8, 8, 8], "depths": [1, 1, 1], "heads": [2, 2, 2], "align_heads": 2, "deformable_groups": 4,
         "upsampler_width": 8, "groups": [1, 1, 1]}  # fmt: skip
 

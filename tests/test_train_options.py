@@ -150,7 +150,9 @@ def test_a_run_starts_from_weights_of_another_network_only_where_asked(tmp_path:
     from rvrt_cli.model import initial_weights
 
     tiny = PRESETS["rvrt-tiny"]
-    other = replace(tiny, flow_guided=False, fused_neighbours=0)  # its offsets see no flow: one layer of each branch has another shape
+    other = replace(
+        tiny, flow_guided=False, fused_neighbours=0
+    )  # its offsets see no flow: one layer of each branch has another shape
     path = tmp_path / "other.safetensors"
     save_weights(
         path, initial_weights(other, seed=1), other, {"name": "other", "trained": False, "degradation": "none"}

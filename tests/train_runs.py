@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
-NETWORK = {"widths": [8, 8, 8], "depths": [1, 1, 1], "upsampler_width": 8}
+# Without optical flow, which takes long to compile; test_train_learner has it
+NETWORK = {"widths": [8, 8, 8], "depths": [1, 1, 1], "upsampler_width": 8, "flow_guided": False, "fused_neighbours": 0}
 CODE = "from rvrt_cli.cli import cli, main\nfrom rvrt_cli.cli.train import train\ncli.add_command(train)\nmain()"
 
 
@@ -40,7 +41,7 @@ def small_run(data: Path, output: Path, **options: object) -> list[str]:
     """Arguments of a run that takes a tenth of a second a step."""
     given = {"data": data, "output": output, "frames": 3, "batch": 2, "crop": 32, "degradation": "bi", "rate": 5e-3,
              "warmup": 3, "steps": 30, "val-every": 0, "save-every": 4, "device": "cpu", **options}  # fmt: skip
-    network = [f"--network={name}={value}" for name, value in NETWORK.items()]
+    network = [f"--network={name}={json.dumps(value)}" for name, value in NETWORK.items()]
     return ["train", *network, *(f"--{name}={value}" for name, value in given.items())]
 
 
