@@ -88,7 +88,7 @@ class Extract(nn.Cell):
         self.fused = parameters(fused if config.fused_neighbours else [])
         self.body = parameters(body_shapes("feat_extract", config, 0))
 
-    def construct(self, frames: Tensor, fused: Tensor | None) -> Tensor:
+    def construct(self, frames: Tensor, fused: Tensor | None = None) -> Tensor:
         """(N, T, H, W, 3), and what `fuse_neighbours` found or None → (N, T, H, W, C)."""
         x = merge(*tensors(self.conv), frames)
         if fused is not None:
