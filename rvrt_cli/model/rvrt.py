@@ -36,8 +36,8 @@ from rvrt_cli.model.layers import (
     tensors,
 )
 from rvrt_cli.model.spynet import spynet_shapes
+from rvrt_cli.ops.fusion import CHANNELS as FUSED_CHANNELS
 
-FUSED_CHANNELS = 64  # of `ops.fuse_frames`
 Clips = list[Tensor]  # one tensor (N, T, H, W, C) per clip, in time order
 
 
