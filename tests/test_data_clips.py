@@ -59,7 +59,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_shifted_frames_are_pixels_of_the_photo(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every frame of a shifted clip is found, pixel for pixel, in the photo or in its antialiased half."""
-    monkeypatch.setattr(motion, "_SHARES", (1.0, 0.0, 0.0))
+    monkeypatch.setattr(motion, "_SHARES", (1.0, 0.0, 0.0, 0.0))
     monkeypatch.setattr(motion, "_BLURRED", 0.0)
     photo = motion.Photo.of(texture(300, 400, 0))
     for seed in range(4):
@@ -79,7 +79,7 @@ def test_warped_frames_keep_the_detail_of_a_reduced_photo(monkeypatch: pytest.Mo
     """Warped at twice the size and reduced, a clip is about as sharp as the photo's own half; not blurred."""
     photo = motion.Photo.of(texture(600, 700, 1))
     expected = detail(photo.half)
-    for shares in ((0.0, 1.0, 0.0), (0.0, 0.0, 1.0)):
+    for shares in ((0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0)):
         monkeypatch.setattr(motion, "_SHARES", shares)
         clips = [motion.photo_clip(photo, 4, 64, np.random.default_rng(seed)) for seed in range(6)]
         sharpness = [detail(frame) for made in clips if made for frame in made[1]]
@@ -113,6 +113,20 @@ def displacement(clip: np.ndarray, y: int, x: int) -> tuple[int, int]:
     reach = [(dy, dx) for dy in range(-10, 11) for dx in range(-10, 11)]
     errors = [np.abs(after[y + dy - 5 : y + dy + 6, x + dx - 5 : x + dx + 6] - patch).mean() for dy, dx in reach]
     return reach[int(np.argmin(errors))]
+
+
+def test_on_a_tripod_only_the_foreground_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(motion, "_SHARES", (0.0, 0.0, 0.0, 1.0))
+    photo, moved = motion.Photo.of(texture(700, 700, 4)), []
+    for seed in range(12):
+        made = motion.photo_clip(photo, 5, 64, np.random.default_rng(seed))
+        if made is None:
+            continue
+        assert made[0] == "tripod"
+        moved.append((made[1] != made[1][0]).any((0, -1)).mean())
+    assert len(moved) >= 6
+    assert max(moved) < 1, "some of the background must stand still"
+    assert np.median(moved) > 0.05, "nothing moves"
 
 
 def test_motion_that_does_not_fit_gives_nothing() -> None:
