@@ -21,7 +21,7 @@ Kernel window_attention_forward, window_attention_backward;
 Kernel linear_forward, linear_backward, norm_linear_forward, norm_linear_backward, mlp_forward, mlp_backward;
 Kernel layer_norm_forward, layer_norm_backward, conv2d_forward, conv2d_backward;
 Kernel pixel_shuffle_forward, pixel_shuffle_backward, add_bilinear, reverse_time;
-Kernel charbonnier_forward, charbonnier_backward, fuse_frames_forward;
+Kernel charbonnier_forward, charbonnier_backward, fuse_frames_forward, lucas_kanade_forward;
 int rvrt_kernels_threads(int count);
 }
 
@@ -98,6 +98,9 @@ int main(int count, char** arguments) {
   good &= run("pixel shuffle backward", pixel_shuffle_backward, {spread, spread}, {2, 1}, {packed});
   good &= run("bilinear residual", add_bilinear, {small, x}, {}, {x});
   good &= run("fusion", fuse_frames_forward, {{2, 9, 11, 3}, {2, 3, 9, 11, 3}, {2, 3, 9, 11, 2}}, {}, {{2, 9, 11, 64}}, 2);
+  const Shape pair = {2, 13, 21, 3}, large = {1, 70, 90, 3};
+  good &= run("flow of small frames", lucas_kanade_forward, {pair, pair}, {4, 2}, {{2, 13, 21, 2}});
+  good &= run("flow of a large frame", lucas_kanade_forward, {large, large}, {4, 2}, {{1, 70, 90, 2}});
   good &= run("reversal of time", reverse_time, {clip}, {}, {clip});
   good &= run("Charbonnier forward", charbonnier_forward, {x, x, one}, {}, {one});
   good &= run("Charbonnier backward", charbonnier_backward, {x, x, one, one}, {}, {x});

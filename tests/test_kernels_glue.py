@@ -20,7 +20,7 @@ from mindspore import Tensor
 from rvrt_cli import ops
 from rvrt_cli.model import PRESETS, RVRT, RVRTConfig, initial_weights
 from rvrt_cli.model.alignment import align_deformable, align_unguided, deformable_shapes
-from rvrt_cli.ops import attention, fusion, kernels, layers, sampling
+from rvrt_cli.ops import attention, flow, fusion, kernels, layers, sampling
 
 pytestmark = pytest.mark.skipif(kernels.library() is None, reason=str(kernels.problem()))
 
@@ -116,10 +116,28 @@ def test_fusion_equals_its_definition_without_gradients(shape: tuple, mode: str)
     flows[0, 0, 0, :2] = [[3e9, -1e4], [np.inf, 0.5]]  # far outside
     values = [rng.uniform(0.4, 0.7, (batch, height, width, 3)), rng.uniform(0.4, 0.7, (*shape, 3)), flows]
     values = [Tensor(value.astype(np.float32)) for value in values]
-    expected, _ = value_and_gradients(fusion.fuse_frames, values)
+    expected = fusion.fuse_frames(*values).asnumpy()
     assert ops.use_kernels(True)
     output, gradients = value_and_gradients(ms.jit(ops.fuse_frames) if mode == "jit" else ops.fuse_frames, values)
     assert_close(output, expected, 1e-5, "fusion")
+    assert not any(gradient.any() for gradient in gradients)
+
+
+@pytest.mark.parametrize("mode", ["pynative", "jit"])
+@pytest.mark.parametrize("shape", [(2, 24, 24), (1, 9, 13), (3, 1, 5), (1, 70, 300)])
+def test_flow_equals_its_definition_without_gradients(shape: tuple, mode: str) -> None:
+    rng = np.random.default_rng(5)
+    texture = rng.standard_normal((shape[0], shape[1] + 8, shape[2] + 8, 3))
+    for axis in (1, 2):
+        texture = sum(np.roll(texture, by, axis) for by in (-2, -1, 0, 1, 2))
+    texture = 0.5 + 0.2 * texture / texture.std()
+    values = [Tensor(part.astype(np.float32)) for part in (texture[:, 3:-5, 4:-4], texture[:, 5:-3, 3:-5])]
+    expected = flow.lucas_kanade(*values).asnumpy()
+    assert ops.use_kernels(True)
+    kernel = ops.lucas_kanade
+    output, gradients = value_and_gradients(ms.jit(kernel) if mode == "jit" else kernel, values)
+    assert np.abs(expected).max() > 0.5
+    assert_close(output, expected, 1e-5, "flow")
     assert not any(gradient.any() for gradient in gradients)
 
 

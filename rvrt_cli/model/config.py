@@ -78,9 +78,7 @@ class RVRTConfig:
             known = ", ".join(FLOW_ESTIMATORS)
             raise WeightsError(f"network configuration: flow_estimator {self.flow_estimator!r}; known: {known}")
         if self.fused_neighbours != 0:
-            _whole("fused_neighbours", self.fused_neighbours, self.clip_size)
-            if not self.flow:
-                raise WeightsError("network configuration: fused_neighbours need optical flow")
+            _whole("fused_neighbours", self.fused_neighbours, 16)
         if len(set(self.widths)) != 1:
             raise WeightsError(f"network configuration: widths {self.widths} must be equal")
         if any(width % heads for width, heads in zip(self.widths, self.heads, strict=True)):
@@ -103,6 +101,11 @@ class RVRTConfig:
     def branches(self) -> tuple[str, ...]:
         """Names of the recurrent branches."""
         return BRANCHES[: self.passes]
+
+    @property
+    def history(self) -> int:
+        """How many frames before a window it must be given: whole clips."""
+        return self.clip_size * max(1, -(-self.fused_neighbours // self.clip_size))
 
     @property
     def align_width(self) -> int:
@@ -158,7 +161,7 @@ PRESETS = {
         depths=(4, 4, 4),
         heads=(2, 2, 2),
         flow_estimator="lucas-kanade",
-        fused_neighbours=2,
+        fused_neighbours=4,
         align_ratio=1,
         align_heads=2,
         deformable_groups=4,

@@ -5,18 +5,12 @@ B pairs of frames, H×W frame size [px].
 
 from __future__ import annotations
 
-import mindspore as ms
-import numpy as np
 from mindspore import Tensor, ops as msops
 
 from rvrt_cli import ops
-from rvrt_cli.model.spynet import halve, spynet
+from rvrt_cli.model.spynet import spynet
 
-_LEVELS = 4  # of the pyramid: motion of 8 px is one of its coarsest pixels
-_ITERATIONS = 2  # on each level
-_WINDOW, _SIGMA = 11, 2.0  # px, Gaussian: what is taken to move together
-_DAMPING = 1e-4  # of squared gradients of luma in [0, 1]: where there is less, what the coarser level says stands
-_LUMA = (0.299, 0.587, 0.114)
+ABSENT = -8.0  # a frame of this value is like no other, so that `fuse_neighbours` gives it no weight
 
 
 @ops.compiled
@@ -26,7 +20,7 @@ def estimate_flow(frames: Tensor, both: bool, *weights: Tensor) -> tuple[Tensor,
     Args:
         frames: (N, T+1, H, W, 3), a clip and the frame before it.
         both: else the backward flow is given twice.
-        weights: `spynet_shapes`; none: by `lucas_kanade`.
+        weights: `spynet_shapes`; none: by `ops.lucas_kanade`.
 
     Returns:
         forward and backward flow, (N, T, H, W, 2) px each.
@@ -37,126 +31,30 @@ def estimate_flow(frames: Tensor, both: bool, *weights: Tensor) -> tuple[Tensor,
     reference, neighbour = before, after
     if both:
         reference, neighbour = msops.concat((after, before)), msops.concat((before, after))
-    flow = spynet(reference, neighbour, weights) if weights else lucas_kanade(reference, neighbour)
+    flow = spynet(reference, neighbour, weights) if weights else ops.lucas_kanade(reference, neighbour)
     flow = flow.reshape(-1, batch, length - 1, height, width, 2)
     return flow[0], flow[-1]
 
 
 @ops.compiled
-def fuse_neighbours(frames: Tensor, before: Tensor, after: Tensor, reach: int) -> Tensor:
+def fuse_neighbours(frames: Tensor, reach: int) -> Tensor:
     """What `reach` frames on either side add to each frame of a clip, see `ops.fuse_frames`.
 
+    Each flow is estimated by itself, by `ops.lucas_kanade`: composed of those between adjacent frames it would be less
+    exact, by a quarter of what the frames in between add.
+
     Args:
-        frames: (N, reach + T + reach, H, W, 3), a clip between its neighbours.
-        before, after: (N, reach + T + reach, H, W, 2) px, the flow from each frame to the one before and the one after it.
+        frames: (N, reach + T + reach, H, W, 3), a clip between its neighbours; see `ABSENT`.
 
     Returns:
         (N, T, H, W, 64).
     """
     batch, length, height, width, _ = frames.shape
     time = length - 2 * reach
-    neighbours, flows = [], []
-    for step, adjacent in ((-1, before), (1, after)):
-        flow = None
-        for distance in range(reach):
-            at = reach + step * distance
-            onward = adjacent[:, at : at + time].reshape(-1, height, width, 2)
-            flow = onward if flow is None else flow + ops.warp(onward, flow)
-            neighbours.append(frames[:, at + step : at + step + time].reshape(-1, height, width, 3))
-            flows.append(flow)
+    places = [at for at in range(2 * reach + 1) if at != reach]
     middle = frames[:, reach : reach + time].reshape(-1, height, width, 3)
-    return ops.fuse_frames(middle, ops.stack(neighbours, 1), ops.stack(flows, 1)).reshape(
-        batch, time, height, width, -1
-    )
-
-
-def lucas_kanade(reference: Tensor, neighbour: Tensor) -> Tensor:
-    """Where each pixel of `reference` lies in `neighbour`; not differentiated.
-
-    Least squares over a Gaussian window, iterated from coarse to fine (Lucas and Kanade, IJCAI 1981; Bouguet 2001), with
-    damping, so that flat regions keep the coarser level's flow instead of following noise.
-
-    Args:
-        reference, neighbour: (B, H, W, 3) RGB in [0, 1].
-
-    Returns:
-        (B, H, W, 2) px, as (x, y).
-    """
-    dtype, (height, width) = reference.dtype, reference.shape[1:3]
-    pyramid = [(_luma(reference), _luma(neighbour))]
-    for _ in range(_LEVELS - 1):
-        pyramid.append((halve(pyramid[-1][0]), halve(pyramid[-1][1])))
-    flow = msops.zeros((*pyramid[-1][0].shape[:3], 2), reference.dtype)
-    for level in range(_LEVELS - 1, -1, -1):
-        first, second = (_smooth(_smooth(image, 1), 2) for image in pyramid[level])
-        if level < _LEVELS - 1:
-            flow = 2 * ops.resize_bilinear(flow, first.shape[1], first.shape[2])
-        for _ in range(_ITERATIONS):
-            flow = flow - _correction(first, second, flow)
-    return msops.stop_gradient(flow[:, :height, :width]).astype(dtype)
-
-
-def _correction(first: Tensor, second: Tensor, flow: Tensor) -> Tensor:
-    """What one iteration subtracts from the flow (B, h, w, 2) px between two lumas (B, h, w, 1), at most a pixel."""
-    warped = ops.warp(second, flow, border=True)
-    inside = ops.warp(msops.ones_like(second), flow)  # where the flow leads out of the frame there is nothing to match
-    across = 0.5 * (_slope(first, 2) + _slope(warped, 2))
-    down = 0.5 * (_slope(first, 1) + _slope(warped, 1))
-    change = inside * (warped - first)
-    seen = (inside * across, inside * down)
-    products = (seen[0] * across, seen[0] * down, seen[1] * down, across * change, down * change)
-    sums = _windowed(msops.concat(products, -1))
-    xx, xy, yy = sums[..., 0:1] + _DAMPING, sums[..., 1:2], sums[..., 2:3] + _DAMPING
-    xt, yt = sums[..., 3:4], sums[..., 4:5]
-    determinant = xx * yy - xy * xy  # at least _DAMPING²
-    step = msops.concat((yy * xt - xy * yt, xx * yt - xy * xt), -1) / determinant
-    return msops.clamp(step, -1.0, 1.0)
-
-
-def _luma(frames: Tensor) -> Tensor:
-    """(B, H, W, 3) → (B, h, w, 1) float32, extended at the bottom and on the right to whole pixels of the coarsest level."""
-    luma = sum(weight * frames[..., c : c + 1].astype(ms.float32) for c, weight in enumerate(_LUMA))
-    for axis in (1, 2):
-        missing = -luma.shape[axis] % 2 ** (_LEVELS - 1)
-        if missing:
-            last = _part(luma, axis, luma.shape[axis] - 1, luma.shape[axis])
-            luma = msops.concat((luma, *[last] * missing), axis)
-    return luma
-
-
-def _neighbours(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    """For every pixel the one before and the one after along an axis; the frame's edge repeats."""
-    length = x.shape[axis]
-    before = msops.concat((_part(x, axis, 0, 1), _part(x, axis, 0, length - 1)), axis)
-    after = msops.concat((_part(x, axis, 1, length), _part(x, axis, length - 1, length)), axis)
-    return before, after
-
-
-def _part(x: Tensor, axis: int, start: int, stop: int) -> Tensor:
-    return x[:, start:stop] if axis == 1 else x[:, :, start:stop]
-
-
-def _slope(x: Tensor, axis: int) -> Tensor:
-    before, after = _neighbours(x, axis)
-    return 0.5 * (after - before)
-
-
-def _smooth(x: Tensor, axis: int) -> Tensor:
-    """Less aliasing, which moves with nothing."""
-    before, after = _neighbours(x, axis)
-    return 0.5 * x + 0.25 * (before + after)
-
-
-def _windowed(x: Tensor) -> Tensor:
-    """Gaussian sums around each pixel of (B, h, w, 5)."""
-    down, across, bias = _gaussian(x.shape[-1])
-    return ops.conv2d(ops.conv2d(x, down, bias), across, bias)
-
-
-@msops.constexpr
-def _gaussian(channels: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights of two convolutions, a column and a row that leave the channels apart, and their bias."""
-    taps = np.exp(-0.5 * ((np.arange(_WINDOW) - _WINDOW // 2) / _SIGMA) ** 2)
-    weight = np.eye(channels)[:, :, None] * (taps / taps.sum())
-    down, across = weight[..., :, None].astype(np.float32), weight[..., None, :].astype(np.float32)
-    return Tensor(down), Tensor(across), Tensor(np.zeros(channels, np.float32))
+    neighbours = ops.stack([frames[:, at : at + time].reshape(-1, height, width, 3) for at in places], 1)
+    repeated = ops.stack([middle] * len(places), 1)
+    flows = ops.lucas_kanade(repeated.reshape(-1, height, width, 3), neighbours.reshape(-1, height, width, 3))
+    fused = ops.fuse_frames(middle, neighbours, flows.reshape(*neighbours.shape[:-1], 2))
+    return fused.reshape(batch, time, height, width, -1)

@@ -109,8 +109,9 @@ class Network:
 
     def state_shapes(self, height: int, width: int) -> dict[str, tuple[int, ...]]:
         """Shapes of the arrays, float32, of the state of one call with N = 1."""
-        size = 1, self.config.clip_size, height, width
-        return {_FRAMES: (*size, 3), **dict.fromkeys(self.config.branches, (*size, self.config.width))}
+        config = self.config
+        features = 1, config.clip_size, height, width, config.width
+        return {_FRAMES: (1, config.history, height, width, 3), **dict.fromkeys(config.branches, features)}
 
     def _weight_bytes(self) -> int:
         return sum(4 * int(np.prod(parameter.shape)) for parameter in self._cell.get_parameters())

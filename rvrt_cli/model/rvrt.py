@@ -21,7 +21,7 @@ from rvrt_cli.model.alignment import (
     deformable_shapes,
 )
 from rvrt_cli.model.config import RVRTConfig
-from rvrt_cli.model.flow import estimate_flow, fuse_neighbours
+from rvrt_cli.model.flow import ABSENT, estimate_flow, fuse_neighbours
 from rvrt_cli.model.layers import (
     Shapes,
     Sizes,
@@ -43,11 +43,11 @@ Clips = list[Tensor]  # one tensor (N, T, H, W, C) per clip, in time order
 
 @dataclass(frozen=True)
 class State:
-    """What the last emitted clip hands on, so that the forward branches continue in the next window.
+    """What the last emitted frames hand on, so that the next window continues.
 
     Attributes:
-        frames: (N, T, H, W, 3), the clip's input; the flow across the border follows from it.
-        features: per branch (N, T, H, W, C).
+        frames: (N, `history`, H, W, 3) input; the flow across the border follows from it.
+        features: per branch (N, T, H, W, C), of the last clip.
     """
 
     frames: Tensor
@@ -59,8 +59,8 @@ class Flows:
     """Optical flow between adjacent frames, a clip at a time; (N, T, H, W, 2) px.
 
     `forward[c]` leads from each frame of clip c to the frame before it, `backward[c]` from the frame before to that frame;
-    the sequence's first frame has none before it, and its entries mean nothing. `past` is the forward flow of the clip that
-    the state holds.
+    the sequence's first frame has none before it, and its entries mean nothing. `past` is the forward flow of the clip
+    that the state ends with.
     """
 
     forward: Clips
@@ -262,8 +262,8 @@ class RVRT(nn.Cell):
         flows = self._flows(clips, state, mirrored) if self.config.flow else None
 
         fused: list[Tensor | None] = [None] * len(clips)
-        if self.config.fused_neighbours and flows is not None:
-            fused = self._fused(clips, flows, state)
+        if self.config.fused_neighbours:
+            fused = self._fused(clips, state)
         shallow = [self.extract(clip, found) for clip, found in zip(clips, fused, strict=True)]
         features: dict[str, Clips] = {"shallow": shallow}
         fields: tuple[dict, dict] = {}, {}  # of the backward and the forward direction
@@ -276,7 +276,8 @@ class RVRT(nn.Cell):
             self.reconstruct(clips[c], fused[c], *[branch[c] for branch in features.values()]) for c in range(emitted)
         ]
         output = outputs[0] if emitted == 1 else msops.concat(outputs, 1)
-        last = State(clips[emitted - 1], {branch: features[branch][emitted - 1] for branch in self.config.branches})
+        history = self._history(clips[:emitted], state)
+        last = State(history, {branch: features[branch][emitted - 1] for branch in self.config.branches})
         return output[:, :emit].transpose(0, 1, 4, 2, 3), last
 
     def propagate(
@@ -331,24 +332,21 @@ class RVRT(nn.Cell):
             frames = msops.concat((frames, *[frames[:, -1:]] * missing), 1)
         return [frames[:, t : t + size] for t in range(0, frames.shape[1], size)]
 
-    def _fused(self, clips: Clips, flows: Flows, state: State | None) -> Clips:
-        """What each clip's neighbouring frames add to it; beyond the ends of the sequence the last frame stands still."""
+    def _history(self, clips: Clips, state: State | None) -> Tensor:
+        """The last `history` frames, `ABSENT` where the sequence is not as long."""
+        length = self.config.history
+        past = msops.full_like(clips[0][:, :1], ABSENT).tile((1, length, 1, 1, 1)) if state is None else state.frames
+        frames = msops.concat((past, *clips), 1)
+        return frames[:, frames.shape[1] - length :]
+
+    def _fused(self, clips: Clips, state: State | None) -> Clips:
+        """What each clip's neighbouring frames add to it."""
         reach, size = self.config.fused_neighbours, self.config.clip_size
-        first, last = clips[0][:, :1], clips[-1][:, -1:]
-        still = msops.zeros_like(first[..., :2])
-        if state is None or flows.past is None:
-            frames, before = [first] * reach, [still] * reach
-        else:
-            frames, before = [state.frames[:, -reach:]], [flows.past[:, -reach:]]
-        video = msops.concat((*frames, *clips, *[last] * reach), 1)
-        back = msops.concat((*before, *flows.forward, *[still] * reach), 1)
-        # backward[c] leads to the frames of clip c: the flow that a frame has to the next one stands one place later
-        onward = msops.concat((*[still] * (reach - 1), *flows.backward, *[still] * (reach + 1)), 1)
-        found = []
-        for start in range(0, len(clips) * size, size):
-            parts = [whole[:, start : start + size + 2 * reach] for whole in (video, back, onward)]
-            found.append(fuse_neighbours(*parts, reach))
-        return found
+        absent = [msops.full_like(clips[0][:, :1], ABSENT)] * reach
+        past = absent if state is None else [state.frames[:, -reach:]]
+        video = msops.concat((*past, *clips, *absent), 1)
+        starts = range(0, len(clips) * size, size)
+        return [fuse_neighbours(video[:, start : start + size + 2 * reach], reach) for start in starts]
 
     def _flows(self, clips: Clips, state: State | None, mirrored: bool) -> Flows:
         """Optical flow along the clips, with the state's clip in front."""
@@ -366,5 +364,6 @@ class RVRT(nn.Cell):
             forward = [msops.concat(turned[t : t + size], 1) for t in range(0, len(turned), size)]
         if state is None:
             return Flows(forward, backward, None)
-        past = estimate_flow(msops.concat((state.frames[:, :1], state.frames), 1), True, *tensors(self.spynet))
+        clip = state.frames[:, -self.config.clip_size :]
+        past = estimate_flow(msops.concat((clip[:, :1], clip), 1), True, *tensors(self.spynet))
         return Flows(forward, backward, past[0])

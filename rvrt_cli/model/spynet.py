@@ -42,7 +42,7 @@ def spynet(reference: Tensor, neighbour: Tensor, weights: Weights) -> Tensor:
     if even != (height, width):
         pyramid = [(ops.resize_bilinear(pyramid[0][0], *even), ops.resize_bilinear(pyramid[0][1], *even))]
     for _ in range(LEVELS - 1):
-        pyramid.append((halve(pyramid[-1][0]), halve(pyramid[-1][1])))
+        pyramid.append((ops.halve(pyramid[-1][0]), ops.halve(pyramid[-1][1])))
 
     flow = msops.zeros((*pyramid[-1][0].shape[:3], 2), reference.dtype)
     for i in range(LEVELS):
@@ -63,9 +63,3 @@ def spynet(reference: Tensor, neighbour: Tensor, weights: Weights) -> Tensor:
 @msops.constexpr
 def _constant(values: tuple) -> Tensor:
     return Tensor(np.array(values, np.float32))
-
-
-def halve(x: Tensor) -> Tensor:
-    """(B, H, W, C) → (B, H/2, W/2, C), mean of 2x2 pixels; H and W even."""
-    x = 0.5 * (x[:, 0::2] + x[:, 1::2])
-    return 0.5 * (x[:, :, 0::2] + x[:, :, 1::2])

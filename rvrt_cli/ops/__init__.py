@@ -14,14 +14,16 @@ from typing import Any
 import mindspore as ms
 from mindspore.graph import jit_trace
 
-from rvrt_cli.ops import attention, fusion, kernels, layers, sampling
+from rvrt_cli.ops import attention, flow, fusion, kernels, layers, sampling
 from rvrt_cli.ops.attention import deformable_attention, neighbourhood_attention, window_and_shift, window_attention
+from rvrt_cli.ops.flow import lucas_kanade
 from rvrt_cli.ops.fusion import fuse_frames
 from rvrt_cli.ops.layers import (
     activate,
     add_enlarged,
     charbonnier,
     conv2d,
+    halve,
     layer_norm,
     linear,
     mlp,
@@ -41,9 +43,11 @@ __all__ = [
     "conv2d",
     "deformable_attention",
     "fuse_frames",
+    "halve",
     "kernels_active",
     "layer_norm",
     "linear",
+    "lucas_kanade",
     "mlp",
     "neighbourhood_attention",
     "norm_linear",
@@ -72,6 +76,7 @@ _FUSED = {
         "pixel_shuffle",
         "reverse_time",
     ),
+    flow: ("lucas_kanade",),
     fusion: ("fuse_frames",),
     sampling: ("warp",),
 }

@@ -107,6 +107,12 @@ def resize_bilinear(x: Tensor, height: int, width: int, align_corners: bool = Fa
     return x.transpose(0, 2, 3, 1)
 
 
+def halve(x: Tensor) -> Tensor:
+    """(B, H, W, C) → (B, H/2, W/2, C), mean of 2x2 pixels; H and W even."""
+    x = 0.5 * (x[:, 0::2] + x[:, 1::2])
+    return 0.5 * (x[:, :, 0::2] + x[:, :, 1::2])
+
+
 def add_enlarged(x: Tensor, small: Tensor) -> Tensor:
     """x (B, f * H, f * W, C) plus small (B, H, W, C), enlarged bilinearly with half-pixel centres."""
     return x + resize_bilinear(small, x.shape[1], x.shape[2])

@@ -12,7 +12,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
-from rvrt_cli.ops import attention, fusion, layers, sampling
+from rvrt_cli.ops import attention, flow, fusion, layers, sampling
 from rvrt_cli.ops.kernels import library
 
 _ABSENT = Tensor(np.zeros(1, np.float32))  # in place of an optional tensor
@@ -336,6 +336,24 @@ def fuse_frames(frame: Tensor, neighbours: Tensor, flows: Tensor) -> Tensor:
     if frame.dtype != ms.float32:
         return fusion.fuse_frames(frame, neighbours, flows)
     return _fusion(frame, neighbours, flows)
+
+
+def _flow_shape(reference, neighbour, numbers):
+    return [*reference[:-1], 2]
+
+
+def _flow_bprop(reference, neighbour, numbers, out, dout):
+    return ops.zeros_like(reference), ops.zeros_like(neighbour), ops.zeros_like(numbers)
+
+
+_flow = _kernel("lucas_kanade_forward", _flow_shape, bprop=_flow_bprop)
+
+
+def lucas_kanade(reference: Tensor, neighbour: Tensor) -> Tensor:
+    """See `flow.lucas_kanade`."""
+    if reference.dtype != ms.float32:
+        return flow.lucas_kanade(reference, neighbour)
+    return _flow(reference, neighbour, _numbers(flow.LEVELS, flow.ITERATIONS))
 
 
 def _shuffle(factor):
