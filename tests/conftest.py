@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from kernel_calls import ISAS, Kernels
 
 from rvrt_cli.device import _prepare
 
 _prepare(None)
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Kernels:
+    """All kernels, compiled anew; $CXX and $CXXFLAGS are honoured (sanitizers, other compilers)."""
+    from rvrt_cli.ops.kernels.build import build  # imports MindSpore, which reads the settings
+
+    built = build(tmp_path_factory.getbasetemp() / "kernels")
+    if built.library is None:
+        pytest.skip(built.note)
+    return Kernels(built.library)
+
+
+@pytest.fixture(params=range(len(ISAS)), ids=ISAS)
+def kernels(library: Kernels, request: pytest.FixtureRequest) -> Iterator[Kernels]:
+    """The library on every instruction set that this processor has, on two threads."""
+    try:
+        if not library.limit(request.param, threads=2):
+            pytest.skip(f"this processor has no {ISAS[request.param]}")
+        yield library
+    finally:
+        library.limit()
 
 
 @pytest.fixture(autouse=True)

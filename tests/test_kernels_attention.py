@@ -2,78 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
-import shutil
-import subprocess
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-
 import attention_reference as reference
 import numpy as np
 import pytest
+from kernel_calls import attributes
 
-KERNELS = Path(__file__).parents[1] / "rvrt_cli" / "ops" / "kernels"
-SOURCES = ("common", "warp", "deform", "neighbourhood", "window")
-ISA_NAMES = ("portable", "avx2", "avx512")
 TOLERANCE = 1e-5  # of the largest value
-
-
-class Library:
-    """A library of kernels: call(name, inputs, attributes, shapes of the outputs) returns the outputs."""
-
-    def __init__(self, path: Path) -> None:
-        self.library = ctypes.CDLL(str(path))
-
-    def status(self, name: str, tensors: list[np.ndarray]) -> int:
-        n = len(tensors)
-        data = (ctypes.c_void_p * n)(*(t.ctypes.data for t in tensors))
-        ndims = (ctypes.c_int * n)(*(t.ndim for t in tensors))
-        shapes = [(ctypes.c_int64 * t.ndim)(*t.shape) for t in tensors]
-        pointers = (ctypes.POINTER(ctypes.c_int64) * n)(
-            *(ctypes.cast(s, ctypes.POINTER(ctypes.c_int64)) for s in shapes)
-        )
-        types = (ctypes.c_char_p * n)(*(t.dtype.name.encode() for t in tensors))
-        return getattr(self.library, name)(n, data, ndims, pointers, types, None, None)
-
-    def call(
-        self, name: str, inputs: list[np.ndarray], attributes: list[int], outputs: list[tuple]
-    ) -> list[np.ndarray]:
-        results = [np.full(shape, np.nan, np.float32) for shape in outputs]
-        status = self.status(name, [*inputs, np.array(attributes, np.int32), *results])
-        assert status == 0, f"{name} returned {status}"
-        return results
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    """All kernels of this file in one library; $CXX and $CXXFLAGS are honoured (sanitizers, other compilers)."""
-    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("clang++")
-    if not compiler:
-        pytest.skip("no C++ compiler")
-    folder = tmp_path_factory.mktemp("kernels")
-    flags = ["-std=c++17", "-fopenmp", "-fPIC", *os.environ.get("CXXFLAGS", "-O2").split()]
-
-    def build(name: str) -> str:
-        target = str(folder / f"{name}.o")
-        subprocess.run([compiler, *flags, "-c", str(KERNELS / f"{name}.cc"), "-o", target], check=True)
-        return target
-
-    with ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(build, reversed(SOURCES)))
-    subprocess.run([compiler, *flags, "-shared", *objects, "-o", str(folder / "kernels.so")], check=True)
-    return Library(folder / "kernels.so")
-
-
-@pytest.fixture(params=range(3), ids=ISA_NAMES)
-def kernels(library, request):
-    """The library, limited to one instruction set, on two threads."""
-    if library.library.rvrt_kernels_isa(request.param) != request.param:
-        pytest.skip(f"this processor has no {ISA_NAMES[request.param]}")
-    library.library.rvrt_kernels_threads(2)
-    yield library
-    library.library.rvrt_kernels_isa(-1)
-    library.library.rvrt_kernels_threads(0)
 
 
 def normal(generator, *shape) -> np.ndarray:
@@ -110,8 +44,8 @@ def compare(got: list[np.ndarray], expected: list[np.ndarray], names: str) -> No
 def test_warp(kernels, shape, padding):
     generator = np.random.default_rng(shape[1])
     x, flow, g = normal(generator, *shape), displacements(generator, *shape[:3], 2), normal(generator, *shape)
-    out = kernels.call("warp_forward", [x, flow], [padding], [shape])
-    gradients = kernels.call("warp_backward", [x, flow, g], [padding], [shape, flow.shape])
+    out = kernels("warp_forward", x, flow, attributes(padding), like=[shape])
+    gradients = kernels("warp_backward", x, flow, g, attributes(padding), like=[shape, flow.shape])
     compare(out + gradients, reference.warp(*double(x, flow, g), bool(padding)), "out dx dflow")
 
 
@@ -134,10 +68,10 @@ def test_deformable_attention(kernels, case):
     generator = np.random.default_rng(c)
     q, kv, g = normal(generator, n, t, h, w, c), normal(generator, n, t, h, w, 2 * c), normal(generator, n, t, h, w, c)
     offset = displacements(generator, n, t, h, w, t, groups, kernel[0] * kernel[1], 2)
-    attributes = [heads, *kernel]
-    out = kernels.call("deformable_attention_forward", [q, kv, offset], attributes, [q.shape])
+    numbers = [heads, *kernel]
+    out = kernels("deformable_attention_forward", q, kv, offset, attributes(*numbers), like=[q.shape])
     shapes = [q.shape, kv.shape, offset.shape]
-    gradients = kernels.call("deformable_attention_backward", [q, kv, offset, g], attributes, shapes)
+    gradients = kernels("deformable_attention_backward", q, kv, offset, g, attributes(*numbers), like=shapes)
     expected = reference.deformable_attention(*double(q, kv, offset, g), heads, kernel)
     compare(out + gradients, expected, "out dquery dkey_value doffset")
 
@@ -161,9 +95,9 @@ def test_neighbourhood_attention(kernels, case):
     generator = np.random.default_rng(w)
     q, kv, g = normal(generator, n, t, h, w, c), normal(generator, n, t, h, w, 2 * c), normal(generator, n, t, h, w, c)
     q *= (c // heads) ** -0.5
-    attributes = [heads, *kernel]
-    out = kernels.call("neighbourhood_attention_forward", [q, kv], attributes, [q.shape])
-    gradients = kernels.call("neighbourhood_attention_backward", [q, kv, g], attributes, [q.shape, kv.shape])
+    numbers = [heads, *kernel]
+    out = kernels("neighbourhood_attention_forward", q, kv, attributes(*numbers), like=[q.shape])
+    gradients = kernels("neighbourhood_attention_backward", q, kv, g, attributes(*numbers), like=[q.shape, kv.shape])
     expected = reference.neighbourhood_attention(*double(q, kv, g), heads, kernel)
     compare(out + gradients, expected, "out dquery dkey_value")
 
@@ -190,10 +124,10 @@ def test_window_attention(kernels, case, has_bias):
     generator, length = np.random.default_rng(c), int(np.prod(window))
     qkv, pad, g = normal(generator, n, d, h, w, 3 * c), normal(generator, 3 * c), normal(generator, n, d, h, w, c)
     bias = normal(generator, heads, length, length) if has_bias else np.zeros(1, np.float32)
-    attributes = [heads, *window, *shift, int(has_bias)]
-    out = kernels.call("window_attention_forward", [qkv, pad, bias], attributes, [g.shape])
+    numbers = [heads, *window, *shift, int(has_bias)]
+    out = kernels("window_attention_forward", qkv, pad, bias, attributes(*numbers), like=[g.shape])
     shapes = [qkv.shape, pad.shape, bias.shape]
-    gradients = kernels.call("window_attention_backward", [qkv, pad, bias, g], attributes, shapes)
+    gradients = kernels("window_attention_backward", qkv, pad, bias, g, attributes(*numbers), like=shapes)
     expected = list(reference.window_attention(*double(qkv, pad, bias, g), heads, window, shift))
     if not has_bias:
         expected[3] = np.zeros(1)
@@ -205,7 +139,9 @@ def test_window_attention_survives_large_scores(kernels):
     generator = np.random.default_rng(0)
     qkv = 40 * normal(generator, 1, 1, 8, 8, 24)
     pad, bias = np.zeros(24, np.float32), np.zeros(1, np.float32)
-    (out,) = kernels.call("window_attention_forward", [qkv, pad, bias], [1, 1, 8, 8, 0, 0, 0, 0], [(1, 1, 8, 8, 8)])
+    (out,) = kernels(
+        "window_attention_forward", qkv, pad, bias, attributes(1, 1, 8, 8, 0, 0, 0, 0), like=[(1, 1, 8, 8, 8)]
+    )
     tokens = qkv.astype(np.float64).reshape(64, 3, 8)
     best = np.argmax(tokens[:, 0] @ tokens[:, 1].T, 1)
     clear = np.sort(tokens[:, 0] @ tokens[:, 1].T, 1)[:, -2:] @ [-1, 1] > 100
@@ -234,21 +170,21 @@ def calls(generator):
 
 
 def test_threads_agree_and_repeat_exactly(library):
-    for name, inputs, attributes, shapes in calls(np.random.default_rng(3)):
+    for name, inputs, numbers, shapes in calls(np.random.default_rng(3)):
         results = []
         for threads in (1, 2, 2, 5):
-            assert library.library.rvrt_kernels_threads(threads) == threads
-            results.append(library.call(name, inputs, attributes, shapes))
-        library.library.rvrt_kernels_threads(0)
+            library.limit(threads=threads)
+            results.append(library(name, *inputs, attributes(*numbers), like=shapes))
+        library.limit()
         for one, two, again, five in zip(*results, strict=True):
             assert np.array_equal(two, again), f"{name} differs between two runs on two threads"
             compare([two, five], [one, one], f"{name}-on-2-threads {name}-on-5-threads")
 
 
 def test_wrong_arguments_are_refused(library):
-    for name, inputs, attributes, shapes in calls(np.random.default_rng(4)):
+    for name, inputs, numbers, shapes in calls(np.random.default_rng(4)):
         outputs = [np.zeros(s, np.float32) for s in shapes]
-        attribute = np.array(attributes, np.int32)
+        attribute = attributes(*numbers)
         good = [*inputs, attribute, *outputs]
         bad = {
             "a missing output": good[:-1],
@@ -260,7 +196,7 @@ def test_wrong_arguments_are_refused(library):
             "another output": [*good[:-1], np.zeros((2, 2), np.float32)],
         }
         for what, tensors in bad.items():
-            assert library.status(name, tensors) != 0, f"{name} accepts {what}"
+            assert library.status(name, tensors, []) != 0, f"{name} accepts {what}"
 
 
 @pytest.mark.parametrize("name", ["warp", "deformable", "neighbourhood", "window"])

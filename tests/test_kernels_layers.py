@@ -5,72 +5,16 @@ Tolerance: 1e-5 of the largest value, the project's bound for float32 kernels.
 
 from __future__ import annotations
 
-import ctypes
 from math import erf, pi, sqrt
-from pathlib import Path
 
 import numpy as np
 import pytest
+from kernel_calls import Kernels, attributes
 
 from rvrt_cli.ops.kernels.build import build
 
 SLOPES = {0: 1.0, 1: 0.1, 2: 0.2, 3: 0.0}
 GELU = 4
-ISAS = {0: "portable", 1: "avx2", 2: "avx512"}
-
-
-class Kernels:
-    """Calls entry points as MindSpore does."""
-
-    def __init__(self, library: Path):
-        self.library = ctypes.CDLL(str(library))
-
-    def status(self, name: str, inputs: list[np.ndarray], outputs: list[np.ndarray]) -> int:
-        arrays = [np.ascontiguousarray(a) for a in inputs] + outputs
-        count = len(arrays)
-        shapes = [(ctypes.c_int64 * max(a.ndim, 1))(*a.shape) for a in arrays]
-        pointer = ctypes.POINTER(ctypes.c_int64)
-        return getattr(self.library, name)(
-            count,
-            (ctypes.c_void_p * count)(*[a.ctypes.data for a in arrays]),
-            (ctypes.c_int * count)(*[a.ndim for a in arrays]),
-            (pointer * count)(*[ctypes.cast(s, pointer) for s in shapes]),
-            (ctypes.c_char_p * count)(*[a.dtype.name.encode() for a in arrays]),
-            None,
-            None,
-        )
-
-    def __call__(self, name: str, *inputs: np.ndarray, like: list) -> list[np.ndarray]:
-        """Run `name`; `like` gives each output's shape, or an array of that shape. Unwritten output is NaN."""
-        outputs = [np.full(getattr(shape, "shape", shape), np.nan, np.float32) for shape in like]
-        assert self.status(name, list(inputs), outputs) == 0
-        return outputs
-
-
-@pytest.fixture(scope="session")
-def library(tmp_path_factory) -> Path:
-    built = build(tmp_path_factory.getbasetemp() / "kernels")
-    if built.library is None:
-        pytest.skip(built.note)
-    return built.library
-
-
-@pytest.fixture(params=ISAS, ids=ISAS.values())
-def kernels(library, request):
-    """Every instruction set that this processor has, on two threads."""
-    k = Kernels(library)
-    try:
-        if k.library.rvrt_kernels_isa(request.param) != request.param:
-            pytest.skip(f"no {ISAS[request.param]} here")
-        k.library.rvrt_kernels_threads(2)
-        yield k
-    finally:
-        k.library.rvrt_kernels_isa(-1)
-        k.library.rvrt_kernels_threads(0)
-
-
-def attributes(*values: int) -> np.ndarray:
-    return np.array(values, np.int32)
 
 
 def scalars(*values: float) -> np.ndarray:
@@ -373,23 +317,21 @@ def everything(kernels: Kernels) -> list[np.ndarray]:
 
 
 def test_results_repeat_and_do_not_depend_on_the_threads(library):
-    kernels = Kernels(library)
     results: dict[int, list[np.ndarray]] = {}
     try:
         for threads in (1, 2, 5):
-            kernels.library.rvrt_kernels_threads(threads)
-            results[threads] = everything(kernels)
-            for a, b in zip(results[threads], everything(kernels), strict=True):
+            library.limit(threads=threads)
+            results[threads] = everything(library)
+            for a, b in zip(results[threads], everything(library), strict=True):
                 np.testing.assert_array_equal(a, b)
     finally:
-        kernels.library.rvrt_kernels_threads(0)
+        library.limit()
     for threads in (2, 5):
         names = " ".join(str(i) for i in range(len(results[1])))
         assert_close(results[threads], [a.astype(np.float64) for a in results[1]], names, tolerance=1e-6)
 
 
 def test_calls_that_do_not_fit_are_refused_and_write_nothing(library):
-    kernels = Kernels(library)
     x, weight, y = random(13, (1, 4, 4, 3), (5, 3, 3, 3), (1, 4, 4, 5))
     bias, flags = np.zeros(5, np.float32), attributes(0, 1, 0)
     wrong = [
@@ -404,9 +346,9 @@ def test_calls_that_do_not_fit_are_refused_and_write_nothing(library):
     ]
     before = y.copy()
     for inputs, outputs in wrong:
-        assert kernels.status("conv2d_forward", inputs, outputs) != 0, [a.shape for a in inputs]
+        assert library.status("conv2d_forward", inputs, outputs) != 0, [a.shape for a in inputs]
     np.testing.assert_array_equal(y, before)
-    assert kernels.status("conv2d_forward", [x, weight, bias, bias, flags], [y]) == 0
+    assert library.status("conv2d_forward", [x, weight, bias, bias, flags], [y]) == 0
 
 
 def test_no_compiler_gives_a_reason_instead_of_a_library(tmp_path, monkeypatch):

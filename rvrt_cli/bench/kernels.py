@@ -13,6 +13,7 @@ from rvrt_cli.errors import RvrtError
 
 CLIP, EDGE, WIDTH = 2, 32, 144  # frames, LR px, channels: a clip of the published network
 _WIDE, _HEADS, _POINTS = 2 * WIDTH, 12, 9  # of its alignment
+_WITHOUT_GRADIENT = ("lucas_kanade", "fuse_frames")
 
 
 def check_kernels() -> None:
@@ -32,8 +33,8 @@ def measure_kernels(repeat: int) -> list[dict[str, Any]]:
     first takes gigabytes); the definitions are compiled, as in the network.
 
     Returns:
-        per kernel "name", and for "forward" and "gradient" (towards all its tensors, with what that needs of the
-        forward pass) the median seconds of kernel and definition and the factor between them.
+        per kernel "name", and for "forward" and, where there is one, "gradient" (towards all its tensors, with what that
+        needs of the forward pass) the median seconds of kernel and definition and the factor between them.
     """
     from rvrt_cli.device import use_device
 
@@ -44,7 +45,8 @@ def measure_kernels(repeat: int) -> list[dict[str, Any]]:
         plain = _time(function, arguments, False, repeat)
         row: dict[str, Any] = {"name": name}
         for part, ours, theirs in zip(("forward", "gradient"), fused, plain, strict=True):
-            row[part] = {"kernel_seconds": ours, "definition_seconds": theirs, "factor": theirs / ours}
+            if ours is not None and theirs is not None:
+                row[part] = {"kernel_seconds": ours, "definition_seconds": theirs, "factor": theirs / ours}
         rows.append(row)
     return rows
 
@@ -55,6 +57,9 @@ def _cases() -> dict[str, tuple[str, list[Any]]]:
 
     def normal(*shape: int, scale: float = 1.0) -> np.ndarray:
         return (scale * rng.standard_normal(shape)).astype(np.float32)
+
+    def colours(count: int) -> np.ndarray:
+        return rng.uniform(0, 1, (count, EDGE, EDGE, 3)).astype(np.float32)
 
     image, clip = (CLIP, EDGE, EDGE, WIDTH), (1, CLIP, EDGE, EDGE, WIDTH)
     wide = (1, CLIP, EDGE, EDGE, _WIDE)
@@ -79,12 +84,15 @@ def _cases() -> dict[str, tuple[str, list[Any]]]:
         "pixel shuffle": ("pixel_shuffle", [normal(CLIP, 2 * EDGE, 2 * EDGE, 256), 2, "leaky_relu"]),
         "reversal of time": ("reverse_time", [normal(*clip)]),
         "bilinear residual": ("add_enlarged", [normal(CLIP, 4 * EDGE, 4 * EDGE, 3), normal(CLIP, EDGE, EDGE, 3)]),
+        "optical flow": ("lucas_kanade", [colours(CLIP), colours(CLIP)]),
+        "frames on a finer grid": ("fuse_frames", [
+            colours(CLIP), np.stack([colours(CLIP)] * 4, 1), normal(CLIP, 4, EDGE, EDGE, 2)]),
         "Charbonnier loss": ("charbonnier", [normal(CLIP, 4 * EDGE, 4 * EDGE, 3), normal(CLIP, 4 * EDGE, 4 * EDGE, 3)]),
     }  # fmt: skip
 
 
-def _time(function: str, arguments: list[Any], fused: bool, repeat: int) -> tuple[float, float]:
-    """Median seconds of the compiled function, and of its gradients towards all its tensors."""
+def _time(function: str, arguments: list[Any], fused: bool, repeat: int) -> tuple[float, float | None]:
+    """Median seconds of the compiled function, and of its gradients towards all its tensors, if it has any."""
     import mindspore as ms
 
     from rvrt_cli import ops
@@ -98,6 +106,8 @@ def _time(function: str, arguments: list[Any], fused: bool, repeat: int) -> tupl
         output = forward(*tensors)
         sense = ms.Tensor(np.ones(output.shape, np.float32))
         forward_seconds = _median(lambda: forward(*tensors), repeat)
+        if function in _WITHOUT_GRADIENT:
+            return forward_seconds, None
         both = ms.jit(_gradients(operation, rest, len(tensors)))
         return forward_seconds, _median(lambda: both(sense, *tensors)[-1], repeat)
     finally:

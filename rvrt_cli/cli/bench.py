@@ -190,7 +190,7 @@ def _print_speed(result: dict[str, Any]) -> None:
         _add_training(table, result["training"])
     for index, row in enumerate(result["kernels"] or []):
         parts = (f"{name} {_digits(1e3 * row[name]['kernel_seconds'])} ms, {_digits(row[name]['factor'])} times as fast"
-                 for name in ("forward", "gradient"))  # fmt: skip
+                 for name in ("forward", "gradient") if name in row)  # fmt: skip
         table.add_row("kernels" if index == 0 else "", f"{row['name']:<27} {'; '.join(parts)}")
     if result["growth"]:
         rows = (f"{name} to the power {value:.2f}" for name, value in result["growth"].items() if value is not None)
