@@ -26,7 +26,10 @@ def stage_seconds(network: Network) -> Iterator[dict[str, float]]:
     seconds |= {"alignment": 0.0, "reconstruction": 0.0}
     places: list[tuple[Any, str, str]] = [(cell.extract, "construct", "features")]
     if network.config.flow:
-        places += [(cell, name, "flow") for name in ("_flows", "_field", "_fused")]
+        places += [(cell, name, "flow") for name in ("_flows", "_field")]
+    if network.config.fused_neighbours:
+        places.append((cell, "_fused", "neighbours"))
+        seconds["neighbours"] = 0.0
     places += [(align, "construct", "alignment") for align in cell.align]
     branches = zip(cell.branches, network.config.branches, strict=True)
     places += [(branch, "construct", name) for branch, name in branches]
