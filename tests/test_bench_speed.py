@@ -77,7 +77,8 @@ def test_a_report_is_complete_and_consistent() -> None:
     assert any("other programs" in note for note in result["notes"]) == (result["other_load"] > 0.05)
     assert 100 < result["peak_rss_mb"] < 100_000
     assert result["peak_device_mb"] is None
-    assert config.flow and config.fused_neighbours
+    assert config.flow
+    assert config.fused_neighbours
     assert set(result["stages"]) == {
         "flow",
         "neighbours",
