@@ -80,7 +80,9 @@ def use_device(kind: str = "auto", precision: str = "float32", threads: int | No
 
 def _prepare(threads: int | None) -> None:
     """Environment that MindSpore reads once, at import; what the user has set stays."""
-    os.environ.setdefault("GLOG_v", "3")  # errors only: MindSpore warns about its own internals
+    # What goes wrong is raised; MindSpore prints besides, as errors too, what it only noticed: on 12 cores or more, that
+    # a part of a tensor is smaller than the tensor.
+    os.environ.setdefault("GLOG_v", "4")
     # Plain-layout convolutions fall back to oneDNN's reference code under AVX-512: 1 instead of 100 GFLOP/s.
     os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
     # Folders that a compilation leaves behind (rank_0, kernel_meta) belong anywhere but in the working directory.

@@ -200,12 +200,10 @@ def test_interrupted_and_taken_up_again(
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     shown, said = process.communicate(timeout=200)
-    assert process.returncode == 130
+    assert process.returncode == 130, said
     assert shown == ""
-    [line] = said.strip().splitlines()
-    assert re.search(
-        "interrupted after [01] of 4 clips; the same command goes on from there", line
-    )  # just noted, or counted
+    line = "rvrt: interrupted after [01] of 4 clips; the same command goes on from there"  # just noted, or counted
+    assert re.fullmatch(line, said.strip()), f"not this one line alone:\n{said}"
     assert rvrt(monkeypatch, *arguments) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["clips_scored"] == 4

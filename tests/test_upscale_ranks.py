@@ -46,14 +46,15 @@ def start(folder: Path, *arguments: object) -> subprocess.Popen:
 
 
 def ranks_of(process: subprocess.Popen) -> list[psutil.Process]:
-    found = []
+    """The ranks; what one of them has just forked has its command line too, until it becomes another program."""
+    found = {}
     for child in psutil.Process(process.pid).children(recursive=True):
         try:
             if child.environ().get("MS_ROLE") == "MS_WORKER" and "worker.py" in " ".join(child.cmdline()):
-                found.append(child)
+                found[child.pid] = child, child.ppid()
         except psutil.Error:
             continue
-    return found
+    return [child for child, parent in found.values() if parent not in found]
 
 
 def everybody_when(process: subprocess.Popen, folder: Path, pattern: str, count: int) -> list[psutil.Process]:

@@ -3,7 +3,7 @@
     upscale_runs.py LOG SECONDS MOMENT[,MOMENT...] ARGUMENT...
 
 LOG gets a line with the number of frames for every network call, which takes so many SECONDS; LOG.peak has the peak
-memory [KiB]. MOMENT is where the process kills itself: the name of a function in MOMENTS, "before" or "after" it, and at
+memory [bytes]. MOMENT is where the process kills itself: the name of a function in MOMENTS, "before" or "after" it, and at
 which of its calls, or of what it yields: "keep:after:2"; or "never". With several moments the same command is run so many
 times, each in a process of its own, and a line on standard output tells the status of each.
 """
@@ -14,7 +14,6 @@ import contextlib
 import inspect
 import os
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -153,6 +152,7 @@ def main() -> None:
     log, seconds, moment = sys.argv[1:4]
     sys.argv = ["rvrt", *sys.argv[4:]]
     import rvrt_cli.upscale.job
+    from rvrt_cli.bench.machine import peak_rss_bytes
     from rvrt_cli.cli import main as rvrt
 
     rvrt_cli.upscale.job.load_network = lambda *_: Echo(log, float(seconds))
@@ -168,7 +168,7 @@ def main() -> None:
     try:
         rvrt()
     finally:
-        Path(f"{log}.peak").write_text(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
+        Path(f"{log}.peak").write_text(str(peak_rss_bytes()))
 
 
 if __name__ == "__main__":

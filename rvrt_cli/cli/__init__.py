@@ -8,7 +8,7 @@ import sys
 import click
 
 from rvrt_cli.cli.bench import bench
-from rvrt_cli.cli.interrupt import interrupt
+from rvrt_cli.cli.interrupt import end, interrupt
 from rvrt_cli.cli.preprocess import preprocess
 from rvrt_cli.cli.train import train
 from rvrt_cli.cli.upscale import upscale
@@ -38,6 +38,8 @@ def main() -> None:
     """Run the command line; a user sees one line for an error, and exit status 1."""
     # Tidy up on SIGTERM as on Ctrl-C; MindSpore, once it has compiled something, turns the latter into the former.
     signal.signal(signal.SIGTERM, interrupt)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as in the background
+        signal.signal(signal.SIGINT, interrupt)
     try:
         status = cli.main(prog_name="rvrt", standalone_mode=False)
     except click.UsageError as error:
@@ -45,7 +47,7 @@ def main() -> None:
         status = error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("rvrt: interrupted", err=True)
-        status = 130
+        end()
     except click.ClickException as error:
         error.show()
         status = error.exit_code

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from rvrt_cli.bench.options import DEGRADATIONS, PROTOCOLS, BenchOptions
+from rvrt_cli.cli.interrupt import end
 from rvrt_cli.errors import OptionError
 from rvrt_cli.options import DEVICES, PRECISIONS
 
@@ -160,7 +161,7 @@ def _quality(options: BenchOptions) -> dict[str, Any]:
     except KeyboardInterrupt:
         done = f"after {standing.done} of {standing.total} clips"
         click.echo(f"rvrt: interrupted {done}; the same command goes on from there", err=True)
-        sys.exit(130)
+        end()
 
 
 def _print_speed(result: dict[str, Any]) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,9 +17,23 @@ import click
 _SAME = 0.3  # s within which a second signal is the echo of the first: MindSpore turns one into another
 
 
-def interrupt(*_: object) -> NoReturn:
-    """A signal handler that raises KeyboardInterrupt."""
-    raise KeyboardInterrupt
+_latest = -math.inf  # s, when `interrupt` raised
+
+
+def interrupt(*_: object) -> None:
+    """A signal handler that raises KeyboardInterrupt; an echo does not disturb what the first one began."""
+    global _latest
+    now = time.monotonic()
+    if now - _latest > _SAME:
+        _latest = now
+        raise KeyboardInterrupt
+
+
+def end() -> NoReturn:
+    """Leave with status 130, all being said: from here on a signal ends the process without a word."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    sys.exit(130)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rvrt_cli.cli.interrupt import second_ends_at_once
+from rvrt_cli.cli.interrupt import end, second_ends_at_once
 from rvrt_cli.errors import MediaError
 from rvrt_cli.options import DEVICES, PRECISIONS, UpscaleOptions
 
@@ -110,7 +110,7 @@ def _interrupted(display: Any, job: Job) -> None:
         f"Run the same command to {then}",
         err=True,
     )
-    sys.exit(130)
+    end()
 
 
 def _plan_lines(job: Job) -> list[str]:
