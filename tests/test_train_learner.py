@@ -12,7 +12,7 @@ from rvrt_cli.train.setup import first_weights
 
 DEVICE = use_device("cpu")
 
-from rvrt_cli.train.learner import CHARBONNIER, Learner  # noqa: E402  MindSpore, after the device
+from rvrt_cli.train.learner import Learner  # noqa: E402  MindSpore, after the device
 from rvrt_cli.train.ranks import Ranks  # noqa: E402
 
 GUIDED = {**NETWORK, "flow_guided": True, "fused_neighbours": 2}
@@ -64,14 +64,14 @@ def test_gradients_match_finite_differences_in_every_part(learner: Learner) -> N
         for sign in (1, -1):
             group.show(start + sign * step)
             output = learner.network(learner_input(low)).asnumpy().astype(np.float64)
-            losses.append(np.sqrt((output - high) ** 2 + CHARBONNIER).mean())
+            losses.append(np.sqrt((output - high) ** 2 + learner.options.epsilon**2).mean())
         ratio = (losses[0] - losses[1]) / (2 * change)
         if abs(ratio - 1) > 0.02:
             wrong.append(f"{stage}: {ratio:.3f} of the gradient's length {length:.2e}")
     group.show(start)
     assert wrong == []
     output = learner.network(learner_input(low)).asnumpy()
-    assert loss == pytest.approx(np.sqrt((output - high) ** 2 + 1e-9).mean(), rel=1e-5)
+    assert loss == pytest.approx(np.sqrt((output - high) ** 2 + learner.options.epsilon**2).mean(), rel=1e-5)
     assert error == pytest.approx(((output - high) ** 2).mean(), rel=1e-5)
 
 

@@ -28,6 +28,7 @@ def test_every_preset_has_a_recipe_and_that_of_rvrt_is_the_published_one() -> No
     recipes = {model: TrainOptions(**read_recipe(preset_recipe(model))) for model in PRESETS}
     assert all(options.model == model for model, options in recipes.items())
     published = recipes["rvrt"]
+    assert published.epsilon**2 == pytest.approx(1e-9)
     assert (published.beta1, published.beta2, published.rate, published.final_rate) == (0.9, 0.99, 2e-4, 1e-7)
     assert (published.schedule, published.steps, published.batch, published.crop) == ("cosine", 300_000, 8, 256)
     assert (published.frames, published.mirror, published.degradation) == (7, True, "bi")
@@ -43,6 +44,7 @@ def test_every_preset_has_a_recipe_and_that_of_rvrt_is_the_published_one() -> No
         ({"steps": "many"}, "--steps"),
         ({"batch": True}, "--batch"),
         ({"rate": -1.0}, "--rate"),
+        ({"epsilon": 0.0}, "--epsilon"),
         ({"rate": 1e-5, "final_rate": 1e-3}, "--final-rate"),
         ({"ema": 1.0}, "--ema"),
         ({"crop": 30}, "crop 30"),

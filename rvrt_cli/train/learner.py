@@ -20,8 +20,6 @@ from rvrt_cli.train.optimizer import Group
 from rvrt_cli.train.options import TrainOptions
 from rvrt_cli.train.ranks import Ranks
 
-CHARBONNIER = 1e-9  # ε², as published
-
 
 @dataclass(frozen=True)
 class StepResult:
@@ -106,7 +104,8 @@ class Learner:
 
     def _loss(self, low: Tensor, high: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         output = self.network(low, self.options.mirror).astype(ms.float32)
-        loss, error = charbonnier(output, high)
+        error = msops.square(msops.stop_gradient(output) - high).mean()
+        loss = ops.charbonnier(output, high, self.options.epsilon**2)
         return loss * scale, loss, error
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -138,9 +137,3 @@ class Learner:
         low = Tensor(np.ascontiguousarray(frames.transpose(0, 3, 1, 2)[None], np.float32) / 255, dtype)
         output = self.network(low)[0].asnumpy().astype(np.float32)
         return np.clip(np.rint(255 * output), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
-
-
-def charbonnier(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean of √(d² + ε²) (Charbonnier et al. 1994), and the mean of d², for d = `output` - `target`."""
-    squares = msops.square(msops.stop_gradient(output) - target)
-    return ops.charbonnier(output, target, CHARBONNIER), squares.mean()

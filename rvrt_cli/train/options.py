@@ -55,6 +55,10 @@ class TrainOptions:
     spynet_frozen: int = _option(5_000, "Steps for which the optical flow does not learn.")
     spynet_rate: float = _option(0.25, "Learning rate of the optical flow afterwards, times the others'.")
 
+    epsilon: float = _option(
+        1e-9**0.5,
+        "Of the Charbonnier loss √(d² + ε²), published as √1e-9; 0.1, in a last stage, weighs errors by their squares, as PSNR.",
+    )
     rate: float = _option(2e-4, "Learning rate at its highest.")
     final_rate: float = _option(1e-7, "Learning rate at the end.")
     schedule: str = _option("cosine", "cosine, one-cycle (three tenths of the steps rising) or constant.")
@@ -103,6 +107,8 @@ class TrainOptions:
         for name in ("beta1", "beta2", "ema", "held_out"):
             if not 0 <= getattr(self, name) < 1:
                 raise OptionError(f"{flag(name)} {getattr(self, name)}: give a number from 0 to below 1")
+        if not 0 < self.epsilon < math.inf:
+            raise OptionError(f"--epsilon {self.epsilon}: give a number above 0")
         if not 0 < self.rate < 1 or self.final_rate > self.rate:
             raise OptionError(f"--rate {self.rate}: give a number between --final-rate {self.final_rate} and 1")
         if self.batch % self.ranks:
