@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from kernel_calls import ISAS, Kernels
 from rvrt_cli.device import _prepare
 
 _prepare(None)
+# A shell starts what it runs in the background with Ctrl-C ignored; programs under test would inherit that, and keep it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
