@@ -40,8 +40,8 @@ def estimate_flow(frames: Tensor, both: bool, *weights: Tensor) -> tuple[Tensor,
 def fuse_neighbours(frames: Tensor, reach: int) -> Tensor:
     """What `reach` frames on either side add to each frame of a clip, see `ops.fuse_frames`.
 
-    Each flow is estimated by itself, by `ops.lucas_kanade`: composed of those between adjacent frames it would be less
-    exact, by a quarter of what the frames in between add.
+    Each flow is estimated by itself, by `ops.lucas_kanade`: composed of those between adjacent frames, it would add up
+    their errors.
 
     Args:
         frames: (N, reach + T + reach, H, W, 3), a clip between its neighbours; see `ABSENT`.
