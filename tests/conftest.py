@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +10,13 @@ from pathlib import Path
 import pytest
 from kernel_calls import ISAS, Kernels
 
+import rvrt_cli
 from rvrt_cli.device import _prepare
 
 _prepare(None)
+# Programs that tests start import what the tests import, be it the installed package or the checkout, and these helpers.
+_IMPORTED = [*map(str, (Path(rvrt_cli.__file__).parents[1], Path(__file__).parent)), os.environ.get("PYTHONPATH", "")]
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, _IMPORTED))
 # A shell starts what it runs in the background with Ctrl-C ignored; programs under test would inherit that, and keep it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

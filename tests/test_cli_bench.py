@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -190,8 +189,7 @@ def test_interrupted_and_taken_up_again(
         write(tmp_path / "Vid4" / "GT" / name, clip(index, 1, 32, 32) if index != 1 else clip(index, 24, 192, 192))
     arguments = ["--protocol", "vid4", "--data", str(tmp_path / "Vid4"), "--json", "-"]
     code = "import sys\nfrom rvrt_cli.cli import main\nsys.argv[0] = 'rvrt'\nmain()"
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    process = subprocess.Popen([sys.executable, "-c", code, "bench", *arguments], env=environment, text=True,
+    process = subprocess.Popen([sys.executable, "-c", code, "bench", *arguments], text=True,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
     until = time.monotonic() + 200
     while not any("calendar" in notes.read_text() for notes in (cache / "bench").glob("*.jsonl")):

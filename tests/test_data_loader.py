@@ -1,6 +1,5 @@
 """Training batches: what they hold, that they repeat for any workers, resume and ranks, and that workers end."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -198,11 +197,8 @@ if __name__ == "__main__":
 def test_workers_end_with_the_process_that_started_them(clips: Path, tmp_path: Path, end: str) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     command = [sys.executable, str(script), str(clips), "wait" if end == "kill" else "return"]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    ) as process:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         pids = [int(pid) for pid in process.stdout.readline().split()]
         assert len(pids) == 2

@@ -41,7 +41,7 @@ def start(folder: Path, *arguments: object) -> subprocess.Popen:
     code = "from rvrt_cli.cli import main; main()"
     return subprocess.Popen(
         [sys.executable, "-c", code, "upscale", *map(str, arguments), *OPTIONS], cwd=folder, text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "TMPDIR": str(folder)}, stderr=subprocess.PIPE,
+        env={**os.environ, "TMPDIR": str(folder)}, stderr=subprocess.PIPE,
     )  # fmt: skip
 
 

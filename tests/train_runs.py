@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-ROOT = Path(__file__).parents[1]
 # Without optical flow, which takes long to compile; test_train_learner has it
 NETWORK = {"widths": [8, 8, 8], "depths": [1, 1, 1], "upsampler_width": 8, "flow_guided": False, "fused_neighbours": 0}
-CODE = "from rvrt_cli.cli import cli, main\nfrom rvrt_cli.cli.train import train\ncli.add_command(train)\nmain()"
+CODE = "from rvrt_cli.cli import main; main()"
 
 
 def make_store(folder: Path, sources: int = 4, clips: int = 3, frames: int = 5, size: int = 48) -> Path:
@@ -47,7 +46,7 @@ def small_run(data: Path, output: Path, **options: object) -> list[str]:
 
 def start(arguments: list[str], folder: Path) -> subprocess.Popen:
     """`rvrt` with these arguments, its working directory `folder`."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
+    environment = {**os.environ, "COLUMNS": "120"}
     return subprocess.Popen(
         [sys.executable, "-c", CODE, *arguments], cwd=folder, env=environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,

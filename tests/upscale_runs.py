@@ -75,10 +75,7 @@ def start(
 ) -> subprocess.Popen:
     """`rvrt upscale` with the network above, its working directory and its log in `folder`."""
     command = [sys.executable, __file__, str(folder / log), str(seconds), moment, "upscale", *map(str, arguments)]
-    return subprocess.Popen(
-        command, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-    )  # fmt: skip
+    return subprocess.Popen(command, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def finish(process: subprocess.Popen, status: int = 0) -> str:
