@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -87,6 +88,31 @@ def test_low_resolution_belongs_to_the_high(clips: Path) -> None:
         pixels = np.rint(255 * high.transpose(0, 1, 3, 4, 2)).astype(np.uint8)
         expected = imresize(pixels, 0.25).transpose(0, 1, 4, 2, 3) / np.float32(255)
         assert np.abs(low - expected)[..., 2:-2, 2:-2].max() < 1e-6
+
+
+def test_some_samples_stand_still(clips: Path) -> None:
+    """A fifth of the samples are their own middle frame throughout; the others are what they are without the option."""
+    moving = [
+        sample for _, high in take(clips, BatchSpec(batch=8, frames=3, crop=48), 25, workers=0) for sample in high
+    ]
+    spec = BatchSpec(batch=8, frames=3, crop=48, still=0.2)
+    mixed = [pair for low, high in take(clips, spec, 25, workers=0) for pair in zip(low, high, strict=True)]
+    still = 0
+    for (low, high), before in zip(mixed, moving, strict=True):
+        if np.array_equal(high, before):
+            continue
+        still += 1
+        assert np.array_equal(high, before[[1, 1, 1]])
+        assert np.array_equal(low, low[[1, 1, 1]])
+    assert 24 <= still <= 56, still  # 200 samples, 40 expected, 5.7 the standard deviation
+    (_, every), *_ = take(clips, replace(spec, still=1.0), 1, workers=0)
+    assert np.array_equal(every, every[:, [0, 0, 0]])
+
+
+@pytest.mark.parametrize("still", [-0.1, 1.1])
+def test_share_of_still_samples_is_a_share(still: float) -> None:
+    with pytest.raises(OptionError, match="still"):
+        BatchSpec(still=still)
 
 
 def test_crops_come_from_the_clips_turned(clips: Path) -> None:

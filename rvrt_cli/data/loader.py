@@ -45,12 +45,15 @@ class BatchSpec:
     crop: int = 128  # HR px
     degradation: str = "bi"
     seed: int = 0
+    still: float = 0.0  # share of the samples in which nothing moves
 
     def __post_init__(self) -> None:
         if self.batch < 1 or self.frames < 1:
             raise OptionError(f"batch {self.batch}, frames {self.frames}: give 1 or more of each")
         if self.crop < 32 or self.crop % SCALE:
             raise OptionError(f"crop {self.crop}: give a multiple of 4 px, 32 or more")
+        if not 0 <= self.still <= 1:
+            raise OptionError(f"still {self.still}: give a share from 0 to 1")
         if self.degradation not in DEGRADATIONS:
             raise OptionError(f"degradation {self.degradation!r}: choose one of {', '.join(DEGRADATIONS)}")
 
@@ -87,14 +90,18 @@ def make_sample(store: ClipStore | VimeoStore, spec: BatchSpec, step: int, index
     """Sample `index` of step `step`: (T, h, w, 3) and (T, H, W, 3), uint8.
 
     A random clip, window of frames and crop; flipped, transposed and reversed in time at random, and then degraded, so
-    that compression artefacts lie as a codec leaves them.
+    that compression artefacts lie as a codec leaves them. In the share `spec.still` of the samples each frame is the
+    middle one before it is degraded: there other frames have seen nothing new, as in footage of what does not move.
     """
     rng = np.random.default_rng((spec.seed, step, index))
     if isinstance(store, VimeoStore) and spec.degradation in FOLDERS:
         low, high = store.sample(rng, spec.frames, spec.crop, spec.degradation)
         turns = rng.integers(2, size=4).astype(bool)
-        return _turned(low, turns), _turned(high, turns)
+        low, high = _turned(low, turns), _turned(high, turns)
+        return (_stopped(low), _stopped(high)) if _is_still(spec, rng) else (low, high)
     region = _turned(_random_region(store, spec, rng), rng.integers(2, size=4).astype(bool))
+    if _is_still(spec, rng):
+        region = _stopped(region)
     low = degrade(region, spec.degradation, rng)
     return _middle(low, spec.crop // SCALE), _middle(region, spec.crop)
 
@@ -129,6 +136,15 @@ def _turned(clip: np.ndarray, turns: np.ndarray) -> np.ndarray:
     time, rows, columns, transpose = turns
     clip = clip[:: -1 if time else 1, :: -1 if rows else 1, :: -1 if columns else 1]
     return np.ascontiguousarray(clip.transpose(0, 2, 1, 3) if transpose else clip)
+
+
+def _is_still(spec: BatchSpec, rng: np.random.Generator) -> bool:
+    return spec.still > 0 and rng.random() < spec.still  # nothing is drawn, and no sample changes, where none is still
+
+
+def _stopped(clip: np.ndarray) -> np.ndarray:
+    """The middle frame of `clip` (T, H, W, 3), T times."""
+    return np.repeat(clip[len(clip) // 2][None], len(clip), 0)
 
 
 def make_batch(store: ClipStore | VimeoStore, spec: BatchSpec, step: int, samples: range) -> Batch:

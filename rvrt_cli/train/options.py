@@ -47,6 +47,7 @@ class TrainOptions:
     crop: int = _option(256, "Edge of a sample, high resolution [px].")
     mirror: bool = _option(False, "Follow each sample by itself backwards: twice the frames.")
     degradation: str = _option("bi", "Low resolution of the samples: bi, bd or video.")
+    still: float = _option(0.0, "Share of the samples that are one frame again and again: nothing moves there.")
     seed: int = _option(0, "Of the first weights and of the samples.")
 
     init: str | None = _option(None, "Weights file to start from.")
@@ -127,7 +128,7 @@ class TrainOptions:
     @property
     def spec(self) -> BatchSpec:
         """What a training batch is."""
-        return BatchSpec(self.batch, self.frames, self.crop, self.degradation, self.seed)
+        return BatchSpec(self.batch, self.frames, self.crop, self.degradation, self.seed, self.still)
 
     @property
     def ranks_here(self) -> int:
