@@ -16,6 +16,7 @@ from typing import Any
 
 from rvrt_cli.errors import OptionError, OutOfMemoryError, RvrtError
 from rvrt_cli.options import DEVICES, PRECISIONS
+from rvrt_cli.signals import signals_wait
 
 _TARGETS = {"cpu": "CPU", "gpu": "GPU", "ascend": "Ascend"}
 _NEEDS = {
@@ -63,7 +64,8 @@ def use_device(kind: str = "auto", precision: str = "float32", threads: int | No
     if kind == "cpu" and precision != "float32":
         raise OptionError("--precision float16: the CPU computes in float32; leave it out, or choose --device gpu")
     _prepare(threads)
-    import mindspore as ms
+    with signals_wait():  # an import that is cut short leaves half a MindSpore, or aborts
+        import mindspore as ms
 
     found = [name for name in ("ascend", "gpu") if kind in ("auto", name) and _available(ms, name)]
     chosen = found[0] if found else "cpu"

@@ -74,3 +74,19 @@ def test_other_errors_stay_what_they_are() -> None:
 def test_free_memory_is_within_the_machine() -> None:
     installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     assert 0 < host_free_bytes() <= installed
+
+
+def test_ctrl_c_while_mindspore_is_imported_ends_in_one_line() -> None:
+    """Cut short, the import left half a MindSpore, which aborted the process at its end."""
+    code = (
+        "import os, signal, sys, threading, time\n"
+        "def ask():\n"
+        "    while 'mindspore.common' not in sys.modules: time.sleep(0.001)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "threading.Thread(target=ask, daemon=True).start()\n"
+        "from rvrt_cli.cli import main\n"
+        "sys.argv = ['rvrt', 'bench', '--frames', '2', '--size', '16x16']\n"
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.strip()) == (130, "rvrt: interrupted")
