@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ import pytest
 from video_clips import FAST, decoded_times, enlarge, ffmpeg, leftovers, read_all
 
 from rvrt_cli.errors import MediaError
+from rvrt_cli.video.encoder import Encoder, encoder_bytes
 from rvrt_cli.video.frame import Frame
 from rvrt_cli.video.probe import probe
 from rvrt_cli.video.process import FFmpeg
@@ -343,3 +345,27 @@ def test_one_picture_makes_a_video(tmp_path):
     enlarge(source, target)
     assert decoded_times(target) == [Fraction(0)]
     assert isinstance(read_all(target)[0], Frame)
+
+
+@needs_proc
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv444p", "yuv420p10le"])
+def test_memory_of_the_encoder_is_what_is_planned_for(tmp_path, pix_fmt):
+    """ffmpeg's own peak at x264's default preset, once its lookahead is full."""
+    width, height = 640, 360
+    picture = np.random.default_rng(0).integers(0, 256, (height // 8, width // 8, 3), np.uint8)
+    picture = picture.repeat(8, 0).repeat(8, 1)
+    deep = pix_fmt.endswith("10le")
+    pixels = picture.astype(np.uint16) << 8 if deep else picture
+    encoder = Encoder(
+        "x", width=width, height=height, deep=deep, alpha=False, time_base=Fraction(1, 25),
+        chain=f"format={pix_fmt}", output=["-c:v", "libx264", str(tmp_path / "x.mkv")],
+    )  # fmt: skip
+    try:
+        for time_ in range(80):
+            encoder.write(Frame(np.roll(pixels, 3 * time_, 1), time_))
+        status = Path(f"/proc/{encoder._ffmpeg.process.pid}/status").read_text()
+        peak = 1024 * int(re.search(r"VmHWM:\s*(\d+)", status)[1])
+    finally:
+        encoder.abort()
+    planned = encoder_bytes(width, height, pix_fmt)
+    assert planned / 3 < peak < 1.1 * planned

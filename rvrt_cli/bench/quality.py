@@ -30,8 +30,8 @@ from rvrt_cli.data.validation import bicubic_upscale
 from rvrt_cli.device import host_free_bytes
 from rvrt_cli.errors import OptionError, OutOfMemoryError, RvrtError
 from rvrt_cli.metrics import clip_means, psnr, rgb_to_y, ssim
-from rvrt_cli.upscale import MEMORY_SHARE
 from rvrt_cli.signals import signals_wait
+from rvrt_cli.upscale import MEMORY_SHARE
 from rvrt_cli.upscale.undisturbed import Undisturbed
 from rvrt_cli.weights import cache_folder, file_sha256
 

@@ -45,6 +45,7 @@ def plan(
     host_free_bytes: int | None = None,
     pixel_bytes: int = 1,
     queued_frames: int = QUEUED_FRAMES,
+    other_bytes: int = 0,
 ) -> Plan:
     """The plan that computes least per frame among those that fit the memory.
 
@@ -63,6 +64,7 @@ def plan(
         host_free_bytes: memory for frames and states, where the device has memory of its own.
         pixel_bytes: per sample of the source, 1 or 2.
         queued_frames: that wait before and, enlarged, after the engine.
+        other_bytes: main memory that others need meanwhile, such as the encoder.
 
     Raises:
         MediaError: the frames are below 8×8 px.
@@ -75,7 +77,7 @@ def plan(
             raise OptionError(f"{option} {value}: give 0 or more")
     clip = network.clip_size
     lookahead = _whole_clips(lookahead, clip)
-    demand = _Demand(network, width, height, lookahead, frame_count, pixel_bytes, queued_frames)
+    demand = _Demand(network, width, height, lookahead, frame_count, pixel_bytes, queued_frames, other_bytes)
 
     if window is None:
         windows = range(_whole_clips(DEFAULT_WINDOW, clip), 0, -clip)
@@ -126,6 +128,7 @@ class _Demand:
     frame_count: int | None
     pixel_bytes: int
     queued_frames: int
+    other_bytes: int
 
     def __call__(self, window: int, grid: TileGrid) -> tuple[int, int]:
         """(device, host) bytes."""
@@ -140,7 +143,7 @@ class _Demand:
         blending = 4 * row * (frames + 1) if len(grid) > 1 else 4 * row  # the strip and one frame on its way to pixels
         state = sum(4 * math.prod(shape) for shape in self.network.state_shapes(h, w).values())
         states = 2 * len(grid) * state  # those carried in, kept until the window is done
-        return self.network.memory(frames, h, w), pixels + blending + states
+        return self.network.memory(frames, h, w), pixels + blending + states + self.other_bytes
 
     def cost(self, window: int, grid: TileGrid) -> float:
         frames = self._frames(window)

@@ -26,7 +26,7 @@ from rvrt_cli.weights import check_names, file_sha256, load_weights, resolve
 if TYPE_CHECKING:
     from rvrt_cli.model import Network
 
-MEMORY_SHARE = 0.7  # of what is free; the rest is for the encoder and the user's other programs
+MEMORY_SHARE = 0.7  # of what is free; the rest is for the user's other programs
 # Options that do not change the result; that of `model` and `weights` is the network's, that of `device` its kind
 _ASIDE = {"model", "weights", "device", "overwrite", "ranks", "local_ranks", "node", "master"}
 
@@ -132,7 +132,7 @@ def prepare(source: str | Path, target: str | Path, options: UpscaleOptions, *, 
         earlier, note = _earlier(work, about, info, checked, network, options, whole=not as_rank)
         kept = sum(segment.frames for segment in work.segments()) if earlier is not None else 0
     frames = _frame_count(info, options)
-    plan = earlier.plan if earlier is not None else _plan(network, info, options, frames)
+    plan = earlier.plan if earlier is not None else _plan(network, info, checked, options, frames)
     notes = [*network.notes, *checked.notes, *([note] if note else [])]
     if info.interlaced:
         done = "deinterlaced first" if options.deinterlace else "enlarged as they are; --deinterlace makes whole ones"
@@ -165,7 +165,9 @@ def _check_frame(info: SourceInfo, width: int, height: int, options: UpscaleOpti
         )
 
 
-def _plan(network: Network, info: SourceInfo, options: UpscaleOptions, frames: int | None) -> engine.Plan:
+def _plan(
+    network: Network, info: SourceInfo, target: Target, options: UpscaleOptions, frames: int | None
+) -> engine.Plan:  # fmt: skip
     """Windows and tiles for the memory of one rank."""
     host = _host_bytes(options)
     device_free = network.device.free_bytes()
@@ -174,7 +176,7 @@ def _plan(network: Network, info: SourceInfo, options: UpscaleOptions, frames: i
         free_bytes=host if device_free is None else int(MEMORY_SHARE * device_free),
         host_free_bytes=None if device_free is None else host,
         window=options.window, tile=options.tile, overlap=options.overlap, lookahead=options.lookahead,
-        frame_count=frames, pixel_bytes=2 if info.bit_depth > 8 else 1,
+        frame_count=frames, pixel_bytes=2 if info.bit_depth > 8 else 1, other_bytes=target.encoder_bytes,
     )  # fmt: skip
 
 

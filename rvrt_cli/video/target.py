@@ -14,7 +14,7 @@ import numpy as np
 from rvrt_cli.errors import MediaError, OptionError
 from rvrt_cli.video import colour
 from rvrt_cli.video.colour import Colour
-from rvrt_cli.video.encoder import Encoder
+from rvrt_cli.video.encoder import Encoder, encoder_bytes
 from rvrt_cli.video.frame import Frame
 from rvrt_cli.video.probe import SourceInfo
 from rvrt_cli.video.process import encoder_pix_fmts, video_encoders
@@ -63,6 +63,11 @@ class Target:
     def keeps_alpha(self) -> bool:
         """Whether frames are written with their alpha."""
         return self.kind == "folder" and colour.has_alpha(self.pix_fmt)
+
+    @property
+    def encoder_bytes(self) -> int:
+        """Main memory that ffmpeg takes to encode into this target."""
+        return encoder_bytes(self.width, self.height, self.pix_fmt) if self.kind == "video" else 0
 
     @property
     def chain(self) -> str:
