@@ -77,6 +77,27 @@ except SystemExit:
     assert "upscale" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["upscale", "-x.mp4", "out.mp4"], "No such option '-x'; a file of this name is ./-x.mp4; see rvrt upscale --help"),
+        (["upscale", "in.mp4"], "Missing argument 'TARGET'; see rvrt upscale --help"),
+        (["upscale", "in.mp4", "out.mp4", "--window", "ten"], "'ten' is not a valid integer; see rvrt upscale --help"),
+        (["upscale", "in.mp4", "out.mp4", "--windw", "6"], "No such option '--windw' (Did you mean"),
+        (["enlarge"], "No such command 'enlarge'"),
+    ],
+)  # fmt: skip
+def test_words_that_are_no_command_are_refused_in_one_line(
+    words: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    assert rvrt(monkeypatch, *words) == 2
+    shown, line = capsys.readouterr()
+    assert shown == ""
+    assert line.startswith("rvrt: ")
+    assert line.count("\n") == 1
+    assert said in line
+
+
 def test_bad_input_is_refused_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

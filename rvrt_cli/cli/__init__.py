@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 
@@ -42,15 +43,12 @@ def main() -> None:
         signal.signal(signal.SIGINT, interrupt)
     try:
         status = cli.main(prog_name="rvrt", standalone_mode=False)
-    except click.UsageError as error:
-        error.show()
-        status = error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("rvrt: interrupted", err=True)
         end()
     except click.ClickException as error:
-        error.show()
         status = error.exit_code
+        click.echo(_refusal(error), err=True)
     except BrokenPipeError:  # whoever read our output has gone
         status = 1
         sys.stderr.close()
@@ -60,3 +58,15 @@ def main() -> None:
         click.echo(f"rvrt: {in_one_line(error)}", err=True)
         status = 1
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _refusal(error: click.ClickException) -> str:
+    """What is wrong with the words of a command, in one line; a group without a command gets its help."""
+    if isinstance(error, click.UsageError) and error.ctx and error.message == error.ctx.get_help():
+        return error.message
+    text = " ".join(error.format_message().split()).replace(". (", " (").rstrip(".")
+    if isinstance(error, click.NoSuchOption):
+        files = [word for word in sys.argv[1:] if re.fullmatch(r"-[^-].*\.\w+", word)]
+        text += "".join(f"; a file of this name is ./{word}" for word in files[:1])
+    command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "rvrt"
+    return f"rvrt: {text}; see {command} --help"
