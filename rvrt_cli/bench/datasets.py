@@ -14,7 +14,10 @@ from the targets, cropped to multiples of 4 px.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -57,10 +60,21 @@ class Pair:
 
 @dataclass(frozen=True)
 class Case:
-    """What is read at a time: a clip, or a video with all its shots."""
+    """What is read at a time: a clip, or a video with all its shots; `sources` are the files and folders that it is in."""
 
     name: str
     load: Callable[[], Iterator[Pair]]
+    sources: tuple[Path, ...] = ()
+
+    def stamp(self) -> str:
+        """Changes when a file of the case does: a digest of their names, sizes and times."""
+        facts = []
+        for source in self.sources:
+            for path in sorted(source.iterdir()) if source.is_dir() else [source]:
+                with suppress(OSError):  # what cannot be read is told by `load`
+                    found = path.stat()
+                    facts.append((path.name, found.st_size, found.st_mtime_ns))
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -134,7 +148,7 @@ def _videos(folder: Path | None, kind: str) -> Dataset:
         raise OptionError(f"{folder}: no videos; expected files such as .mp4 or .mkv")
     if len({path.stem for path in paths}) < len(paths):
         raise OptionError(f"{folder}: two videos differ in their suffix alone; rename one, clips go by that name")
-    cases = tuple(Case(path.stem, lambda path=path: _shots(path, kind)) for path in paths)  # type: ignore[misc]
+    cases = tuple(Case(path.stem, lambda path=path: _shots(path, kind), (path,)) for path in paths)  # type: ignore[misc]
     return Dataset("clips", kind, "y", False, about, f"made: {_METHODS[kind]}", cases, len(cases))
 
 
@@ -172,7 +186,11 @@ def _septuplets(root: Path, kind: str) -> Dataset:
             frames = _stacked(root / SEQUENCES / name, images)
             yield Pair(name, reduced(frames, kind), frames[CENTRE : CENTRE + 1])
 
-    cases = tuple(Case(name, lambda name=name: load(name)) for name in names)  # type: ignore[misc]
+    folders = (root / SEQUENCES, low) if own else (root / SEQUENCES,)
+    cases = tuple(
+        Case(name, lambda name=name: load(name), tuple(folder / name for folder in folders))  # type: ignore[misc]
+        for name in names
+    )
     return Dataset("vimeo90k-t", kind, "y", True, about, source, cases, len(cases))
 
 
@@ -195,7 +213,10 @@ def _image_clips(protocol: str, root: Path, kind: str) -> Dataset:
         else:
             yield Pair(name, reduced(high, kind), high)
 
-    cases = tuple(Case(name, lambda name=name: load(name)) for name in names)  # type: ignore[misc]
+    cases = tuple(
+        Case(name, lambda name=name: load(name), (_targets_of(targets / name), *([low[name]] if low else [])))  # type: ignore[misc]
+        for name in names
+    )
     about = f"{protocol.capitalize() if protocol == 'vid4' else protocol.upper()}, {len(names)} clips"
     channel = "rgb" if protocol == "reds4" else "y"
     return Dataset(protocol, kind, channel, False, about, source, cases, len(cases))
