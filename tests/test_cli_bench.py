@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -160,6 +161,29 @@ def test_kernels_are_asked_for_before_anything_is_measured(
     monkeypatch.setattr(speed, "measure_speed", lambda *_: pytest.fail("measured first"))
     assert rvrt(monkeypatch, "--kernels") == 1
     assert "--kernels: there are none: no C++ compiler found" in capsys.readouterr().err
+
+
+SOME_KERNELS = """
+from rvrt_cli.bench import kernels
+kernels.EDGE, kernels.WIDTH = 8, 12
+cases = kernels._cases()
+kernels._cases = lambda: {name: cases[name] for name in ("warp", "dense layer", "optical flow")}
+"""
+
+
+def test_kernels_are_measured_without_a_word_from_mindspore() -> None:
+    code = f"import sys\n{SOME_KERNELS}\nfrom rvrt_cli.cli import main\nsys.argv[0] = 'rvrt'\nmain()"
+    environment = {name: value for name, value in os.environ.items() if name != "GLOG_v"}  # as a user's
+    arguments = ["--kernels", "--frames", "2", "--size", "16x16", "--repeat", "1", "--json", "-"]
+    done = subprocess.run([sys.executable, "-c", code, "bench", *arguments], env=environment, text=True, check=True,
+                          capture_output=True)  # fmt: skip
+    assert done.stderr == ""
+    warp, dense, flow = json.loads(done.stdout)["kernels"]
+    assert list(warp) == list(dense) == ["name", "forward", "gradient"]
+    assert list(flow) == ["name", "forward"]
+    for figures in (warp["forward"], warp["gradient"], dense["forward"], dense["gradient"], flow["forward"]):
+        assert figures["factor"] == pytest.approx(figures["definition_seconds"] / figures["kernel_seconds"])
+        assert 0 < figures["factor"] < float("inf")
 
 
 def test_the_embedded_network_beats_bicubic_on_the_sample_clip(

@@ -103,7 +103,7 @@ def _speed(options: BenchOptions) -> dict[str, Any]:
     if options.kernels:
         from rvrt_cli.bench.kernels import check_kernels
 
-        check_kernels()
+        check_kernels(options)
     with _status("measuring one call"):
         result = measure_speed(options)
     if options.pipeline:
