@@ -179,7 +179,6 @@ def test_the_clip_moves() -> None:
         ({"limit": 3}, "--limit: belongs to quality"),
         ({"limit": 0, "protocol": "clips"}, "--limit 0"),
         ({"vmaf": True}, "--vmaf: belongs to quality"),
-        ({"training": True, "model": "rvrt-bi-vimeo"}, "--training: --model rvrt-bi-vimeo is no preset"),
         ({"protocol": "set5"}, "--protocol 'set5'"),
         ({"protocol": "vid4"}, "--data DIR"),
         ({"protocol": "clips", "sweep": True}, "--sweep: belongs to speed"),

@@ -9,11 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from bench_sets import clip, write
+from train_runs import NETWORK
 
 from rvrt_cli.bench.options import BenchOptions
 from rvrt_cli.bench.report import KEYS
@@ -64,6 +66,37 @@ def test_json_alone_on_standard_output(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert rvrt(monkeypatch, "--frames", 2, "--size", "16x16", "--repeat", 1, "--weights", "random", "--json", "-") == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["weights"], result["width"]) == ("random", 16)
+
+
+def test_a_training_step_is_that_of_the_weights_given(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    from rvrt_cli.bench import training
+    from rvrt_cli.model import initial_weights
+    from rvrt_cli.model.config import PRESETS
+    from rvrt_cli.model.cost import count_flops
+    from rvrt_cli.weights import save_weights
+
+    config, file = replace(PRESETS["rvrt-tiny"], **NETWORK), tmp_path / "small.safetensors"
+    save_weights(file, initial_weights(config), config, {"name": "small", "trained": False, "degradation": "none"})
+    for name, value in (("BATCH", 1), ("FRAMES", 2), ("EDGE", 8)):
+        monkeypatch.setattr(training, name, value)
+    speed = ("--frames", 2, "--size", "16x16", "--repeat", 1, "--json", "-", "--training", "--weights", file)
+    assert rvrt(monkeypatch, *speed) == 0
+    result = json.loads(capsys.readouterr().out)
+    step = result["training"]
+    assert step["network"] == result["network"] == "small"
+    assert (step["batch"], step["frames"], step["width"], step["height"]) == (1, 2, 8, 8)
+    assert step["gflop_per_step"] == pytest.approx(3 * count_flops(config, 2, 8, 8).total / 1e9)
+    assert step["gflops"] == pytest.approx(step["gflop_per_step"] / step["seconds_per_step"])
+    assert step["steps_per_hour"] == pytest.approx(3600 / step["seconds_per_step"])
+    assert step["efficiency"] == pytest.approx(step["gflops"] / step["gemm_gflops"])
+    assert step["compile_seconds"] >= 0
+    assert step["peak_rss_mb"] > 100
+    assert rvrt(monkeypatch, *speed, "--model", "rvrt-tiny") == 1
+    said = capsys.readouterr()
+    assert said.err == f"rvrt: --model rvrt-tiny: {file} holds small, of other sizes; leave out --model\n"
+    assert said.out == ""
 
 
 def test_the_whole_upscale(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ KEYS = {
     "stages": "seconds of one more call by stage: flow, neighbours, features, each branch, alignment, reconstruction, other",
     "pipeline": "the whole of `rvrt upscale` on a clip: see rvrt_cli/bench/pipeline.py",
     "sweep": "points (frames, width, height, seconds_per_call, peak_rss_mb, ...), each measured in a process of its own",
-    "training": "a whole training step of the preset: see rvrt_cli/bench/training.py",
+    "training": "a whole training step of the network: see rvrt_cli/bench/training.py",
     "kernels": "each C++ kernel against its definition: see rvrt_cli/bench/kernels.py",
     "growth": "exponent of the time over frames and over px, from the sweep: 1 is linear",
     "memory_growth": "from the sweep: bytes_per_pixel (of each LR px of each frame), base_mb, off_line (worst, a share)",
