@@ -276,6 +276,9 @@ def test_interrupted_and_taken_up_again(
         (("--pipeline", "none.mp4"), "none.mp4"),
         (("--model", "nope"), "no weights of this name"),
         (("--size", "big"), "WIDTHxHEIGHT"),
+        (("--protocol", "clips", "--frames", "14"), "--frames: belongs to speed; leave out --protocol"),
+        (("--protocol", "clips", "--size", "64x64"), "--size: belongs to speed"),
+        (("--repeat", "2", "--protocol", "clips"), "--repeat: belongs to speed"),
     ],
 )
 def test_one_line_for_what_cannot_be_done(

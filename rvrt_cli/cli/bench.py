@@ -65,6 +65,9 @@ def bench(json_file: Path | None, plot: Path | None, debug: bool, **values: Any)
              rvrt bench --protocol vid4 --data Vid4 --model rvrt-bi-vimeo --json vid4.json
     """
     options = BenchOptions(**{field.name: values[field.name] for field in fields(BenchOptions)})
+    for name in ("frames", "size", "repeat") if options.protocol else ():
+        if _given(name):
+            raise OptionError(f"--{name}: belongs to speed; leave out --protocol")
     if plot is not None and not options.sweep:
         raise OptionError(f"--plot {plot}: draws what --sweep measures; add --sweep")
     from rvrt_cli.bench.report import check_writable, to_json, write_atomically
