@@ -143,6 +143,8 @@ def test_a_refused_resume_leaves_the_run_as_it_was(tmp_path: Path) -> None:
     given = {"output": str(output), "network": {"widths": [16, 16, 16]}}
     with pytest.raises(OptionError, match=r"00000005.*another network.*leave out --network"):
         prepare_run(resolve_options(given, None, resume=True), resume=True)
+    with pytest.raises(OptionError, match=r"--steps 4: 5 are done; give more"):
+        prepare_run(resolve_options({"output": str(output), "steps": 4}, None, resume=True), resume=True)
     assert (output / "recipe.toml").read_bytes() == before
     again = prepare_run(resolve_options({"output": str(output)}, None, resume=True), resume=True)
     assert (again.config, again.data, again.frames) == (options.config, options.data, options.frames)
