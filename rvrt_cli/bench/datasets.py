@@ -27,7 +27,7 @@ from rvrt_cli.data.degrade import degrade, h264
 from rvrt_cli.data.resize import SCALE, imresize
 from rvrt_cli.data.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from rvrt_cli.data.validation import CRF, shots
-from rvrt_cli.data.vimeo import FOLDERS, FRAMES, LISTS, SEQUENCES, read_list, read_png
+from rvrt_cli.data.vimeo import FOLDERS, FRAMES, LISTS, SEQUENCES, make_with, read_list, read_png
 from rvrt_cli.errors import OptionError
 from rvrt_cli.weights import embedded_folder
 
@@ -168,12 +168,10 @@ def reduced(high: np.ndarray, kind: str) -> np.ndarray:
 def _septuplets(root: Path, kind: str) -> Dataset:
     names = read_list(root, "test")
     low = root / FOLDERS[kind]
-    own = low.is_dir()
+    own, remake = low.is_dir(), make_with(root, kind, "test")
     for name in names if own else ():
         if not (low / name).is_dir():  # the list to train on alone, perhaps
-            raise OptionError(
-                f"{low / name}: missing; make it with: rvrt preprocess vimeo90k {root} --lists test --degradation {kind}"
-            )
+            raise OptionError(f"{low / name}: missing; {remake}")
     about = f"Vimeo-90K-T, {LISTS['test']}, {len(names)} septuplets"
     source = f"the set's {FOLDERS[kind]}" if own else f"made: {_METHODS[kind]}"
 
@@ -181,7 +179,7 @@ def _septuplets(root: Path, kind: str) -> Dataset:
         images = [f"im{number + 1}.png" for number in range(FRAMES)]
         if own:
             high = read_png(root / SEQUENCES / name / images[CENTRE])[None]
-            yield _checked(Pair(name, _stacked(low / name, images), high), low / name, FRAMES)
+            yield _checked(Pair(name, _stacked(low / name, images, remake), high), low / name, FRAMES)
         else:
             frames = _stacked(root / SEQUENCES / name, images)
             yield Pair(name, reduced(frames, kind), frames[CENTRE : CENTRE + 1])
@@ -257,10 +255,11 @@ def _read_frames(folder: Path) -> np.ndarray:
     return _stacked(folder, [path.name for path in paths])
 
 
-def _stacked(folder: Path, images: list[str]) -> np.ndarray:
-    frames = [read_png(folder / image) for image in images]
+def _stacked(folder: Path, images: list[str], remake: str = "") -> np.ndarray:
+    frames = [read_png(folder / image, remake) for image in images]
     if len({frame.shape for frame in frames}) > 1:
-        raise OptionError(f"{folder}: images of several sizes; unpack the set again")
+        remedy = f"delete it, and {remake}" if remake else "unpack the set again"
+        raise OptionError(f"{folder}: images of several sizes; {remedy}")
     return np.stack(frames)
 
 
