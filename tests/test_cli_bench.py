@@ -17,6 +17,7 @@ import pytest
 from bench_sets import clip, write
 from train_runs import NETWORK
 
+from rvrt_cli.bench import datasets
 from rvrt_cli.bench.options import BenchOptions
 from rvrt_cli.bench.report import KEYS
 from rvrt_cli.cli import main
@@ -181,6 +182,13 @@ def test_quality_of_vimeo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     result = json.loads(capsys.readouterr().out)
     assert (result["clips_scored"], result["frames_scored"]) == (2, 2)
     assert [entry["psnr"] for entry in result["published"]][:2] == [38.15, 38.12]
+    part = "the set lists 2 of the protocol's 7824 clips: these are figures of a part of it, those published are of the whole"
+    assert part in result["notes"]
+    assert rvrt(monkeypatch, *arguments[:-2]) == 0
+    assert part in " ".join(capsys.readouterr().out.split())
+    monkeypatch.setattr(datasets, "SEPTUPLETS", 2)
+    assert rvrt(monkeypatch, *arguments) == 0
+    assert not any("a part of it" in note for note in json.loads(capsys.readouterr().out)["notes"])
 
 
 def test_kernels_are_asked_for_before_anything_is_measured(

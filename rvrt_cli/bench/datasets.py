@@ -35,6 +35,7 @@ CENTRE = FRAMES // 2  # of a septuplet: im4, from 0
 SAMPLE = "city-truth.mp4"
 CLIPS = {"vid4": ("calendar", "city", "foliage", "walk"), "reds4": ("000", "011", "015", "020"), "udm10": None}
 UDM10_CLIPS = 10
+SEPTUPLETS = 7_824  # of Vimeo-90K-T
 DEFAULT_DEGRADATION = {"udm10": "bd"}
 _TARGETS = ("GT", "gt", "HR", "train_sharp", "train/train_sharp", ".")
 _LOW = {
@@ -87,6 +88,7 @@ class Dataset:
         about: which set, which list of it, for the reader.
         low: where the low resolution comes from.
         total: cases of the whole set; fewer in `cases` make a sample.
+        whole: cases that the protocol has, where the set lists others; 0: all are there.
     """
 
     protocol: str
@@ -97,6 +99,7 @@ class Dataset:
     low: str
     cases: tuple[Case, ...]
     total: int
+    whole: int = 0
 
     def sample(self, count: int) -> Dataset:
         """`count` cases, evenly spread over the set; all of them where it has no more."""
@@ -189,7 +192,8 @@ def _septuplets(root: Path, kind: str) -> Dataset:
         Case(name, lambda name=name: load(name), tuple(folder / name for folder in folders))  # type: ignore[misc]
         for name in names
     )
-    return Dataset("vimeo90k-t", kind, "y", True, about, source, cases, len(cases))
+    whole = 0 if len(cases) == SEPTUPLETS else SEPTUPLETS
+    return Dataset("vimeo90k-t", kind, "y", True, about, source, cases, len(cases), whole)
 
 
 def _image_clips(protocol: str, root: Path, kind: str) -> Dataset:

@@ -108,6 +108,11 @@ def measure_quality(
     if len(dataset.cases) == dataset.total or not progress.existed:
         progress.remove()
     result, more = about(network), [note] if note else []
+    if dataset.whole:
+        more.append(
+            f"the set lists {dataset.total} of the protocol's {dataset.whole} clips: these are figures of a part of it, those "
+            "published are of the whole"
+        )
     cut = sum(bool(clip["window"] or clip["tile"]) for clip in clips)
     if cut:
         more.append(
