@@ -93,6 +93,7 @@ def test_a_training_step_is_that_of_the_weights_given(
     assert step["steps_per_hour"] == pytest.approx(3600 / step["seconds_per_step"])
     assert step["efficiency"] == pytest.approx(step["gflops"] / step["gemm_gflops"])
     assert step["compile_seconds"] >= 0
+    assert not set(step) - set(re.findall(r"\w+", KEYS["training"]))
     assert step["peak_rss_mb"] > 100
     assert rvrt(monkeypatch, *speed, "--model", "rvrt-tiny") == 1
     said = capsys.readouterr()
