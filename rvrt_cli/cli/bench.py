@@ -15,7 +15,6 @@ from click.core import ParameterSource
 from rvrt_cli.bench.options import DEGRADATIONS, PROTOCOLS, RANDOM, BenchOptions
 from rvrt_cli.cli.interrupt import end
 from rvrt_cli.errors import OptionError
-from rvrt_cli.model.config import PRESETS
 from rvrt_cli.options import DEVICES, PRECISIONS
 
 if TYPE_CHECKING:
@@ -110,6 +109,8 @@ def _check_model(options: BenchOptions, network: Network) -> None:
     """Refuse a --model that says otherwise than the file of --weights."""
     if options.weights in (None, RANDOM) or not _given("model") or options.model == network.card["name"]:
         return
+    from rvrt_cli.model.config import PRESETS
+
     if network.config != PRESETS.get(options.model):
         raise OptionError(
             f"--model {options.model}: {options.weights} holds {network.card['name']}, of other sizes; leave out --model"

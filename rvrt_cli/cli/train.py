@@ -12,7 +12,6 @@ from typing import Any
 import click
 
 from rvrt_cli.errors import OptionError
-from rvrt_cli.train.held_out import data_folders
 from rvrt_cli.train.options import RECIPES, TrainOptions, flag, tomllib
 
 _PLAIN_EVERY = 10.0  # s between lines where there is no terminal
@@ -90,6 +89,8 @@ def _network(entries: tuple[str, ...]) -> dict[str, Any]:
 
 def _about(options: TrainOptions) -> list[str]:
     """What is going to be done, for a person."""
+    from rvrt_cli.train.held_out import data_folders
+
     frames = f"{options.frames} frames" + (", mirrored" if options.mirror else "")
     lines = [
         f"{options.model} on {options.data}, into {options.output}",
