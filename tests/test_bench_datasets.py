@@ -57,6 +57,16 @@ def test_vimeo_with_a_septuplet_missing(tmp_path: Path) -> None:
 
 def test_vimeo_whose_low_resolution_is_of_the_other_list_or_size(tmp_path: Path) -> None:
     vimeo(tmp_path, low=True)
+    missing, remedy = (
+        tmp_path / "BIx4" / "00002" / "0003" / "im2.png",
+        f"rvrt preprocess vimeo90k {tmp_path} --lists test",
+    )
+    missing.unlink()
+    with pytest.raises(MediaError, match=rf"im2\.png: missing; make it with: {remedy}"):
+        names(open_dataset("vimeo90k-t", tmp_path))
+    missing.write_bytes(b"no image")
+    with pytest.raises(MediaError, match=rf"im2\.png: cannot be read.*delete it, and make it with: {remedy}"):
+        names(open_dataset("vimeo90k-t", tmp_path))
     write(tmp_path / "BIx4" / "00002" / "0003", clip(1, 7, 16, 24), "im{}.png", first=1)
     with pytest.raises(OptionError, match="7 frames of 24x16 px do not belong to 7 targets of 48x32 px"):
         names(open_dataset("vimeo90k-t", tmp_path))

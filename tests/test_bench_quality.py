@@ -12,7 +12,7 @@ from PIL import Image
 from skimage.metrics import structural_similarity
 
 from rvrt_cli.bench import quality
-from rvrt_cli.bench.datasets import Case, Dataset, Pair
+from rvrt_cli.bench.datasets import Case, Dataset, Pair, open_dataset
 from rvrt_cli.bench.options import BenchOptions
 from rvrt_cli.bench.quality import Standing, check_degradation, enlarge_centre, measure_quality, score_frames
 from rvrt_cli.bench.report import KEYS, to_json
@@ -189,6 +189,24 @@ def test_a_sample_in_between_leaves_an_interrupted_run_to_go_on(cache: Path) -> 
     assert not (cache / "bench").exists()
     measure_quality(options(limit=1), dataset(pairs).sample(1), Repeat())
     assert not (cache / "bench").exists()  # a sample alone is complete too
+
+
+def test_scores_of_files_that_have_changed_since_are_not_taken_up(tmp_path: Path) -> None:
+    names = ("calendar", "city", "foliage", "walk")
+    for index, name in enumerate(names):
+        write(tmp_path / "Vid4" / "GT" / name, clip(index, 1, 32, 32))
+    standing, made = Standing(4), open_dataset("vid4", tmp_path / "Vid4")
+
+    def stop() -> None:
+        if standing.done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure_quality(options(), made, Repeat(), standing, stop)
+    write(tmp_path / "Vid4" / "GT" / "city", clip(9, 1, 32, 32))
+    result = measure_quality(options(), made, Repeat())
+    assert "2 of 4 clips were scored by an interrupted run" in " ".join(result["notes"])
+    assert result["clips"][1]["psnr_y"] == measure_quality(options(), made, Repeat())["clips"][1]["psnr_y"]
 
 
 def test_a_run_stopped_in_its_first_clip_may_be_saved_again(tmp_path: Path) -> None:

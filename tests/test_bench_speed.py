@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from rvrt_cli.bench import sweep
 from rvrt_cli.bench.apart import apart
 from rvrt_cli.bench.machine import OtherLoad, cores, describe, peak_rss_bytes
 from rvrt_cli.bench.options import BenchOptions
+from rvrt_cli.bench.published import published_quality, published_speed
 from rvrt_cli.bench.report import KEYS, check_writable, report, to_json, write_atomically
 from rvrt_cli.bench.speed import measure_speed, moving_clip, open_network
 from rvrt_cli.bench.stages import stage_seconds
@@ -179,7 +181,6 @@ def test_the_clip_moves() -> None:
         ({"limit": 3}, "--limit: belongs to quality"),
         ({"limit": 0, "protocol": "clips"}, "--limit 0"),
         ({"vmaf": True}, "--vmaf: belongs to quality"),
-        ({"training": True, "model": "rvrt-bi-vimeo"}, "--training: --model rvrt-bi-vimeo is no preset"),
         ({"protocol": "set5"}, "--protocol 'set5'"),
         ({"protocol": "vid4"}, "--data DIR"),
         ({"protocol": "clips", "sweep": True}, "--sweep: belongs to speed"),
@@ -292,6 +293,16 @@ def test_the_plot_is_a_small_png() -> None:
 def test_the_report_refuses_keys_that_are_not_documented() -> None:
     with pytest.raises(KeyError, match="fast"):
         report("speed", fast=True)
+
+
+def test_keys_inside_are_documented_beside_the_others() -> None:
+    published = [*published_speed(14, 112, 64), *published_speed(1, 320, 180), *published_quality("vimeo90k-t", "bi")]
+    inside = {
+        "machine": set(describe(use_device("cpu"))),
+        "published": {key for entry in published for key in entry},
+    }
+    for name, keys in inside.items():
+        assert not keys - set(re.findall(r"\w+", KEYS[name])), name
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from bench_sets import clip, write
+from train_runs import NETWORK
 
+from rvrt_cli.bench import datasets
 from rvrt_cli.bench.options import BenchOptions
 from rvrt_cli.bench.report import KEYS
 from rvrt_cli.cli import main
@@ -63,6 +67,38 @@ def test_json_alone_on_standard_output(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert rvrt(monkeypatch, "--frames", 2, "--size", "16x16", "--repeat", 1, "--weights", "random", "--json", "-") == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["weights"], result["width"]) == ("random", 16)
+
+
+def test_a_training_step_is_that_of_the_weights_given(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    from rvrt_cli.bench import training
+    from rvrt_cli.model import initial_weights
+    from rvrt_cli.model.config import PRESETS
+    from rvrt_cli.model.cost import count_flops
+    from rvrt_cli.weights import save_weights
+
+    config, file = replace(PRESETS["rvrt-tiny"], **NETWORK), tmp_path / "small.safetensors"
+    save_weights(file, initial_weights(config), config, {"name": "small", "trained": False, "degradation": "none"})
+    for name, value in (("BATCH", 1), ("FRAMES", 2), ("EDGE", 8)):
+        monkeypatch.setattr(training, name, value)
+    speed = ("--frames", 2, "--size", "16x16", "--repeat", 1, "--json", "-", "--training", "--weights", file)
+    assert rvrt(monkeypatch, *speed) == 0
+    result = json.loads(capsys.readouterr().out)
+    step = result["training"]
+    assert step["network"] == result["network"] == "small"
+    assert (step["batch"], step["frames"], step["width"], step["height"]) == (1, 2, 8, 8)
+    assert step["gflop_per_step"] == pytest.approx(3 * count_flops(config, 2, 8, 8).total / 1e9)
+    assert step["gflops"] == pytest.approx(step["gflop_per_step"] / step["seconds_per_step"])
+    assert step["steps_per_hour"] == pytest.approx(3600 / step["seconds_per_step"])
+    assert step["efficiency"] == pytest.approx(step["gflops"] / step["gemm_gflops"])
+    assert step["compile_seconds"] >= 0
+    assert not set(step) - set(re.findall(r"\w+", KEYS["training"]))
+    assert step["peak_rss_mb"] > 100
+    assert rvrt(monkeypatch, *speed, "--model", "rvrt-tiny") == 1
+    said = capsys.readouterr()
+    assert said.err == f"rvrt: --model rvrt-tiny: {file} holds small, of other sizes; leave out --model\n"
+    assert said.out == ""
 
 
 def test_the_whole_upscale(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
@@ -147,6 +183,13 @@ def test_quality_of_vimeo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     result = json.loads(capsys.readouterr().out)
     assert (result["clips_scored"], result["frames_scored"]) == (2, 2)
     assert [entry["psnr"] for entry in result["published"]][:2] == [38.15, 38.12]
+    part = "the set lists 2 of the protocol's 7824 clips: these are figures of a part of it, those published are of the whole"
+    assert part in result["notes"]
+    assert rvrt(monkeypatch, *arguments[:-2]) == 0
+    assert part in " ".join(capsys.readouterr().out.split())
+    monkeypatch.setattr(datasets, "SEPTUPLETS", 2)
+    assert rvrt(monkeypatch, *arguments) == 0
+    assert not any("a part of it" in note for note in json.loads(capsys.readouterr().out)["notes"])
 
 
 def test_kernels_are_asked_for_before_anything_is_measured(
@@ -160,6 +203,29 @@ def test_kernels_are_asked_for_before_anything_is_measured(
     monkeypatch.setattr(speed, "measure_speed", lambda *_: pytest.fail("measured first"))
     assert rvrt(monkeypatch, "--kernels") == 1
     assert "--kernels: there are none: no C++ compiler found" in capsys.readouterr().err
+
+
+SOME_KERNELS = """
+from rvrt_cli.bench import kernels
+kernels.EDGE, kernels.WIDTH = 8, 12
+cases = kernels._cases()
+kernels._cases = lambda: {name: cases[name] for name in ("warp", "dense layer", "optical flow")}
+"""
+
+
+def test_kernels_are_measured_without_a_word_from_mindspore() -> None:
+    code = f"import sys\n{SOME_KERNELS}\nfrom rvrt_cli.cli import main\nsys.argv[0] = 'rvrt'\nmain()"
+    environment = {name: value for name, value in os.environ.items() if name != "GLOG_v"}  # as a user's
+    arguments = ["--kernels", "--frames", "2", "--size", "16x16", "--repeat", "1", "--json", "-"]
+    done = subprocess.run([sys.executable, "-c", code, "bench", *arguments], env=environment, text=True, check=True,
+                          capture_output=True)  # fmt: skip
+    assert done.stderr == ""
+    warp, dense, flow = json.loads(done.stdout)["kernels"]
+    assert list(warp) == list(dense) == ["name", "forward", "gradient"]
+    assert list(flow) == ["name", "forward"]
+    for figures in (warp["forward"], warp["gradient"], dense["forward"], dense["gradient"], flow["forward"]):
+        assert figures["factor"] == pytest.approx(figures["definition_seconds"] / figures["kernel_seconds"])
+        assert 0 < figures["factor"] < float("inf")
 
 
 def test_the_embedded_network_beats_bicubic_on_the_sample_clip(
@@ -219,6 +285,9 @@ def test_interrupted_and_taken_up_again(
         (("--pipeline", "none.mp4"), "none.mp4"),
         (("--model", "nope"), "no weights of this name"),
         (("--size", "big"), "WIDTHxHEIGHT"),
+        (("--protocol", "clips", "--frames", "14"), "--frames: belongs to speed; leave out --protocol"),
+        (("--protocol", "clips", "--size", "64x64"), "--size: belongs to speed"),
+        (("--repeat", "2", "--protocol", "clips"), "--repeat: belongs to speed"),
     ],
 )
 def test_one_line_for_what_cannot_be_done(

@@ -1,5 +1,6 @@
 """Training batches: what they hold, that they repeat for any workers, resume and ranks, and that workers end."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -190,8 +191,13 @@ def test_image_that_goes_missing_is_named(vimeo: Path, tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         (tmp_path / name / "00001").symlink_to(vimeo / name / "00001")
     (tmp_path / "sep_trainlist.txt").write_text("00001/0001\n" + "00001/0009\n" * 50)
-    with pytest.raises(RvrtError, match=r"0009.*missing"):
+    with pytest.raises(RvrtError, match=r"sequences/00001/0009/im\d\.png: missing; unpack the set again"):
         take(tmp_path, BatchSpec(batch=4, frames=7, crop=64), 3, workers=1)
+    (tmp_path / "sequences" / "00001").unlink()
+    for name in ("0001", "0009"):
+        shutil.copytree(vimeo / "sequences" / "00001" / "0001", tmp_path / "sequences" / "00001" / name)
+    with pytest.raises(RvrtError, match=rf"BIx4/00001/0009/im\d\.png: missing; .*rvrt preprocess vimeo90k {tmp_path} "):
+        take(tmp_path, BatchSpec(batch=4, frames=7, crop=64), 3, workers=0)
 
 
 def children_end(pids: list[int], seconds: float = 20) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
 os.environ.setdefault("GLOG_v", "3")
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
@@ -163,6 +164,16 @@ def test_without_a_library_the_definitions_run_and_one_line_says_so(monkeypatch:
         assert ops.use_kernels(True)
     assert ops.kernels_active()
     assert ops.linear is not layers.linear
+
+
+def test_an_installation_without_a_library_names_the_way_it_was_installed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(kernels, "SOURCES", tmp_path)
+    monkeypatch.setattr(kernels, "_CHECKOUT", tmp_path)
+    library, problem = kernels._find.__wrapped__()
+    assert library is None
+    assert str(problem).endswith("install g++ and run, in the checkout: pip install --force-reinstall --no-deps .")
 
 
 # --- the network

@@ -304,29 +304,42 @@ def test_charbonnier_matches_its_definition(kernels, shape):
 def everything(kernels: Kernels) -> list[np.ndarray]:
     image, x, gamma, w1, w2, weight = random(12, (2, 19, 21, 24), (500, 24), (24,), (48, 24), (24, 48), (20, 24, 3, 3))
     b1, target = w1[:, 0].copy(), x[::-1].copy()
+    z, large, clip = random(14, (500, 48), (2, 57, 63, 24), (2, 3, 8, 9, 5))
     y = kernels("conv2d_forward", image, weight, gamma[:20], gamma, attributes(1, 1, 0), like=[(2, 19, 21, 20)])
+    packed = (2, 19, 21, 9 * 24)
     return [
         *y,
         *kernels("conv2d_backward", image, weight, y[0], y[0], attributes(1, 1, 0), like=[image, weight, (20,)]),
+        *kernels("norm_linear_forward", x, gamma, gamma, w1, b1, attributes(GELU, 1), like=[z]),
+        *kernels(
+            "norm_linear_backward", x, gamma, gamma, w1, b1, z, attributes(GELU, 1), like=[x, gamma, gamma, w1, b1]
+        ),
         *kernels("mlp_forward", x, gamma, gamma, w1, b1, w2, gamma, like=[x]),
         *kernels("mlp_backward", x, gamma, gamma, w1, b1, w2, target, like=[x, gamma, gamma, w1, b1, w2, gamma]),
+        *kernels("linear_forward", x, w1, b1, z, attributes(GELU, 1, 1), like=[z]),
         *kernels("linear_backward", x, w1, b1, x @ w1.T, attributes(GELU, 1, 0), like=[x, w1, b1]),
+        *kernels("layer_norm_forward", x, gamma, gamma, like=[x]),
         *kernels("layer_norm_backward", x, gamma, target, like=[x, gamma, gamma]),
+        *kernels("pixel_shuffle_forward", np.resize(image, packed), attributes(3, 1), like=[large]),
+        *kernels("pixel_shuffle_backward", large, large, attributes(3, 1), like=[packed]),
+        *kernels("reverse_time", clip, like=[clip]),
+        *kernels("add_bilinear", image, large, like=[large]),
         *kernels("charbonnier_forward", x, target, scalars(1e-6), like=[(1,)]),
+        *kernels("charbonnier_backward", x, target, scalars(1e-6), scalars(2), like=[x]),
     ]
 
 
 def test_results_repeat_and_do_not_depend_on_the_threads(library):
     results: dict[int, list[np.ndarray]] = {}
     try:
-        for threads in (1, 2, 5):
+        for threads in (1, 2, 3, 5):
             library.limit(threads=threads)
             results[threads] = everything(library)
             for a, b in zip(results[threads], everything(library), strict=True):
                 np.testing.assert_array_equal(a, b)
     finally:
         library.limit()
-    for threads in (2, 5):
+    for threads in (2, 3, 5):
         names = " ".join(str(i) for i in range(len(results[1])))
         assert_close(results[threads], [a.astype(np.float64) for a in results[1]], names, tolerance=1e-6)
 

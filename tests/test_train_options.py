@@ -12,7 +12,7 @@ from fuzzing import PLAIN, damaged, refusals, searching
 from hypothesis import given, strategies as st
 from train_runs import make_store
 
-from rvrt_cli.cli.train import _Plain, train
+from rvrt_cli.cli.train import _about, _Plain, train
 from rvrt_cli.data.loader import open_store
 from rvrt_cli.errors import OptionError, WeightsError
 from rvrt_cli.model.config import PRESETS
@@ -143,6 +143,8 @@ def test_a_refused_resume_leaves_the_run_as_it_was(tmp_path: Path) -> None:
     given = {"output": str(output), "network": {"widths": [16, 16, 16]}}
     with pytest.raises(OptionError, match=r"00000005.*another network.*leave out --network"):
         prepare_run(resolve_options(given, None, resume=True), resume=True)
+    with pytest.raises(OptionError, match=r"--steps 4: 5 are done; give more"):
+        prepare_run(resolve_options({"output": str(output), "steps": 4}, None, resume=True), resume=True)
     assert (output / "recipe.toml").read_bytes() == before
     again = prepare_run(resolve_options({"output": str(output)}, None, resume=True), resume=True)
     assert (again.config, again.data, again.frames) == (options.config, options.data, options.frames)
@@ -205,6 +207,9 @@ def test_the_display_has_loss_psnr_pace_and_time_left() -> None:
         seconds = 60.0 if step == 1 else 1.5  # the first one compiles
         record = {"step": step, "loss": 0.25, "psnr": 31.0, "seconds": seconds, "skipped": 2}
         display.update(record)
+        if step == 1:
+            first = "loss 0.25000, 31.00 dB, 60.00 s for the first step, compiling included, 2 skipped"
+            assert display.standing(record) == first
     assert display.standing(record) == "loss 0.25000, 31.00 dB, 1.50 s/step, 22 min 30 s left, 2 skipped"
     far = {**record, "step": 100, "skipped": 0}
     display.steps = 10_000
@@ -224,6 +229,17 @@ def test_sources_are_held_out_whole(tmp_path: Path) -> None:
     assert (open_store(folders[1])[0] == open_store(data)[3]).all()  # the second source's first clip
     whole = prepare_run(TrainOptions(**{**vars(options), "held_out": 0.0}), resume=False)
     assert data_folders(whole) == (data, None)
+
+
+def test_data_that_leaves_nothing_to_validate_on_is_named(tmp_path: Path) -> None:
+    for sources, said in ((1, True), (2, False)):
+        data, output = make_store(tmp_path / f"clips{sources}", sources=sources), tmp_path / f"run{sources}"
+        options = TrainOptions(data=str(data), output=str(output), frames=3, crop=32)
+        notes = [line for line in _about(prepare_run(options, resume=False)) if "there is no validation" in line]
+        assert len(notes) == said
+        assert all("--val FOLDER" in note for note in notes)
+        for wanted in ({"held_out": 0.0}, {"val_every": 0}):
+            assert not any("there is no validation" in line for line in _about(replace(options, **wanted)))
 
 
 def test_the_command_shows_every_option_and_refuses_in_one_line(tmp_path: Path) -> None:

@@ -11,10 +11,15 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image
-from train_runs import finish, make_store, read_steps, small_run, start, wait_for_steps
+from test_bench_datasets import vimeo
+from train_runs import NETWORK, finish, make_store, read_steps, small_run, start, wait_for_steps
 
+from rvrt_cli.errors import OptionError
 from rvrt_cli.train.checkpoint import checkpoints, load_checkpoint
-from rvrt_cli.train.options import read_recipe
+from rvrt_cli.train.held_out import HeldOut
+from rvrt_cli.train.loop import train
+from rvrt_cli.train.options import TrainOptions, read_recipe
+from rvrt_cli.train.setup import prepare_run
 from rvrt_cli.weights import load_weights, save_weights
 
 TIMES = ("seconds", "waited", "trained")  # what may differ between two runs
@@ -189,9 +194,43 @@ def test_a_resume_refused_by_the_device_leaves_the_recipe(straight: Path, tmp_pa
     assert (straight / "recipe.toml").read_bytes() == before
 
 
-def test_the_recipe_of_a_run_repeats_it(straight: Path) -> None:
-    from rvrt_cli.train.options import TrainOptions
+def test_what_cannot_be_validated_on_is_refused_before_the_first_step(data: Path, tmp_path: Path) -> None:
+    val, output = tmp_path / "val", tmp_path / "run"
+    val.mkdir()
+    city = Path(__file__).parent / "data" / "city-truth.mp4"
+    (val / "a.mp4").write_bytes(city.read_bytes()[:20_000])
+    process = start(small_run(data, output, val=val, **{"val-every": 2, "save-every": 2}), tmp_path)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 1
+    [line] = [line for line in said.splitlines() if line.startswith("rvrt:")]
+    assert "a.mp4" in line
+    assert not (output / "recipe.toml").exists()
+    assert read_steps(output) == []
 
+    root = vimeo(tmp_path / "set", low=True)
+    (root / "sep_trainlist.txt").write_text((root / "sep_testlist.txt").read_text())
+    (root / "sep_testlist.txt").write_text("")
+    options = TrainOptions(data=str(root), output=str(tmp_path / "other"), frames=3, crop=32, network=NETWORK)
+    with pytest.raises(OptionError, match=r"sep_testlist\.txt: lists no septuplets"):
+        train(prepare_run(options, resume=False), lambda record: None)
+
+
+def test_a_validation_that_fails_does_not_cost_the_checkpoint(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(HeldOut, "score", fail)
+    options = TrainOptions(data=str(data), output=str(tmp_path / "run"), network=NETWORK, frames=3, batch=2, crop=32,
+                           device="cpu", steps=4, val_every=2, save_every=2)  # fmt: skip
+    with pytest.raises(MemoryError):
+        train(prepare_run(options, resume=False), lambda record: None)
+    [saved] = checkpoints(tmp_path / "run")
+    assert load_checkpoint(saved)[1].step == 2
+
+
+def test_the_recipe_of_a_run_repeats_it(straight: Path) -> None:
     options = TrainOptions(**read_recipe(straight / "recipe.toml"))
     assert options.steps == 30
     assert json.loads(json.dumps(options.config.to_dict()))["upsampler_width"] == 8

@@ -14,7 +14,10 @@ from the targets, cropped to multiples of 4 px.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,7 +27,7 @@ from rvrt_cli.data.degrade import degrade, h264
 from rvrt_cli.data.resize import SCALE, imresize
 from rvrt_cli.data.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from rvrt_cli.data.validation import CRF, shots
-from rvrt_cli.data.vimeo import FOLDERS, FRAMES, LISTS, SEQUENCES, read_list, read_png
+from rvrt_cli.data.vimeo import FOLDERS, FRAMES, LISTS, SEQUENCES, make_with, read_list, read_png
 from rvrt_cli.errors import OptionError
 from rvrt_cli.weights import embedded_folder
 
@@ -32,6 +35,7 @@ CENTRE = FRAMES // 2  # of a septuplet: im4, from 0
 SAMPLE = "city-truth.mp4"
 CLIPS = {"vid4": ("calendar", "city", "foliage", "walk"), "reds4": ("000", "011", "015", "020"), "udm10": None}
 UDM10_CLIPS = 10
+SEPTUPLETS = 7_824  # of Vimeo-90K-T
 DEFAULT_DEGRADATION = {"udm10": "bd"}
 _TARGETS = ("GT", "gt", "HR", "train_sharp", "train/train_sharp", ".")
 _LOW = {
@@ -57,10 +61,21 @@ class Pair:
 
 @dataclass(frozen=True)
 class Case:
-    """What is read at a time: a clip, or a video with all its shots."""
+    """What is read at a time: a clip, or a video with all its shots; `sources` are the files and folders that it is in."""
 
     name: str
     load: Callable[[], Iterator[Pair]]
+    sources: tuple[Path, ...] = ()
+
+    def stamp(self) -> str:
+        """Changes when a file of the case does: a digest of their names, sizes and times."""
+        facts = []
+        for source in self.sources:
+            for path in sorted(source.iterdir()) if source.is_dir() else [source]:
+                with suppress(OSError):  # what cannot be read is told by `load`
+                    found = path.stat()
+                    facts.append((path.name, found.st_size, found.st_mtime_ns))
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -73,6 +88,7 @@ class Dataset:
         about: which set, which list of it, for the reader.
         low: where the low resolution comes from.
         total: cases of the whole set; fewer in `cases` make a sample.
+        whole: cases that the protocol has, where the set lists others; 0: all are there.
     """
 
     protocol: str
@@ -83,6 +99,7 @@ class Dataset:
     low: str
     cases: tuple[Case, ...]
     total: int
+    whole: int = 0
 
     def sample(self, count: int) -> Dataset:
         """`count` cases, evenly spread over the set; all of them where it has no more."""
@@ -134,7 +151,7 @@ def _videos(folder: Path | None, kind: str) -> Dataset:
         raise OptionError(f"{folder}: no videos; expected files such as .mp4 or .mkv")
     if len({path.stem for path in paths}) < len(paths):
         raise OptionError(f"{folder}: two videos differ in their suffix alone; rename one, clips go by that name")
-    cases = tuple(Case(path.stem, lambda path=path: _shots(path, kind)) for path in paths)  # type: ignore[misc]
+    cases = tuple(Case(path.stem, lambda path=path: _shots(path, kind), (path,)) for path in paths)  # type: ignore[misc]
     return Dataset("clips", kind, "y", False, about, f"made: {_METHODS[kind]}", cases, len(cases))
 
 
@@ -154,12 +171,10 @@ def reduced(high: np.ndarray, kind: str) -> np.ndarray:
 def _septuplets(root: Path, kind: str) -> Dataset:
     names = read_list(root, "test")
     low = root / FOLDERS[kind]
-    own = low.is_dir()
+    own, remake = low.is_dir(), make_with(root, kind, "test")
     for name in names if own else ():
         if not (low / name).is_dir():  # the list to train on alone, perhaps
-            raise OptionError(
-                f"{low / name}: missing; make it with: rvrt preprocess vimeo90k {root} --lists test --degradation {kind}"
-            )
+            raise OptionError(f"{low / name}: missing; {remake}")
     about = f"Vimeo-90K-T, {LISTS['test']}, {len(names)} septuplets"
     source = f"the set's {FOLDERS[kind]}" if own else f"made: {_METHODS[kind]}"
 
@@ -167,13 +182,18 @@ def _septuplets(root: Path, kind: str) -> Dataset:
         images = [f"im{number + 1}.png" for number in range(FRAMES)]
         if own:
             high = read_png(root / SEQUENCES / name / images[CENTRE])[None]
-            yield _checked(Pair(name, _stacked(low / name, images), high), low / name, FRAMES)
+            yield _checked(Pair(name, _stacked(low / name, images, remake), high), low / name, FRAMES)
         else:
             frames = _stacked(root / SEQUENCES / name, images)
             yield Pair(name, reduced(frames, kind), frames[CENTRE : CENTRE + 1])
 
-    cases = tuple(Case(name, lambda name=name: load(name)) for name in names)  # type: ignore[misc]
-    return Dataset("vimeo90k-t", kind, "y", True, about, source, cases, len(cases))
+    folders = (root / SEQUENCES, low) if own else (root / SEQUENCES,)
+    cases = tuple(
+        Case(name, lambda name=name: load(name), tuple(folder / name for folder in folders))  # type: ignore[misc]
+        for name in names
+    )
+    whole = 0 if len(cases) == SEPTUPLETS else SEPTUPLETS
+    return Dataset("vimeo90k-t", kind, "y", True, about, source, cases, len(cases), whole)
 
 
 def _image_clips(protocol: str, root: Path, kind: str) -> Dataset:
@@ -195,7 +215,10 @@ def _image_clips(protocol: str, root: Path, kind: str) -> Dataset:
         else:
             yield Pair(name, reduced(high, kind), high)
 
-    cases = tuple(Case(name, lambda name=name: load(name)) for name in names)  # type: ignore[misc]
+    cases = tuple(
+        Case(name, lambda name=name: load(name), (_targets_of(targets / name), *([low[name]] if low else [])))  # type: ignore[misc]
+        for name in names
+    )
     about = f"{protocol.capitalize() if protocol == 'vid4' else protocol.upper()}, {len(names)} clips"
     channel = "rgb" if protocol == "reds4" else "y"
     return Dataset(protocol, kind, channel, False, about, source, cases, len(cases))
@@ -236,10 +259,11 @@ def _read_frames(folder: Path) -> np.ndarray:
     return _stacked(folder, [path.name for path in paths])
 
 
-def _stacked(folder: Path, images: list[str]) -> np.ndarray:
-    frames = [read_png(folder / image) for image in images]
+def _stacked(folder: Path, images: list[str], remake: str = "") -> np.ndarray:
+    frames = [read_png(folder / image, remake) for image in images]
     if len({frame.shape for frame in frames}) > 1:
-        raise OptionError(f"{folder}: images of several sizes; unpack the set again")
+        remedy = f"delete it, and {remake}" if remake else "unpack the set again"
+        raise OptionError(f"{folder}: images of several sizes; {remedy}")
     return np.stack(frames)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from rvrt_cli.bench.options import BenchOptions
 from rvrt_cli.errors import RvrtError
 
 CLIP, EDGE, WIDTH = 2, 32, 144  # frames, LR px, channels: a clip of the published network
@@ -16,13 +17,16 @@ _WIDE, _HEADS, _POINTS = 2 * WIDTH, 12, 9  # of its alignment
 _WITHOUT_GRADIENT = ("lucas_kanade", "fuse_frames")
 
 
-def check_kernels() -> None:
+def check_kernels(options: BenchOptions) -> None:
     """Refuse --kernels where there are none.
 
     Raises:
         RvrtError: with the reason.
     """
-    from rvrt_cli.ops import kernels
+    from rvrt_cli.device import use_device
+
+    use_device(options.device, options.precision)
+    from rvrt_cli.ops import kernels  # brings MindSpore, whose device is set by now
 
     if kernels.library() is None:
         raise RvrtError(f"--kernels: there are none: {kernels.problem()}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rvrt_cli.errors import OptionError
-from rvrt_cli.model.config import PRESETS
 from rvrt_cli.options import DEVICES, PRECISIONS, UpscaleOptions, parse_size
 
 PROTOCOLS = ("vimeo90k-t", "vid4", "reds4", "udm10", "clips")
@@ -61,8 +60,6 @@ class BenchOptions:
         for name in ("data", "degradation", "limit", "save", "vmaf", "force"):
             if getattr(self, name):
                 raise OptionError(f"--{name}: belongs to quality; choose a --protocol of {', '.join(PROTOCOLS)}")
-        if self.training and self.model not in PRESETS:
-            raise OptionError(f"--training: --model {self.model} is no preset; choose one of {', '.join(PRESETS)}")
 
     def _check_quality(self, protocol: str) -> None:
         _one_of("--protocol", protocol, PROTOCOLS)

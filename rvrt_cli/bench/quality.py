@@ -96,18 +96,24 @@ def measure_quality(
     standing = standing or Standing(len(dataset.cases))
     clips: list[dict[str, Any]] = []
     for case in dataset.cases:
-        scored = progress.get(case.name)
+        stamp = case.stamp()  # of the files before they are read
+        scored = progress.get(case.name, stamp)
         standing.resumed += scored is not None
         if scored is None:
             # no name for the pair: it goes before the next shot is read
             scored = list(map(partial(_score, network, dataset, options), case.load()))
-            progress.add(case.name, scored)
+            progress.add(case.name, stamp, scored)
         clips += scored
         standing.done += 1
         on_clip()
     if len(dataset.cases) == dataset.total or not progress.existed:
         progress.remove()
     result, more = about(network), [note] if note else []
+    if dataset.whole:
+        more.append(
+            f"the set lists {dataset.total} of the protocol's {dataset.whole} clips: these are figures of a part of it, those "
+            "published are of the whole"
+        )
     cut = sum(bool(clip["window"] or clip["tile"]) for clip in clips)
     if cut:
         more.append(
@@ -212,12 +218,12 @@ class Notes:
 
     def __init__(self, path: Path) -> None:
         self.path, self.existed = path, path.exists()
-        self._done: dict[str, list[dict[str, Any]]] = {}
+        self._done: dict[tuple[str, str], list[dict[str, Any]]] = {}
         with suppress(OSError):
             for line in path.read_text(encoding="utf-8").splitlines():
                 with suppress(ValueError, KeyError, TypeError):  # the last line may be cut short
                     entry = json.loads(line)
-                    self._done[entry["case"]] = entry["clips"]
+                    self._done[entry["case"], entry["stamp"]] = entry["clips"]
 
     def begin(self) -> None:
         """Leave a mark before anything else is written."""
@@ -225,13 +231,14 @@ class Notes:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.touch()
 
-    def get(self, case: str) -> list[dict[str, Any]] | None:
-        """The scores of a case's clips, if it is done."""
-        return self._done.get(case)
+    def get(self, case: str, stamp: str) -> list[dict[str, Any]] | None:
+        """The scores of a case's clips, if it is done and its files are still those."""
+        return self._done.get((case, stamp))
 
-    def add(self, case: str, clips: list[dict[str, Any]]) -> None:
+    def add(self, case: str, stamp: str, clips: list[dict[str, Any]]) -> None:
         """Write down a case. Where that fails the run goes on, and cannot be resumed from here."""
-        line = "\n" + json.dumps({"case": case, "clips": clips})  # the line before may have been cut short
+        # on a line of its own: the one before may have been cut short
+        line = "\n" + json.dumps({"case": case, "stamp": stamp, "clips": clips})
         with suppress(OSError), self.path.open("a", encoding="utf-8") as file:
             file.write(line)
 

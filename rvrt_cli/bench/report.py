@@ -19,7 +19,8 @@ KEYS = {
     "network": "name in the weights' card, or the preset's",
     "weights": '"trained", "untrained" or "random"',
     "parameters": "number of weights",
-    "machine": "what it ran on: device, name, cores, precision, mindspore, kernels, simd, python, system",
+    "machine": "what it ran on: device, name, processor (of the host), cores, threads (of an operation), simd, precision, "
+    "mindspore, kernels, python, system",
     "notes": "what a reader should know, one line each",
     # speed
     "other_load": "share of the processors that other programs took while the calls were timed: 0 is a quiet machine",
@@ -42,8 +43,10 @@ KEYS = {
     "stages": "seconds of one more call by stage: flow, neighbours, features, each branch, alignment, reconstruction, other",
     "pipeline": "the whole of `rvrt upscale` on a clip: see rvrt_cli/bench/pipeline.py",
     "sweep": "points (frames, width, height, seconds_per_call, peak_rss_mb, ...), each measured in a process of its own",
-    "training": "a whole training step of the preset: see rvrt_cli/bench/training.py",
-    "kernels": "each C++ kernel against its definition: see rvrt_cli/bench/kernels.py",
+    "training": "a whole training step: network, batch, frames, width, height (of LR samples), seconds_per_step (median), "
+    "steps_per_hour, gflop_per_step, gflops, gemm_gflops, efficiency, compile_seconds, peak_rss_mb",
+    "kernels": "each C++ kernel against its definition: name, and of forward and gradient kernel_seconds, definition_seconds, "
+    "factor",
     "growth": "exponent of the time over frames and over px, from the sweep: 1 is linear",
     "memory_growth": "from the sweep: bytes_per_pixel (of each LR px of each frame), base_mb, off_line (worst, a share)",
     # quality
@@ -68,7 +71,8 @@ KEYS = {
     "vmaf": "mean over the clips, ffmpeg's libvmaf, its default model",
     "bicubic_vmaf": "likewise",
     "clips": "the same per clip, with frames, window, tile and seconds",
-    "published": "figures of others for the same job, as they published them; not measured here",
+    "published": "figures of others for the same job: network; on, seconds_per_call or seconds_per_frame, gb (memory) of "
+    "speed; psnr, ssim of quality; published, always true: not measured here",
 }
 
 

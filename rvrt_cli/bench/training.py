@@ -4,36 +4,36 @@ from __future__ import annotations
 
 import statistics
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rvrt_cli.bench.machine import peak_rss_bytes
-from rvrt_cli.bench.options import BenchOptions
 from rvrt_cli.bench.speed import gemm_gflops, moving_clip
+
+if TYPE_CHECKING:
+    from rvrt_cli.model import Network
 
 BATCH, FRAMES, EDGE = 4, 6, 32  # samples, frames, LR px
 PASSES = 3  # a step is counted as three times the forward operations: forward, and the two gradients of each product
 
 
-def measure_training(options: BenchOptions) -> dict[str, Any]:
-    """Steps of the preset from its first weights: 4 samples of 6 frames of 32×32 LR px.
+def measure_training(network: Network, repeat: int) -> dict[str, Any]:
+    """Steps of a network of the same sizes from its first weights: 4 samples of 6 frames of 32×32 LR px.
 
     Returns:
-        "seconds_per_step" (median), "steps_per_hour", "gflop_per_step", "gflops", "gemm_gflops", "efficiency",
-        "compile_seconds", "peak_rss_mb".
+        "network" (its name), "batch", "frames", "width", "height", "seconds_per_step" (median of `repeat`),
+        "steps_per_hour", "gflop_per_step", "gflops", "gemm_gflops", "efficiency", "compile_seconds", "peak_rss_mb".
     """
-    from rvrt_cli.device import use_device
-
-    device = use_device(options.device, options.precision)
-    from rvrt_cli.model import initial_weights  # brings MindSpore, whose device is set by now
+    from rvrt_cli.model import initial_weights
     from rvrt_cli.model.cost import count_flops
     from rvrt_cli.train.counters import Counters
     from rvrt_cli.train.learner import Learner
     from rvrt_cli.train.options import TrainOptions
     from rvrt_cli.train.ranks import Ranks
 
-    run = TrainOptions(model=options.model, batch=BATCH, frames=FRAMES, crop=4 * EDGE, precision=device.precision)
+    device, sizes = network.device, network.config.to_dict()  # of every size, so that the preset has no say
+    run = TrainOptions(network=sizes, batch=BATCH, frames=FRAMES, crop=4 * EDGE, precision=device.precision)
     weights = {f"value.{name}": array for name, array in initial_weights(run.config).items()}
     learner = Learner(run, device, Ranks(), weights, Counters())
     low = np.concatenate([moving_clip(FRAMES, EDGE, EDGE)] * BATCH)
@@ -46,11 +46,11 @@ def measure_training(options: BenchOptions) -> dict[str, Any]:
 
     first = step()
     step()
-    seconds = statistics.median(step() for _ in range(options.repeat))
+    seconds = statistics.median(step() for _ in range(repeat))
     forward = count_flops(run.config, FRAMES, EDGE, EDGE).total * BATCH
     gflop, gemm = PASSES * forward / 1e9, gemm_gflops(device)
     return {
-        "batch": BATCH, "frames": FRAMES, "width": EDGE, "height": EDGE,
+        "network": network.card["name"], "batch": BATCH, "frames": FRAMES, "width": EDGE, "height": EDGE,
         "seconds_per_step": seconds, "steps_per_hour": 3600 / seconds,
         "gflop_per_step": gflop, "gflops": gflop / seconds, "gemm_gflops": gemm, "efficiency": gflop / seconds / gemm,
         "compile_seconds": max(0.0, first - seconds), "peak_rss_mb": peak_rss_bytes() / 1e6,

@@ -7,14 +7,18 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
-from rvrt_cli.bench.options import DEGRADATIONS, PROTOCOLS, BenchOptions
+from rvrt_cli.bench.options import DEGRADATIONS, PROTOCOLS, RANDOM, BenchOptions
 from rvrt_cli.cli.interrupt import end
 from rvrt_cli.errors import OptionError
 from rvrt_cli.options import DEVICES, PRECISIONS
+
+if TYPE_CHECKING:
+    from rvrt_cli.model import Network
 
 
 @click.command()
@@ -30,7 +34,7 @@ from rvrt_cli.options import DEVICES, PRECISIONS
 @click.option(
     "--pipeline", metavar="CLIP", help="Time `rvrt upscale` on this video too, decoding and encoding included."
 )
-@click.option("--training", is_flag=True, help="Time a whole training step of the preset too.")
+@click.option("--training", is_flag=True, help="Time a whole training step of the network too.")
 @click.option("--kernels", is_flag=True, help="Time each C++ kernel against its definition too.")
 @click.option("--sweep", is_flag=True, help="Other numbers of frames and frame sizes too: how do time and memory grow?")
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.png",
@@ -60,6 +64,9 @@ def bench(json_file: Path | None, plot: Path | None, debug: bool, **values: Any)
              rvrt bench --protocol vid4 --data Vid4 --model rvrt-bi-vimeo --json vid4.json
     """
     options = BenchOptions(**{field.name: values[field.name] for field in fields(BenchOptions)})
+    for name in ("frames", "size", "repeat") if options.protocol else ():
+        if _given(name):
+            raise OptionError(f"--{name}: belongs to speed; leave out --protocol")
     if plot is not None and not options.sweep:
         raise OptionError(f"--plot {plot}: draws what --sweep measures; add --sweep")
     from rvrt_cli.bench.report import check_writable, to_json, write_atomically
@@ -93,8 +100,25 @@ def _status(text: str) -> AbstractContextManager[Any]:
     return Console(stderr=True, highlight=False).status(text)
 
 
+def _given(name: str) -> bool:
+    """Whether an option was written down, be it with its default."""
+    return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
+def _check_model(options: BenchOptions, network: Network) -> None:
+    """Refuse a --model that says otherwise than the file of --weights."""
+    if options.weights in (None, RANDOM) or not _given("model") or options.model == network.card["name"]:
+        return
+    from rvrt_cli.model.config import PRESETS
+
+    if network.config != PRESETS.get(options.model):
+        raise OptionError(
+            f"--model {options.model}: {options.weights} holds {network.card['name']}, of other sizes; leave out --model"
+        )
+
+
 def _speed(options: BenchOptions) -> dict[str, Any]:
-    from rvrt_cli.bench.speed import measure_speed
+    from rvrt_cli.bench.speed import measure_speed, open_network
 
     if options.pipeline:
         from rvrt_cli.bench.pipeline import check_pipeline
@@ -103,9 +127,11 @@ def _speed(options: BenchOptions) -> dict[str, Any]:
     if options.kernels:
         from rvrt_cli.bench.kernels import check_kernels
 
-        check_kernels()
+        check_kernels(options)
+    network = open_network(options)
+    _check_model(options, network)
     with _status("measuring one call"):
-        result = measure_speed(options)
+        result = measure_speed(options, network)
     if options.pipeline:
         from rvrt_cli.bench.pipeline import measure_pipeline
 
@@ -115,7 +141,7 @@ def _speed(options: BenchOptions) -> dict[str, Any]:
         from rvrt_cli.bench.training import measure_training
 
         with _status("training"):
-            result["training"] = measure_training(options)
+            result["training"] = measure_training(network, options.repeat)
     if options.kernels:
         from rvrt_cli.bench.kernels import measure_kernels
 
@@ -149,6 +175,7 @@ def _quality(options: BenchOptions) -> dict[str, Any]:
         check_vmaf()
     with _status("loading the network"):
         network = open_network(options)
+    _check_model(options, network)
     from rich.console import Console
     from rich.progress import Progress
 

@@ -89,6 +89,8 @@ def _network(entries: tuple[str, ...]) -> dict[str, Any]:
 
 def _about(options: TrainOptions) -> list[str]:
     """What is going to be done, for a person."""
+    from rvrt_cli.train.held_out import data_folders
+
     frames = f"{options.frames} frames" + (", mirrored" if options.mirror else "")
     lines = [
         f"{options.model} on {options.data}, into {options.output}",
@@ -98,6 +100,10 @@ def _about(options: TrainOptions) -> list[str]:
     ]
     if options.config.spynet and not (options.spynet or options.init):
         lines.append("note: the optical flow starts from random weights; --spynet FILE gives it trained ones")
+    asked = options.val_every and options.held_out and not options.val
+    if asked and data_folders(options)[1] is None:
+        why = "the data has too few sources to keep one back, or no sep_testlist.txt"
+        lines.append(f"note: there is no validation: {why}; --val FOLDER gives it videos")
     return lines
 
 
@@ -133,11 +139,14 @@ class _Plain:
         self.progress(record)
 
     def standing(self, record: dict[str, Any]) -> str:
-        """Loss, PSNR, seconds per step and time left."""
+        """Loss, PSNR, seconds per step and time left; the first step, whose time is that of compiling, foretells none."""
         shown = {name: self.shown.get(name, float("nan")) for name in ("loss", "psnr", "seconds")}
         skipped = f", {record['skipped']} skipped" if record.get("skipped") else ""
-        left = _duration(shown["seconds"] * (self.steps - record["step"]))
-        return f"loss {shown['loss']:.5f}, {shown['psnr']:.2f} dB, {shown['seconds']:.2f} s/step, {left} left{skipped}"
+        pace = f"{shown['seconds']:.2f} s for the first step, compiling included"
+        if self._records > 1:
+            left = _duration(shown["seconds"] * (self.steps - record["step"]))
+            pace = f"{shown['seconds']:.2f} s/step, {left} left"
+        return f"loss {shown['loss']:.5f}, {shown['psnr']:.2f} dB, {pace}{skipped}"
 
     def say(self, line: str) -> None:
         """Print a line of its own."""

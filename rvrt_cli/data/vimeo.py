@@ -52,8 +52,11 @@ def read_list(root: Path, name: str) -> list[str]:
     return names
 
 
-def read_png(path: Path) -> np.ndarray:
+def read_png(path: Path, remake: str = "") -> np.ndarray:
     """An image (H, W, 3) uint8.
+
+    Args:
+        remake: what makes it (see `make_with`), for the messages, where it is none of the set as it is unpacked.
 
     Raises:
         MediaError: it is missing or unreadable.
@@ -62,9 +65,16 @@ def read_png(path: Path) -> np.ndarray:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"))
     except FileNotFoundError as error:
-        raise MediaError(f"{path}: missing; unpack the set again") from error
+        raise MediaError(f"{path}: missing; {remake or 'unpack the set again'}") from error
     except UNREADABLE as error:
-        raise MediaError(f"{path}: cannot be read ({error}); unpack the set again") from error
+        remedy = f"delete it, and {remake}" if remake else "unpack the set again"
+        raise MediaError(f"{path}: cannot be read ({error}); {remedy}") from error
+
+
+def make_with(root: Path, degradation: str, lists: str = "") -> str:
+    """What to do about low resolution that is missing: the command leaves alone what is there."""
+    chosen = f" --lists {lists}" if lists else ""
+    return f"make it with: rvrt preprocess vimeo90k {root}{chosen} --degradation {degradation}"
 
 
 class VimeoStore:
@@ -100,8 +110,8 @@ class VimeoStore:
         """
         if degradation in FOLDERS and not self._image(FOLDERS[degradation], 0, 0).is_file():
             raise OptionError(
-                f"{self._root / FOLDERS[degradation]}: no low resolution for {self._names[0]}; make it with: "
-                f"rvrt preprocess vimeo90k {self._root} --degradation {degradation}"
+                f"{self._root / FOLDERS[degradation]}: no low resolution for {self._names[0]}; "
+                f"{make_with(self._root, degradation)}"
             )
 
     def sample(
@@ -117,7 +127,8 @@ class VimeoStore:
             if worth_keeping(high[frames // 2][box], rng):
                 break
         folder = FOLDERS[degradation]
-        low = [read_png(self._image(folder, index, first + frame)) for frame in range(frames)]
+        remake = make_with(self._root, degradation)
+        low = [read_png(self._image(folder, index, first + frame), remake) for frame in range(frames)]
         return (
             np.stack([frame[top : top + size, left : left + size] for frame in low]),
             np.stack([frame[box] for frame in high]),

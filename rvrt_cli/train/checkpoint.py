@@ -85,14 +85,15 @@ def load_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], Counters, RVRTCo
         return arrays, Counters.from_dict(about["counters"]), RVRTConfig.from_dict(about["network"])
 
 
-def checkpoint_network(path: Path) -> RVRTConfig:
-    """The network's sizes alone: no array is read.
+def checkpoint_facts(path: Path) -> tuple[Counters, RVRTConfig]:
+    """Counters and the network's sizes alone: no array is read.
 
     Raises:
         RvrtError: damaged or foreign.
     """
     with _opened(path) as file:
-        return RVRTConfig.from_dict(json.loads((file.metadata() or {})[_KEY])["network"])
+        about = json.loads((file.metadata() or {})[_KEY])
+        return Counters.from_dict(about["counters"]), RVRTConfig.from_dict(about["network"])
 
 
 @contextmanager

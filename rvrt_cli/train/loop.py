@@ -86,10 +86,12 @@ def train(options: TrainOptions, report: Callable[[Record], None], in_ranks: boo
             if books:
                 books.write(result, rate, seconds, waited)
                 ended = counters.step == options.steps
-                if options.val_every and (counters.step % options.val_every == 0 or ended):
-                    books.validate()
-                if counters.step % options.save_every == 0 or ended or stop:
-                    books.save()
+                try:
+                    if options.val_every and (counters.step % options.val_every == 0 or ended):
+                        books.validate()
+                finally:  # after validation, whose best belongs into it, and even where that fails
+                    if counters.step % options.save_every == 0 or ended or stop:
+                        books.save()
     if books:
         books.close()
     reason = stopping.reason or ("another rank was asked to end" if stop else "")
@@ -121,11 +123,12 @@ class _Books:
         self._options, self._learner, self._report = options, learner, report
         self._counters = learner.counters
         self._output = Path(options.output)
+        folder, held_out = data_folders(options)
+        self._clips = len(open_store(folder))
+        # before the first step: what cannot be read ends the run here, and not hours later
+        self._judge = _open_judge(options, held_out) if options.val_every else None
         write_recipe(self._output / RECIPE, options)
         self._log = Log(self._output, learner.counters.step)
-        folder, self._held_out = data_folders(options)
-        self._clips = len(open_store(folder))
-        self._judge: Judge | None = None
 
     def write(self, result: StepResult, rate: float, seconds: float, waited: float) -> None:
         """Log a step."""
@@ -143,12 +146,11 @@ class _Books:
 
     def validate(self) -> None:
         """Score the averaged weights, keep them if they are the best so far, and draw the curve."""
-        judge = self._judge = self._judge or self._open_judge()
-        if judge is None:
+        if self._judge is None:
             return
         began, counters = time.monotonic(), self._counters
         with self._learner.averaged():
-            scores = judge.score(self._learner.upscale)
+            scores = self._judge.score(self._learner.upscale)
         means = {name: variant["mean"] for name, variant in scores.items()}
         shots = {
             name: {shot: round(clip["gain"], 4) for shot, clip in v["clips"].items()} for name, v in scores.items()
@@ -182,11 +184,11 @@ class _Books:
                 "hours": round(counters.trained / 3600, 2), "scores": scores}  # fmt: skip
         save_weights(self._output / name, self._learner.averaged_weights(), options.config, card)
 
-    def _open_judge(self) -> Judge | None:
-        options = self._options
-        if options.val:
-            return ValidationSet(Path(options.val), options.val_windows or None, options.val_frames)
-        return HeldOut(self._held_out, options.degradation, options.crop) if self._held_out else None
+
+def _open_judge(options: TrainOptions, held_out: Path | None) -> Judge | None:
+    if options.val:
+        return ValidationSet(Path(options.val), options.val_windows or None, options.val_frames)
+    return HeldOut(held_out, options.degradation, options.crop) if held_out else None
 
 
 def _finite(value: float) -> float | None:

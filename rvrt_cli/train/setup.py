@@ -11,7 +11,7 @@ import numpy as np
 from rvrt_cli.data.loader import check_spec, open_store
 from rvrt_cli.data.sources import VIDEO_SUFFIXES
 from rvrt_cli.errors import OptionError, WeightsError
-from rvrt_cli.train.checkpoint import FOLDER, checkpoint_network, checkpoints
+from rvrt_cli.train.checkpoint import FOLDER, checkpoint_facts, checkpoints
 from rvrt_cli.train.held_out import split_store
 from rvrt_cli.train.log import NAME as LOG, read_log
 from rvrt_cli.train.options import TrainOptions, preset_recipe, read_recipe
@@ -75,9 +75,14 @@ def prepare_run(options: TrainOptions, resume: bool) -> TrainOptions:
     if not resume and (read_log(output / LOG) or checkpoints(output)):
         raise OptionError(f"{output}: holds a training run; --resume goes on with it, or choose another --output")
     for newest in checkpoints(output)[-1:]:
-        if checkpoint_network(newest) != options.config:
+        counters, network = checkpoint_facts(newest)
+        if network != options.config:
             raise OptionError(
                 f"{newest}: is of another network than asked for; leave out --network, or choose another --output"
+            )
+        if options.steps < counters.step:
+            raise OptionError(
+                f"--steps {options.steps}: {counters.step} are done; give more, or choose another --output"
             )
     try:
         (output / FOLDER).mkdir(parents=True, exist_ok=True)

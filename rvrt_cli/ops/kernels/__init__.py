@@ -31,7 +31,7 @@ def _find() -> tuple[Path | None, str | None]:
         if not checkout:
             return None, (
                 "CPU kernels are missing: rvrt was installed without a C++ compiler and runs several times slower on a CPU; "
-                "install g++ and run pip install --force-reinstall --no-deps rvrt"
+                "install g++ and run, in the checkout: pip install --force-reinstall --no-deps ."
             )
         logging.getLogger(__name__).warning("rvrt: compiling the CPU kernels, once, in about a minute")
         built = build(SOURCES)
