@@ -47,6 +47,11 @@ class StreamInfo:
         """Whether it is a still picture attached to the file, such as cover art."""
         return bool(self.disposition & ATTACHED_PIC)
 
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return f"stream {self.index} ({self.type}{', ' + self.codec if self.codec else ''})"
+
 
 @dataclass(frozen=True)
 class SourceInfo:
@@ -102,6 +107,10 @@ class SourceInfo:
     light_level: tuple[int, int] | None = None  # (MaxCLL, MaxFALL) in cd/m²
     files: tuple[Path, ...] = ()  # of an image sequence, in order
     header: bytes = b""  # of a y4m stream, already taken from standard input
+
+    def stream(self, index: int) -> StreamInfo:
+        """The stream of this number."""
+        return next(stream for stream in self.streams if stream.index == index)
 
     def zero(self, start: float = 0.0) -> Fraction:
         """The time on the source's clock that is 0 in an output which begins `start` seconds into the source.

@@ -63,7 +63,7 @@ def plan_streams(info: SourceInfo, muxer: str, target: Path) -> tuple[tuple[Rout
         for stream in info.streams:
             if stream.index == info.stream_index:
                 continue
-            name = f"stream {stream.index} ({stream.type}{', ' + stream.codec if stream.codec else ''})"
+            name = stream.name
             if stream.type == "data":
                 if stream.metadata.get("handler_name") != "SubtitleHandler" and stream.codec != "bin_data":
                     notes.append(f"{target.name}: {name} is left out, no container takes it over")
