@@ -9,7 +9,7 @@ from typing import Any
 
 import av
 
-from rvrt_cli.video.probe import ATTACHED_PIC, SourceInfo, disposition, reason
+from rvrt_cli.video.probe import ATTACHED_PIC, SourceInfo, disposition, packets, reason
 
 # What a muxer says of a packet that it does not like, as against a disk that is full
 UNFIT = (av.error.InvalidDataError, av.error.ArgumentError, av.error.PatchWelcomeError)
@@ -82,10 +82,10 @@ def copied_packets(
         window: (first, end) seconds within which a packet begins.
         order: is passed on.
     """
-    packets = container.demux([container.streams[index] for index in passages])
+    coming = packets(container, [container.streams[index] for index in passages])
     while True:
         try:
-            packet = next(packets, None)
+            packet = next(coming, None)
         except (av.error.FFmpegError, OSError) as error:  # the pictures are whole: sound ends where it does
             for passage in passages.values():
                 passage.broken = reason(error)

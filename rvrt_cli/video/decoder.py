@@ -22,7 +22,7 @@ import numpy as np
 from rvrt_cli.errors import MediaError
 from rvrt_cli.video import colour
 from rvrt_cli.video.frame import Frame
-from rvrt_cli.video.probe import SourceInfo, open_container, stdin_descriptor
+from rvrt_cli.video.probe import SourceInfo, open_container, packets, stdin_descriptor
 from rvrt_cli.video.process import FFmpeg, file_url
 
 # Messages that say something about the whole of a source, wherever in it they come
@@ -249,7 +249,7 @@ def _packet_duration(info: SourceInfo, pts: int) -> int:
     with open_container(info.path) as container, contextlib.suppress(av.error.FFmpegError, OSError):
         stream = container.streams[info.stream_index]
         container.seek(pts, stream=stream)
-        for packet in container.demux(stream):
+        for packet in packets(container, stream):
             if packet.pts == pts:
                 return packet.duration or 0
     return 0

@@ -19,7 +19,7 @@ import av
 
 from rvrt_cli.errors import MediaError
 from rvrt_cli.video.copied import UNFIT, Passage, copied_packets
-from rvrt_cli.video.probe import SourceInfo, open_container, reason
+from rvrt_cli.video.probe import SourceInfo, open_container, packets, reason
 from rvrt_cli.video.process import FFmpeg, file_url
 from rvrt_cli.video.streams import COVER_TYPES, Route, kept_language, moving_arguments
 
@@ -190,7 +190,7 @@ def _attach_cover(target: Any, stream: Any, codec: str) -> bool:
     suffix = "png" if codec == "png" else "jpg"
     picture = None
     with contextlib.suppress(av.error.FFmpegError, OSError):
-        picture = next((packet for packet in stream.container.demux(stream) if packet.size), None)
+        picture = next((packet for packet in packets(stream.container, stream) if packet.size), None)
         stream.container.seek(0)
     if picture is not None:
         target.add_attachment(f"cover.{suffix}", COVER_TYPES[codec], bytes(picture))

@@ -183,6 +183,22 @@ def open_container(path: str | Path) -> Iterator[Any]:
         yield container
 
 
+def packets(container: Any, streams: Any) -> Iterator[Any]:
+    """The packets of one stream or a list of them, to the end of the file.
+
+    Where a stream has come up only on the way, such as in FLV, PyAV fails when it meets it, and at the end for sure.
+    """
+    stumbles = 0
+    while stumbles < 100:
+        try:
+            for packet in container.demux(streams):
+                stumbles = 0 if packet.size else stumbles
+                yield packet
+            return
+        except IndexError:
+            stumbles += 1
+
+
 def disposition(stream: Any) -> int:
     """ffmpeg's flags of a stream; PyAV gives an enumeration up to version 17 and a number since."""
     flags = stream.disposition
@@ -201,8 +217,11 @@ def _probe_video(path: Path) -> SourceInfo:
         if not videos:
             kinds = ", ".join(sorted({s.type for s in container.streams})) or "no streams at all"
             raise MediaError(f"{path}: no video in this file, but {kinds}; name a file with pictures")
+        known = [s for s in videos if s.codec_context is not None]
+        if not known:
+            raise MediaError(f"{path}: its pictures are of a kind that ffmpeg does not know; the file may be damaged")
         stream = max(
-            videos, key=lambda s: (disposition(s) & 1, s.codec_context.width * s.codec_context.height, -s.index)
+            known, key=lambda s: (disposition(s) & 1, s.codec_context.width * s.codec_context.height, -s.index)
         )
         # Everything that decoding could change is read first
         streams = tuple(_stream_info(s) for s in container.streams)
@@ -275,9 +294,11 @@ def _first_frame(path: Path, container: Any, stream: Any) -> Any:
     stream.thread_type = "SLICE"  # frame threads read far ahead for this one picture
     last: Exception | None = None
     try:
-        for packet in container.demux(stream):
+        for packet in packets(container, stream):
             try:
                 frames = packet.decode()
+            except av.error.EOFError:
+                continue
             except av.error.FFmpegError as error:
                 last = error
                 continue

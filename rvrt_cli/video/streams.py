@@ -13,7 +13,7 @@ from typing import Any
 import av
 
 from rvrt_cli.errors import MediaError
-from rvrt_cli.video.probe import ATTACHED_PIC, SourceInfo, StreamInfo, disposition, open_container
+from rvrt_cli.video.probe import ATTACHED_PIC, SourceInfo, StreamInfo, disposition, open_container, packets
 from rvrt_cli.video.process import FFmpeg, audio_encoders, file_url
 
 _TEXT_SUBTITLES = {"subrip", "srt", "ass", "ssa", "mov_text", "webvtt", "text"}
@@ -193,7 +193,7 @@ def _starts_early(source: Any) -> set[int]:
     waiting = {stream.index: stream for stream in source.streams.audio}
     early: set[int] = set()
     try:
-        for packet in source.demux(list(waiting.values())) if waiting else ():
+        for packet in packets(source, list(waiting.values())) if waiting else ():
             if packet.stream_index in waiting and packet.pts is not None:
                 del waiting[packet.stream_index]
                 if packet.pts < 0:
