@@ -29,6 +29,7 @@ _CPU_USED = {"libvpx-vp9", "libvpx", "libaom-av1"}  # their "preset" is called -
 _PRIVATE_OPTIONS = {"libx264": "-x264-params", "libx265": "-x265-params", "libsvtav1": "-svtav1-params"}
 _NO_ALPHA = "alpha is left out, only a folder of PNG keeps it"
 _OWN_IMAGE = re.compile(r"\d{6,}\.png")
+_PACKET = re.compile(r"0,\s*-?\d+,\s*-?\d+,\s*\d+,\s*[1-9]")  # framecrc's line of one that is not empty
 _CHROMA_CHOICES = {"420": ("420", "422", "444"), "422": ("422", "444", "420"), "444": ("444", "422", "420")}
 
 
@@ -84,7 +85,7 @@ def check_target(
     overwrite: bool = False,
     source_mux: bool = True,
 ) -> Target:
-    """Decide how `info`'s pictures, `width` x `height` px, go into `target`, and try it on one black picture.
+    """Decide how `info`'s pictures, `width` x `height` px, go into `target`, and try it on two black pictures.
 
     Args:
         target: a file (.mp4 .mov .mkv .webm), a folder for PNG, or "-" for y4m on standard output.
@@ -274,7 +275,10 @@ def _mastering(info: SourceInfo, scale: Fraction, unit: Fraction, *, integers: b
 
 
 def _rehearse(info: SourceInfo, plan: Target) -> None:
-    """Encode one black picture to nowhere: finds options, sizes and devices that the encoder refuses."""
+    """Encode two black pictures to nowhere: finds options, sizes and devices that the encoder refuses.
+
+    And encoders that keep nothing of a picture which equals the one before; each packet's size comes as a message.
+    """
     encoder = Encoder(
         plan.path.name,
         width=plan.width,
@@ -283,11 +287,13 @@ def _rehearse(info: SourceInfo, plan: Target) -> None:
         alpha=False,
         time_base=info.time_base,
         chain=plan.chain,
-        output=[*plan.options, "-f", "null", "-"],
+        output=[*plan.options, "-f", "framecrc", "pipe:2"],
     )
     try:
         kind = np.uint16 if info.bit_depth > 8 else np.uint8
-        encoder.write(Frame(np.zeros((plan.height, plan.width, 3), kind), 0))
+        black = np.zeros((plan.height, plan.width, 3), kind)
+        for pts in (0, max(1, round(1 / info.frame_rate / info.time_base))):
+            encoder.write(Frame(black, pts))
         encoder.finish()
     except MediaError as error:
         raise OptionError(
@@ -296,6 +302,10 @@ def _rehearse(info: SourceInfo, plan: Target) -> None:
         ) from error
     finally:
         encoder.abort()
+    if sum(bool(_PACKET.match(line)) for line in encoder.lines) < 2:
+        raise OptionError(
+            f"--codec {plan.encoder}: this encoder drops a picture that equals the one before; choose another --codec"
+        )
     unused = [line for line in encoder.lines if "has not been used for any stream" in line]
     if unused:
         option = re.search(r"AVOption (\S+)", unused[0])
