@@ -151,6 +151,15 @@ def test_a_stream_that_comes_up_on_the_way_does_no_harm(tmp_path):
         assert sum(packet.size > 0 for packet in packets(container, container.streams.video[0])) == 500
 
 
+@pytest.mark.parametrize(("size", "rate"), [("720x480", Fraction(30000, 1001)), ("720x576", Fraction(25))])
+def test_raw_dv_has_the_rate_of_its_pictures(tmp_path, size, rate):
+    path = tmp_path / "in.dv"
+    ffmpeg("-f", "lavfi", "-i", f"testsrc2=s={size}:r={rate}", "-frames:v", 6, "-c:v", "dvvideo",
+           "-pix_fmt", "yuv411p" if size == "720x480" else "yuv420p", path)  # fmt: skip
+    info = probe(path)
+    assert (info.frame_rate, info.frame_count, len(read_all(path))) == (rate, 6, 6)
+
+
 def test_pictures_of_an_unknown_kind_are_refused_in_one_line(tmp_path, clip):
     path = tmp_path / "unknown.mp4"
     path.write_bytes(clip.read_bytes().replace(b"avc1", b"zzz1"))

@@ -234,7 +234,8 @@ def _probe_video(path: Path) -> SourceInfo:
         decoder = ""
         if has_alpha and pix_fmt == "yuv420p" and has_decoder(_ALPHA_DECODERS.get(stream.codec_context.name, "")):
             pix_fmt, decoder = "yuva420p", _ALPHA_DECODERS[stream.codec_context.name]
-        rate = stream.average_rate or stream.guessed_rate or stream.base_rate or Fraction(25)
+        rates = (stream.average_rate, stream.guessed_rate, stream.base_rate, Fraction(25))
+        rate = next(rate for rate in rates[_counts_ticks(container) :] if rate)
         first = stream.start_time if stream.start_time is not None else (frame.pts or 0)
         start_time = first * Fraction(stream.time_base)
         if end is not None and end > start_time:
@@ -317,7 +318,14 @@ def _frame_count(container: Any, stream: Any) -> tuple[int | None, bool]:
         if len(entries) >= stream.frames:
             hidden = 2  # AVINDEX_DISCARD_FRAME
             return sum(not entry.flags & hidden for entry in entries), True
+    if _counts_ticks(container):
+        return None, False
     return stream.frames or None, bool(stream.frames) and container.format.name == "avi"
+
+
+def _counts_ticks(container: Any) -> bool:
+    """Whether ffmpeg takes the ticks of the clock for pictures, as it does in raw DV: 2002 times too many."""
+    return container.format.name == "dv"
 
 
 def _end(stream: Any) -> Fraction | None:
