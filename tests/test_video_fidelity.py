@@ -493,6 +493,19 @@ def test_interlaced_is_said_and_can_be_undone(tmp_path):
     assert np.mean(combs[0]) > 1.5 * np.mean(combs[1])
 
 
+def test_pictures_that_are_interlaced_only_later_are_told(tmp_path):
+    source, parts = tmp_path / "in.m2v", (tmp_path / "a.m2v", tmp_path / "b.m2v")
+    pictures, coding = "testsrc2=s=64x48:r=50:d=0.8,gblur=2", ["-c:v", "mpeg2video", "-bf", "0"]
+    ffmpeg("-f", "lavfi", "-i", pictures, "-vf", "fps=25", "-frames:v", 10, *coding, parts[0])
+    ffmpeg("-f", "lavfi", "-i", pictures, "-vf", "interlace", *coding, "-flags", "+ilme+ildct", parts[1])
+    source.write_bytes(b"".join(part.read_bytes() for part in parts))
+    for deinterlace in (False, True):
+        with open_reader(probe(source), deinterlace=deinterlace) as reader:
+            assert len(list(reader)) >= 29  # ffmpeg's decoder loses one where the sequence's header changes
+        told = [line for line in reader.warnings if "20 frames are interlaced" in line and "--deinterlace" in line]
+        assert len(told) == (not deinterlace)
+
+
 def _comb(pixels):
     """How much the even lines differ from the mean of the odd lines about them: motion between two fields."""
     lines = pixels.astype(float)

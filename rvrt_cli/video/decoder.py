@@ -29,6 +29,7 @@ from rvrt_cli.video.process import FFmpeg, file_url
 _WATCH = {
     "change": "Reconfiguring filter graph because video parameters changed",
     "jump": "Non-monotonic DTS",
+    "field": r" i:[TB] iskey:",  # from the filter showinfo, once a picture
     "damage": r"ended prematurely|[Tt]runcat|corrupt|partial file",
 }
 NUT_OPTIONS = {"probesize": "32", "analyzeduration": "0"}  # believe the header; reading ahead would cost memory
@@ -54,6 +55,7 @@ class VideoDecoder:
             self._lift = int(-info.start_time / info.time_base) + int(1 / info.time_base) + 1
         self._closed = threading.Event()
         self._alpha = alpha and colour.has_alpha(info.pix_fmt)
+        self._woven = not (deinterlace or info.interlaced)  # interlaced pictures would surprise
         chain, self._packed = self._filters(deinterlace)
         self._ffmpeg = FFmpeg(
             [*self._input(start), "-vf", chain, *self._output()],
@@ -88,6 +90,8 @@ class VideoDecoder:
             chain = f"bwdif=mode=send_frame,{chain}"
         if self._lift:
             chain = f"setpts=PTS+{self._lift},{chain}"
+        if self._woven:
+            chain = f"showinfo=checksum=0,{chain}"
         return chain, packed
 
     def _output(self) -> list[str]:
@@ -163,6 +167,12 @@ class VideoDecoder:
             self.warnings.append(
                 f"{info.path}: the pictures change their size or format midway; all were scaled to "
                 f"{info.width}x{info.height}"
+            )
+        fields = ffmpeg.seen["field"]
+        if self._woven and fields:
+            self.warnings.append(
+                f"{info.path}: {fields} frame{'s are' if fields > 1 else ' is'} interlaced, unlike those at the beginning, "
+                "and enlarged as they are; --deinterlace makes whole ones"
             )
         self.until = self._shown_until(last)
         jumps = ffmpeg.seen["jump"]
