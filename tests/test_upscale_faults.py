@@ -347,6 +347,17 @@ def test_any_name_is_a_file_of_that_name(
     assert "exists already" in said[0]
 
 
+def test_a_name_cannot_write_to_the_terminal(tmp_path: Path, rvrt: Callable, clip: Path) -> None:
+    source, target = tmp_path / "a\x1b[31m\nb.mkv", tmp_path / "c\x1b[2J\x9b1m.mp4"
+    shutil.copyfile(clip, source)
+    for status in (0, 1):  # the second time it exists already
+        ended, said = rvrt(source, target)
+        assert ended == status
+        assert all(line.isprintable() for line in said), said
+        assert any("c\\x1b[2J\\x9b1m.mp4" in line for line in said)
+        assert status or any("a\\x1b[31m\\nb.mkv" in line for line in said)
+
+
 # What the work folder holds comes from anywhere
 
 

@@ -341,6 +341,8 @@ def test_a_y4m_stream_that_breaks_off_gives_what_it_has(tmp_path):
         (b"YUV4MPEG2 H48 F25:1\n", "asks for a side of nothing px"),
         (b"YUV4MPEG2 W64 H48 F25:1 Cweird\n", "pixel format Cweird"),
         (b"YUV4MPEG2 W64 H48 F999999999:1\n", "absurd ratio"),
+        (b"YUV4MPEG2 W64 H48 F25:1\n", "^-: the y4m stream holds no whole frame; check"),
+        (b"YUV4MPEG2 W64 H48 F25:1\nFRAME\n" + bytes(10), "^-: the y4m stream holds no whole frame; check"),
         (b"YUV4MPEG2 W64 H48 F25:1\nnonsense" + b"x" * 9000, "no picture can be decoded|cannot be decoded"),
     ],
 )

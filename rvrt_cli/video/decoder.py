@@ -161,6 +161,8 @@ class VideoDecoder:
         if last is None:
             if self._first is not None:
                 raise MediaError(f"{info.path}: no picture after {float(self._first - info.begin):g} s; lower --start")
+            if info.kind == "y4m" and not ffmpeg.errors:
+                raise MediaError("-: the y4m stream holds no whole frame; check the program that writes it")
             raise MediaError(f"{info.path}: no picture can be decoded: {ffmpeg.last_error()}")
         self.missing = self._count_missing(count, last)
         if ffmpeg.seen["change"]:
@@ -183,9 +185,10 @@ class VideoDecoder:
             )
         if self.missing:
             plural = "s" if self.missing > 1 else ""
+            why = f"; ffmpeg: {ffmpeg.last_error()}" if ffmpeg.errors else ""
             self.warnings.append(
                 f"{info.path}: {self.missing} frame{plural} missing, the file is truncated or damaged "
-                f"({count} could be read; ffmpeg: {ffmpeg.last_error()})"
+                f"({count} could be read{why})"
             )
         elif ffmpeg.errors:
             self.warnings.append(
