@@ -338,6 +338,14 @@ def test_what_a_container_cannot_hold_is_refused_before_the_work(tmp_path, rich_
     assert leftovers(tmp_path) == []
 
 
+def test_a_timecode_track_is_told_of_as_what_it_is(tmp_path):
+    source = tmp_path / "in.mov"
+    ffmpeg(*PICTURES, *FAST, "-timecode", "01:02:03:04", source)
+    assert enlarge(source, tmp_path / "out.mov") == [
+        "out.mov: stream 1 (data) is left out, rvrt copies no timecode tracks"
+    ]
+
+
 @pytest.mark.parametrize("degrees", [90, 180, 270])
 def test_a_turned_phone_video_is_upright_once(tmp_path, degrees):
     flat, source, target = tmp_path / "flat.mp4", tmp_path / "in.mp4", tmp_path / "out.mp4"

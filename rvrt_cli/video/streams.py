@@ -66,7 +66,8 @@ def plan_streams(info: SourceInfo, muxer: str, target: Path) -> tuple[tuple[Rout
             name = stream.name
             if stream.type == "data":
                 if stream.metadata.get("handler_name") != "SubtitleHandler" and stream.codec != "bin_data":
-                    notes.append(f"{target.name}: {name} is left out, no container takes it over")
+                    what = "timecode tracks" if "timecode" in stream.metadata else "data"
+                    notes.append(f"{target.name}: {name} is left out, rvrt copies no {what}")
             elif stream.type == "video" and not stream.cover:
                 notes.append(f"{target.name}: {name} is left out, only one video stream is enlarged")
             elif _fits(source.streams[stream.index], muxer):
