@@ -8,6 +8,7 @@ an RvrtError; anything else is a bug and keeps its traceback.
 from __future__ import annotations
 
 import os
+import re
 
 
 class RvrtError(Exception):
@@ -38,4 +39,9 @@ def in_one_line(error: RvrtError | OSError) -> str:
         text = f"{where}{error.strerror or error}; check names, permissions and disks, and run it again"
     else:
         text = str(error)
-    return " ".join(text.split())
+    return printable(" ".join(text.split()))
+
+
+def printable(text: str) -> str:
+    """`text` as a terminal may get it: a file's name may hold what would colour, move or break the line."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda sign: sign[0].encode("unicode_escape").decode(), text)

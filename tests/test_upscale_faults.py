@@ -207,11 +207,19 @@ def changing(*parts: tuple[str, str]) -> Callable[[Path], Path]:
     return make
 
 
+def of_two_clocks(folder: Path) -> Path:
+    sources = ["-f", "lavfi", "-i", "testsrc2=s=64x48:r=25", "-f", "lavfi", "-i", "sine"]
+    ffmpeg(*sources, "-t", "0.8", "-c:v", "libx264", "-pix_fmt", "yuv420p", "-c:a", "aac", folder / "part.ts")
+    (folder / "in.ts").write_bytes(2 * (folder / "part.ts").read_bytes())
+    return folder / "in.ts"
+
+
 # how the source is made, how many frames come out at least and at most, and what is said
 SOURCES = {
     "truncated": (truncated, (20, 40), "frames missing, the file is truncated or damaged"),
     "damaged packets": (damaged_packets, (25, 50), "damaged"),
     "another size": (changing(("64x48", "yuv420p"), ("96x80", "yuv420p")), (50, 50), "all were scaled to 64x48"),
+    "two clocks": (of_two_clocks, (40, 40), "stream 1 (audio, aac): its clock runs backwards"),
     "another format": (changing(("64x48", "yuv420p"), ("64x48", "yuv444p10le")), (50, 50), "size or format midway"),
 }
 
@@ -229,7 +237,7 @@ def test_what_is_wrong_with_a_source_and_survived_is_one_line(
     assert least <= len(decoded_times(tmp_path / "out.mp4")) <= most
     warnings = [line for line in said if line.startswith("rvrt: warning: ") and str(source) in line and warning in line]
     assert len(warnings) == 1, said
-    assert not quiet or said == warnings
+    assert not quiet or all(line.startswith("rvrt: warning: ") for line in said)
     assert leftovers(tmp_path) == []
     assert set(psutil.Process().children()) == before
 
@@ -337,6 +345,17 @@ def test_any_name_is_a_file_of_that_name(
     status, said = rvrt("--", f"../in/{name}", name)
     assert status == 1
     assert "exists already" in said[0]
+
+
+def test_a_name_cannot_write_to_the_terminal(tmp_path: Path, rvrt: Callable, clip: Path) -> None:
+    source, target = tmp_path / "a\x1b[31m\nb.mkv", tmp_path / "c\x1b[2J\x9b1m.mp4"
+    shutil.copyfile(clip, source)
+    for status in (0, 1):  # the second time it exists already
+        ended, said = rvrt(source, target)
+        assert ended == status
+        assert all(line.isprintable() for line in said), said
+        assert any("c\\x1b[2J\\x9b1m.mp4" in line for line in said)
+        assert status or any("a\\x1b[31m\\nb.mkv" in line for line in said)
 
 
 # What the work folder holds comes from anywhere

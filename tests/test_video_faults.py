@@ -17,8 +17,9 @@ import av
 import imageio_ffmpeg
 import numpy as np
 import pytest
-from video_clips import FAST, decoded_times, enlarge, ffmpeg, leftovers, read_all
+from video_clips import FAST, decoded_times, enlarge, ffmpeg, leftovers, look, read_all
 
+import rvrt_cli.video.mux
 from rvrt_cli.errors import MediaError
 from rvrt_cli.video.encoder import Encoder, encoder_bytes
 from rvrt_cli.video.frame import Frame
@@ -114,6 +115,112 @@ def test_pictures_that_change_their_size_midway_are_all_there(tmp_path):
     with open_reader(probe(source)) as reader:
         assert [frame.pixels.shape for frame in reader] == [(48, 64, 3)] * 20
     assert reader.warnings == [f"{source}: the pictures change their size or format midway; all were scaled to 64x48"]
+
+
+def sounding(folder, codec="aac", suffix="ts", seconds=2):
+    path = folder / f"whole.{suffix}"
+    sources = ["-f", "lavfi", "-i", f"testsrc2=s=32x32:r=25:d={seconds}", "-f", "lavfi", "-i", f"sine=d={seconds}"]
+    ffmpeg(*sources, *FAST, "-pix_fmt", "yuv420p", "-c:a", codec, path)
+    return path
+
+
+def twice(folder):
+    """Two programmes in one file: the clock begins again. Path, frames, warning."""
+    data = sounding(folder, seconds=0.8).read_bytes()
+    (folder / "in.ts").write_bytes(data + data)
+    return folder / "in.ts", 40, "its clock runs backwards"
+
+
+def with_equal_times(folder):
+    """Two packets of sound at one time."""
+    whole, path, before = sounding(folder, suffix="mkv", seconds=0.8), folder / "in.mkv", None
+    with av.open(str(whole)) as given, av.open(str(path), "w") as made:
+        copies = [made.add_stream_from_template(stream) for stream in given.streams]
+        for number, packet in enumerate(p for p in given.demux() if p.size):
+            sound = packet.stream.type == "audio"
+            if sound and before is not None and 20 < number < 24:
+                packet.pts = packet.dts = before
+            before = packet.dts if sound else before
+            packet.stream = copies[packet.stream_index]
+            made.mux(packet)
+    return path, 20, "its clock runs backwards"
+
+
+def with_noise(codec, warning):
+    def make(folder):
+        data, rng = bytearray(sounding(folder, codec).read_bytes()), np.random.default_rng(7)
+        for place in rng.integers(3000, len(data) - 100, 8):
+            data[place : place + 100] = rng.bytes(100)
+        (folder / "in.ts").write_bytes(data)
+        return folder / "in.ts", None, warning
+
+    return make
+
+
+DAMAGED_SOUND = {
+    "two clocks": twice,
+    "equal times": with_equal_times,
+    "noise in AAC": with_noise("aac", "left out"),
+    "noise in MP2": with_noise("mp2", "its clock runs backwards"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED_SOUND)
+def test_damaged_sound_goes_along_as_far_as_it_can_and_is_told(tmp_path, name):
+    source, frames, warning = DAMAGED_SOUND[name](tmp_path)
+    said = enlarge(source, tmp_path / "out.mp4")
+    told = [line for line in said if line.startswith(f"{source}: stream 1 (audio, ") and warning in line]
+    assert len(told) == sum("stream 1" in line for line in said) == 1, said
+    video, sound = look(tmp_path / "out.mp4")
+    assert frames is None or len(video.times) == frames
+    assert len(set(sound.times)) == len(sound.times)
+    lost = len(look(source)[1].data) - len(sound.data)
+    assert (1 <= lost <= 8) if warning == "left out" else lost == 0
+    assert leftovers(tmp_path) == []
+
+
+def test_sound_of_a_second_clock_follows_the_first(tmp_path):
+    source, *_ = twice(tmp_path)
+    enlarge(source, tmp_path / "out.mp4")
+    times = look(tmp_path / "out.mp4")[1].times
+    assert times[-1] == pytest.approx(1.62, abs=0.05)
+    assert max(b - a for a, b in itertools.pairwise(times)) < 0.03
+
+
+def test_sound_that_ends_in_an_error_costs_no_picture(tmp_path, monkeypatch):
+    source = sounding(tmp_path, suffix="mkv")
+
+    class Breaking:
+        def __init__(self, container):
+            self.streams = container.streams
+            self.container = container
+
+        def demux(self, chosen):
+            yield from itertools.islice(self.container.demux(chosen), 30)
+            raise av.error.InvalidDataError(-1094995529, "Invalid data found when processing input")
+
+    copied = rvrt_cli.video.mux.copied_packets
+    monkeypatch.setattr(rvrt_cli.video.mux, "copied_packets", lambda given, *rest: copied(Breaking(given), *rest))
+    said = enlarge(source, tmp_path / "out.mp4")
+    why = "Invalid data found when processing input"
+    assert said == [f"{source}: stream 1 (audio, aac): it is damaged and ends early ({why})"]
+    assert [len(stream.times) for stream in look(tmp_path / "out.mp4")] == [50, 30]
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_sound_that_ffmpeg_cannot_relay_costs_no_picture(tmp_path, monkeypatch, written):
+    source, target = sounding(tmp_path, suffix="mp4"), tmp_path / "out.mkv"
+    arguments = rvrt_cli.video.mux.moving_arguments
+
+    def failing(info, routes):
+        broken = ["-abort_on", "empty_output", "-f", "lavfi", "-i", "nullsrc=d=0.1", "-map", "1", "-t", "0"]
+        return [*arguments(info, routes), *(broken if written else ["-no_such_option"])]
+
+    monkeypatch.setattr(rvrt_cli.video.mux, "moving_arguments", failing)
+    (told,) = enlarge(source, target)
+    assert told.startswith(f"{source}: stream 1 (audio, aac): damaged")
+    assert len(decoded_times(target)) == 50
+    assert leftovers(tmp_path) == []
 
 
 def test_a_killed_decoder_is_an_error_and_not_the_end(clip):

@@ -1,5 +1,6 @@
 """Nothing is lost between source and target: times, sound, subtitles, tags; checked with PyAV on real files."""
 
+import re
 from fractions import Fraction
 
 import av
@@ -22,6 +23,7 @@ from video_clips import (
 from rvrt_cli.errors import MediaError
 from rvrt_cli.video.probe import probe
 from rvrt_cli.video.reader import open_reader
+from rvrt_cli.video.target import check_target
 
 MILLISECOND = Fraction(1, 1000)
 
@@ -336,6 +338,14 @@ def test_what_a_container_cannot_hold_is_refused_before_the_work(tmp_path, rich_
     assert leftovers(tmp_path) == []
 
 
+def test_a_timecode_track_is_told_of_as_what_it_is(tmp_path):
+    source = tmp_path / "in.mov"
+    ffmpeg(*PICTURES, *FAST, "-timecode", "01:02:03:04", source)
+    assert enlarge(source, tmp_path / "out.mov") == [
+        "out.mov: stream 1 (data) is left out, rvrt copies no timecode tracks"
+    ]
+
+
 @pytest.mark.parametrize("degrees", [90, 180, 270])
 def test_a_turned_phone_video_is_upright_once(tmp_path, degrees):
     flat, source, target = tmp_path / "flat.mp4", tmp_path / "in.mp4", tmp_path / "out.mp4"
@@ -394,6 +404,9 @@ def test_hdr10_keeps_tags_depth_and_mastering_display(tmp_path, codec):
     assert (after.mastering, after.light_level) == (before.mastering, before.light_level)
     assert after.colour == before.colour
     assert after.pix_fmt == "yuv420p10le"
+    for place in (f"{tmp_path}/frames/", "-"):
+        (told,) = check_target(before, place, width=256, height=192).notes
+        assert "mastering display is left out" in told
 
 
 @pytest.mark.parametrize(
@@ -421,6 +434,47 @@ def test_depth_and_chroma_are_kept_where_the_codec_can(tmp_path, source_format, 
     assert abs(float(read_all(source)[0].pixels.mean()) / float(read_all(target)[0].pixels.mean()) - 1) < 0.02
 
 
+@pytest.mark.parametrize(
+    ("source_format", "codec", "said"),
+    [
+        ("yuv420p12le", "libx264", ["12 bits become 10"]),
+        ("yuv444p", "libsvtav1", ["chroma of 4:4:4 becomes 4:2:0"]),
+        ("yuv422p", "mpeg4", ["chroma of 4:2:2 becomes 4:2:0"]),
+        ("yuv444p12le", "mpeg4", ["12 bits become 8", "chroma of 4:4:4 becomes 4:2:0"]),
+        ("yuv411p", "libx264", []),
+        ("yuv420p", "mpeg4", []),
+        ("gray", "libx264", []),
+        ("bgr0", "ffv1", []),
+    ],
+)
+def test_depth_and_chroma_that_the_codec_cannot_keep_are_told(tmp_path, source_format, codec, said):
+    source = tmp_path / "in.mkv"
+    ffmpeg(*PICTURES, "-t", "0.1", "-c:v", "ffv1", "-pix_fmt", source_format, source)
+    notes = check_target(probe(source), tmp_path / "out.mkv", width=256, height=192, codec=codec).notes
+    assert [note.partition(";")[0] for note in notes] == [f"out.mkv: {words}" for words in said]
+    assert all("--codec or --pix-fmt" in note for note in notes)
+
+
+@pytest.mark.parametrize("target", ["frames/", "-"])
+def test_what_pictures_alone_do_not_hold_is_told(tmp_path, rich_mkv, target):
+    varying, steady = tmp_path / "varying.mkv", tmp_path / "steady.mkv"
+    ffmpeg(*PICTURES, "-vf", "setpts=PTS+0.1*gt(N\\,5)/TB", "-fps_mode", "passthrough", *FAST, varying)
+    ffmpeg(*PICTURES, *FAST, steady)
+    place, name = (f"{tmp_path}/{target}", "frames") if target != "-" else ("-", "standard output")
+
+    def notes(source, **options):
+        return check_target(probe(source), place, width=256, height=192, **options).notes
+
+    (told,) = notes(rich_mkv)
+    assert re.match(
+        rf"{name}: sound, subtitles, attachments and chapters are left out, .* pictures only; .*\.mkv", told
+    )
+    assert notes(rich_mkv, source_mux=False) == ()
+    (told,) = notes(varying)
+    assert told.startswith(f"{name}: the frames' times vary and are left out")
+    assert notes(steady) == ()
+
+
 @pytest.mark.parametrize("size", ["63x47", "64x47", "33x32"])
 def test_odd_sizes_pass(tmp_path, size):
     source, target = tmp_path / "in.mkv", tmp_path / "out.mkv"
@@ -445,6 +499,19 @@ def test_interlaced_is_said_and_can_be_undone(tmp_path):
         combs = [[_comb(frame.pixels) for frame in reader] for reader in (woven, clean)]
     assert len(combs[0]) == len(combs[1]) == info.frame_count
     assert np.mean(combs[0]) > 1.5 * np.mean(combs[1])
+
+
+def test_pictures_that_are_interlaced_only_later_are_told(tmp_path):
+    source, parts = tmp_path / "in.m2v", (tmp_path / "a.m2v", tmp_path / "b.m2v")
+    pictures, coding = "testsrc2=s=64x48:r=50:d=0.8,gblur=2", ["-c:v", "mpeg2video", "-bf", "0"]
+    ffmpeg("-f", "lavfi", "-i", pictures, "-vf", "fps=25", "-frames:v", 10, *coding, parts[0])
+    ffmpeg("-f", "lavfi", "-i", pictures, "-vf", "interlace", *coding, "-flags", "+ilme+ildct", parts[1])
+    source.write_bytes(b"".join(part.read_bytes() for part in parts))
+    for deinterlace in (False, True):
+        with open_reader(probe(source), deinterlace=deinterlace) as reader:
+            assert len(list(reader)) >= 29  # ffmpeg's decoder loses one where the sequence's header changes
+        told = [line for line in reader.warnings if "20 frames are interlaced" in line and "--deinterlace" in line]
+        assert len(told) == (not deinterlace)
 
 
 def _comb(pixels):

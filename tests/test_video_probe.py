@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fuzzing import searching
+from fuzzing import refusals, searching
 from hypothesis import given, strategies as st
 from video_clips import FAST, PICTURES, SOUND, enlarge, ffmpeg, leftovers, read_all
 
 from rvrt_cli.errors import MediaError, OptionError
 from rvrt_cli.video import y4m
-from rvrt_cli.video.probe import probe
+from rvrt_cli.video.probe import open_container, packets, probe
+from rvrt_cli.video.streams import plan_streams
 from rvrt_cli.video.target import check_target
 
 
@@ -102,6 +103,69 @@ def test_bad_sources_are_refused_in_one_line(tmp_path, clip):
         with pytest.raises(MediaError, match=words) as error:
             probe(path)
         assert str(path) in one_line(error)
+
+
+SUFFIXES = ("mp4", "mkv", "ts", "flv")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A clip with sound in each container, by suffix; subtitles and a chapter in the first two."""
+    folder = tmp_path_factory.mktemp("small")
+    (folder / "s.srt").write_text("1\n00:00:00,010 --> 00:00:00,100\nHi\n")
+    (folder / "c.txt").write_text(";FFMETADATA1\ntitle=T\n[CHAPTER]\nTIMEBASE=1/1000\nSTART=0\nEND=100\ntitle=One\n")
+    sources = ["-f", "lavfi", "-i", "testsrc2=s=32x32:r=25:d=0.2", "-f", "lavfi", "-i", "sine=d=0.2"]
+    more = ["-i", folder / "s.srt", "-i", folder / "c.txt", "-map", "0", "-map", "1", "-map", "2", "-map_metadata", "3"]
+    for suffix in SUFFIXES:
+        rich = suffix in ("mp4", "mkv")
+        words = ["-c:s", "mov_text" if suffix == "mp4" else "srt", "-movflags", "+faststart"] if rich else []
+        ffmpeg(*sources, *(more if rich else []), *FAST, "-c:a", "aac", *words, folder / f"in.{suffix}")
+    return {suffix: (folder / f"in.{suffix}").read_bytes() for suffix in SUFFIXES}
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_damaged_header_is_understood_or_refused(tmp_path, small, suffix):
+    path = tmp_path / f"in.{suffix}"
+
+    @searching(60)
+    @given(st.lists(st.tuples(st.integers(0, 2999), st.binary(min_size=1, max_size=4)), min_size=1, max_size=6))
+    def look_at(patches):
+        data = bytearray(small[suffix])
+        for place, patch in patches:
+            data[place : place + len(patch)] = patch
+        path.write_bytes(data)
+        with refusals(MediaError):
+            plan_streams(probe(path), "matroska", tmp_path / "out.mkv")
+
+    look_at()
+
+
+def test_a_stream_that_comes_up_on_the_way_does_no_harm(tmp_path):
+    """Sound at the end of an FLV whose header speaks of pictures only."""
+    path, sound = tmp_path / "in.flv", b"\x2e" + bytes(400)
+    ffmpeg("-f", "lavfi", "-i", "testsrc2=s=32x32:r=25:d=20", *FAST, path)
+    tag = b"\x08" + len(sound).to_bytes(3, "big") + (200).to_bytes(3, "big") + bytes(4) + sound
+    path.write_bytes(path.read_bytes() + tag + len(tag).to_bytes(4, "big"))
+    with open_container(path) as container:
+        assert len(container.streams) == 1
+        assert sum(packet.size > 0 for packet in packets(container, container.streams.video[0])) == 500
+
+
+@pytest.mark.parametrize(("size", "rate"), [("720x480", Fraction(30000, 1001)), ("720x576", Fraction(25))])
+def test_raw_dv_has_the_rate_of_its_pictures(tmp_path, size, rate):
+    path = tmp_path / "in.dv"
+    ffmpeg("-f", "lavfi", "-i", f"testsrc2=s={size}:r={rate}", "-frames:v", 6, "-c:v", "dvvideo",
+           "-pix_fmt", "yuv411p" if size == "720x480" else "yuv420p", path)  # fmt: skip
+    info = probe(path)
+    assert (info.frame_rate, info.frame_count, len(read_all(path))) == (rate, 6, 6)
+
+
+def test_pictures_of_an_unknown_kind_are_refused_in_one_line(tmp_path, clip):
+    path = tmp_path / "unknown.mp4"
+    path.write_bytes(clip.read_bytes().replace(b"avc1", b"zzz1"))
+    with pytest.raises(MediaError, match="of a kind that ffmpeg does not know") as error:
+        probe(path)
+    assert str(path) in one_line(error)
 
 
 def make_images(folder: Path, names: list[str], size: str = "10x8") -> None:
@@ -200,11 +264,12 @@ def test_bad_targets_are_refused_before_the_work(tmp_path, clip):
         ({"pix_fmt": "yuv999p"}, "--pix-fmt yuv999p"),
         ({"codec": "mpeg4", "crf": 20}, "has no --crf"),
         ({"codec": "h264_nvenc", "crf": None}, "--codec h264_nvenc"),
+        ({"codec": "libtheora"}, "drops a picture that equals the one before"),
     ],
 )
 def test_bad_encoder_options_are_refused_before_the_work(tmp_path, clip, options, words):
     with pytest.raises(OptionError, match=words) as error:
-        check(clip, tmp_path / "out.mp4", **options)
+        check(clip, tmp_path / ("out.mkv" if options.get("codec") == "libtheora" else "out.mp4"), **options)
     one_line(error)
     assert list(tmp_path.iterdir()) == [clip]
 
@@ -276,6 +341,8 @@ def test_a_y4m_stream_that_breaks_off_gives_what_it_has(tmp_path):
         (b"YUV4MPEG2 H48 F25:1\n", "asks for a side of nothing px"),
         (b"YUV4MPEG2 W64 H48 F25:1 Cweird\n", "pixel format Cweird"),
         (b"YUV4MPEG2 W64 H48 F999999999:1\n", "absurd ratio"),
+        (b"YUV4MPEG2 W64 H48 F25:1\n", "^-: the y4m stream holds no whole frame; check"),
+        (b"YUV4MPEG2 W64 H48 F25:1\nFRAME\n" + bytes(10), "^-: the y4m stream holds no whole frame; check"),
         (b"YUV4MPEG2 W64 H48 F25:1\nnonsense" + b"x" * 9000, "no picture can be decoded|cannot be decoded"),
     ],
 )

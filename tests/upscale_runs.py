@@ -33,7 +33,7 @@ MOMENTS = {
     "mux": ("rvrt_cli.video.mux", "_video_packets"),
     "decode": ("rvrt_cli.video.decoder", "VideoDecoder._pictures"),
     "network": ("__main__", "Echo.__call__"),
-    "encode": ("rvrt_cli.video.encoder", "Encoder._packet"),  # its first call is the rehearsal
+    "encode": ("rvrt_cli.video.encoder", "Encoder._packet"),  # its first two calls are the rehearsal
     "publishing": ("rvrt_cli.upscale.work", "Work.publishing"),
     "publish": ("rvrt_cli.upscale.run", "publish"),
     "remove": ("rvrt_cli.upscale.work", "_remove"),

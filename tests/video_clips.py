@@ -77,7 +77,7 @@ def read_all(path: str | Path, **part: float) -> list[Frame]:
 
 
 def enlarge(source: str | Path, target: str | Path, *, scale: int = 1, **options: object) -> list[str]:
-    """Read `source`, repeat every pixel `scale` times, write `target`; the reader's warnings and the target's notes."""
+    """Read `source`, repeat every pixel `scale` times, write `target`; warnings and the target's notes."""
     info = probe(source)
     part = {key: options[key] for key in ("start", "duration") if key in options}
     options = {"preset": "ultrafast", **options} if Path(target).suffix in (".mp4", ".mov", ".mkv") else options
@@ -89,7 +89,7 @@ def enlarge(source: str | Path, target: str | Path, *, scale: int = 1, **options
             pixels = np.repeat(np.repeat(frame.pixels, scale, 0), scale, 1)
             writer.write(Frame(pixels, frame.pts, frame.alpha))
         writer.finish(reader.until)
-    return [*reader.warnings, *writer.target.notes]
+    return [*reader.warnings, *writer.warnings, *writer.target.notes]
 
 
 def leftovers(folder: Path) -> list[str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rvrt_cli.cli.interrupt import end, second_ends_at_once
-from rvrt_cli.errors import MediaError
+from rvrt_cli.errors import MediaError, printable
 from rvrt_cli.options import DEVICES, PRECISIONS, UpscaleOptions
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def upscale(source: str, target: str, dry_run: bool, as_json: bool, quiet: bool,
         display.say(line)
     if dry_run:
         for line in _plan_lines(job) if quiet else ():
-            click.echo(line)
+            click.echo(printable(line))
         return
     for note in job.notes:
         display.note(note)
@@ -95,7 +95,7 @@ def upscale(source: str, target: str, dry_run: bool, as_json: bool, quiet: bool,
     display.end(job, done)
     if not as_json:  # which has them in its last object
         for line in done.warnings:
-            click.echo(f"rvrt: warning: {line}", err=True)
+            click.echo(printable(f"rvrt: warning: {line}"), err=True)
 
 
 def _interrupted(display: Any, job: Job) -> None:
@@ -105,11 +105,11 @@ def _interrupted(display: Any, job: Job) -> None:
             kept = sum(segment.frames for segment in job.work.segments())
         if kept:
             then = f"go on after the {kept} that are kept in {job.work.folder.name}"
-    click.echo(
+    text = (
         f"rvrt: interrupted after {display.frames} of {job.frames or '?'} frames; {job.target.path} was not written. "
-        f"Run the same command to {then}",
-        err=True,
+        f"Run the same command to {then}"
     )
+    click.echo(printable(text), err=True)
     end()
 
 
@@ -174,10 +174,10 @@ class _Plain(_Quiet):
         self._notes = 0
 
     def say(self, line: str) -> None:
-        click.echo(line, err=True)
+        click.echo(printable(line), err=True)
 
     def note(self, line: str) -> None:
-        click.echo(f"note: {line}", err=True)
+        self.say(f"note: {line}")
 
     def update(self, progress: Progress) -> None:
         super().update(progress)
@@ -228,10 +228,10 @@ class _Live(_Plain):
         return self._console.status("loading the network")
 
     def say(self, line: str) -> None:
-        self._console.print(line, markup=False, soft_wrap=True)
+        self._console.print(printable(line), markup=False, soft_wrap=True)
 
     def note(self, line: str) -> None:
-        self._console.print(f"note: {line}", markup=False, style="yellow", soft_wrap=True)
+        self._console.print(printable(f"note: {line}"), markup=False, style="yellow", soft_wrap=True)
 
     def __enter__(self) -> None:
         self._bar.start()

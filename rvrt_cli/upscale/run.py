@@ -135,7 +135,7 @@ def _finish(job: Job, work: Work, progress: Progress) -> None:
     result = join(
         job.target, job.source, work.folder, parts, progress.frames,
         until=until * job.source.time_base if until is not None else None, start=options.start,
-        duration=options.duration,
+        duration=options.duration, warnings=progress.warnings,
     )  # fmt: skip
     work.publishing(result, job.manifest.about, progress.frames)
     progress.path = str(publish(job.target, result))

@@ -22,13 +22,14 @@ import numpy as np
 from rvrt_cli.errors import MediaError
 from rvrt_cli.video import colour
 from rvrt_cli.video.frame import Frame
-from rvrt_cli.video.probe import SourceInfo, open_container, stdin_descriptor
+from rvrt_cli.video.probe import SourceInfo, open_container, packets, stdin_descriptor
 from rvrt_cli.video.process import FFmpeg, file_url
 
 # Messages that say something about the whole of a source, wherever in it they come
 _WATCH = {
     "change": "Reconfiguring filter graph because video parameters changed",
     "jump": "Non-monotonic DTS",
+    "field": r" i:[TB] iskey:",  # from the filter showinfo, once a picture
     "damage": r"ended prematurely|[Tt]runcat|corrupt|partial file",
 }
 NUT_OPTIONS = {"probesize": "32", "analyzeduration": "0"}  # believe the header; reading ahead would cost memory
@@ -54,6 +55,7 @@ class VideoDecoder:
             self._lift = int(-info.start_time / info.time_base) + int(1 / info.time_base) + 1
         self._closed = threading.Event()
         self._alpha = alpha and colour.has_alpha(info.pix_fmt)
+        self._woven = not (deinterlace or info.interlaced)  # interlaced pictures would surprise
         chain, self._packed = self._filters(deinterlace)
         self._ffmpeg = FFmpeg(
             [*self._input(start), "-vf", chain, *self._output()],
@@ -88,6 +90,8 @@ class VideoDecoder:
             chain = f"bwdif=mode=send_frame,{chain}"
         if self._lift:
             chain = f"setpts=PTS+{self._lift},{chain}"
+        if self._woven:
+            chain = f"showinfo=checksum=0,{chain}"
         return chain, packed
 
     def _output(self) -> list[str]:
@@ -157,12 +161,20 @@ class VideoDecoder:
         if last is None:
             if self._first is not None:
                 raise MediaError(f"{info.path}: no picture after {float(self._first - info.begin):g} s; lower --start")
+            if info.kind == "y4m" and not ffmpeg.errors:
+                raise MediaError("-: the y4m stream holds no whole frame; check the program that writes it")
             raise MediaError(f"{info.path}: no picture can be decoded: {ffmpeg.last_error()}")
         self.missing = self._count_missing(count, last)
         if ffmpeg.seen["change"]:
             self.warnings.append(
                 f"{info.path}: the pictures change their size or format midway; all were scaled to "
                 f"{info.width}x{info.height}"
+            )
+        fields = ffmpeg.seen["field"]
+        if self._woven and fields:
+            self.warnings.append(
+                f"{info.path}: {fields} frame{'s are' if fields > 1 else ' is'} interlaced, unlike those at the beginning, "
+                "and enlarged as they are; --deinterlace makes whole ones"
             )
         self.until = self._shown_until(last)
         jumps = ffmpeg.seen["jump"]
@@ -173,9 +185,10 @@ class VideoDecoder:
             )
         if self.missing:
             plural = "s" if self.missing > 1 else ""
+            why = f"; ffmpeg: {ffmpeg.last_error()}" if ffmpeg.errors else ""
             self.warnings.append(
                 f"{info.path}: {self.missing} frame{plural} missing, the file is truncated or damaged "
-                f"({count} could be read; ffmpeg: {ffmpeg.last_error()})"
+                f"({count} could be read{why})"
             )
         elif ffmpeg.errors:
             self.warnings.append(
@@ -249,7 +262,7 @@ def _packet_duration(info: SourceInfo, pts: int) -> int:
     with open_container(info.path) as container, contextlib.suppress(av.error.FFmpegError, OSError):
         stream = container.streams[info.stream_index]
         container.seek(pts, stream=stream)
-        for packet in container.demux(stream):
+        for packet in packets(container, stream):
             if packet.pts == pts:
                 return packet.duration or 0
     return 0

@@ -70,12 +70,13 @@ def join(
     source_mux: bool = True,
     start: float = 0.0,
     duration: float | None = None,
+    warnings: list[str] | None = None,
 ) -> Path:
     """Make the result, within `work`, of the encoded `parts` in order, which hold `frames` frames together.
 
     Args:
         until: when the last frame gives way, in seconds on the source's clock, if known.
-        source_mux, start, duration: see `rvrt_cli.video.mux.mux`.
+        source_mux, start, duration, warnings: see `rvrt_cli.video.mux.mux`.
 
     Raises:
         MediaError: a frame is missing, or muxing failed.
@@ -88,7 +89,7 @@ def join(
     muxed = work / f"muxed{target.path.suffix}"
     packets = mux(
         parts, info, muxed, muxer=target.muxer, routes=target.routes, until=until, source_mux=source_mux,
-        start=start, duration=duration,
+        start=start, duration=duration, warnings=warnings,
     )  # fmt: skip
     if packets < frames:
         raise MediaError(f"{target.path}: the encoder lost {frames - packets} frames; choose another --codec")

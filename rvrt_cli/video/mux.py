@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import heapq
 import itertools
+import os
 import secrets
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,7 +18,8 @@ from typing import Any
 import av
 
 from rvrt_cli.errors import MediaError
-from rvrt_cli.video.probe import ATTACHED_PIC, SourceInfo, disposition, open_container, reason
+from rvrt_cli.video.copied import UNFIT, Passage, copied_packets
+from rvrt_cli.video.probe import SourceInfo, open_container, packets, reason
 from rvrt_cli.video.process import FFmpeg, file_url
 from rvrt_cli.video.streams import COVER_TYPES, Route, kept_language, moving_arguments
 
@@ -24,7 +27,9 @@ from rvrt_cli.video.streams import COVER_TYPES, Route, kept_language, moving_arg
 _STALE = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "rotate", "timecode"}
 _STALE_PREFIXES = ("bps", "number_of_", "_statistics_", "duration-")
 Header = bytes | None
+_Item = tuple[Fraction, int, Any, Passage | None]  # decoding time [s], rank among those of one time, packet, its stream
 _ANY_TYPE = "application/octet-stream"
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EROFS)  # no fault of the source's
 _LONGEST_REORDERING = 64  # packets between decoding and showing; H.264 and HEVC allow 16 pictures
 
 
@@ -39,6 +44,7 @@ def mux(
     source_mux: bool = True,
     start: float = 0.0,
     duration: float | None = None,
+    warnings: list[str] | None = None,
 ) -> int:
     """Write `output`: the video of `encoded` and the streams of `info` that `routes` name, nothing re-encoded.
 
@@ -48,6 +54,7 @@ def mux(
         routes: from `streams.plan_streams`; without `source_mux` neither they nor chapters and metadata are used.
         until: when the last picture gives way, in seconds on the source's clock; None: after the average time of one.
         start, duration: the part of the source, in seconds, that `encoded` shows; 0 and None: all of it.
+        warnings: gets one line for every other stream that is damaged, of which everything goes along that can.
 
     Returns:
         The number of video packets written.
@@ -65,38 +72,52 @@ def mux(
     zero = info.zero(start)
     end = Fraction(duration).limit_denominator(10**6) if duration is not None else None
     window = (Fraction(0) if start > 0 else None, end)
-    written = 0
+    warnings = [] if warnings is None else warnings
+    written = refused = 0
 
     def ending(last: Fraction) -> Fraction:
         return until - zero if until is not None and until - zero > last else last + 1 / info.frame_rate
 
     try:
         with contextlib.ExitStack() as stack:
-            side = _side_file(stack, info, routes, muxer, output.parent)
+            side, routes = _side_file(stack, info, routes, muxer, output.parent, warnings)
             first = stack.enter_context(open_container(parts[0]))
             source = stack.enter_context(open_container(info.path)) if routes else None
             beside = stack.enter_context(open_container(side)) if side else None
             target = stack.enter_context(av.open(file_url(output), "w", format=muxer, container_options=options))
-            made = _add_streams(target, first, info, routes, source, beside)
+            made = _add_streams(target, first, info, routes, source, beside, warnings)
             if source_mux:
                 _describe(target, info, muxer, made.by_origin, zero, end)
             target.start_encoding()
-            tracks: list[Iterable[tuple[Fraction, int, Any]]] = [_video_packets(parts, first, made.video, ending)]
+            tracks: list[Iterable[_Item]] = [_video_packets(parts, first, made.video, ending)]
             if made.copied:
-                tracks.append(_copied_packets(source, made.copied, zero, window, 1))
+                tracks.append(copied_packets(source, made.copied, muxer, zero, window, 1))
             if made.relayed:
-                tracks.append(_copied_packets(beside, made.relayed, zero, window, 2))
+                tracks.append(copied_packets(beside, made.relayed, muxer, zero, window, 2))
             # In the order of decoding across all streams, so that the muxer never holds more than a moment of them
-            for _, order, packet in heapq.merge(*tracks, key=lambda item: item[:2]):
-                target.mux(packet)
-                written += order == 0
-        _keep_aspect(parts[0], output, muxer)
+            for _, _, packet, passage in heapq.merge(*tracks, key=lambda item: item[:2]):
+                try:
+                    target.mux(packet)
+                except UNFIT:
+                    if passage is None:
+                        raise
+                    passage.left_out += 1
+                written += passage is None
+        _keep_aspect(info, parts[0], output, muxer)
+        for passage in (*made.copied.values(), *made.relayed.values()):
+            warnings += passage.warning(info)
+            refused += passage.left_out
+        if refused:  # at such a packet the muxer may have dropped another one that was waiting
+            with open_container(output) as result:
+                written = sum(packet.size > 0 for packet in result.demux(result.streams.video[0]))
     except (av.error.FFmpegError, OSError) as error:
-        raise MediaError(f"{output.name}: cannot be written ({reason(error)})") from error
+        raise MediaError(
+            f"{info.path}: the enlarged video cannot be put together ({reason(error)}); mend that and run it again"
+        ) from error
     return written
 
 
-def _keep_aspect(encoded: Path, output: Path, muxer: str) -> None:
+def _keep_aspect(info: SourceInfo, encoded: Path, output: Path, muxer: str) -> None:
     """Copy `output` anew where its pictures' shape is neither in their bitstream nor, as with Matroska, set by PyAV."""
     with open_container(encoded) as first, open_container(output) as written:
         old, new = first.streams.video[0], written.streams.video[0]
@@ -110,7 +131,9 @@ def _keep_aspect(encoded: Path, output: Path, muxer: str) -> None:
     ffmpeg = FFmpeg([*source, *copied, "-avoid_negative_ts", "disabled", "-f", muxer, file_url(remade)])
     try:
         if ffmpeg.wait() != 0:
-            raise MediaError(f"{output.name}: cannot be written: {ffmpeg.last_error()}")
+            raise MediaError(
+                f"{info.path}: the enlarged video cannot be put together: {ffmpeg.last_error()}; run it again"
+            )
         remade.replace(output)
     finally:
         ffmpeg.kill()
@@ -122,12 +145,14 @@ class _Made:
     """The output's streams: the video, those copied by the source's index, those relayed by the side file's index."""
 
     video: Any = None
-    copied: dict[int, Any] = field(default_factory=dict)
-    relayed: dict[int, Any] = field(default_factory=dict)
+    copied: dict[int, Passage] = field(default_factory=dict)
+    relayed: dict[int, Passage] = field(default_factory=dict)
     by_origin: dict[int, Any] = field(default_factory=dict)  # all of them by the source's index
 
 
-def _add_streams(target: Any, first: Any, info: SourceInfo, routes: Sequence[Route], source: Any, beside: Any) -> _Made:
+def _add_streams(
+    target: Any, first: Any, info: SourceInfo, routes: Sequence[Route], source: Any, beside: Any, warnings: list[str]
+) -> _Made:
     """Streams in the source's order; attachments are written at once."""
     made = _Made()
     waiting = iter(beside.streams if beside else ())
@@ -140,14 +165,17 @@ def _add_streams(target: Any, first: Any, info: SourceInfo, routes: Sequence[Rou
             continue
         stream = source.streams[index]
         if ways[index].how == "attach":
-            _attach_cover(target, stream, ways[index].codec)
+            if not _attach_cover(target, stream, ways[index].codec):
+                warnings.append(f"{info.path}: {info.stream(index).name}: it cannot be read and is left out")
         elif stream.type == "attachment":
             target.add_attachment(stream.name or "attachment", stream.mimetype or _ANY_TYPE, stream.data)
         elif ways[index].how == "copy":
-            made.copied[index] = made.by_origin[index] = _copy_stream(target, stream)
+            made.by_origin[index] = _copy_stream(target, stream)
+            made.copied[index] = Passage(made.by_origin[index], info.stream(index).name)
         else:
             relayed = next(waiting)
-            made.relayed[relayed.index] = made.by_origin[index] = _copy_stream(target, relayed)
+            made.by_origin[index] = _copy_stream(target, relayed)
+            made.relayed[relayed.index] = Passage(made.by_origin[index], info.stream(index).name)
     return made
 
 
@@ -157,11 +185,16 @@ def _copy_stream(target: Any, stream: Any) -> Any:
     return copy
 
 
-def _attach_cover(target: Any, stream: Any, codec: str) -> None:
+def _attach_cover(target: Any, stream: Any, codec: str) -> bool:
+    """Whether there is a picture to attach."""
     suffix = "png" if codec == "png" else "jpg"
-    picture = next(packet for packet in stream.container.demux(stream) if packet.size)
-    target.add_attachment(f"cover.{suffix}", COVER_TYPES[codec], bytes(picture))
-    stream.container.seek(0)
+    picture = None
+    with contextlib.suppress(av.error.FFmpegError, OSError):
+        picture = next((packet for packet in packets(stream.container, stream) if packet.size), None)
+        stream.container.seek(0)
+    if picture is not None:
+        target.add_attachment(f"cover.{suffix}", COVER_TYPES[codec], bytes(picture))
+    return picture is not None
 
 
 def _describe(
@@ -201,7 +234,7 @@ def _fresh(metadata: dict[str, str]) -> dict[str, str]:
 
 def _video_packets(
     parts: list[Path], first: Any, target: Any, ending: Callable[[Fraction], Fraction]
-) -> Iterator[tuple[Fraction, int, Any]]:
+) -> Iterator[_Item]:
     """The packets of all parts, each picture shown until the next one comes: the encoder, which gets no ends, guesses.
 
     Args:
@@ -209,10 +242,10 @@ def _video_packets(
     """
     waiting: deque[Any] = deque()
 
-    def leave() -> tuple[Fraction, int, Any]:
+    def leave() -> _Item:
         packet = waiting.popleft()
         packet.duration = min((pts for pts in times if pts > packet.pts), default=packet.pts + 1) - packet.pts
-        return packet.dts * packet.time_base, 0, packet
+        return packet.dts * packet.time_base, 0, packet, None
 
     for packet in _renumbered(parts, first, target):
         waiting.append(packet)
@@ -280,53 +313,43 @@ def _with_decoding_times(packets: Iterator[Any]) -> Iterator[Any]:
         yield packet
 
 
-def _copied_packets(
-    container: Any,
-    streams: dict[int, Any],
-    zero: Fraction,
-    window: tuple[Fraction | None, Fraction | None],
-    order: int,
-) -> Iterator[tuple[Fraction, int, Any]]:
-    """Packets of `streams`, moved to the output's clock; those that begin within `window` (first, end) seconds."""
-    chosen = [container.streams[index] for index in streams]
-    for packet in container.demux(chosen):
-        if not packet.size or packet.stream_index not in streams:
-            continue
-        base = Fraction(packet.time_base)
-        kind = packet.stream.type
-        cover = bool(disposition(packet.stream) & ATTACHED_PIC)
-        pts = packet.pts if packet.pts is not None else packet.dts
-        if pts is None and not cover:
-            continue
-        dts = packet.dts if packet.dts is not None else pts
-        shift = round(zero / base)
-        pts, dts = (0, 0) if pts is None or dts is None or cover else (pts - shift, dts - shift)
-        if not cover:
-            begin, end = pts * base, (pts + (packet.duration or 0)) * base
-            if window[1] is not None and begin >= window[1]:
-                continue
-            if window[0] is not None and begin < window[0]:
-                if kind != "subtitle" or end <= 0:
-                    continue
-                packet.duration, pts, dts = round(end / base), 0, 0  # a line that is being shown at the cut
-        packet.pts, packet.dts = pts, dts
-        packet.stream = streams[packet.stream_index]
-        yield dts * base, order, packet
-
-
 def _side_file(
-    stack: contextlib.ExitStack, info: SourceInfo, routes: Sequence[Route], muxer: str, folder: Path
-) -> Path | None:
-    """A temporary file beside the output with the streams that have to go through ffmpeg; None when there is none."""
+    stack: contextlib.ExitStack,
+    info: SourceInfo,
+    routes: Sequence[Route],
+    muxer: str,
+    folder: Path,
+    warnings: list[str],
+) -> tuple[Path | None, Sequence[Route]]:
+    """(temporary file beside the output with the streams that have to go through ffmpeg, routes that can be gone).
+
+    The file is None when there are no such streams, or when the source's are too damaged for ffmpeg.
+    """
     moved = [route for route in sorted(routes, key=lambda route: route.index) if route.how in ("convert", "relay")]
     if not moved:
-        return None
+        return None, routes
     path = folder / f".rvrt-{secrets.token_hex(6)}.side"
     stack.callback(path.unlink, missing_ok=True)
     ffmpeg = FFmpeg([*moving_arguments(info, moved), "-map_chapters", "-1", "-f", muxer, file_url(path)])
     try:
-        if ffmpeg.wait() != 0:
-            raise MediaError(f"{info.path}: sound or subtitles cannot be copied: {ffmpeg.last_error()}")
+        status = ffmpeg.wait()
     finally:
         ffmpeg.kill()
-    return path
+    if status == 0:
+        return path, routes
+    names = ", ".join(info.stream(route.index).name for route in moved)
+    why = ffmpeg.last_error()
+    if status < 0 or status == 255 or any(os.strerror(code) in line for code in _DISK for line in ffmpeg.lines):
+        raise MediaError(f"{info.path}: {names} cannot be copied: {why}; run it again")
+    if _whole(path, len(moved)):
+        warnings.append(f"{info.path}: {names}: damaged, what could be read of it goes along (ffmpeg: {why})")
+        return path, routes
+    warnings.append(f"{info.path}: {names}: damaged and left out (ffmpeg: {why})")
+    return None, [route for route in routes if route not in moved]
+
+
+def _whole(path: Path, streams: int) -> bool:
+    """Whether ffmpeg has got as far as to write a file with as many streams."""
+    with contextlib.suppress(MediaError), open_container(path) as container:
+        return len(container.streams) == streams
+    return False

@@ -47,6 +47,11 @@ class StreamInfo:
         """Whether it is a still picture attached to the file, such as cover art."""
         return bool(self.disposition & ATTACHED_PIC)
 
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return f"stream {self.index} ({self.type}{', ' + self.codec if self.codec else ''})"
+
 
 @dataclass(frozen=True)
 class SourceInfo:
@@ -102,6 +107,10 @@ class SourceInfo:
     light_level: tuple[int, int] | None = None  # (MaxCLL, MaxFALL) in cd/m²
     files: tuple[Path, ...] = ()  # of an image sequence, in order
     header: bytes = b""  # of a y4m stream, already taken from standard input
+
+    def stream(self, index: int) -> StreamInfo:
+        """The stream of this number."""
+        return next(stream for stream in self.streams if stream.index == index)
 
     def zero(self, start: float = 0.0) -> Fraction:
         """The time on the source's clock that is 0 in an output which begins `start` seconds into the source.
@@ -174,6 +183,22 @@ def open_container(path: str | Path) -> Iterator[Any]:
         yield container
 
 
+def packets(container: Any, streams: Any) -> Iterator[Any]:
+    """The packets of one stream or a list of them, to the end of the file.
+
+    Where a stream has come up only on the way, such as in FLV, PyAV fails when it meets it, and at the end for sure.
+    """
+    stumbles = 0
+    while stumbles < 100:
+        try:
+            for packet in container.demux(streams):
+                stumbles = 0 if packet.size else stumbles
+                yield packet
+            return
+        except IndexError:
+            stumbles += 1
+
+
 def disposition(stream: Any) -> int:
     """ffmpeg's flags of a stream; PyAV gives an enumeration up to version 17 and a number since."""
     flags = stream.disposition
@@ -192,8 +217,11 @@ def _probe_video(path: Path) -> SourceInfo:
         if not videos:
             kinds = ", ".join(sorted({s.type for s in container.streams})) or "no streams at all"
             raise MediaError(f"{path}: no video in this file, but {kinds}; name a file with pictures")
+        known = [s for s in videos if s.codec_context is not None]
+        if not known:
+            raise MediaError(f"{path}: its pictures are of a kind that ffmpeg does not know; the file may be damaged")
         stream = max(
-            videos, key=lambda s: (disposition(s) & 1, s.codec_context.width * s.codec_context.height, -s.index)
+            known, key=lambda s: (disposition(s) & 1, s.codec_context.width * s.codec_context.height, -s.index)
         )
         # Everything that decoding could change is read first
         streams = tuple(_stream_info(s) for s in container.streams)
@@ -206,7 +234,8 @@ def _probe_video(path: Path) -> SourceInfo:
         decoder = ""
         if has_alpha and pix_fmt == "yuv420p" and has_decoder(_ALPHA_DECODERS.get(stream.codec_context.name, "")):
             pix_fmt, decoder = "yuva420p", _ALPHA_DECODERS[stream.codec_context.name]
-        rate = stream.average_rate or stream.guessed_rate or stream.base_rate or Fraction(25)
+        rates = (stream.average_rate, stream.guessed_rate, stream.base_rate, Fraction(25))
+        rate = next(rate for rate in rates[_counts_ticks(container) :] if rate)
         first = stream.start_time if stream.start_time is not None else (frame.pts or 0)
         start_time = first * Fraction(stream.time_base)
         if end is not None and end > start_time:
@@ -266,9 +295,11 @@ def _first_frame(path: Path, container: Any, stream: Any) -> Any:
     stream.thread_type = "SLICE"  # frame threads read far ahead for this one picture
     last: Exception | None = None
     try:
-        for packet in container.demux(stream):
+        for packet in packets(container, stream):
             try:
                 frames = packet.decode()
+            except av.error.EOFError:
+                continue
             except av.error.FFmpegError as error:
                 last = error
                 continue
@@ -287,7 +318,14 @@ def _frame_count(container: Any, stream: Any) -> tuple[int | None, bool]:
         if len(entries) >= stream.frames:
             hidden = 2  # AVINDEX_DISCARD_FRAME
             return sum(not entry.flags & hidden for entry in entries), True
+    if _counts_ticks(container):
+        return None, False
     return stream.frames or None, bool(stream.frames) and container.format.name == "avi"
+
+
+def _counts_ticks(container: Any) -> bool:
+    """Whether ffmpeg takes the ticks of the clock for pictures, as it does in raw DV: 2002 times too many."""
+    return container.format.name == "dv"
 
 
 def _end(stream: Any) -> Fraction | None:

@@ -24,6 +24,7 @@ _PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 # The level stands after the speaker's name; anywhere else the word may come from a file's own metadata
 _SERIOUS = re.compile(r"^(?:\[[^\]]* @ 0x[0-9a-f]+\] ?)*\[(?:error|fatal|panic)\]|^x265 \[error\]")
+_CHATTER = re.compile(r"^(?:\[[^\]]* @ 0x[0-9a-f]+\] ?)*\[(?:info|verbose|debug)\]")
 # Lines that only repeat that something failed further up
 _ECHOES = re.compile(
     r"Conversion failed|Task finished with error|Terminating thread|Error opening (input|output) files?\b|"
@@ -213,7 +214,8 @@ class FFmpeg:
     def last_error(self) -> str:
         """ffmpeg's own words for what went wrong: its last error line that is not the echo of another one."""
         errors = list(self._error_lines)
-        telling = [line for line in errors if not _ECHOES.search(line)] or errors or [x for x in self.lines if x]
+        others = [line for line in self.lines if line and not _CHATTER.search(line)]
+        telling = [line for line in errors if not _ECHOES.search(line)] or errors or others
         if not telling:
             return f"it ended with status {self.process.poll()} without a message"
         text = re.sub(r"\[[^\]]* @ 0x[0-9a-f]+\] ?", "", telling[-1])

@@ -13,7 +13,7 @@ from typing import Any
 import av
 
 from rvrt_cli.errors import MediaError
-from rvrt_cli.video.probe import ATTACHED_PIC, SourceInfo, StreamInfo, disposition, open_container
+from rvrt_cli.video.probe import ATTACHED_PIC, SourceInfo, StreamInfo, disposition, open_container, packets
 from rvrt_cli.video.process import FFmpeg, audio_encoders, file_url
 
 _TEXT_SUBTITLES = {"subrip", "srt", "ass", "ssa", "mov_text", "webvtt", "text"}
@@ -63,10 +63,11 @@ def plan_streams(info: SourceInfo, muxer: str, target: Path) -> tuple[tuple[Rout
         for stream in info.streams:
             if stream.index == info.stream_index:
                 continue
-            name = f"stream {stream.index} ({stream.type}{', ' + stream.codec if stream.codec else ''})"
+            name = stream.name
             if stream.type == "data":
                 if stream.metadata.get("handler_name") != "SubtitleHandler" and stream.codec != "bin_data":
-                    notes.append(f"{target.name}: {name} is left out, no container takes it over")
+                    what = "timecode tracks" if "timecode" in stream.metadata else "data"
+                    notes.append(f"{target.name}: {name} is left out, rvrt copies no {what}")
             elif stream.type == "video" and not stream.cover:
                 notes.append(f"{target.name}: {name} is left out, only one video stream is enlarged")
             elif _fits(source.streams[stream.index], muxer):
@@ -193,7 +194,7 @@ def _starts_early(source: Any) -> set[int]:
     waiting = {stream.index: stream for stream in source.streams.audio}
     early: set[int] = set()
     try:
-        for packet in source.demux(list(waiting.values())) if waiting else ():
+        for packet in packets(source, list(waiting.values())) if waiting else ():
             if packet.stream_index in waiting and packet.pts is not None:
                 del waiting[packet.stream_index]
                 if packet.pts < 0:

@@ -16,6 +16,7 @@ from rvrt_cli.video import colour
 from rvrt_cli.video.colour import Colour
 from rvrt_cli.video.encoder import Encoder, encoder_bytes
 from rvrt_cli.video.frame import Frame
+from rvrt_cli.video.losses import chroma, coarser, without
 from rvrt_cli.video.probe import SourceInfo
 from rvrt_cli.video.process import encoder_pix_fmts, video_encoders
 from rvrt_cli.video.streams import Route, plan_streams
@@ -28,6 +29,7 @@ _CPU_USED = {"libvpx-vp9", "libvpx", "libaom-av1"}  # their "preset" is called -
 _PRIVATE_OPTIONS = {"libx264": "-x264-params", "libx265": "-x265-params", "libsvtav1": "-svtav1-params"}
 _NO_ALPHA = "alpha is left out, only a folder of PNG keeps it"
 _OWN_IMAGE = re.compile(r"\d{6,}\.png")
+_PACKET = re.compile(r"0,\s*-?\d+,\s*-?\d+,\s*\d+,\s*[1-9]")  # framecrc's line of one that is not empty
 _CHROMA_CHOICES = {"420": ("420", "422", "444"), "422": ("422", "444", "420"), "444": ("444", "422", "420")}
 
 
@@ -88,7 +90,7 @@ def check_target(
     overwrite: bool = False,
     source_mux: bool = True,
 ) -> Target:
-    """Decide how `info`'s pictures, `width` x `height` px, go into `target`, and try it on one black picture.
+    """Decide how `info`'s pictures, `width` x `height` px, go into `target`, and try it on two black pictures.
 
     Args:
         target: a file (.mp4 .mov .mkv .webm), a folder for PNG, or "-" for y4m on standard output.
@@ -103,7 +105,7 @@ def check_target(
     """
     text = str(target)
     if text == "-":
-        return _y4m_target(info, width, height, pix_fmt)
+        return _y4m_target(info, width, height, pix_fmt, source_mux)
     path = Path(target)
     folder = text.endswith(("/", os.sep)) or path.is_dir() or not path.suffix
     if not folder and path.suffix.lower() not in MUXERS:
@@ -111,7 +113,7 @@ def check_target(
         raise MediaError(f"{text}: unknown type of file {path.suffix!r}; choose one of {known}, or end a folder in /")
     _check_place(info, path, folder, overwrite)
     if folder:
-        return _folder_target(info, path, width, height, overwrite)
+        return _folder_target(info, path, width, height, overwrite, source_mux)
     muxer = MUXERS[path.suffix.lower()]
     encoder = codec or _DEFAULT_ENCODER.get(muxer, "libx264")
     written = _check_encoder(encoder, muxer, path)
@@ -122,11 +124,7 @@ def check_target(
     if (info.mastering or info.light_level) and encoder not in _PRIVATE_OPTIONS:
         known = ", ".join(_PRIVATE_OPTIONS)
         notes = (*notes, f"{path.name}: HDR's mastering display is left out by {encoder}; --codec {known} keep it")
-    if info.bit_depth > 8 and colour.bit_depth(chosen) <= 8:
-        notes = (
-            *notes,
-            f"{path.name}: {info.bit_depth} bits become 8; choose another --codec or --pix-fmt to keep them",
-        )
+    notes = (*notes, *coarser(info, chosen, path.name))
     plan = Target(
         kind="video",
         path=path,
@@ -212,8 +210,8 @@ def _choose_pix_fmt(info: SourceInfo, encoder: str, wanted: str | None) -> str:
     depths = ("10le", "12le", "16le", "") if info.bit_depth > 8 else ("", "10le", "12le")
     if info.bit_depth > 10:
         depths = ("12le", "16le", "10le", "") if info.bit_depth <= 12 else ("16le", "12le", "10le", "")
-    chroma = _CHROMA_CHOICES[_chroma(info)]
-    candidates = [f"yuv{c}p{depth}" for depth in depths for c in chroma]
+    choices = _CHROMA_CHOICES[chroma(info)]
+    candidates = [f"yuv{c}p{depth}" for depth in depths for c in choices]
     candidates = [name for c in candidates for name in ((c, "p010le") if c == "yuv420p10le" else (c,))]
     if colour.is_rgb(info.pix_fmt) and info.kind == "video" and encoder in ("ffv1", "utvideo", "magicyuv", "huffyuv"):
         candidates = ["gbrp", "bgr0", "rgb24", *candidates] if info.bit_depth <= 8 else ["gbrp16le", *candidates]
@@ -222,18 +220,6 @@ def _choose_pix_fmt(info: SourceInfo, encoder: str, wanted: str | None) -> str:
         if not supported or name in supported:
             return name
     raise OptionError(f"--codec {encoder}: choose its --pix-fmt, one of {', '.join(supported)}")
-
-
-def _chroma(info: SourceInfo) -> str:
-    """Chroma of the output: the source's; 4:2:0, which plays everywhere, for images, GIF and grey."""
-    if colour.is_rgb(info.pix_fmt):
-        return "444" if info.kind == "video" and info.codec != "gif" else "420"
-    if colour.is_grey(info.pix_fmt):
-        return "420"
-    step_x, step_y = colour.subsampling(info.pix_fmt)
-    if step_y > 1 and step_x > 1:
-        return "420"
-    return "444" if step_x == 1 else "422"
 
 
 def _encoder_options(info: SourceInfo, plan: Target, crf: int | None, preset: str | None) -> list[str]:
@@ -294,7 +280,10 @@ def _mastering(info: SourceInfo, scale: Fraction, unit: Fraction, *, integers: b
 
 
 def _rehearse(info: SourceInfo, plan: Target) -> None:
-    """Encode one black picture to nowhere: finds options, sizes and devices that the encoder refuses."""
+    """Encode two black pictures to nowhere: finds options, sizes and devices that the encoder refuses.
+
+    And encoders that keep nothing of a picture which equals the one before; each packet's size comes as a message.
+    """
     encoder = Encoder(
         plan.path.name,
         width=plan.width,
@@ -303,11 +292,13 @@ def _rehearse(info: SourceInfo, plan: Target) -> None:
         alpha=False,
         time_base=info.time_base,
         chain=plan.chain,
-        output=[*plan.options, "-f", "null", "-"],
+        output=[*plan.options, "-f", "framecrc", "pipe:2"],
     )
     try:
         kind = np.uint16 if info.bit_depth > 8 else np.uint8
-        encoder.write(Frame(np.zeros((plan.height, plan.width, 3), kind), 0))
+        black = np.zeros((plan.height, plan.width, 3), kind)
+        for pts in (0, max(1, round(1 / info.frame_rate / info.time_base))):
+            encoder.write(Frame(black, pts))
         encoder.finish()
     except MediaError as error:
         raise OptionError(
@@ -316,6 +307,10 @@ def _rehearse(info: SourceInfo, plan: Target) -> None:
         ) from error
     finally:
         encoder.abort()
+    if sum(bool(_PACKET.match(line)) for line in encoder.lines) < 2:
+        raise OptionError(
+            f"--codec {plan.encoder}: this encoder drops a picture that equals the one before; choose another --codec"
+        )
     unused = [line for line in encoder.lines if "has not been used for any stream" in line]
     if unused:
         option = re.search(r"AVOption (\S+)", unused[0])
@@ -323,12 +318,12 @@ def _rehearse(info: SourceInfo, plan: Target) -> None:
         raise OptionError(f"--codec {plan.encoder}: this encoder has no {name}; leave it out")
 
 
-def _folder_target(info: SourceInfo, path: Path, width: int, height: int, overwrite: bool) -> Target:
+def _folder_target(info: SourceInfo, path: Path, width: int, height: int, overwrite: bool, source_mux: bool) -> Target:
     deep = info.bit_depth > 8
     keeps_alpha = info.has_alpha and (info.kind == "images" or colour.has_alpha(info.pix_fmt))
-    notes: tuple[str, ...] = ()
+    notes = without(info, path.name, "a folder of PNG holds pictures only", source_mux)
     if info.has_alpha and not keeps_alpha:
-        notes = (
+        notes.append(
             f"{path.name}: alpha is left out, this ffmpeg cannot decode it; set IMAGEIO_FFMPEG_EXE to one with libvpx",
         )
     pix_fmt = {(False, False): "rgb24", (True, False): "rgb48be", (False, True): "rgba", (True, True): "rgba64be"}[
@@ -338,17 +333,21 @@ def _folder_target(info: SourceInfo, path: Path, width: int, height: int, overwr
     options = ("-c:v", "png", "-compression_level", "1", "-pred", "paeth")
     tags = colour.for_output(info.colour, pix_fmt)
     return Target(
-        "folder", path, width, height, "image2", "png", "png", pix_fmt, tags, options, (), notes, overwrite=overwrite
-    )
+        "folder", path, width, height, "image2", "png", "png", pix_fmt, tags, options, (),
+        (*notes, *coarser(info, pix_fmt, path.name)), overwrite=overwrite,
+    )  # fmt: skip
 
 
-def _y4m_target(info: SourceInfo, width: int, height: int, pix_fmt: str | None) -> Target:
+def _y4m_target(info: SourceInfo, width: int, height: int, pix_fmt: str | None, source_mux: bool) -> Target:
     chosen = pix_fmt or _choose_pix_fmt(info, "wrapped_avframe", None)
     if not re.fullmatch(r"yuv(420|422|444)p(9le|10le|12le|14le|16le)?", chosen):
         raise OptionError(f"--pix-fmt {chosen}: y4m cannot hold it; choose yuv420p, yuv422p or yuv444p, or their 10le")
     options = ("-c:v", "wrapped_avframe", "-strict", "-1")
     tags = colour.for_output(info.colour, chosen)
-    notes = (f"standard output: {_NO_ALPHA}",) if info.has_alpha else ()
+    name = "standard output"
+    notes = [*without(info, name, "y4m holds pictures only", source_mux), *coarser(info, chosen, name)]
+    notes += [f"{name}: {_NO_ALPHA}"] * info.has_alpha
     return Target(
-        "y4m", Path("-"), width, height, "yuv4mpegpipe", "wrapped_avframe", "rawvideo", chosen, tags, options, (), notes
-    )
+        "y4m", Path("-"), width, height, "yuv4mpegpipe", "wrapped_avframe", "rawvideo", chosen, tags, options, (),
+        tuple(notes),
+    )  # fmt: skip

@@ -31,6 +31,7 @@ class Writer:
         target: what `check_target` decided; its `notes` are worth telling.
         path: where the result is after `finish`.
         written: frames taken so far.
+        warnings: what was wrong with the source's other streams and survived, one line each; known after `finish`.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Writer:
         self.target = target
         self.path = target.path
         self.written = 0
+        self.warnings: list[str] = []
         self._info, self._base = info, time_base
         self._source_mux = source_mux
         self._start, self._duration = start, duration
@@ -151,7 +153,7 @@ class Writer:
                 result = join(
                     self.target, self._info, self._work, [part_file(self.target, self._work, 0)], self.written,
                     until=until * self._base if until is not None else None, source_mux=self._source_mux,
-                    start=self._start, duration=self._duration,
+                    start=self._start, duration=self._duration, warnings=self.warnings,
                 )  # fmt: skip
                 self.path = publish(self.target, result)
         finally:
