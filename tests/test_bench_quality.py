@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -250,13 +251,22 @@ def test_a_clip_too_large_for_the_memory_is_cut(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(quality, "host_free_bytes", lambda: 100 << 20)
     network = Repeat(1 / 255)
     network.memory = lambda frames, height, width: (80 << 20) if frames > 20 else 1  # type: ignore[method-assign]
-    result = measure_quality(options(), dataset([flat(40, 100)], "rgb"), network)
+    result = measure_quality(options(), replace(dataset([flat(40, 100)], "rgb"), protocol="reds4"), network)
     assert result["clips"][0]["window"] == 14
     [note] = json.loads(to_json(result))["notes"]
     assert "1 of 1 clips did not fit the memory whole" in note
-    whole = measure_quality(options(), dataset([flat(20, 100)], "rgb"), network)
+    whole = measure_quality(options(), replace(dataset([flat(20, 100)], "rgb"), protocol="reds4"), network)
     assert (whole["clips"][0]["window"], whole["notes"]) == (0, [])
     assert result["psnr_rgb"] == pytest.approx(ONE_LEVEL, abs=1e-4)
+
+
+def test_clips_of_ones_own_go_through_as_upscale_streams_them() -> None:
+    network = Repeat(1 / 255)
+    made = Dataset("clips", "bi", "y", False, "made", "made", (Case("film", lambda: iter([flat(20, 100)])),), 1)
+    result = measure_quality(options(), made, network)
+    assert result["clips"][0]["window"] == 14
+    assert "as `rvrt upscale` streams" in " ".join(result["notes"])
+    assert [emit for _, emit, _ in network.seen] == [14, 6]
 
 
 # --- degradations

@@ -115,7 +115,9 @@ def measure_quality(
             "published are of the whole"
         )
     cut = sum(bool(clip["window"] or clip["tile"]) for clip in clips)
-    if cut:
+    if dataset.protocol == "clips":
+        more.append("the clips went through as `rvrt upscale` streams them, in windows (see clips)")
+    elif cut:
         more.append(
             f"{cut} of {len(clips)} clips did not fit the memory whole: they went through in windows or tiles (see clips), "
             "which is not the protocol's one call a clip"
@@ -153,7 +155,7 @@ def _score(network: Network, dataset: Dataset, options: BenchOptions, pair: Pair
         ours, window, tile = enlarge_centre(network, pair.low), 0, 0
         bicubic = bicubic_upscale(pair.low[CENTRE : CENTRE + 1])
     else:
-        ours, plan = enlarge(network, pair.low)
+        ours, plan = enlarge(network, pair.low, whole=dataset.protocol != "clips")
         window, tile = plan.window, 0 if plan.tiles == 1 else max(plan.tile)
         bicubic = bicubic_upscale(pair.low)
     seconds = time.perf_counter() - started
@@ -179,8 +181,11 @@ def score_frames(frames: np.ndarray, reference: np.ndarray, channel: str) -> tup
     return float(np.mean([psnr(*pair) for pair in pairs])), float(np.mean([ssim(*pair) for pair in pairs]))
 
 
-def enlarge(network: Network, low: np.ndarray) -> tuple[np.ndarray, engine.Plan]:
-    """(T, 4h, 4w, 3) of (T, h, w, 3): the whole clip at once, untiled, as published; or what the memory allows.
+def enlarge(network: Network, low: np.ndarray, whole: bool) -> tuple[np.ndarray, engine.Plan]:
+    """(T, 4h, 4w, 3) of (T, h, w, 3).
+
+    Args:
+        whole: the clip at once, untiled, as published, where the memory allows it; else as `rvrt upscale` streams.
 
     Raises:
         OutOfMemoryError: nothing fits.
@@ -190,10 +195,11 @@ def enlarge(network: Network, low: np.ndarray) -> tuple[np.ndarray, engine.Plan]
     device = network.device.free_bytes()
     free, host_free = (host, None) if device is None else (int(MEMORY_SHARE * device), host)
     size: dict[str, Any] = {"free_bytes": free, "host_free_bytes": host_free, "frame_count": frames}
-    try:
-        plan = engine.plan(network, width, height, window=0, tile=0, **size)
-    except OutOfMemoryError:
-        plan = engine.plan(network, width, height, **size)
+    plan = None
+    if whole:
+        with suppress(OutOfMemoryError):
+            plan = engine.plan(network, width, height, window=0, tile=0, **size)
+    plan = plan or engine.plan(network, width, height, **size)
     return np.stack(list(engine.stream(iter(low), Undisturbed(network), plan, scenes=False))), plan
 
 
