@@ -337,6 +337,15 @@ def test_memory_is_kept_to(tmp_path: Path) -> None:
     assert peaks["4G"] > 1.1 * 1400 * 2**20, peaks
 
 
+def test_an_encoder_that_does_not_fit_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    source = clip(tmp_path / "in.mkv", "640x360", 2)
+    said = refusal(monkeypatch, capsys, source, tmp_path / "out.mp4", "--memory", "1G")
+    assert "GiB of it are the encoder's: less with --size or --preset ultrafast" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["in.mkv"]
+
+
 def _tree(pid: int) -> list[psutil.Process]:
     try:
         return [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]

@@ -14,7 +14,7 @@ from rvrt_cli import engine
 from rvrt_cli.device import host_free_bytes, use_device
 from rvrt_cli.engine.network import check_size
 from rvrt_cli.engine.plan import QUEUED_FRAMES
-from rvrt_cli.errors import MediaError, OptionError
+from rvrt_cli.errors import MediaError, OptionError, OutOfMemoryError
 from rvrt_cli.options import NATIVE_SCALE, UpscaleOptions
 from rvrt_cli.upscale.work import MANIFEST, Manifest, Shapes, Work
 from rvrt_cli.video.finish import check_part, part_file
@@ -26,7 +26,7 @@ from rvrt_cli.weights import check_names, file_sha256, load_weights, resolve
 if TYPE_CHECKING:
     from rvrt_cli.model import Network
 
-MEMORY_SHARE = 0.7  # of what is free; the rest is for the user's other programs
+MEMORY_SHARE = 0.8  # of what is free; the rest is for the user's other programs
 # Options that do not change the result; that of `model` and `weights` is the network's, that of `device` its kind
 _ASIDE = {"model", "weights", "device", "overwrite", "ranks", "local_ranks", "node", "master"}
 
@@ -171,13 +171,19 @@ def _plan(
     """Windows and tiles for the memory of one rank."""
     host = _host_bytes(options)
     device_free = network.device.free_bytes()
-    return engine.plan(
-        network, info.width, info.height,
-        free_bytes=host if device_free is None else int(MEMORY_SHARE * device_free),
-        host_free_bytes=None if device_free is None else host,
-        window=options.window, tile=options.tile, overlap=options.overlap, lookahead=options.lookahead,
-        frame_count=frames, pixel_bytes=2 if info.bit_depth > 8 else 1, other_bytes=target.encoder_bytes,
-    )  # fmt: skip
+    try:
+        return engine.plan(
+            network, info.width, info.height,
+            free_bytes=host if device_free is None else int(MEMORY_SHARE * device_free),
+            host_free_bytes=None if device_free is None else host,
+            window=options.window, tile=options.tile, overlap=options.overlap, lookahead=options.lookahead,
+            frame_count=frames, pixel_bytes=2 if info.bit_depth > 8 else 1, other_bytes=target.encoder_bytes,
+        )  # fmt: skip
+    except OutOfMemoryError as error:
+        if target.encoder_bytes < host // 4:
+            raise
+        share = f"{target.encoder_bytes / 2**30:.2f} GiB of it"
+        raise OutOfMemoryError(f"{error}; {share} are the encoder's: less with --size or --preset ultrafast") from error
 
 
 def _earlier(

@@ -25,17 +25,18 @@ _LARGEST_PICTURE = 2**31 - 1 - 64  # bytes: of a packet, without the room that f
 _PACKED = {(False, False): "rgb24", (True, False): "rgb48le", (False, True): "rgba", (True, True): "rgba64le"}
 
 
-def encoder_bytes(width: int, height: int, pix_fmt: str, cores: int | None = None) -> int:
+def encoder_bytes(width: int, height: int, pix_fmt: str, *, light: bool = False, cores: int | None = None) -> int:
     """Main memory that an encoding ffmpeg takes at most, most of it for the pictures that the encoder looks ahead to.
 
     Measured with libx264 at its default preset, on 720p and 1080p: 255 bytes for every px of 8-bit 4:2:0 with 3 threads,
     316 with 12, 401 with 24 (it takes one and a half for each core); 421 for 10 bits, 409 for 4:4:4. VP9, HEVC and AV1
-    take up to 244, ProRes, FFV1 and fast presets half as much.
+    take up to 244; `light` ones, which look at one picture at a time (ProRes, FFV1, the preset ultrafast), 105 to 136.
     """
     if cores is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     sample_bytes = av.VideoFormat(pix_fmt, width, height).padded_bits_per_pixel / 8  # of one px
-    return int(width * height * (234 + 10.5 * cores) * (0.35 + 0.65 * sample_bytes / 1.5)) + _FFMPEG_BYTES
+    pixel_bytes = (234 + 10.5 * cores) * (0.35 + 0.65 * sample_bytes / 1.5)
+    return int(width * height * pixel_bytes * (0.55 if light else 1)) + _FFMPEG_BYTES
 
 
 class Encoder:

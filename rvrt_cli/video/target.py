@@ -25,6 +25,14 @@ MUXERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".web
 _DEFAULT_ENCODER = {"webm": "libvpx-vp9"}
 # Constant quality a little above ffmpeg's defaults: enlarged detail should not be quantised away again
 _DEFAULT_CRF = {"libx264": 18, "libx265": 20, "libvpx-vp9": 24, "libsvtav1": 26, "libaom-av1": 24}
+_LIGHT_CODECS = {
+    "prores",
+    "ffv1",
+    "mjpeg",
+    "png",
+    "dnxhd",
+    "rawvideo",
+}  # each picture by itself: nothing is looked ahead to
 _CPU_USED = {"libvpx-vp9", "libvpx", "libaom-av1"}  # their "preset" is called -cpu-used
 _PRIVATE_OPTIONS = {"libx264": "-x264-params", "libx265": "-x265-params", "libsvtav1": "-svtav1-params"}
 _NO_ALPHA = "alpha is left out, only a folder of PNG keeps it"
@@ -69,7 +77,10 @@ class Target:
     @property
     def encoder_bytes(self) -> int:
         """Main memory that ffmpeg takes to encode into this target."""
-        return encoder_bytes(self.width, self.height, self.pix_fmt) if self.kind == "video" else 0
+        if self.kind != "video":
+            return 0
+        light = self.codec in _LIGHT_CODECS or "ultrafast" in self.options
+        return encoder_bytes(self.width, self.height, self.pix_fmt, light=light)
 
     @property
     def chain(self) -> str:
