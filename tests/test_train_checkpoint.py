@@ -1,7 +1,11 @@
 """What a run leaves on disk: checkpoints that are whole or not there, a log that is cut back, a curve."""
 
 import json
+import random
 import resource
+import subprocess
+import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -41,6 +45,43 @@ def test_a_half_written_checkpoint_does_not_count_and_a_damaged_one_is_named(tmp
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(RvrtError, match=r"00000005.*delete it"):
         load_checkpoint(path)
+
+
+WRITER = """
+import sys
+from pathlib import Path
+import numpy as np
+from rvrt_cli.model.config import PRESETS
+from rvrt_cli.train.checkpoint import save_checkpoint
+from rvrt_cli.train.counters import Counters
+
+for step in range(int(sys.argv[2]), 1_000_000):
+    arrays = {"value.a": np.full(1_000_000, step, np.float32)}
+    save_checkpoint(Path(sys.argv[1]), arrays, Counters(step=step), PRESETS["rvrt-tiny"], keep=2)
+    print(step, flush=True)
+"""
+
+
+def test_killed_while_it_writes_the_last_whole_checkpoint_is_there(tmp_path: Path) -> None:
+    """A process that does nothing but write checkpoints, killed at moments of all kinds."""
+    done, cut_short = 0, 0
+    for kill in range(12):
+        with subprocess.Popen(
+            [sys.executable, "-c", WRITER, tmp_path, str(done + 1)], stdout=subprocess.PIPE, text=True
+        ) as writer:
+            assert writer.stdout
+            first = writer.stdout.readline()
+            time.sleep(random.Random(kill).uniform(0, 0.05))
+            writer.kill()
+            said = [int(line) for line in (first + writer.stdout.read()).splitlines()]
+        cut_short += bool(list((tmp_path / "checkpoints").glob("*.part")))
+        for path in checkpoints(tmp_path):
+            arrays, counters, _ = load_checkpoint(path)
+            assert path.stem == f"{counters.step:08d}"
+            assert (arrays["value.a"] == counters.step).all()
+        assert counters.step >= said[-1], "a checkpoint that was there is gone"
+        done = counters.step
+    assert cut_short, "no kill fell into a write: this test has seen nothing"
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
