@@ -165,6 +165,24 @@ def test_warp_by_an_absurd_flow(far, border):
     close(ours, expected, FLOAT32)
 
 
+def test_float16_does_not_move_what_lies_far_right():
+    """Positions are float32: float16 counts in halves from 1024 px on, and ends at 65504."""
+    (x,) = normal(4, (1, 2, 1900, 1))
+    x = x.astype(np.float16)
+    flow = np.full((1, 2, 1900, 2), 0.25, np.float16)
+    ours = sampling.warp(ms.Tensor(x), ms.Tensor(flow)).asnumpy()
+    assert ours.dtype == np.float16
+    close(ours.astype(float), loop_warp(x.astype(float), flow.astype(float), False), 2e-3)
+    query, (key_value,) = x, normal(5, (1, 1, 1, 1500, 2))
+    query, key_value = query[:, None, :1, :1500], key_value.astype(np.float16)
+    offset = np.full((1, 1, 1, 1500, 1, 2, 9, 2), 0.25, np.float16)
+    ours = attention.deformable_attention(
+        ms.Tensor(query), ms.Tensor(key_value), ms.Tensor(offset), 1, (3, 3)
+    ).asnumpy()
+    expected = loop_deformable(*(a.astype(float) for a in (query, key_value, offset)), 1, (3, 3))
+    close(ours.astype(float), expected, 5e-3)
+
+
 # --- attention
 
 WINDOWS = [  # size (T, H, W), window, whether the layer is shifted, heads, batch
@@ -277,6 +295,14 @@ def test_layer_norm(shape):
     x = 0.3 * x + 5  # far from zero: the variance must not come from a difference of squares
     x = x.astype(np.float32).astype(float)
     check(layers.layer_norm, loop_norm(x, gamma, beta), x, gamma, beta)
+
+
+def test_layer_norm_of_equal_float16_values_has_a_gradient():
+    x = ms.Tensor(np.full((2, 8), 3, np.float16))
+    ones, steps = ms.Tensor(np.ones(8, np.float16)), ms.Tensor(np.linspace(-1, 1, 8).astype(np.float16))
+    gradient = ms.grad(lambda x: (layers.layer_norm(x, ones, ones) * steps).sum())(x).asnumpy()
+    expected = np.broadcast_to(steps.asnumpy() / np.sqrt(1e-5), (2, 8))
+    close(gradient.astype(float), expected.astype(float), 2e-3)
 
 
 def test_dense_layers():

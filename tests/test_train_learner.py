@@ -1,10 +1,12 @@
 """One training step: gradients against finite differences, learning, skipped steps, averages, frozen optical flow."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from train_runs import NETWORK
 
-from rvrt_cli.device import use_device
+from rvrt_cli.device import Device, use_device
 from rvrt_cli.errors import RvrtError
 from rvrt_cli.train.counters import FIRST_SCALE, GROW_AFTER, Counters
 from rvrt_cli.train.options import TrainOptions
@@ -12,7 +14,8 @@ from rvrt_cli.train.setup import first_weights
 
 DEVICE = use_device("cpu")
 
-from rvrt_cli.train.learner import Learner  # noqa: E402  MindSpore, after the device
+from rvrt_cli import ops  # noqa: E402  MindSpore, after the device
+from rvrt_cli.train.learner import Learner  # noqa: E402
 from rvrt_cli.train.ranks import Ranks  # noqa: E402
 
 GUIDED = {**NETWORK, "flow_guided": True, "fused_neighbours": 2}
@@ -21,9 +24,9 @@ FLOW = {"widths": [8, 8, 8], "depths": [1, 1, 1], "heads": [2, 2, 2], "align_hea
         "upsampler_width": 8, "groups": [1, 1, 1]}  # fmt: skip
 
 
-def new_learner(options: TrainOptions = OPTIONS) -> Learner:
+def new_learner(options: TrainOptions = OPTIONS, device: Device = DEVICE) -> Learner:
     arrays = {f"value.{name}": array for name, array in first_weights(options).items()}
-    return Learner(options, DEVICE, Ranks(), arrays, Counters())
+    return Learner(options, device, Ranks(), arrays, Counters())
 
 
 def batch(seed: int = 0, frames: int = 3) -> tuple[np.ndarray, np.ndarray]:
@@ -128,6 +131,49 @@ def test_optical_flow_begins_to_learn_late_and_slowly() -> None:
     # the first step of Adam is as long as its rate wherever there is a gradient
     assert np.abs(flow.value - first).max() == pytest.approx(0.25e-3, rel=1e-2)
     assert np.abs(rest.value - before).max() > 0.5e-3
+
+
+@pytest.fixture
+def _definitions() -> Iterator[None]:
+    """No kernels: what GPUs and NPUs run, here on the CPU."""
+    ops.use_kernels(False)
+    yield
+    ops.use_kernels()
+
+
+GUIDED_BY_SPYNET = TrainOptions(model="rvrt", network=FLOW, batch=2, frames=3, crop=32, max_skipped=20, ema=0)
+
+
+@pytest.fixture(scope="module")
+def fused_gradients() -> tuple[float, list[np.ndarray]]:
+    learner = new_learner(GUIDED_BY_SPYNET)
+    loss, _, gradients = learner.gradients(*batch(), learner.groups)
+    return loss, gradients
+
+
+@pytest.mark.usefixtures("_definitions")
+def test_without_kernels_the_gradients_are_the_same(fused_gradients) -> None:
+    learner = new_learner(GUIDED_BY_SPYNET)
+    loss, _, gradients = learner.gradients(*batch(), learner.groups)
+    assert not ops.kernels_active()
+    assert loss == pytest.approx(fused_gradients[0], rel=1e-6)
+    for got, expected in zip(gradients, fused_gradients[1], strict=True):
+        assert np.linalg.norm(got - expected) < 2e-5 * np.linalg.norm(expected)
+
+
+@pytest.mark.usefixtures("_definitions")
+def test_float16_learns_with_a_scaled_loss(fused_gradients) -> None:
+    """As on an accelerator, where it has not run; a scale that is too high at first costs some steps, and no more."""
+    learner = new_learner(GUIDED_BY_SPYNET, Device("cpu", "float16"))
+    low, high = batch()
+    results = [learner.step(low, high, 1e-4) for _ in range(16)]
+    taken = [result for result in results if not result.skipped]
+    assert learner.counters.loss_scale == FIRST_SCALE / 2 ** (len(results) - len(taken))
+    assert len(taken) >= 8, "the loss scale finds no end"
+    assert taken[0].loss == pytest.approx(fused_gradients[0], rel=1e-3)
+    assert taken[0].norm == pytest.approx(np.linalg.norm(np.concatenate(fused_gradients[1])), rel=0.02)
+    assert taken[-1].loss < 0.95 * taken[0].loss
+    assert all(array.dtype == np.float32 for array in learner.arrays().values()), "the weights proper stay float32"
 
 
 def test_the_loss_scale_follows_overflows() -> None:

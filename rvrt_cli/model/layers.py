@@ -23,11 +23,6 @@ def parameters(shapes: Shapes) -> ParameterTuple:
     return ParameterTuple([Parameter(Tensor(np.zeros(shape, np.float32)), name=name) for name, shape in shapes])
 
 
-def tensors(weights: ParameterTuple) -> list[Tensor]:
-    """Parameters as arguments of a stage: as plain tensors on the same memory, for each of which it is not compiled anew."""
-    return list(weights) if ops.tracing() else [Tensor(weight) for weight in weights]
-
-
 def linear_shapes(name: str, inputs: int, outputs: int) -> Shapes:
     """Dense layer: weight, bias."""
     return [(f"{name}.weight", (outputs, inputs)), (f"{name}.bias", (outputs,))]

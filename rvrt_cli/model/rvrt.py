@@ -33,7 +33,6 @@ from rvrt_cli.model.layers import (
     parameters,
     refine,
     refine_shapes,
-    tensors,
 )
 from rvrt_cli.model.spynet import spynet_shapes
 from rvrt_cli.ops.fusion import CHANNELS as FUSED_CHANNELS
@@ -90,9 +89,9 @@ class Extract(nn.Cell):
 
     def construct(self, frames: Tensor, fused: Tensor | None = None) -> Tensor:
         """(N, T, H, W, 3), and what `fuse_neighbours` found or None → (N, T, H, W, C)."""
-        x = merge(*tensors(self.conv), frames)
+        x = merge(*ops.arguments(self.conv), frames)
         if fused is not None:
-            x = convolve_onto(x, fused, *tensors(self.fused))
+            x = convolve_onto(x, fused, *ops.arguments(self.fused))
         return body(x, self.config, 0, self.body)
 
 
@@ -107,7 +106,7 @@ class Align(nn.Cell):
 
     def construct(self, query: Tensor, key: Tensor, value: Tensor, flows: Tensor | None) -> tuple:
         """Aligned features (N, T, H, W, C) and the flows, corrected where there are any."""
-        config, weights = self.config, tensors(self.weights)
+        config, weights = self.config, ops.arguments(self.weights)
         if config.alignment == "neighbourhood":
             return align_neighbourhood(query, key, value, (config.align_heads, config.align_kernel), *weights), None
         sizes = (config.align_heads, config.align_kernel, config.deformable_groups)
@@ -130,7 +129,7 @@ class Branch(nn.Cell):
         """What is propagated to the clip and its features so far, each (N, T, H, W, C) → (N, T, H, W, C)."""
         if self.config.carry != 1:
             propagated = self.config.carry * propagated
-        return propagated + body(merge(*tensors(self.conv), *features, propagated), self.config, 1, self.body)
+        return propagated + body(merge(*ops.arguments(self.conv), *features, propagated), self.config, 1, self.body)
 
 
 class Reconstruct(nn.Cell):
@@ -160,12 +159,12 @@ class Reconstruct(nn.Cell):
         Returns:
             (N, T, 4H, 4W, 3), not clamped.
         """
-        x = body(merge(*tensors(self.conv), *features), self.config, 2, self.body)
+        x = body(merge(*ops.arguments(self.conv), *features), self.config, 2, self.body)
         if self.config.upsampler_width:
-            return upsample(frames, x, *tensors(self.head))
-        places = merge(*tensors(self.head), x)
+            return upsample(frames, x, *ops.arguments(self.head))
+        places = merge(*ops.arguments(self.head), x)
         if fused is not None:
-            places = convolve_onto(places, fused[..., : places.shape[-1]], *tensors(self.fused))
+            places = convolve_onto(places, fused[..., : places.shape[-1]], *ops.arguments(self.fused))
         return enlarge(frames, places)
 
 
@@ -179,8 +178,8 @@ def body_shapes(name: str, config: RVRTConfig, part: int) -> Shapes:
 def body(x: Tensor, config: RVRTConfig, part: int, weights: ParameterTuple) -> Tensor:
     """What refines (N, T, H, W, C) in extraction (part 0), a branch (1) or reconstruction (2)."""
     if config.bodies[part] == "convolution":
-        return convolve(x, *tensors(weights))
-    return refine(x, _body_sizes(config, part), *tensors(weights))
+        return convolve(x, *ops.arguments(weights))
+    return refine(x, _body_sizes(config, part), *ops.arguments(weights))
 
 
 def _body_sizes(config: RVRTConfig, part: int) -> Sizes:
@@ -353,7 +352,7 @@ class RVRT(nn.Cell):
         before = clips[0][:, :1] if state is None else state.frames[:, -1:]
         forward, backward = [], []
         for clip in clips:
-            pair = estimate_flow(msops.concat((before, clip), 1), not mirrored, *tensors(self.spynet))
+            pair = estimate_flow(msops.concat((before, clip), 1), not mirrored, *ops.arguments(self.spynet))
             forward.append(pair[0])
             backward.append(pair[1])
             before = clip[:, -1:]
@@ -365,5 +364,5 @@ class RVRT(nn.Cell):
         if state is None:
             return Flows(forward, backward, None)
         clip = state.frames[:, -self.config.clip_size :]
-        past = estimate_flow(msops.concat((clip[:, :1], clip), 1), True, *tensors(self.spynet))
+        past = estimate_flow(msops.concat((clip[:, :1], clip), 1), True, *ops.arguments(self.spynet))
         return Flows(forward, backward, past[0])

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal
 
 import mindspore as ms
+from mindspore import Parameter, Tensor
 from mindspore.graph import jit_trace
 
 from rvrt_cli.ops import attention, flow, fusion, kernels, layers, sampling
@@ -38,10 +39,12 @@ from rvrt_cli.ops.sampling import warp
 __all__ = [
     "activate",
     "add_enlarged",
+    "arguments",
     "charbonnier",
     "compiled",
     "conv2d",
     "deformable_attention",
+    "differentiable",
     "fuse_frames",
     "halve",
     "kernels_active",
@@ -55,8 +58,6 @@ __all__ = [
     "resize_bilinear",
     "reverse_time",
     "stack",
-    "traced",
-    "tracing",
     "use_kernels",
     "warp",
     "window_and_shift",
@@ -81,7 +82,7 @@ _FUSED = {
     sampling: ("warp",),
 }
 _active = False
-_tracing = False
+_parameters: Literal["detached", "connected", "themselves"] = "detached"  # as `arguments` hands them on
 _kept: list[Callable] = []  # MindSpore knows a graph by the id of its function, which must not become another's
 
 
@@ -110,11 +111,12 @@ def kernels_active() -> bool:
     return _active
 
 
-def traced(function: Callable) -> Callable:
-    """`function` compiled as one graph with everything that it calls, once for every combination of shapes.
+def differentiable(function: Callable) -> Callable:
+    """`function`, a training step's loss, with gradients towards the parameters that it reads.
 
-    For a training step: half the time of stages that are compiled one by one, but seconds of compilation for each
-    length of a sequence. Parameters that it reads may change between calls, and have gradients.
+    As kernels: one graph with everything that it calls, traced once for every combination of shapes. That takes half the
+    time of stages that are compiled one by one, and seconds of compilation for each length of a sequence. As
+    definitions, which are made of hundreds of operations, it would take many minutes: there it is stage by stage.
     """
 
     def plain(*args: Any) -> Any:  # MindSpore traces functions, and methods of cells only
@@ -125,13 +127,15 @@ def traced(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def call(*args: Any) -> Any:
-        global _tracing
-        _tracing = True  # a stage compiled on its own would enter the graph as a constant
+        global _parameters
+        _parameters = "themselves" if _active else "connected"
         try:
+            if not _active:
+                return plain(*args)
             with _without_lines():
                 return graph(*args)
         finally:
-            _tracing = False
+            _parameters = "detached"
 
     return call
 
@@ -148,9 +152,14 @@ def _without_lines() -> Iterator[None]:
         setattr(jit_trace, name, theirs)
 
 
-def tracing() -> bool:
-    """Whether a function is being traced: it must then be given parameters themselves."""
-    return _tracing
+def arguments(parameters: Iterable[Parameter]) -> list[Tensor]:
+    """Parameters as arguments of a compiled stage: plain tensors on the same memory, for each of which it is not compiled
+    anew. Within a `differentiable` function gradients lead back to the parameters."""
+    if _parameters == "themselves":
+        return list(parameters)
+    if _parameters == "connected":
+        return [ms.ops.reshape(parameter, parameter.shape) for parameter in parameters]
+    return [Tensor(parameter) for parameter in parameters]
 
 
 def compiled(function: Callable) -> Callable:
@@ -163,7 +172,7 @@ def compiled(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def call(*args: Any) -> Any:
-        if _tracing:
+        if _parameters == "themselves":  # in a graph already, which would take another one for a constant
             return function(*args)
         if _active not in graphs:
             graphs[_active] = ms.jit(function)

@@ -10,8 +10,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
-from rvrt_cli.ops.layers import stack
-from rvrt_cli.ops.sampling import bilinear_corners, pixel_grid
+from rvrt_cli.ops.layers import stack, widened
+from rvrt_cli.ops.sampling import bilinear_corners, counting, pixel_grid
 
 MASKED = -100.0  # added to the score of two pixels that the cyclic shift made neighbours; published, not -inf
 
@@ -82,7 +82,7 @@ def window_attention(
         scores = scores + bias
     if shift[0] + shift[1] + shift[2] > 0:
         scores = scores + _shift_mask(padded, window, shift).astype(scores.dtype)
-    out = ops.matmul(ops.softmax(scores, -1), value)
+    out = ops.matmul(_softmax(scores, -1), value)
 
     out = out.reshape(
         batch, counts[0], counts[1], counts[2], heads, window[0], window[1], window[2], head_width
@@ -130,21 +130,16 @@ def deformable_attention(
         (N, T, H, W, C).
     """
     batch, time, height, width, channels = query.shape
-    groups, points = offset.shape[5], offset.shape[6]
+    groups, points = offset.shape[5:7]
     group_width = 2 * channels // groups
 
-    rows, columns = pixel_grid(height, width, offset.dtype)
-    point = ops.arange(0, points)
-    kernel_y = (point // kernel[1] - kernel[0] // 2).astype(offset.dtype)
-    kernel_x = (point % kernel[1] - kernel[1] // 2).astype(offset.dtype)
+    rows, columns = pixel_grid(height, width)
+    kernel_y, kernel_x = (around.astype(ms.float32) for around in _around(kernel))
     y = rows.reshape(height, 1, 1, 1, 1) + kernel_y + offset[..., 0]  # (N, T, H, W, T, G, K)
     x = columns.reshape(width, 1, 1, 1) + kernel_x + offset[..., 1]
 
-    frame = ops.arange(0, time)
-    source = (frame.reshape(time, 1) + frame.reshape(1, time)) % time  # (b, n) → frame
-    source = source.reshape(1, time, 1, 1, time, 1, 1) + (ops.arange(0, batch) * time).reshape(batch, 1, 1, 1, 1, 1, 1)
-    source = (source * (height * width)).astype(ms.int32)
-    group = ops.arange(0, groups).astype(ms.int32).reshape(groups, 1)
+    source = _sources(batch, time, height * width).reshape(batch, time, 1, 1, time, 1, 1)
+    group = counting(groups).reshape(groups, 1)
 
     table = key_value.reshape(batch * time * height * width * groups, group_width)
     samples: Tensor = None
@@ -155,6 +150,20 @@ def deformable_attention(
     # Channels of [key, value] in order: a point's groups side by side again.
     samples = samples.transpose(0, 1, 2, 3, 4, 6, 5, 7).reshape(batch, time, height, width, time * points, 2, heads, -1)
     return _attend(query, samples, heads)
+
+
+@ops.constexpr
+def _around(kernel: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Rows and columns of a kernel's points [px] from its middle: (K,) each."""
+    rows, columns = np.mgrid[: kernel[0], : kernel[1]].astype(np.int32)
+    return Tensor(rows.ravel() - kernel[0] // 2), Tensor(columns.ravel() - kernel[1] // 2)
+
+
+@ops.constexpr
+def _sources(batch: int, time: int, pixels: int) -> Tensor:
+    """The first pixel of the frame that field n of frame b reads, in the batch's: (N, b, n) int32."""
+    clip, frame, field = np.ogrid[:batch, :time, :time]
+    return Tensor(((clip * time + (frame + field) % time) * pixels).astype(np.int32))
 
 
 def neighbourhood_attention(query: Tensor, key_value: Tensor, heads: int, kernel: tuple[int, int]) -> Tensor:
@@ -196,5 +205,10 @@ def _attend(query: Tensor, samples: Tensor, heads: int) -> Tensor:
     batch, time, height, width, channels = query.shape
     key, value = samples[..., 0, :, :], samples[..., 1, :, :]
     query = query.reshape(batch, time, height, width, 1, heads, channels // heads)
-    scores = ops.softmax((query * key).sum(-1), -2)  # (N, T, H, W, points, heads)
+    scores = _softmax((query * key).sum(-1), -2)  # (N, T, H, W, points, heads)
     return (scores.expand_dims(-1) * value).sum(-3).reshape(batch, time, height, width, channels)
+
+
+def _softmax(scores: Tensor, axis: int) -> Tensor:
+    """Softmax; of float16 scores it is computed in float32, or the small weights of many keys would be lost."""
+    return ops.softmax(widened(scores), axis).astype(scores.dtype)

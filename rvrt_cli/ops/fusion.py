@@ -35,7 +35,7 @@ def fuse_frames(frame: Tensor, neighbours: Tensor, flows: Tensor) -> Tensor:
     """
     dtype, frame = frame.dtype, frame.astype(ms.float32)
     batch, height, width, _ = frame.shape
-    rows, columns = pixel_grid(height, width, ms.float32)
+    rows, columns = pixel_grid(height, width)
     still = ops.zeros((batch, height, width), ms.float32)
     empty = ops.zeros((batch, height, width, SCALE**2), ms.float32)
     own_sum, own_weight = [empty] * 3, empty

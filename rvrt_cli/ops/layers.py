@@ -5,6 +5,7 @@ B batch, H×W frame size [px], C channels.
 
 from __future__ import annotations
 
+import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
@@ -72,12 +73,20 @@ def mlp(x: Tensor, gamma: Tensor | None, beta: Tensor | None, w1: Tensor, b1: Te
     return linear(linear(y, w1, b1, "gelu"), w2, b2, "none", x)
 
 
+def widened(x: Tensor) -> Tensor:
+    """float16 as float32, everything else as it is."""
+    return x.astype(ms.float32) if x.dtype == ms.float16 else x
+
+
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """LayerNorm over the last axis, ε 1e-5: x (..., C), weight and bias (C,) → (..., C)."""
-    mean = x.mean(-1, keep_dims=True)
-    centred = x - mean
+    """LayerNorm over the last axis, ε 1e-5: x (..., C), weight and bias (C,) → (..., C).
+
+    Of float16, the statistics are float32: the gradient of 1 / sqrt(ε) is beyond the largest float16.
+    """
+    wide = widened(x)
+    centred = wide - wide.mean(-1, keep_dims=True)
     variance = (centred * centred).mean(-1, keep_dims=True)
-    return centred * ops.rsqrt(variance + EPSILON) * weight + bias
+    return (centred * ops.rsqrt(variance + EPSILON)).astype(x.dtype) * weight + bias
 
 
 def pixel_shuffle(x: Tensor, factor: int, activation: str = "none") -> Tensor:

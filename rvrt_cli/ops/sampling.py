@@ -6,6 +6,7 @@ B batch, H×W frame size [px], C channels, P points. Channels come last, so that
 from __future__ import annotations
 
 import mindspore as ms
+import numpy as np
 from mindspore import Tensor, ops
 
 FAR = 1e6  # px; positions beyond are as far outside the frame, and floats there still convert to integers
@@ -37,10 +38,16 @@ def bilinear_corners(y: Tensor, x: Tensor, height: int, width: int) -> list[tupl
     return corners
 
 
-def pixel_grid(height: int, width: int, dtype: ms.dtype) -> tuple[Tensor, Tensor]:
-    """Rows (H, 1) and columns (1, W) of every pixel [px]."""
-    rows = ops.cast(ops.arange(0, height), dtype).reshape(height, 1)
-    columns = ops.cast(ops.arange(0, width), dtype).reshape(1, width)
+@ops.constexpr
+def counting(count: int, step: int = 1) -> Tensor:
+    """0, step, 2 * step, …: (count,) int32, a constant of the graph (MindSpore cannot trace its own `arange`)."""
+    return Tensor(step * np.arange(count, dtype=np.int32))
+
+
+def pixel_grid(height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Rows (H, 1) and columns (1, W) of every pixel [px], as float32: float16 counts only to 2048, and in halves from 1024."""
+    rows = ops.cast(counting(height), ms.float32).reshape(height, 1)
+    columns = ops.cast(counting(width), ms.float32).reshape(1, width)
     return rows, columns
 
 
@@ -56,12 +63,12 @@ def warp(x: Tensor, flow: Tensor, border: bool = False) -> Tensor:
         (B, H, W, C).
     """
     batch, height, width, channels = x.shape
-    rows, columns = pixel_grid(height, width, flow.dtype)
+    rows, columns = pixel_grid(height, width)
     x_at, y_at = columns + flow[..., 0], rows + flow[..., 1]
     if border:
         x_at, y_at = ops.clamp(x_at, 0, width - 1), ops.clamp(y_at, 0, height - 1)
     table = x.reshape(batch * height * width, channels)
-    first = (ops.arange(0, batch) * (height * width)).astype(ms.int32).reshape(batch, 1, 1)
+    first = counting(batch, height * width).reshape(batch, 1, 1)
     out = None
     for index, weight in bilinear_corners(y_at, x_at, height, width):
         sample = ops.gather(table, index + first, 0) * ops.cast(weight, x.dtype).expand_dims(-1)

@@ -91,7 +91,10 @@ class Learner:
         """Loss, mean squared error, and the gradient of the scaled loss for each group as float32 (n,)."""
         if self._gradient[0] != len(groups):  # the optical flow has begun to learn
             learning = [parameter for group in groups for parameter in group.parameters]
-            self._gradient = (len(groups), ms.value_and_grad(ops.traced(self._loss), None, learning, has_aux=True))
+            self._gradient = (
+                len(groups),
+                ms.value_and_grad(ops.differentiable(self._loss), None, learning, has_aux=True),
+            )
         dtype = ms.float16 if self._half else ms.float32
         scale = Tensor(np.float32(self.counters.loss_scale))
         (_, loss, error), gradients = self._gradient[1](Tensor(low, dtype), Tensor(high), scale)
