@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rvrt_cli.model import Network
 
 
-@click.command()
+@click.command(short_help="Measure quality, speed and memory.")
 @click.option("--model", default=BenchOptions.model, show_default=True, help="Weights, see `rvrt weights list`.")
 @click.option("--weights", metavar="FILE", help="A weights file in place of --model; 'random' for the speed of a network "
               "without weights.")  # fmt: skip

@@ -15,7 +15,7 @@ from rvrt_cli.data.clip_options import ClipOptions
 _PLAIN_EVERY = 5.0  # s between lines of progress where there is no terminal
 
 
-@click.group()
+@click.group(short_help="Make training data.")
 def preprocess() -> None:
     """Make training data: low-resolution Vimeo-90K, or clips from your own photos and videos."""
 

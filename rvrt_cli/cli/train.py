@@ -35,7 +35,7 @@ def _recipe_options(function: Callable) -> Callable:
     return function
 
 
-@click.command()
+@click.command(short_help="Train a network, or go on with a run.")
 @click.option("--recipe", type=click.Path(dir_okay=False, path_type=Path), help="TOML with any of the options below; "
               f"without it the one of --model in {RECIPES.name}/ of the package.")  # fmt: skip
 @click.option("--network", "network", multiple=True, metavar="NAME=VALUE", help="Size of the network in place of the "

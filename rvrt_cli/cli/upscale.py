@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _PLAIN_SECONDS = 5.0  # between lines where there is no terminal
 
 
-@click.command()
+@click.command(short_help="Upscale a video or images fourfold.")
 @click.argument("source")
 @click.argument("target")
 @click.option("--model", default=UpscaleOptions.model, show_default=True, help="Weights, see `rvrt weights list`.")

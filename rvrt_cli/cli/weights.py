@@ -11,7 +11,7 @@ import click
 _DEGRADATIONS = ("bi", "bd", "video", "none")
 
 
-@click.group()
+@click.group(short_help="List, inspect, convert and fetch weights.")
 def weights() -> None:
     """List, inspect, convert and fetch the network's weights."""
 
