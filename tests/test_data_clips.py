@@ -17,9 +17,10 @@ from rvrt_cli.data import motion
 from rvrt_cli.data.clip_options import ClipOptions
 from rvrt_cli.data.clips import make_clips, windows
 from rvrt_cli.data.resize import imresize
-from rvrt_cli.data.sources import Source, find_sources, read_licences, read_video
+from rvrt_cli.data.sources import Source, find_sources, read_licences, read_photo, read_video
 from rvrt_cli.data.store import MANIFEST, ClipStore, detail, worth_keeping, write_shard
-from rvrt_cli.errors import OptionError
+from rvrt_cli.data.vimeo import read_png
+from rvrt_cli.errors import MediaError, OptionError
 
 OPTIONS = ClipOptions(frames=4, size=64, per_photo=3, per_video=6, seed=7)
 
@@ -263,6 +264,20 @@ def test_command_reports_what_it_cannot_use(material: Path, tmp_path: Path) -> N
     assert len(json.loads((output / MANIFEST).read_text())["problems"]) == 2
 
 
+def test_grey_of_16_bits_is_reduced_and_what_has_no_known_white_is_refused(tmp_path: Path) -> None:
+    grey = np.arange(0, 65536, 16, dtype=np.uint16).reshape(64, 64)
+    expected = np.rint(grey / 257).astype(np.uint8)
+    for name in ("grey.png", "grey.tif"):
+        Image.fromarray(grey).save(tmp_path / name)
+        for read in (read_photo, read_png):
+            assert np.array_equal(read(tmp_path / name), np.stack([expected] * 3, -1)), name
+    for name, array in {"float.tif": (grey / 65535).astype(np.float32), "whole.tif": grey.astype(np.int32)}.items():
+        Image.fromarray(array).save(tmp_path / name)
+        for read in (read_photo, read_png):
+            with pytest.raises(MediaError, match=rf"{name}: cannot be read.*convert it to 8 or 16"):
+                read(tmp_path / name)
+
+
 def test_a_photo_beyond_all_measure_is_listed_and_the_rest_is_done(
     material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -306,11 +321,17 @@ def test_damaged_clips_are_one_error_and_nothing_worse(tmp_path: Path, data: st.
         assert store[len(store) - 1].shape == (store.frames, store.size, store.size, 3)
 
 
-def test_a_header_of_numpy_that_is_cut_short_is_refused(tmp_path: Path) -> None:
-    """Found by the test above: NumPy's own reader ends in Python's tokenizer."""
-    (tmp_path / "a.npy").write_bytes(
-        b"\x93NUMPY\x01\x00v\x00\x00'descr': '|u1', 'shape': (2, 4, 8, 8, 3), }".ljust(128) + b"\n"
-    )
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x93NUMPY\x01\x00v\x00\x00'descr': '|u1', 'shape': (2, 4, 8, 8, 3), }".ljust(128) + b"\n",
+        b"PK\x03\x04",
+    ],
+    ids=["cut short", "as a zip file begins"],
+)
+def test_no_file_of_numpy_is_refused(tmp_path: Path, content: bytes) -> None:
+    """Found by the test above: NumPy's own reader ends in Python's tokenizer, or takes the file for an archive."""
+    (tmp_path / "a.npy").write_bytes(content)
     manifest = {"format": 1, "frames": 4, "size": 8, "sources": [{"shards": [{"file": "a.npy", "clips": 2}]}]}
     (tmp_path / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(OptionError, match=r"a\.npy"):

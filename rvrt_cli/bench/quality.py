@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -114,6 +115,12 @@ def measure_quality(
             f"the set lists {dataset.total} of the protocol's {dataset.whole} clips: these are figures of a part of it, those "
             "published are of the whole"
         )
+    exact = sum(clip["exact"] for clip in clips)
+    if exact:
+        more.append(
+            f"frames that bicubic enlarges exactly, such as black ones, say nothing: {exact} of "
+            f"{sum(clip['frames'] for clip in clips)} are left out of every PSNR"
+        )
     cut = sum(bool(clip["window"] or clip["tile"]) for clip in clips)
     if dataset.protocol == "clips":
         more.append("the clips went through as `rvrt upscale` streams them, in windows (see clips)")
@@ -144,9 +151,10 @@ def measure_quality(
 
 
 def _means(clips: list[dict[str, Any]]) -> dict[str, float]:
-    """Every clip counts the same, however long it is."""
+    """Every clip counts the same, however long it is; of PSNR those alone of which a frame is left."""
     measured = [key for key in clips[0] if key.removeprefix("bicubic_").startswith((*_SCORES, "vmaf"))]
-    return {key: clip_means({clip["clip"]: [clip[key]] for clip in clips})[1] for key in measured}
+    scored = {key: {clip["clip"]: [clip[key]] for clip in clips if clip[key] is not None} for key in measured}
+    return {key: clip_means(scores)[1] if scores else math.nan for key, scores in scored.items()}
 
 
 def _score(network: Network, dataset: Dataset, options: BenchOptions, pair: Pair) -> dict[str, Any]:
@@ -161,24 +169,33 @@ def _score(network: Network, dataset: Dataset, options: BenchOptions, pair: Pair
     seconds = time.perf_counter() - started
     channel = dataset.channel
     scores: dict[str, Any] = {"clip": pair.name, "frames": len(ours)}
+    exact = (bicubic == pair.high).all((1, 2, 3))  # bicubic's PSNR is infinite there, and what is better?
+    told = np.ones_like(exact) if dataset.protocol != "clips" else ~exact  # the field's protocols have every frame
     for prefix, frames in (("", ours), ("bicubic_", bicubic)):
-        values = score_frames(frames, pair.high, channel)
+        values = score_frames(frames, pair.high, channel, told)
         scores |= {f"{prefix}{name}_{channel}": value for name, value in zip(_SCORES, values, strict=True)}
         if options.vmaf:
             scores[f"{prefix}vmaf"] = vmaf(frames, pair.high)
     if options.save is not None:
         names = ["im4.png"] if dataset.centre else [f"{number:08d}.png" for number in range(len(ours))]
         _save(Path(options.save) / pair.name, ours, names)
-    return {**scores, "window": window, "tile": tile, "seconds": seconds}
+    return {**scores, "exact": int((~told).sum()), "window": window, "tile": tile, "seconds": seconds}
 
 
-def score_frames(frames: np.ndarray, reference: np.ndarray, channel: str) -> tuple[float, float]:
-    """PSNR [dB] and SSIM, each the mean over the frames; on Y (`channel` "y") or on RGB, without a border."""
+def score_frames(
+    frames: np.ndarray, reference: np.ndarray, channel: str, told: np.ndarray | None = None
+) -> tuple[float | None, float]:
+    """PSNR [dB] and SSIM, each the mean over the frames; on Y (`channel` "y") or on RGB, without a border.
+
+    Args:
+        told: bool (T,), the frames that PSNR is taken of; all. None comes back where there is none.
+    """
     pairs = [
         (rgb_to_y(frame), rgb_to_y(target)) if channel == "y" else (frame, target)
         for frame, target in zip(frames, reference, strict=True)
     ]
-    return float(np.mean([psnr(*pair) for pair in pairs])), float(np.mean([ssim(*pair) for pair in pairs]))
+    ratios = [psnr(*pair) for k, pair in enumerate(pairs) if told is None or told[k]]
+    return float(np.mean(ratios)) if ratios else None, float(np.mean([ssim(*pair) for pair in pairs]))
 
 
 def enlarge(network: Network, low: np.ndarray, whole: bool) -> tuple[np.ndarray, engine.Plan]:

@@ -60,7 +60,8 @@ KEYS = {
     "clips_total": "number in the set, counted alike",
     "shots_scored": "number of entries of clips",
     "frames_scored": "number",
-    "psnr_y": "mean over the clips of each clip's mean over frames [dB]; null if all frames are equal",
+    "psnr_y": "mean over the clips of each clip's mean over frames [dB]; null if any frame equals its target. "
+    "Of protocol clips without what bicubic enlarges exactly, such as black frames",
     "ssim_y": "likewise",
     "bicubic_psnr_y": "MATLAB's bicubic enlargement, scored alike",
     "bicubic_ssim_y": "likewise",
@@ -70,7 +71,7 @@ KEYS = {
     "bicubic_ssim_rgb": "likewise",
     "vmaf": "mean over the clips, ffmpeg's libvmaf, its default model",
     "bicubic_vmaf": "likewise",
-    "clips": "the same per clip, with frames, window, tile and seconds",
+    "clips": "the same per clip, with frames, exact (frames that PSNR leaves out), window, tile and seconds",
     "published": "figures of others for the same job: network; on, seconds_per_call or seconds_per_frame, gb (memory) of "
     "speed; psnr, ssim of quality; published, always true: not measured here",
 }

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
 from pathlib import Path
@@ -291,8 +291,11 @@ def _print_quality(result: dict[str, Any]) -> None:
 
 
 def _scores(values: dict[str, Any], keys: list[str]) -> list[str]:
-    places: Callable[[str], int] = lambda key: 4 if key.startswith("ssim") else 2  # noqa: E731
-    return [f"{values[prefix + key]:.{places(key)}f}" for prefix in ("", "bicubic_") for key in keys]
+    def shown(score: float | None, places: int) -> str:
+        return "–" if score is None or math.isnan(score) else f"{score:.{places}f}"
+
+    places = [4 if key.startswith("ssim") else 2 for key in keys]
+    return [shown(values[p + key], n) for p in ("", "bicubic_") for key, n in zip(keys, places, strict=True)]
 
 
 def _facts(result: dict[str, Any]) -> Any:

@@ -125,8 +125,11 @@ class _Plain:
         """Take in a record of the log."""
         if "gain" in record:
             gains = ", ".join(
-                f"{name} {psnr:.2f} dB ({record['gain'][name]:+.2f})" for name, psnr in record["psnr_y"].items()
+                f"{name} {psnr:.2f} dB ({record['gain'][name]:+.2f})"
+                for name, psnr in record["psnr_y"].items()
+                if record["gain"][name] is not None
             )
+            gains = gains or "gives no score, the network's output is not finite"
             self.say(f"step {record['step']}: validation {gains}{', the best so far' if record['best'] else ''}")
             return
         self._records += 1

@@ -92,6 +92,20 @@ def read_licences(path: Path) -> list[tuple[str, str]]:
     return [pair for pair in pairs if pair != ("pattern", "licence")]
 
 
+def rgb_of(image: Image.Image) -> np.ndarray:
+    """The pixels (H, W, 3) uint8 of an image of any mode; 16 bits of grey become 8.
+
+    Raises:
+        ValueError: it holds 32 bits a pixel, of which nobody knows what is white.
+    """
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # Pillow would clip these
+        grey = np.rint(np.asarray(image).astype(np.float32) / 257).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, 2)
+    if image.mode in ("I", "F"):
+        raise ValueError("it has 32 bits a channel; convert it to 8 or 16")
+    return np.asarray(image.convert("RGB"))
+
+
 def read_photo(path: Path) -> np.ndarray:
     """The photo (H, W, 3) uint8, turned as its EXIF says.
 
@@ -100,7 +114,7 @@ def read_photo(path: Path) -> np.ndarray:
     """
     try:
         with Image.open(path) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            return rgb_of(ImageOps.exif_transpose(image))
     except UNREADABLE as error:
         raise MediaError(f"{path}: cannot be read as an image ({error}); leave it out or replace it") from error
 

@@ -63,7 +63,7 @@ class ClipStore:
 
     def _open(self, path: Path, clips: int) -> np.ndarray:
         try:
-            shard = np.load(path, mmap_mode="r")
+            shard = np.lib.format.open_memmap(path, mode="r")  # np.load would open zip files and pickles too
         except (OSError, ValueError, EOFError, OverflowError, SyntaxError, TypeError, TokenError) as error:
             raise OptionError(f"{path}: cannot be read ({error}); make the clips again") from error
         shape = (clips, self.frames, self.size, self.size, 3)

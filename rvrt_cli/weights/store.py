@@ -99,6 +99,8 @@ def load_weights(path: Path) -> Weights:
             if dtype not in _DTYPES:
                 raise WeightsError(f"{path}: {shown(name)} is {dtype}; weights are float32 or float16")
             arrays[name] = file.get_tensor(name)
+            if not np.isfinite(arrays[name]).all():
+                raise WeightsError(f"{path}: {shown(name)} is not finite: a training that failed; choose other weights")
     check_size(arrays, config, path)
     return Weights(arrays, config, card)
 
@@ -107,11 +109,12 @@ def check_size(arrays: dict[str, np.ndarray], config: RVRTConfig, where: object)
     """Refuse a configuration of a far larger network than `arrays` can fill, before anyone builds it.
 
     Raises:
-        WeightsError: the matrices of the transformer layers alone are more than all the arrays.
+        WeightsError: the matrices of its bodies alone are more than all the arrays.
     """
     layers = [groups * depth for groups, depth in zip(config.groups, config.depths, strict=True)]
-    parts = zip((1, 4, 1), layers, config.widths, strict=True)  # four branches
-    least = sum(count * number * (4 + 2 * config.mlp_ratio) * width**2 for count, number, width in parts)
+    each = {"attention": 4 + 2 * config.mlp_ratio, "convolution": 2 * 9}  # of a layer, times its width squared
+    parts = zip((1, config.passes, 1), layers, config.bodies, config.widths, strict=True)
+    least = sum(count * number * each[body] * width**2 for count, number, body, width in parts)
     if least > sum(array.size for array in arrays.values()):
         raise WeightsError(f"{where}: describes a far larger network than it holds weights for; damaged or foreign")
 
