@@ -24,12 +24,13 @@ from rvrt_cli import __version__, engine
 from rvrt_cli.bench.datasets import CENTRE, Dataset, Pair
 from rvrt_cli.bench.options import BenchOptions
 from rvrt_cli.bench.published import published_quality
-from rvrt_cli.bench.report import report, write_atomically
+from rvrt_cli.bench.report import report
 from rvrt_cli.bench.speed import about
 from rvrt_cli.bench.vmaf import vmaf
 from rvrt_cli.data.validation import bicubic_upscale
 from rvrt_cli.device import host_free_bytes
 from rvrt_cli.errors import OptionError, OutOfMemoryError, RvrtError
+from rvrt_cli.files import write_atomically
 from rvrt_cli.metrics import clip_means, psnr, rgb_to_y, ssim
 from rvrt_cli.signals import signals_wait
 from rvrt_cli.upscale import MEMORY_SHARE
@@ -292,11 +293,7 @@ def _check_save(folder: Path, progress: Notes) -> None:
 
 
 def _save(folder: Path, frames: np.ndarray, names: list[str]) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OptionError(f"--save {folder}: cannot be made ({error.strerror}); choose another place") from error
     for frame, name in zip(frames, names, strict=True):
         data = io.BytesIO()
         Image.fromarray(frame).save(data, "PNG")
-        write_atomically(folder / name, data.getvalue())
+        write_atomically(folder / name, data.getvalue(), "free some space, or choose another --save", sync=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -114,23 +113,3 @@ def check_writable(path: Path) -> None:
         raise OptionError(f"{path}: its folder does not exist; make it first")
     if not os.access(path.resolve().parent, os.W_OK):
         raise OptionError(f"{path}: its folder cannot be written to; choose another place")
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Put `data` at `path`: all of it or nothing.
-
-    Raises:
-        OptionError: it cannot be written.
-    """
-    part = None
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            part = Path(file.name)
-            file.write(data)
-        part.chmod(0o644)
-        part.replace(path)
-    except OSError as error:
-        raise OptionError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from error
-    finally:
-        if part is not None:
-            part.unlink(missing_ok=True)  # gone already when all went well

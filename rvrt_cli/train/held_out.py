@@ -28,7 +28,7 @@ from rvrt_cli.data.validation import (
     scores_identity,
 )
 from rvrt_cli.data.vimeo import FRAMES, LISTS, SEQUENCES, is_vimeo, read_list, read_png
-from rvrt_cli.train.checkpoint import write_atomically
+from rvrt_cli.files import write_atomically
 from rvrt_cli.train.options import TrainOptions
 
 _MOST = 24  # clips that are scored
@@ -53,9 +53,9 @@ def split_store(options: TrainOptions) -> None:
     held = {math.floor((k + 0.5) * len(sources) / count) for k in range(count)}
     for name, chosen in ((_TRAIN, False), (_HELD, True)):
         part = parts / name
-        part.mkdir(parents=True, exist_ok=True)
         kept = [_absolute(s, folder) for index, s in enumerate(sources) if (index in held) == chosen]
-        write_atomically(part / MANIFEST, json.dumps({**store.manifest, "sources": kept}, indent=1).encode())
+        manifest = json.dumps({**store.manifest, "sources": kept}, indent=1)
+        write_atomically(part / MANIFEST, manifest.encode(), "choose another --output")
 
 
 def data_folders(options: TrainOptions) -> tuple[Path, Path | None]:

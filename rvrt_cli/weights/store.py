@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from rvrt_cli.errors import WeightsError
+from rvrt_cli.files import write_atomically
 from rvrt_cli.model.config import RVRTConfig
 from rvrt_cli.weights.pickled import shown
 
@@ -49,28 +48,7 @@ def save_weights(path: Path, arrays: dict[str, np.ndarray], config: RVRTConfig, 
             raise WeightsError(f"{path}: {shown(name)} is {array.dtype}; weights are float32 or float16")
     about = json.dumps({"config": config.to_dict(), "card": card}, sort_keys=True, ensure_ascii=True)
     data = save({name: np.asarray(arrays[name], order="C") for name in sorted(arrays)}, metadata={_KEY: about})
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, part = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from None
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(part, 0o666 & ~_umask())  # mkstemp makes it private
-        os.replace(part, path)
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from None
-    finally:
-        Path(part).unlink(missing_ok=True)  # gone already when all went well
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    write_atomically(path, data, error=WeightsError, shared=True)
 
 
 def read_about(path: Path) -> tuple[RVRTConfig, dict, int]:
