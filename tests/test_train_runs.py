@@ -12,7 +12,7 @@ import psutil
 import pytest
 from PIL import Image
 from test_bench_datasets import vimeo
-from train_runs import NETWORK, finish, make_store, read_steps, small_run, start, wait_for_steps
+from train_runs import NETWORK, finish, make_store, prepared, read_steps, small_run, start, wait_for_steps
 
 from rvrt_cli.cli.train import _Plain
 from rvrt_cli.data import loader
@@ -23,7 +23,6 @@ from rvrt_cli.train.checkpoint import checkpoints, load_checkpoint
 from rvrt_cli.train.held_out import HeldOut
 from rvrt_cli.train.loop import train
 from rvrt_cli.train.options import TrainOptions, read_recipe
-from rvrt_cli.train.setup import prepare_run
 from rvrt_cli.weights import load_weights, save_weights
 
 TIMES = ("seconds", "waited", "trained")  # what may differ between two runs
@@ -216,7 +215,7 @@ def test_what_cannot_be_validated_on_is_refused_before_the_first_step(data: Path
     (root / "sep_testlist.txt").write_text("")
     options = TrainOptions(data=str(root), output=str(tmp_path / "other"), frames=3, crop=32, network=NETWORK)
     with pytest.raises(OptionError, match=r"sep_testlist\.txt: lists no septuplets"):
-        train(prepare_run(options, resume=False), lambda record: None)
+        train(prepared(options), lambda record: None)
 
 
 def short_run(data: Path, folder: Path, **options: object) -> TrainOptions:
@@ -233,7 +232,7 @@ def test_a_validation_that_fails_does_not_cost_the_checkpoint(
 
     monkeypatch.setattr(HeldOut, "score", fail)
     with pytest.raises(MemoryError):
-        train(prepare_run(short_run(data, tmp_path, val_every=2), resume=False), lambda record: None)
+        train(prepared(short_run(data, tmp_path, val_every=2)), lambda record: None)
     [saved] = checkpoints(tmp_path / "run")
     assert load_checkpoint(saved)[1].step == 2
 
@@ -246,7 +245,7 @@ def test_data_that_cannot_be_read_costs_no_step(data: Path, tmp_path: Path, monk
 
     monkeypatch.setattr(loader, "make_batch", make)
     with pytest.raises(MediaError, match="im3"):
-        train(prepare_run(short_run(data, tmp_path), resume=False), lambda record: None)
+        train(prepared(short_run(data, tmp_path)), lambda record: None)
     assert load_checkpoint(checkpoints(tmp_path / "run")[-1])[1].step == 3
 
 
@@ -264,9 +263,9 @@ def test_the_best_is_of_the_same_validation_and_finite(
     monkeypatch.setattr(HeldOut, "score", score)
     records: list[dict] = []
     options = short_run(data, tmp_path, steps=3, val_every=1, save_every=1)
-    assert train(prepare_run(options, resume=False), records.append)["best"] == 5.0
+    assert train(prepared(options), records.append)["best"] == 5.0
     other = replace(options, degradation="bd", steps=5)
-    assert train(prepare_run(other, resume=True), records.append)["best"] == 1.0
+    assert train(prepared(other, resume=True), records.append)["best"] == 1.0
     assert [record["best"] for record in records if "gain" in record] == [True, False, False, True, False]
     assert [record["gain"].get("held-out") for record in records if "gain" in record] == [5.0, None, None, 1.0, 0.5]
     lines = (tmp_path / "run" / "log.jsonl").read_text()

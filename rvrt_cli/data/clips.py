@@ -75,7 +75,9 @@ def make_clips(
     problems = [f"{entry['name']}: {entry['problem']}" for entry in listed if "problem" in entry]
     used = [entry for entry in listed if entry["clips"]]
     if not used:
-        raise OptionError(f"none of {len(sources)} sources gave a clip; the first: {problems[0]}")
+        raise OptionError(
+            f"of {len(sources)} source{'s' * (len(sources) != 1)} none gave a clip; the first: {problems[0]}"
+        )
     manifest = {
         "format": FORMAT,
         **asdict(options),
@@ -115,7 +117,7 @@ def _work(job: _Job) -> tuple[int, dict]:
             if len(waiting) * options.clip_bytes >= SHARD_BYTES:
                 flush()
     except MediaError as error:
-        entry["problem"] = str(error)
+        entry["problem"] = str(error).removeprefix(f"{source.path}: ")  # the entry has its name
     flush()
     if not entry["clips"]:
         entry.setdefault("problem", f"smaller than {options.size} px and its motion, or without detail or movement")

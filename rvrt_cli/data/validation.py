@@ -23,7 +23,7 @@ import numpy as np
 
 from rvrt_cli.data.degrade import h264
 from rvrt_cli.data.resize import SCALE, imresize
-from rvrt_cli.data.sources import VIDEO_SUFFIXES, read_video
+from rvrt_cli.data.sources import VIDEO_SUFFIXES, files_of, read_video
 from rvrt_cli.engine.scenes import mark_scenes
 from rvrt_cli.errors import OptionError
 from rvrt_cli.metrics import clip_means, psnr, rgb_to_y
@@ -79,7 +79,7 @@ class ValidationSet:
             raise OptionError(f"{windows} windows of {frames} frames: give 1 or more of each")
         self.variants = tuple(variants)
         self._windows: list[_Window] = []
-        paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
+        paths = files_of(folder, VIDEO_SUFFIXES)
         if not paths:
             raise OptionError(f"{folder}: no videos to validate on; expected files such as .mp4 or .mpg")
         for path in paths:
