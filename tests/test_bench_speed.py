@@ -18,7 +18,7 @@ from PIL import Image
 
 from rvrt_cli.bench import sweep
 from rvrt_cli.bench.apart import apart
-from rvrt_cli.bench.machine import OtherLoad, cores, describe, peak_rss_bytes
+from rvrt_cli.bench.machine import OtherLoad, describe, peak_rss_bytes
 from rvrt_cli.bench.options import BenchOptions
 from rvrt_cli.bench.published import published_quality, published_speed
 from rvrt_cli.bench.report import KEYS, check_writable, report, to_json
@@ -29,6 +29,7 @@ from rvrt_cli.device import use_device
 from rvrt_cli.errors import OptionError, OutOfMemoryError, WeightsError
 from rvrt_cli.model.config import PRESETS, RVRTConfig
 from rvrt_cli.model.cost import count_flops
+from rvrt_cli.options import usable_cores
 
 GUIDED = RVRTConfig(
     widths=(8, 8, 8), groups=(1, 1, 1), depths=(1, 1, 1), heads=(2, 2, 2), align_heads=2, deformable_groups=2,
@@ -127,7 +128,7 @@ def test_the_load_is_that_of_others() -> None:
 @pytest.mark.parametrize(("set_to", "threads"), [("2,1", 2), (" 3 ", 3), ("many", None), ("0", None)])
 def test_threads_are_those_of_openmp(monkeypatch: pytest.MonkeyPatch, set_to: str, threads: int | None) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", set_to)
-    assert describe(use_device("cpu"))["threads"] == (threads or cores())
+    assert describe(use_device("cpu"))["threads"] == (threads or usable_cores())
 
 
 def test_random_weights_are_named() -> None:

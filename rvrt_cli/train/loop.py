@@ -54,7 +54,7 @@ def train(options: TrainOptions, report: Callable[[Record], None], in_ranks: boo
         in_ranks: this process is one of several that msrun has started.
 
     Returns:
-        "step", "steps", "reason" (empty when done), "resume" (whether there is more to do), "skipped" and "best".
+        "rank", "step", "steps", "reason" (empty when done), "resume" (whether there is more to do), "skipped" and "best".
 
     Raises:
         RvrtError: data or weights cannot be used, or too many steps were not finite.
@@ -99,7 +99,7 @@ def train(options: TrainOptions, report: Callable[[Record], None], in_ranks: boo
     if books:
         books.close()
     reason = stopping.reason or ("another rank was asked to end" if stop else "")
-    return {"step": counters.step, "steps": options.steps, "reason": reason, "resume": counters.step < options.steps,
+    return {"rank": ranks.rank, "step": counters.step, "steps": options.steps, "reason": reason, "resume": counters.step < options.steps,
             "skipped": counters.skipped, "best": counters.best}  # fmt: skip
 
 
