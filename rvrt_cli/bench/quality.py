@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 # Degradations of the data that weights are made for, by what their card says; "video" has clean bicubic among its clips
 SUITED = {"bi": ("bi",), "bd": ("bd",), "video": ("video", "bi")}
 _SCORES = ("psnr", "ssim")
+_NOTES = 2  # counts up when what is noted of a case changes
 
 
 @dataclass
@@ -111,6 +112,29 @@ def measure_quality(
     if len(dataset.cases) == dataset.total or not progress.existed:
         progress.remove()
     result, more = about(network), [note] if note else []
+    more += _remarks(dataset, clips, standing)
+    return report(
+        "quality",
+        **{**result, "notes": [*result["notes"], *more]},
+        protocol=dataset.protocol,
+        data=dataset.about,
+        degradation=dataset.degradation,
+        low_resolution=dataset.low,
+        channel=dataset.channel,
+        sample=len(dataset.cases) < dataset.total,
+        clips_scored=len(dataset.cases),
+        clips_total=dataset.total,
+        shots_scored=len(clips),
+        frames_scored=sum(clip["frames"] for clip in clips),
+        **_means(clips),
+        clips=clips,
+        published=published_quality(dataset.protocol, dataset.degradation),
+    )
+
+
+def _remarks(dataset: Dataset, clips: list[dict[str, Any]], standing: Standing) -> list[str]:
+    """How the figures are not what a reader would take them for."""
+    more = []
     if dataset.whole:
         more.append(
             f"the set lists {dataset.total} of the protocol's {dataset.whole} clips: these are figures of a part of it, those "
@@ -132,23 +156,7 @@ def measure_quality(
         )
     if standing.resumed:
         more.append(f"{standing.resumed} of {standing.total} clips were scored by an interrupted run before this one")
-    return report(
-        "quality",
-        **{**result, "notes": [*result["notes"], *more]},
-        protocol=dataset.protocol,
-        data=dataset.about,
-        degradation=dataset.degradation,
-        low_resolution=dataset.low,
-        channel=dataset.channel,
-        sample=len(dataset.cases) < dataset.total,
-        clips_scored=len(dataset.cases),
-        clips_total=dataset.total,
-        shots_scored=len(clips),
-        frames_scored=sum(clip["frames"] for clip in clips),
-        **_means(clips),
-        clips=clips,
-        published=published_quality(dataset.protocol, dataset.degradation),
-    )
+    return more
 
 
 def _means(clips: list[dict[str, Any]]) -> dict[str, float]:
@@ -280,7 +288,17 @@ def notes_path(options: BenchOptions, dataset: Dataset, network: Network) -> Pat
     data = str(Path(options.data).resolve()) if options.data else ""
     save = str(Path(options.save).resolve()) if options.save else ""
     device = network.device
-    facts = [__version__, weights, dataset.protocol, data, dataset.about, dataset.degradation, dataset.low, save]
+    facts = [
+        __version__,
+        _NOTES,
+        weights,
+        dataset.protocol,
+        data,
+        dataset.about,
+        dataset.degradation,
+        dataset.low,
+        save,
+    ]
     facts += [device.kind, device.precision, str(options.vmaf)]
     return cache_folder() / "bench" / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]}.jsonl"
 
