@@ -24,29 +24,18 @@ def rgb_to_y(image: np.ndarray) -> np.ndarray:
     return image @ (np.array([65.481, 128.553, 24.966]) / 255) + 16
 
 
-def crop_border(image: np.ndarray, border: int) -> np.ndarray:
-    """Drop `border` px on each side of (H, W) or (H, W, C).
-
-    Raises:
-        ValueError: nothing would be left.
-    """
-    if border < 0 or 2 * border >= min(image.shape[:2]):
-        raise ValueError(f"a border of {border} px does not leave anything of {image.shape[0]}×{image.shape[1]} px")
-    return image[border : image.shape[0] - border, border : image.shape[1] - border]
-
-
-def psnr(image: np.ndarray, reference: np.ndarray, border: int = 0) -> float:
+def psnr(image: np.ndarray, reference: np.ndarray) -> float:
     """Peak signal-to-noise ratio [dB] for a peak of 255, over all pixels and channels; infinite for equal images.
 
     Raises:
         ValueError: the shapes differ.
     """
-    image, reference = _pair(image, reference, border)
+    image, reference = _pair(image, reference)
     error = np.mean((image - reference) ** 2)
     return float(10 * np.log10(255**2 / error)) if error > 0 else float("inf")
 
 
-def ssim(image: np.ndarray, reference: np.ndarray, border: int = 0) -> float:
+def ssim(image: np.ndarray, reference: np.ndarray) -> float:
     """Structural similarity (Wang et al. 2004): 11×11 Gaussian of σ 1.5, K = (0.01, 0.03), mean over the valid region.
 
     Channels are scored alone and averaged. The weighted (not the sample) covariance is used, as in MATLAB's.
@@ -54,7 +43,7 @@ def ssim(image: np.ndarray, reference: np.ndarray, border: int = 0) -> float:
     Raises:
         ValueError: the shapes differ, or a side is under 11 px.
     """
-    image, reference = _pair(image, reference, border)
+    image, reference = _pair(image, reference)
     if min(image.shape[:2]) < _SSIM_WINDOW:
         raise ValueError(f"SSIM needs {_SSIM_WINDOW} px a side, not {image.shape[0]}×{image.shape[1]} px")
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
@@ -79,10 +68,10 @@ def clip_means(scores: Mapping[str, Sequence[float]]) -> tuple[dict[str, float],
     return clips, float(np.mean(list(clips.values())))
 
 
-def _pair(image: np.ndarray, reference: np.ndarray, border: int) -> tuple[np.ndarray, np.ndarray]:
+def _pair(image: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if image.shape != reference.shape:
         raise ValueError(f"cannot compare shapes {image.shape} and {reference.shape}")
-    return crop_border(image, border).astype(np.float64), crop_border(reference, border).astype(np.float64)
+    return image.astype(np.float64), reference.astype(np.float64)
 
 
 def _window_mean(image: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ No MindSpore import: `rvrt --help` reads the defaults from here.
 from __future__ import annotations
 
 import math
+import os
 import re
 from dataclasses import dataclass
 
@@ -104,6 +105,11 @@ class UpscaleOptions:
         return wanted
 
 
+def usable_cores() -> int:
+    """Processors that this process may use: fewer than the machine has in many a container or batch system."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def parse_memory(text: str) -> int:
     """Bytes of "4G", "512M", "1.5 GiB" (powers of 1024).
 
@@ -148,6 +154,9 @@ def check_ranks(ranks: int, local_ranks: int, node: int, master: str | None) -> 
         parse_address(master)
     if local_ranks > ranks or (0 < local_ranks < ranks and master is None):
         raise OptionError(f"--local-ranks {local_ranks}: at most --ranks {ranks}; fewer need --master")
+    others = ranks - (local_ranks or ranks)
+    if node > others:
+        raise OptionError(f"--node {node}: {others} of {ranks} ranks are on other machines; give {others} at most")
 
 
 def parse_address(text: str) -> tuple[str, int]:

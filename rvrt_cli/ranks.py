@@ -22,7 +22,7 @@ from pathlib import Path
 import psutil
 
 from rvrt_cli.errors import RvrtError, in_one_line
-from rvrt_cli.options import parse_address
+from rvrt_cli.options import parse_address, usable_cores
 
 ERRORS = "errors.txt"  # in the folder of the ranks' logs
 # The kernel kills this process when its parent has gone, even after exec (prctl's PR_SET_PDEATHSIG; Linux)
@@ -137,7 +137,7 @@ def _command(group: Group, worker: Path, argument: Path, logs: Path) -> list[str
 
 def _environment(group: Group, logs: Path) -> dict[str, str]:
     """The cores are shared out, and msrun's `python` is this interpreter."""
-    threads = max(1, (group.threads or os.cpu_count() or 1) // group.here)
+    threads = max(1, (group.threads or usable_cores()) // group.here)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     return {**os.environ, "PATH": path, "OMP_NUM_THREADS": str(threads), _LOGS: str(logs)}
 

@@ -90,6 +90,16 @@ def test_vid4(tmp_path: Path, inside: str) -> None:
     np.testing.assert_array_equal(pair.low, imresize(pair.high, 0.25))
 
 
+def test_frames_are_in_the_order_of_their_numbers_and_hidden_files_are_none(tmp_path: Path) -> None:
+    made = {name: clip(index, 12, 32, 48) for index, name in enumerate(("calendar", "city", "foliage", "walk"))}
+    for name, frames in made.items():
+        write(tmp_path / "GT" / name, frames, "{}.png", first=1)
+        (tmp_path / "GT" / name / "._1.png").write_bytes(b"as macOS leaves them")
+    for case in open_dataset("vid4", tmp_path).cases:
+        [pair] = case.load()
+        np.testing.assert_array_equal(pair.high, made[case.name])
+
+
 def test_vid4_with_low_resolution_of_its_own(tmp_path: Path) -> None:
     for index, name in enumerate(("calendar", "city", "foliage", "walk")):
         frames = clip(index, 2, 32, 48)

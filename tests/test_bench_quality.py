@@ -39,7 +39,7 @@ def flat(frames: int, level: int) -> Pair:
 
 def dataset(pairs: list[Pair], channel: str = "y", centre: bool = False, total: int | None = None) -> Dataset:
     cases = tuple(Case(pair.name, lambda pair=pair: iter([pair])) for pair in pairs)
-    return Dataset("clips", "bi", channel, centre, "made", "made", cases, total or len(cases))
+    return Dataset("vid4", "bi", channel, centre, "made", "made", cases, total or len(cases))
 
 
 def options(**values: object) -> BenchOptions:
@@ -57,6 +57,26 @@ def test_one_level_everywhere_is_48_13_db() -> None:
     assert result["psnr_y"] == pytest.approx(ONE_LEVEL + 20 * np.log10(255 / 219), abs=1e-4)  # Y has 219 levels
     assert result["bicubic_psnr_y"] == float("inf")
     assert json.loads(to_json(result))["bicubic_psnr_y"] is None
+
+
+def test_of_ones_own_clips_frames_that_bicubic_enlarges_exactly_are_left_out_of_psnr() -> None:
+    """Two black frames of five, and a clip of nothing else."""
+    high = np.stack([picture(number, 64, 64) for number in range(5)])
+    high[:2] = 0
+    from rvrt_cli.data.resize import imresize
+
+    pairs = [Pair("fade", imresize(high, 0.25), high), Pair("rest", imresize(high[2:], 0.25), high[2:]), flat(3, 100)]
+    made = replace(dataset(pairs), protocol="clips")
+    fade, rest, black = (result := measure_quality(options(), made, Repeat()))["clips"]
+    for key in ("psnr_y", "bicubic_psnr_y"):
+        assert fade[key] == rest[key] == result[key] < 60
+        assert black[key] is None
+    assert (fade["exact"], rest["exact"], black["exact"], black["ssim_y"]) == (2, 0, 3, 1.0)
+    assert "5 of 11 are left out" in " ".join(result["notes"])
+    whole = measure_quality(options(), dataset(pairs), Repeat())  # the field's protocols have every frame
+    assert whole["bicubic_psnr_y"] == float("inf")
+    alone = measure_quality(options(), replace(dataset(pairs[2:]), protocol="clips"), Repeat())
+    assert json.loads(to_json(alone))["psnr_y"] is None
 
 
 @pytest.mark.parametrize("channel", ["y", "rgb"])

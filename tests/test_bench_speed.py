@@ -18,10 +18,10 @@ from PIL import Image
 
 from rvrt_cli.bench import sweep
 from rvrt_cli.bench.apart import apart
-from rvrt_cli.bench.machine import OtherLoad, cores, describe, peak_rss_bytes
+from rvrt_cli.bench.machine import OtherLoad, describe, peak_rss_bytes
 from rvrt_cli.bench.options import BenchOptions
 from rvrt_cli.bench.published import published_quality, published_speed
-from rvrt_cli.bench.report import KEYS, check_writable, report, to_json, write_atomically
+from rvrt_cli.bench.report import KEYS, check_writable, report, to_json
 from rvrt_cli.bench.speed import measure_speed, moving_clip, open_network
 from rvrt_cli.bench.stages import stage_seconds
 from rvrt_cli.bench.sweep import draw_sweep, growth, memory_growth, sizes
@@ -29,6 +29,7 @@ from rvrt_cli.device import use_device
 from rvrt_cli.errors import OptionError, OutOfMemoryError, WeightsError
 from rvrt_cli.model.config import PRESETS, RVRTConfig
 from rvrt_cli.model.cost import count_flops
+from rvrt_cli.options import usable_cores
 
 GUIDED = RVRTConfig(
     widths=(8, 8, 8), groups=(1, 1, 1), depths=(1, 1, 1), heads=(2, 2, 2), align_heads=2, deformable_groups=2,
@@ -81,15 +82,8 @@ def test_a_report_is_complete_and_consistent() -> None:
     assert result["peak_device_mb"] is None
     assert config.flow
     assert config.fused_neighbours
-    assert set(result["stages"]) == {
-        "flow",
-        "neighbours",
-        "features",
-        *config.branches,
-        "alignment",
-        "reconstruction",
-        "other",
-    }
+    listed = ["flow", "neighbours", "features", *config.branches, "alignment", "reconstruction", "other"]
+    assert list(result["stages"]) == listed  # as KEYS has them
     assert result["machine"]["device"] == "cpu"
     assert result["machine"]["mindspore"]
     assert isinstance(result["machine"]["kernels"], bool)
@@ -134,7 +128,7 @@ def test_the_load_is_that_of_others() -> None:
 @pytest.mark.parametrize(("set_to", "threads"), [("2,1", 2), (" 3 ", 3), ("many", None), ("0", None)])
 def test_threads_are_those_of_openmp(monkeypatch: pytest.MonkeyPatch, set_to: str, threads: int | None) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", set_to)
-    assert describe(use_device("cpu"))["threads"] == (threads or cores())
+    assert describe(use_device("cpu"))["threads"] == (threads or usable_cores())
 
 
 def test_random_weights_are_named() -> None:
@@ -305,16 +299,13 @@ def test_keys_inside_are_documented_beside_the_others() -> None:
         assert not keys - set(re.findall(r"\w+", KEYS[name])), name
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_file_that_could_not_be_written_is_refused(tmp_path: Path) -> None:
     check_writable(tmp_path / "a.json")
-    write_atomically(tmp_path / "a.json", b"{}")
-    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+    assert list(tmp_path.iterdir()) == []
     with pytest.raises(OptionError, match="is a folder"):
         check_writable(tmp_path)
     with pytest.raises(OptionError, match="does not exist"):
         check_writable(tmp_path / "none" / "a.json")
-    with pytest.raises(OptionError, match="cannot be written"):
-        write_atomically(tmp_path / "none" / "a.json", b"{}")
 
 
 def test_options_and_command_name_the_same_things() -> None:

@@ -1,6 +1,8 @@
 """Training clips from photos and videos: real pixels, cuts, repeats, licences, the same result for any workers."""
 
 import json
+import os
+import signal
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,15 +13,18 @@ from click.testing import CliRunner
 from fuzzing import damaged, little_memory, searching
 from hypothesis import given, strategies as st
 from PIL import Image
+from video_clips import ffmpeg
 
 from rvrt_cli.cli.preprocess import preprocess
 from rvrt_cli.data import motion
 from rvrt_cli.data.clip_options import ClipOptions
 from rvrt_cli.data.clips import make_clips, windows
 from rvrt_cli.data.resize import imresize
-from rvrt_cli.data.sources import Source, find_sources, read_licences, read_video
+from rvrt_cli.data.sources import Source, find_sources, read_licences, read_photo, read_video
 from rvrt_cli.data.store import MANIFEST, ClipStore, detail, worth_keeping, write_shard
-from rvrt_cli.errors import OptionError
+from rvrt_cli.data.vimeo import read_png
+from rvrt_cli.data.workers import in_processes
+from rvrt_cli.errors import MediaError, OptionError, RvrtError
 
 OPTIONS = ClipOptions(frames=4, size=64, per_photo=3, per_video=6, seed=7)
 
@@ -257,10 +262,25 @@ def test_command_reports_what_it_cannot_use(material: Path, tmp_path: Path) -> N
     result = CliRunner().invoke(preprocess, arguments)
     assert result.exit_code == 1, result.output
     assert "2 clips" in result.output
-    assert "broken.jpg: cannot be read as an image" in result.output
-    assert "text.mp4: cannot be read as a video" in result.output
+    assert "2 photos and 1 video: " in result.output
+    assert "\n2 sources could not be used to the end:\n  broken.jpg: cannot be read as an image" in result.output
+    assert "\n  text.mp4: cannot be read as a video" in result.output
     assert len(ClipStore(output)) == 2
     assert len(json.loads((output / MANIFEST).read_text())["problems"]) == 2
+
+
+def test_grey_of_16_bits_is_reduced_and_what_has_no_known_white_is_refused(tmp_path: Path) -> None:
+    grey = np.arange(0, 65536, 16, dtype=np.uint16).reshape(64, 64)
+    expected = np.rint(grey / 257).astype(np.uint8)
+    for name in ("grey.png", "grey.tif"):
+        Image.fromarray(grey).save(tmp_path / name)
+        for read in (read_photo, read_png):
+            assert np.array_equal(read(tmp_path / name), np.stack([expected] * 3, -1)), name
+    for name, array in {"float.tif": (grey / 65535).astype(np.float32), "whole.tif": grey.astype(np.int32)}.items():
+        Image.fromarray(array).save(tmp_path / name)
+        for read in (read_photo, read_png):
+            with pytest.raises(MediaError, match=rf"{name}: cannot be read.*convert it to 8 or 16"):
+                read(tmp_path / name)
 
 
 def test_a_photo_beyond_all_measure_is_listed_and_the_rest_is_done(
@@ -273,6 +293,44 @@ def test_a_photo_beyond_all_measure_is_listed_and_the_rest_is_done(
     assert [source["name"] for source in manifest["sources"]] == ["photo0.png"]
     [problem] = manifest["problems"]
     assert "huge.png: cannot be read as an image" in problem
+
+
+def test_hidden_files_and_folders_are_no_sources(material: Path, tmp_path: Path) -> None:
+    for name in ("a.png", "._a.png", ".trash/b.png", "c/._d.mp4", "c/.e/f.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes((material / "photo0.png").read_bytes())
+    assert [source.path.name for source in find_sources([tmp_path])] == ["a.png"]
+    assert len(find_sources([tmp_path / "._a.png"])) == 1  # named by the user
+
+
+def test_a_name_that_looks_like_a_protocol_is_a_name(
+    material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("concat:a.mp4", "-a.mp4", "http:a.mp4"):
+        Path(name).write_bytes((material / "pan.mp4").read_bytes())
+        assert len(list(read_video(Path(name))[1])) == 40
+
+
+def test_a_video_that_is_turned_comes_upright_without_a_word(
+    material: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    turned = tmp_path / "turned.mp4"
+    ffmpeg("-display_rotation", "90", "-i", material / "pan.mp4", "-c", "copy", turned)
+    [first, *_] = read_video(turned)[1]
+    assert first.shape == (240, 200, 3)
+    assert capfd.readouterr() == ("", "")
+
+
+def die(number: int) -> int:
+    if number == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def test_a_worker_that_is_killed_is_one_line() -> None:
+    with pytest.raises(RvrtError, match=r"a process .* has died; is there enough memory\? .* fewer --workers"):
+        list(in_processes(die, range(50), 2))
 
 
 def test_existing_clips_are_kept_unless_told(material: Path, made: Path) -> None:
@@ -306,11 +364,17 @@ def test_damaged_clips_are_one_error_and_nothing_worse(tmp_path: Path, data: st.
         assert store[len(store) - 1].shape == (store.frames, store.size, store.size, 3)
 
 
-def test_a_header_of_numpy_that_is_cut_short_is_refused(tmp_path: Path) -> None:
-    """Found by the test above: NumPy's own reader ends in Python's tokenizer."""
-    (tmp_path / "a.npy").write_bytes(
-        b"\x93NUMPY\x01\x00v\x00\x00'descr': '|u1', 'shape': (2, 4, 8, 8, 3), }".ljust(128) + b"\n"
-    )
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x93NUMPY\x01\x00v\x00\x00'descr': '|u1', 'shape': (2, 4, 8, 8, 3), }".ljust(128) + b"\n",
+        b"PK\x03\x04",
+    ],
+    ids=["cut short", "as a zip file begins"],
+)
+def test_no_file_of_numpy_is_refused(tmp_path: Path, content: bytes) -> None:
+    """Found by the test above: NumPy's own reader ends in Python's tokenizer, or takes the file for an archive."""
+    (tmp_path / "a.npy").write_bytes(content)
     manifest = {"format": 1, "frames": 4, "size": 8, "sources": [{"shards": [{"file": "a.npy", "clips": 2}]}]}
     (tmp_path / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(OptionError, match=r"a\.npy"):

@@ -188,16 +188,42 @@ def test_vimeo_reads_its_low_resolution_from_disk(vimeo: Path) -> None:
 
 def test_image_that_goes_missing_is_named(vimeo: Path, tmp_path: Path) -> None:
     for name in ("sequences", "BIx4"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "00001").symlink_to(vimeo / name / "00001")
+        shutil.copytree(vimeo / name / "00001" / "0001", tmp_path / name / "00001" / "0001")
     (tmp_path / "sep_trainlist.txt").write_text("00001/0001\n" + "00001/0009\n" * 50)
+    with pytest.raises(
+        OptionError, match=rf"BIx4: no low resolution for 00001/0009; .*preprocess vimeo90k {tmp_path} "
+    ):
+        BatchLoader(tmp_path, BatchSpec(batch=4, frames=7, crop=64))
+    (tmp_path / "BIx4" / "00001" / "0009").mkdir()
     with pytest.raises(RvrtError, match=r"sequences/00001/0009/im\d\.png: missing; unpack the set again"):
         take(tmp_path, BatchSpec(batch=4, frames=7, crop=64), 3, workers=1)
-    (tmp_path / "sequences" / "00001").unlink()
-    for name in ("0001", "0009"):
-        shutil.copytree(vimeo / "sequences" / "00001" / "0001", tmp_path / "sequences" / "00001" / name)
+    shutil.copytree(vimeo / "sequences" / "00001" / "0001", tmp_path / "sequences" / "00001" / "0009")
     with pytest.raises(RvrtError, match=rf"BIx4/00001/0009/im\d\.png: missing; .*rvrt preprocess vimeo90k {tmp_path} "):
         take(tmp_path, BatchSpec(batch=4, frames=7, crop=64), 3, workers=0)
+
+
+def test_images_of_another_size_are_named_and_never_learnt_from(vimeo: Path, tmp_path: Path) -> None:
+    for name in ("sequences", "BIx4"):
+        shutil.copytree(vimeo / name, tmp_path / name)
+    (tmp_path / "sep_trainlist.txt").write_text("00001/0001\n" + "00001/0002\n" * 50)
+
+    def resize(folder: str, size: tuple[int, int]) -> None:
+        for path in (tmp_path / folder).iterdir():
+            Image.open(path).resize(size).save(path)
+
+    resize("sequences/00001/0002", (96, 48))
+    for degradation in ("bi", "video"):
+        spec = BatchSpec(batch=4, frames=7, crop=64, degradation=degradation)
+        with pytest.raises(RvrtError, match=r"sequences/00001/0002/im\d\.png: is 96x48 px, not 112x80"):
+            take(tmp_path, spec, 3, workers=1)
+    resize("sequences/00001/0002", (112, 80))
+    spec = BatchSpec(batch=4, frames=7, crop=64)
+    resize("BIx4/00001/0002", (56, 40))
+    with pytest.raises(RvrtError, match=r"BIx4/00001/0002/im\d\.png: is 56x40 px, not 28x20.*delete .*preprocess"):
+        take(tmp_path, spec, 3, workers=0)
+    resize("BIx4/00001/0001", (56, 40))
+    with pytest.raises(RvrtError, match=r"BIx4/00001/0001/im1\.png: is 56x40 px"):
+        BatchLoader(tmp_path, spec)
 
 
 def children_end(pids: list[int], seconds: float = 20) -> bool:

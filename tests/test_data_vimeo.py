@@ -111,7 +111,7 @@ def test_an_image_beyond_all_measure_is_listed(root: Path, monkeypatch: pytest.M
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200_000)  # Pillow refuses twice this
     code, output = run(str(root), "--lists", "test")
     assert code == 1
-    assert "1 images could not be made" in output
+    assert "1 image could not be made" in output
     assert "00002/0001/im6.png: cannot be read" in output
     assert len(list((root / "BIx4").rglob("im*.png"))) == 6
 

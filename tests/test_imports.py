@@ -12,7 +12,7 @@ PACKAGE = Path(rvrt_cli.__file__).parent
 # From low to high: a part may import its own level and lower ones, and what ALLOWED adds.
 LEVELS = [
     {"errors"},
-    {"options", "signals"},
+    {"options", "signals", "files"},
     {"device", "ranks"},
     {"ops"},
     {"model", "engine", "video", "metrics", "plot"},

@@ -176,6 +176,15 @@ def test_an_installation_without_a_library_names_the_way_it_was_installed(
     assert str(problem).endswith("install g++ and run, in the checkout: pip install --force-reinstall --no-deps .")
 
 
+def test_kernels_at_a_path_that_mindspore_would_split_are_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "a:b").mkdir()
+    (tmp_path / "a:b" / kernels.LIBRARY).write_bytes(b"")
+    monkeypatch.setattr(kernels, "SOURCES", tmp_path / "a:b")
+    library, problem = kernels._find.__wrapped__()
+    assert library is None
+    assert "at a path without a colon" in str(problem)
+
+
 # --- the network
 
 TINY = replace(PRESETS["rvrt-tiny"], widths=(16, 16, 16))

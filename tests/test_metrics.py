@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from skimage.metrics import structural_similarity
 
-from rvrt_cli.metrics import clip_means, crop_border, psnr, rgb_to_y, ssim
+from rvrt_cli.metrics import clip_means, psnr, rgb_to_y, ssim
 
 
 @pytest.fixture
@@ -59,15 +59,6 @@ def test_ssim_equals_scikit_image(pair: tuple[np.ndarray, np.ndarray], channels:
     )
     assert 0.3 < expected < 0.95
     assert ssim(image, reference) == pytest.approx(expected, abs=1e-9)
-
-
-def test_border_is_left_out(pair: tuple[np.ndarray, np.ndarray]) -> None:
-    image, reference = pair[0].copy(), pair[1]
-    image[:4], image[-4:], image[:, :4], image[:, -4:] = 0, 0, 0, 0
-    assert psnr(image, reference, border=4) == psnr(pair[0][4:-4, 4:-4], reference[4:-4, 4:-4])
-    assert ssim(image, reference, border=4) == ssim(pair[0][4:-4, 4:-4], reference[4:-4, 4:-4])
-    with pytest.raises(ValueError, match="border of 24 px"):
-        crop_border(image, 24)
 
 
 def test_every_clip_counts_the_same() -> None:

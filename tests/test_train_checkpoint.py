@@ -38,6 +38,13 @@ def test_a_checkpoint_reads_back_and_only_the_last_few_stay(tmp_path: Path) -> N
     assert config == SMALL
 
 
+@pytest.mark.parametrize("best", [float("inf"), float("-inf"), float("nan")])
+def test_a_best_that_is_none_as_earlier_versions_wrote_it_is_forgotten(best: float) -> None:
+    assert Counters.from_dict({"step": 3, "best": best}) == Counters(step=3)
+    with pytest.raises(ValueError, match="judged"):
+        Counters.from_dict({"judged": 3})
+
+
 def test_a_half_written_checkpoint_does_not_count_and_a_damaged_one_is_named(tmp_path: Path) -> None:
     path = save_checkpoint(tmp_path, {"value.a": np.ones(4, np.float32)}, Counters(step=5), SMALL, keep=3)
     path.with_name("00000010.safetensors.part").write_bytes(path.read_bytes()[:50])

@@ -96,6 +96,11 @@ def test_it_learns_one_batch_and_the_average_follows(learner: Learner) -> None:
         averaged = learner.upscale(frames)
     assert averaged.shape == (3, 32, 32, 3)
     assert not np.array_equal(averaged, learner.upscale(frames))  # the weights themselves are back
+    good = learner.groups[0].value.copy()
+    learner.groups[0].show(np.full_like(good, np.nan))
+    with pytest.raises(FloatingPointError):
+        learner.upscale(frames)
+    learner.groups[0].show(good)
 
 
 def test_steps_that_are_not_finite_are_skipped_counted_and_end_the_run(learner: Learner) -> None:

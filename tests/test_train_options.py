@@ -10,7 +10,7 @@ from checkpoint_files import checkpoint
 from click.testing import CliRunner
 from fuzzing import PLAIN, damaged, refusals, searching
 from hypothesis import given, strategies as st
-from train_runs import make_store
+from train_runs import make_store, prepared
 
 from rvrt_cli.cli.train import _about, _Plain, train
 from rvrt_cli.data.loader import open_store
@@ -20,7 +20,7 @@ from rvrt_cli.train.checkpoint import checkpoints, load_checkpoint, save_checkpo
 from rvrt_cli.train.counters import Counters
 from rvrt_cli.train.held_out import data_folders
 from rvrt_cli.train.options import TrainOptions, preset_recipe, read_recipe, write_recipe
-from rvrt_cli.train.setup import first_weights, prepare_run, resolve_options
+from rvrt_cli.train.setup import first_weights, held_run, prepare_run, resolve_options
 from rvrt_cli.weights import save_weights
 
 
@@ -52,6 +52,7 @@ def test_every_preset_has_a_recipe_and_that_of_rvrt_is_the_published_one() -> No
         ({"batch": 3, "ranks": 2}, "--batch"),
         ({"ranks": 2, "local_ranks": 1}, "--master"),
         ({"ranks": 2, "local_ranks": 1, "master": "host"}, "HOST:PORT"),
+        ({"ranks": 2, "local_ranks": 1, "master": "host:2000", "node": 5}, "--node 5.*give 1 at most"),
         ({"minutes": float("nan")}, "--minutes"),
         ({"network": {"widths": [8, 8]}}, "widths"),
         ({"network": {"breadth": 8}}, "breadth"),
@@ -128,7 +129,7 @@ def test_wrong_data_and_folders_are_refused_before_anything_is_written(tmp_path:
         assert not output.exists()
     with pytest.raises(OptionError, match="no training run to resume"):
         resolve_options({"output": str(output)}, None, resume=True)
-    prepare_run(TrainOptions(**small, data=str(data)), resume=False)
+    prepared(TrainOptions(**small, data=str(data)))
     (output / "log.jsonl").write_text('{"step": 1}\n')
     with pytest.raises(OptionError, match="--resume goes on with it"):
         prepare_run(TrainOptions(**small, data=str(data)), resume=False)
@@ -136,7 +137,7 @@ def test_wrong_data_and_folders_are_refused_before_anything_is_written(tmp_path:
 
 def test_a_refused_resume_leaves_the_run_as_it_was(tmp_path: Path) -> None:
     data, output = make_store(tmp_path / "clips", sources=2), tmp_path / "run"
-    options = prepare_run(TrainOptions(data=str(data), output=str(output), frames=3, crop=32), resume=False)
+    options = prepared(TrainOptions(data=str(data), output=str(output), frames=3, crop=32))
     save_checkpoint(output, {"value.a": np.ones(4, np.float32)}, Counters(step=5), options.config, keep=3)
     write_recipe(output / "recipe.toml", options)
     before = (output / "recipe.toml").read_bytes()
@@ -145,6 +146,13 @@ def test_a_refused_resume_leaves_the_run_as_it_was(tmp_path: Path) -> None:
         prepare_run(resolve_options(given, None, resume=True), resume=True)
     with pytest.raises(OptionError, match=r"--steps 4: 5 are done; give more"):
         prepare_run(resolve_options({"output": str(output), "steps": 4}, None, resume=True), resume=True)
+    weights = tmp_path / "other.safetensors"
+    weights.write_bytes(b"")
+    for given in ({"init": str(weights)}, {"init_partial": True}):
+        with pytest.raises(
+            OptionError, match=r"--init.*: says what a run starts from, and .* is at step 5; leave it out"
+        ):
+            prepare_run(resolve_options({"output": str(output), **given}, None, resume=True), resume=True)
     assert (output / "recipe.toml").read_bytes() == before
     again = prepare_run(resolve_options({"output": str(output)}, None, resume=True), resume=True)
     assert (again.config, again.data, again.frames) == (options.config, options.data, options.frames)
@@ -218,7 +226,7 @@ def test_the_display_has_loss_psnr_pace_and_time_left() -> None:
 
 def test_sources_are_held_out_whole(tmp_path: Path) -> None:
     data = make_store(tmp_path / "clips", sources=5)
-    options = prepare_run(
+    options = prepared(
         TrainOptions(data=str(data), output=str(tmp_path / "run"), frames=3, crop=32, held_out=0.4), resume=False
     )
     folders = data_folders(options)
@@ -227,15 +235,36 @@ def test_sources_are_held_out_whole(tmp_path: Path) -> None:
     assert names[0] | names[1] == {f"photo{k}" for k in range(5)}
     assert not names[0] & names[1]
     assert (open_store(folders[1])[0] == open_store(data)[3]).all()  # the second source's first clip
-    whole = prepare_run(TrainOptions(**{**vars(options), "held_out": 0.0}), resume=False)
+    whole = prepared(TrainOptions(**{**vars(options), "held_out": 0.0}))
     assert data_folders(whole) == (data, None)
+
+
+def test_one_command_at_a_time_trains_into_a_folder(tmp_path: Path) -> None:
+    data, output = make_store(tmp_path / "clips", sources=5), tmp_path / "run"
+    options = prepare_run(TrainOptions(data=str(data), output=str(output), frames=3, crop=32), resume=False)
+    with held_run(options):
+        before = {path: path.stat().st_mtime_ns for path in output.rglob("*")}
+        with pytest.raises(OptionError, match="another rvrt is training into it"), held_run(options):
+            pass
+        assert {path: path.stat().st_mtime_ns for path in output.rglob("*")} == before
+        machines = {"ranks": 2, "local_ranks": 1, "master": "host:2000", "node": 1, "batch": 2}
+        with held_run(replace(options, **machines)):  # another machine of the same run
+            assert data_folders(replace(options, **machines))[1]
+    with held_run(options):
+        assert data_folders(options)[1]
+
+
+def test_a_rate_that_never_gets_to_its_height_is_named(tmp_path: Path) -> None:
+    options = TrainOptions(data="d", output="o", steps=5, warmup=50, val_every=0)
+    assert "never gets to 0.0002; --warmup" in "\n".join(_about(options))
+    assert "never gets" not in "\n".join(_about(replace(options, steps=500)))
 
 
 def test_data_that_leaves_nothing_to_validate_on_is_named(tmp_path: Path) -> None:
     for sources, said in ((1, True), (2, False)):
         data, output = make_store(tmp_path / f"clips{sources}", sources=sources), tmp_path / f"run{sources}"
         options = TrainOptions(data=str(data), output=str(output), frames=3, crop=32)
-        notes = [line for line in _about(prepare_run(options, resume=False)) if "there is no validation" in line]
+        notes = [line for line in _about(prepared(options)) if "there is no validation" in line]
         assert len(notes) == said
         assert all("--val FOLDER" in note for note in notes)
         for wanted in ({"held_out": 0.0}, {"val_every": 0}):
@@ -247,6 +276,13 @@ def test_the_command_shows_every_option_and_refuses_in_one_line(tmp_path: Path) 
     shown = runner.invoke(train, ["--help"], terminal_width=120).output
     for option in ("--data", "--spynet-frozen", "--no-mirror", "--save-every", "--minutes", "--master", "--network"):
         assert option in shown
+    flat = " ".join(shown.split())
+    for text in (
+        "does not learn. [default: (5000)]",
+        "are kept. [default: (3)]",
+        "of the whole run; the schedule ends there. See the recipe.",
+    ):
+        assert text.lower() in flat.lower()
     result = runner.invoke(train, ["--data", str(tmp_path), "--output", str(tmp_path / "run"), "--network", "widths"])
     assert isinstance(result.exception, OptionError)
     assert "NAME=VALUE" in str(result.exception)

@@ -12,14 +12,17 @@ import psutil
 import pytest
 from PIL import Image
 from test_bench_datasets import vimeo
-from train_runs import NETWORK, finish, make_store, read_steps, small_run, start, wait_for_steps
+from train_runs import NETWORK, finish, make_store, prepared, read_steps, small_run, start, wait_for_steps
 
-from rvrt_cli.errors import OptionError
+from rvrt_cli.cli.train import _Plain
+from rvrt_cli.data import loader
+from rvrt_cli.data.loader import Batch, BatchSpec, make_batch
+from rvrt_cli.data.store import ClipStore
+from rvrt_cli.errors import MediaError, OptionError
 from rvrt_cli.train.checkpoint import checkpoints, load_checkpoint
 from rvrt_cli.train.held_out import HeldOut
 from rvrt_cli.train.loop import train
 from rvrt_cli.train.options import TrainOptions, read_recipe
-from rvrt_cli.train.setup import prepare_run
 from rvrt_cli.weights import load_weights, save_weights
 
 TIMES = ("seconds", "waited", "trained")  # what may differ between two runs
@@ -132,7 +135,8 @@ def test_two_machines_share_an_output_folder(straight: Path, in_ranks: Path, dat
     machines = [start(line, tmp_path) for line in arguments]
     for machine in machines:
         finish(machine)
-    assert (output / "ranks-0" / "outcome.json").read_text() == (output / "ranks-1" / "outcome.json").read_text()
+    texts = [(output / f"ranks-{node}" / f"outcome-00000{node}.json").read_text() for node in (0, 1)]
+    assert texts[0] == texts[1]
     assert read_recipe(output / "recipe.toml")["node"] == 0
     arrays, *_ = load_checkpoint(checkpoints(output)[-1])
     expected, *_ = load_checkpoint(checkpoints(in_ranks)[-1])
@@ -212,7 +216,13 @@ def test_what_cannot_be_validated_on_is_refused_before_the_first_step(data: Path
     (root / "sep_testlist.txt").write_text("")
     options = TrainOptions(data=str(root), output=str(tmp_path / "other"), frames=3, crop=32, network=NETWORK)
     with pytest.raises(OptionError, match=r"sep_testlist\.txt: lists no septuplets"):
-        train(prepare_run(options, resume=False), lambda record: None)
+        train(prepared(options), lambda record: None)
+
+
+def short_run(data: Path, folder: Path, **options: object) -> TrainOptions:
+    """A run in this process."""
+    small = {"network": NETWORK, "frames": 3, "batch": 2, "crop": 32, "device": "cpu", "steps": 4, "save_every": 2}
+    return TrainOptions(data=str(data), output=str(folder / "run"), workers=0, **{**small, **options})
 
 
 def test_a_validation_that_fails_does_not_cost_the_checkpoint(
@@ -222,12 +232,49 @@ def test_a_validation_that_fails_does_not_cost_the_checkpoint(
         raise MemoryError
 
     monkeypatch.setattr(HeldOut, "score", fail)
-    options = TrainOptions(data=str(data), output=str(tmp_path / "run"), network=NETWORK, frames=3, batch=2, crop=32,
-                           device="cpu", steps=4, val_every=2, save_every=2)  # fmt: skip
     with pytest.raises(MemoryError):
-        train(prepare_run(options, resume=False), lambda record: None)
+        train(prepared(short_run(data, tmp_path, val_every=2)), lambda record: None)
     [saved] = checkpoints(tmp_path / "run")
     assert load_checkpoint(saved)[1].step == 2
+
+
+def test_data_that_cannot_be_read_costs_no_step(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(store: ClipStore, spec: BatchSpec, step: int, samples: range) -> Batch:
+        if step == 3:
+            raise MediaError("im3.png: missing")
+        return make_batch(store, spec, step, samples)
+
+    monkeypatch.setattr(loader, "make_batch", make)
+    with pytest.raises(MediaError, match="im3"):
+        train(prepared(short_run(data, tmp_path)), lambda record: None)
+    assert load_checkpoint(checkpoints(tmp_path / "run")[-1])[1].step == 3
+
+
+def test_the_best_is_of_the_same_validation_and_finite(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gains = iter([5.0, float("nan"), None, 1.0, 0.5])
+
+    def score(*_: object) -> dict:
+        gain = next(gains)
+        if gain is None:
+            raise FloatingPointError  # as the learner does
+        return {"held-out": {"clips": {}, "mean": {"psnr_y": 30.0, "bicubic_psnr_y": 30.0 - gain, "gain": gain}}}
+
+    monkeypatch.setattr(HeldOut, "score", score)
+    records: list[dict] = []
+    options = short_run(data, tmp_path, steps=3, val_every=1, save_every=1)
+    assert train(prepared(options), records.append)["best"] == 5.0
+    other = replace(options, degradation="bd", steps=5)
+    assert train(prepared(other, resume=True), records.append)["best"] == 1.0
+    assert [record["best"] for record in records if "gain" in record] == [True, False, False, True, False]
+    assert [record["gain"].get("held-out") for record in records if "gain" in record] == [5.0, None, None, 1.0, 0.5]
+    lines = (tmp_path / "run" / "log.jsonl").read_text()
+    assert "NaN" not in lines
+    assert "Infinity" not in lines
+    display = _Plain(steps=5)
+    for record in records:
+        display.update(record)
 
 
 def test_the_recipe_of_a_run_repeats_it(straight: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,7 @@ from rvrt_cli.weights import (
     resolve,
     save_weights,
 )
+from rvrt_cli.weights.store import check_size
 
 SMALL = RVRTConfig(
     widths=(4, 4, 4), groups=(1, 1, 1), depths=(1, 1, 1), heads=(1, 1, 1), align_heads=1, deformable_groups=2
@@ -283,6 +286,26 @@ def test_cache_folder_follows_the_platform(monkeypatch, tmp_path):
     assert cache_folder() == tmp_path / "local" / "rvrt" / "cache"
     monkeypatch.setenv("RVRT_CACHE", str(tmp_path / "mine"))
     assert cache_folder() == tmp_path / "mine"
+
+
+@pytest.mark.parametrize("passes", [1, 2, 3, 4])
+@pytest.mark.parametrize("bodies", list(itertools.product(("attention", "convolution"), repeat=3)), ids="-".join)
+def test_no_network_is_taken_for_a_far_larger_one(passes, bodies):
+    from rvrt_cli.model import parameter_shapes
+
+    config = replace(SMALL, passes=passes, bodies=bodies, widths=(16, 16, 16), groups=(1, 2, 1), depths=(3, 2, 3),
+                     mlp_ratio=16, alignment="neighbourhood", upsampler_width=0)  # fmt: skip
+    arrays = {name: np.zeros(shape, np.float32) for name, shape in parameter_shapes(config).items()}
+    check_size(arrays, config, "made")
+    with pytest.raises(WeightsError, match="far larger"):
+        check_size(arrays, replace(config, widths=(64, 64, 64)), "made")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused(tmp_path, value):
+    save_weights(tmp_path / "a.safetensors", ARRAYS | {"scale": np.array(value, np.float32)}, SMALL, CARD)
+    with pytest.raises(WeightsError, match="scale is not finite"):
+        load_weights(tmp_path / "a.safetensors")
 
 
 def test_presets_travel_through_a_file(tmp_path):

@@ -12,6 +12,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from rvrt_cli.train.options import TrainOptions
+from rvrt_cli.train.setup import held_run, prepare_run
+
 # Without optical flow, which takes long to compile; test_train_learner has it
 NETWORK = {"widths": [8, 8, 8], "depths": [1, 1, 1], "upsampler_width": 8, "flow_guided": False, "fused_neighbours": 0}
 CODE = "from rvrt_cli.cli import main; main()"
@@ -42,6 +45,13 @@ def small_run(data: Path, output: Path, **options: object) -> list[str]:
              "warmup": 3, "steps": 30, "val-every": 0, "save-every": 4, "device": "cpu", **options}  # fmt: skip
     network = [f"--network={name}={json.dumps(value)}" for name, value in NETWORK.items()]
     return ["train", *network, *(f"--{name}={value}" for name, value in given.items())]
+
+
+def prepared(options: TrainOptions, resume: bool = False) -> TrainOptions:
+    """A run whose data is shared out, as the command does before it trains."""
+    options = prepare_run(options, resume)
+    with held_run(options):
+        return options
 
 
 def start(arguments: list[str], folder: Path) -> subprocess.Popen:

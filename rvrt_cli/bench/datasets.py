@@ -25,7 +25,7 @@ import numpy as np
 
 from rvrt_cli.data.degrade import degrade, h264
 from rvrt_cli.data.resize import SCALE, imresize
-from rvrt_cli.data.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from rvrt_cli.data.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, files_of
 from rvrt_cli.data.validation import CRF, shots
 from rvrt_cli.data.vimeo import FOLDERS, FRAMES, LISTS, SEQUENCES, make_with, read_list, read_png
 from rvrt_cli.errors import OptionError
@@ -145,8 +145,8 @@ def _videos(folder: Path | None, kind: str) -> Dataset:
     elif folder.is_file():
         paths, about = [folder], folder.name
     else:
-        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES)
-        about = f"{len(paths)} videos of {folder.name or folder.resolve().name}"
+        paths = files_of(folder, VIDEO_SUFFIXES)
+        about = f"{len(paths)} video{'s' * (len(paths) != 1)} of {folder.name or folder.resolve().name}"
     if not paths:
         raise OptionError(f"{folder}: no videos; expected files such as .mp4 or .mkv")
     if len({path.stem for path in paths}) < len(paths):
@@ -235,7 +235,8 @@ def _find_clips(protocol: str, root: Path) -> tuple[Path, list[str]]:
             if all((folder / name).is_dir() for name in wanted):
                 return folder, list(wanted)
             continue
-        found = sorted(path.name for path in folder.iterdir() if path.is_dir() and _images(_targets_of(path)))
+        inside = (path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
+        found = sorted(path.name for path in inside if files_of(_targets_of(path), IMAGE_SUFFIXES))
         if len(found) == UDM10_CLIPS:
             return folder, found
     needed = f"the clips {', '.join(wanted)}" if wanted else f"{UDM10_CLIPS} clips"
@@ -248,12 +249,8 @@ def _targets_of(folder: Path) -> Path:
     return next((folder / name for name in _INSIDE if (folder / name).is_dir()), folder)
 
 
-def _images(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-
-
 def _read_frames(folder: Path) -> np.ndarray:
-    paths = _images(folder)
+    paths = files_of(folder, IMAGE_SUFFIXES)
     if not paths:
         raise OptionError(f"{folder}: no images; unpack the set again")
     return _stacked(folder, [path.name for path in paths])

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rvrt_cli.options import usable_cores
+
 if TYPE_CHECKING:
     from rvrt_cli.device import Device
 
@@ -27,7 +29,7 @@ def describe(device: Device) -> dict[str, Any]:
         "device": device.kind,
         "name": processor if device.kind == "cpu" else _accelerator(device),
         "processor": processor,
-        "cores": cores(),
+        "cores": usable_cores(),
         "threads": _threads(),
         "simd": next((name for flag, name in _SIMD.items() if flag in flags), None),
         "precision": device.precision,
@@ -41,14 +43,7 @@ def describe(device: Device) -> dict[str, Any]:
 def _threads() -> int:
     """Threads of an operation. OpenMP takes a number for each level of nesting, such as "2,1"; ours is the first."""
     first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    return int(first) if first.isdecimal() and int(first) else cores()
-
-
-def cores() -> int:
-    """Logical processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return int(first) if first.isdecimal() and int(first) else usable_cores()
 
 
 def peak_rss_bytes() -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,12 +24,13 @@ from rvrt_cli import __version__, engine
 from rvrt_cli.bench.datasets import CENTRE, Dataset, Pair
 from rvrt_cli.bench.options import BenchOptions
 from rvrt_cli.bench.published import published_quality
-from rvrt_cli.bench.report import report, write_atomically
+from rvrt_cli.bench.report import report
 from rvrt_cli.bench.speed import about
 from rvrt_cli.bench.vmaf import vmaf
 from rvrt_cli.data.validation import bicubic_upscale
 from rvrt_cli.device import host_free_bytes
 from rvrt_cli.errors import OptionError, OutOfMemoryError, RvrtError
+from rvrt_cli.files import write_atomically
 from rvrt_cli.metrics import clip_means, psnr, rgb_to_y, ssim
 from rvrt_cli.signals import signals_wait
 from rvrt_cli.upscale import MEMORY_SHARE
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 # Degradations of the data that weights are made for, by what their card says; "video" has clean bicubic among its clips
 SUITED = {"bi": ("bi",), "bd": ("bd",), "video": ("video", "bi")}
 _SCORES = ("psnr", "ssim")
+_NOTES = 2  # counts up when what is noted of a case changes
 
 
 @dataclass
@@ -109,21 +112,7 @@ def measure_quality(
     if len(dataset.cases) == dataset.total or not progress.existed:
         progress.remove()
     result, more = about(network), [note] if note else []
-    if dataset.whole:
-        more.append(
-            f"the set lists {dataset.total} of the protocol's {dataset.whole} clips: these are figures of a part of it, those "
-            "published are of the whole"
-        )
-    cut = sum(bool(clip["window"] or clip["tile"]) for clip in clips)
-    if dataset.protocol == "clips":
-        more.append("the clips went through as `rvrt upscale` streams them, in windows (see clips)")
-    elif cut:
-        more.append(
-            f"{cut} of {len(clips)} clips did not fit the memory whole: they went through in windows or tiles (see clips), "
-            "which is not the protocol's one call a clip"
-        )
-    if standing.resumed:
-        more.append(f"{standing.resumed} of {standing.total} clips were scored by an interrupted run before this one")
+    more += _remarks(dataset, clips, standing)
     return report(
         "quality",
         **{**result, "notes": [*result["notes"], *more]},
@@ -143,10 +132,38 @@ def measure_quality(
     )
 
 
+def _remarks(dataset: Dataset, clips: list[dict[str, Any]], standing: Standing) -> list[str]:
+    """How the figures are not what a reader would take them for."""
+    more = []
+    if dataset.whole:
+        more.append(
+            f"the set lists {dataset.total} of the protocol's {dataset.whole} clips: these are figures of a part of it, those "
+            "published are of the whole"
+        )
+    exact = sum(clip["exact"] for clip in clips)
+    if exact:
+        more.append(
+            f"frames that bicubic enlarges exactly, such as black ones, say nothing: {exact} of "
+            f"{sum(clip['frames'] for clip in clips)} are left out of every PSNR"
+        )
+    cut = sum(bool(clip["window"] or clip["tile"]) for clip in clips)
+    if dataset.protocol == "clips":
+        more.append("the clips went through as `rvrt upscale` streams them, in windows (see clips)")
+    elif cut:
+        more.append(
+            f"{cut} of {len(clips)} clips did not fit the memory whole: they went through in windows or tiles (see clips), "
+            "which is not the protocol's one call a clip"
+        )
+    if standing.resumed:
+        more.append(f"{standing.resumed} of {standing.total} clips were scored by an interrupted run before this one")
+    return more
+
+
 def _means(clips: list[dict[str, Any]]) -> dict[str, float]:
-    """Every clip counts the same, however long it is."""
+    """Every clip counts the same, however long it is; of PSNR those alone of which a frame is left."""
     measured = [key for key in clips[0] if key.removeprefix("bicubic_").startswith((*_SCORES, "vmaf"))]
-    return {key: clip_means({clip["clip"]: [clip[key]] for clip in clips})[1] for key in measured}
+    scored = {key: {clip["clip"]: [clip[key]] for clip in clips if clip[key] is not None} for key in measured}
+    return {key: clip_means(scores)[1] if scores else math.nan for key, scores in scored.items()}
 
 
 def _score(network: Network, dataset: Dataset, options: BenchOptions, pair: Pair) -> dict[str, Any]:
@@ -161,24 +178,33 @@ def _score(network: Network, dataset: Dataset, options: BenchOptions, pair: Pair
     seconds = time.perf_counter() - started
     channel = dataset.channel
     scores: dict[str, Any] = {"clip": pair.name, "frames": len(ours)}
+    exact = (bicubic == pair.high).all((1, 2, 3))  # bicubic's PSNR is infinite there, and what is better?
+    told = np.ones_like(exact) if dataset.protocol != "clips" else ~exact  # the field's protocols have every frame
     for prefix, frames in (("", ours), ("bicubic_", bicubic)):
-        values = score_frames(frames, pair.high, channel)
+        values = score_frames(frames, pair.high, channel, told)
         scores |= {f"{prefix}{name}_{channel}": value for name, value in zip(_SCORES, values, strict=True)}
         if options.vmaf:
             scores[f"{prefix}vmaf"] = vmaf(frames, pair.high)
     if options.save is not None:
         names = ["im4.png"] if dataset.centre else [f"{number:08d}.png" for number in range(len(ours))]
         _save(Path(options.save) / pair.name, ours, names)
-    return {**scores, "window": window, "tile": tile, "seconds": seconds}
+    return {**scores, "exact": int((~told).sum()), "window": window, "tile": tile, "seconds": seconds}
 
 
-def score_frames(frames: np.ndarray, reference: np.ndarray, channel: str) -> tuple[float, float]:
-    """PSNR [dB] and SSIM, each the mean over the frames; on Y (`channel` "y") or on RGB, without a border."""
+def score_frames(
+    frames: np.ndarray, reference: np.ndarray, channel: str, told: np.ndarray | None = None
+) -> tuple[float | None, float]:
+    """PSNR [dB] and SSIM, each the mean over the frames; on Y (`channel` "y") or on RGB, without a border.
+
+    Args:
+        told: bool (T,), the frames that PSNR is taken of; all. None comes back where there is none.
+    """
     pairs = [
         (rgb_to_y(frame), rgb_to_y(target)) if channel == "y" else (frame, target)
         for frame, target in zip(frames, reference, strict=True)
     ]
-    return float(np.mean([psnr(*pair) for pair in pairs])), float(np.mean([ssim(*pair) for pair in pairs]))
+    ratios = [psnr(*pair) for k, pair in enumerate(pairs) if told is None or told[k]]
+    return float(np.mean(ratios)) if ratios else None, float(np.mean([ssim(*pair) for pair in pairs]))
 
 
 def enlarge(network: Network, low: np.ndarray, whole: bool) -> tuple[np.ndarray, engine.Plan]:
@@ -262,7 +288,17 @@ def notes_path(options: BenchOptions, dataset: Dataset, network: Network) -> Pat
     data = str(Path(options.data).resolve()) if options.data else ""
     save = str(Path(options.save).resolve()) if options.save else ""
     device = network.device
-    facts = [__version__, weights, dataset.protocol, data, dataset.about, dataset.degradation, dataset.low, save]
+    facts = [
+        __version__,
+        _NOTES,
+        weights,
+        dataset.protocol,
+        data,
+        dataset.about,
+        dataset.degradation,
+        dataset.low,
+        save,
+    ]
     facts += [device.kind, device.precision, str(options.vmaf)]
     return cache_folder() / "bench" / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]}.jsonl"
 
@@ -275,11 +311,7 @@ def _check_save(folder: Path, progress: Notes) -> None:
 
 
 def _save(folder: Path, frames: np.ndarray, names: list[str]) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OptionError(f"--save {folder}: cannot be made ({error.strerror}); choose another place") from error
     for frame, name in zip(frames, names, strict=True):
         data = io.BytesIO()
         Image.fromarray(frame).save(data, "PNG")
-        write_atomically(folder / name, data.getvalue())
+        write_atomically(folder / name, data.getvalue(), "free some space, or choose another --save", sync=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +59,8 @@ KEYS = {
     "clips_total": "number in the set, counted alike",
     "shots_scored": "number of entries of clips",
     "frames_scored": "number",
-    "psnr_y": "mean over the clips of each clip's mean over frames [dB]; null if all frames are equal",
+    "psnr_y": "mean over the clips of each clip's mean over frames [dB]; null if any frame equals its target. "
+    "Of protocol clips without what bicubic enlarges exactly, such as black frames",
     "ssim_y": "likewise",
     "bicubic_psnr_y": "MATLAB's bicubic enlargement, scored alike",
     "bicubic_ssim_y": "likewise",
@@ -70,7 +70,7 @@ KEYS = {
     "bicubic_ssim_rgb": "likewise",
     "vmaf": "mean over the clips, ffmpeg's libvmaf, its default model",
     "bicubic_vmaf": "likewise",
-    "clips": "the same per clip, with frames, window, tile and seconds",
+    "clips": "the same per clip, with frames, exact (frames that PSNR leaves out), window, tile and seconds",
     "published": "figures of others for the same job: network; on, seconds_per_call or seconds_per_frame, gb (memory) of "
     "speed; psnr, ssim of quality; published, always true: not measured here",
 }
@@ -113,23 +113,3 @@ def check_writable(path: Path) -> None:
         raise OptionError(f"{path}: its folder does not exist; make it first")
     if not os.access(path.resolve().parent, os.W_OK):
         raise OptionError(f"{path}: its folder cannot be written to; choose another place")
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Put `data` at `path`: all of it or nothing.
-
-    Raises:
-        OptionError: it cannot be written.
-    """
-    part = None
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            part = Path(file.name)
-            file.write(data)
-        part.chmod(0o644)
-        part.replace(path)
-    except OSError as error:
-        raise OptionError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from error
-    finally:
-        if part is not None:
-            part.unlink(missing_ok=True)  # gone already when all went well

@@ -21,6 +21,8 @@ def stage_seconds(network: Network) -> Iterator[dict[str, float]]:
     """
     cell = network.cell
     seconds: dict[str, float] = {"flow": 0.0} if network.config.flow else {}
+    if network.config.fused_neighbours:
+        seconds["neighbours"] = 0.0
     seconds["features"] = 0.0
     seconds |= dict.fromkeys(network.config.branches, 0.0)
     seconds |= {"alignment": 0.0, "reconstruction": 0.0}
@@ -29,7 +31,6 @@ def stage_seconds(network: Network) -> Iterator[dict[str, float]]:
         places += [(cell, name, "flow") for name in ("_flows", "_field")]
     if network.config.fused_neighbours:
         places.append((cell, "_fused", "neighbours"))
-        seconds["neighbours"] = 0.0
     places += [(align, "construct", "alignment") for align in cell.align]
     branches = zip(cell.branches, network.config.branches, strict=True)
     places += [(branch, "construct", name) for branch, name in branches]

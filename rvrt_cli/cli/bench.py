@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
 from pathlib import Path
@@ -15,6 +15,7 @@ from click.core import ParameterSource
 from rvrt_cli.bench.options import DEGRADATIONS, PROTOCOLS, RANDOM, BenchOptions
 from rvrt_cli.cli.interrupt import end
 from rvrt_cli.errors import OptionError
+from rvrt_cli.files import write_atomically
 from rvrt_cli.options import DEVICES, PRECISIONS
 
 if TYPE_CHECKING:
@@ -69,26 +70,25 @@ def bench(json_file: Path | None, plot: Path | None, debug: bool, **values: Any)
             raise OptionError(f"--{name}: belongs to speed; leave out --protocol")
     if plot is not None and not options.sweep:
         raise OptionError(f"--plot {plot}: draws what --sweep measures; add --sweep")
-    from rvrt_cli.bench.report import check_writable, to_json, write_atomically
+    from rvrt_cli.bench.report import check_writable, to_json
 
     for path in (json_file, plot):
         if path is not None and str(path) != "-":
             check_writable(path)
     quiet = str(json_file) == "-"
     result = (_speed if options.protocol is None else _quality)(options)
+    if quiet:
+        click.echo(to_json(result), nl=False)
+    else:
+        (_print_speed if options.protocol is None else _print_quality)(result)
+    if json_file is not None and not quiet:
+        write_atomically(json_file, to_json(result).encode(), shared=True)
+        click.echo(f"wrote {json_file}")
     if plot is not None:
         from rvrt_cli.bench.sweep import draw_sweep
 
-        write_atomically(plot, draw_sweep(result, options))
-    if quiet:
-        click.echo(to_json(result), nl=False)
-        return
-    (_print_speed if options.protocol is None else _print_quality)(result)
-    if json_file is not None:
-        write_atomically(json_file, to_json(result).encode())
-    for path in (json_file, plot):
-        if path is not None:
-            click.echo(f"wrote {path}")
+        write_atomically(plot, draw_sweep(result, options), shared=True)
+        click.echo(f"wrote {plot}", err=quiet)
 
 
 def _status(text: str) -> AbstractContextManager[Any]:
@@ -291,8 +291,11 @@ def _print_quality(result: dict[str, Any]) -> None:
 
 
 def _scores(values: dict[str, Any], keys: list[str]) -> list[str]:
-    places: Callable[[str], int] = lambda key: 4 if key.startswith("ssim") else 2  # noqa: E731
-    return [f"{values[prefix + key]:.{places(key)}f}" for prefix in ("", "bicubic_") for key in keys]
+    def shown(score: float | None, places: int) -> str:
+        return "–" if score is None or math.isnan(score) else f"{score:.{places}f}"
+
+    places = [4 if key.startswith("ssim") else 2 for key in keys]
+    return [shown(values[p + key], n) for p in ("", "bicubic_") for key, n in zip(keys, places, strict=True)]
 
 
 def _facts(result: dict[str, Any]) -> Any:

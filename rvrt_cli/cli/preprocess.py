@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from pathlib import Path
 import click
 
 from rvrt_cli.data.clip_options import ClipOptions
+from rvrt_cli.options import usable_cores
 
 _PLAIN_EVERY = 5.0  # s between lines of progress where there is no terminal
 
@@ -25,7 +25,7 @@ def workers_option(function: Callable) -> Callable:
     return click.option(
         "--workers",
         type=click.IntRange(min=1),
-        default=os.cpu_count() or 1,
+        default=usable_cores(),
         show_default="one per core",
         help="Processes that work at the same time.",
     )(function)
@@ -74,7 +74,9 @@ def vimeo90k(root: Path, lists: str, degradation: str, scale: int, output: Path 
 
         make_low_resolution(root, names, degradation, scale, output, workers, report)
     seconds = time.perf_counter() - start
-    click.echo(f"{done.images} images made, {done.there} were there, in {seconds:.0f} s with {workers} workers")
+    click.echo(
+        f"{_count(done.images, 'image')} made, {done.there} were there, in {seconds:.0f} s with {_count(workers, 'worker')}"
+    )
     if done.images:
         shares = (done.reading, done.resizing, done.writing)
         read, resize, write = (f"{100 * share / done.seconds:.0f} %" for share in shares)
@@ -82,7 +84,7 @@ def vimeo90k(root: Path, lists: str, degradation: str, scale: int, output: Path 
             f"{done.images / done.seconds:.0f} images/s per core ({read} reading, {resize} resizing, {write} writing); "
             f"the whole set of {SET_IMAGES} images: {SET_IMAGES * seconds / done.images / 3600:.1f} h at this rate"
         )
-    _finish(done.problems, "images could not be made")
+    _finish(done.problems, "image", "could not be made")
 
 
 @preprocess.command()
@@ -127,7 +129,7 @@ def clips(
     photos = sum(source.kind == "photo" for source in found)
     count = chosen.most_clips(photos, len(found) - photos)
     click.echo(
-        f"{photos} photos and {len(found) - photos} videos: "
+        f"{_count(photos, 'photo')} and {_count(len(found) - photos, 'video')}: "
         f"up to {count} clips of {chosen.clip_bytes / 1e6:.2f} MB, {count * chosen.clip_bytes / 1e9:.2f} GB"
     )
     start, made = time.perf_counter(), 0
@@ -144,16 +146,20 @@ def clips(
         f"{manifest['clips']} clips, {manifest['clips'] * chosen.clip_bytes / 1e9:.2f} GB, in {output}: "
         f"{seconds:.0f} s, {manifest['clips'] / seconds:.1f} clips/s"
     )
-    _finish(manifest["problems"], "sources gave no clips")
+    _finish(manifest["problems"], "source", "could not be used to the end")
 
 
-def _finish(problems: list[str], what: str) -> None:
+def _finish(problems: list[str], thing: str, what: str) -> None:
     """List what could not be done, and exit with 1 if there is anything."""
     if problems:
-        click.echo(f"{len(problems)} {what}:", err=True)
+        click.echo(f"{_count(len(problems), thing)} {what}:", err=True)
         for problem in problems:
             click.echo(f"  {problem}", err=True)
         raise SystemExit(1)
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'s' * (number != 1)}"
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from rvrt_cli.errors import OptionError
-from rvrt_cli.train.options import RECIPES, TrainOptions, flag, tomllib
+from rvrt_cli.train.options import RECIPES, TrainOptions, flag, read_recipe, tomllib
 
 _PLAIN_EVERY = 10.0  # s between lines where there is no terminal
 _SMOOTH = 0.98  # of the displayed loss, PSNR and time per step
@@ -21,16 +21,22 @@ _TYPES = {"int": int, "float": float, "str": str, "str | None": str}
 
 def _recipe_options(function: Callable) -> Callable:
     """One command-line option for every field of TrainOptions; what is not given comes from the recipe."""
+    recipes = [read_recipe(path) for path in sorted(RECIPES.glob("*.toml"))]
     for entry in reversed(fields(TrainOptions)):
         if "help" not in entry.metadata:
             continue
         name, text = flag(entry.name), entry.metadata["help"]
+        values = {str(recipe.get(entry.name, entry.default)) for recipe in recipes}
+        known = values.pop() if len(values) == 1 and entry.default not in (None, "", False) else None
+        if len(values) > 1:
+            text = f"{text} See the recipe."
         if entry.type == "bool":
             option = click.option(f"{name}/--no-{name[2:]}", default=None, help=text)
         else:
             option = click.option(
-                name, type=_TYPES[str(entry.type)], metavar=str(entry.type).split()[0].upper(), help=text
-            )
+                name, type=_TYPES[str(entry.type)], metavar=str(entry.type).split()[0].upper(), show_default=known,
+                help=text,
+            )  # fmt: skip
         function = option(function)
     return function
 
@@ -54,21 +60,16 @@ def train(recipe: Path | None, network: tuple[str, ...], resume: bool, **values:
              rvrt train --output run --resume
              rvrt train --data vimeo_septuplet --output run --model rvrt --spynet spynet.pth --device ascend --ranks 8
     """
-    from rvrt_cli.train.setup import given_options, prepare_run, resolve_options
+    from rvrt_cli.train.setup import given_options, held_run, prepare_run, resolve_options
 
     given = given_options(values)
     if network:
         given["network"] = _network(network)
     options = prepare_run(resolve_options(given, recipe, resume), resume)
-    for line in _about(options):
-        click.echo(line, err=True)
-    display = _Live(options.steps) if sys.stderr.isatty() else _Plain(options.steps)
-    with display:
-        if options.ranks > 1:
-            from rvrt_cli.train.launch import run_ranks as start
-        else:
-            from rvrt_cli.train.loop import train as start
-        outcome = start(options, display.update)
+    with held_run(options):
+        for line in _about(options):
+            click.echo(line, err=True)
+        outcome = _run(options)
     skipped = f", {outcome['skipped']} skipped" if outcome["skipped"] else ""
     best = f"; best validation {outcome['best']:+.3f} dB over bicubic" if outcome["best"] is not None else ""
     click.echo(f"step {outcome['step']} of {outcome['steps']}{skipped}{best}: weights in {options.output}", err=True)
@@ -76,6 +77,15 @@ def train(recipe: Path | None, network: tuple[str, ...], resume: bool, **values:
         click.echo(f"stopped, {outcome['reason']}; go on with: rvrt train --output {options.output} --resume", err=True)
         if outcome["reason"] != "the time is up":
             sys.exit(130)
+
+
+def _run(options: TrainOptions) -> dict[str, Any]:
+    with _Live(options.steps) if sys.stderr.isatty() else _Plain(options.steps) as display:
+        if options.ranks > 1:
+            from rvrt_cli.train.launch import run_ranks as start
+        else:
+            from rvrt_cli.train.loop import train as start
+        return start(options, display.update)
 
 
 def _network(entries: tuple[str, ...]) -> dict[str, Any]:
@@ -100,6 +110,10 @@ def _about(options: TrainOptions) -> list[str]:
     ]
     if options.config.spynet and not (options.spynet or options.init):
         lines.append("note: the optical flow starts from random weights; --spynet FILE gives it trained ones")
+    if options.warmup >= options.steps:
+        lines.append(
+            f"note: the rate rises for {options.warmup} steps and never gets to {options.rate:g}; --warmup makes it fewer"
+        )
     asked = options.val_every and options.held_out and not options.val
     if asked and data_folders(options)[1] is None:
         why = "the data has too few sources to keep one back, or no sep_testlist.txt"
@@ -125,8 +139,11 @@ class _Plain:
         """Take in a record of the log."""
         if "gain" in record:
             gains = ", ".join(
-                f"{name} {psnr:.2f} dB ({record['gain'][name]:+.2f})" for name, psnr in record["psnr_y"].items()
+                f"{name} {psnr:.2f} dB ({record['gain'][name]:+.2f})"
+                for name, psnr in record["psnr_y"].items()
+                if record["gain"][name] is not None
             )
+            gains = gains or "gives no score, the network's output is not finite"
             self.say(f"step {record['step']}: validation {gains}{', the best so far' if record['best'] else ''}")
             return
         self._records += 1

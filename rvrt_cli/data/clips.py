@@ -18,10 +18,11 @@ from rvrt_cli.data.clip_options import ClipOptions
 from rvrt_cli.data.motion import Photo, photo_clip
 from rvrt_cli.data.resize import imresize
 from rvrt_cli.data.sources import Source, read_photo, read_video
-from rvrt_cli.data.store import FLAT_KEPT, FORMAT, MANIFEST, worth_keeping, write_shard
+from rvrt_cli.data.store import FLAT_KEPT, FORMAT, FREE_SPACE, MANIFEST, worth_keeping, write_shard
 from rvrt_cli.data.workers import in_processes
 from rvrt_cli.engine.scenes import mark_scenes
 from rvrt_cli.errors import MediaError, OptionError
+from rvrt_cli.files import write_atomically
 
 SHARD_BYTES = 64 << 20
 _TRIES = 8  # draws per wanted clip
@@ -74,7 +75,9 @@ def make_clips(
     problems = [f"{entry['name']}: {entry['problem']}" for entry in listed if "problem" in entry]
     used = [entry for entry in listed if entry["clips"]]
     if not used:
-        raise OptionError(f"none of {len(sources)} sources gave a clip; the first: {problems[0]}")
+        raise OptionError(
+            f"of {len(sources)} source{'s' * (len(sources) != 1)} none gave a clip; the first: {problems[0]}"
+        )
     manifest = {
         "format": FORMAT,
         **asdict(options),
@@ -82,9 +85,8 @@ def make_clips(
         "sources": used,
         "problems": problems,
     }
-    partial = output / (MANIFEST + ".part")
-    partial.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(output / MANIFEST)
+    text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
+    write_atomically(output / MANIFEST, text.encode(), FREE_SPACE)
     return manifest
 
 
@@ -115,7 +117,7 @@ def _work(job: _Job) -> tuple[int, dict]:
             if len(waiting) * options.clip_bytes >= SHARD_BYTES:
                 flush()
     except MediaError as error:
-        entry["problem"] = str(error)
+        entry["problem"] = str(error).removeprefix(f"{source.path}: ")  # the entry has its name
     flush()
     if not entry["clips"]:
         entry.setdefault("problem", f"smaller than {options.size} px and its motion, or without detail or movement")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -14,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from rvrt_cli.errors import MediaError, OptionError
+from rvrt_cli.video.images import natural_key
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm"})
 VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".mov", ".avi", ".webm", ".mpg", ".mpeg", ".m4v", ".ts", ".y4m", ".gif"})
@@ -41,7 +43,7 @@ def find_sources(
 ) -> list[Source]:
     """All photos and videos among and below `paths`, in the order of `paths` and then by name.
 
-    Folders are searched for the known suffixes; a file that is named itself and is no image counts as a video. The
+    Folders are searched for the known suffixes, without what is hidden; a file that is named itself and is no image counts as a video. The
     first of `licences` (pattern, licence) whose pattern matches a source's name gives its licence, else `licence`.
 
     Raises:
@@ -52,7 +54,8 @@ def find_sources(
         if path.is_dir():
             top = Path(path.resolve().name)
             files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES)
-            found += [(file, top / file.relative_to(path)) for file in files]
+            names = [(file, file.relative_to(path)) for file in files]
+            found += [(file, top / name) for file, name in names if not any(part[0] == "." for part in name.parts)]
         elif path.is_file():
             found.append((path, Path(path.name)))
         else:
@@ -70,6 +73,12 @@ def find_sources(
             raise OptionError(f"{name}: no pattern of --licences matches; add one, or give --licence for the rest")
         sources.append(Source(file, name, kind, terms or UNSPECIFIED))
     return sources
+
+
+def files_of(folder: Path, suffixes: frozenset[str]) -> list[Path]:
+    """The files of a folder with these suffixes, frame2 before frame10; not the hidden ones, as macOS leaves them."""
+    found = (path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.name[0] != ".")
+    return sorted(found, key=natural_key)
 
 
 def read_licences(path: Path) -> list[tuple[str, str]]:
@@ -92,6 +101,20 @@ def read_licences(path: Path) -> list[tuple[str, str]]:
     return [pair for pair in pairs if pair != ("pattern", "licence")]
 
 
+def rgb_of(image: Image.Image) -> np.ndarray:
+    """The pixels (H, W, 3) uint8 of an image of any mode; 16 bits of grey become 8.
+
+    Raises:
+        ValueError: it holds 32 bits a pixel, of which nobody knows what is white.
+    """
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # Pillow would clip these
+        grey = np.rint(np.asarray(image).astype(np.float32) / 257).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, 2)
+    if image.mode in ("I", "F"):
+        raise ValueError("it has 32 bits a channel; convert it to 8 or 16")
+    return np.asarray(image.convert("RGB"))
+
+
 def read_photo(path: Path) -> np.ndarray:
     """The photo (H, W, 3) uint8, turned as its EXIF says.
 
@@ -100,7 +123,7 @@ def read_photo(path: Path) -> np.ndarray:
     """
     try:
         with Image.open(path) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            return rgb_of(ImageOps.exif_transpose(image))
     except UNREADABLE as error:
         raise MediaError(f"{path}: cannot be read as an image ({error}); leave it out or replace it") from error
 
@@ -111,8 +134,9 @@ def read_video(path: Path) -> tuple[int, Iterator[np.ndarray]]:
     Raises:
         MediaError: it cannot be opened; or, while iterating, decoding breaks off.
     """
+    logging.getLogger("imageio_ffmpeg").setLevel(logging.ERROR)  # it warns of videos that are turned upright
     stream = imageio_ffmpeg.read_frames(
-        str(path),
+        f"file:{path}",  # or "concat:a" would be a protocol and no name
         pix_fmt="rgb24",
         output_params=["-fps_mode", "passthrough", "-sws_flags", "bicubic+accurate_rnd+full_chroma_int"],
     )

@@ -14,11 +14,13 @@ from tokenize import TokenError
 
 import numpy as np
 
-from rvrt_cli.errors import OptionError, RvrtError
+from rvrt_cli.errors import OptionError
+from rvrt_cli.files import write_atomically
 from rvrt_cli.metrics import rgb_to_y
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+FREE_SPACE = "free some space or choose another --output"  # where a folder cannot be written to
 LAYOUT = f"expected {MANIFEST} and shards/*.npy, as `rvrt preprocess clips` writes them"
 
 DETAIL = 3.0  # levels; crops below are nearly flat
@@ -63,7 +65,7 @@ class ClipStore:
 
     def _open(self, path: Path, clips: int) -> np.ndarray:
         try:
-            shard = np.load(path, mmap_mode="r")
+            shard = np.lib.format.open_memmap(path, mode="r")  # np.load would open zip files and pickles too
         except (OSError, ValueError, EOFError, OverflowError, SyntaxError, TypeError, TokenError) as error:
             raise OptionError(f"{path}: cannot be read ({error}); make the clips again") from error
         shape = (clips, self.frames, self.size, self.size, 3)
@@ -94,13 +96,4 @@ def write_shard(path: Path, clips: np.ndarray) -> None:
     Raises:
         RvrtError: it cannot be written.
     """
-    partial = path.with_name(path.name + ".part")
-    try:
-        with partial.open("wb") as file:
-            np.save(file, clips)
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise RvrtError(
-            f"{path}: cannot be written ({error.strerror}); free some space or choose another --output"
-        ) from error
+    write_atomically(path, lambda file: np.save(file, clips), FREE_SPACE)

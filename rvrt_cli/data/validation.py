@@ -3,14 +3,18 @@
 The protocol, for every video of a folder: frames of 720 rows or more are halved (MATLAB's bicubic), which removes
 compression artefacts from the target; the video is split at its cuts; shots are cropped to multiples of 4 px. Low
 resolution is MATLAB's bicubic reduction by 4, `clean`, or that through H.264 at CRF 23 (x264 medium, 4:2:0, the whole
-shot), `h264`. Scores are PSNR on Y without a border: mean over the frames of a shot, then over the shots.
+shot), `h264`. Scores are PSNR on Y without a border: mean over the frames of a shot, then over the shots. Frames that bicubic
+enlarges exactly, such as black ones, are left out: its PSNR is infinite there, and they say nothing.
 
 T frames, h×w px low resolution. Frames are uint8 RGB.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -19,7 +23,7 @@ import numpy as np
 
 from rvrt_cli.data.degrade import h264
 from rvrt_cli.data.resize import SCALE, imresize
-from rvrt_cli.data.sources import VIDEO_SUFFIXES, read_video
+from rvrt_cli.data.sources import VIDEO_SUFFIXES, files_of, read_video
 from rvrt_cli.engine.scenes import mark_scenes
 from rvrt_cli.errors import OptionError
 from rvrt_cli.metrics import clip_means, psnr, rgb_to_y
@@ -64,7 +68,7 @@ class ValidationSet:
         frames: of each window.
 
     Raises:
-        OptionError: the folder holds no video.
+        OptionError: the folder holds no video, or none that says anything.
         MediaError: a video cannot be read.
     """
 
@@ -75,29 +79,35 @@ class ValidationSet:
             raise OptionError(f"{windows} windows of {frames} frames: give 1 or more of each")
         self.variants = tuple(variants)
         self._windows: list[_Window] = []
-        paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
+        paths = files_of(folder, VIDEO_SUFFIXES)
         if not paths:
             raise OptionError(f"{folder}: no videos to validate on; expected files such as .mp4 or .mpg")
         for path in paths:
             for shot, high in shots(path):
                 self._windows += _prepare(shot, high, self.variants, windows, frames)
+        self._bicubic = {variant: self._by_shot(w.bicubic[variant] for w in self._windows) for variant in variants}
+        for variant, scores in self._bicubic.items():
+            check_comparable(scores, f"{folder} ({variant})", "give other videos")
 
     def score(self, upscale: Upscale) -> dict[str, VariantScore]:
         """Score `upscale` on every window of every variant; the keys are the variants."""
         return {variant: self._score_variant(upscale, variant) for variant in self.variants}
 
+    @property
+    def identity(self) -> str:
+        """The same for the same frames, wherever they lie: scores on them can be compared."""
+        return scores_identity(self._bicubic)
+
     def _score_variant(self, upscale: Upscale, variant: str) -> VariantScore:
-        ours: dict[str, list[float]] = {}
-        bicubic: dict[str, list[float]] = {}
-        for window in self._windows:
-            ours.setdefault(window.shot, []).extend(_psnr_y(upscale(window.low[variant]), window.high))
-            bicubic.setdefault(window.shot, []).extend(window.bicubic[variant])
-        clips, mean = clip_means(ours)
-        bicubic_clips, bicubic_mean = clip_means(bicubic)
-        return {
-            "clips": {shot: _clip_score(clips[shot], bicubic_clips[shot]) for shot in clips},
-            "mean": _clip_score(mean, bicubic_mean),
-        }
+        ours = self._by_shot(psnr_y(upscale(window.low[variant]), window.high) for window in self._windows)
+        return compared(ours, self._bicubic[variant])
+
+    def _by_shot(self, scores: Iterable[list[float]]) -> dict[str, list[float]]:
+        """The scores of each window's frames, window after window, put together shot by shot."""
+        shots: dict[str, list[float]] = {}
+        for window, frames in zip(self._windows, scores, strict=True):
+            shots.setdefault(window.shot, []).extend(frames)
+        return shots
 
 
 def bicubic_upscale(frames: np.ndarray) -> np.ndarray:
@@ -105,11 +115,42 @@ def bicubic_upscale(frames: np.ndarray) -> np.ndarray:
     return imresize(frames, SCALE)
 
 
+def compared(ours: Mapping[str, Sequence[float]], bicubic: Mapping[str, Sequence[float]]) -> VariantScore:
+    """The scores of the frames of each clip beside bicubic's, without those that bicubic enlarges exactly."""
+    kept = {clip: [k for k, score in enumerate(scores) if math.isfinite(score)] for clip, scores in bicubic.items()}
+    clips, mean = clip_means({clip: [ours[clip][k] for k in frames] for clip, frames in kept.items() if frames})
+    bicubic_clips, bicubic_mean = clip_means({clip: [bicubic[clip][k] for k in kept[clip]] for clip in clips})
+    return {
+        "clips": {clip: _clip_score(clips[clip], bicubic_clips[clip]) for clip in clips},
+        "mean": _clip_score(mean, bicubic_mean),
+    }
+
+
+def check_comparable(bicubic: Mapping[str, Sequence[float]], where: str, remedy: str) -> None:
+    """Refuse clips of which `compared` would leave nothing.
+
+    Raises:
+        OptionError: bicubic enlarges every frame exactly.
+    """
+    if not any(math.isfinite(score) for scores in bicubic.values() for score in scores):
+        raise OptionError(f"{where}: nothing to validate on, bicubic enlarges every frame exactly; {remedy}")
+
+
+def scores_identity(bicubic: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
+    """A digest of bicubic's scores, by variant and clip, which tell apart what they were taken on."""
+    facts = {
+        variant: {clip: [len(scores), *(f"{score:.1f}" for score in scores[:1])] for clip, scores in clips.items()}
+        for variant, clips in bicubic.items()
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def _clip_score(ours: float, bicubic: float) -> ClipScore:
     return {"psnr_y": ours, "bicubic_psnr_y": bicubic, "gain": ours - bicubic}
 
 
-def _psnr_y(frames: np.ndarray, reference: np.ndarray) -> list[float]:
+def psnr_y(frames: np.ndarray, reference: np.ndarray) -> list[float]:
+    """Y-PSNR [dB] of each frame; infinite where it equals the reference."""
     return [psnr(rgb_to_y(frame), rgb_to_y(target)) for frame, target in zip(frames, reference, strict=True)]
 
 
@@ -148,7 +189,7 @@ def _prepare(shot: str, high: np.ndarray, variants: Sequence[str], windows: int 
     for span in _spans(len(high), windows, frames):
         target = high[span].copy()
         inputs = {variant: low[variant][span].copy() for variant in variants}
-        scores = {variant: _psnr_y(bicubic_upscale(inputs[variant]), target) for variant in variants}
+        scores = {variant: psnr_y(bicubic_upscale(inputs[variant]), target) for variant in variants}
         prepared.append(_Window(shot, target, inputs, scores))
     return prepared
 

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from rvrt_cli.data.resize import SCALE
-from rvrt_cli.data.sources import UNREADABLE
+from rvrt_cli.data.sources import UNREADABLE, rgb_of
 from rvrt_cli.data.store import worth_keeping
 from rvrt_cli.errors import MediaError, OptionError
 
@@ -63,7 +63,7 @@ def read_png(path: Path, remake: str = "") -> np.ndarray:
     """
     try:
         with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
+            return rgb_of(image)
     except FileNotFoundError as error:
         raise MediaError(f"{path}: missing; {remake or 'unpack the set again'}") from error
     except UNREADABLE as error:
@@ -99,40 +99,68 @@ class VimeoStore:
         return len(self._names)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """The high-resolution septuplet (7, H, W, 3) uint8."""
-        return np.stack([read_png(self._image(SEQUENCES, index, frame)) for frame in range(FRAMES)])
+        """The high-resolution septuplet (7, H, W, 3) uint8.
+
+        Raises:
+            MediaError: an image is missing, unreadable or of another size than the rest of the set.
+        """
+        return np.stack([self._high(index, frame) for frame in range(FRAMES)])
 
     def check_degradation(self, degradation: str) -> None:
-        """Refuse `bi` or `bd` whose low resolution has not been made.
+        """Refuse `bi` or `bd` whose low resolution has not been made, or belongs to something else.
 
         Raises:
             OptionError: it is missing; the message has the command.
+            MediaError: the first image's is unreadable or of another size.
         """
-        if degradation in FOLDERS and not self._image(FOLDERS[degradation], 0, 0).is_file():
-            raise OptionError(
-                f"{self._root / FOLDERS[degradation]}: no low resolution for {self._names[0]}; "
-                f"{make_with(self._root, degradation)}"
-            )
+        if degradation not in FOLDERS:
+            return
+        folder = self._root / FOLDERS[degradation]
+        for name in self._names:
+            if not (folder / name).is_dir():
+                raise OptionError(f"{folder}: no low resolution for {name}; {make_with(self._root, degradation)}")
+        self._low(degradation, 0, 0)
 
     def sample(
         self, rng: np.random.Generator, frames: int, crop: int, degradation: str
     ) -> tuple[np.ndarray, np.ndarray]:
-        """A random crop of a random septuplet, (T, h, w, 3) as it lies on disk and (T, H, W, 3), uint8."""
+        """A random crop of a random septuplet, (T, h, w, 3) as it lies on disk and (T, H, W, 3), uint8.
+
+        Raises:
+            MediaError: an image is missing, unreadable or of another size than the rest of the set.
+        """
         index, first = int(rng.integers(len(self))), int(rng.integers(FRAMES - frames, endpoint=True))
-        high = [read_png(self._image(SEQUENCES, index, first + frame)) for frame in range(frames)]
+        high = [self._high(index, first + frame) for frame in range(frames)]
         size = crop // SCALE
         for _ in range(_DRAWS):
             top, left = (int(rng.integers(side // SCALE - size, endpoint=True)) for side in high[0].shape[:2])
             box = slice(SCALE * top, SCALE * (top + size)), slice(SCALE * left, SCALE * (left + size))
             if worth_keeping(high[frames // 2][box], rng):
                 break
-        folder = FOLDERS[degradation]
-        remake = make_with(self._root, degradation)
-        low = [read_png(self._image(folder, index, first + frame), remake) for frame in range(frames)]
+        low = [self._low(degradation, index, first + frame) for frame in range(frames)]
         return (
             np.stack([frame[top : top + size, left : left + size] for frame in low]),
             np.stack([frame[box] for frame in high]),
         )
 
+    def _high(self, index: int, frame: int) -> np.ndarray:
+        path = self._image(SEQUENCES, index, frame)
+        image = read_png(path)
+        _check_size(path, image, self.size, self.size, f"take {self._names[index]} off the lists")
+        return image
+
+    def _low(self, degradation: str, index: int, frame: int) -> np.ndarray:
+        path, remake = self._image(FOLDERS[degradation], index, frame), make_with(self._root, degradation)
+        image = read_png(path, remake)
+        least, most = ((side // SCALE for side in self.size), (-(-side // SCALE) for side in self.size))
+        _check_size(path, image, tuple(least), tuple(most), f"delete {self._root / FOLDERS[degradation]}, and {remake}")
+        return image
+
     def _image(self, folder: str, index: int, frame: int) -> Path:
         return self._root / folder / self._names[index] / f"im{frame + 1}.png"
+
+
+def _check_size(path: Path, image: np.ndarray, least: tuple[int, ...], most: tuple[int, ...], remedy: str) -> None:
+    height, width = image.shape[:2]
+    if not (least[0] <= height <= most[0] and least[1] <= width <= most[1]):
+        raise MediaError(f"{path}: is {width}x{height} px, not {most[1]}x{most[0]} as the set has it; {remedy}")

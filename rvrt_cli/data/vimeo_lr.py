@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +13,11 @@ from PIL import Image
 
 from rvrt_cli.data.resize import SCALE, blur_downsample, imresize
 from rvrt_cli.data.sources import UNREADABLE
+from rvrt_cli.data.store import FREE_SPACE
 from rvrt_cli.data.vimeo import FRAMES, SEQUENCES, VIMEO_LAYOUT, read_list, read_png
 from rvrt_cli.data.workers import in_processes
 from rvrt_cli.errors import MediaError, OptionError
+from rvrt_cli.files import write_atomically
 
 SET_IMAGES = 91_701 * FRAMES  # of the whole published set, for projections
 
@@ -107,7 +108,8 @@ def make_low_resolution(
     total.problems.sort()
     for name, listed in names.items():
         lines = [f"{line} {total.shapes[line]}\n" for line in listed if line in total.shapes]
-        _write_atomically(output / f"meta_info_Vimeo90K_{name}_GT.txt", "".join(lines).encode())
+        path = output / f"meta_info_Vimeo90K_{name}_GT.txt"
+        write_atomically(path, "".join(lines).encode(), FREE_SPACE, MediaError)
     return total
 
 
@@ -162,16 +164,5 @@ def _png_shape(path: Path) -> tuple[int, ...]:
 def _write_png(path: Path, image: np.ndarray) -> None:
     coded = io.BytesIO()
     Image.fromarray(image).save(coded, "PNG")
-    _write_atomically(path, coded.getvalue())
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    partial = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(data)
-        os.replace(partial, path)
-    except OSError as error:
-        raise MediaError(
-            f"{path}: cannot be written ({error.strerror}); free some space or choose another --output"
-        ) from error
+    # to wait for the disk each time would take longer than all the rest; empty files are made again
+    write_atomically(path, coded.getvalue(), FREE_SPACE, MediaError, sync=False)

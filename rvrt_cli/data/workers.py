@@ -6,9 +6,12 @@ import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import TypeVar
+
+from rvrt_cli.errors import RvrtError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -39,7 +42,11 @@ def ignore_interrupt() -> None:
 
 
 def in_processes(function: Callable[[Job], Result], jobs: Iterable[Job], workers: int) -> Iterator[Result]:
-    """`function` of every job, in the order in which they finish; in this process if `workers` is 1 or less."""
+    """`function` of every job, in the order in which they finish; in this process if `workers` is 1 or less.
+
+    Raises:
+        RvrtError: a worker has died.
+    """
     if workers <= 1:
         yield from map(function, jobs)
         return
@@ -49,5 +56,9 @@ def in_processes(function: Callable[[Job], Result], jobs: Iterable[Job], workers
                 futures = [pool.submit(function, job) for job in jobs]
             for future in as_completed(futures):
                 yield future.result()
+        except BrokenProcessPool:
+            raise RvrtError(
+                "a process that does this work has died; is there enough memory? Run it again with fewer --workers"
+            ) from None
         finally:
             pool.shutdown(cancel_futures=True)

@@ -58,12 +58,6 @@ def count_flops(config: RVRTConfig, frames: int, height: int, width: int) -> Flo
     return Flops(convolutions, dense, attention * pixels)
 
 
-def flops_per_pixel(config: RVRTConfig) -> float:
-    """Operations per LR pixel and frame of a long sequence."""
-    frames, edge = 1000 * config.clip_size, _FLOW_STEP
-    return count_flops(config, frames, edge, edge).total / (frames * edge**2)
-
-
 def _flow_places(name: str, height: int, width: int) -> float:
     """Pixels at which a convolution of SpyNet works; the frame is enlarged to a multiple of 32 px first."""
     level = int(name.split("basic_module.")[1].split(".")[0])

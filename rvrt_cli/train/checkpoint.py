@@ -6,7 +6,6 @@ OUTPUT/checkpoints/00001000.safetensors    arrays "value.NAME", "m.NAME", "v.NAM
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -18,31 +17,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from rvrt_cli.errors import RvrtError, WeightsError
+from rvrt_cli.files import write_atomically
 from rvrt_cli.model.config import RVRTConfig
 from rvrt_cli.train.counters import Counters
 
 FOLDER = "checkpoints"
 _KEY = "rvrt-training"
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Put `data` at `path`: all of it or nothing, whatever happens.
-
-    Raises:
-        RvrtError: it cannot be written.
-    """
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise RvrtError(
-            f"{path}: cannot be written ({error.strerror}); free some space, and go on with --resume"
-        ) from error
+FREE_SPACE = "free some space, and go on with --resume"  # where the run's folder cannot be written to
 
 
 def save_checkpoint(
@@ -53,12 +34,10 @@ def save_checkpoint(
     Raises:
         RvrtError: it cannot be written.
     """
-    folder = output / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{counters.step:08d}.safetensors"
+    path = output / FOLDER / f"{counters.step:08d}.safetensors"
     rows = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     about = {"counters": asdict(counters), "network": config.to_dict()}
-    write_atomically(path, save(rows, metadata={_KEY: json.dumps(about)}))
+    write_atomically(path, save(rows, metadata={_KEY: json.dumps(about)}), FREE_SPACE)
     for old in checkpoints(output)[:-keep]:
         old.unlink(missing_ok=True)
     return path

@@ -22,6 +22,7 @@ class Counters:
     skipped: int = 0
     recent_skips: list[int] = field(default_factory=list)
     best: float | None = None  # mean gain over bicubic [dB]
+    judged: str = ""  # on what: the validation's identity; "" in checkpoints of earlier versions
     trained: float = 0.0  # s
     updates: list[int] = field(default_factory=list)  # of Adam, per group of parameters
 
@@ -34,7 +35,14 @@ class Counters:
         """
         if not isinstance(values, dict) or set(values) - {entry.name for entry in fields(cls)}:
             raise ValueError("its counters are damaged")
+        best, judged = values.get("best"), values.get("judged", "")
+        if isinstance(best, float) and not math.isfinite(best):  # earlier versions took such scores for the best
+            values = {**values, "best": None}
+        if not isinstance(judged, str):
+            raise ValueError("its counter judged is damaged")
         for name, value in values.items():
+            if name == "judged":
+                continue
             numbers = value if isinstance(value, list) else [0 if value is None and name == "best" else value]
             kinds = (int, float) if name in ("loss_scale", "best", "trained") else (int,)
             if isinstance(value, list) != (name in ("recent_skips", "updates")) or not all(

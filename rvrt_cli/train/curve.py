@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from rvrt_cli.files import write_atomically
 from rvrt_cli.plot import canvas, panel, png
-from rvrt_cli.train.checkpoint import write_atomically
+from rvrt_cli.train.checkpoint import FREE_SPACE
 from rvrt_cli.train.log import read_log
 
 _SIZE, _LEFT, _RIGHT, _GAP = (960, 720), 70, 20, 40  # px
@@ -35,7 +36,7 @@ def draw_curve(log: Path, target: Path) -> None:
     named = {f"{name}: Y-PSNR over bicubic [dB]": line for name, line in gains.items()}
     lower = (_LEFT, half + _GAP, right, _SIZE[1] - _GAP)
     panel(draw, lower, steps, named, lambda y: f"{y:+.2f}", empty="no validation yet")
-    write_atomically(target, png(image))
+    write_atomically(target, png(image), FREE_SPACE)
 
 
 def _plausible(value: object) -> bool:

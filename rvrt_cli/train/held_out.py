@@ -18,14 +18,22 @@ from rvrt_cli.data.degrade import degrade
 from rvrt_cli.data.loader import open_store
 from rvrt_cli.data.resize import SCALE
 from rvrt_cli.data.store import MANIFEST, ClipStore
-from rvrt_cli.data.validation import ClipScore, Upscale, VariantScore, bicubic_upscale
+from rvrt_cli.data.validation import (
+    Upscale,
+    VariantScore,
+    bicubic_upscale,
+    check_comparable,
+    compared,
+    psnr_y,
+    scores_identity,
+)
 from rvrt_cli.data.vimeo import FRAMES, LISTS, SEQUENCES, is_vimeo, read_list, read_png
-from rvrt_cli.metrics import clip_means, psnr, rgb_to_y
-from rvrt_cli.train.checkpoint import write_atomically
+from rvrt_cli.files import write_atomically
 from rvrt_cli.train.options import TrainOptions
 
 _MOST = 24  # clips that are scored
 _TRAIN, _HELD = "train", "held-out"
+_VARIANT = "held-out"
 
 
 def split_store(options: TrainOptions) -> None:
@@ -45,9 +53,9 @@ def split_store(options: TrainOptions) -> None:
     held = {math.floor((k + 0.5) * len(sources) / count) for k in range(count)}
     for name, chosen in ((_TRAIN, False), (_HELD, True)):
         part = parts / name
-        part.mkdir(parents=True, exist_ok=True)
         kept = [_absolute(s, folder) for index, s in enumerate(sources) if (index in held) == chosen]
-        write_atomically(part / MANIFEST, json.dumps({**store.manifest, "sources": kept}, indent=1).encode())
+        manifest = json.dumps({**store.manifest, "sources": kept}, indent=1)
+        write_atomically(part / MANIFEST, manifest.encode(), "choose another --output")
 
 
 def data_folders(options: TrainOptions) -> tuple[Path, Path | None]:
@@ -69,7 +77,11 @@ def _absolute(source: dict, folder: Path) -> dict:
 
 
 class HeldOut:
-    """Clips of `folder` (see `data_folders`) to score networks on; Y-PSNR over every frame, bicubic beside it."""
+    """Clips of `folder` (see `data_folders`) to score networks on; Y-PSNR, bicubic beside it, as `compared` has them.
+
+    Raises:
+        OptionError: they say nothing.
+    """
 
     def __init__(self, folder: Path, degradation: str, crop: int) -> None:
         self._pairs: list[tuple[np.ndarray, np.ndarray]] = []  # low and high resolution
@@ -80,14 +92,18 @@ class HeldOut:
             high = np.ascontiguousarray(high[:, : high.shape[1] // SCALE * SCALE, : high.shape[2] // SCALE * SCALE])
             low = degrade(high, degradation, np.random.default_rng(index))
             self._pairs.append((low, high))
-            self._bicubic[str(index)] = _scores(bicubic_upscale(low), high)
+            self._bicubic[str(index)] = psnr_y(bicubic_upscale(low), high)
+        check_comparable(self._bicubic, f"{folder}, its held-out clips", "give --val FOLDER")
+
+    @property
+    def identity(self) -> str:
+        """As `rvrt_cli.data.validation.ValidationSet.identity`."""
+        return scores_identity({_VARIANT: self._bicubic})
 
     def score(self, upscale: Upscale) -> dict[str, VariantScore]:
-        """As `rvrt_cli.data.validation.ValidationSet.score`, with one variant, "held-out"."""
-        ours, mean = clip_means({str(i): _scores(upscale(low), high) for i, (low, high) in enumerate(self._pairs)})
-        bicubic, bicubic_mean = clip_means(self._bicubic)
-        clips = {name: _gain(ours[name], bicubic[name]) for name in ours}
-        return {"held-out": {"clips": clips, "mean": _gain(mean, bicubic_mean)}}
+        """As `rvrt_cli.data.validation.ValidationSet.score`, with one variant."""
+        ours = {str(index): psnr_y(upscale(low), high) for index, (low, high) in enumerate(self._pairs)}
+        return {_VARIANT: compared(ours, self._bicubic)}
 
 
 def _clips(folder: Path) -> list[np.ndarray]:
@@ -103,11 +119,3 @@ def _clips(folder: Path) -> list[np.ndarray]:
         np.stack([read_png(folder / SEQUENCES / name / f"im{frame + 1}.png") for frame in range(FRAMES)])
         for name in chosen
     ]
-
-
-def _scores(frames: np.ndarray, reference: np.ndarray) -> list[float]:
-    return [psnr(rgb_to_y(frame), rgb_to_y(target)) for frame, target in zip(frames, reference, strict=True)]
-
-
-def _gain(ours: float, bicubic: float) -> ClipScore:
-    return {"psnr_y": ours, "bicubic_psnr_y": bicubic, "gain": ours - bicubic}

@@ -15,7 +15,10 @@ from rvrt_cli.train.log import NAME as LOG
 from rvrt_cli.train.options import TrainOptions, write_recipe
 from rvrt_cli.train.setup import RECIPE
 
-OUTCOME = "outcome.json"  # in the folder of this machine's ranks
+
+def outcome_file(rank: int) -> str:
+    """In the folder of this machine's ranks; the first rank's alone knows how good the best validation was."""
+    return f"outcome-{rank:06d}.json"
 
 
 def run_ranks(options: TrainOptions, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
@@ -31,12 +34,13 @@ def run_ranks(options: TrainOptions, report: Callable[[dict[str, Any]], None]) -
     write_recipe(folder / RECIPE, options)
     group = Group(options.ranks, options.ranks_here, options.node, options.master, options.threads)
     run_group(group, Path(__file__).with_name("worker.py"), folder, folder, _Follower(output, report).read)
-    if not (folder / OUTCOME).exists():
+    outcomes = sorted(folder.glob("outcome-*.json"))
+    if not outcomes:
         raise RvrtError(
             f"a rank has died and the others were ended; {folder} has their logs. --resume goes on from the last "
             "checkpoint"
         )
-    return json.loads((folder / OUTCOME).read_text(encoding="utf-8"))
+    return json.loads(outcomes[0].read_text(encoding="utf-8"))
 
 
 def ranks_folder(options: TrainOptions) -> Path:

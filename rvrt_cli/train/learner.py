@@ -135,8 +135,14 @@ class Learner:
             self.network.set_train()
 
     def upscale(self, frames: np.ndarray) -> np.ndarray:
-        """(T, h, w, 3) uint8 to (T, 4h, 4w, 3) uint8 with the network as it stands, for validation."""
+        """(T, h, w, 3) uint8 to (T, 4h, 4w, 3) uint8 with the network as it stands, for validation.
+
+        Raises:
+            FloatingPointError: the output is not finite.
+        """
         dtype = ms.float16 if self._half else ms.float32
         low = Tensor(np.ascontiguousarray(frames.transpose(0, 3, 1, 2)[None], np.float32) / 255, dtype)
         output = self.network(low)[0].asnumpy().astype(np.float32)
+        if not np.isfinite(output).all():
+            raise FloatingPointError("the network's output is not finite")
         return np.clip(np.rint(255 * output), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)

@@ -7,7 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from rvrt_cli.train.checkpoint import write_atomically
+from rvrt_cli.files import write_atomically
+from rvrt_cli.train.checkpoint import FREE_SPACE
 
 NAME = "log.jsonl"
 
@@ -33,7 +34,7 @@ class Log:
     def __init__(self, output: Path, step: int) -> None:
         self.path = output / NAME
         kept = [json.dumps(record) + "\n" for record in read_log(self.path) if record["step"] <= step]
-        write_atomically(self.path, "".join(kept).encode())
+        write_atomically(self.path, "".join(kept).encode(), FREE_SPACE)
         self._file = self.path.open("a", encoding="utf-8")
 
     def write(self, record: dict[str, Any]) -> None:

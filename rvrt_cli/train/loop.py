@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from rvrt_cli.data.loader import BatchLoader, mirrored, open_store
+from rvrt_cli.data.loader import Batch, BatchLoader, mirrored, open_store
 from rvrt_cli.data.validation import Upscale, ValidationSet, VariantScore
 from rvrt_cli.device import use_device
 from rvrt_cli.errors import RvrtError
@@ -36,7 +37,10 @@ Record = dict[str, Any]
 
 
 class Judge(Protocol):
-    """Scores a network by variant."""
+    """Scores a network by variant; scores of the same `identity` can be compared."""
+
+    @property
+    def identity(self) -> str: ...
 
     def score(self, upscale: Upscale) -> dict[str, VariantScore]: ...
 
@@ -50,7 +54,7 @@ def train(options: TrainOptions, report: Callable[[Record], None], in_ranks: boo
         in_ranks: this process is one of several that msrun has started.
 
     Returns:
-        "step", "steps", "reason" (empty when done), "resume" (whether there is more to do), "skipped" and "best".
+        "rank", "step", "steps", "reason" (empty when done), "resume" (whether there is more to do), "skipped" and "best".
 
     Raises:
         RvrtError: data or weights cannot be used, or too many steps were not finite.
@@ -75,7 +79,7 @@ def train(options: TrainOptions, report: Callable[[Record], None], in_ranks: boo
     with stopping.listening(), loader:
         while counters.step < options.steps and not stop:
             began = time.monotonic()
-            batch = next(loader)
+            batch = _next_batch(loader, books)
             low, high = mirrored(batch) if options.mirror else batch
             waited = time.monotonic() - began
             rate = learning_rate(options, counters.step)
@@ -95,7 +99,7 @@ def train(options: TrainOptions, report: Callable[[Record], None], in_ranks: boo
     if books:
         books.close()
     reason = stopping.reason or ("another rank was asked to end" if stop else "")
-    return {"step": counters.step, "steps": options.steps, "reason": reason, "resume": counters.step < options.steps,
+    return {"rank": ranks.rank, "step": counters.step, "steps": options.steps, "reason": reason, "resume": counters.step < options.steps,
             "skipped": counters.skipped, "best": counters.best}  # fmt: skip
 
 
@@ -116,17 +120,32 @@ def _start(options: TrainOptions, device: Device, ranks: Ranks) -> Learner:
     return Learner(options, device, ranks, ranks.from_first(arrays), counters)
 
 
+def _next_batch(loader: BatchLoader, books: _Books | None) -> Batch:
+    """The next batch; where the data cannot be read, what has been learnt before is kept."""
+    try:
+        return next(loader)
+    except RvrtError:
+        if books:
+            books.save_new()
+        raise
+
+
 class _Books:
     """What the first rank writes: log, checkpoints, weights, validation, curve."""
 
     def __init__(self, options: TrainOptions, learner: Learner, report: Callable[[Record], None]) -> None:
         self._options, self._learner, self._report = options, learner, report
         self._counters = learner.counters
+        self._saved = learner.counters.step
         self._output = Path(options.output)
         folder, held_out = data_folders(options)
         self._clips = len(open_store(folder))
         # before the first step: what cannot be read ends the run here, and not hours later
         self._judge = _open_judge(options, held_out) if options.val_every else None
+        if self._judge:
+            if self._counters.judged not in ("", self._judge.identity):
+                self._counters.best = None  # it was measured on something else
+            self._counters.judged = self._judge.identity
         write_recipe(self._output / RECIPE, options)
         self._log = Log(self._output, learner.counters.step)
 
@@ -143,23 +162,30 @@ class _Books:
         options = self._options
         save_checkpoint(self._output, self._learner.arrays(), self._counters, options.config, options.keep)
         self._save_weights(WEIGHTS, {})
+        self._saved = self._counters.step
+
+    def save_new(self) -> None:
+        """As `save`, if there has been a step since."""
+        if self._counters.step > self._saved:
+            self.save()
 
     def validate(self) -> None:
         """Score the averaged weights, keep them if they are the best so far, and draw the curve."""
         if self._judge is None:
             return
         began, counters = time.monotonic(), self._counters
-        with self._learner.averaged():
+        scores: dict[str, VariantScore] = {}  # none where the output is not finite
+        with self._learner.averaged(), suppress(FloatingPointError):
             scores = self._judge.score(self._learner.upscale)
         means = {name: variant["mean"] for name, variant in scores.items()}
         shots = {
-            name: {shot: round(clip["gain"], 4) for shot, clip in v["clips"].items()} for name, v in scores.items()
+            name: {shot: _rounded(clip["gain"]) for shot, clip in v["clips"].items()} for name, v in scores.items()
         }
-        gain = float(np.mean([mean["gain"] for mean in means.values()]))
-        best = counters.best is None or gain > counters.best
+        gain = float(np.mean([mean["gain"] for mean in means.values()])) if means else math.nan
+        best = math.isfinite(gain) and (counters.best is None or gain > counters.best)
         record = {
-            "step": counters.step, "gain": {name: round(mean["gain"], 4) for name, mean in means.items()},
-            "psnr_y": {name: round(mean["psnr_y"], 4) for name, mean in means.items()}, "shots": shots, "best": best,
+            "step": counters.step, "gain": {name: _rounded(mean["gain"]) for name, mean in means.items()},
+            "psnr_y": {name: _rounded(mean["psnr_y"]) for name, mean in means.items()}, "shots": shots, "best": best,
         }  # fmt: skip
         if best:
             counters.best = gain
@@ -193,3 +219,7 @@ def _open_judge(options: TrainOptions, held_out: Path | None) -> Judge | None:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
+
+
+def _rounded(score: float) -> float | None:
+    return _finite(round(score, 4))

@@ -12,6 +12,7 @@ from typing import Any
 
 from rvrt_cli.data.loader import BatchSpec
 from rvrt_cli.errors import OptionError, WeightsError
+from rvrt_cli.files import write_atomically
 from rvrt_cli.model.config import PRESETS, RVRTConfig
 from rvrt_cli.options import DEVICES, PRECISIONS, check_ranks
 
@@ -170,13 +171,15 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
 
 def write_recipe(path: Path, options: TrainOptions) -> None:
-    """Write all options as a recipe that `read_recipe` reads, with every size of the network: presets may change."""
+    """Write all options as a recipe that `read_recipe` reads, with every size of the network: presets may change.
+
+    Raises:
+        RvrtError: it cannot be written.
+    """
     values = {entry.name: getattr(options, entry.name) for entry in fields(options)}
     lines = [f"{name} = {_toml(value)}" for name, value in values.items() if name != "network" and value is not None]
     lines += ["", "[network]", *(f"{name} = {_toml(value)}" for name, value in options.config.to_dict().items())]
-    part = path.with_name(path.name + ".part")
-    part.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    part.replace(path)
+    write_atomically(path, ("\n".join(lines) + "\n").encode())
 
 
 def _toml(value: Any) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -9,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from rvrt_cli.data.loader import check_spec, open_store
-from rvrt_cli.data.sources import VIDEO_SUFFIXES
+from rvrt_cli.data.sources import VIDEO_SUFFIXES, files_of
 from rvrt_cli.errors import OptionError, WeightsError
+from rvrt_cli.files import locked
 from rvrt_cli.train.checkpoint import FOLDER, checkpoint_facts, checkpoints
 from rvrt_cli.train.held_out import split_store
 from rvrt_cli.train.log import NAME as LOG, read_log
-from rvrt_cli.train.options import TrainOptions, preset_recipe, read_recipe
+from rvrt_cli.train.options import TrainOptions, default, flag, preset_recipe, read_recipe
 
 RECIPE = "recipe.toml"
 
@@ -47,13 +50,10 @@ def resolve_options(given: dict[str, Any], recipe: Path | None, resume: bool) ->
 
 
 def prepare_run(options: TrainOptions, resume: bool) -> TrainOptions:
-    """Check data, files and the output folder, and share out the data. Paths come back absolute.
-
-    The run's recipe is left as it is: the first rank writes it once all is well, so that what is refused, here or later,
-    cannot spoil a run.
+    """Check data, files and the output folder; nothing is written. Paths come back absolute.
 
     Raises:
-        OptionError: something is missing, wrong or in the way, or the output folder cannot be written.
+        OptionError: something is missing, wrong or in the way.
         RvrtError: the newest checkpoint is damaged.
     """
     if not options.data or not options.output:
@@ -63,11 +63,7 @@ def prepare_run(options: TrainOptions, resume: bool) -> TrainOptions:
     found: dict[str, Any] = {name: str(Path(path).expanduser().resolve()) for name, path in paths.items() if path}
     options = replace(options, **found)
     check_spec(open_store(Path(options.data)), options.spec)
-    for name in ("init", "spynet"):
-        path = getattr(options, name)
-        if path and not Path(path).is_file():
-            raise OptionError(f"--{name} {path}: no such file")
-    if options.val and not any(p.suffix.lower() in VIDEO_SUFFIXES for p in Path(options.val).glob("*")):
+    if options.val and not (Path(options.val).is_dir() and files_of(Path(options.val), VIDEO_SUFFIXES)):
         raise OptionError(f"--val {options.val}: no videos to validate on; expected files such as .mp4 or .mpg")
     if options.spynet and not options.config.spynet:
         raise OptionError(f"--spynet: {options.model} has no SpyNet; leave it out")
@@ -75,21 +71,59 @@ def prepare_run(options: TrainOptions, resume: bool) -> TrainOptions:
     if not resume and (read_log(output / LOG) or checkpoints(output)):
         raise OptionError(f"{output}: holds a training run; --resume goes on with it, or choose another --output")
     for newest in checkpoints(output)[-1:]:
-        counters, network = checkpoint_facts(newest)
-        if network != options.config:
-            raise OptionError(
-                f"{newest}: is of another network than asked for; leave out --network, or choose another --output"
-            )
-        if options.steps < counters.step:
-            raise OptionError(
-                f"--steps {options.steps}: {counters.step} are done; give more, or choose another --output"
-            )
-    try:
-        (output / FOLDER).mkdir(parents=True, exist_ok=True)
-        split_store(options)
-    except OSError as error:
-        raise OptionError(f"{output}: cannot be written ({error.strerror}); choose another --output") from None
+        _check_resumed(options, newest)
+        return options
+    for name in ("init", "spynet"):
+        path = getattr(options, name)
+        if path and not Path(path).is_file():
+            raise OptionError(f"--{name} {path}: no such file")
     return options
+
+
+def _check_resumed(options: TrainOptions, newest: Path) -> None:
+    """Refuse what does not go with the run's newest checkpoint, or would be ignored since it speaks of a beginning."""
+    counters, network = checkpoint_facts(newest)
+    if network != options.config:
+        raise OptionError(
+            f"{newest}: is of another network than asked for; leave out --network, or choose another --output"
+        )
+    if options.steps < counters.step:
+        raise OptionError(f"--steps {options.steps}: {counters.step} are done; give more, or choose another --output")
+    recipe = Path(options.output) / RECIPE
+    written = read_recipe(recipe) if recipe.is_file() else {}
+    for name in ("init", "init_partial", "spynet") if written else ():
+        if getattr(options, name) != written.get(name, default(name)):
+            raise OptionError(
+                f"{flag(name)}: says what a run starts from, and {options.output} is at step {counters.step}; leave it "
+                "out, or choose another --output"
+            )
+
+
+@contextmanager
+def held_run(options: TrainOptions) -> Iterator[None]:
+    """Inside, the run's folder is there, its data shared out, and no other command trains into it.
+
+    Machines that train together may share the folder: each holds it under its own number. The run's recipe is left as it
+    is: the first rank writes it once all is well, so that what is refused, here or later, cannot spoil a run.
+
+    Args:
+        options: as `prepare_run` returned them.
+
+    Raises:
+        OptionError: another command does, or the folder cannot be written.
+    """
+    output = Path(options.output)
+    with ExitStack() as held:
+        try:
+            (output / FOLDER).mkdir(parents=True, exist_ok=True)
+            free = held.enter_context(locked(output / f"lock-{options.node}"))
+            if free:
+                split_store(options)
+        except OSError as error:
+            raise OptionError(f"{output}: cannot be written ({error.strerror}); choose another --output") from None
+        if not free:
+            raise OptionError(f"{output}: another rvrt is training into it; wait for it, or choose another --output")
+        yield
 
 
 def first_weights(options: TrainOptions) -> dict[str, np.ndarray]:

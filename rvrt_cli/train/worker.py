@@ -15,8 +15,9 @@ if __package__ in (None, ""):  # a script: its own folder is on the path, where 
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from rvrt_cli.errors import RvrtError
+from rvrt_cli.files import write_atomically
 from rvrt_cli.ranks import end_with_launcher, failed
-from rvrt_cli.train.launch import OUTCOME
+from rvrt_cli.train.launch import outcome_file
 from rvrt_cli.train.loop import train
 from rvrt_cli.train.options import TrainOptions, read_recipe
 from rvrt_cli.train.setup import RECIPE
@@ -31,7 +32,7 @@ def main(folder: Path) -> None:
     except RvrtError as error:
         failed(error)
         raise
-    (folder / OUTCOME).write_text(json.dumps(outcome), encoding="utf-8")
+    write_atomically(folder / outcome_file(outcome.pop("rank")), json.dumps(outcome).encode())
 
 
 if __name__ == "__main__":

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from rvrt_cli.errors import WeightsError
+from rvrt_cli.files import write_atomically
 from rvrt_cli.model.config import RVRTConfig
 from rvrt_cli.weights.pickled import shown
 
@@ -49,28 +48,7 @@ def save_weights(path: Path, arrays: dict[str, np.ndarray], config: RVRTConfig, 
             raise WeightsError(f"{path}: {shown(name)} is {array.dtype}; weights are float32 or float16")
     about = json.dumps({"config": config.to_dict(), "card": card}, sort_keys=True, ensure_ascii=True)
     data = save({name: np.asarray(arrays[name], order="C") for name in sorted(arrays)}, metadata={_KEY: about})
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, part = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from None
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(part, 0o666 & ~_umask())  # mkstemp makes it private
-        os.replace(part, path)
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from None
-    finally:
-        Path(part).unlink(missing_ok=True)  # gone already when all went well
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    write_atomically(path, data, error=WeightsError, shared=True)
 
 
 def read_about(path: Path) -> tuple[RVRTConfig, dict, int]:
@@ -99,6 +77,8 @@ def load_weights(path: Path) -> Weights:
             if dtype not in _DTYPES:
                 raise WeightsError(f"{path}: {shown(name)} is {dtype}; weights are float32 or float16")
             arrays[name] = file.get_tensor(name)
+            if not np.isfinite(arrays[name]).all():
+                raise WeightsError(f"{path}: {shown(name)} is not finite: a training that failed; choose other weights")
     check_size(arrays, config, path)
     return Weights(arrays, config, card)
 
@@ -107,11 +87,12 @@ def check_size(arrays: dict[str, np.ndarray], config: RVRTConfig, where: object)
     """Refuse a configuration of a far larger network than `arrays` can fill, before anyone builds it.
 
     Raises:
-        WeightsError: the matrices of the transformer layers alone are more than all the arrays.
+        WeightsError: the matrices of its bodies alone are more than all the arrays.
     """
     layers = [groups * depth for groups, depth in zip(config.groups, config.depths, strict=True)]
-    parts = zip((1, 4, 1), layers, config.widths, strict=True)  # four branches
-    least = sum(count * number * (4 + 2 * config.mlp_ratio) * width**2 for count, number, width in parts)
+    each = {"attention": 4 + 2 * config.mlp_ratio, "convolution": 2 * 9}  # of a layer, times its width squared
+    parts = zip((1, config.passes, 1), layers, config.bodies, config.widths, strict=True)
+    least = sum(count * number * each[body] * width**2 for count, number, body, width in parts)
     if least > sum(array.size for array in arrays.values()):
         raise WeightsError(f"{where}: describes a far larger network than it holds weights for; damaged or foreign")
 

@@ -26,6 +26,11 @@ def problem() -> str | None:
 @functools.cache
 def _find() -> tuple[Path | None, str | None]:
     path = SOURCES / LIBRARY
+    if ":" in str(path):  # MindSpore splits "library:symbol" at the first one
+        return None, (
+            f"CPU kernels cannot be loaded from {SOURCES}, and rvrt runs several times slower on a CPU; install it at a path "
+            "without a colon"
+        )
     checkout = (_CHECKOUT / "pyproject.toml").is_file()
     if not path.is_file():
         if not checkout:
