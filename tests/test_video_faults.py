@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from video_clips import FAST, decoded_times, enlarge, ffmpeg, leftovers, look, read_all
 
+import rvrt_cli.video.moved
 import rvrt_cli.video.mux
 from rvrt_cli.errors import MediaError
 from rvrt_cli.video.encoder import Encoder, encoder_bytes
@@ -210,13 +211,13 @@ def test_sound_that_ends_in_an_error_costs_no_picture(tmp_path, monkeypatch):
 @pytest.mark.parametrize("written", [False, True])
 def test_sound_that_ffmpeg_cannot_relay_costs_no_picture(tmp_path, monkeypatch, written):
     source, target = sounding(tmp_path, suffix="mp4"), tmp_path / "out.mkv"
-    arguments = rvrt_cli.video.mux.moving_arguments
+    arguments = rvrt_cli.video.moved.moving_arguments
 
     def failing(info, routes):
         broken = ["-abort_on", "empty_output", "-f", "lavfi", "-i", "nullsrc=d=0.1", "-map", "1", "-t", "0"]
         return [*arguments(info, routes), *(broken if written else ["-no_such_option"])]
 
-    monkeypatch.setattr(rvrt_cli.video.mux, "moving_arguments", failing)
+    monkeypatch.setattr(rvrt_cli.video.moved, "moving_arguments", failing)
     (told,) = enlarge(source, target)
     assert told.startswith(f"{source}: stream 1 (audio, aac): damaged")
     assert len(decoded_times(target)) == 50

@@ -17,9 +17,10 @@ from rvrt_cli.video.colour import Colour
 from rvrt_cli.video.encoder import Encoder, encoder_bytes
 from rvrt_cli.video.frame import Frame
 from rvrt_cli.video.losses import chroma, coarser, without
+from rvrt_cli.video.moved import Route
 from rvrt_cli.video.probe import SourceInfo
 from rvrt_cli.video.process import encoder_pix_fmts, video_encoders
-from rvrt_cli.video.streams import Route, plan_streams
+from rvrt_cli.video.streams import plan_streams
 
 MUXERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 _DEFAULT_ENCODER = {"webm": "libvpx-vp9"}
