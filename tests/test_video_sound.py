@@ -40,6 +40,30 @@ def test_sound_whose_channels_have_no_names_is_copied(tmp_path, suffix, encoder,
     assert (after.codec, b"".join(after.data)) == (before.codec, b"".join(before.data))
 
 
+@pytest.mark.parametrize(
+    ("layout", "opus"),
+    [("2.1", "5.1"), ("3.1", "5.1"), ("4.0", "6.1"), ("5.0(side)", "5.0"), ("5.1(side)", "5.1"), ("7.1(wide)", None)],
+)
+def test_every_channel_finds_a_place_in_opus_or_it_is_told(tmp_path, layout, opus):
+    source, target = tmp_path / "in.mov", tmp_path / "out.webm"
+    count = av.AudioLayout(layout).nb_channels
+    tones = "|".join(f"0.2*sin(2*PI*{300 * (number + 1)}*t)" for number in range(count))
+    sound = ["-f", "lavfi", "-i", f"aevalsrc='{tones}':d=1:s=48000:c={layout}"]
+    ffmpeg(*SECOND, *sound, *X264, "-c:a", "pcm_s16le", source)
+    notes = enlarge(source, target, **quick(target))
+    mixed = f"out.webm: stream 1 (audio, pcm_s16le) has {layout}, which are mixed into 7.1; .mkv keeps them"
+    assert (mixed in notes) == (opus is None)
+    with av.open(str(target)) as container:
+        assert container.streams.audio[0].layout.name == (opus or "7.1")
+        there = container.streams.audio[0].layout.nb_channels
+    samples = np.frombuffer(ffmpeg("-i", target, "-map", "0:a", "-f", "f32le", "-"), "<f4").reshape(-1, there)
+    spectra = np.abs(np.fft.rfft(samples[9600:38400], axis=0)).T / 28800
+    heard = [
+        int(spectra[:, round(300 * (number + 1) * 0.6)].max() > (0.05 if opus else 0.005)) for number in range(count)
+    ]
+    assert heard == [1] * count
+
+
 # Clocks
 
 

@@ -18,8 +18,6 @@ from rvrt_cli.video.probe import LOOKING_FAR, SourceInfo, open_container
 from rvrt_cli.video.process import FFmpeg, file_url
 
 _BITS_PER_CHANNEL = 96_000  # 192 kb/s of stereo: transparent in either lossy codec
-# Opus takes the channels only in these orders, so not 5.1 with the speakers of AC-3
-_ORDERS = {"libopus": "mono|stereo|3.0|quad|5.0|5.1|6.1|7.1"}
 _DISK = (ENOSPC, EDQUOT, EIO, EFBIG, EROFS)  # no fault of the source's
 _REHEARSED = 5  # frames of sound
 
@@ -36,6 +34,7 @@ class Route:
     how: str
     codec: str = ""
     channels: int = 0  # of sound to convert
+    layout: str = ""  # ffmpeg's name of what they become, where the encoder does not take all
 
 
 def lift(info: SourceInfo) -> int:
@@ -51,8 +50,8 @@ def moving_arguments(info: SourceInfo, routes: Sequence[Route]) -> list[str]:
         arguments += ["-map", f"0:{route.index}", f"-c:{position}", route.codec or "copy"]
         if route.channels:
             arguments += [f"-b:{position}", str(route.channels * _BITS_PER_CHANNEL)]
-            if route.codec in _ORDERS:
-                arguments += [f"-filter:{position}", f"aformat=channel_layouts={_ORDERS[route.codec]}"]
+            if route.layout:
+                arguments += [f"-filter:{position}", f"aformat=channel_layouts={route.layout}"]
     return [*arguments, "-output_ts_offset", str(lift(info))]
 
 

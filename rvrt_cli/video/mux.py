@@ -18,7 +18,7 @@ import av
 from rvrt_cli.errors import MediaError
 from rvrt_cli.video.copied import UNFIT, Passage, add_copy, copied_packets
 from rvrt_cli.video.moved import Route, lift, side_files
-from rvrt_cli.video.probe import SourceInfo, open_container, packets, reason
+from rvrt_cli.video.probe import SourceInfo, StreamInfo, open_container, packets, reason
 from rvrt_cli.video.process import FFmpeg, file_url
 from rvrt_cli.video.streams import COVER_TYPES, kept_language
 
@@ -191,10 +191,11 @@ def _add_streams(
             continue
         stream = source.streams[index]
         if ways[index].how == "attach":
-            if not _attach_cover(target, stream, ways[index].codec):
+            if not _attach_cover(target, stream, info.stream(index)):
                 warnings.append(f"{info.path}: {info.stream(index).name}: it cannot be read and is left out")
         elif stream.type == "attachment":
-            target.add_attachment(stream.name or "attachment", stream.mimetype or _ANY_TYPE, stream.data)
+            file = target.add_attachment(stream.name or "attachment", stream.mimetype or _ANY_TYPE, stream.data)
+            file.metadata.update({**_fresh(info.stream(index).metadata), **file.metadata})
         elif ways[index].how == "copy":
             made.by_origin[index] = add_copy(target, stream)
             made.copied[index] = Passage(made.by_origin[index], info.stream(index).name)
@@ -204,15 +205,19 @@ def _add_streams(
     return made
 
 
-def _attach_cover(target: Any, stream: Any, codec: str) -> bool:
+def _attach_cover(target: Any, stream: Any, described: StreamInfo) -> bool:
     """Whether there is a picture to attach."""
-    suffix = "png" if codec == "png" else "jpg"
+    kind, suffix = COVER_TYPES[described.codec]
     picture = None
     with contextlib.suppress(av.error.FFmpegError, OSError):
         picture = next((packet for packet in packets(stream.container, stream) if packet.size), None)
         stream.container.seek(0)
     if picture is not None:
-        target.add_attachment(f"cover.{suffix}", COVER_TYPES[codec], bytes(picture))
+        others = {other.metadata.get("filename") for other in target.streams}
+        names = (f"cover{number}.{suffix}" for number in ("", *range(2, 1000)))
+        name = described.metadata.get("filename") or next(name for name in names if name not in others)
+        file = target.add_attachment(name, kind, bytes(picture))
+        file.metadata.update({**_fresh(described.metadata), **file.metadata})
     return picture is not None
 
 

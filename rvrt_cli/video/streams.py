@@ -19,12 +19,17 @@ from rvrt_cli.video.probe import ATTACHED_PIC, SourceInfo, StreamInfo, dispositi
 from rvrt_cli.video.process import audio_encoders
 
 _TEXT_SUBTITLES = {"subrip", "srt", "ass", "ssa", "mov_text", "webvtt", "text"}
-COVER_TYPES = {"png": "image/png", "mjpeg": "image/jpeg"}
+# Pictures that Matroska attaches, and the ending of their files
+COVER_TYPES = {
+    "png": ("image/png", "png"), "mjpeg": ("image/jpeg", "jpg"), "gif": ("image/gif", "gif"), "tiff": ("image/tiff", "tif")
+}  # fmt: skip
 _TEXT_CODEC = {"mp4": "mov_text", "mov": "mov_text", "matroska": "subrip", "webm": "webvtt"}
 # What sound becomes that a container cannot hold: another lossless codec where it was lossless, if there is one.
 # Matroska holds nearly all, under names of its own or of Windows; PyAV copies the former only, so nothing may be lost
 _SOUND_CODEC = {"mp4": "aac", "mov": "aac", "matroska": "flac", "webm": "libopus"}
 _LOSSLESS_SOUND_CODEC = {"mp4": "alac", "mov": "alac"}
+# Opus takes channels only so, and not the 5.1 of AC-3, whose speakers are at the sides
+_OPUS_LAYOUTS = ("mono", "stereo", "3.0", "quad", "5.0", "5.1", "6.1", "7.1")
 _TRIED = 4  # packets of a stream
 _NEAR = 64 << 20  # bytes from the beginning of a file
 
@@ -70,8 +75,14 @@ def plan_streams(info: SourceInfo, muxer: str, target: Path) -> tuple[tuple[Rout
                 routes.append(Route(stream.index, "convert", _TEXT_CODEC[muxer]))
                 notes.append(f"{target.name}: {name} becomes {_TEXT_CODEC[muxer]}, the text that {target.suffix} holds")
             elif stream.type == "audio" and stream.codec and _sound_codec(stream, muxer) in audio_encoders():
-                codec = _sound_codec(stream, muxer)
-                routes.append(Route(stream.index, "convert", codec, given.codec_context.channels))
+                codec, given_layout = _sound_codec(stream, muxer), given.codec_context.layout
+                layout, whole = _opus_layout(given_layout) if codec == "libopus" else ("", True)
+                if not whole:
+                    notes.append(
+                        f"{target.name}: {name} has {given_layout.name}, which are mixed into {layout}; .mkv keeps them"
+                    )
+                channels = av.AudioLayout(layout).nb_channels if layout else given_layout.nb_channels
+                routes.append(Route(stream.index, "convert", codec, channels, layout))
                 why = "rvrt cannot copy it into .mkv" if muxer == "matroska" else f"{target.suffix} cannot hold it"
                 notes.append(f"{target.name}: {name} is re-encoded to {audio_encoders()[codec]}, since {why}")
             else:
@@ -93,13 +104,27 @@ def _sound_codec(stream: StreamInfo, muxer: str) -> str:
     return (lossless and _LOSSLESS_SOUND_CODEC.get(muxer)) or _SOUND_CODEC[muxer]
 
 
+def _opus_layout(layout: Any) -> tuple[str, bool]:
+    """(the smallest layout of Opus that has a place for every channel of `layout`, whether there is one)."""
+    if layout.name.endswith(" channels"):  # without names: what is usual for as many
+        layout = av.AudioLayout(f"{layout.nb_channels}c")
+    channels = {channel.name for channel in layout.channels}
+    behind = {channel.replace("S", "B") if channel in ("SL", "SR") else channel for channel in channels}
+    for name in _OPUS_LAYOUTS:
+        there = {channel.name for channel in av.AudioLayout(name).channels}
+        if channels <= there or (len(behind) == len(channels) and behind <= there):
+            return name, True
+    return _OPUS_LAYOUTS[-1], False
+
+
 @lru_cache(maxsize=256)
 def kept_language(language: str, muxer: str) -> str | None:
     """The code under which the container keeps a language, None when it cannot.
 
-    QuickTime knows a hundred languages by number, and ffmpeg each of them by one of its two codes only.
+    QuickTime knows a hundred languages by number, and ffmpeg each of them by one of its two codes only; mp4 knows all
+    codes of three letters.
     """
-    if muxer != "mov" or language == "und":
+    if muxer not in ("mov", "mp4") or language == "und":
         return language
     for code in (language, _SAME_LANGUAGE.get(language)):
         made = io.BytesIO()
@@ -138,7 +163,8 @@ def _fits(stream: Any, muxer: str, beginning: Sequence[Any]) -> bool:
     if stream.type == "attachment":
         return muxer == "matroska"
     if disposition(stream) & ATTACHED_PIC:  # the .mov writer takes it and drops it
-        return muxer in ("mp4", "matroska") and stream.codec_context.name in COVER_TYPES
+        known = {"mp4": ("png", "mjpeg"), "matroska": tuple(COVER_TYPES)}
+        return stream.codec_context.name in known.get(muxer, ())
     output = av.open(io.BytesIO(), "w", format=muxer)
     taken = not beginning
     try:
