@@ -31,7 +31,7 @@ _LOSSLESS_SOUND_CODEC = {"mp4": "alac", "mov": "alac"}
 # Opus takes channels only so, and not the 5.1 of AC-3, whose speakers are at the sides
 _OPUS_LAYOUTS = ("mono", "stereo", "3.0", "quad", "5.0", "5.1", "6.1", "7.1")
 _TRIED = 4  # packets of a stream
-_NEAR = 64 << 20  # bytes from the beginning of a file
+_NEAR = 64 << 20  # bytes of packets
 
 # Codes of ISO 639-2 for the same language; Apple's table, as ffmpeg has it, calls Swedish by one of its own
 _PAIRS = (
@@ -188,16 +188,17 @@ def _fits(stream: Any, muxer: str, beginning: Sequence[Any]) -> bool:
 
 
 def _beginnings(source: Any) -> dict[int, list[Any]]:
-    """The first packets of every sound, as far as they lie near the beginning of the file."""
+    """The first packets of every sound, as far as they come soon."""
     found: dict[int, list[Any]] = {stream.index: [] for stream in source.streams.audio}
-    waiting = dict(found)
+    waiting, read = dict(found), 0
     with contextlib.suppress(av.error.FFmpegError, OSError):  # a damaged stream is found out by the copy itself
         for packet in packets(source, list(source.streams)) if waiting else ():
+            read += packet.size
             if packet.size and packet.stream_index in waiting:
                 found[packet.stream_index].append(packet)
                 if len(found[packet.stream_index]) == _TRIED:
                     del waiting[packet.stream_index]
-            if not waiting or (packet.pos is not None and packet.pos > _NEAR):
+            if not waiting or read > _NEAR:
                 break
     return found
 

@@ -135,6 +135,9 @@ def check_target(
         known = ", ".join(_PRIVATE_OPTIONS)
         notes = (*notes, f"{path.name}: HDR's mastering display is left out by {encoder}; --codec {known} keep it")
     notes = (*notes, *coarser(info, chosen, path.name))
+    tags = colour.for_output(info.colour, chosen)
+    if written == "mjpeg":  # of which JPEG knows one matrix and range, whatever is said beside it
+        tags = replace(tags, matrix="bt470bg", range="pc")
     plan = Target(
         kind="video",
         path=path,
@@ -144,7 +147,7 @@ def check_target(
         encoder=encoder,
         codec=written,
         pix_fmt=chosen,
-        colour=colour.for_output(info.colour, chosen),
+        colour=tags,
         routes=routes,
         notes=notes,
         overwrite=overwrite,
@@ -226,6 +229,8 @@ def _choose_pix_fmt(info: SourceInfo, encoder: str, wanted: str | None) -> str:
     if colour.is_rgb(info.pix_fmt) and info.kind == "video" and encoder in ("ffv1", "utvideo", "magicyuv", "huffyuv"):
         candidates = ["gbrp", "bgr0", "rgb24", *candidates] if info.bit_depth <= 8 else ["gbrp16le", *candidates]
     candidates += ["rgb24", "bgr24", "gbrp", "bgr0"]
+    if supported and supported[0].startswith("yuvj"):  # of JPEG, which is of full range
+        candidates = [f"yuvj{c}p" for c in choices] + candidates
     for name in candidates:
         if not supported or name in supported:
             return name
