@@ -95,51 +95,57 @@ def mux(
             for side, there in moved:
                 ways = {beside[route.index].index: made.relayed[route.index] for route in there}
                 tracks.append(copied_packets(side, ways, muxer, zero + lift(info), window, 2))
-            written, astray, error = _interleave(target, tracks)
+            written, astray, failure = _interleave(target, tracks)
         _keep_aspect(info, parts[0], output, muxer)
         passages = [*made.copied.values(), *made.relayed.values()]
         if len(passages) == 1:
             passages[0].left_out, astray = passages[0].left_out + astray, 0
+        elif astray:
+            plural = "packets are" if astray > 1 else "packet is"
+            warnings.append(f"{info.path}: sound or subtitles: {astray} damaged {plural} left out")
         for passage in passages:
             warnings += passage.warning(info)
-        if astray or any(
-            passage.left_out for passage in passages
-        ):  # the muxer may have dropped another packet that was waiting
-            with open_container(output) as result:
-                found = sum(packet.size > 0 for packet in result.demux(result.streams.video[0]))
-            if error is not None and found < written:
-                raise error
-            written = found
-        if astray:
-            packets_are = "packet is" if astray == 1 else "packets are"
-            warnings.append(f"{info.path}: sound or subtitles: {astray} damaged {packets_are} left out")
+        if failure is None:
+            return written
+        with open_container(output) as result:  # the muxer may have dropped a picture that was waiting
+            found = sum(packet.size > 0 for packet in result.demux(result.streams.video[0]))
+        if found < written:
+            raise failure
+        return found
     except (av.error.FFmpegError, OSError) as error:
         raise MediaError(
             f"{info.path}: the enlarged video cannot be put together ({reason(error)}); mend that and run it again"
         ) from error
-    return written
 
 
 def _interleave(target: Any, tracks: list[Iterable[_Item]]) -> tuple[int, int, Exception | None]:
-    """(packets of the video, how often the muxer failed at one, perhaps for another stream's; what it said first).
+    """Write all packets, and the end of the file: (packets of the video, of what is damaged, the muxer's first words).
 
     In the order of decoding across all streams, so that the muxer never holds more than a moment of them; yet it does
-    hold some, and says of a packet that it does not like what it is only when it is given a later one.
+    hold some, and says of a packet that it does not like what it is only when it gets a later one. Packets that it has
+    refused when it got them itself are counted by their passage, and not here.
     """
     written = astray = 0
-    first: Exception | None = None
+    failure: Exception | None = None
     for _, _, packet, passage in heapq.merge(*tracks, key=lambda item: item[:2]):
         try:
             target.mux(packet)
         except UNFIT as error:
+            failure = failure or error
             if passage is not None:
                 passage.left_out += 1
             elif len(tracks) > 1:
-                astray, first = astray + 1, first or error
+                astray += 1
             else:
                 raise
         written += passage is None
-    return written, astray, first
+    try:
+        target.close()
+    except UNFIT as error:
+        if len(tracks) == 1:
+            raise
+        failure, astray = failure or error, astray + 1
+    return written, astray, failure
 
 
 def _keep_aspect(info: SourceInfo, encoded: Path, output: Path, muxer: str) -> None:

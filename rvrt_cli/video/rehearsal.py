@@ -36,14 +36,17 @@ def rehearse(info: SourceInfo, plan: Target) -> None:
     write that does not go into the container.
 
     Raises:
-        OptionError: with what has to be changed.
+        MediaError, OptionError: with what has to be changed.
     """
     try:  # each packet's size comes as a message
         lines = _encode(info, plan, [0, _step(info)], ["-f", "framecrc", "pipe:2"])
     except MediaError as error:
+        why = str(error).partition("cannot be encoded: ")[2]
+        if not why:  # ffmpeg was not even asked
+            raise
         raise OptionError(
-            f"--codec {plan.encoder}: does not take {plan.width}x{plan.height} {plan.pix_fmt} with these options "
-            f"({str(error).partition('cannot be encoded: ')[2]}); change --codec, --preset, --crf or --pix-fmt"
+            f"--codec {plan.encoder}: does not take {plan.width}x{plan.height} {plan.pix_fmt} with these options ({why}); "
+            "change --codec, --preset, --crf or --pix-fmt"
         ) from error
     if sum(bool(_PACKET.match(line)) for line in lines) < 2:
         raise OptionError(
