@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import tempfile
 from collections.abc import Sequence
@@ -13,10 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rvrt_cli.errors import MediaError, OptionError
+from rvrt_cli.video.copied import UNFIT
 from rvrt_cli.video.encoder import Encoder
 from rvrt_cli.video.frame import Frame
 from rvrt_cli.video.mux import mux
-from rvrt_cli.video.probe import SourceInfo, open_container
+from rvrt_cli.video.probe import SourceInfo, open_container, reason
 from rvrt_cli.video.process import file_url
 
 if TYPE_CHECKING:
@@ -57,8 +59,12 @@ def rehearse(info: SourceInfo, plan: Target) -> None:
         option = re.search(r"AVOption (\S+)", unused[0])
         name = {"crf": "--crf", "preset": "--preset"}.get(option[1] if option else "", "an option")
         raise OptionError(f"--codec {plan.encoder}: this encoder has no {name}; leave it out")
-    with tempfile.TemporaryDirectory(prefix="rvrt-") as folder:
-        _check_times(info, replace(plan, width=min(plan.width, _SIDE), height=min(plan.height, _SIDE)), Path(folder))
+    small = replace(plan, width=min(plan.width, _SIDE), height=min(plan.height, _SIDE))
+    with (
+        contextlib.suppress(OSError),  # nowhere to try it
+        tempfile.TemporaryDirectory(prefix="rvrt-", ignore_cleanup_errors=True) as folder,
+    ):
+        _check_times(info, small, Path(folder))
 
 
 def _check_times(info: SourceInfo, plan: Target, folder: Path) -> None:
@@ -73,9 +79,11 @@ def _check_times(info: SourceInfo, plan: Target, folder: Path) -> None:
         with open_container(made) as container:
             packets = [packet for packet in container.demux(container.streams.video[0]) if packet.size]
     except MediaError as error:
-        why = str(error).rpartition("(")[2].partition(")")[0]
+        if not isinstance(error.__cause__, UNFIT):
+            return
         raise OptionError(
-            f"--codec {plan.encoder}: what it writes cannot be put into {plan.path.suffix} ({why}); choose another --codec"
+            f"--codec {plan.encoder}: what it writes cannot be put into {plan.path.suffix} ({reason(error.__cause__)}); "
+            "choose another --codec"
         ) from error
     found = sorted(packet.pts * packet.time_base for packet in packets if packet.pts is not None)
     wanted = [pts * info.time_base for pts in times]
