@@ -28,6 +28,7 @@ _STALE_PREFIXES = ("bps", "number_of_", "_statistics_", "duration-")
 Header = bytes | None
 _Item = tuple[Fraction, int, Any, Passage | None]  # decoding time [s], rank among those of one time, packet, its stream
 _ANY_TYPE = "application/octet-stream"
+_ROUNDING = Fraction(1, 1000)  # s, of the times in a container; Matroska's
 _LONGEST_REORDERING = 64  # packets between decoding and showing; H.264 and HEVC allow 16 pictures
 
 
@@ -319,6 +320,26 @@ def _renumbered(parts: list[Path], first: Any, target: Any) -> Iterator[Any]:
 def part_header(container: Any) -> Header:
     """What all parts of one video have in common: the decoder is set up by it once."""
     return container.streams.video[0].codec_context.extradata
+
+
+def lost_in(part: Path, times: Sequence[Fraction]) -> str:
+    """What an encoder has lost of the pictures of these `times`, in s and in order: frames, or their times; "" if nothing.
+
+    Raises:
+        MediaError: `part` cannot be read.
+    """
+    with open_container(part) as container:
+        try:
+            packets = [packet for packet in container.demux(container.streams.video[0]) if packet.size]
+        except av.error.FFmpegError as error:
+            raise MediaError(f"{part}: cannot be read ({reason(error)}); run it again") from error
+        found = sorted(packet.pts * packet.time_base for packet in packets if packet.pts is not None)
+    missing = len(times) - len(found)
+    if missing > 0:
+        return f"{missing} frames"
+    # More of them than pictures: some are only looked back to, and nobody knows which
+    changed = not missing and any(abs(a - b) > _ROUNDING for a, b in zip(found, times, strict=True))
+    return "the pictures' times" if changed else ""
 
 
 def _with_decoding_times(packets: Iterator[Any]) -> Iterator[Any]:

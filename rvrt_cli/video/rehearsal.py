@@ -17,8 +17,8 @@ from rvrt_cli.errors import MediaError, OptionError
 from rvrt_cli.video.copied import UNFIT
 from rvrt_cli.video.encoder import Encoder
 from rvrt_cli.video.frame import Frame
-from rvrt_cli.video.mux import mux
-from rvrt_cli.video.probe import SourceInfo, open_container, reason
+from rvrt_cli.video.mux import lost_in, mux
+from rvrt_cli.video.probe import SourceInfo, reason
 from rvrt_cli.video.process import file_url
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 _PACKET = re.compile(r"0,\s*-?\d+,\s*-?\d+,\s*\d+,\s*[1-9]")  # framecrc's line of one that is not empty
 _SIDE = 256  # px; all encoders take pictures of this size, if they take any
+_APART = Fraction(1, 200)  # s between pictures, at least
 _PICTURES = 20  # of this size: more than an encoder puts into another order at once
-_ROUNDING = Fraction(1, 1000)  # s, of Matroska's times
 
 
 def rehearse(info: SourceInfo, plan: Target) -> None:
@@ -76,8 +76,7 @@ def _check_times(info: SourceInfo, plan: Target, folder: Path) -> None:
         return  # it takes certain sizes only, as those that look at one picture at a time do
     try:
         mux(part, info, made, muxer=plan.muxer, source_mux=False)
-        with open_container(made) as container:
-            packets = [packet for packet in container.demux(container.streams.video[0]) if packet.size]
+        lost = lost_in(made, [pts * info.time_base for pts in times])
     except MediaError as error:
         if not isinstance(error.__cause__, UNFIT):
             return
@@ -85,15 +84,13 @@ def _check_times(info: SourceInfo, plan: Target, folder: Path) -> None:
             f"--codec {plan.encoder}: what it writes cannot be put into {plan.path.suffix} ({reason(error.__cause__)}); "
             "choose another --codec"
         ) from error
-    found = sorted(packet.pts * packet.time_base for packet in packets if packet.pts is not None)
-    wanted = [pts * info.time_base for pts in times]
-    if len(found) != len(wanted) or any(abs(a - b) > _ROUNDING for a, b in zip(found, wanted, strict=True)):
-        raise OptionError(f"--codec {plan.encoder}: this encoder loses the pictures' times; choose another --codec")
+    if lost:
+        raise OptionError(f"--codec {plan.encoder}: this encoder loses {lost}; choose another --codec")
 
 
 def _step(info: SourceInfo) -> int:
-    """From one picture to the next, in units of the source's clock; no less than what every container can tell apart."""
-    return max(1, round(max(1 / info.frame_rate, 5 * _ROUNDING) / info.time_base))
+    """From one picture to the next, in units of the source's clock; no less than every container can tell apart."""
+    return max(1, round(max(1 / info.frame_rate, _APART) / info.time_base))
 
 
 def _encode(info: SourceInfo, plan: Target, times: Sequence[int], output: list[str]) -> list[str]:
