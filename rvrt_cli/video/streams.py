@@ -94,7 +94,7 @@ def plan_streams(info: SourceInfo, muxer: str, target: Path) -> tuple[tuple[Rout
                 f"{target.name}: stream {stream.index} ({stream.type}) loses its language {stream.language!r}, which "
                 f"{target.suffix} does not know"
             )
-    rehearse([route for route in routes if route.channels], info, target)
+    rehearse([route for route in routes if route.channels and beginnings[route.index]], info, target)
     return tuple(routes), tuple(notes)
 
 
