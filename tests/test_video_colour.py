@@ -143,6 +143,16 @@ def test_tags_stand_in_container_and_bitstream(tmp_path, matrix, value_range, su
         assert probe(stripped).colour == want
 
 
+@pytest.mark.parametrize(("matrix", "value_range"), list(itertools.product(MATRICES, ["tv", "pc"])))
+def test_motion_jpeg_has_its_own_matrix_and_range(tmp_path, matrix, value_range):
+    source, target = tmp_path / "in.mkv", tmp_path / "out.mkv"
+    patch_clip(source, codes(PATCHES[::4], matrix, value_range, 8), matrix, value_range, 8, "420")
+    enlarge(source, target, codec="mjpeg", preset=None)
+    assert (probe(target).colour.matrix, probe(target).colour.range) == ("bt470bg", "pc")
+    want, got = (np.stack([f.pixels for f in read_all(path)]).astype(int) for path in (source, target))
+    assert np.abs(want - got).max() <= 3, "quantised, but not in another matrix or range"
+
+
 @pytest.mark.parametrize(("height", "matrix"), [(480, "smpte170m"), (576, "smpte170m"), (720, "bt709")])
 def test_an_untagged_source_gets_the_usual_matrix_and_the_output_says_it(tmp_path, height, matrix):
     source, target = tmp_path / "in.mp4", tmp_path / "out.mp4"

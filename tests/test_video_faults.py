@@ -19,12 +19,13 @@ import numpy as np
 import pytest
 from video_clips import FAST, decoded_times, enlarge, ffmpeg, leftovers, look, read_all
 
+import rvrt_cli.video.moved
 import rvrt_cli.video.mux
 from rvrt_cli.errors import MediaError
 from rvrt_cli.video.encoder import Encoder, encoder_bytes
 from rvrt_cli.video.frame import Frame
 from rvrt_cli.video.probe import probe
-from rvrt_cli.video.process import FFmpeg
+from rvrt_cli.video.process import FFmpeg, video_encoders
 from rvrt_cli.video.reader import open_reader
 from rvrt_cli.video.writer import open_writer
 
@@ -210,13 +211,13 @@ def test_sound_that_ends_in_an_error_costs_no_picture(tmp_path, monkeypatch):
 @pytest.mark.parametrize("written", [False, True])
 def test_sound_that_ffmpeg_cannot_relay_costs_no_picture(tmp_path, monkeypatch, written):
     source, target = sounding(tmp_path, suffix="mp4"), tmp_path / "out.mkv"
-    arguments = rvrt_cli.video.mux.moving_arguments
+    arguments = rvrt_cli.video.moved.moving_arguments
 
     def failing(info, routes):
         broken = ["-abort_on", "empty_output", "-f", "lavfi", "-i", "nullsrc=d=0.1", "-map", "1", "-t", "0"]
         return [*arguments(info, routes), *(broken if written else ["-no_such_option"])]
 
-    monkeypatch.setattr(rvrt_cli.video.mux, "moving_arguments", failing)
+    monkeypatch.setattr(rvrt_cli.video.moved, "moving_arguments", failing)
     (told,) = enlarge(source, target)
     assert told.startswith(f"{source}: stream 1 (audio, aac): damaged")
     assert len(decoded_times(target)) == 50
@@ -368,6 +369,19 @@ def write_and_break(target, info, frames, number, accident):
 
 def fail(writer):
     raise RuntimeError("the network has failed")
+
+
+@pytest.mark.parametrize("codec", ["libtheora", "libvvenc"])
+def test_an_encoder_that_loses_frames_or_their_times_is_found_out_by_its_first_segment(tmp_path, monkeypatch, codec):
+    if codec not in video_encoders():
+        pytest.skip("this ffmpeg has no such encoder")
+    monkeypatch.setattr("rvrt_cli.video.target.rehearse", lambda *_: None)
+    source = tmp_path / "in.mkv"
+    ffmpeg("-f", "lavfi", "-i", "color=red:s=64x64:r=25:d=1", *FAST, source)
+    lost = {"libtheora": r"lost \d+ frames", "libvvenc": "lost the pictures' times"}[codec]
+    with pytest.raises(MediaError, match=rf"out\.mkv: the encoder {lost}; choose another --codec"):
+        enlarge(source, tmp_path / "out.mkv", codec=codec, preset=None)
+    assert list(tmp_path.iterdir()) == [source]
 
 
 def test_leaving_a_writer_without_finish_discards_everything(tmp_path, clip):

@@ -17,6 +17,7 @@ from video_clips import FAST, PICTURES, SOUND, enlarge, ffmpeg, leftovers, read_
 from rvrt_cli.errors import MediaError, OptionError
 from rvrt_cli.video import y4m
 from rvrt_cli.video.probe import open_container, packets, probe
+from rvrt_cli.video.process import video_encoders
 from rvrt_cli.video.streams import plan_streams
 from rvrt_cli.video.target import check_target
 
@@ -265,11 +266,16 @@ def test_bad_targets_are_refused_before_the_work(tmp_path, clip):
         ({"codec": "mpeg4", "crf": 20}, "has no --crf"),
         ({"codec": "h264_nvenc", "crf": None}, "--codec h264_nvenc"),
         ({"codec": "libtheora"}, "drops a picture that equals the one before"),
+        ({"codec": "libvvenc"}, "loses the pictures' times"),
+        ({"codec": "rawvideo"}, r"cannot be put into \.mkv"),
     ],
 )
 def test_bad_encoder_options_are_refused_before_the_work(tmp_path, clip, options, words):
+    if options.get("codec") == "libvvenc" and "libvvenc" not in video_encoders():
+        pytest.skip("this ffmpeg has no such encoder")
+    suffix = ".mkv" if options.get("codec") in ("libtheora", "libvvenc", "rawvideo") else ".mp4"
     with pytest.raises(OptionError, match=words) as error:
-        check(clip, tmp_path / ("out.mkv" if options.get("codec") == "libtheora" else "out.mp4"), **options)
+        check(clip, tmp_path / f"out{suffix}", **options)
     one_line(error)
     assert list(tmp_path.iterdir()) == [clip]
 

@@ -14,7 +14,18 @@ from rvrt_cli.video.probe import ATTACHED_PIC, SourceInfo, disposition, packets,
 # What a muxer says of a packet that it does not like, as against a disk that is full
 UNFIT = (av.error.InvalidDataError, av.error.ArgumentError, av.error.PatchWelcomeError)
 _STRICT = {"mp4", "mov"}  # muxers that want every packet later than the one before; the others no earlier
+_LONGEST = 2**31 - 1  # what they take for the length of a packet
 _SLIP = Fraction(1, 2)  # s; a packet that is further behind belongs to a clock that has jumped
+
+
+def add_copy(target: Any, stream: Any) -> Any:
+    """A stream of the container `target` like `stream`, whose packets it is to get."""
+    copy = target.add_stream_from_template(stream, opaque=True)
+    copy.time_base = stream.time_base
+    if stream.type == "audio" and copy.codec_context.layout.name.endswith(" channels"):
+        # Where each channel belongs: Matroska, AVI and others do not say it, and others must; so what is usual
+        copy.codec_context.layout = f"{copy.codec_context.layout.nb_channels}c"
+    return copy
 
 
 @dataclass
@@ -62,6 +73,8 @@ class Passage:
             self.moved += 1
         else:
             packet.pts = max(packet.pts, packet.dts)
+        if muxer in _STRICT and (packet.duration or 0) * Fraction(packet.time_base) / base > _LONGEST:
+            packet.duration = 0  # a picture subtitle that stays until the next one
         self._last = dts
         self._length = max(1, round((packet.duration or 0) * Fraction(packet.time_base) / base))
         return dts * base

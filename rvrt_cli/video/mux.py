@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import heapq
 import itertools
-import os
 import secrets
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -18,10 +16,11 @@ from typing import Any
 import av
 
 from rvrt_cli.errors import MediaError
-from rvrt_cli.video.copied import UNFIT, Passage, copied_packets
-from rvrt_cli.video.probe import SourceInfo, open_container, packets, reason
+from rvrt_cli.video.copied import UNFIT, Passage, add_copy, copied_packets
+from rvrt_cli.video.moved import Route, lift, side_files
+from rvrt_cli.video.probe import SourceInfo, StreamInfo, open_container, packets, reason
 from rvrt_cli.video.process import FFmpeg, file_url
-from rvrt_cli.video.streams import COVER_TYPES, Route, kept_language, moving_arguments
+from rvrt_cli.video.streams import COVER_TYPES, kept_language
 
 # What describes the old file and not the film
 _STALE = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "rotate", "timecode"}
@@ -29,7 +28,7 @@ _STALE_PREFIXES = ("bps", "number_of_", "_statistics_", "duration-")
 Header = bytes | None
 _Item = tuple[Fraction, int, Any, Passage | None]  # decoding time [s], rank among those of one time, packet, its stream
 _ANY_TYPE = "application/octet-stream"
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EROFS)  # no fault of the source's
+_ROUNDING = Fraction(1, 1000)  # s, of the times in a container; Matroska's
 _LONGEST_REORDERING = 64  # packets between decoding and showing; H.264 and HEVC allow 16 pictures
 
 
@@ -64,6 +63,8 @@ def mux(
     """
     parts = [encoded] if isinstance(encoded, Path) else list(encoded)
     routes = routes if source_mux and info.kind == "video" else ()
+    if start > 0:  # the run-up is cut away
+        routes = [replace(route, how="copy") if route.how == "relay" else route for route in routes]
     options = {}
     if muxer in ("mp4", "mov"):
         # Edit lists count in the movie's time scale: in the video's own, a late first picture stays exactly where it is
@@ -73,17 +74,17 @@ def mux(
     end = Fraction(duration).limit_denominator(10**6) if duration is not None else None
     window = (Fraction(0) if start > 0 else None, end)
     warnings = [] if warnings is None else warnings
-    written = refused = 0
 
     def ending(last: Fraction) -> Fraction:
         return until - zero if until is not None and until - zero > last else last + 1 / info.frame_rate
 
     try:
         with contextlib.ExitStack() as stack:
-            side, routes = _side_file(stack, info, routes, muxer, output.parent, warnings)
+            sides, routes = side_files(stack, info, routes, muxer, output.parent, warnings)
             first = stack.enter_context(open_container(parts[0]))
             source = stack.enter_context(open_container(info.path)) if routes else None
-            beside = stack.enter_context(open_container(side)) if side else None
+            moved = [(stack.enter_context(open_container(path)), there) for path, there in sides]
+            beside = {r.index: s for side, there in moved for r, s in zip(there, side.streams, strict=True)}
             target = stack.enter_context(av.open(file_url(output), "w", format=muxer, container_options=options))
             made = _add_streams(target, first, info, routes, source, beside, warnings)
             if source_mux:
@@ -92,29 +93,60 @@ def mux(
             tracks: list[Iterable[_Item]] = [_video_packets(parts, first, made.video, ending)]
             if made.copied:
                 tracks.append(copied_packets(source, made.copied, muxer, zero, window, 1))
-            if made.relayed:
-                tracks.append(copied_packets(beside, made.relayed, muxer, zero, window, 2))
-            # In the order of decoding across all streams, so that the muxer never holds more than a moment of them
-            for _, _, packet, passage in heapq.merge(*tracks, key=lambda item: item[:2]):
-                try:
-                    target.mux(packet)
-                except UNFIT:
-                    if passage is None:
-                        raise
-                    passage.left_out += 1
-                written += passage is None
+            for side, there in moved:
+                ways = {beside[route.index].index: made.relayed[route.index] for route in there}
+                tracks.append(copied_packets(side, ways, muxer, zero + lift(info), window, 2))
+            written, astray, failure = _interleave(target, tracks)
         _keep_aspect(info, parts[0], output, muxer)
-        for passage in (*made.copied.values(), *made.relayed.values()):
+        passages = [*made.copied.values(), *made.relayed.values()]
+        if len(passages) == 1:
+            passages[0].left_out, astray = passages[0].left_out + astray, 0
+        elif astray:
+            plural = "packets are" if astray > 1 else "packet is"
+            warnings.append(f"{info.path}: sound or subtitles: {astray} damaged {plural} left out")
+        for passage in passages:
             warnings += passage.warning(info)
-            refused += passage.left_out
-        if refused:  # at such a packet the muxer may have dropped another one that was waiting
-            with open_container(output) as result:
-                written = sum(packet.size > 0 for packet in result.demux(result.streams.video[0]))
+        if failure is None:
+            return written
+        with open_container(output) as result:  # the muxer may have dropped a picture that was waiting
+            found = sum(packet.size > 0 for packet in result.demux(result.streams.video[0]))
+        if found < written:
+            raise failure
+        return found
     except (av.error.FFmpegError, OSError) as error:
         raise MediaError(
             f"{info.path}: the enlarged video cannot be put together ({reason(error)}); mend that and run it again"
         ) from error
-    return written
+
+
+def _interleave(target: Any, tracks: list[Iterable[_Item]]) -> tuple[int, int, Exception | None]:
+    """Write all packets, and the end of the file: (packets of the video, of what is damaged, the muxer's first words).
+
+    In the order of decoding across all streams, so that the muxer never holds more than a moment of them; yet it does
+    hold some, and says of a packet that it does not like what it is only when it gets a later one. Packets that it has
+    refused when it got them itself are counted by their passage, and not here.
+    """
+    written = astray = 0
+    failure: Exception | None = None
+    for _, _, packet, passage in heapq.merge(*tracks, key=lambda item: item[:2]):
+        try:
+            target.mux(packet)
+        except UNFIT as error:
+            failure = failure or error
+            if passage is not None:
+                passage.left_out += 1
+            elif len(tracks) > 1:
+                astray += 1
+            else:
+                raise
+        written += passage is None
+    try:
+        target.close()
+    except UNFIT as error:
+        if len(tracks) == 1:
+            raise
+        failure, astray = failure or error, astray + 1
+    return written, astray, failure
 
 
 def _keep_aspect(info: SourceInfo, encoded: Path, output: Path, muxer: str) -> None:
@@ -142,58 +174,57 @@ def _keep_aspect(info: SourceInfo, encoded: Path, output: Path, muxer: str) -> N
 
 @dataclass
 class _Made:
-    """The output's streams: the video, those copied by the source's index, those relayed by the side file's index."""
+    """The output's streams: the video, those copied and those relayed from side files, by the source's index."""
 
     video: Any = None
     copied: dict[int, Passage] = field(default_factory=dict)
     relayed: dict[int, Passage] = field(default_factory=dict)
-    by_origin: dict[int, Any] = field(default_factory=dict)  # all of them by the source's index
+    by_origin: dict[int, Any] = field(default_factory=dict)  # all of them
 
 
 def _add_streams(
-    target: Any, first: Any, info: SourceInfo, routes: Sequence[Route], source: Any, beside: Any, warnings: list[str]
-) -> _Made:
-    """Streams in the source's order; attachments are written at once."""
+    target: Any, first: Any, info: SourceInfo, routes: Sequence[Route], source: Any, beside: dict[int, Any],
+    warnings: list[str],
+) -> _Made:  # fmt: skip
+    """Streams in the source's order; attachments are written at once. `beside`: those of side files."""
     made = _Made()
-    waiting = iter(beside.streams if beside else ())
     ways = {route.index: route for route in routes}
     for index in sorted({*ways, info.stream_index}):
         if index == info.stream_index:
-            made.video = made.by_origin[index] = _copy_stream(target, first.streams.video[0])
+            made.video = made.by_origin[index] = add_copy(target, first.streams.video[0])
             made.video.time_base = info.time_base
+            made.video.codec_context.framerate = info.frame_rate  # Matroska says how long a picture is by it
             made.video.codec_context.sample_aspect_ratio = first.streams.video[0].sample_aspect_ratio
             continue
         stream = source.streams[index]
         if ways[index].how == "attach":
-            if not _attach_cover(target, stream, ways[index].codec):
+            if not _attach_cover(target, stream, info.stream(index)):
                 warnings.append(f"{info.path}: {info.stream(index).name}: it cannot be read and is left out")
         elif stream.type == "attachment":
-            target.add_attachment(stream.name or "attachment", stream.mimetype or _ANY_TYPE, stream.data)
+            file = target.add_attachment(stream.name or "attachment", stream.mimetype or _ANY_TYPE, stream.data)
+            file.metadata.update({**_fresh(info.stream(index).metadata), **file.metadata})
         elif ways[index].how == "copy":
-            made.by_origin[index] = _copy_stream(target, stream)
+            made.by_origin[index] = add_copy(target, stream)
             made.copied[index] = Passage(made.by_origin[index], info.stream(index).name)
         else:
-            relayed = next(waiting)
-            made.by_origin[index] = _copy_stream(target, relayed)
-            made.relayed[relayed.index] = Passage(made.by_origin[index], info.stream(index).name)
+            made.by_origin[index] = add_copy(target, beside[index])
+            made.relayed[index] = Passage(made.by_origin[index], info.stream(index).name)
     return made
 
 
-def _copy_stream(target: Any, stream: Any) -> Any:
-    copy = target.add_stream_from_template(stream, opaque=True)
-    copy.time_base = stream.time_base
-    return copy
-
-
-def _attach_cover(target: Any, stream: Any, codec: str) -> bool:
+def _attach_cover(target: Any, stream: Any, described: StreamInfo) -> bool:
     """Whether there is a picture to attach."""
-    suffix = "png" if codec == "png" else "jpg"
+    kind, suffix = COVER_TYPES[described.codec]
     picture = None
     with contextlib.suppress(av.error.FFmpegError, OSError):
         picture = next((packet for packet in packets(stream.container, stream) if packet.size), None)
         stream.container.seek(0)
     if picture is not None:
-        target.add_attachment(f"cover.{suffix}", COVER_TYPES[codec], bytes(picture))
+        others = {other.metadata.get("filename") for other in target.streams}
+        names = (f"cover{number}.{suffix}" for number in ("", *range(2, 1000)))
+        name = described.metadata.get("filename") or next(name for name in names if name not in others)
+        file = target.add_attachment(name, kind, bytes(picture))
+        file.metadata.update({**_fresh(described.metadata), **file.metadata})
     return picture is not None
 
 
@@ -291,6 +322,26 @@ def part_header(container: Any) -> Header:
     return container.streams.video[0].codec_context.extradata
 
 
+def lost_in(part: Path, times: Sequence[Fraction]) -> str:
+    """What an encoder has lost of the pictures of these `times`, in s and in order: frames, or their times; "" if nothing.
+
+    Raises:
+        MediaError: `part` cannot be read.
+    """
+    with open_container(part) as container:
+        try:
+            packets = [packet for packet in container.demux(container.streams.video[0]) if packet.size]
+        except av.error.FFmpegError as error:
+            raise MediaError(f"{part}: cannot be read ({reason(error)}); run it again") from error
+        found = sorted(packet.pts * packet.time_base for packet in packets if packet.pts is not None)
+    missing = len(times) - len(found)
+    if missing > 0:
+        return f"{missing} frames"
+    # More of them than pictures: some are only looked back to, and nobody knows which
+    changed = not missing and any(abs(a - b) > _ROUNDING for a, b in zip(found, times, strict=True))
+    return "the pictures' times" if changed else ""
+
+
 def _with_decoding_times(packets: Iterator[Any]) -> Iterator[Any]:
     waiting = []
     for packet in packets:
@@ -311,45 +362,3 @@ def _with_decoding_times(packets: Iterator[Any]) -> Iterator[Any]:
         if packet.dts is None:
             packet.dts = packet.pts
         yield packet
-
-
-def _side_file(
-    stack: contextlib.ExitStack,
-    info: SourceInfo,
-    routes: Sequence[Route],
-    muxer: str,
-    folder: Path,
-    warnings: list[str],
-) -> tuple[Path | None, Sequence[Route]]:
-    """(temporary file beside the output with the streams that have to go through ffmpeg, routes that can be gone).
-
-    The file is None when there are no such streams, or when the source's are too damaged for ffmpeg.
-    """
-    moved = [route for route in sorted(routes, key=lambda route: route.index) if route.how in ("convert", "relay")]
-    if not moved:
-        return None, routes
-    path = folder / f".rvrt-{secrets.token_hex(6)}.side"
-    stack.callback(path.unlink, missing_ok=True)
-    ffmpeg = FFmpeg([*moving_arguments(info, moved), "-map_chapters", "-1", "-f", muxer, file_url(path)])
-    try:
-        status = ffmpeg.wait()
-    finally:
-        ffmpeg.kill()
-    if status == 0:
-        return path, routes
-    names = ", ".join(info.stream(route.index).name for route in moved)
-    why = ffmpeg.last_error()
-    if status < 0 or status == 255 or any(os.strerror(code) in line for code in _DISK for line in ffmpeg.lines):
-        raise MediaError(f"{info.path}: {names} cannot be copied: {why}; run it again")
-    if _whole(path, len(moved)):
-        warnings.append(f"{info.path}: {names}: damaged, what could be read of it goes along (ffmpeg: {why})")
-        return path, routes
-    warnings.append(f"{info.path}: {names}: damaged and left out (ffmpeg: {why})")
-    return None, [route for route in routes if route not in moved]
-
-
-def _whole(path: Path, streams: int) -> bool:
-    """Whether ffmpeg has got as far as to write a file with as many streams."""
-    with contextlib.suppress(MediaError), open_container(path) as container:
-        return len(container.streams) == streams
-    return False

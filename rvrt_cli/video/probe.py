@@ -28,6 +28,8 @@ _REFUSED_FORMATS = {"tty", "concat", "hls", "dash", "applehttp", "sdp", "rtsp", 
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # ffmpeg's own leave the alpha of WebM out
 # Clocks of these formats start anywhere; only differences mean something
 _FREE_CLOCKS = {"mpegts", "mpeg", "mpegtsraw", "rtp", "vob"}
+# Nor do they say at the beginning what their streams are: sound that begins late is known by its first packet
+LOOKING_FAR = {"analyzeduration": "600000000", "probesize": str(64 << 20)}
 
 
 @dataclass(frozen=True)
@@ -171,8 +173,12 @@ def open_container(path: str | Path) -> Iterator[Any]:
     Raises:
         MediaError: it cannot be opened as audio or video.
     """
+    options = {"protocol_whitelist": "file"}
     try:
-        container = av.open(file_url(path), metadata_errors="replace", options={"protocol_whitelist": "file"})
+        container = av.open(file_url(path), metadata_errors="replace", options=options)
+        if set(container.format.name.split(",")) & _FREE_CLOCKS:
+            container.close()
+            container = av.open(file_url(path), metadata_errors="replace", options={**options, **LOOKING_FAR})
     except PermissionError as error:
         raise MediaError(f"{path}: no permission to read this file") from error
     except (av.error.FFmpegError, ValueError, OSError) as error:

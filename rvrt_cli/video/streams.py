@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -13,19 +13,25 @@ from typing import Any
 import av
 
 from rvrt_cli.errors import MediaError
+from rvrt_cli.video.copied import UNFIT, add_copy
+from rvrt_cli.video.moved import Route, rehearse
 from rvrt_cli.video.probe import ATTACHED_PIC, SourceInfo, StreamInfo, disposition, open_container, packets
-from rvrt_cli.video.process import FFmpeg, audio_encoders, file_url
+from rvrt_cli.video.process import audio_encoders
 
 _TEXT_SUBTITLES = {"subrip", "srt", "ass", "ssa", "mov_text", "webvtt", "text"}
-COVER_TYPES = {"png": "image/png", "mjpeg": "image/jpeg"}
+# Pictures that Matroska attaches, and the ending of their files
+COVER_TYPES = {
+    "png": ("image/png", "png"), "mjpeg": ("image/jpeg", "jpg"), "gif": ("image/gif", "gif"), "tiff": ("image/tiff", "tif")
+}  # fmt: skip
 _TEXT_CODEC = {"mp4": "mov_text", "mov": "mov_text", "matroska": "subrip", "webm": "webvtt"}
-# What sound becomes that a container cannot hold: another lossless codec where it was lossless, if there is one
-_SOUND_CODEC = {"mp4": "aac", "mov": "aac", "matroska": "aac", "webm": "libopus"}
-_LOSSLESS_SOUND_CODEC = {"mp4": "alac", "mov": "alac", "matroska": "flac"}
-_BITS_PER_CHANNEL = 96_000  # 192 kb/s of stereo: transparent in either lossy codec
-# Opus takes the channels only in these orders, so not 5.1 with the speakers of AC-3
-_ORDERS = {"libopus": "mono|stereo|3.0|quad|5.0|5.1|6.1|7.1"}
-
+# What sound becomes that a container cannot hold: another lossless codec where it was lossless, if there is one.
+# Matroska holds nearly all, under names of its own or of Windows; PyAV copies the former only, so nothing may be lost
+_SOUND_CODEC = {"mp4": "aac", "mov": "aac", "matroska": "flac", "webm": "libopus"}
+_LOSSLESS_SOUND_CODEC = {"mp4": "alac", "mov": "alac"}
+# Opus takes channels only so, and not the 5.1 of AC-3, whose speakers are at the sides
+_OPUS_LAYOUTS = ("mono", "stereo", "3.0", "quad", "5.0", "5.1", "6.1", "7.1")
+_TRIED = 4  # packets of a stream
+_NEAR = 64 << 20  # bytes of packets
 
 # Codes of ISO 639-2 for the same language; Apple's table, as ffmpeg has it, calls Swedish by one of its own
 _PAIRS = (
@@ -33,20 +39,6 @@ _PAIRS = (
     "may msa, per fas, rum ron, slo slk, sve swe, tib bod, wel cym"
 )
 _SAME_LANGUAGE = {a: b for pair in _PAIRS.split(", ") for a, b in (pair.split(), reversed(pair.split()))}
-
-
-@dataclass(frozen=True)
-class Route:
-    """The way of one stream: "copy", "attach", "convert" (by ffmpeg, with the encoder `codec`) or "relay".
-
-    "attach": Matroska keeps cover art as an attached file. "relay" copies through ffmpeg, which knows how Matroska says
-    that the first samples of AAC are not to be played.
-    """
-
-    index: int
-    how: str
-    codec: str = ""
-    channels: int = 0  # of sound to convert
 
 
 def plan_streams(info: SourceInfo, muxer: str, target: Path) -> tuple[tuple[Route, ...], tuple[str, ...]]:
@@ -59,35 +51,42 @@ def plan_streams(info: SourceInfo, muxer: str, target: Path) -> tuple[tuple[Rout
         return (), ()
     routes, notes = [], []
     with open_container(info.path) as source:
-        early = _starts_early(source) if muxer in ("matroska", "webm") else set()
+        beginnings = _beginnings(source)
         for stream in info.streams:
             if stream.index == info.stream_index:
                 continue
-            name = stream.name
+            name, given = stream.name, source.streams[stream.index]
+            beginning = beginnings.get(stream.index, [])
             if stream.type == "data":
                 if stream.metadata.get("handler_name") != "SubtitleHandler" and stream.codec != "bin_data":
                     what = "timecode tracks" if "timecode" in stream.metadata else "data"
                     notes.append(f"{target.name}: {name} is left out, rvrt copies no {what}")
             elif stream.type == "video" and not stream.cover:
                 notes.append(f"{target.name}: {name} is left out, only one video stream is enlarged")
-            elif _fits(source.streams[stream.index], muxer):
+            elif stream.type == "audio" and stream.codec and not given.codec_context.sample_rate:
+                notes.append(f"{target.name}: {name} is left out, no sound can be found in it")
+            elif _fits(given, muxer, beginning):
                 if stream.cover and muxer == "matroska":
                     routes.append(Route(stream.index, "attach", stream.codec))
                     continue
-                routes.append(Route(stream.index, "relay" if stream.index in early else "copy"))
+                early = muxer in ("matroska", "webm") and _starts_early(beginning, info.zero())
+                routes.append(Route(stream.index, "relay" if early else "copy"))
             elif stream.type == "subtitle" and stream.codec in _TEXT_SUBTITLES:
                 routes.append(Route(stream.index, "convert", _TEXT_CODEC[muxer]))
                 notes.append(f"{target.name}: {name} becomes {_TEXT_CODEC[muxer]}, the text that {target.suffix} holds")
             elif stream.type == "audio" and stream.codec and _sound_codec(stream, muxer) in audio_encoders():
-                codec = _sound_codec(stream, muxer)
-                routes.append(
-                    Route(stream.index, "convert", codec, source.streams[stream.index].codec_context.channels)
-                )
-                notes.append(
-                    f"{target.name}: {name} is re-encoded to {audio_encoders()[codec]}, since {target.suffix} cannot hold it"
-                )
+                codec, given_layout = _sound_codec(stream, muxer), given.codec_context.layout
+                layout, whole = _opus_layout(given_layout) if codec == "libopus" else ("", True)
+                if not whole:
+                    notes.append(
+                        f"{target.name}: {name} has {given_layout.name}, which are mixed into {layout}; .mkv keeps them"
+                    )
+                channels = av.AudioLayout(layout).nb_channels if layout else given_layout.nb_channels
+                routes.append(Route(stream.index, "convert", codec, channels, layout))
+                why = "rvrt cannot copy it into .mkv" if muxer == "matroska" else f"{target.suffix} cannot hold it"
+                notes.append(f"{target.name}: {name} is re-encoded to {audio_encoders()[codec]}, since {why}")
             else:
-                raise MediaError(_refusal(source.streams[stream.index], stream, info, target))
+                raise MediaError(_refusal(given, stream, info, target, beginning))
     kept = {info.stream_index, *(route.index for route in routes)}
     for stream in info.streams:
         if stream.index in kept and kept_language(stream.language, muxer) is None:
@@ -95,7 +94,7 @@ def plan_streams(info: SourceInfo, muxer: str, target: Path) -> tuple[tuple[Rout
                 f"{target.name}: stream {stream.index} ({stream.type}) loses its language {stream.language!r}, which "
                 f"{target.suffix} does not know"
             )
-    _rehearse([route for route in routes if route.channels], info, target)
+    rehearse([route for route in routes if route.channels and beginnings[route.index]], info, target)
     return tuple(routes), tuple(notes)
 
 
@@ -105,13 +104,27 @@ def _sound_codec(stream: StreamInfo, muxer: str) -> str:
     return (lossless and _LOSSLESS_SOUND_CODEC.get(muxer)) or _SOUND_CODEC[muxer]
 
 
+def _opus_layout(layout: Any) -> tuple[str, bool]:
+    """(the smallest layout of Opus that has a place for every channel of `layout`, whether there is one)."""
+    if layout.name.endswith(" channels"):  # without names: what is usual for as many
+        layout = av.AudioLayout(f"{layout.nb_channels}c")
+    channels = {channel.name for channel in layout.channels}
+    behind = {channel.replace("S", "B") if channel in ("SL", "SR") else channel for channel in channels}
+    for name in _OPUS_LAYOUTS:
+        there = {channel.name for channel in av.AudioLayout(name).channels}
+        if channels <= there or (len(behind) == len(channels) and behind <= there):
+            return name, True
+    return _OPUS_LAYOUTS[-1], False
+
+
 @lru_cache(maxsize=256)
 def kept_language(language: str, muxer: str) -> str | None:
     """The code under which the container keeps a language, None when it cannot.
 
-    QuickTime knows a hundred languages by number, and ffmpeg each of them by one of its two codes only.
+    QuickTime knows a hundred languages by number, and ffmpeg each of them by one of its two codes only; mp4 knows all
+    codes of three letters.
     """
-    if muxer != "mov" or language == "und":
+    if muxer not in ("mov", "mp4") or language == "und":
         return language
     for code in (language, _SAME_LANGUAGE.get(language)):
         made = io.BytesIO()
@@ -128,79 +141,69 @@ def kept_language(language: str, muxer: str) -> str | None:
     return None
 
 
-def moving_arguments(info: SourceInfo, routes: Sequence[Route]) -> list[str]:
-    """ffmpeg's arguments from the source to streams in the order of `routes`, converted or relayed."""
-    arguments = ["-copyts", "-protocol_whitelist", "file", "-i", file_url(info.path)]
-    for position, route in enumerate(routes):
-        arguments += ["-map", f"0:{route.index}", f"-c:{position}", route.codec or "copy"]
-        if route.channels:
-            arguments += [f"-b:{position}", str(route.channels * _BITS_PER_CHANNEL)]
-            if route.codec in _ORDERS:
-                arguments += [f"-filter:{position}", f"aformat=channel_layouts={_ORDERS[route.codec]}"]
-    return arguments
-
-
-def _rehearse(routes: Sequence[Route], info: SourceInfo, target: Path) -> None:
-    """Convert the first moment of sound to nowhere: what fails does so before the work.
-
-    Raises:
-        MediaError: it cannot be decoded or encoded.
-    """
-    if not routes:
-        return
-    ffmpeg = FFmpeg([*moving_arguments(info, routes), "-t", "0.1", "-f", "null", "-"])
-    try:
-        if ffmpeg.wait() != 0:
-            raise MediaError(
-                f"{Path(info.path).name}: its sound cannot go into {target.suffix} and cannot be re-encoded for it "
-                f"({ffmpeg.last_error()}); choose .mkv"
-            )
-    finally:
-        ffmpeg.kill()
-
-
-def _refusal(stream: Any, described: StreamInfo, info: SourceInfo, target: Path) -> str:
+def _refusal(
+    stream: Any, described: StreamInfo, info: SourceInfo, target: Path, beginning: Sequence[Any]
+) -> str:  # fmt: skip
     what = {"audio": "the audio codec", "subtitle": "the subtitle codec", "video": "the cover picture"}.get(
         described.type, "the attachment"
     )
     called = repr(described.codec or described.metadata.get("filename", described.type))
-    fits = [
-        suffix for suffix, muxer in ((".mkv", "matroska"), (".mov", "mov"), (".mp4", "mp4")) if _fits(stream, muxer)
-    ]
+    known = ((".mkv", "matroska"), (".mov", "mov"), (".mp4", "mp4"))
+    fits = [suffix for suffix, muxer in known if _fits(stream, muxer, beginning)]
     remedy = f"choose {' or '.join(fits)}" if fits else "no container takes it; remove the stream from the source"
     return f"{Path(info.path).name}: {what} {called} cannot go into {target.suffix}; {remedy}"
 
 
-def _fits(stream: Any, muxer: str) -> bool:
-    """Whether a file with this stream alone gets past its header, which is what decides it."""
+def _fits(stream: Any, muxer: str, beginning: Sequence[Any]) -> bool:
+    """Whether a file with this stream alone can be made: its header, a packet and its end, which decide it.
+
+    Args:
+        beginning: its first packets, of which damaged ones decide nothing; none: the header is enough.
+    """
     if stream.type == "attachment":
         return muxer == "matroska"
     if disposition(stream) & ATTACHED_PIC:  # the .mov writer takes it and drops it
-        return muxer in ("mp4", "matroska") and stream.codec_context.name in COVER_TYPES
+        known = {"mp4": ("png", "mjpeg"), "matroska": tuple(COVER_TYPES)}
+        return stream.codec_context.name in known.get(muxer, ())
     output = av.open(io.BytesIO(), "w", format=muxer)
+    taken = not beginning
     try:
-        copy = output.add_stream_from_template(stream, opaque=True)
+        copy = add_copy(output, stream)
         copy.disposition = disposition(stream)
         output.start_encoding()
+        for number, packet in enumerate(beginning):
+            tried: Any = av.Packet(bytes(packet))
+            tried.stream, tried.time_base, tried.is_keyframe = copy, packet.time_base, True
+            tried.duration = packet.duration or 1
+            tried.pts = tried.dts = number * tried.duration
+            with contextlib.suppress(*UNFIT):
+                output.mux(tried)
+                taken = True
+        output.close()
     except (av.error.FFmpegError, ValueError):
         return False
     finally:
-        output.close()
-    return True
+        output.close()  # at the second time it does nothing
+    return taken
 
 
-def _starts_early(source: Any) -> set[int]:
-    """Audio streams whose first packet lies before 0: the encoder's run-up, which an mp4 hides by its edit list."""
-    waiting = {stream.index: stream for stream in source.streams.audio}
-    early: set[int] = set()
-    try:
-        for packet in packets(source, list(waiting.values())) if waiting else ():
-            if packet.stream_index in waiting and packet.pts is not None:
-                del waiting[packet.stream_index]
-                if packet.pts < 0:
-                    early.add(packet.stream_index)
-            if not waiting or (packet.pos is not None and packet.pos > 64 << 20):
+def _beginnings(source: Any) -> dict[int, list[Any]]:
+    """The first packets of every sound, as far as they come soon."""
+    found: dict[int, list[Any]] = {stream.index: [] for stream in source.streams.audio}
+    waiting, read = dict(found), 0
+    with contextlib.suppress(av.error.FFmpegError, OSError):  # a damaged stream is found out by the copy itself
+        for packet in packets(source, list(source.streams)) if waiting else ():
+            read += packet.size
+            if packet.size and packet.stream_index in waiting:
+                found[packet.stream_index].append(packet)
+                if len(found[packet.stream_index]) == _TRIED:
+                    del waiting[packet.stream_index]
+            if not waiting or read > _NEAR:
                 break
-    except (av.error.FFmpegError, OSError):
-        pass  # a damaged stream is found out by the copy itself
-    return early
+    return found
+
+
+def _starts_early(packets: Sequence[Any], zero: Fraction) -> bool:
+    """Whether sound begins before the output's 0: the encoder's run-up, which an mp4 hides by its edit list."""
+    first = next((packet for packet in packets if packet.pts is not None), None)
+    return first is not None and first.pts * first.time_base < zero

@@ -9,17 +9,17 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-import numpy as np
 
 from rvrt_cli.errors import MediaError, OptionError
 from rvrt_cli.video import colour
 from rvrt_cli.video.colour import Colour
-from rvrt_cli.video.encoder import Encoder, encoder_bytes
-from rvrt_cli.video.frame import Frame
+from rvrt_cli.video.encoder import encoder_bytes
 from rvrt_cli.video.losses import chroma, coarser, without
+from rvrt_cli.video.moved import Route
 from rvrt_cli.video.probe import SourceInfo
 from rvrt_cli.video.process import encoder_pix_fmts, video_encoders
-from rvrt_cli.video.streams import Route, plan_streams
+from rvrt_cli.video.rehearsal import rehearse
+from rvrt_cli.video.streams import plan_streams
 
 MUXERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 _DEFAULT_ENCODER = {"webm": "libvpx-vp9"}
@@ -37,7 +37,6 @@ _CPU_USED = {"libvpx-vp9", "libvpx", "libaom-av1"}  # their "preset" is called -
 _PRIVATE_OPTIONS = {"libx264": "-x264-params", "libx265": "-x265-params", "libsvtav1": "-svtav1-params"}
 _NO_ALPHA = "alpha is left out, only a folder of PNG keeps it"
 _OWN_IMAGE = re.compile(r"\d{6,}\.png")
-_PACKET = re.compile(r"0,\s*-?\d+,\s*-?\d+,\s*\d+,\s*[1-9]")  # framecrc's line of one that is not empty
 _CHROMA_CHOICES = {"420": ("420", "422", "444"), "422": ("422", "444", "420"), "444": ("444", "422", "420")}
 
 
@@ -136,6 +135,9 @@ def check_target(
         known = ", ".join(_PRIVATE_OPTIONS)
         notes = (*notes, f"{path.name}: HDR's mastering display is left out by {encoder}; --codec {known} keep it")
     notes = (*notes, *coarser(info, chosen, path.name))
+    tags = colour.for_output(info.colour, chosen)
+    if written == "mjpeg":  # of which JPEG knows one matrix and range, whatever is said beside it
+        tags = replace(tags, matrix="bt470bg", range="pc")
     plan = Target(
         kind="video",
         path=path,
@@ -145,13 +147,13 @@ def check_target(
         encoder=encoder,
         codec=written,
         pix_fmt=chosen,
-        colour=colour.for_output(info.colour, chosen),
+        colour=tags,
         routes=routes,
         notes=notes,
         overwrite=overwrite,
     )
     plan = replace(plan, options=tuple(_encoder_options(info, plan, crf, preset)))
-    _rehearse(info, plan)
+    rehearse(info, plan)
     return plan
 
 
@@ -227,6 +229,8 @@ def _choose_pix_fmt(info: SourceInfo, encoder: str, wanted: str | None) -> str:
     if colour.is_rgb(info.pix_fmt) and info.kind == "video" and encoder in ("ffv1", "utvideo", "magicyuv", "huffyuv"):
         candidates = ["gbrp", "bgr0", "rgb24", *candidates] if info.bit_depth <= 8 else ["gbrp16le", *candidates]
     candidates += ["rgb24", "bgr24", "gbrp", "bgr0"]
+    if supported and supported[0].startswith("yuvj"):  # of JPEG, which is of full range
+        candidates = [f"yuvj{c}p" for c in choices] + candidates
     for name in candidates:
         if not supported or name in supported:
             return name
@@ -288,45 +292,6 @@ def _mastering(info: SourceInfo, scale: Fraction, unit: Fraction, *, integers: b
 
     light = f"({number(display.max_luminance * unit)},{number(display.min_luminance * unit)})"
     return f"G{pair(display.green)}B{pair(display.blue)}R{pair(display.red)}WP{pair(display.white)}L{light}"
-
-
-def _rehearse(info: SourceInfo, plan: Target) -> None:
-    """Encode two black pictures to nowhere: finds options, sizes and devices that the encoder refuses.
-
-    And encoders that keep nothing of a picture which equals the one before; each packet's size comes as a message.
-    """
-    encoder = Encoder(
-        plan.path.name,
-        width=plan.width,
-        height=plan.height,
-        deep=info.bit_depth > 8,
-        alpha=False,
-        time_base=info.time_base,
-        chain=plan.chain,
-        output=[*plan.options, "-f", "framecrc", "pipe:2"],
-    )
-    try:
-        kind = np.uint16 if info.bit_depth > 8 else np.uint8
-        black = np.zeros((plan.height, plan.width, 3), kind)
-        for pts in (0, max(1, round(1 / info.frame_rate / info.time_base))):
-            encoder.write(Frame(black, pts))
-        encoder.finish()
-    except MediaError as error:
-        raise OptionError(
-            f"--codec {plan.encoder}: does not take {plan.width}x{plan.height} {plan.pix_fmt} with these options "
-            f"({str(error).partition('cannot be encoded: ')[2]}); change --codec, --preset, --crf or --pix-fmt"
-        ) from error
-    finally:
-        encoder.abort()
-    if sum(bool(_PACKET.match(line)) for line in encoder.lines) < 2:
-        raise OptionError(
-            f"--codec {plan.encoder}: this encoder drops a picture that equals the one before; choose another --codec"
-        )
-    unused = [line for line in encoder.lines if "has not been used for any stream" in line]
-    if unused:
-        option = re.search(r"AVOption (\S+)", unused[0])
-        name = {"crf": "--crf", "preset": "--preset"}.get(option[1] if option else "", "an option")
-        raise OptionError(f"--codec {plan.encoder}: this encoder has no {name}; leave it out")
 
 
 def _folder_target(info: SourceInfo, path: Path, width: int, height: int, overwrite: bool, source_mux: bool) -> Target:

@@ -14,6 +14,7 @@ from rvrt_cli.errors import MediaError
 from rvrt_cli.video.encoder import Encoder
 from rvrt_cli.video.finish import FRAMES, image_file, join, part_file, publish
 from rvrt_cli.video.frame import Frame
+from rvrt_cli.video.mux import lost_in
 from rvrt_cli.video.probe import SourceInfo
 from rvrt_cli.video.process import file_url
 from rvrt_cli.video.target import Target, check_target
@@ -55,6 +56,7 @@ class Writer:
         self._zero = info.zero(start) // time_base  # times in the output count from here
         self._encoder: Encoder | None = None
         self._first = 0  # frame of the segment
+        self._times: list[int] = []  # of its frames
         self._whole = work is None
         # A hidden neighbour on the same file system: the last step is a mere renaming
         self._work = work or target.path.absolute().parent / f".{target.path.name[:80]}.{secrets.token_hex(4)}.part"
@@ -78,7 +80,7 @@ class Writer:
             MediaError: ffmpeg does not start.
         """
         target, info = self.target, self._info
-        self._first = first
+        self._first, self._times = first, []
         self._encoder = Encoder(
             target.path.name if target.kind != "y4m" else "standard output",
             width=target.width,
@@ -115,6 +117,7 @@ class Writer:
         assert self._encoder is not None, "no segment has begun"
         pts = frame.pts - self._zero if self.target.kind != "y4m" else self.written
         self._encoder.write(Frame(frame.pixels, pts, frame.alpha))
+        self._times.append(pts)
         self.written += 1
 
     def end(self) -> None:
@@ -127,6 +130,7 @@ class Writer:
         self._encoder.finish()
         try:
             if self.target.kind == "video":
+                self._check_times(self._part(self._first))
                 keep(self._part(self._first), part_file(self.target, self._work, self._first))
             elif self.target.kind == "folder":
                 for number in range(self._first, self._first + self._encoder.written):
@@ -134,6 +138,11 @@ class Writer:
         except OSError as error:
             raise MediaError(f"{self.path}: cannot be written ({error.strerror}); choose another place") from error
         self._encoder = None
+
+    def _check_times(self, part: Path) -> None:
+        lost = lost_in(part, [pts * self._base for pts in self._times])
+        if lost:
+            raise MediaError(f"{self.path}: the encoder lost {lost}; choose another --codec")
 
     def finish(self, until: int | None = None) -> None:
         """Without a `work` folder: complete the target and give it its name.
