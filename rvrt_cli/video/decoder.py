@@ -32,6 +32,10 @@ _WATCH = {
     "field": r" i:[TB] iskey:",  # from the filter showinfo, once a picture
     "damage": r"ended prematurely|[Tt]runcat|corrupt|partial file",
 }
+# Formats with an index of their key pictures. Elsewhere ffmpeg seeks to any place (MPEG-TS) or takes it for the beginning
+# (raw H.264), and pictures between there and the next key picture would be lost.
+_INDEXED = {"mp4", "matroska", "avi", "flv", "asf", "mxf", "nut"}
+_RUN_UP = 5.0  # s: seeking goes by times of decoding, and fails before the first one
 NUT_OPTIONS = {"probesize": "32", "analyzeduration": "0"}  # believe the header; reading ahead would cost memory
 
 
@@ -75,8 +79,10 @@ class VideoDecoder:
         arguments = ["-noautorotate", "-copyts", "-protocol_whitelist", "file"]
         if info.decoder:
             arguments += ["-c:v", info.decoder]
-        if start > 0:
-            arguments += ["-ss", f"{start:.6f}"]
+        if info.codec == "theora":  # several threads lose the chroma of a picture now and then, after one that repeats
+            arguments += ["-threads", "1"]
+        if start > 2 * _RUN_UP and set(info.format.split(",")) & _INDEXED:
+            arguments += ["-ss", f"{start - _RUN_UP:.6f}"]
         return [*arguments, "-i", file_url(info.path), "-map", f"0:{info.stream_index}"]
 
     def _filters(self, deinterlace: bool) -> tuple[str, str]:
@@ -92,6 +98,8 @@ class VideoDecoder:
             chain = f"setpts=PTS+{self._lift},{chain}"
         if self._woven:
             chain = f"showinfo=checksum=0,{chain}"
+        if self._first is not None:  # or a little earlier, since deinterlacing looks at the pictures before, too
+            chain = f"trim=start={float(self._first) - (1 if deinterlace else 0):.6f},{chain}"
         return chain, packed
 
     def _output(self) -> list[str]:
