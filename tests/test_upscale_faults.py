@@ -347,6 +347,18 @@ def test_any_name_is_a_file_of_that_name(
     assert "exists already" in said[0]
 
 
+def test_a_link_to_a_folder_stays_and_the_folder_is_filled(tmp_path: Path, rvrt: Callable, clip: Path) -> None:
+    real, link = tmp_path / "elsewhere" / "frames", tmp_path / "link"
+    real.mkdir(parents=True)
+    link.symlink_to(real)
+    for overwrite in ((), ("--overwrite",)):
+        status, said = rvrt(clip, f"{link}/", "--duration", "0.3", *overwrite)
+        assert status == 0, said
+        assert link.is_symlink()
+        assert len(list(real.iterdir())) == 8
+    assert leftovers(tmp_path) == leftovers(real.parent) == []
+
+
 def test_a_name_cannot_write_to_the_terminal(tmp_path: Path, rvrt: Callable, clip: Path) -> None:
     source, target = tmp_path / "a\x1b[31m\nb.mkv", tmp_path / "c\x1b[2J\x9b1m.mp4"
     shutil.copyfile(clip, source)

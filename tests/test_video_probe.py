@@ -254,6 +254,35 @@ def test_bad_targets_are_refused_before_the_work(tmp_path, clip):
     assert leftovers(tmp_path) == []
 
 
+def test_the_working_directory_is_no_folder_for_images(tmp_path, monkeypatch, clip):
+    """They appear in it all at once, as a new folder in its place, and whoever is in it would not see them."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for target in (".", "./", tmp_path / "here"):
+        with pytest.raises(MediaError, match=r"choose a new folder in it, such as (.*here/)?frames/$") as error:
+            check(clip, target)
+        one_line(error)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+@pytest.mark.parametrize("kind", ["another file system", "another folder"])
+def test_a_mount_is_no_folder_for_images(tmp_path, clip, kind):
+    mount, other = tmp_path / "mounted hëre", tmp_path / "other"
+    mount.mkdir()
+    other.mkdir()
+    how = ["-t", "tmpfs", "none"] if kind == "another file system" else ["--bind", other]
+    if subprocess.run(["mount", *how, mount], capture_output=True).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        with pytest.raises(MediaError, match=r"a mount.* choose a new folder in it, such as .*hëre/frames/$") as error:
+            check(clip, mount)
+        one_line(error)
+        enlarge(clip, mount / "frames")
+        assert len(os.listdir(mount / "frames")) == 6
+    finally:
+        subprocess.run(["umount", mount], check=True)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

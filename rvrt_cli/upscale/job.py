@@ -20,7 +20,7 @@ from rvrt_cli.upscale.work import MANIFEST, Manifest, Shapes, Work
 from rvrt_cli.video.finish import check_part, part_file
 from rvrt_cli.video.probe import SourceInfo, probe
 from rvrt_cli.video.process import ffmpeg_version
-from rvrt_cli.video.target import Target, check_target
+from rvrt_cli.video.target import Target, check_target, real_folder
 from rvrt_cli.weights import check_names, file_sha256, load_weights, resolve
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def prepare(source: str | Path, target: str | Path, options: UpscaleOptions, *, 
     info = probe(source)
     check_size(info.width, info.height)
     width, height = options.output_size(info.width, info.height)
-    work = None if str(target) == "-" else Work(Path(target))
+    work = None if str(target) == "-" else Work(real_folder(target))
     if options.ranks > 1 and (work is None or info.kind == "y4m"):
         raise OptionError(f"--ranks {options.ranks}: needs a source and a target that are files; - is neither")
     alone = not as_rank and options.node == 0  # else the first machine decides
