@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from fuzzing import refusals, searching
 from hypothesis import given, strategies as st
+from PIL import Image
 from video_clips import FAST, PICTURES, SOUND, enlarge, ffmpeg, leftovers, read_all
 
 from rvrt_cli.errors import MediaError, OptionError
@@ -203,6 +204,47 @@ def test_images_of_different_sizes_are_refused_by_name(tmp_path):
     (tmp_path / "in" / "b.png").write_bytes(b"not a picture")
     with pytest.raises(MediaError, match=r"b\.png: this image cannot be read"):
         read_all(tmp_path / "in")
+
+
+@pytest.mark.parametrize(
+    ("pix_fmt", "suffix"),
+    [("gray16be", "png"), ("rgb48be", "png"), ("rgba64be", "png"), ("ya16be", "png"), ("rgb48le", "tif"),
+     ("gray16le", "tif"), ("rgb48be", "ppm"), ("gray16be", "pgm")],
+)  # fmt: skip
+def test_one_image_of_16_bits_among_those_of_8_keeps_them(tmp_path, pix_fmt, suffix):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    names = ["1.png", f"2.{suffix}", "3.jpg"]
+    for name, made in zip(names, ("rgb24", pix_fmt, "yuvj420p"), strict=True):
+        picture = "gradients=s=64x48:x0=0:x1=63:y0=0:y1=47:nb_colors=3,format=rgba64le"
+        ffmpeg("-f", "lavfi", "-i", picture, "-frames:v", 1, "-pix_fmt", made, folder / name)
+    info, frames = probe(folder), read_all(folder)
+    assert (info.bit_depth, info.pix_fmt) == (16, "rgb24")
+    alone = [read_all(folder / name)[0].pixels for name in names]
+    assert [pixels.dtype for pixels in alone] == [np.uint8, np.uint16, np.uint8]
+    assert len(np.unique(alone[1])) > 256
+    for frame, pixels in zip(frames, alone, strict=True):
+        wanted = pixels * np.uint16(257 if pixels.dtype == np.uint8 else 1)
+        assert frame.pixels.dtype == np.uint16
+        assert np.array_equal(frame.pixels, wanted)
+    enlarge(folder, tmp_path / "out.mkv", codec="ffv1", preset=None)
+    assert probe(tmp_path / "out.mkv").bit_depth == 16
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_images_of_8_and_16_bits_are_upright(tmp_path, suffix, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    levels = np.arange(12 * 16, dtype=np.uint8).reshape(12, 16)
+    seen = []
+    for pixels in (levels, levels * np.uint16(257)):
+        path = tmp_path / f"{pixels.dtype}{suffix}"
+        Image.fromarray(pixels).save(path, exif=exif)
+        seen.append(read_all(path)[0].pixels)
+    assert seen[0].shape == ((16, 12, 3) if orientation > 4 else (12, 16, 3))
+    assert seen[1].dtype == np.uint16
+    assert np.array_equal(seen[0] * np.uint16(257), seen[1])
 
 
 def test_a_gif_is_a_video_with_its_own_times(tmp_path):

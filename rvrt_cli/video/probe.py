@@ -396,7 +396,8 @@ def _probe_images(source: str, files: list[Path], fps: Fraction | None) -> Sourc
         if not container.streams.video:
             raise MediaError(f"{files[0]}: this image cannot be read; remove or replace it")
         pix_fmt = _first_frame(files[0], container, container.streams.video[0]).format.name
-    depth = colour.bit_depth(pix_fmt)
+    headers = [images.header(path) for path in files]
+    depth = max(colour.bit_depth(pix_fmt), *(bits for _, bits in headers))
     pixels, alpha = images.read_image(files[0], deep=depth > 8)
     rate = fps or DEFAULT_FPS
     return SourceInfo(
@@ -406,7 +407,7 @@ def _probe_images(source: str, files: list[Path], fps: Fraction | None) -> Sourc
         height=pixels.shape[0],
         bit_depth=depth,
         pix_fmt=pix_fmt,
-        has_alpha=alpha is not None or any(images.has_alpha(path) for path in files),
+        has_alpha=alpha is not None or any(transparent for transparent, _ in headers),
         interlaced=False,
         frame_rate=rate,
         time_base=1 / rate,
