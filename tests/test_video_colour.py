@@ -12,6 +12,7 @@ from rvrt_cli.errors import MediaError
 from rvrt_cli.video import colour
 from rvrt_cli.video.frame import Frame
 from rvrt_cli.video.probe import SourceInfo, probe
+from rvrt_cli.video.reader import open_reader
 from rvrt_cli.video.writer import open_writer
 
 # ffmpeg's name: (Kr, Kb), primaries, transfer
@@ -320,3 +321,42 @@ def test_alpha_that_comes_late_in_a_sequence_is_kept(tmp_path):
         assert np.array_equal(frame.pixels, rgba[number, ..., :3])
         opaque = frame.alpha is None or frame.alpha.min() == 255
         assert np.array_equal(frame.alpha, rgba[number, ..., 3]) if number == 2 else opaque
+
+
+# of two parts of one stream: the matrix and range of the second after BT.601 limited, and whether it is tagged
+MIDWAY = {
+    "matrix": ("bt709", "tv", True),
+    "range": ("smpte170m", "pc", True),
+    "both": ("bt709", "pc", True),
+    "no tags any more": ("smpte170m", "tv", False),
+}
+
+
+@pytest.mark.parametrize("name", MIDWAY)
+def test_colours_that_are_coded_otherwise_midway_stay_the_same(tmp_path, name):
+    """HEVC's decoder in ffmpeg forgets the tags of the first part, where that of H.264 would keep them."""
+    matrix, value_range, tagged = MIDWAY[name]
+    kinds = {"601": (("smpte170m", "tv"), True), "other": ((matrix, value_range), tagged)}
+    for part, ((part_matrix, part_range), has_tags) in kinds.items():
+        convert = "zscale=matrixin=gbr:rangein=full:matrix={}:range={}:chromal=left".format(
+            {"smpte170m": "170m", "bt709": "709"}[part_matrix], {"tv": "limited", "pc": "full"}[part_range]
+        )
+        tags = ["-colorspace", part_matrix, "-color_range", part_range] if has_tags else []
+        unknown = "" if has_tags else ",setparams=colorspace=unknown:range=unknown"
+        codec = ["-c:v", "libx265", "-preset", "ultrafast", "-x265-params", "qp=1:log-level=none"]
+        flat = f"color=0xC8283C:s=64x48:r=10:d=0.5,format=gbrp,{convert},format=yuv444p{unknown}"
+        ffmpeg("-f", "lavfi", "-i", flat, *codec, *tags, "-f", "hevc", tmp_path / part)
+    source = tmp_path / "in.hevc"
+    source.write_bytes(b"".join((tmp_path / part).read_bytes() for part in kinds))
+    with open_reader(probe(source)) as reader:
+        frames = list(reader)
+    assert len(frames) == 10
+    for number, frame in enumerate(frames):
+        error = np.abs(frame.pixels.astype(int) - [200, 40, 60]).max()
+        assert error <= 2, f"frame {number} is {error} levels off"
+    assert [warning for warning in reader.warnings if "change" in warning] == (
+        [] if tagged else [
+            f"{source}: the pictures change their colours' matrix or range midway, or do not tell; all were read as "
+            "smpte170m, tv, like the first one"
+        ]
+    )  # fmt: skip

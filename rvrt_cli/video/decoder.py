@@ -7,6 +7,7 @@ come from one decode. PyAV takes the packets out.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
 import re
@@ -27,7 +28,7 @@ from rvrt_cli.video.process import FFmpeg, file_url
 
 # Messages that say something about the whole of a source, wherever in it they come
 _WATCH = {
-    "change": "Reconfiguring filter graph because video parameters changed",
+    "uncoloured": "no path between colorspaces",
     "jump": "Non-monotonic DTS",
     "field": r" i:[TB] iskey:",  # from the filter showinfo, once a picture
     "damage": r"ended prematurely|[Tt]runcat|corrupt|partial file",
@@ -59,17 +60,27 @@ class VideoDecoder:
             self._lift = int(-info.start_time / info.time_base) + int(1 / info.time_base) + 1
         self._closed = threading.Event()
         self._alpha = alpha and colour.has_alpha(info.pix_fmt)
+        self._start, self._deinterlace = start, deinterlace
         self._woven = not (deinterlace or info.interlaced)  # interlaced pictures would surprise
-        chain, self._packed = self._filters(deinterlace)
+        self._as_tagged = info.kind != "y4m"  # each picture's colours are as it says itself
+        self._launch()
+        if info.kind == "y4m":
+            threading.Thread(target=self._pump, name="y4m-pump", daemon=True).start()
+
+    def _launch(self) -> None:
+        info = self.info
+        chain, self._packed = self._filters()
+        turned = "transpose" in info.upright
+        width, height = (info.height, info.width) if turned else (info.width, info.height)
+        same = rf"{re.sub('^yuvj?', 'yuvj?', info.pix_fmt)}\b.* {width}x{height}\b"  # but for the colours
+        changed = "Reconfiguring filter graph because video parameters changed to "
         self._ffmpeg = FFmpeg(
-            [*self._input(start), "-vf", chain, *self._output()],
+            [*self._input(self._start), "-vf", chain, *self._output()],
             stdin=info.kind == "y4m",
             stdout=True,
             level="verbose",  # the counts of packets and pictures come at this level
-            watch=_WATCH,
+            watch={**_WATCH, "recoloured": f"{changed}{same}", "change": f"{changed}(?!{same})"},
         )
-        if info.kind == "y4m":
-            threading.Thread(target=self._pump, name="y4m-pump", daemon=True).start()
 
     def _input(self, start: float) -> list[str]:
         info = self.info
@@ -85,11 +96,13 @@ class VideoDecoder:
             arguments += ["-ss", f"{start - _RUN_UP:.6f}"]
         return [*arguments, "-i", file_url(info.path), "-map", f"0:{info.stream_index}"]
 
-    def _filters(self, deinterlace: bool) -> tuple[str, str]:
-        info = self.info
+    def _filters(self) -> tuple[str, str]:
+        info, deinterlace = self.info, self._deinterlace
         turned = "transpose" in info.upright
         width, height = (info.height, info.width) if turned else (info.width, info.height)
-        chain, packed = colour.to_rgb(info.pix_fmt, info.colour, width, height, alpha=self._alpha)
+        chain, packed = colour.to_rgb(
+            info.pix_fmt, info.colour, width, height, alpha=self._alpha, as_tagged=self._as_tagged
+        )
         if info.upright:
             chain = f"{chain},{info.upright}"
         if deinterlace:
@@ -142,6 +155,20 @@ class VideoDecoder:
             )
 
     def _pictures(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Time and pixels of each picture that ffmpeg gives."""
+        given = 0
+        for item in self._decoded():
+            yield item
+            given += 1
+        self._ffmpeg.wait()
+        if self._ffmpeg.seen["uncoloured"] and self._as_tagged and not self._closed.is_set():
+            # Where some pictures say how their colours are meant and others do not, all are read as the first one
+            self._ffmpeg.kill()
+            self._as_tagged = False
+            self._launch()
+            yield from itertools.islice(self._decoded(), given, None)
+
+    def _decoded(self) -> Iterator[tuple[int, np.ndarray]]:
         info = self.info
         shape = (info.height, info.width, 4 if self._alpha else 3)
         kind = np.dtype("<u2") if self._packed in ("rgb48le", "rgba64le") else np.dtype(np.uint8)
@@ -159,8 +186,8 @@ class VideoDecoder:
         except (av.error.FFmpegError, OSError, IndexError) as error:
             if self._closed.is_set():
                 return
-            if self._ffmpeg.wait() == 0:
-                return  # not one picture in the part that was asked for
+            if self._ffmpeg.wait() == 0 or (self._ffmpeg.seen["uncoloured"] and self._as_tagged):
+                return  # not one picture in the part that was asked for, or one that says nothing of its colours
             raise MediaError(f"{info.path}: cannot be decoded: {self._ffmpeg.last_error()}") from error
 
     def _take_stock(self, count: int, last: int | None) -> None:
@@ -177,6 +204,11 @@ class VideoDecoder:
             self.warnings.append(
                 f"{info.path}: the pictures change their size or format midway; all were scaled to "
                 f"{info.width}x{info.height}"
+            )
+        if ffmpeg.seen["recoloured"] and not self._as_tagged:
+            self.warnings.append(
+                f"{info.path}: the pictures change their colours' matrix or range midway, or do not tell; all were read "
+                f"as {info.colour.matrix}, {info.colour.range}, like the first one"
             )
         fields = ffmpeg.seen["field"]
         if self._woven and fields:
