@@ -300,6 +300,9 @@ def test_a_video_with_alpha_keeps_it_in_a_folder_of_images(tmp_path, pix_fmt):
     assert np.abs(got - want).max() <= 0.01, got[:, 3, 3]
     pixels = np.stack([frame.pixels for frame in frames]).astype(float) / unit
     assert np.abs(pixels[1:] - 128).max() <= 0.5  # what is wholly transparent may have any colour
+    bare = read_all(source, alpha=False)  # as a video takes them
+    assert [frame.alpha for frame in bare] == [None] * len(levels)
+    assert np.abs(np.stack([frame.pixels for frame in bare[1:]]).astype(float) / unit - 128).max() <= 0.5
     notes = enlarge(source, tmp_path / "out.mkv")
     assert "out.mkv: alpha is left out, only a folder of PNG keeps it" in notes
 

@@ -196,7 +196,7 @@ def to_rgb(
         return f"scale={size}:{_SWSCALE_FLAGS},format={packed}", packed
     if is_grey(pix_fmt):
         grey = "gray16le" if deep else "gray"
-        if exact and not alpha:  # zimg has no grey with alpha
+        if exact and not has_alpha(pix_fmt):  # zimg has no grey with alpha
             return f"zscale={size}:{range_in}range=full,format={grey},format={packed}", packed
         return f"scale={size}:in_range={colour.range}:out_range=pc:{_SWSCALE_FLAGS},format={packed}", packed
     first = ""
