@@ -273,10 +273,11 @@ ALPHA = {
     "gbrap": ("ffv1", ".mkv", 8, [(128, 1)] * 3),
     "gbrap10le": ("ffv1", ".mkv", 10, [(514, 1)] * 3),
     "gray8a": ("png", ".mov", 8, [(128, 1)]),
+    "rgba64le": ("png", ".mov", 16, [(128 * 257, 1)] * 3),
     "rgba": ("qtrle", ".mov", 8, [(128, 1)] * 3),
     "vp9": ("libvpx-vp9", ".webm", 8, [(126, 1), (128, 4), (128, 4)]),
 }
-PACKED = {"gray8a", "rgba"}
+PACKED = {"gray8a", "rgba", "rgba64le"}
 
 
 @pytest.mark.parametrize("pix_fmt", ALPHA)
@@ -302,7 +303,7 @@ def test_a_video_with_alpha_keeps_it_in_a_folder_of_images(tmp_path, pix_fmt):
     assert np.abs(pixels[1:] - 128).max() <= 0.5  # what is wholly transparent may have any colour
     bare = read_all(source, alpha=False)  # as a video takes them
     assert [frame.alpha for frame in bare] == [None] * len(levels)
-    assert np.abs(np.stack([frame.pixels for frame in bare[1:]]).astype(float) / unit - 128).max() <= 0.5
+    assert np.abs(np.stack([frame.pixels for frame in bare]).astype(float) / unit - 128).max() <= 0.5
     notes = enlarge(source, tmp_path / "out.mkv")
     assert "out.mkv: alpha is left out, only a folder of PNG keeps it" in notes
 

@@ -175,7 +175,8 @@ def to_rgb(
     The size is the one that is wanted in any case: pictures of another size (some streams change theirs) are scaled.
     All are read as `colour` says; with `as_tagged`, where that comes from tags, each as its own tags say instead, and zimg
     refuses a picture that has none ("no path between colorspaces").
-    With `alpha`, which `pix_fmt` must have then, it is RGBA, and zimg makes black of YUV that is wholly transparent.
+    With `alpha`, which `pix_fmt` must have then, it is RGBA, and zimg makes black of YUV that is wholly transparent. Without,
+    alpha is taken away first: zimg would mix black into the colours.
     """
     deep = bit_depth(pix_fmt) > 8
     if alpha:
@@ -192,7 +193,8 @@ def to_rgb(
         range_in = ""
     if is_rgb(pix_fmt):
         if deep and exact:
-            return f"zscale={size}:rangein=full:range=full,format={planar},format={packed}", packed
+            opaque = "" if alpha or not has_alpha(pix_fmt) else "lutrgb=r=val:g=val:b=val:a=maxval,"
+            return f"{opaque}zscale={size}:rangein=full:range=full,format={planar},format={packed}", packed
         return f"scale={size}:{_SWSCALE_FLAGS},format={packed}", packed
     if is_grey(pix_fmt):
         grey = "gray16le" if deep else "gray"
@@ -200,10 +202,13 @@ def to_rgb(
             return f"zscale={size}:{range_in}range=full,format={grey},format={packed}", packed
         return f"scale={size}:in_range={colour.range}:out_range=pc:{_SWSCALE_FLAGS},format={packed}", packed
     first = ""
+    if pix_fmt.startswith("yuva") and not alpha:
+        pix_fmt = pix_fmt.replace("yuva", "yuv")
+        first = f"format={pix_fmt},"
     if (width % step_x or height % step_y) if exact else (deep and step_x * step_y > 1):
         # zimg wants whole chroma samples, and swscale wraps black and white round on its direct way to 16 bits
         levels = f"in_range={colour.range}:out_range={colour.range}:" if range_in else ""
-        first = f"scale={size}:{levels}{_SWSCALE_FLAGS},"
+        first += f"scale={size}:{levels}{_SWSCALE_FLAGS},"
         first += f"format={_full_chroma(pix_fmt, alpha)},"
     if exact:
         matrix = f"{matrix_in}{range_in}matrix=gbr:range=full"
