@@ -393,11 +393,19 @@ def test_y4m_goes_through_from_pipe_to_pipe(pix_fmt):
     assert np.abs(a - b).max() <= (2 if "444" not in pix_fmt else 1)
 
 
-def test_a_y4m_stream_that_breaks_off_gives_what_it_has(tmp_path):
-    source = ffmpeg(*PICTURES, "-pix_fmt", "yuv420p", "-f", "yuv4mpegpipe", "-")
-    done = pass_on(source[: len(source) // 2], str(tmp_path / "out.mkv"))
-    assert done.returncode == 0, done.stderr.decode()
-    assert len(read_all(tmp_path / "out.mkv")) in (14, 15)
+@pytest.mark.parametrize(("size", "pix_fmt"), [("64x48", "yuv420p"), ("63x47", "yuv420p"), ("32x32", "yuv422p10le")])
+def test_a_y4m_stream_that_breaks_off_gives_what_it_has_and_says_so(tmp_path, size, pix_fmt):
+    raw = ["-pix_fmt", pix_fmt, "-strict", "-1", "-f", "yuv4mpegpipe", "-"]
+    source = ffmpeg("-f", "lavfi", "-i", f"testsrc2=s={size}:r=25", "-frames:v", 10, *raw)
+    header = len(source.partition(b"\n")[0]) + 1
+    frame = (len(source) - header) // 10
+    for length, frames, missing in ((header + 4 * frame, 4, 0), (header + 5 * frame - 1, 4, 1), (len(source), 10, 0)):
+        target = tmp_path / f"{length}.mkv"
+        done = pass_on(source[:length], str(target))
+        assert done.returncode == 0, done.stderr.decode()
+        assert len(read_all(target)) == frames
+        told = f"['-: {missing} frame missing, the stream is truncated or damaged ({frames} could be read)']"
+        assert done.stderr.decode().strip() == (told if missing else "[]")
 
 
 @pytest.mark.parametrize(

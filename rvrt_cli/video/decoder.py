@@ -15,13 +15,12 @@ import select
 import threading
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import Any
 
 import av
 import numpy as np
 
 from rvrt_cli.errors import MediaError
-from rvrt_cli.video import colour
+from rvrt_cli.video import colour, y4m
 from rvrt_cli.video.frame import Frame
 from rvrt_cli.video.probe import SourceInfo, open_container, packets, stdin_descriptor
 from rvrt_cli.video.process import FFmpeg, file_url
@@ -59,6 +58,7 @@ class VideoDecoder:
         if info.start_time < 0:
             self._lift = int(-info.start_time / info.time_base) + int(1 / info.time_base) + 1
         self._closed = threading.Event()
+        self._breaks_off = False  # a y4m stream, inside a frame
         self._alpha = alpha and colour.has_alpha(info.pix_fmt)
         self._start, self._deinterlace = start, deinterlace
         self._woven = not (deinterlace or info.interlaced)  # interlaced pictures would surprise
@@ -225,9 +225,10 @@ class VideoDecoder:
             )
         if self.missing:
             plural = "s" if self.missing > 1 else ""
+            what = "stream" if info.kind == "y4m" else "file"
             why = f"; ffmpeg: {ffmpeg.last_error()}" if ffmpeg.errors else ""
             self.warnings.append(
-                f"{info.path}: {self.missing} frame{plural} missing, the file is truncated or damaged "
+                f"{info.path}: {self.missing} frame{plural} missing, the {what} is truncated or damaged "
                 f"({count} could be read{why})"
             )
         elif ffmpeg.errors:
@@ -251,6 +252,8 @@ class VideoDecoder:
     def _count_missing(self, count: int, last: int) -> int:
         """Pictures that the container announces, or that went in as packets, and that did not come out."""
         info = self.info
+        if self._breaks_off:
+            return 1
         whole = self._first is None and self._end is None
         if whole and info.exact_count and info.frame_count:
             return max(0, info.frame_count - count)
@@ -271,17 +274,25 @@ class VideoDecoder:
         """Hand standard input on to ffmpeg, after the header that `probe` took from it."""
         pipe = self._ffmpeg.process.stdin
         assert pipe is not None
-        source = stdin_descriptor()
+        info, source, given, begin = self.info, stdin_descriptor(), 0, b""
         with contextlib.suppress(OSError, ValueError):  # ffmpeg is gone, or the reader was closed
-            data: Any = self.info.header
-            while data and not self._closed.is_set():
+            pipe.write(info.header)
+            while data := self._take(source):
                 pipe.write(data)
-                while not self._closed.is_set() and not select.select([source], [], [], 0.1)[0]:
-                    pass
-                data = b"" if self._closed.is_set() else os.read(source, 1 << 20)
+                given += len(data)
+                begin += data[: max(0, 80 - len(begin))]
+            frame = begin.find(b"\n") + 1 + y4m.picture_bytes(info.pix_fmt, info.width, info.height)
+            self._breaks_off = not self._closed.is_set() and given % frame > 0
             pipe.flush()
         with contextlib.suppress(OSError, ValueError):
             pipe.close()
+
+    def _take(self, source: int) -> bytes:
+        """The next bytes of standard input; none at its end, or when the reader is closed."""
+        while not self._closed.is_set():
+            if select.select([source], [], [], 0.1)[0]:
+                return os.read(source, 1 << 20)
+        return b""
 
     def close(self) -> None:
         """End ffmpeg, whatever it is doing. Safe to call twice and from another thread."""
