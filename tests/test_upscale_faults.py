@@ -466,6 +466,40 @@ def test_records_that_do_not_fit_the_source_are_thrown_away(
     assert len(decoded_times(tmp_path / "out.mkv")) == FRAMES
 
 
+def test_a_stream_does_not_throw_away_what_another_source_has_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rvrt: Callable, interrupted: Callable
+) -> None:
+    data = b"YUV4MPEG2 W64 H48 F25:1\n" + 2 * (b"FRAME\n" + bytes(64 * 48 * 3 // 2))
+    work = interrupted("out.mkv")
+    before = sorted(os.listdir(work))
+
+    def stream(target: str, *options: str) -> tuple[int, list[str]]:
+        read, write = os.pipe()
+        os.write(write, data)
+        os.close(write)
+        with open(read) as standard_input:
+            monkeypatch.setattr(sys, "stdin", standard_input)
+            return rvrt("-", tmp_path / target, *options)
+
+    status, said = stream("out.mkv")
+    assert (status, len(said)) == (1, 1)
+    assert "the source, " in said[0]
+    assert "changed since an interrupted run, which had 16 frames done" in said[0]
+    assert sorted(os.listdir(work)) == before
+    status, said = stream("out.mkv", "--overwrite")
+    assert status == 0, said
+    assert "starting afresh" in " ".join(said)
+    assert len(decoded_times(tmp_path / "out.mkv")) == 2
+    assert leftovers(tmp_path) == []
+    manifest = interrupted("other.mkv") / "manifest.json"  # as a stream leaves it that is killed, which is of no use
+    content = json.loads(manifest.read_text())
+    content["about"]["source"] = {}
+    manifest.write_text(json.dumps(content))
+    status, said = stream("other.mkv")
+    assert status == 0, said
+    assert leftovers(tmp_path) == []
+
+
 def test_another_network_or_ffmpeg_starts_afresh_only_when_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rvrt: Callable, clip: Path, interrupted: Callable
 ) -> None:

@@ -124,11 +124,11 @@ def prepare(source: str | Path, target: str | Path, options: UpscaleOptions, *, 
     network = load_network(options.model, options.weights, options.device, options.precision)
     about = _about(info, checked, network, options)
     resumable = work is not None and info.kind != "y4m"
-    finished = published is not None and published.about == about
+    finished = resumable and published is not None and published.about == about
     if published is not None and not finished and not options.overwrite:
         raise MediaError(f"{checked.path}: exists already; choose another name, or --overwrite")
     earlier, note, kept = None, None, published.frames if published is not None and finished else 0
-    if work is not None and resumable and not finished and (alone or as_rank):
+    if work is not None and not finished and (alone or as_rank):
         earlier, note = _earlier(work, about, info, checked, network, options, whole=not as_rank)
         kept = sum(segment.frames for segment in work.segments()) if earlier is not None else 0
     frames = _frame_count(info, options)
@@ -200,7 +200,7 @@ def _earlier(
     """
     try:
         manifest = work.manifest()
-        if manifest is None:
+        if manifest is None or not manifest.about["source"]:  # of a stream nobody can go on with
             return None, None
         done = sum(segment.frames for segment in work.segments())
         changed = manifest.differences(about)
