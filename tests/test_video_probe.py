@@ -18,6 +18,7 @@ from video_clips import FAST, PICTURES, SOUND, enlarge, ffmpeg, leftovers, read_
 from rvrt_cli.errors import MediaError, OptionError
 from rvrt_cli.video import y4m
 from rvrt_cli.video.probe import open_container, packets, probe
+from rvrt_cli.video.reader import open_reader
 from rvrt_cli.video.streams import plan_streams
 from rvrt_cli.video.target import check_target
 
@@ -150,6 +151,31 @@ def test_a_stream_that_comes_up_on_the_way_does_no_harm(tmp_path):
     with open_container(path) as container:
         assert len(container.streams) == 1
         assert sum(packet.size > 0 for packet in packets(container, container.streams.video[0])) == 500
+
+
+AVIS = {  # how an AVI is made, and how many pictures it has
+    "steady": ([], 25),
+    "gaps": (["-vf", "select='not(between(n,10,15)+between(n,20,22))'", "-fps_mode", "vfr"], 16),
+    "gaps and reordering": (["-vf", "select='not(between(n,10,15))'", "-fps_mode", "vfr", "-bf", "2"], 19),
+    "late start": (["-vf", "setpts=PTS+0.2/TB", "-copyts"], 25),
+}
+
+
+@pytest.mark.parametrize("name", AVIS)
+def test_an_avi_has_the_pictures_that_are_in_it(tmp_path, name):
+    """It announces a chunk for each moment, and has an empty one where the picture stays."""
+    options, count = AVIS[name]
+    path, cut, piped = (tmp_path / f"{word}.avi" for word in ("in", "cut", "piped"))
+    ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=1", *SOUND, *options, *FAST, path)
+    data = path.read_bytes()
+    cut.write_bytes(data[: len(data) * 6 // 10])
+    piped.write_bytes(ffmpeg("-i", path, "-c", "copy", "-f", "avi", "-"))  # its header is not put right at the end
+    for source, said in ((path, 0), (piped, 0), (cut, 1)):
+        with open_reader(probe(source)) as reader:
+            frames = list(reader)
+        assert (len(frames) == count, len(reader.warnings)) == (not said, said), source.name
+        assert reader.until - frames[-1].pts <= 25, "the last picture is not held"
+    assert probe(path).frame_count == count
 
 
 @pytest.mark.parametrize(("size", "rate"), [("720x480", Fraction(30000, 1001)), ("720x576", Fraction(25))])

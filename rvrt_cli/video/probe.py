@@ -26,6 +26,7 @@ ATTACHED_PIC = 0x400  # disposition of cover art
 # Formats that are scripts to open other files or addresses, or that take any text for a picture
 _REFUSED_FORMATS = {"tty", "concat", "hls", "dash", "applehttp", "sdp", "rtsp", "lavfi", "imf", "webm_dash_manifest"}
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # ffmpeg's own leave the alpha of WebM out
+_UNFINISHED = 1 << 30  # so many pictures ffmpeg notes in an AVI before it knows better
 # Clocks of these formats start anywhere; only differences mean something
 _FREE_CLOCKS = {"mpegts", "mpeg", "mpegtsraw", "rtp", "vob"}
 
@@ -313,14 +314,20 @@ def _first_frame(path: Path, container: Any, stream: Any) -> Any:
 
 def _frame_count(container: Any, stream: Any) -> tuple[int | None, bool]:
     """(number of pictures, whether it is exact). The index of an mp4 says which samples an edit list hides."""
-    if "mp4" in container.format.name.split(",") and stream.frames:
-        entries = stream.index_entries
-        if len(entries) >= stream.frames:
-            hidden = 2  # AVINDEX_DISCARD_FRAME
-            return sum(not entry.flags & hidden for entry in entries), True
+    announced, entries = stream.frames, stream.index_entries
+    if "mp4" in container.format.name.split(",") and announced and len(entries) >= announced:
+        hidden = 2  # AVINDEX_DISCARD_FRAME
+        return sum(not entry.flags & hidden for entry in entries), True
     if _counts_ticks(container):
         return None, False
-    return stream.frames or None, bool(stream.frames) and container.format.name == "avi"
+    if container.format.name != "avi":
+        return announced or None, False
+    if not 0 < announced < _UNFINISHED:
+        return None, False
+    # AVI announces moments: one at which the picture stays has an empty chunk, which is not in the index
+    filled = sum(entry.size > 0 for entry in entries)
+    moments = 1 + round(entries[-1].timestamp * stream.time_base * stream.average_rate) if filled else 0
+    return filled + max(0, announced - moments), True  # the rest is that of a file that is cut
 
 
 def _counts_ticks(container: Any) -> bool:
@@ -330,7 +337,7 @@ def _counts_ticks(container: Any) -> bool:
 
 def _end(stream: Any) -> Fraction | None:
     """When the stream's last picture gives way, in seconds on its clock; None when it does not say."""
-    if stream.duration:
+    if stream.duration and stream.frames < _UNFINISHED:
         return ((stream.start_time or 0) + stream.duration) * Fraction(stream.time_base)
     tag = stream.metadata.get("DURATION", "")  # Matroska's statistics, which count from 0
     match = re.fullmatch(r"(\d{1,4}):(\d\d):(\d\d(?:\.\d{1,12})?)", tag)
