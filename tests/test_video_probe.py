@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from fuzzing import refusals, searching
 from hypothesis import given, strategies as st
-from PIL import Image
+from PIL import Image, ImageCms
 from video_clips import FAST, PICTURES, SOUND, enlarge, ffmpeg, leftovers, read_all
 
 from rvrt_cli.errors import MediaError, OptionError
 from rvrt_cli.video import y4m
+from rvrt_cli.video.losses import unread
 from rvrt_cli.video.probe import open_container, packets, probe
 from rvrt_cli.video.reader import open_reader
 from rvrt_cli.video.streams import plan_streams
@@ -271,6 +272,39 @@ def test_images_of_8_and_16_bits_are_upright(tmp_path, suffix, orientation):
     assert seen[0].shape == ((16, 12, 3) if orientation > 4 else (12, 16, 3))
     assert seen[1].dtype == np.uint16
     assert np.array_equal(seen[0] * np.uint16(257), seen[1])
+
+
+def test_pictures_beside_the_first_of_a_file_are_read_or_told(tmp_path):
+    pages = [Image.fromarray(np.full((12, 16, 3), 60 * number, np.uint8)) for number in range(4)]
+    for name in ("in.png", "in.tif", "in.webp", "in.apng"):
+        pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:], duration=100)
+    (tmp_path / "folder").mkdir()
+    for name in ("in.png", "in.tif"):
+        (tmp_path / "folder" / name).write_bytes((tmp_path / name).read_bytes())
+    for name in ("in.png", "in.apng"):
+        info = probe(tmp_path / name)
+        assert (info.kind, [int(frame.pixels[0, 0, 0]) for frame in read_all(tmp_path / name)]) == (
+            "video", [0, 60, 120, 180]
+        )  # fmt: skip
+        assert unread(info) == []
+    for name, count in (("in.tif", 3), ("folder", 6)):
+        (told,) = unread(probe(tmp_path / name))
+        assert (
+            f"of each file the first picture is read, {count} more pictures are left out; make a file of each" in told
+        )
+    with pytest.raises(MediaError, match=r"in\.webp: an animated WebP, which cannot be read; make an \.apng") as error:
+        probe(tmp_path / "in.webp")
+    one_line(error)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp"])
+def test_colours_of_another_kind_than_srgb_are_told(tmp_path, suffix):
+    for name, profile in (("lab", "LAB"), ("srgb", "sRGB")):
+        data = ImageCms.ImageCmsProfile(ImageCms.createProfile(profile)).tobytes()
+        Image.new("RGB", (16, 12)).save(tmp_path / f"{name}.{suffix}", icc_profile=data)
+    (told,) = unread(probe(tmp_path / f"lab.{suffix}"))
+    assert re.search(r"the colour profile \(Lab .*\) is left out and the colours pass for sRGB; convert", told)
+    assert unread(probe(tmp_path / f"srgb.{suffix}")) == []
 
 
 def test_a_gif_is_a_video_with_its_own_times(tmp_path):

@@ -18,6 +18,7 @@ from rvrt_cli.errors import MediaError, OptionError, OutOfMemoryError
 from rvrt_cli.options import NATIVE_SCALE, UpscaleOptions
 from rvrt_cli.upscale.work import MANIFEST, Manifest, Shapes, Work
 from rvrt_cli.video.finish import check_part, part_file
+from rvrt_cli.video.losses import unread
 from rvrt_cli.video.probe import SourceInfo, probe
 from rvrt_cli.video.process import ffmpeg_version
 from rvrt_cli.video.target import Target, check_target, real_folder
@@ -133,7 +134,7 @@ def prepare(source: str | Path, target: str | Path, options: UpscaleOptions, *, 
         kept = sum(segment.frames for segment in work.segments()) if earlier is not None else 0
     frames = _frame_count(info, options)
     plan = earlier.plan if earlier is not None else _plan(network, info, checked, options, frames)
-    notes = [*network.notes, *checked.notes, *([note] if note else [])]
+    notes = [*network.notes, *unread(info), *checked.notes, *([note] if note else [])]
     if info.interlaced:
         done = "deinterlaced first" if options.deinterlace else "enlarged as they are; --deinterlace makes whole ones"
         notes.append(f"the source is interlaced; its frames are {done}")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import io
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +74,7 @@ def read_image(path: Path, *, deep: bool) -> tuple[np.ndarray, np.ndarray | None
     from PIL import Image, ImageOps
 
     try:
-        if deep and header(path)[1] != 8:
+        if deep and header(path).bits != 8:
             rgba = np.asarray(iio.imread(path, plugin="pyav", index=0, format="rgba64le"))
             rgba = _upright(path, rgba.astype(np.uint16, copy=False))
             alpha = rgba[..., 3]
@@ -93,8 +95,19 @@ def read_image(path: Path, *, deep: bool) -> tuple[np.ndarray, np.ndarray | None
     return pixels, None
 
 
-def header(path: Path) -> tuple[bool, int]:
-    """(whether it speaks of alpha, bits a channel as 8 or 16); bits are 0 where Pillow cannot tell."""
+@dataclass(frozen=True)
+class Header:
+    """What an image says before its pixels; `bits` a channel are 8 or 16, and 0 where Pillow cannot tell."""
+
+    alpha: bool = False
+    bits: int = 0
+    format: str = ""
+    more: int = 0  # pictures after the first one: pages, or an animation
+    profile: str = ""  # name of its colours, unless they are those of sRGB
+
+
+def header(path: Path) -> Header:
+    """Look into an image; nothing is known where it cannot be read, which `read_image` will say."""
     from PIL import Image
 
     try:
@@ -105,11 +118,27 @@ def header(path: Path) -> tuple[bool, int]:
             deep = image.mode[0] in "IF" or any(
                 _DEEP.match(str(name)) or (image.format == "PPM" and more[:1] > [255]) for name, *more in layouts
             )
-            return alpha, 16 if deep else 8
+            # What follows the first picture of a JPEG are its depth, its brightness or the like
+            pages = getattr(image, "n_frames", 1) if image.format in ("PNG", "WEBP", "TIFF") else 1
+            profile = _profile(image.info.get("icc_profile") or b"")
+            return Header(alpha, 16 if deep else 8, image.format or "", pages - 1, profile)
     except MemoryError:
         raise
     except Exception:  # Pillow's readers raise whatever they like
-        return False, 0
+        return Header()
+
+
+def _profile(data: bytes) -> str:
+    """The name of an ICC profile, "" for that of sRGB."""
+    from PIL import ImageCms
+
+    if not data:
+        return ""
+    try:
+        name = " ".join(ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(data))).split())
+    except (ImageCms.PyCMSError, OSError):
+        return "damaged"
+    return "" if "srgb" in name.casefold() else name or "unnamed"
 
 
 def _upright(path: Path, pixels: np.ndarray) -> np.ndarray:

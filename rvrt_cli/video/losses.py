@@ -26,6 +26,23 @@ def chroma(info: SourceInfo) -> str:
     return "444" if step_x == 1 else "422"
 
 
+def unread(info: SourceInfo) -> list[str]:
+    """Notes about what of a sequence of images no target gets."""
+    notes = []
+    if info.more_pictures:
+        plural = "s are" if info.more_pictures > 1 else " is"
+        notes.append(
+            f"{info.path}: of each file the first picture is read, {info.more_pictures} more picture{plural} left out; "
+            "make a file of each to keep them"
+        )
+    if info.profile:
+        notes.append(
+            f"{info.path}: the colour profile ({info.profile}) is left out and the colours pass for sRGB; convert the "
+            "images to sRGB to keep their look"
+        )
+    return notes
+
+
 def coarser(info: SourceInfo, pix_fmt: str, name: str) -> list[str]:
     """Notes about what pictures lose that are stored as `pix_fmt` in the target of this name."""
     notes = []

@@ -107,6 +107,8 @@ class SourceInfo:
     mastering: MasteringDisplay | None = None
     light_level: tuple[int, int] | None = None  # (MaxCLL, MaxFALL) in cd/m²
     files: tuple[Path, ...] = ()  # of an image sequence, in order
+    more_pictures: int = 0  # pages and the like in these files after the first of each, which are not read
+    profile: str = ""  # name of one of these files' colours, where they are not those of sRGB
     header: bytes = b""  # of a y4m stream, already taken from standard input
 
     def stream(self, index: int) -> StreamInfo:
@@ -160,9 +162,12 @@ def probe(source: str | Path, *, fps: Fraction | None = None) -> SourceInfo:
         raise MediaError(f"{text}: no such file or folder")
     if not path.is_file():
         raise MediaError(f"{text}: not a regular file; for a pipe, send y4m to standard input and name the source -")
-    if path.suffix.lower() in images.SUFFIXES:
-        return _probe_images(text, [path], fps)
-    return _probe_video(path)
+    if path.suffix.lower() not in images.SUFFIXES:
+        return _probe_video(path)
+    found = images.header(path)
+    if found.more and found.format == "WEBP":
+        raise MediaError(f"{text}: an animated WebP, which cannot be read; make an .apng or a folder of images of it")
+    return _probe_video(path) if found.more and found.format == "PNG" else _probe_images(text, [path], fps)
 
 
 @contextlib.contextmanager
@@ -404,7 +409,7 @@ def _probe_images(source: str, files: list[Path], fps: Fraction | None) -> Sourc
             raise MediaError(f"{files[0]}: this image cannot be read; remove or replace it")
         pix_fmt = _first_frame(files[0], container, container.streams.video[0]).format.name
     headers = [images.header(path) for path in files]
-    depth = max(colour.bit_depth(pix_fmt), *(bits for _, bits in headers))
+    depth = max(colour.bit_depth(pix_fmt), *(found.bits for found in headers))
     pixels, alpha = images.read_image(files[0], deep=depth > 8)
     rate = fps or DEFAULT_FPS
     return SourceInfo(
@@ -414,7 +419,7 @@ def _probe_images(source: str, files: list[Path], fps: Fraction | None) -> Sourc
         height=pixels.shape[0],
         bit_depth=depth,
         pix_fmt=pix_fmt,
-        has_alpha=alpha is not None or any(transparent for transparent, _ in headers),
+        has_alpha=alpha is not None or any(found.alpha for found in headers),
         interlaced=False,
         frame_rate=rate,
         time_base=1 / rate,
@@ -424,6 +429,8 @@ def _probe_images(source: str, files: list[Path], fps: Fraction | None) -> Sourc
         exact_count=True,
         format="images",
         files=tuple(files),
+        more_pictures=sum(found.more for found in headers),
+        profile=next((found.profile for found in headers if found.profile), ""),
     )
 
 
