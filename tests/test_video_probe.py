@@ -3,6 +3,7 @@
 import itertools
 import os
 import re
+import struct
 import subprocess
 import sys
 from fractions import Fraction
@@ -177,6 +178,16 @@ def test_an_avi_has_the_pictures_that_are_in_it(tmp_path, name):
         assert (len(frames) == count, len(reader.warnings)) == (not said, said), source.name
         assert reader.until - frames[-1].pts <= 25, "the last picture is not held"
     assert probe(path).frame_count == count
+
+
+def test_a_display_matrix_of_zeros_turns_nothing(tmp_path, clip):
+    path, data = tmp_path / "in.mp4", clip.read_bytes()
+    identity = struct.pack(">9i", 65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30)
+    at = data.index(identity, data.index(b"tkhd"))  # the movie's own stands before
+    path.write_bytes(data[:at] + bytes(36) + data[at + 36 :])
+    info = probe(path)
+    assert (info.width, info.height, info.upright) == (64, 48, "")
+    assert read_all(path)[0].pixels.shape == (48, 64, 3)
 
 
 @pytest.mark.parametrize(("size", "rate"), [("720x480", Fraction(30000, 1001)), ("720x576", Fraction(25))])

@@ -357,7 +357,7 @@ def _orientation(frame: Any) -> tuple[int, str]:
     for data in frame.side_data:
         if data.type.name == "DISPLAYMATRIX" and data.buffer_size >= 36:
             a, b, _, c, d = struct.unpack("@5i", bytes(data)[:20])
-            if abs(a) + abs(d) > abs(b) + abs(c):
+            if abs(a) + abs(d) >= abs(b) + abs(c):  # or all are 0, with which players do nothing
                 filters = {
                     (1, 1): (0, ""),
                     (-1, -1): (180, "hflip,vflip"),
