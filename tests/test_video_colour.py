@@ -13,6 +13,7 @@ from rvrt_cli.video import colour
 from rvrt_cli.video.frame import Frame
 from rvrt_cli.video.probe import SourceInfo, probe
 from rvrt_cli.video.reader import open_reader
+from rvrt_cli.video.target import check_target
 from rvrt_cli.video.writer import open_writer
 
 # ffmpeg's name: (Kr, Kb), primaries, transfer
@@ -364,3 +365,25 @@ def test_colours_that_are_coded_otherwise_midway_stay_the_same(tmp_path, name):
             "smpte170m, tv, like the first one"
         ]
     )  # fmt: skip
+
+
+# tags of the source, the lines of the output, and what is said of them
+UNSAID = {
+    "small": (("smpte170m", "smpte170m", "smpte170m"), 480, ""),
+    "small made large": (("smpte170m", "smpte170m", "smpte170m"), 1080, "smpte170m"),
+    "large": (("bt709", "bt709", "bt709"), 1080, ""),
+    "HLG": (("bt2020nc", "bt2020", "arib-std-b67"), 2160, "bt2020nc, bt2020, arib-std-b67"),
+    "P3": (("bt709", "smpte432", "iec61966-2-1"), 1080, "smpte432"),
+}
+
+
+@pytest.mark.parametrize("name", UNSAID)
+def test_colours_that_y4m_does_not_say_are_told(tmp_path, name):
+    (matrix, primaries, transfer), height, said = UNSAID[name]
+    source = tmp_path / "in.mkv"
+    tags = f"setparams=colorspace={matrix}:color_primaries={primaries}:color_trc={transfer}:range=tv"
+    ffmpeg("-f", "lavfi", "-i", f"testsrc2=s=32x32:d=0.1,format=yuv420p,{tags}", "-c:v", "ffv1", source)
+    words = [
+        f"standard output: y4m does not say that the colours are of {said}; tell it to the program that reads them"
+    ]
+    assert list(check_target(probe(source), "-", width=64, height=height).notes) == (words if said else [])

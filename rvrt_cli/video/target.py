@@ -17,7 +17,7 @@ from rvrt_cli.video import colour
 from rvrt_cli.video.colour import Colour
 from rvrt_cli.video.encoder import Encoder, encoder_bytes
 from rvrt_cli.video.frame import Frame
-from rvrt_cli.video.losses import chroma, coarser, without
+from rvrt_cli.video.losses import chroma, coarser, unsaid, without
 from rvrt_cli.video.probe import SourceInfo
 from rvrt_cli.video.process import encoder_pix_fmts, video_encoders
 from rvrt_cli.video.streams import Route, plan_streams
@@ -380,6 +380,7 @@ def _y4m_target(info: SourceInfo, width: int, height: int, pix_fmt: str | None, 
     tags = colour.for_output(info.colour, chosen)
     name = "standard output"
     notes = [*without(info, name, "y4m holds pictures only", source_mux), *coarser(info, chosen, name)]
+    notes += unsaid(tags, chosen, height, name)
     notes += [f"{name}: {_NO_ALPHA}"] * info.has_alpha
     return Target(
         "y4m", Path("-"), width, height, "yuv4mpegpipe", "wrapped_avframe", "rawvideo", chosen, tags, options, (),
