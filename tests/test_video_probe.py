@@ -180,6 +180,16 @@ def test_an_avi_has_the_pictures_that_are_in_it(tmp_path, name):
     assert probe(path).frame_count == count
 
 
+@pytest.mark.parametrize("codec", ["libx264", "mpeg2video"])
+def test_pictures_that_begin_late_have_their_rate(tmp_path, codec):
+    path, sound = tmp_path / "in.ts", ["-f", "lavfi", "-i", "sine=d=10:r=48000"]
+    ffmpeg(
+        "-itsoffset", 8, "-f", "lavfi", "-i", "testsrc2=s=32x32:r=25:d=1", *sound, "-c:v", codec, "-c:a", "mp2", path
+    )
+    assert probe(path).frame_rate == 25
+    assert len(read_all(path)) == 25
+
+
 def test_a_display_matrix_of_zeros_turns_nothing(tmp_path, clip):
     path, data = tmp_path / "in.mp4", clip.read_bytes()
     identity = struct.pack(">9i", 65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30)

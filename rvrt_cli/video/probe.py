@@ -240,8 +240,10 @@ def _probe_video(path: Path) -> SourceInfo:
         decoder = ""
         if has_alpha and pix_fmt == "yuv420p" and has_decoder(_ALPHA_DECODERS.get(stream.codec_context.name, "")):
             pix_fmt, decoder = "yuva420p", _ALPHA_DECODERS[stream.codec_context.name]
-        rates = (stream.average_rate, stream.guessed_rate, stream.base_rate, Fraction(25))
-        rate = next(rate for rate in rates[_counts_ticks(container) :] if rate)
+        # Pictures that begin later than ffmpeg looks have no average, and it guesses a tick of the clock for each
+        decoded = stream.codec_context.framerate
+        rates = (stream.average_rate, decoded, stream.guessed_rate, stream.base_rate, Fraction(25))
+        rate = next(rate for rate in rates[2 * _counts_ticks(container) :] if rate)
         first = stream.start_time if stream.start_time is not None else (frame.pts or 0)
         start_time = first * Fraction(stream.time_base)
         if end is not None and end > start_time:
