@@ -114,6 +114,8 @@ def test_bad_input_is_refused_in_one_line(
     _foreign_weights(foreign)
     cases = {
         "no such file": (tmp_path / "missing.mp4", out),
+        "the source has no name": ("", out),
+        "the target has no name": (good, ""),
         "text": (text, out),
         "sound.m4a": (sound, out),
         "at least 8x8": (small, out),

@@ -153,6 +153,8 @@ def probe(source: str | Path, *, fps: Fraction | None = None) -> SourceInfo:
     text = str(source)
     if text == "-":
         return _probe_y4m()
+    if not text:  # as of a variable that is not set; the current folder is .
+        raise MediaError("the source has no name; give that of a video, a folder or pattern of images, or -")
     path = Path(source)
     if path.is_dir():
         return _probe_images(text, images.list_images(path), fps)

@@ -118,6 +118,8 @@ def check_target(
     text = str(target)
     if text == "-":
         return _y4m_target(info, width, height, pix_fmt, source_mux)
+    if not text:
+        raise MediaError("the target has no name; give that of a video or a folder, or -")
     path = real_folder(target)
     folder = text.endswith(("/", os.sep)) or path.is_dir() or not path.suffix
     if not folder and path.suffix.lower() not in MUXERS:
