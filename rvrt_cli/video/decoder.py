@@ -69,9 +69,9 @@ class VideoDecoder:
 
     def _launch(self) -> None:
         info = self.info
-        chain, self._packed = self._filters()
         turned = "transpose" in info.upright
-        width, height = (info.height, info.width) if turned else (info.width, info.height)
+        width, height = (info.height, info.width) if turned else (info.width, info.height)  # as stored
+        chain, self._packed = self._filters(width, height)
         same = rf"{re.sub('^yuvj?', 'yuvj?', info.pix_fmt)}\b.* {width}x{height}\b"  # but for the colours
         changed = "Reconfiguring filter graph because video parameters changed to "
         self._ffmpeg = FFmpeg(
@@ -96,10 +96,8 @@ class VideoDecoder:
             arguments += ["-ss", f"{start - _RUN_UP:.6f}"]
         return [*arguments, "-i", file_url(info.path), "-map", f"0:{info.stream_index}"]
 
-    def _filters(self) -> tuple[str, str]:
+    def _filters(self, width: int, height: int) -> tuple[str, str]:
         info, deinterlace = self.info, self._deinterlace
-        turned = "transpose" in info.upright
-        width, height = (info.height, info.width) if turned else (info.width, info.height)
         chain, packed = colour.to_rgb(
             info.pix_fmt, info.colour, width, height, alpha=self._alpha, as_tagged=self._as_tagged
         )
