@@ -114,6 +114,8 @@ def test_bad_input_is_refused_in_one_line(
     _foreign_weights(foreign)
     cases = {
         "no such file": (tmp_path / "missing.mp4", out),
+        "the source has no name": ("", out),
+        "the target has no name": (good, ""),
         "text": (text, out),
         "sound.m4a": (sound, out),
         "at least 8x8": (small, out),
@@ -234,6 +236,19 @@ def test_dry_run_prints_the_plan_and_writes_nothing(
     assert "128x96" in said
     assert "windows of 4 + 2 frames" in said
     assert not target.exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="closes files as a POSIX shell does")
+@pytest.mark.parametrize("closed", ["2>&-", "2</dev/null", "<&- >&- 2>&-"])
+def test_closed_standard_streams_stop_nothing(tmp_path: Path, closed: str) -> None:
+    source = clip(tmp_path / "in.mp4", frames=3)
+    code = "from rvrt_cli.cli import main; main()"
+    command = f'"$0" -c "{code}" upscale in.mp4 "$1" {closed}'
+    for target, status in (("out.mp4", 0), ("-", 1)) if ">&- 2" in closed else (("out.mp4", 0),):
+        done = subprocess.run(["sh", "-c", command, sys.executable, target], cwd=tmp_path, capture_output=True)
+        assert (done.returncode, done.stdout, done.stderr) == (status, b"", b"")
+    assert sorted(os.listdir(tmp_path)) == [source.name, "out.mp4"]
+    assert len(decoded_times(tmp_path / "out.mp4")) == 3
 
 
 def test_truncated_video_gives_its_readable_frames(

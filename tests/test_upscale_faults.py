@@ -347,6 +347,18 @@ def test_any_name_is_a_file_of_that_name(
     assert "exists already" in said[0]
 
 
+def test_a_link_to_a_folder_stays_and_the_folder_is_filled(tmp_path: Path, rvrt: Callable, clip: Path) -> None:
+    real, link = tmp_path / "elsewhere" / "frames", tmp_path / "link"
+    real.mkdir(parents=True)
+    link.symlink_to(real)
+    for overwrite in ((), ("--overwrite",)):
+        status, said = rvrt(clip, f"{link}/", "--duration", "0.3", *overwrite)
+        assert status == 0, said
+        assert link.is_symlink()
+        assert len(list(real.iterdir())) == 8
+    assert leftovers(tmp_path) == leftovers(real.parent) == []
+
+
 def test_a_name_cannot_write_to_the_terminal(tmp_path: Path, rvrt: Callable, clip: Path) -> None:
     source, target = tmp_path / "a\x1b[31m\nb.mkv", tmp_path / "c\x1b[2J\x9b1m.mp4"
     shutil.copyfile(clip, source)
@@ -452,6 +464,40 @@ def test_records_that_do_not_fit_the_source_are_thrown_away(
     status, said = rvrt(clip, tmp_path / "out.mkv")
     assert status == 0, said
     assert len(decoded_times(tmp_path / "out.mkv")) == FRAMES
+
+
+def test_a_stream_does_not_throw_away_what_another_source_has_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rvrt: Callable, interrupted: Callable
+) -> None:
+    data = b"YUV4MPEG2 W64 H48 F25:1\n" + 2 * (b"FRAME\n" + bytes(64 * 48 * 3 // 2))
+    work = interrupted("out.mkv")
+    before = sorted(os.listdir(work))
+
+    def stream(target: str, *options: str) -> tuple[int, list[str]]:
+        read, write = os.pipe()
+        os.write(write, data)
+        os.close(write)
+        with open(read) as standard_input:
+            monkeypatch.setattr(sys, "stdin", standard_input)
+            return rvrt("-", tmp_path / target, *options)
+
+    status, said = stream("out.mkv")
+    assert (status, len(said)) == (1, 1)
+    assert "the source, " in said[0]
+    assert "changed since an interrupted run, which had 16 frames done" in said[0]
+    assert sorted(os.listdir(work)) == before
+    status, said = stream("out.mkv", "--overwrite")
+    assert status == 0, said
+    assert "starting afresh" in " ".join(said)
+    assert len(decoded_times(tmp_path / "out.mkv")) == 2
+    assert leftovers(tmp_path) == []
+    manifest = interrupted("other.mkv") / "manifest.json"  # as a stream leaves it that is killed, which is of no use
+    content = json.loads(manifest.read_text())
+    content["about"]["source"] = {}
+    manifest.write_text(json.dumps(content))
+    status, said = stream("other.mkv")
+    assert status == 0, said
+    assert leftovers(tmp_path) == []
 
 
 def test_another_network_or_ffmpeg_starts_afresh_only_when_told(

@@ -12,6 +12,8 @@ from rvrt_cli.errors import MediaError
 from rvrt_cli.video import colour
 from rvrt_cli.video.frame import Frame
 from rvrt_cli.video.probe import SourceInfo, probe
+from rvrt_cli.video.reader import open_reader
+from rvrt_cli.video.target import check_target
 from rvrt_cli.video.writer import open_writer
 
 # ffmpeg's name: (Kr, Kb), primaries, transfer
@@ -282,10 +284,11 @@ ALPHA = {
     "gbrap": ("ffv1", ".mkv", 8, [(128, 1)] * 3),
     "gbrap10le": ("ffv1", ".mkv", 10, [(514, 1)] * 3),
     "gray8a": ("png", ".mov", 8, [(128, 1)]),
+    "rgba64le": ("png", ".mov", 16, [(128 * 257, 1)] * 3),
     "rgba": ("qtrle", ".mov", 8, [(128, 1)] * 3),
     "vp9": ("libvpx-vp9", ".webm", 8, [(126, 1), (128, 4), (128, 4)]),
 }
-PACKED = {"gray8a", "rgba"}
+PACKED = {"gray8a", "rgba", "rgba64le"}
 
 
 @pytest.mark.parametrize("pix_fmt", ALPHA)
@@ -309,6 +312,9 @@ def test_a_video_with_alpha_keeps_it_in_a_folder_of_images(tmp_path, pix_fmt):
     assert np.abs(got - want).max() <= 0.01, got[:, 3, 3]
     pixels = np.stack([frame.pixels for frame in frames]).astype(float) / unit
     assert np.abs(pixels[1:] - 128).max() <= 0.5  # what is wholly transparent may have any colour
+    bare = read_all(source, alpha=False)  # as a video takes them
+    assert [frame.alpha for frame in bare] == [None] * len(levels)
+    assert np.abs(np.stack([frame.pixels for frame in bare]).astype(float) / unit - 128).max() <= 0.5
     notes = enlarge(source, tmp_path / "out.mkv")
     assert "out.mkv: alpha is left out, only a folder of PNG keeps it" in notes
 
@@ -330,3 +336,64 @@ def test_alpha_that_comes_late_in_a_sequence_is_kept(tmp_path):
         assert np.array_equal(frame.pixels, rgba[number, ..., :3])
         opaque = frame.alpha is None or frame.alpha.min() == 255
         assert np.array_equal(frame.alpha, rgba[number, ..., 3]) if number == 2 else opaque
+
+
+# of two parts of one stream: the matrix and range of the second after BT.601 limited, and whether it is tagged
+MIDWAY = {
+    "matrix": ("bt709", "tv", True),
+    "range": ("smpte170m", "pc", True),
+    "both": ("bt709", "pc", True),
+    "no tags any more": ("smpte170m", "tv", False),
+}
+
+
+@pytest.mark.parametrize("name", MIDWAY)
+def test_colours_that_are_coded_otherwise_midway_stay_the_same(tmp_path, name):
+    """HEVC's decoder in ffmpeg forgets the tags of the first part, where that of H.264 would keep them."""
+    matrix, value_range, tagged = MIDWAY[name]
+    kinds = {"601": (("smpte170m", "tv"), True), "other": ((matrix, value_range), tagged)}
+    for part, ((part_matrix, part_range), has_tags) in kinds.items():
+        convert = "zscale=matrixin=gbr:rangein=full:matrix={}:range={}:chromal=left".format(
+            {"smpte170m": "170m", "bt709": "709"}[part_matrix], {"tv": "limited", "pc": "full"}[part_range]
+        )
+        tags = ["-colorspace", part_matrix, "-color_range", part_range] if has_tags else []
+        unknown = "" if has_tags else ",setparams=colorspace=unknown:range=unknown"
+        codec = ["-c:v", "libx265", "-preset", "ultrafast", "-x265-params", "qp=1:log-level=none"]
+        flat = f"color=0xC8283C:s=64x48:r=10:d=0.5,format=gbrp,{convert},format=yuv444p{unknown}"
+        ffmpeg("-f", "lavfi", "-i", flat, *codec, *tags, "-f", "hevc", tmp_path / part)
+    source = tmp_path / "in.hevc"
+    source.write_bytes(b"".join((tmp_path / part).read_bytes() for part in kinds))
+    with open_reader(probe(source)) as reader:
+        frames = list(reader)
+    assert len(frames) == 10
+    for number, frame in enumerate(frames):
+        error = np.abs(frame.pixels.astype(int) - [200, 40, 60]).max()
+        assert error <= 2, f"frame {number} is {error} levels off"
+    assert [warning for warning in reader.warnings if "change" in warning] == (
+        [] if tagged else [
+            f"{source}: the pictures change their colours' matrix or range midway, or do not tell; all were read as "
+            "smpte170m, tv, like the first one"
+        ]
+    )  # fmt: skip
+
+
+# tags of the source, the lines of the output, and what is said of them
+UNSAID = {
+    "small": (("smpte170m", "smpte170m", "smpte170m"), 480, ""),
+    "small made large": (("smpte170m", "smpte170m", "smpte170m"), 1080, "smpte170m"),
+    "large": (("bt709", "bt709", "bt709"), 1080, ""),
+    "HLG": (("bt2020nc", "bt2020", "arib-std-b67"), 2160, "bt2020nc, bt2020, arib-std-b67"),
+    "P3": (("bt709", "smpte432", "iec61966-2-1"), 1080, "smpte432"),
+}
+
+
+@pytest.mark.parametrize("name", UNSAID)
+def test_colours_that_y4m_does_not_say_are_told(tmp_path, name):
+    (matrix, primaries, transfer), height, said = UNSAID[name]
+    source = tmp_path / "in.mkv"
+    tags = f"setparams=colorspace={matrix}:color_primaries={primaries}:color_trc={transfer}:range=tv"
+    ffmpeg("-f", "lavfi", "-i", f"testsrc2=s=32x32:d=0.1,format=yuv420p,{tags}", "-c:v", "ffv1", source)
+    words = [
+        f"standard output: y4m does not say that the colours are of {said}; tell it to the program that reads them"
+    ]
+    assert list(check_target(probe(source), "-", width=64, height=height).notes) == (words if said else [])

@@ -3,6 +3,7 @@
 import itertools
 import os
 import re
+import struct
 import subprocess
 import sys
 from fractions import Fraction
@@ -12,12 +13,15 @@ import numpy as np
 import pytest
 from fuzzing import refusals, searching
 from hypothesis import given, strategies as st
+from PIL import Image, ImageCms
 from video_clips import FAST, PICTURES, SOUND, enlarge, ffmpeg, leftovers, read_all
 
 from rvrt_cli.errors import MediaError, OptionError
 from rvrt_cli.video import y4m
+from rvrt_cli.video.losses import unread
 from rvrt_cli.video.probe import open_container, packets, probe
 from rvrt_cli.video.process import video_encoders
+from rvrt_cli.video.reader import open_reader
 from rvrt_cli.video.streams import plan_streams
 from rvrt_cli.video.target import check_target
 
@@ -152,6 +156,51 @@ def test_a_stream_that_comes_up_on_the_way_does_no_harm(tmp_path):
         assert sum(packet.size > 0 for packet in packets(container, container.streams.video[0])) == 500
 
 
+AVIS = {  # how an AVI is made, and how many pictures it has
+    "steady": ([], 25),
+    "gaps": (["-vf", "select='not(between(n,10,15)+between(n,20,22))'", "-fps_mode", "vfr"], 16),
+    "gaps and reordering": (["-vf", "select='not(between(n,10,15))'", "-fps_mode", "vfr", "-bf", "2"], 19),
+    "late start": (["-vf", "setpts=PTS+0.2/TB", "-copyts"], 25),
+}
+
+
+@pytest.mark.parametrize("name", AVIS)
+def test_an_avi_has_the_pictures_that_are_in_it(tmp_path, name):
+    """It announces a chunk for each moment, and has an empty one where the picture stays."""
+    options, count = AVIS[name]
+    path, cut, piped = (tmp_path / f"{word}.avi" for word in ("in", "cut", "piped"))
+    ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=1", *SOUND, *options, *FAST, path)
+    data = path.read_bytes()
+    cut.write_bytes(data[: len(data) * 6 // 10])
+    piped.write_bytes(ffmpeg("-i", path, "-c", "copy", "-f", "avi", "-"))  # its header is not put right at the end
+    for source, said in ((path, 0), (piped, 0), (cut, 1)):
+        with open_reader(probe(source)) as reader:
+            frames = list(reader)
+        assert (len(frames) == count, len(reader.warnings)) == (not said, said), source.name
+        assert reader.until - frames[-1].pts <= 25, "the last picture is not held"
+    assert probe(path).frame_count == count
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mpeg2video"])
+def test_pictures_that_begin_late_have_their_rate(tmp_path, codec):
+    path, sound = tmp_path / "in.ts", ["-f", "lavfi", "-i", "sine=d=10:r=48000"]
+    ffmpeg(
+        "-itsoffset", 8, "-f", "lavfi", "-i", "testsrc2=s=32x32:r=25:d=1", *sound, "-c:v", codec, "-c:a", "mp2", path
+    )
+    assert probe(path).frame_rate == 25
+    assert len(read_all(path)) == 25
+
+
+def test_a_display_matrix_of_zeros_turns_nothing(tmp_path, clip):
+    path, data = tmp_path / "in.mp4", clip.read_bytes()
+    identity = struct.pack(">9i", 65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30)
+    at = data.index(identity, data.index(b"tkhd"))  # the movie's own stands before
+    path.write_bytes(data[:at] + bytes(36) + data[at + 36 :])
+    info = probe(path)
+    assert (info.width, info.height, info.upright) == (64, 48, "")
+    assert read_all(path)[0].pixels.shape == (48, 64, 3)
+
+
 @pytest.mark.parametrize(("size", "rate"), [("720x480", Fraction(30000, 1001)), ("720x576", Fraction(25))])
 def test_raw_dv_has_the_rate_of_its_pictures(tmp_path, size, rate):
     path = tmp_path / "in.dv"
@@ -206,6 +255,80 @@ def test_images_of_different_sizes_are_refused_by_name(tmp_path):
         read_all(tmp_path / "in")
 
 
+@pytest.mark.parametrize(
+    ("pix_fmt", "suffix"),
+    [("gray16be", "png"), ("rgb48be", "png"), ("rgba64be", "png"), ("ya16be", "png"), ("rgb48le", "tif"),
+     ("gray16le", "tif"), ("rgb48be", "ppm"), ("gray16be", "pgm")],
+)  # fmt: skip
+def test_one_image_of_16_bits_among_those_of_8_keeps_them(tmp_path, pix_fmt, suffix):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    names = ["1.png", f"2.{suffix}", "3.jpg"]
+    for name, made in zip(names, ("rgb24", pix_fmt, "yuvj420p"), strict=True):
+        picture = "gradients=s=64x48:x0=0:x1=63:y0=0:y1=47:nb_colors=3,format=rgba64le"
+        ffmpeg("-f", "lavfi", "-i", picture, "-frames:v", 1, "-pix_fmt", made, folder / name)
+    info, frames = probe(folder), read_all(folder)
+    assert (info.bit_depth, info.pix_fmt) == (16, "rgb24")
+    alone = [read_all(folder / name)[0].pixels for name in names]
+    assert [pixels.dtype for pixels in alone] == [np.uint8, np.uint16, np.uint8]
+    assert len(np.unique(alone[1])) > 256
+    for frame, pixels in zip(frames, alone, strict=True):
+        wanted = pixels * np.uint16(257 if pixels.dtype == np.uint8 else 1)
+        assert frame.pixels.dtype == np.uint16
+        assert np.array_equal(frame.pixels, wanted)
+    enlarge(folder, tmp_path / "out.mkv", codec="ffv1", preset=None)
+    assert probe(tmp_path / "out.mkv").bit_depth == 16
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_images_of_8_and_16_bits_are_upright(tmp_path, suffix, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    levels = np.arange(12 * 16, dtype=np.uint8).reshape(12, 16)
+    seen = []
+    for pixels in (levels, levels * np.uint16(257)):
+        path = tmp_path / f"{pixels.dtype}{suffix}"
+        Image.fromarray(pixels).save(path, exif=exif)
+        seen.append(read_all(path)[0].pixels)
+    assert seen[0].shape == ((16, 12, 3) if orientation > 4 else (12, 16, 3))
+    assert seen[1].dtype == np.uint16
+    assert np.array_equal(seen[0] * np.uint16(257), seen[1])
+
+
+def test_pictures_beside_the_first_of_a_file_are_read_or_told(tmp_path):
+    pages = [Image.fromarray(np.full((12, 16, 3), 60 * number, np.uint8)) for number in range(4)]
+    for name in ("in.png", "in.tif", "in.webp", "in.apng"):
+        pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:], duration=100)
+    (tmp_path / "folder").mkdir()
+    for name in ("in.png", "in.tif"):
+        (tmp_path / "folder" / name).write_bytes((tmp_path / name).read_bytes())
+    for name in ("in.png", "in.apng"):
+        info = probe(tmp_path / name)
+        assert (info.kind, [int(frame.pixels[0, 0, 0]) for frame in read_all(tmp_path / name)]) == (
+            "video", [0, 60, 120, 180]
+        )  # fmt: skip
+        assert unread(info) == []
+    for name, count in (("in.tif", 3), ("folder", 6)):
+        (told,) = unread(probe(tmp_path / name))
+        assert (
+            f"of each file the first picture is read, {count} more pictures are left out; make a file of each" in told
+        )
+    with pytest.raises(MediaError, match=r"in\.webp: an animated WebP, which cannot be read; make an \.apng") as error:
+        probe(tmp_path / "in.webp")
+    one_line(error)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp"])
+def test_colours_of_another_kind_than_srgb_are_told(tmp_path, suffix):
+    for name, profile in (("lab", "LAB"), ("srgb", "sRGB")):
+        data = ImageCms.ImageCmsProfile(ImageCms.createProfile(profile)).tobytes()
+        Image.new("RGB", (16, 12)).save(tmp_path / f"{name}.{suffix}", icc_profile=data)
+    (told,) = unread(probe(tmp_path / f"lab.{suffix}"))
+    assert re.search(r"the colour profile \(Lab .*\) is left out and the colours pass for sRGB; convert", told)
+    assert unread(probe(tmp_path / f"srgb.{suffix}")) == []
+
+
 def test_a_gif_is_a_video_with_its_own_times(tmp_path):
     source, target = tmp_path / "in.gif", tmp_path / "out.mp4"
     ffmpeg(
@@ -253,6 +376,35 @@ def test_bad_targets_are_refused_before_the_work(tmp_path, clip):
         check(clip, clip, overwrite=True)
     assert (tmp_path / "there.mp4").read_bytes() == b"precious"
     assert leftovers(tmp_path) == []
+
+
+def test_the_working_directory_is_no_folder_for_images(tmp_path, monkeypatch, clip):
+    """They appear in it all at once, as a new folder in its place, and whoever is in it would not see them."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for target in (".", "./", tmp_path / "here"):
+        with pytest.raises(MediaError, match=r"choose a new folder in it, such as (.*here/)?frames/$") as error:
+            check(clip, target)
+        one_line(error)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+@pytest.mark.parametrize("kind", ["another file system", "another folder"])
+def test_a_mount_is_no_folder_for_images(tmp_path, clip, kind):
+    mount, other = tmp_path / "mounted hëre", tmp_path / "other"
+    mount.mkdir()
+    other.mkdir()
+    how = ["-t", "tmpfs", "none"] if kind == "another file system" else ["--bind", other]
+    if subprocess.run(["mount", *how, mount], capture_output=True).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        with pytest.raises(MediaError, match=r"a mount.* choose a new folder in it, such as .*hëre/frames/$") as error:
+            check(clip, mount)
+        one_line(error)
+        enlarge(clip, mount / "frames")
+        assert len(os.listdir(mount / "frames")) == 6
+    finally:
+        subprocess.run(["umount", mount], check=True)
 
 
 @pytest.mark.parametrize(
@@ -328,11 +480,19 @@ def test_y4m_goes_through_from_pipe_to_pipe(pix_fmt):
     assert np.abs(a - b).max() <= (2 if "444" not in pix_fmt else 1)
 
 
-def test_a_y4m_stream_that_breaks_off_gives_what_it_has(tmp_path):
-    source = ffmpeg(*PICTURES, "-pix_fmt", "yuv420p", "-f", "yuv4mpegpipe", "-")
-    done = pass_on(source[: len(source) // 2], str(tmp_path / "out.mkv"))
-    assert done.returncode == 0, done.stderr.decode()
-    assert len(read_all(tmp_path / "out.mkv")) in (14, 15)
+@pytest.mark.parametrize(("size", "pix_fmt"), [("64x48", "yuv420p"), ("63x47", "yuv420p"), ("32x32", "yuv422p10le")])
+def test_a_y4m_stream_that_breaks_off_gives_what_it_has_and_says_so(tmp_path, size, pix_fmt):
+    raw = ["-pix_fmt", pix_fmt, "-strict", "-1", "-f", "yuv4mpegpipe", "-"]
+    source = ffmpeg("-f", "lavfi", "-i", f"testsrc2=s={size}:r=25", "-frames:v", 10, *raw)
+    header = len(source.partition(b"\n")[0]) + 1
+    frame = (len(source) - header) // 10
+    for length, frames, missing in ((header + 4 * frame, 4, 0), (header + 5 * frame - 1, 4, 1), (len(source), 10, 0)):
+        target = tmp_path / f"{length}.mkv"
+        done = pass_on(source[:length], str(target))
+        assert done.returncode == 0, done.stderr.decode()
+        assert len(read_all(target)) == frames
+        told = f"['-: {missing} frame missing, the stream is truncated or damaged ({frames} could be read)']"
+        assert done.stderr.decode().strip() == (told if missing else "[]")
 
 
 @pytest.mark.parametrize(

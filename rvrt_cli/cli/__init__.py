@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import sys
@@ -37,6 +38,7 @@ cli.add_command(bench)
 
 def main() -> None:
     """Run the command line; a user sees one line for an error, and exit status 1."""
+    _keep_standard_streams()
     # Tidy up on SIGTERM as on Ctrl-C; MindSpore, once it has compiled something, turns the latter into the former.
     signal.signal(signal.SIGTERM, interrupt)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as in the background
@@ -58,6 +60,19 @@ def main() -> None:
         click.echo(f"rvrt: {in_one_line(error)}", err=True)
         status = 1
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _keep_standard_streams() -> None:
+    """Where one of them is closed (2>&-), the next file that is opened would take its number, and what others write there."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDONLY)  # takes the lowest free number; writing to it fails as before
+    try:
+        os.write(2, b"")
+    except OSError:  # it was closed, or is the script that called us, which a shell has opened under this number
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for as long as the program runs
 
 
 def _refusal(error: click.ClickException) -> str:

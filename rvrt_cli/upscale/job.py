@@ -18,9 +18,10 @@ from rvrt_cli.errors import MediaError, OptionError, OutOfMemoryError
 from rvrt_cli.options import NATIVE_SCALE, UpscaleOptions
 from rvrt_cli.upscale.work import MANIFEST, Manifest, Shapes, Work
 from rvrt_cli.video.finish import check_part, part_file
+from rvrt_cli.video.losses import unread
 from rvrt_cli.video.probe import SourceInfo, probe
 from rvrt_cli.video.process import ffmpeg_version
-from rvrt_cli.video.target import Target, check_target
+from rvrt_cli.video.target import Target, check_target, real_folder
 from rvrt_cli.weights import check_names, file_sha256, load_weights, resolve
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def prepare(source: str | Path, target: str | Path, options: UpscaleOptions, *, 
     info = probe(source)
     check_size(info.width, info.height)
     width, height = options.output_size(info.width, info.height)
-    work = None if str(target) == "-" else Work(Path(target))
+    work = None if str(target) == "-" else Work(real_folder(target))
     if options.ranks > 1 and (work is None or info.kind == "y4m"):
         raise OptionError(f"--ranks {options.ranks}: needs a source and a target that are files; - is neither")
     alone = not as_rank and options.node == 0  # else the first machine decides
@@ -124,16 +125,16 @@ def prepare(source: str | Path, target: str | Path, options: UpscaleOptions, *, 
     network = load_network(options.model, options.weights, options.device, options.precision)
     about = _about(info, checked, network, options)
     resumable = work is not None and info.kind != "y4m"
-    finished = published is not None and published.about == about
+    finished = resumable and published is not None and published.about == about
     if published is not None and not finished and not options.overwrite:
         raise MediaError(f"{checked.path}: exists already; choose another name, or --overwrite")
     earlier, note, kept = None, None, published.frames if published is not None and finished else 0
-    if work is not None and resumable and not finished and (alone or as_rank):
+    if work is not None and not finished and (alone or as_rank):
         earlier, note = _earlier(work, about, info, checked, network, options, whole=not as_rank)
         kept = sum(segment.frames for segment in work.segments()) if earlier is not None else 0
     frames = _frame_count(info, options)
     plan = earlier.plan if earlier is not None else _plan(network, info, checked, options, frames)
-    notes = [*network.notes, *checked.notes, *([note] if note else [])]
+    notes = [*network.notes, *unread(info), *checked.notes, *([note] if note else [])]
     if info.interlaced:
         done = "deinterlaced first" if options.deinterlace else "enlarged as they are; --deinterlace makes whole ones"
         notes.append(f"the source is interlaced; its frames are {done}")
@@ -200,7 +201,7 @@ def _earlier(
     """
     try:
         manifest = work.manifest()
-        if manifest is None:
+        if manifest is None or not manifest.about["source"]:  # of a stream nobody can go on with
             return None, None
         done = sum(segment.frames for segment in work.segments())
         changed = manifest.differences(about)

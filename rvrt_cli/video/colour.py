@@ -119,10 +119,12 @@ def resolve(codes: dict[str, int], pix_fmt: str, height: int) -> Colour:
     rng = RANGES.get(codes.get("range", 0))
     primaries = PRIMARIES.get(codes.get("primaries", 2))
     transfer = TRANSFERS.get(codes.get("transfer", 2))
+    if matrix == "gbr" and not rgb:
+        matrix = None
     tagged = {"matrix": matrix, "range": rng, "primaries": primaries, "transfer": transfer}
     if rgb:
         matrix = "gbr"
-    elif matrix is None or matrix == "gbr":
+    elif matrix is None:
         matrix = ("bt2020nc" if primaries == "bt2020" else "bt709") if height > 576 else "smpte170m"
     if rgb or pix_fmt.startswith("yuvj"):
         rng = "pc"
@@ -165,11 +167,16 @@ def subsampling(pix_fmt: str) -> tuple[int, int]:
     return 64 // fmt.chroma_width(64), 64 // fmt.chroma_height(64)
 
 
-def to_rgb(pix_fmt: str, colour: Colour, width: int, height: int, *, alpha: bool = False) -> tuple[str, str]:
+def to_rgb(
+    pix_fmt: str, colour: Colour, width: int, height: int, *, alpha: bool = False, as_tagged: bool = False
+) -> tuple[str, str]:
     """(filter chain, pixel format) that turn pictures of `pix_fmt` into packed full-range RGB of `width` x `height` px.
 
     The size is the one that is wanted in any case: pictures of another size (some streams change theirs) are scaled.
-    With `alpha`, which `pix_fmt` must have then, it is RGBA, and zimg makes black of YUV that is wholly transparent.
+    All are read as `colour` says; with `as_tagged`, where that comes from tags, each as its own tags say instead, and zimg
+    refuses a picture that has none ("no path between colorspaces").
+    With `alpha`, which `pix_fmt` must have then, it is RGBA, and zimg makes black of YUV that is wholly transparent. Without,
+    alpha is taken away first: zimg would mix black into the colours.
     """
     deep = bit_depth(pix_fmt) > 8
     if alpha:
@@ -179,23 +186,32 @@ def to_rgb(pix_fmt: str, colour: Colour, width: int, height: int, *, alpha: bool
     step_x, step_y = subsampling(pix_fmt)
     exact = has_zscale() and not pix_fmt.startswith(("xyz", "bayer", "mono", "pal")) and "f32" not in pix_fmt
     size = f"w={width}:h={height}"
+    matrix_in, range_in = f"matrixin={_ZSCALE_MATRIX.get(colour.matrix)}:", f"rangein={_ZSCALE_RANGE[colour.range]}:"
+    if as_tagged and "matrix" in colour.tagged and not colour.approximated:
+        matrix_in = ""
+    if as_tagged and "range" in colour.tagged and not pix_fmt.startswith("yuvj"):
+        range_in = ""
     if is_rgb(pix_fmt):
         if deep and exact:
-            return f"zscale={size}:rangein=full:range=full,format={planar},format={packed}", packed
+            opaque = "" if alpha or not has_alpha(pix_fmt) else "lutrgb=r=val:g=val:b=val:a=maxval,"
+            return f"{opaque}zscale={size}:rangein=full:range=full,format={planar},format={packed}", packed
         return f"scale={size}:{_SWSCALE_FLAGS},format={packed}", packed
     if is_grey(pix_fmt):
         grey = "gray16le" if deep else "gray"
-        if exact and not alpha:  # zimg has no grey with alpha
-            levels = f"zscale={size}:rangein={_ZSCALE_RANGE[colour.range]}:range=full"
-            return f"{levels},format={grey},format={packed}", packed
+        if exact and not has_alpha(pix_fmt):  # zimg has no grey with alpha
+            return f"zscale={size}:{range_in}range=full,format={grey},format={packed}", packed
         return f"scale={size}:in_range={colour.range}:out_range=pc:{_SWSCALE_FLAGS},format={packed}", packed
     first = ""
+    if pix_fmt.startswith("yuva") and not alpha:
+        pix_fmt = pix_fmt.replace("yuva", "yuv")
+        first = f"format={pix_fmt},"
     if (width % step_x or height % step_y) if exact else (deep and step_x * step_y > 1):
         # zimg wants whole chroma samples, and swscale wraps black and white round on its direct way to 16 bits
-        first = f"scale={size}:in_range={colour.range}:out_range={colour.range}:{_SWSCALE_FLAGS},"
+        levels = f"in_range={colour.range}:out_range={colour.range}:" if range_in else ""
+        first += f"scale={size}:{levels}{_SWSCALE_FLAGS},"
         first += f"format={_full_chroma(pix_fmt, alpha)},"
     if exact:
-        matrix = f"matrixin={_ZSCALE_MATRIX[colour.matrix]}:rangein={_ZSCALE_RANGE[colour.range]}:matrix=gbr:range=full"
+        matrix = f"{matrix_in}{range_in}matrix=gbr:range=full"
         return f"{first}zscale={size}:{matrix}:filter=spline36,format={planar},format={packed}", packed
     matrix = f"in_color_matrix={_SWSCALE_MATRIX[colour.matrix]}:in_range={colour.range}:out_range=pc"
     return f"{first}scale={size}:{matrix}:{_SWSCALE_FLAGS},format={packed}", packed

@@ -7,6 +7,7 @@ come from one decode. PyAV takes the packets out.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
 import re
@@ -14,24 +15,27 @@ import select
 import threading
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import Any
 
 import av
 import numpy as np
 
 from rvrt_cli.errors import MediaError
-from rvrt_cli.video import colour
+from rvrt_cli.video import colour, y4m
 from rvrt_cli.video.frame import Frame
 from rvrt_cli.video.probe import SourceInfo, open_container, packets, stdin_descriptor
 from rvrt_cli.video.process import FFmpeg, file_url
 
 # Messages that say something about the whole of a source, wherever in it they come
 _WATCH = {
-    "change": "Reconfiguring filter graph because video parameters changed",
+    "uncoloured": "no path between colorspaces",
     "jump": "Non-monotonic DTS",
     "field": r" i:[TB] iskey:",  # from the filter showinfo, once a picture
     "damage": r"ended prematurely|[Tt]runcat|corrupt|partial file",
 }
+# Formats with an index of their key pictures. Elsewhere ffmpeg seeks to any place (MPEG-TS) or takes it for the beginning
+# (raw H.264), and pictures between there and the next key picture would be lost.
+_INDEXED = {"mp4", "matroska", "avi", "flv", "asf", "mxf", "nut"}
+_RUN_UP = 5.0  # s: seeking goes by times of decoding, and fails before the first one
 NUT_OPTIONS = {"probesize": "32", "analyzeduration": "0"}  # believe the header; reading ahead would cost memory
 
 
@@ -54,18 +58,29 @@ class VideoDecoder:
         if info.start_time < 0:
             self._lift = int(-info.start_time / info.time_base) + int(1 / info.time_base) + 1
         self._closed = threading.Event()
+        self._breaks_off = False  # a y4m stream, inside a frame
         self._alpha = alpha and colour.has_alpha(info.pix_fmt)
+        self._start, self._deinterlace = start, deinterlace
         self._woven = not (deinterlace or info.interlaced)  # interlaced pictures would surprise
-        chain, self._packed = self._filters(deinterlace)
+        self._as_tagged = info.kind != "y4m"  # each picture's colours are as it says itself
+        self._launch()
+        if info.kind == "y4m":
+            threading.Thread(target=self._pump, name="y4m-pump", daemon=True).start()
+
+    def _launch(self) -> None:
+        info = self.info
+        turned = "transpose" in info.upright
+        width, height = (info.height, info.width) if turned else (info.width, info.height)  # as stored
+        chain, self._packed = self._filters(width, height)
+        same = rf"{re.sub('^yuvj?', 'yuvj?', info.pix_fmt)}\b.* {width}x{height}\b"  # but for the colours
+        changed = "Reconfiguring filter graph because video parameters changed to "
         self._ffmpeg = FFmpeg(
-            [*self._input(start), "-vf", chain, *self._output()],
+            [*self._input(self._start), "-vf", chain, *self._output()],
             stdin=info.kind == "y4m",
             stdout=True,
             level="verbose",  # the counts of packets and pictures come at this level
-            watch=_WATCH,
+            watch={**_WATCH, "recoloured": f"{changed}{same}", "change": f"{changed}(?!{same})"},
         )
-        if info.kind == "y4m":
-            threading.Thread(target=self._pump, name="y4m-pump", daemon=True).start()
 
     def _input(self, start: float) -> list[str]:
         info = self.info
@@ -75,15 +90,17 @@ class VideoDecoder:
         arguments = ["-noautorotate", "-copyts", "-protocol_whitelist", "file"]
         if info.decoder:
             arguments += ["-c:v", info.decoder]
-        if start > 0:
-            arguments += ["-ss", f"{start:.6f}"]
+        if info.codec == "theora":  # several threads lose the chroma of a picture now and then, after one that repeats
+            arguments += ["-threads", "1"]
+        if start > 2 * _RUN_UP and set(info.format.split(",")) & _INDEXED:
+            arguments += ["-ss", f"{start - _RUN_UP:.6f}"]
         return [*arguments, "-i", file_url(info.path), "-map", f"0:{info.stream_index}"]
 
-    def _filters(self, deinterlace: bool) -> tuple[str, str]:
-        info = self.info
-        turned = "transpose" in info.upright
-        width, height = (info.height, info.width) if turned else (info.width, info.height)
-        chain, packed = colour.to_rgb(info.pix_fmt, info.colour, width, height, alpha=self._alpha)
+    def _filters(self, width: int, height: int) -> tuple[str, str]:
+        info, deinterlace = self.info, self._deinterlace
+        chain, packed = colour.to_rgb(
+            info.pix_fmt, info.colour, width, height, alpha=self._alpha, as_tagged=self._as_tagged
+        )
         if info.upright:
             chain = f"{chain},{info.upright}"
         if deinterlace:
@@ -92,6 +109,8 @@ class VideoDecoder:
             chain = f"setpts=PTS+{self._lift},{chain}"
         if self._woven:
             chain = f"showinfo=checksum=0,{chain}"
+        if self._first is not None:  # or a little earlier, since deinterlacing looks at the pictures before, too
+            chain = f"trim=start={float(self._first) - (1 if deinterlace else 0):.6f},{chain}"
         return chain, packed
 
     def _output(self) -> list[str]:
@@ -134,6 +153,20 @@ class VideoDecoder:
             )
 
     def _pictures(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Time and pixels of each picture that ffmpeg gives."""
+        given = 0
+        for item in self._decoded():
+            yield item
+            given += 1
+        self._ffmpeg.wait()
+        if self._ffmpeg.seen["uncoloured"] and self._as_tagged and not self._closed.is_set():
+            # Where some pictures say how their colours are meant and others do not, all are read as the first one
+            self._ffmpeg.kill()
+            self._as_tagged = False
+            self._launch()
+            yield from itertools.islice(self._decoded(), given, None)
+
+    def _decoded(self) -> Iterator[tuple[int, np.ndarray]]:
         info = self.info
         shape = (info.height, info.width, 4 if self._alpha else 3)
         kind = np.dtype("<u2") if self._packed in ("rgb48le", "rgba64le") else np.dtype(np.uint8)
@@ -151,8 +184,8 @@ class VideoDecoder:
         except (av.error.FFmpegError, OSError, IndexError) as error:
             if self._closed.is_set():
                 return
-            if self._ffmpeg.wait() == 0:
-                return  # not one picture in the part that was asked for
+            if self._ffmpeg.wait() == 0 or (self._ffmpeg.seen["uncoloured"] and self._as_tagged):
+                return  # not one picture in the part that was asked for, or one that says nothing of its colours
             raise MediaError(f"{info.path}: cannot be decoded: {self._ffmpeg.last_error()}") from error
 
     def _take_stock(self, count: int, last: int | None) -> None:
@@ -170,6 +203,11 @@ class VideoDecoder:
                 f"{info.path}: the pictures change their size or format midway; all were scaled to "
                 f"{info.width}x{info.height}"
             )
+        if ffmpeg.seen["recoloured"] and not self._as_tagged:
+            self.warnings.append(
+                f"{info.path}: the pictures change their colours' matrix or range midway, or do not tell; all were read "
+                f"as {info.colour.matrix}, {info.colour.range}, like the first one"
+            )
         fields = ffmpeg.seen["field"]
         if self._woven and fields:
             self.warnings.append(
@@ -185,9 +223,10 @@ class VideoDecoder:
             )
         if self.missing:
             plural = "s" if self.missing > 1 else ""
+            what = "stream" if info.kind == "y4m" else "file"
             why = f"; ffmpeg: {ffmpeg.last_error()}" if ffmpeg.errors else ""
             self.warnings.append(
-                f"{info.path}: {self.missing} frame{plural} missing, the file is truncated or damaged "
+                f"{info.path}: {self.missing} frame{plural} missing, the {what} is truncated or damaged "
                 f"({count} could be read{why})"
             )
         elif ffmpeg.errors:
@@ -211,6 +250,8 @@ class VideoDecoder:
     def _count_missing(self, count: int, last: int) -> int:
         """Pictures that the container announces, or that went in as packets, and that did not come out."""
         info = self.info
+        if self._breaks_off:
+            return 1
         whole = self._first is None and self._end is None
         if whole and info.exact_count and info.frame_count:
             return max(0, info.frame_count - count)
@@ -231,17 +272,25 @@ class VideoDecoder:
         """Hand standard input on to ffmpeg, after the header that `probe` took from it."""
         pipe = self._ffmpeg.process.stdin
         assert pipe is not None
-        source = stdin_descriptor()
+        info, source, given, begin = self.info, stdin_descriptor(), 0, b""
         with contextlib.suppress(OSError, ValueError):  # ffmpeg is gone, or the reader was closed
-            data: Any = self.info.header
-            while data and not self._closed.is_set():
+            pipe.write(info.header)
+            while data := self._take(source):
                 pipe.write(data)
-                while not self._closed.is_set() and not select.select([source], [], [], 0.1)[0]:
-                    pass
-                data = b"" if self._closed.is_set() else os.read(source, 1 << 20)
+                given += len(data)
+                begin += data[: max(0, 80 - len(begin))]
+            frame = begin.find(b"\n") + 1 + y4m.picture_bytes(info.pix_fmt, info.width, info.height)
+            self._breaks_off = not self._closed.is_set() and given % frame > 0
             pipe.flush()
         with contextlib.suppress(OSError, ValueError):
             pipe.close()
+
+    def _take(self, source: int) -> bytes:
+        """The next bytes of standard input; none at its end, or when the reader is closed."""
+        while not self._closed.is_set():
+            if select.select([source], [], [], 0.1)[0]:
+                return os.read(source, 1 << 20)
+        return b""
 
     def close(self) -> None:
         """End ffmpeg, whatever it is doing. Safe to call twice and from another thread."""

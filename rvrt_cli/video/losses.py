@@ -11,6 +11,8 @@ from rvrt_cli.video import colour
 from rvrt_cli.video.probe import SourceInfo, open_container, packets
 
 _LOOKED_AT = 2000  # pictures, to see whether their times vary
+_USUAL_PRIMARIES = {"unknown", "bt709", "bt470bg", "smpte170m"}
+_USUAL_TRANSFERS = {"unknown", "bt709", "smpte170m", "bt470bg", "iec61966-2-1"}
 _CHROMA_NAMES = {(1, 1): "4:4:4", (2, 1): "4:2:2", (2, 2): "4:2:0", (4, 1): "4:1:1", (1, 2): "4:4:0", (4, 4): "4:1:0"}
 
 
@@ -24,6 +26,23 @@ def chroma(info: SourceInfo) -> str:
     if step_y > 1 and step_x > 1:
         return "420"
     return "444" if step_x == 1 else "422"
+
+
+def unread(info: SourceInfo) -> list[str]:
+    """Notes about what of a sequence of images no target gets."""
+    notes = []
+    if info.more_pictures:
+        plural = "s are" if info.more_pictures > 1 else " is"
+        notes.append(
+            f"{info.path}: of each file the first picture is read, {info.more_pictures} more picture{plural} left out; "
+            "make a file of each to keep them"
+        )
+    if info.profile:
+        notes.append(
+            f"{info.path}: the colour profile ({info.profile}) is left out and the colours pass for sRGB; convert the "
+            "images to sRGB to keep their look"
+        )
+    return notes
 
 
 def coarser(info: SourceInfo, pix_fmt: str, name: str) -> list[str]:
@@ -41,6 +60,18 @@ def coarser(info: SourceInfo, pix_fmt: str, name: str) -> list[str]:
             old, new = (_CHROMA_NAMES.get(steps, "{}x{}".format(*steps)) for steps in (before, after))
             notes.append(f"{name}: chroma of {old} becomes {new}; {remedy} it")
     return notes
+
+
+def unsaid(tags: colour.Colour, pix_fmt: str, height: int, name: str) -> list[str]:
+    """A note about what readers of y4m, which says nothing of colours but the range, will hardly guess right."""
+    guess = colour.resolve({}, pix_fmt, height)
+    words = [tags.matrix] if tags.matrix != guess.matrix else []
+    words += [tags.primaries] if tags.primaries not in _USUAL_PRIMARIES else []
+    words += [tags.transfer] if tags.transfer not in _USUAL_TRANSFERS else []
+    if not words:
+        return []
+    listed = ", ".join(dict.fromkeys(words))
+    return [f"{name}: y4m does not say that the colours are of {listed}; tell it to the program that reads them"]
 
 
 def without(info: SourceInfo, name: str, holds: str, source_mux: bool) -> list[str]:

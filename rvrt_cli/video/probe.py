@@ -26,6 +26,7 @@ ATTACHED_PIC = 0x400  # disposition of cover art
 # Formats that are scripts to open other files or addresses, or that take any text for a picture
 _REFUSED_FORMATS = {"tty", "concat", "hls", "dash", "applehttp", "sdp", "rtsp", "lavfi", "imf", "webm_dash_manifest"}
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # ffmpeg's own leave the alpha of WebM out
+_UNFINISHED = 1 << 30  # so many pictures ffmpeg notes in an AVI before it knows better
 # Clocks of these formats start anywhere; only differences mean something
 _FREE_CLOCKS = {"mpegts", "mpeg", "mpegtsraw", "rtp", "vob"}
 # Nor do they say at the beginning what their streams are: sound that begins late is known by its first packet
@@ -108,6 +109,8 @@ class SourceInfo:
     mastering: MasteringDisplay | None = None
     light_level: tuple[int, int] | None = None  # (MaxCLL, MaxFALL) in cd/m²
     files: tuple[Path, ...] = ()  # of an image sequence, in order
+    more_pictures: int = 0  # pages and the like in these files after the first of each, which are not read
+    profile: str = ""  # name of one of these files' colours, where they are not those of sRGB
     header: bytes = b""  # of a y4m stream, already taken from standard input
 
     def stream(self, index: int) -> StreamInfo:
@@ -152,6 +155,8 @@ def probe(source: str | Path, *, fps: Fraction | None = None) -> SourceInfo:
     text = str(source)
     if text == "-":
         return _probe_y4m()
+    if not text:  # as of a variable that is not set; the current folder is .
+        raise MediaError("the source has no name; give that of a video, a folder or pattern of images, or -")
     path = Path(source)
     if path.is_dir():
         return _probe_images(text, images.list_images(path), fps)
@@ -161,9 +166,12 @@ def probe(source: str | Path, *, fps: Fraction | None = None) -> SourceInfo:
         raise MediaError(f"{text}: no such file or folder")
     if not path.is_file():
         raise MediaError(f"{text}: not a regular file; for a pipe, send y4m to standard input and name the source -")
-    if path.suffix.lower() in images.SUFFIXES:
-        return _probe_images(text, [path], fps)
-    return _probe_video(path)
+    if path.suffix.lower() not in images.SUFFIXES:
+        return _probe_video(path)
+    found = images.header(path)
+    if found.more and found.format == "WEBP":
+        raise MediaError(f"{text}: an animated WebP, which cannot be read; make an .apng or a folder of images of it")
+    return _probe_video(path) if found.more and found.format == "PNG" else _probe_images(text, [path], fps)
 
 
 @contextlib.contextmanager
@@ -240,8 +248,10 @@ def _probe_video(path: Path) -> SourceInfo:
         decoder = ""
         if has_alpha and pix_fmt == "yuv420p" and has_decoder(_ALPHA_DECODERS.get(stream.codec_context.name, "")):
             pix_fmt, decoder = "yuva420p", _ALPHA_DECODERS[stream.codec_context.name]
-        rates = (stream.average_rate, stream.guessed_rate, stream.base_rate, Fraction(25))
-        rate = next(rate for rate in rates[_counts_ticks(container) :] if rate)
+        # Pictures that begin later than ffmpeg looks have no average, and it guesses a tick of the clock for each
+        decoded = stream.codec_context.framerate
+        rates = (stream.average_rate, decoded, stream.guessed_rate, stream.base_rate, Fraction(25))
+        rate = next(rate for rate in rates[2 * _counts_ticks(container) :] if rate)
         first = stream.start_time if stream.start_time is not None else (frame.pts or 0)
         start_time = first * Fraction(stream.time_base)
         if end is not None and end > start_time:
@@ -319,14 +329,20 @@ def _first_frame(path: Path, container: Any, stream: Any) -> Any:
 
 def _frame_count(container: Any, stream: Any) -> tuple[int | None, bool]:
     """(number of pictures, whether it is exact). The index of an mp4 says which samples an edit list hides."""
-    if "mp4" in container.format.name.split(",") and stream.frames:
-        entries = stream.index_entries
-        if len(entries) >= stream.frames:
-            hidden = 2  # AVINDEX_DISCARD_FRAME
-            return sum(not entry.flags & hidden for entry in entries), True
+    announced, entries = stream.frames, stream.index_entries
+    if "mp4" in container.format.name.split(",") and announced and len(entries) >= announced:
+        hidden = 2  # AVINDEX_DISCARD_FRAME
+        return sum(not entry.flags & hidden for entry in entries), True
     if _counts_ticks(container):
         return None, False
-    return stream.frames or None, bool(stream.frames) and container.format.name == "avi"
+    if container.format.name != "avi":
+        return announced or None, False
+    if not 0 < announced < _UNFINISHED:
+        return None, False
+    # AVI announces moments: one at which the picture stays has an empty chunk, which is not in the index
+    filled = sum(entry.size > 0 for entry in entries)
+    moments = 1 + round(entries[-1].timestamp * stream.time_base * stream.average_rate) if filled else 0
+    return filled + max(0, announced - moments), True  # the rest is that of a file that is cut
 
 
 def _counts_ticks(container: Any) -> bool:
@@ -336,7 +352,7 @@ def _counts_ticks(container: Any) -> bool:
 
 def _end(stream: Any) -> Fraction | None:
     """When the stream's last picture gives way, in seconds on its clock; None when it does not say."""
-    if stream.duration:
+    if stream.duration and stream.frames < _UNFINISHED:
         return ((stream.start_time or 0) + stream.duration) * Fraction(stream.time_base)
     tag = stream.metadata.get("DURATION", "")  # Matroska's statistics, which count from 0
     match = re.fullmatch(r"(\d{1,4}):(\d\d):(\d\d(?:\.\d{1,12})?)", tag)
@@ -351,7 +367,7 @@ def _orientation(frame: Any) -> tuple[int, str]:
     for data in frame.side_data:
         if data.type.name == "DISPLAYMATRIX" and data.buffer_size >= 36:
             a, b, _, c, d = struct.unpack("@5i", bytes(data)[:20])
-            if abs(a) + abs(d) > abs(b) + abs(c):
+            if abs(a) + abs(d) >= abs(b) + abs(c):  # or all are 0, with which players do nothing
                 filters = {
                     (1, 1): (0, ""),
                     (-1, -1): (180, "hflip,vflip"),
@@ -402,7 +418,8 @@ def _probe_images(source: str, files: list[Path], fps: Fraction | None) -> Sourc
         if not container.streams.video:
             raise MediaError(f"{files[0]}: this image cannot be read; remove or replace it")
         pix_fmt = _first_frame(files[0], container, container.streams.video[0]).format.name
-    depth = colour.bit_depth(pix_fmt)
+    headers = [images.header(path) for path in files]
+    depth = max(colour.bit_depth(pix_fmt), *(found.bits for found in headers))
     pixels, alpha = images.read_image(files[0], deep=depth > 8)
     rate = fps or DEFAULT_FPS
     return SourceInfo(
@@ -412,7 +429,7 @@ def _probe_images(source: str, files: list[Path], fps: Fraction | None) -> Sourc
         height=pixels.shape[0],
         bit_depth=depth,
         pix_fmt=pix_fmt,
-        has_alpha=alpha is not None or any(images.has_alpha(path) for path in files),
+        has_alpha=alpha is not None or any(found.alpha for found in headers),
         interlaced=False,
         frame_rate=rate,
         time_base=1 / rate,
@@ -422,6 +439,8 @@ def _probe_images(source: str, files: list[Path], fps: Fraction | None) -> Sourc
         exact_count=True,
         format="images",
         files=tuple(files),
+        more_pictures=sum(found.more for found in headers),
+        profile=next((found.profile for found in headers if found.profile), ""),
     )
 
 

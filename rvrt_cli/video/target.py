@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from rvrt_cli.errors import MediaError, OptionError
 from rvrt_cli.video import colour
 from rvrt_cli.video.colour import Colour
 from rvrt_cli.video.encoder import encoder_bytes
-from rvrt_cli.video.losses import chroma, coarser, without
+from rvrt_cli.video.losses import chroma, coarser, unsaid, without
 from rvrt_cli.video.moved import Route
 from rvrt_cli.video.probe import SourceInfo
 from rvrt_cli.video.process import encoder_pix_fmts, video_encoders
@@ -116,7 +117,9 @@ def check_target(
     text = str(target)
     if text == "-":
         return _y4m_target(info, width, height, pix_fmt, source_mux)
-    path = Path(target)
+    if not text:
+        raise MediaError("the target has no name; give that of a video or a folder, or -")
+    path = real_folder(target)
     folder = text.endswith(("/", os.sep)) or path.is_dir() or not path.suffix
     if not folder and path.suffix.lower() not in MUXERS:
         known = " ".join(MUXERS)
@@ -157,6 +160,12 @@ def check_target(
     return plan
 
 
+def real_folder(target: str | Path) -> Path:
+    """Where `target` lies: a link to a folder stays, and the folder that it leads to is filled."""
+    path = Path(target)
+    return Path(os.path.realpath(path)) if path.is_symlink() and path.is_dir() else path
+
+
 def _check_place(info: SourceInfo, path: Path, folder: bool, overwrite: bool) -> None:
     sources = [Path(info.path)] if info.kind == "video" else [*info.files, *{file.parent for file in info.files}]
     if path.exists():
@@ -181,12 +190,28 @@ def _check_existing(path: Path, folder: bool, overwrite: bool) -> None:
         if not overwrite:
             raise MediaError(f"{path}: exists already; choose another name, or --overwrite")
         return
+    if _is_held(path):
+        raise MediaError(
+            f"{path}: the folder is in use as a working directory or a mount, so that all images cannot appear in it at "
+            f"once; choose a new folder in it, such as {path / 'frames'}{os.sep}"
+        )
     names = os.listdir(path)
     foreign = [name for name in names if not _OWN_IMAGE.fullmatch(name)]
     if foreign:
         raise MediaError(f"{path}: the folder holds other files ({foreign[0]!r}); choose a new or an empty one")
     if names and not overwrite:
         raise MediaError(f"{path}: the folder holds images already; choose another one, or --overwrite")
+
+
+def _is_held(folder: Path) -> bool:
+    """Whether no other folder can take the place of this one: we are in it, or something is mounted there."""
+    if os.path.samefile(folder, os.curdir) or os.path.ismount(folder):
+        return True
+    with contextlib.suppress(OSError):  # Linux also knows the mounts of a folder of the same file system
+        places = [line.split()[4] for line in Path("/proc/self/mountinfo").read_bytes().splitlines()]
+        real = os.fsencode(os.path.realpath(folder))
+        return real in [re.sub(rb"\\([0-7]{3})", lambda sign: bytes([int(sign[1], 8)]), place) for place in places]
+    return False
 
 
 def _check_encoder(encoder: str, muxer: str, path: Path) -> str:
@@ -322,6 +347,7 @@ def _y4m_target(info: SourceInfo, width: int, height: int, pix_fmt: str | None, 
     tags = colour.for_output(info.colour, chosen)
     name = "standard output"
     notes = [*without(info, name, "y4m holds pictures only", source_mux), *coarser(info, chosen, name)]
+    notes += unsaid(tags, chosen, height, name)
     notes += [f"{name}: {_NO_ALPHA}"] * info.has_alpha
     return Target(
         "y4m", Path("-"), width, height, "yuv4mpegpipe", "wrapped_avframe", "rawvideo", chosen, tags, options, (),

@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
+import av
+
 from rvrt_cli.errors import MediaError
 
 MAX_HEADER = 1024  # bytes; real ones have about 80
@@ -87,6 +89,12 @@ def parse_header(raw: bytes) -> Y4mHeader:
         _FORMATS[chroma],
         {"FULL": "pc", "LIMITED": "tv"}.get(fields.get("XCOLORRANGE", "").rpartition("=")[2]),
     )
+
+
+def picture_bytes(pix_fmt: str, width: int, height: int) -> int:
+    """How many bytes follow each line "FRAME"."""
+    components = av.VideoFormat(pix_fmt, width, height).components
+    return sum(part.width * part.height * ((part.bits + 7) // 8) for part in components)
 
 
 def _side(text: str) -> int:
