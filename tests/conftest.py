@@ -23,9 +23,13 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.fixture(scope="session")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Kernels:
-    """All kernels, compiled anew; $CXX and $CXXFLAGS are honoured (sanitizers, other compilers)."""
-    from rvrt_cli.ops.kernels.build import build  # imports MindSpore, which reads the settings
+    """All kernels: those of the package, or compiled anew for $CXX and $CXXFLAGS (sanitizers, other compilers)."""
+    from rvrt_cli.ops import kernels  # imports MindSpore, which reads the settings
+    from rvrt_cli.ops.kernels.build import build
 
+    path = kernels.library()
+    if path and not kernels.problem() and not {"CXX", "CXXFLAGS"} & set(os.environ):
+        return Kernels(path)
     built = build(tmp_path_factory.getbasetemp() / "kernels")
     if built.library is None:
         pytest.skip(built.note)
