@@ -331,7 +331,7 @@ def test_a_working_directory_that_cannot_be_written(tmp_path: Path, monkeypatch:
 
 def test_memory_is_kept_to(tmp_path: Path) -> None:
     """MindSpore, ffmpeg and all stay within the budget and a tenth together at every moment, as an unplanned run would not."""
-    source = clip(tmp_path / "in.mkv", "320x180", 16)
+    source = clip(tmp_path / "in.mkv", "320x180", 12)
     peaks = dict.fromkeys(("1400M", "4G"), 0)
     for memory in peaks:
         target = tmp_path / f"{memory}.mkv"
@@ -340,9 +340,9 @@ def test_memory_is_kept_to(tmp_path: Path) -> None:
         with subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=tmp_path, stderr=subprocess.DEVNULL) as run:
             while run.poll() is None:
                 peaks[memory] = max(peaks[memory], sum(map(_rss, _tree(run.pid))))
-                time.sleep(0.02)
+                time.sleep(0.1)  # a call takes seconds
         assert run.returncode == 0
-        assert len(decoded_times(target)) == 16
+        assert len(decoded_times(target)) == 12
     assert peaks["1400M"] <= 1.1 * 1400 * 2**20, peaks
     assert peaks["4G"] > 1.1 * 1400 * 2**20, peaks
 
