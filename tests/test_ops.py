@@ -166,7 +166,7 @@ def test_warp_by_an_absurd_flow(far, border):
 
 
 def test_float16_does_not_move_what_lies_far_right():
-    """Positions are float32: float16 counts in halves from 1024 px on, and ends at 65504."""
+    """Positions are float32: float16 counts in halves from 512 px on, in wholes from 1024."""
     (x,) = normal(4, (1, 2, 1900, 1))
     x = x.astype(np.float16)
     flow = np.full((1, 2, 1900, 2), 0.25, np.float16)

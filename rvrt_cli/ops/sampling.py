@@ -45,7 +45,7 @@ def counting(count: int, step: int = 1) -> Tensor:
 
 
 def pixel_grid(height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Rows (H, 1) and columns (1, W) of every pixel [px], as float32: float16 counts only to 2048, and in halves from 1024."""
+    """Rows (H, 1) and columns (1, W) of every pixel [px], as float32: float16 counts only to 2048, and in halves from 512."""
     rows = ops.cast(counting(height), ms.float32).reshape(height, 1)
     columns = ops.cast(counting(width), ms.float32).reshape(1, width)
     return rows, columns
