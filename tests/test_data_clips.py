@@ -6,14 +6,13 @@ import signal
 from contextlib import suppress
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from fuzzing import damaged, little_memory, searching
 from hypothesis import given, strategies as st
 from PIL import Image
-from video_clips import ffmpeg
+from video_clips import ffmpeg, write_video
 
 from rvrt_cli.cli.preprocess import preprocess
 from rvrt_cli.data import motion
@@ -39,16 +38,6 @@ def texture(height: int, width: int, seed: int) -> np.ndarray:
         total += np.kron(noise, np.ones((step, step, 1)))[:height, :width] * step**0.5
     total -= total.min()
     return (255 * total / total.max()).astype(np.uint8)
-
-
-def write_video(path: Path, frames: list[np.ndarray]) -> None:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=25, options={"crf": "5", "preset": "ultrafast"})
-        stream.height, stream.width = frames[0].shape[:2]
-        stream.pix_fmt = "yuv444p"
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
-        container.mux(stream.encode(None))
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
+from video_clips import write_video
 
 from rvrt_cli.data.resize import imresize
 from rvrt_cli.data.validation import ValidationSet, bicubic_upscale
@@ -27,19 +27,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "two": scene(0, 12, 90, 122) + [255 - frame for frame in scene(1, 8, 90, 122)],
         "large": scene(2, 3, 720, 160),
     }.items():
-        write_video(folder / f"{name}.mkv", frames)
+        write_video(folder / f"{name}.mkv", frames, lossless=True)
     return folder
-
-
-def write_video(path: Path, frames: list[np.ndarray]) -> None:
-    """Lossless."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264rgb", rate=25, options={"crf": "0", "preset": "ultrafast"})
-        stream.height, stream.width = frames[0].shape[:2]
-        stream.pix_fmt = "rgb24"
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
-        container.mux(stream.encode(None))
 
 
 def test_bicubic_gains_nothing_and_matches_a_straight_calculation(folder: Path) -> None:
@@ -94,7 +83,7 @@ def test_sample_of_windows(folder: Path) -> None:
 def test_frames_that_bicubic_enlarges_exactly_say_nothing(tmp_path: Path) -> None:
     black = [np.zeros((48, 64, 3), np.uint8)] * 2
     for name, frames in {"fade": black + scene(3, 4, 48, 64), "black": black}.items():
-        write_video(tmp_path / f"{name}.mkv", frames)
+        write_video(tmp_path / f"{name}.mkv", frames, lossless=True)
     made = ValidationSet(tmp_path, variants=["clean"])
     scores = made.score(lambda frames: bicubic_upscale(frames) // 2)["clean"]
     (tmp_path / "fade.mkv").unlink()
@@ -104,7 +93,7 @@ def test_frames_that_bicubic_enlarges_exactly_say_nothing(tmp_path: Path) -> Non
     assert scores["mean"]["gain"] < 0
     with pytest.raises(OptionError, match=r"nothing to validate on.*give other videos"):
         ValidationSet(tmp_path)
-    write_video(tmp_path / "other.mkv", scene(4, 4, 48, 64))
+    write_video(tmp_path / "other.mkv", scene(4, 4, 48, 64), lossless=True)
     assert ValidationSet(tmp_path, variants=["clean"]).identity != made.identity
 
 

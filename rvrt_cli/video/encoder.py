@@ -6,7 +6,6 @@ The mirror of `decoder`: PyAV writes raw RGB in NUT into ffmpeg's standard input
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import threading
 from fractions import Fraction
@@ -16,6 +15,7 @@ import av
 import numpy as np
 
 from rvrt_cli.errors import MediaError
+from rvrt_cli.options import usable_cores
 from rvrt_cli.video.frame import Frame
 from rvrt_cli.video.process import FFmpeg
 
@@ -32,8 +32,7 @@ def encoder_bytes(width: int, height: int, pix_fmt: str, *, light: bool = False,
     316 with 12, 401 with 24 (it takes one and a half for each core); 421 for 10 bits, 409 for 4:4:4. VP9, HEVC and AV1
     take up to 244; `light` ones, which look at one picture at a time (ProRes, FFV1, the preset ultrafast), 105 to 136.
     """
-    if cores is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores() if cores is None else cores
     sample_bytes = av.VideoFormat(pix_fmt, width, height).padded_bits_per_pixel / 8  # of one px
     pixel_bytes = (234 + 10.5 * cores) * (0.35 + 0.65 * sample_bytes / 1.5)
     return int(width * height * pixel_bytes * (0.55 if light else 1)) + _FFMPEG_BYTES
