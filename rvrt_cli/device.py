@@ -16,7 +16,7 @@ from typing import Any
 
 from rvrt_cli.errors import OptionError, OutOfMemoryError, RvrtError
 from rvrt_cli.options import DEVICES, PRECISIONS
-from rvrt_cli.signals import signals_wait
+from rvrt_cli.signals import defer_signals
 
 _TARGETS = {"cpu": "CPU", "gpu": "GPU", "ascend": "Ascend"}
 _NEEDS = {
@@ -64,7 +64,7 @@ def use_device(kind: str = "auto", precision: str = "float32", threads: int | No
     if kind == "cpu" and precision != "float32":
         raise OptionError("--precision float16: the CPU computes in float32; leave it out, or choose --device gpu")
     _prepare(threads)
-    with signals_wait():  # an import that is cut short leaves half a MindSpore, or aborts
+    with defer_signals():  # an import that is cut short leaves half a MindSpore, or aborts
         import mindspore as ms
 
     found = [name for name in ("ascend", "gpu") if kind in ("auto", name) and _available(ms, name)]
@@ -100,6 +100,33 @@ def _available(ms: Any, kind: str) -> bool:
         return ms.hal.is_available(_TARGETS[kind]) and ms.hal.device_count(_TARGETS[kind]) > 0
     except Exception:  # MindSpore raises what its plugin happened to meet
         return False
+
+
+MEMORY_SHARE = 0.8  # of what is free; the rest is for the user's other programs
+
+
+@dataclass(frozen=True)
+class MemoryBudget:
+    """Memory that a job may use [bytes]: of the host, and of an accelerator with memory of its own (None on the CPU)."""
+
+    host: int
+    device: int | None = None
+
+    @property
+    def network(self) -> int:
+        """What the network's tensors may take."""
+        return self.host if self.device is None else self.device
+
+
+def host_budget(limit: int | None = None, ranks: int = 1) -> int:
+    """Main memory of each of `ranks` processes [bytes]: their share of `limit`, or of `MEMORY_SHARE` of what is free."""
+    return (limit if limit is not None else int(MEMORY_SHARE * host_free_bytes())) // ranks
+
+
+def memory_budget(device: Device, limit: int | None = None, ranks: int = 1) -> MemoryBudget:
+    """The budget of each of `ranks` processes on this machine; arguments as `host_budget`."""
+    free = device.free_bytes()
+    return MemoryBudget(host_budget(limit, ranks), None if free is None else int(MEMORY_SHARE * free))
 
 
 def host_free_bytes() -> int:

@@ -43,5 +43,5 @@ def in_one_line(error: RvrtError | OSError) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` as a terminal may get it: a file's name may hold what would colour, move or break the line."""
+    """`text` as a terminal may get it: a file's name may hold what would color, move or break the line."""
     return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda sign: sign[0].encode("unicode_escape").decode(), text)

@@ -8,9 +8,22 @@ from __future__ import annotations
 import math
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from rvrt_cli.errors import OptionError
+
+
+def setting(default: Any, help: str, *, metavar: str | None = None, shown: str | None = None) -> Any:
+    """A dataclass field that is one command-line option, `--like-this` for `like_this`; `rvrt_cli.cli` builds it from here.
+
+    Args:
+        help: a noun phrase that stands alone, its unit in square brackets.
+        metavar: what stands for the value in the help; by default its type.
+        shown: the default as people write it, where `default` itself is not it ("all cores" for 0).
+    """
+    return field(default=default, metadata={"help": help, "metavar": metavar, "shown": shown})
+
 
 DEVICES = ("auto", "cpu", "gpu", "ascend")
 PRECISIONS = ("float32", "float16")
@@ -38,7 +51,7 @@ class UpscaleOptions:
     window: int | None = None  # frames emitted per call; 0: the whole clip at once; None: planned from the memory
     lookahead: int = 2  # frames of the future that a window sees
     tile: int | None = None  # LR px; 0: untiled; None: planned from the memory
-    overlap: int = 16  # LR px shared by neighbouring tiles
+    overlap: int = 16  # LR px shared by neighboring tiles
     memory: str | None = None  # such as "4G"; None: most of what is free
     start: float = 0.0  # s
     duration: float | None = None  # s

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 Line = Sequence[tuple[float, float]]
 
-_COLOURS = ((31, 119, 180), (214, 96, 20), (44, 140, 60), (150, 60, 160))
+_COLORS = ((31, 119, 180), (214, 96, 20), (44, 140, 60), (150, 60, 160))
 _GRID = (225, 225, 225)
 _TICKS = 6
 _LABELS = 70  # px left of the axes, for the numbers
@@ -72,13 +72,13 @@ def panel(
         draw.text((across(x) - 12, bottom + 6), f"{x:.3g}" if ticks else f"{x:.0f}", fill="black")
     name_at = left + 10.0
     for index, (name, line) in enumerate(lines.items()):
-        colour = _COLOURS[index % len(_COLOURS)]
+        color = _COLORS[index % len(_COLORS)]
         points = [(across(x), up(y)) for x, y in line]
         if len(points) > 1:
-            draw.line(points, fill=colour, width=2)
+            draw.line(points, fill=color, width=2)
         for x, y in points if len(points) < _MARKED else ():
-            draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=colour)
-        draw.text((name_at, top - 18), name, fill=colour)
+            draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=color)
+        draw.text((name_at, top - 18), name, fill=color)
         name_at += draw.textlength(name) + 30
     if not lines:
         draw.text((left + 10, top + 10), empty, fill="gray")

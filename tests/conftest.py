@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kernel_calls import ISAS, Kernels
+from helpers.kernel_calls import ISAS, Kernels
 
 import rvrt_cli
 from rvrt_cli.device import _prepare

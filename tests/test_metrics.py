@@ -40,7 +40,7 @@ def test_equal_images() -> None:
 @pytest.mark.parametrize(
     ("rgb", "luma"), [((0, 0, 0), 16.0), ((255, 255, 255), 235.0), ((255, 0, 0), 81.481), ((0, 255, 0), 144.553)]
 )
-def test_luma_of_known_colours(rgb: tuple[int, int, int], luma: float) -> None:
+def test_luma_of_known_colors(rgb: tuple[int, int, int], luma: float) -> None:
     assert rgb_to_y(np.array([[rgb]], np.uint8))[0, 0] == pytest.approx(luma, abs=1e-9)
     assert rgb_to_y(np.array([[rgb]]) + 0.4)[0, 0] == pytest.approx(luma, abs=1e-9)  # rounded before, not after
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import fields
 
 import pytest
-from fuzzing import refusals, searching
+from helpers.fuzzing import refusals, searching
 from hypothesis import given, strategies as st
 
 from rvrt_cli.errors import OptionError

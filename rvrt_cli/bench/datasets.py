@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rvrt_cli.data.degrade import degrade, h264
+from rvrt_cli.data.degradation import degrade, h264
 from rvrt_cli.data.resize import SCALE, imresize
 from rvrt_cli.data.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, files_of
 from rvrt_cli.data.validation import CRF, shots
@@ -31,7 +31,7 @@ from rvrt_cli.data.vimeo import FOLDERS, FRAMES, LISTS, SEQUENCES, make_with, re
 from rvrt_cli.errors import OptionError
 from rvrt_cli.weights import embedded_folder
 
-CENTRE = FRAMES // 2  # of a septuplet: im4, from 0
+CENTER = FRAMES // 2  # of a septuplet: im4, from 0
 SAMPLE = "city-truth.mp4"
 CLIPS = {"vid4": ("calendar", "city", "foliage", "walk"), "reds4": ("000", "011", "015", "020"), "udm10": None}
 UDM10_CLIPS = 10
@@ -52,7 +52,7 @@ _METHODS = {
 
 @dataclass(frozen=True)
 class Pair:
-    """A clip to score: `low` (T, h, w, 3); `high` (T, H, W, 3), or of a septuplet the centre frame alone, T = 1."""
+    """A clip to score: `low` (T, h, w, 3); `high` (T, H, W, 3), or of a septuplet the center frame alone, T = 1."""
 
     name: str
     low: np.ndarray
@@ -84,7 +84,7 @@ class Dataset:
 
     Attributes:
         channel: "y" or "rgb", on which the protocol scores.
-        centre: whether a clip is mirrored and only its centre frame is scored (Vimeo-90K-T).
+        center: whether a clip is mirrored and only its center frame is scored (Vimeo-90K-T).
         about: which set, which list of it, for the reader.
         low: where the low resolution comes from.
         total: cases of the whole set; fewer in `cases` make a sample.
@@ -94,7 +94,7 @@ class Dataset:
     protocol: str
     degradation: str
     channel: str
-    centre: bool
+    center: bool
     about: str
     low: str
     cases: tuple[Case, ...]
@@ -133,7 +133,7 @@ def sample_clip() -> Path:
         OptionError: it is missing.
     """
     folder = embedded_folder()
-    for path in (folder / SAMPLE, folder.parent / "tests" / "data" / SAMPLE):
+    for path in (folder / SAMPLE, folder.parent / "tests" / "media" / SAMPLE):
         if path.is_file():
             return path
     raise OptionError("the sample clip is missing from this installation; install rvrt again, or give --data")
@@ -181,11 +181,11 @@ def _septuplets(root: Path, kind: str) -> Dataset:
     def load(name: str) -> Iterator[Pair]:
         images = [f"im{number + 1}.png" for number in range(FRAMES)]
         if own:
-            high = read_png(root / SEQUENCES / name / images[CENTRE])[None]
+            high = read_png(root / SEQUENCES / name / images[CENTER])[None]
             yield _checked(Pair(name, _stacked(low / name, images, remake), high), low / name, FRAMES)
         else:
             frames = _stacked(root / SEQUENCES / name, images)
-            yield Pair(name, reduced(frames, kind), frames[CENTRE : CENTRE + 1])
+            yield Pair(name, reduced(frames, kind), frames[CENTER : CENTER + 1])
 
     folders = (root / SEQUENCES, low) if own else (root / SEQUENCES,)
     cases = tuple(

@@ -79,7 +79,7 @@ def forget_device_peak(device: Device) -> None:
         ms.runtime.reset_max_memory_allocated()
 
 
-def synchronise(device: Device, result: Any = None) -> None:
+def synchronize(device: Device, result: Any = None) -> None:
     """Wait until the device has done all that it was given.
 
     On a CPU MindSpore has no such call, and some stages return before their work is done: there the tensors of `result`
@@ -93,9 +93,9 @@ def synchronise(device: Device, result: Any = None) -> None:
         result.asnumpy()
     elif isinstance(result, list | tuple):
         for part in result:
-            synchronise(device, part)
+            synchronize(device, part)
     elif dataclasses.is_dataclass(result):
-        synchronise(device, list(vars(result).values()))
+        synchronize(device, list(vars(result).values()))
 
 
 class OtherLoad:

@@ -17,17 +17,16 @@ from typing import Any
 import numpy as np
 
 from rvrt_cli import engine
-from rvrt_cli.bench.apart import apart
+from rvrt_cli.bench.bench_options import RANDOM, BenchOptions
+from rvrt_cli.bench.isolated import apart
 from rvrt_cli.bench.machine import peak_rss_bytes
-from rvrt_cli.bench.options import RANDOM, BenchOptions
 from rvrt_cli.bench.speed import random_weights
 from rvrt_cli.device import use_device
-from rvrt_cli.engine.network import check_size
+from rvrt_cli.engine.network_protocol import check_size
 from rvrt_cli.options import UpscaleOptions
 from rvrt_cli.upscale import Job, Progress, prepare, run
-from rvrt_cli.upscale.undisturbed import Undisturbed
-from rvrt_cli.video.probe import probe
-from rvrt_cli.video.reader import open_reader
+from rvrt_cli.video.read.probe import probe
+from rvrt_cli.video.read.reader import open_reader
 from rvrt_cli.weights import save_weights
 
 
@@ -98,7 +97,7 @@ def _network_alone(job: Job, scratch: Path) -> float:
                 yield np.fromfile(file, dtype, int(np.prod(shape))).reshape(shape)
 
     started = time.monotonic()
-    for _ in engine.stream(frames(), Undisturbed(job.network), job.plan):
+    for _ in engine.stream(frames(), job.network, job.plan):
         pass
     return time.monotonic() - started
 

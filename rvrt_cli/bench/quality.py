@@ -21,9 +21,9 @@ import numpy as np
 from PIL import Image
 
 from rvrt_cli import __version__, engine
-from rvrt_cli.bench.datasets import CENTRE, Dataset, Pair
-from rvrt_cli.bench.options import BenchOptions
-from rvrt_cli.bench.published import published_quality
+from rvrt_cli.bench.bench_options import BenchOptions
+from rvrt_cli.bench.datasets import CENTER, Dataset, Pair
+from rvrt_cli.bench.published_figures import published_quality
 from rvrt_cli.bench.report import report
 from rvrt_cli.bench.speed import about
 from rvrt_cli.bench.vmaf import vmaf
@@ -31,10 +31,9 @@ from rvrt_cli.data.validation import bicubic_upscale
 from rvrt_cli.device import host_free_bytes
 from rvrt_cli.errors import OptionError, OutOfMemoryError, RvrtError
 from rvrt_cli.files import write_atomically
+from rvrt_cli.frame import to_float, to_pixels
 from rvrt_cli.metrics import clip_means, psnr, rgb_to_y, ssim
-from rvrt_cli.signals import signals_wait
 from rvrt_cli.upscale import MEMORY_SHARE
-from rvrt_cli.upscale.undisturbed import Undisturbed
 from rvrt_cli.weights import cache_folder, file_sha256
 
 if TYPE_CHECKING:
@@ -168,9 +167,9 @@ def _means(clips: list[dict[str, Any]]) -> dict[str, float]:
 
 def _score(network: Network, dataset: Dataset, options: BenchOptions, pair: Pair) -> dict[str, Any]:
     started = time.perf_counter()
-    if dataset.centre:
-        ours, window, tile = enlarge_centre(network, pair.low), 0, 0
-        bicubic = bicubic_upscale(pair.low[CENTRE : CENTRE + 1])
+    if dataset.center:
+        ours, window, tile = enlarge_center(network, pair.low), 0, 0
+        bicubic = bicubic_upscale(pair.low[CENTER : CENTER + 1])
     else:
         ours, plan = enlarge(network, pair.low, whole=dataset.protocol != "clips")
         window, tile = plan.window, 0 if plan.tiles == 1 else max(plan.tile)
@@ -186,7 +185,7 @@ def _score(network: Network, dataset: Dataset, options: BenchOptions, pair: Pair
         if options.vmaf:
             scores[f"{prefix}vmaf"] = vmaf(frames, pair.high)
     if options.save is not None:
-        names = ["im4.png"] if dataset.centre else [f"{number:08d}.png" for number in range(len(ours))]
+        names = ["im4.png"] if dataset.center else [f"{number:08d}.png" for number in range(len(ours))]
         _save(Path(options.save) / pair.name, ours, names)
     return {**scores, "exact": int((~told).sum()), "window": window, "tile": tile, "seconds": seconds}
 
@@ -226,23 +225,22 @@ def enlarge(network: Network, low: np.ndarray, whole: bool) -> tuple[np.ndarray,
         with suppress(OutOfMemoryError):
             plan = engine.plan(network, width, height, window=0, tile=0, **size)
     plan = plan or engine.plan(network, width, height, **size)
-    return np.stack(list(engine.stream(iter(low), Undisturbed(network), plan, scenes=False))), plan
+    return np.stack(list(engine.stream(iter(low), network, plan, scenes=False))), plan
 
 
-def enlarge_centre(network: Network, low: np.ndarray) -> np.ndarray:
-    """The centre frame (1, 4h, 4w, 3) of a septuplet (7, h, w, 3), after Vimeo-90K-T's protocol.
+def enlarge_center(network: Network, low: np.ndarray) -> np.ndarray:
+    """The center frame (1, 4h, 4w, 3) of a septuplet (7, h, w, 3), after Vimeo-90K-T's protocol.
 
-    The clip and its mirror image go through the network as one, 7 → 14 frames; the two outputs of the centre frame, 3 and
+    The clip and its mirror image go through the network as one, 7 → 14 frames; the two outputs of the center frame, 3 and
     10 from 0, are averaged before they are clipped and rounded.
     """
-    clip = low.astype(np.float32).transpose(0, 3, 1, 2) / 255
+    clip = to_float(low)
     mirrored = np.concatenate([clip, clip[::-1]])
-    with signals_wait():
-        output, _ = network(mirrored[None], None, len(mirrored), mirrored=True)
+    output, _ = network(mirrored[None], None, len(mirrored), mirrored=True)
     if not np.isfinite(output).all():
         raise RvrtError("the network's output is not finite; use --precision float32, or check the weights")
-    centre = (output[0, CENTRE] + output[0, len(mirrored) - 1 - CENTRE]) / 2
-    return np.rint(np.clip(centre, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)[None]
+    center = (output[0, CENTER] + output[0, len(mirrored) - 1 - CENTER]) / 2
+    return to_pixels(center, np.empty(center.shape, np.uint8))[None]
 
 
 class Notes:

@@ -39,7 +39,7 @@ KEYS = {
     "compile_seconds": "of the first call, beyond a later one",
     "peak_rss_mb": "most main memory that the process has held up to the end of the timed calls, MindSpore included",
     "peak_device_mb": "most memory of an accelerator that tensors have taken; null on a CPU",
-    "stages": "seconds of one more call by stage: flow, neighbours, features, each branch, alignment, reconstruction, other",
+    "stages": "seconds of one more call by stage: flow, neighbors, features, each branch, alignment, reconstruction, other",
     "pipeline": "the whole of `rvrt upscale` on a clip: see rvrt_cli/bench/pipeline.py",
     "sweep": "points (frames, width, height, seconds_per_call, peak_rss_mb, ...), each measured in a process of its own",
     "training": "a whole training step: network, batch, frames, width, height (of LR samples), seconds_per_step (median), "

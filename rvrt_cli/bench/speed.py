@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rvrt_cli.bench.bench_options import RANDOM, BenchOptions
 from rvrt_cli.bench.machine import (
     OtherLoad,
     describe,
     forget_device_peak,
     peak_device_bytes,
     peak_rss_bytes,
-    synchronise,
+    synchronize,
 )
-from rvrt_cli.bench.options import RANDOM, BenchOptions
-from rvrt_cli.bench.published import published_speed
+from rvrt_cli.bench.published_figures import published_speed
 from rvrt_cli.bench.report import report
 from rvrt_cli.bench.stages import stage_seconds
 from rvrt_cli.device import Device, host_free_bytes, use_device
@@ -149,11 +149,11 @@ def _with_load(known: dict[str, Any], other: float) -> dict[str, Any]:
 
 
 def moving_clip(frames: int, height: int, width: int) -> np.ndarray:
-    """(1, T, 3, H, W) float32 in [0, 1]: soft noise that moves one px a frame, so that a flow has something to follow."""
-    noise = np.random.default_rng(0).random((3, height + frames + 3, width + frames + 3), np.float32)
-    for axis in (1, 2):  # four px wide
+    """(1, T, H, W, 3) float32 in [0, 1]: soft noise that moves one px a frame, so that a flow has something to follow."""
+    noise = np.random.default_rng(0).random((height + frames + 3, width + frames + 3, 3), np.float32)
+    for axis in (0, 1):  # four px wide
         noise = np.stack([np.roll(noise, shift, axis) for shift in range(4)]).mean(0)
-    return np.stack([noise[:, t : t + height, t : t + width] for t in range(frames)])[None]
+    return np.stack([noise[t : t + height, t : t + width] for t in range(frames)])[None]
 
 
 def gemm_gflops(device: Device) -> float:
@@ -167,11 +167,11 @@ def gemm_gflops(device: Device) -> float:
     seconds = []
     for _ in range(_GEMM_REPEAT + 1):  # the first one compiles and warms up
         product = matrix
-        synchronise(device)
+        synchronize(device)
         start = time.perf_counter()
         for _ in range(_GEMM_ROW):
             product = graph(matrix, product)
-        synchronise(device, product)
+        synchronize(device, product)
         seconds.append(time.perf_counter() - start)
     return 2 * _GEMM**3 * _GEMM_ROW / statistics.median(seconds[1:]) / 1e9
 
@@ -181,10 +181,10 @@ def _product(a: Any, b: Any) -> Any:  # a function of this module: MindSpore kno
 
 
 def _seconds(network: Network, clip: np.ndarray) -> float:
-    synchronise(network.device)
+    synchronize(network.device)
     start = time.perf_counter()
     network(clip, None, clip.shape[1])  # ends with the output in main memory
-    synchronise(network.device)
+    synchronize(network.device)
     return time.perf_counter() - start
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from rvrt_cli.bench.machine import synchronise
+from rvrt_cli.bench.machine import synchronize
 
 if TYPE_CHECKING:
     from rvrt_cli.model import Network
@@ -21,16 +21,16 @@ def stage_seconds(network: Network) -> Iterator[dict[str, float]]:
     """
     cell = network.cell
     seconds: dict[str, float] = {"flow": 0.0} if network.config.flow else {}
-    if network.config.fused_neighbours:
-        seconds["neighbours"] = 0.0
+    if network.config.fused_neighbors:
+        seconds["neighbors"] = 0.0
     seconds["features"] = 0.0
     seconds |= dict.fromkeys(network.config.branches, 0.0)
     seconds |= {"alignment": 0.0, "reconstruction": 0.0}
     places: list[tuple[Any, str, str]] = [(cell.extract, "construct", "features")]
     if network.config.flow:
         places += [(cell, name, "flow") for name in ("_flows", "_field")]
-    if network.config.fused_neighbours:
-        places.append((cell, "_fused", "neighbours"))
+    if network.config.fused_neighbors:
+        places.append((cell, "_fused", "neighbors"))
     places += [(align, "construct", "alignment") for align in cell.align]
     branches = zip(cell.branches, network.config.branches, strict=True)
     places += [(branch, "construct", name) for branch, name in branches]
@@ -40,7 +40,7 @@ def stage_seconds(network: Network) -> Iterator[dict[str, float]]:
         def call(*arguments: Any) -> Any:
             start = time.perf_counter()
             result = function(*arguments)
-            synchronise(network.device, result)
+            synchronize(network.device, result)
             seconds[name] += time.perf_counter() - start
             return result
 

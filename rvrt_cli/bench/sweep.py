@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from rvrt_cli.bench.apart import apart
-from rvrt_cli.bench.options import SMALLEST, BenchOptions
+from rvrt_cli.bench.bench_options import SMALLEST, BenchOptions
+from rvrt_cli.bench.isolated import apart
 from rvrt_cli.bench.speed import MB, NOISE, measure_speed, smaller
 from rvrt_cli.errors import OutOfMemoryError
 from rvrt_cli.plot import Line, canvas, panel, png

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from rvrt_cli.errors import MediaError, OptionError
-from rvrt_cli.video.process import FFmpeg, ffmpeg_exe, has_filter
+from rvrt_cli.video.ffmpeg import FFmpeg, ffmpeg_exe, has_filter
 
 
 def check_vmaf() -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from rvrt_cli.bench.options import DEGRADATIONS, PROTOCOLS, RANDOM, BenchOptions
+from rvrt_cli.bench.bench_options import DEGRADATIONS, PROTOCOLS, RANDOM, BenchOptions
 from rvrt_cli.cli.interrupt import end
 from rvrt_cli.errors import OptionError
 from rvrt_cli.files import write_atomically
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 def bench(json_file: Path | None, plot: Path | None, debug: bool, **values: Any) -> None:
     """Measure a network: speed and memory of one call, or with --protocol its quality.
 
-    Speed: time of a call between device synchronisations, operations per second beside those of a matrix product, memory,
+    Speed: time of a call between device synchronizations, operations per second beside those of a matrix product, memory,
     and where the time goes. Quality: PSNR and SSIM as the field's protocols have them, bicubic beside them; the same
     command goes on after an interruption. The keys of --json are listed in rvrt_cli/bench/report.py.
 
@@ -125,7 +125,7 @@ def _speed(options: BenchOptions) -> dict[str, Any]:
 
         check_pipeline(options)
     if options.kernels:
-        from rvrt_cli.bench.kernels import check_kernels
+        from rvrt_cli.bench.kernel_speed import check_kernels
 
         check_kernels(options)
     network = open_network(options)
@@ -138,12 +138,12 @@ def _speed(options: BenchOptions) -> dict[str, Any]:
         with _status(f"upscaling {options.pipeline} twice"):
             result["pipeline"] = measure_pipeline(options)
     if options.training:
-        from rvrt_cli.bench.training import measure_training
+        from rvrt_cli.bench.training_speed import measure_training
 
         with _status("training"):
             result["training"] = measure_training(network, options.repeat)
     if options.kernels:
-        from rvrt_cli.bench.kernels import measure_kernels
+        from rvrt_cli.bench.kernel_speed import measure_kernels
 
         with _status("measuring each kernel and its definition"):
             result["kernels"] = measure_kernels(options.repeat)

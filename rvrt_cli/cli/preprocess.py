@@ -60,7 +60,7 @@ def vimeo90k(root: Path, lists: str, degradation: str, scale: int, output: Path 
     Example: rvrt preprocess vimeo90k /data/vimeo_septuplet --lists test --degradation bd
     """
     from rvrt_cli.data.vimeo import FRAMES, read_list
-    from rvrt_cli.data.vimeo_lr import SET_IMAGES, Work, make_low_resolution
+    from rvrt_cli.data.vimeo_preprocess import SET_IMAGES, Work, make_low_resolution
 
     names = ("train", "test") if lists == "both" else (lists,)
     total = FRAMES * len({line for name in names for line in read_list(root, name)})
@@ -95,11 +95,11 @@ def vimeo90k(root: Path, lists: str, degradation: str, scale: int, output: Path 
 @click.option("--per-photo", default=ClipOptions.per_photo, show_default=True, help="Clips from each photo.")
 @click.option("--per-video", default=ClipOptions.per_video, show_default=True, help="Clips from each video, at most.")
 @click.option("--reduce", default=ClipOptions.reduce, show_default=True, help="Reduce videos this many times first.")
-@click.option("--licence", metavar="TEXT", help="Licence of the sources, for the manifest.")
+@click.option("--license", metavar="TEXT", help="License of the sources, for the manifest.")
 @click.option(
-    "--licences",
+    "--licenses",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="CSV lines 'pattern,licence' or JSON {pattern: licence}: the licence of each source by its name.",
+    help="CSV lines 'pattern,license' or JSON {pattern: license}: the license of each source by its name.",
 )
 @click.option("--seed", default=ClipOptions.seed, show_default=True, help="The same seed makes the same clips.")
 @click.option("--overwrite", is_flag=True, help="Replace clips that are in the folder.")
@@ -107,8 +107,8 @@ def vimeo90k(root: Path, lists: str, degradation: str, scale: int, output: Path 
 def clips(
     sources: tuple[Path, ...],
     output: Path,
-    licence: str | None,
-    licences: Path | None,
+    license: str | None,
+    licenses: Path | None,
     workers: int,
     overwrite: bool,
     **options: int,
@@ -119,13 +119,13 @@ def clips(
     detail are skipped nine times of ten. The result does not depend on --workers.
 
     \b
-    Example: rvrt preprocess clips ~/Photos holiday.mp4 --output clips --licence "my own"
+    Example: rvrt preprocess clips ~/Photos holiday.mp4 --output clips --license "my own"
     """
-    from rvrt_cli.data.clips import Finished, make_clips
-    from rvrt_cli.data.sources import find_sources, read_licences
+    from rvrt_cli.data.make_clips import Finished, make_clips
+    from rvrt_cli.data.sources import find_sources, read_licenses
 
     chosen = ClipOptions(**options)
-    found = find_sources(sources, read_licences(licences) if licences else (), licence)
+    found = find_sources(sources, read_licenses(licenses) if licenses else (), license)
     photos = sum(source.kind == "photo" for source in found)
     count = chosen.most_clips(photos, len(found) - photos)
     click.echo(

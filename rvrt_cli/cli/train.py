@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from rvrt_cli.errors import OptionError
-from rvrt_cli.train.options import RECIPES, TrainOptions, flag, read_recipe, tomllib
+from rvrt_cli.train.train_options import RECIPES, TrainOptions, flag, read_recipe, tomllib
 
 _PLAIN_EVERY = 10.0  # s between lines where there is no terminal
 _SMOOTH = 0.98  # of the displayed loss, PSNR and time per step
@@ -82,7 +82,7 @@ def train(recipe: Path | None, network: tuple[str, ...], resume: bool, **values:
 def _run(options: TrainOptions) -> dict[str, Any]:
     with _Live(options.steps) if sys.stderr.isatty() else _Plain(options.steps) as display:
         if options.ranks > 1:
-            from rvrt_cli.train.launch import run_ranks as start
+            from rvrt_cli.train.multi_rank import run_ranks as start
         else:
             from rvrt_cli.train.loop import train as start
         return start(options, display.update)
@@ -99,7 +99,7 @@ def _network(entries: tuple[str, ...]) -> dict[str, Any]:
 
 def _about(options: TrainOptions) -> list[str]:
     """What is going to be done, for a person."""
-    from rvrt_cli.train.held_out import data_folders
+    from rvrt_cli.train.validation_split import data_folders
 
     frames = f"{options.frames} frames" + (", mirrored" if options.mirror else "")
     lines = [

@@ -59,7 +59,7 @@ _PLAIN_SECONDS = 5.0  # between lines where there is no terminal
 @click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors, and what is wrong with SOURCE.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def upscale(source: str, target: str, dry_run: bool, as_json: bool, quiet: bool, debug: bool, **options: Any) -> None:
-    """Upscale SOURCE fourfold into TARGET, keeping frame times, sound and colours.
+    """Upscale SOURCE fourfold into TARGET, keeping frame times, sound and colors.
 
     SOURCE is a video, a folder or pattern of images, a GIF, or - for y4m on standard input. TARGET is a video (.mp4
     .mov .mkv .webm), a folder for PNG, or - for y4m on standard output.

@@ -32,11 +32,11 @@ def list_command(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([asdict(entry) for entry in entries], indent=2))
         return
-    table = Table("name", "where", "size", "network", "made for", "licence", box=None, header_style="bold")
+    table = Table("name", "where", "size", "network", "made for", "license", box=None, header_style="bold")
     for entry in entries:
         trained = {True: "trained", False: "untrained", None: "?"}[entry.trained]
         about = "about " if entry.state == "available" else ""
-        facts = (entry.state, about + _size(entry.bytes), trained, _kind(entry.degradation), entry.licence or "?")
+        facts = (entry.state, about + _size(entry.bytes), trained, _kind(entry.degradation), entry.license or "?")
         table.add_row(*(_plain(fact) for fact in (entry.name, *facts)))
     _print(table)
     click.echo(f"\ncache: {cache_folder()}    fetch what is available with: rvrt weights pull NAME")
@@ -78,7 +78,7 @@ def info(name: str, as_json: bool) -> None:
 @click.option("--name", help="Name in the model card.  [default: from SOURCE]")
 @click.option("--degradation", type=click.Choice(_DEGRADATIONS), help="What the network was trained to undo.")
 @click.option("--data", help="Training data, for the model card.")
-@click.option("--licence", help="Licence of the weights, for the model card.")
+@click.option("--license", help="License of the weights, for the model card.")
 @click.option("--overwrite", is_flag=True, help="Replace TARGET if it exists.")
 def convert(source: Path, target: Path, overwrite: bool, **facts: str | None) -> None:
     """Convert SOURCE, a PyTorch checkpoint of the x4 RVRT, into the weights file TARGET.
@@ -120,14 +120,14 @@ def pull(name: str, file: Path | None, url: str | None, overwrite: bool) -> None
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     from rvrt_cli.errors import WeightsError
-    from rvrt_cli.weights import LICENCE, cache_folder, find_published, pull as pull_weights
+    from rvrt_cli.weights import LICENSE, cache_folder, find_published, pull as pull_weights
 
     entry = find_published(name)
     if (cache_folder() / f"{entry.name}.safetensors").is_file() and not overwrite:
         click.echo(f"{entry.name}: in the cache already; --overwrite fetches it again")
         return
     click.echo(f"{entry.name}: RVRT x4, trained on {entry.data} by Liang et al.")
-    click.echo(f"licence: {LICENCE}")
+    click.echo(f"license: {LICENSE}")
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -163,7 +163,7 @@ def _plain(value: str) -> str:
     """Text from a file, with nothing in it for rich to interpret."""
     from rich.markup import escape
 
-    from rvrt_cli.weights.pickled import shown
+    from rvrt_cli.weights.safe_pickle import shown
 
     return escape(shown(value, 300))
 

@@ -19,7 +19,7 @@ class ClipOptions:
     size: int = 192  # HR px
     per_photo: int = 16  # clips
     per_video: int = 240  # clips, spread over its length
-    reduce: int = 2  # videos are reduced this many times first, against compression artefacts
+    reduce: int = 2  # videos are reduced this many times first, against compression artifacts
     seed: int = 0
 
     def __post_init__(self) -> None:

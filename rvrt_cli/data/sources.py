@@ -1,4 +1,4 @@
-"""Photos and videos as training material: finding them, their licences, and their pixels (uint8 RGB)."""
+"""Photos and videos as training material: finding them, their licenses, and their pixels (uint8 RGB)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from rvrt_cli.errors import MediaError, OptionError
-from rvrt_cli.video.images import natural_key
+from rvrt_cli.video.read.image_files import natural_key
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm"})
 VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".mov", ".avi", ".webm", ".mpg", ".mpeg", ".m4v", ".ts", ".y4m", ".gif"})
@@ -35,16 +35,16 @@ class Source:
     path: Path
     name: str  # relative to what the user named, so that it says nothing about the machine
     kind: str  # "photo" or "video"
-    licence: str
+    license: str
 
 
 def find_sources(
-    paths: Sequence[Path], licences: Sequence[tuple[str, str]] = (), licence: str | None = None
+    paths: Sequence[Path], licenses: Sequence[tuple[str, str]] = (), license: str | None = None
 ) -> list[Source]:
     """All photos and videos among and below `paths`, in the order of `paths` and then by name.
 
     Folders are searched for the known suffixes, without what is hidden; a file that is named itself and is no image counts as a video. The
-    first of `licences` (pattern, licence) whose pattern matches a source's name gives its licence, else `licence`.
+    first of `licenses` (pattern, license) whose pattern matches a source's name gives its license, else `license`.
 
     Raises:
         OptionError: a path does not exist, nothing is found, or patterns were given and a source matches none.
@@ -67,10 +67,10 @@ def find_sources(
         name = relative.as_posix()
         kind = "photo" if file.suffix.lower() in IMAGE_SUFFIXES else "video"
         terms = next(
-            (text for pattern, text in licences if fnmatch(name, pattern) or fnmatch(file.name, pattern)), licence
+            (text for pattern, text in licenses if fnmatch(name, pattern) or fnmatch(file.name, pattern)), license
         )
-        if terms is None and licences:
-            raise OptionError(f"{name}: no pattern of --licences matches; add one, or give --licence for the rest")
+        if terms is None and licenses:
+            raise OptionError(f"{name}: no pattern of --licenses matches; add one, or give --license for the rest")
         sources.append(Source(file, name, kind, terms or UNSPECIFIED))
     return sources
 
@@ -81,8 +81,8 @@ def files_of(folder: Path, suffixes: frozenset[str]) -> list[Path]:
     return sorted(found, key=natural_key)
 
 
-def read_licences(path: Path) -> list[tuple[str, str]]:
-    """(pattern, licence) pairs of a CSV file with two columns, or of a JSON object {pattern: licence}; in file order.
+def read_licenses(path: Path) -> list[tuple[str, str]]:
+    """(pattern, license) pairs of a CSV file with two columns, or of a JSON object {pattern: license}; in file order.
 
     Raises:
         OptionError: neither form.
@@ -96,20 +96,20 @@ def read_licences(path: Path) -> list[tuple[str, str]]:
             pairs = [(pattern.strip(), terms.strip()) for pattern, terms in rows]
     except (OSError, ValueError, AttributeError) as error:
         raise OptionError(
-            f"{path}: expected lines 'pattern,licence', or JSON {{pattern: licence}} in a .json file ({error})"
+            f"{path}: expected lines 'pattern,license', or JSON {{pattern: license}} in a .json file ({error})"
         ) from error
-    return [pair for pair in pairs if pair != ("pattern", "licence")]
+    return [pair for pair in pairs if pair != ("pattern", "license")]
 
 
 def rgb_of(image: Image.Image) -> np.ndarray:
-    """The pixels (H, W, 3) uint8 of an image of any mode; 16 bits of grey become 8.
+    """The pixels (H, W, 3) uint8 of an image of any mode; 16 bits of gray become 8.
 
     Raises:
         ValueError: it holds 32 bits a pixel, of which nobody knows what is white.
     """
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # Pillow would clip these
-        grey = np.rint(np.asarray(image).astype(np.float32) / 257).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, 2)
+        gray = np.rint(np.asarray(image).astype(np.float32) / 257).astype(np.uint8)
+        return np.repeat(gray[..., None], 3, 2)
     if image.mode in ("I", "F"):
         raise ValueError("it has 32 bits a channel; convert it to 8 or 16")
     return np.asarray(image.convert("RGB"))

@@ -1,7 +1,7 @@
 """How a network is judged on real clips: ×4 against the pixels that were there, with bicubic beside it.
 
 The protocol, for every video of a folder: frames of 720 rows or more are halved (MATLAB's bicubic), which removes
-compression artefacts from the target; the video is split at its cuts; shots are cropped to multiples of 4 px. Low
+compression artifacts from the target; the video is split at its cuts; shots are cropped to multiples of 4 px. Low
 resolution is MATLAB's bicubic reduction by 4, `clean`, or that through H.264 at CRF 23 (x264 medium, 4:2:0, the whole
 shot), `h264`. Scores are PSNR on Y without a border: mean over the frames of a shot, then over the shots. Frames that bicubic
 enlarges exactly, such as black ones, are left out: its PSNR is infinite there, and they say nothing.
@@ -21,7 +21,7 @@ from typing import TypedDict
 
 import numpy as np
 
-from rvrt_cli.data.degrade import h264
+from rvrt_cli.data.degradation import h264
 from rvrt_cli.data.resize import SCALE, imresize
 from rvrt_cli.data.sources import VIDEO_SUFFIXES, files_of, read_video
 from rvrt_cli.engine.scenes import mark_scenes

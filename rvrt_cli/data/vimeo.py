@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from rvrt_cli.data.clip_store import worth_keeping
 from rvrt_cli.data.resize import SCALE
 from rvrt_cli.data.sources import UNREADABLE, rgb_of
-from rvrt_cli.data.store import worth_keeping
 from rvrt_cli.errors import MediaError, OptionError
 
 FRAMES = 7

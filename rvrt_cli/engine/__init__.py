@@ -17,7 +17,7 @@ A window of 0 is the whole scene at once, a tile of the frame's size is untiled:
 published one sees.
 """
 
-from rvrt_cli.engine.network import SMALLEST_FRAME, Network, State
+from rvrt_cli.engine.network_protocol import SMALLEST_FRAME, Network, State
 from rvrt_cli.engine.plan import DEFAULT_WINDOW, Plan, check_plan, plan
 from rvrt_cli.engine.scenes import mark_scenes
 from rvrt_cli.engine.segments import Carried, Segments

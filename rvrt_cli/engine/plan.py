@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rvrt_cli.engine.network import Network, check_size
+from rvrt_cli.engine.network_protocol import Network, check_size
 from rvrt_cli.engine.scenes import DELAY
 from rvrt_cli.engine.tiles import ALIGN, SMALLEST_TILE, TileGrid, check_tile
 from rvrt_cli.errors import OptionError, OutOfMemoryError
@@ -58,7 +58,7 @@ def plan(
         window: frames, rounded up to whole clips of the network; 0: the whole clip at once; None: chosen here, at
             most `DEFAULT_WINDOW`.
         tile: longest edge, px, rounded down to a multiple of 8; 0: untiled; None: chosen here.
-        overlap: px that neighbouring tiles share at least (at most half a tile is used).
+        overlap: px that neighboring tiles share at least (at most half a tile is used).
         lookahead: frames, rounded up to whole clips.
         frame_count: of the source, if known; a window of 0 is judged by it, and by `DEFAULT_WINDOW` without it.
         host_free_bytes: memory for frames and states, where the device has memory of its own.

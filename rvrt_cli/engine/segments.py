@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from rvrt_cli.engine.network import State
+from rvrt_cli.engine.network_protocol import State
 from rvrt_cli.engine.windows import Window
 
 _SHORTEST = 4  # a cut ends a segment that has at least 1/4 of its length: not every flash becomes a file

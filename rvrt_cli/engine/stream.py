@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rvrt_cli.engine.blend import Canvas, to_network
-from rvrt_cli.engine.network import Network, State, check_size
+from rvrt_cli.engine.blend import Canvas, cut_tile
+from rvrt_cli.engine.network_protocol import Network, State, check_size
 from rvrt_cli.engine.plan import Plan
 from rvrt_cli.engine.scenes import mark_scenes
 from rvrt_cli.engine.segments import Carried, Segments, cut_segments
@@ -205,9 +205,9 @@ def _upscale_tiles(
 ) -> tuple[list[np.ndarray], list[State]]:
     canvas = Canvas(grid, window.emit, network.scale, window.frames[0].dtype)
     after: list[State] = []
-    shape = (1, window.emit, 3, network.scale * grid.tile[0], network.scale * grid.tile[1])
+    shape = (1, window.emit, network.scale * grid.tile[0], network.scale * grid.tile[1], 3)
     for number, (rows, columns) in enumerate(grid):
-        tile = to_network(window.frames, rows, columns)
+        tile = cut_tile(window.frames, rows, columns)
         output, state = network(tile, states[number] if states is not None else None, window.emit)
         if output.shape != shape:
             raise ValueError(f"the network returned {output.shape}, expected {shape}")

@@ -14,7 +14,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from rvrt_cli.engine.network import State
+from rvrt_cli.engine.network_protocol import State
 
 ALIGN = 8  # px, the network's attention window: tiles that begin on multiples of it partition like the whole frame
 SMALLEST_TILE = 32  # px
@@ -60,13 +60,13 @@ def blend_weights(tiles: list[slice], overlap: int, scale: int = 1) -> list[np.n
 
     Args:
         tiles: as `plan_tiles` returns them.
-        overlap: px that neighbours share at least; half of it is blended (`RAMP_SHARE`), in the middle of the overlap.
+        overlap: px that neighbors share at least; half of it is blended (`RAMP_SHARE`), in the middle of the overlap.
         scale: output px per px of `tiles`.
 
     Returns:
         One float32 array of `scale` × the tile's length per tile, values in [0, 1].
     """
-    px = (np.arange(tiles[-1].stop * scale) + 0.5) / scale  # centres
+    px = (np.arange(tiles[-1].stop * scale) + 0.5) / scale  # centers
     ramp = max(RAMP_SHARE * overlap, 1 / scale)  # of no width: a change from one px to the next
     joins = [(after.start + before.stop) / 2 for before, after in pairwise(tiles)]
     rise = [np.clip((px - join) / ramp + 0.5, 0, 1) for join in joins]

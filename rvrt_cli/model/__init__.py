@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rvrt_cli.model.config import BRANCHES, PRESETS, RVRTConfig
 
 if TYPE_CHECKING:
-    from rvrt_cli.model.initial import initial_weights, parameter_shapes
+    from rvrt_cli.model.initialization import initial_weights, parameter_shapes
     from rvrt_cli.model.network import Network
     from rvrt_cli.model.rvrt import RVRT, State
 
@@ -29,8 +29,8 @@ _LAZY = {
     "RVRT": "rvrt",
     "State": "rvrt",
     "Network": "network",
-    "initial_weights": "initial",
-    "parameter_shapes": "initial",
+    "initial_weights": "initialization",
+    "parameter_shapes": "initialization",
 }
 
 

@@ -1,4 +1,4 @@
-"""Clip-to-clip alignment: guided deformable attention, and the plain neighbourhood attention of RVRT Light.
+"""Clip-to-clip alignment: guided deformable attention, and the plain neighborhood attention of RVRT Light.
 
 N batch, T frames of a clip, H×W frame size [px], C channels, G offset groups, K kernel points.
 """
@@ -8,8 +8,8 @@ from __future__ import annotations
 from mindspore import Tensor, ops as msops
 
 from rvrt_cli import ops
+from rvrt_cli.model.blocks import Shapes, Weights, conv_shapes, linear_shapes, mlp_shapes
 from rvrt_cli.model.config import RVRTConfig
-from rvrt_cli.model.layers import Shapes, Weights, conv_shapes, linear_shapes, mlp_shapes
 
 CONVS = 6  # that make the offsets
 
@@ -65,13 +65,13 @@ def _finish(attended: Tensor, weights: Weights) -> Tensor:
 
 
 @ops.compiled
-def align_neighbourhood(query: Tensor, key: Tensor, value: Tensor, sizes: tuple[int, int], *weights: Tensor) -> Tensor:
-    """Align by attention to the neighbourhood in every frame of the clip before: RVRT Light, no flow, no offsets.
+def align_neighborhood(query: Tensor, key: Tensor, value: Tensor, sizes: tuple[int, int], *weights: Tensor) -> Tensor:
+    """Align by attention to the neighborhood in every frame of the clip before: RVRT Light, no flow, no offsets.
 
     Args:
         query: (N, T, H, W, C), the current clip; key: the clip before, from the same branch's input.
         value: (N, T, H, W, C), the propagated features at the clip before.
-        sizes: heads, edge of the neighbourhood [px].
+        sizes: heads, edge of the neighborhood [px].
         weights: `attend_shapes`.
 
     Returns:
@@ -79,7 +79,7 @@ def align_neighbourhood(query: Tensor, key: Tensor, value: Tensor, sizes: tuple[
     """
     heads, edge = sizes
     query, key_value = _project(query, key, value, heads, weights)
-    return _finish(ops.neighbourhood_attention(query, key_value, heads, (edge, edge)), weights)
+    return _finish(ops.neighborhood_attention(query, key_value, heads, (edge, edge)), weights)
 
 
 def deformable_shapes(name: str, config: RVRTConfig) -> Shapes:
@@ -106,7 +106,7 @@ def align_deformable(
     """Align by guided deformable attention (RVRT, equations 6 to 10).
 
     Args:
-        query, key, value: as in `align_neighbourhood`.
+        query, key, value: as in `align_neighborhood`.
         flows: (N, T, T, H, W, 2) px as `compose_flows` makes them.
         sizes: heads, edge of the sampling kernel [px], offset groups.
         max_offset: px that an offset may add to the flow.

@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass, fields
 
 from rvrt_cli.errors import WeightsError
 
-ALIGNMENTS = ("deformable", "neighbourhood")
+ALIGNMENTS = ("deformable", "neighborhood")
 FLOW_ESTIMATORS = ("spynet", "lucas-kanade")
 BODIES = ("attention", "convolution")
+_RENAMED = {"fused_neighbours": "fused_neighbors"}  # in files of version 0.1
 BRANCHES = ("backward_1", "forward_1", "backward_2", "forward_2")
 
 
@@ -34,12 +35,12 @@ class RVRTConfig:
     window: int = 8  # px, height and width of an attention window; in time it spans the clip in the branches, else 1
     mlp_ratio: int = 2
     relative_position_bias: bool = True
-    alignment: str = "deformable"  # learned offsets; "neighbourhood": 3x3 in every frame (RVRT Light)
+    alignment: str = "deformable"  # learned offsets; "neighborhood": 3x3 in every frame (RVRT Light)
     flow_guided: bool = True  # whether optical flow is where the offsets of "deformable" start
     flow_estimator: str = "spynet"  # "lucas-kanade" (not in the paper) needs no weights, and costs next to nothing
     # Frames before and after each one whose pixels are put on its finer grid, for the shallow features and, by one linear
     # path, where there is no upsampler, for the output (not in the paper)
-    fused_neighbours: int = 0
+    fused_neighbors: int = 0
     align_ratio: int = 2  # width of query, key and value in the alignment, over the branch width
     align_heads: int = 12
     align_kernel: int = 3  # px; kernel x kernel sampling points per frame
@@ -77,8 +78,8 @@ class RVRTConfig:
         if self.flow_estimator not in FLOW_ESTIMATORS:
             known = ", ".join(FLOW_ESTIMATORS)
             raise WeightsError(f"network configuration: flow_estimator {self.flow_estimator!r}; known: {known}")
-        if self.fused_neighbours != 0:
-            _whole("fused_neighbours", self.fused_neighbours, 16)
+        if self.fused_neighbors != 0:
+            _whole("fused_neighbors", self.fused_neighbors, 16)
         if len(set(self.widths)) != 1:
             raise WeightsError(f"network configuration: widths {self.widths} must be equal")
         if any(width % heads for width, heads in zip(self.widths, self.heads, strict=True)):
@@ -105,7 +106,7 @@ class RVRTConfig:
     @property
     def history(self) -> int:
         """How many frames before a window it must be given: whole clips."""
-        return self.clip_size * max(1, -(-self.fused_neighbours // self.clip_size))
+        return self.clip_size * max(1, -(-self.fused_neighbors // self.clip_size))
 
     @property
     def align_width(self) -> int:
@@ -135,6 +136,9 @@ class RVRTConfig:
         """
         if not isinstance(values, dict):
             raise WeightsError("network configuration: not a table of values")
+        values = {_RENAMED.get(name, name): value for name, value in values.items()}
+        if values.get("alignment") == "neighbourhood":
+            values["alignment"] = "neighborhood"
         unknown = sorted(set(values) - {field.name for field in fields(cls)})
         if unknown:
             names = ", ".join(unknown)
@@ -152,7 +156,7 @@ def _whole(name: str, value: object, most: int) -> None:
 
 PRESETS = {
     "rvrt": RVRTConfig(),
-    "rvrt-light": RVRTConfig(alignment="neighbourhood", relative_position_bias=False),
+    "rvrt-light": RVRTConfig(alignment="neighborhood", relative_position_bias=False),
     "rvrt-tiny": RVRTConfig(
         passes=2,
         bodies=("convolution", "convolution", "convolution"),
@@ -161,7 +165,7 @@ PRESETS = {
         depths=(4, 4, 4),
         heads=(2, 2, 2),
         flow_estimator="lucas-kanade",
-        fused_neighbours=4,
+        fused_neighbors=4,
         align_ratio=1,
         align_heads=2,
         deformable_groups=4,

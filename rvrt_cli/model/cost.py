@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from rvrt_cli.model.config import RVRTConfig
-from rvrt_cli.model.initial import parameter_shapes
+from rvrt_cli.model.initialization import parameter_shapes
 
 _ENLARGED = {"upsampler.5": 4, "upsampler.10": 16, "conv_last": 16}  # places per LR pixel at which these work
 _FLOW_LEVELS, _FLOW_STEP = 6, 32  # of SpyNet: pyramid levels; px of which it wants a multiple

@@ -11,12 +11,13 @@ from rvrt_cli.model.config import RVRTConfig
 from rvrt_cli.model.rvrt import FUSED_CHANNELS, RVRT, State
 from rvrt_cli.ops import kernels_active
 from rvrt_cli.ops.kernels import problem as kernels_problem
+from rvrt_cli.signals import defer_signals
 
 _FRAMES = "frames"
 
 
 class Network:
-    """A network with its weights on a device; fulfils `rvrt_cli.engine.Network`.
+    """A network with its weights on a device; fulfills `rvrt_cli.engine.Network`.
 
     Attributes:
         config: the network's sizes.
@@ -66,13 +67,13 @@ class Network:
         """Enlarge the first `emit` frames of a window; see `rvrt_cli.engine.Network`.
 
         Args:
-            frames: (N, T, 3, H, W) float32 in [0, 1].
+            frames: (N, T, H, W, 3) float32 in [0, 1].
             state: what the call before returned, or None at the start of a scene.
             emit: frames to return.
             mirrored: the second half of `frames` is the first half reversed, and `state` is None.
 
         Returns:
-            (N, emit, 3, 4H, 4W) float32, not clamped, and the state after frame `emit`.
+            (N, emit, 4H, 4W, 3) float32, not clamped, and the state after frame `emit`.
 
         Raises:
             OutOfMemoryError: the device cannot hold a call of this size.
@@ -81,7 +82,7 @@ class Network:
         if state is not None:
             features = {branch: self._tensor(state[branch]) for branch in self.config.branches}
             past = State(self._tensor(state[_FRAMES]), features)
-        with memory_errors():
+        with defer_signals(), memory_errors():
             output, new = self._cell.stream(self._tensor(frames), past, emit, mirrored)
             arrays = {branch: self._array(feature) for branch, feature in new.features.items()}
             return self._array(output), {_FRAMES: self._array(new.frames), **arrays}
@@ -94,7 +95,7 @@ class Network:
         config, size = self.config, 2 if self._dtype == ms.float16 else 4
         clips = -(-frames // config.clip_size)
         kept = 2 * (1 + config.passes) * config.width + 3 + 4 * config.clip_size * config.flow
-        kept += (FUSED_CHANNELS + 7) * bool(config.fused_neighbours)  # and a copy of frames and flows
+        kept += (FUSED_CHANNELS + 7) * bool(config.fused_neighbors)  # and a copy of frames and flows
         upsampled = 3 * config.scale**2
         stage = 10 * 16 * config.upsampler_width  # the upsampler at full size, as measured on the CPU
         if config.alignment == "deformable":

@@ -14,15 +14,13 @@ from mindspore import ParameterTuple, Tensor, nn, ops as msops
 from rvrt_cli import ops
 from rvrt_cli.model.alignment import (
     align_deformable,
-    align_neighbourhood,
+    align_neighborhood,
     align_unguided,
     attend_shapes,
     compose_flows,
     deformable_shapes,
 )
-from rvrt_cli.model.config import RVRTConfig
-from rvrt_cli.model.flow import ABSENT, estimate_flow, fuse_neighbours
-from rvrt_cli.model.layers import (
+from rvrt_cli.model.blocks import (
     Shapes,
     Sizes,
     conv_shapes,
@@ -34,6 +32,8 @@ from rvrt_cli.model.layers import (
     refine,
     refine_shapes,
 )
+from rvrt_cli.model.config import RVRTConfig
+from rvrt_cli.model.optical_flow import ABSENT, estimate_flow, fuse_neighbors
 from rvrt_cli.model.spynet import spynet_shapes
 from rvrt_cli.ops.fusion import CHANNELS as FUSED_CHANNELS
 
@@ -84,11 +84,11 @@ class Extract(nn.Cell):
         self.config = config
         self.conv = parameters(conv_shapes("feat_extract.main.1", 3, config.widths[0], 3))
         fused = conv_shapes("feat_extract.fused", FUSED_CHANNELS, config.widths[0], 3)
-        self.fused = parameters(fused if config.fused_neighbours else [])
+        self.fused = parameters(fused if config.fused_neighbors else [])
         self.body = parameters(body_shapes("feat_extract", config, 0))
 
     def construct(self, frames: Tensor, fused: Tensor | None = None) -> Tensor:
-        """(N, T, H, W, 3), and what `fuse_neighbours` found or None → (N, T, H, W, C)."""
+        """(N, T, H, W, 3), and what `fuse_neighbors` found or None → (N, T, H, W, C)."""
         x = merge(*ops.arguments(self.conv), frames)
         if fused is not None:
             x = convolve_onto(x, fused, *ops.arguments(self.fused))
@@ -101,14 +101,14 @@ class Align(nn.Cell):
     def __init__(self, branch: str, config: RVRTConfig):
         super().__init__(auto_prefix=False)
         self.config = config
-        shapes = attend_shapes if config.alignment == "neighbourhood" else deformable_shapes
+        shapes = attend_shapes if config.alignment == "neighborhood" else deformable_shapes
         self.weights = parameters(shapes(f"deform_align.{branch}", config))
 
     def construct(self, query: Tensor, key: Tensor, value: Tensor, flows: Tensor | None) -> tuple:
         """Aligned features (N, T, H, W, C) and the flows, corrected where there are any."""
         config, weights = self.config, ops.arguments(self.weights)
-        if config.alignment == "neighbourhood":
-            return align_neighbourhood(query, key, value, (config.align_heads, config.align_kernel), *weights), None
+        if config.alignment == "neighborhood":
+            return align_neighborhood(query, key, value, (config.align_heads, config.align_kernel), *weights), None
         sizes = (config.align_heads, config.align_kernel, config.deformable_groups)
         if flows is None:
             return align_unguided(query, key, value, sizes, config.max_offset, *weights), None
@@ -151,10 +151,10 @@ class Reconstruct(nn.Cell):
         places = 3 * config.scale**2  # of one pixel's enlargement
         self.head = parameters(upsampler if wide else conv_shapes("conv_last", width, places, 3))
         fused = conv_shapes("conv_last.fused", places, places, 3)
-        self.fused = parameters(fused if config.fused_neighbours and not wide else [])
+        self.fused = parameters(fused if config.fused_neighbors and not wide else [])
 
     def construct(self, frames: Tensor, fused: Tensor | None, *features: Tensor) -> Tensor:
-        """Input (N, T, H, W, 3), what `fuse_neighbours` found or None, and the features (N, T, H, W, C) of all branches.
+        """Input (N, T, H, W, 3), what `fuse_neighbors` found or None, and the features (N, T, H, W, C) of all branches.
 
         Returns:
             (N, T, 4H, 4W, 3), not clamped.
@@ -232,12 +232,12 @@ class RVRT(nn.Cell):
         """Upscale a whole sequence at once, as published.
 
         Args:
-            frames: (N, T, 3, H, W) in [0, 1], T ≥ 1, H and W ≥ 8.
+            frames: (N, T, H, W, 3) in [0, 1], T ≥ 1, H and W ≥ 8.
             mirrored: the second half of this call's sequence is the first half reversed, so that one direction of the
                 flow can be read off the other.
 
         Returns:
-            (N, T, 3, 4H, 4W), not clamped.
+            (N, T, 4H, 4W, 3), not clamped.
         """
         output, _ = self.stream(frames, None, frames.shape[1], mirrored)
         return output
@@ -246,13 +246,13 @@ class RVRT(nn.Cell):
         """Upscale the first `emit` frames of a window, continuing from the state that the window before it left.
 
         Args:
-            frames: (N, T, 3, H, W) in [0, 1]; frames past `emit` are lookahead.
+            frames: (N, T, H, W, 3) in [0, 1]; frames past `emit` are lookahead.
             state: None at the start of a sequence.
             emit: 1 ≤ emit ≤ T; a multiple of the clip size unless the sequence ends there.
             mirrored: as in `construct`; needs `state` None.
 
         Returns:
-            (N, emit, 3, 4H, 4W), not clamped; the state after frame `emit`.
+            (N, emit, 4H, 4W, 3), not clamped; the state after frame `emit`.
         """
         size = self.config.clip_size
         clips = self._clips(frames)
@@ -261,7 +261,7 @@ class RVRT(nn.Cell):
         flows = self._flows(clips, state, mirrored) if self.config.flow else None
 
         fused: list[Tensor | None] = [None] * len(clips)
-        if self.config.fused_neighbours:
+        if self.config.fused_neighbors:
             fused = self._fused(clips, state)
         shallow = [self.extract(clip, found) for clip, found in zip(clips, fused, strict=True)]
         features: dict[str, Clips] = {"shallow": shallow}
@@ -277,7 +277,7 @@ class RVRT(nn.Cell):
         output = outputs[0] if emitted == 1 else msops.concat(outputs, 1)
         history = self._history(clips[:emitted], state)
         last = State(history, {branch: features[branch][emitted - 1] for branch in self.config.branches})
-        return output[:, :emit].transpose(0, 1, 4, 2, 3), last
+        return output[:, :emit], last
 
     def propagate(
         self, index: int, features: dict[str, Clips], flows: Flows | None, fields: dict[int, Tensor],
@@ -323,9 +323,8 @@ class RVRT(nn.Cell):
         return compose_flows(flows.backward_to(c) if backward else flows.forward_to(c), self.config.clip_size)
 
     def _clips(self, frames: Tensor) -> Clips:
-        """(N, T, 3, H, W) → channels-last clips; the last frame is repeated to fill the last clip."""
+        """(N, T, H, W, 3) → clips; the last frame is repeated to fill the last clip."""
         size = self.config.clip_size
-        frames = frames.transpose(0, 1, 3, 4, 2)
         missing = -frames.shape[1] % size
         if missing:
             frames = msops.concat((frames, *[frames[:, -1:]] * missing), 1)
@@ -339,13 +338,13 @@ class RVRT(nn.Cell):
         return frames[:, frames.shape[1] - length :]
 
     def _fused(self, clips: Clips, state: State | None) -> Clips:
-        """What each clip's neighbouring frames add to it."""
-        reach, size = self.config.fused_neighbours, self.config.clip_size
+        """What each clip's neighboring frames add to it."""
+        reach, size = self.config.fused_neighbors, self.config.clip_size
         absent = [msops.full_like(clips[0][:, :1], ABSENT)] * reach
         past = absent if state is None else [state.frames[:, -reach:]]
         video = msops.concat((*past, *clips, *absent), 1)
         starts = range(0, len(clips) * size, size)
-        return [fuse_neighbours(video[:, start : start + size + 2 * reach], reach) for start in starts]
+        return [fuse_neighbors(video[:, start : start + size + 2 * reach], reach) for start in starts]
 
     def _flows(self, clips: Clips, state: State | None, mirrored: bool) -> Flows:
         """Optical flow along the clips, with the state's clip in front."""

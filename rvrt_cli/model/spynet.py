@@ -6,7 +6,7 @@ import numpy as np
 from mindspore import Tensor, ops as msops
 
 from rvrt_cli import ops
-from rvrt_cli.model.layers import Shapes, Weights, conv_shapes
+from rvrt_cli.model.blocks import Shapes, Weights, conv_shapes
 
 LEVELS = 6
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's RGB; constants in published checkpoints
@@ -24,11 +24,11 @@ def spynet_shapes(name: str = "spynet") -> Shapes:
     return [shape for conv in convs for shape in conv]
 
 
-def spynet(reference: Tensor, neighbour: Tensor, weights: Weights) -> Tensor:
-    """Where each pixel of `reference` lies in `neighbour`.
+def spynet(reference: Tensor, neighbor: Tensor, weights: Weights) -> Tensor:
+    """Where each pixel of `reference` lies in `neighbor`.
 
     Args:
-        reference, neighbour: (B, H, W, 3) RGB in [0, 1].
+        reference, neighbor: (B, H, W, 3) RGB in [0, 1].
         weights: `spynet_shapes`.
 
     Returns:
@@ -38,7 +38,7 @@ def spynet(reference: Tensor, neighbour: Tensor, weights: Weights) -> Tensor:
     height, width = reference.shape[1:3]
     step = 2 ** (LEVELS - 1)
     even = (-(-height // step) * step, -(-width // step) * step)
-    pyramid = [((reference - mean) / std, (neighbour - mean) / std)]
+    pyramid = [((reference - mean) / std, (neighbor - mean) / std)]
     if even != (height, width):
         pyramid = [(ops.resize_bilinear(pyramid[0][0], *even), ops.resize_bilinear(pyramid[0][1], *even))]
     for _ in range(LEVELS - 1):
@@ -46,10 +46,10 @@ def spynet(reference: Tensor, neighbour: Tensor, weights: Weights) -> Tensor:
 
     flow = msops.zeros((*pyramid[-1][0].shape[:3], 2), reference.dtype)
     for i in range(LEVELS):
-        reference, neighbour = pyramid[LEVELS - 1 - i]
+        reference, neighbor = pyramid[LEVELS - 1 - i]
         if i > 0:
             flow = 2 * ops.resize_bilinear(flow, reference.shape[1], reference.shape[2], align_corners=True)
-        guess = msops.concat((reference, ops.warp(neighbour, flow, border=True), flow), -1)
+        guess = msops.concat((reference, ops.warp(neighbor, flow, border=True), flow), -1)
         for j in range(CONVS):
             first = 2 * (i * CONVS + j)
             guess = ops.conv2d(guess, weights[first], weights[first + 1], "relu" if j < CONVS - 1 else "none")

@@ -15,9 +15,8 @@ import mindspore as ms
 from mindspore import Parameter, Tensor
 from mindspore.graph import jit_trace
 
-from rvrt_cli.ops import attention, flow, fusion, kernels, layers, sampling
-from rvrt_cli.ops.attention import deformable_attention, neighbourhood_attention, window_and_shift, window_attention
-from rvrt_cli.ops.flow import lucas_kanade
+from rvrt_cli.ops import attention, fusion, kernels, layers, lucas_kanade as lucas_kanade_definition, sampling
+from rvrt_cli.ops.attention import deformable_attention, neighborhood_attention, window_and_shift, window_attention
 from rvrt_cli.ops.fusion import fuse_frames
 from rvrt_cli.ops.layers import (
     activate,
@@ -34,6 +33,7 @@ from rvrt_cli.ops.layers import (
     reverse_time,
     stack,
 )
+from rvrt_cli.ops.lucas_kanade import lucas_kanade
 from rvrt_cli.ops.sampling import warp
 
 __all__ = [
@@ -52,7 +52,7 @@ __all__ = [
     "linear",
     "lucas_kanade",
     "mlp",
-    "neighbourhood_attention",
+    "neighborhood_attention",
     "norm_linear",
     "pixel_shuffle",
     "resize_bilinear",
@@ -65,7 +65,7 @@ __all__ = [
 ]
 
 _FUSED = {
-    attention: ("deformable_attention", "neighbourhood_attention", "window_attention"),
+    attention: ("deformable_attention", "neighborhood_attention", "window_attention"),
     layers: (
         "add_enlarged",
         "charbonnier",
@@ -77,7 +77,7 @@ _FUSED = {
         "pixel_shuffle",
         "reverse_time",
     ),
-    flow: ("lucas_kanade",),
+    lucas_kanade_definition: ("lucas_kanade",),
     fusion: ("fuse_frames",),
     sampling: ("warp",),
 }

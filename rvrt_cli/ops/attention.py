@@ -1,4 +1,4 @@
-"""The three attentions of RVRT, as plain MindSpore definitions: window, guided deformable, neighbourhood.
+"""The three attentions of RVRT, as plain MindSpore definitions: window, guided deformable, neighborhood.
 
 N batch, T frames per clip, H×W frame size [px], C channels, G offset groups, K kernel points, L pixels of a window.
 Channels come last. They run on every device, compile under `ms.jit` and differentiate.
@@ -13,7 +13,7 @@ from mindspore import Tensor, ops
 from rvrt_cli.ops.layers import stack, widened
 from rvrt_cli.ops.sampling import bilinear_corners, counting, pixel_grid
 
-MASKED = -100.0  # added to the score of two pixels that the cyclic shift made neighbours; published, not -inf
+MASKED = -100.0  # added to the score of two pixels that the cyclic shift made neighbors; published, not -inf
 
 
 @ops.constexpr
@@ -166,7 +166,7 @@ def _sources(batch: int, time: int, pixels: int) -> Tensor:
     return Tensor(((clip * time + (frame + field) % time) * pixels).astype(np.int32))
 
 
-def neighbourhood_attention(query: Tensor, key_value: Tensor, heads: int, kernel: tuple[int, int]) -> Tensor:
+def neighborhood_attention(query: Tensor, key_value: Tensor, heads: int, kernel: tuple[int, int]) -> Tensor:
     """Attention over a kernel at the query's own position in every frame of the clip (RVRT Light).
 
     Outside the frame key and value are zero, and the score 0 takes part in the softmax.
@@ -175,7 +175,7 @@ def neighbourhood_attention(query: Tensor, key_value: Tensor, heads: int, kernel
         query: (N, T, H, W, C), scaled by head width ** -0.5.
         key_value: (N, T, H, W, 2C), key | value.
         heads: attention heads; C divides by them.
-        kernel: (height, width) of the neighbourhood [px], odd.
+        kernel: (height, width) of the neighborhood [px], odd.
 
     Returns:
         (N, T, H, W, C).

@@ -1,6 +1,6 @@
-"""Pixels of neighbouring frames on the finer grid of one frame, as a plain MindSpore definition. It has no gradient.
+"""Pixels of neighboring frames on the finer grid of one frame, as a plain MindSpore definition. It has no gradient.
 
-B batch, K neighbours, H×W frame size [px], S scale: S×S places, the pixels of the enlargement, in every pixel.
+B batch, K neighbors, H×W frame size [px], S scale: S×S places, the pixels of the enlargement, in every pixel.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ SPREAD = 0.2  # px: how far a sample speaks for its surroundings (standard devia
 TRUST = 0.1  # of RGB in [0, 1]: what differs more from the frame itself is taken for another object
 
 
-def fuse_frames(frame: Tensor, neighbours: Tensor, flows: Tensor) -> Tensor:
-    """Kernel regression over the samples of a frame and of its neighbours, at the places of the enlarged frame.
+def fuse_frames(frame: Tensor, neighbors: Tensor, flows: Tensor) -> Tensor:
+    """Kernel regression over the samples of a frame and of its neighbors, at the places of the enlarged frame.
 
     Every sample, a pixel of some frame, is put where the flow says, and weighs by its distance to a place and by its
     likeness to the frame there (Wronski et al., "Handheld Multi-Frame Super-Resolution", 2019, equations 1 and 2, with
-    round kernels). What neighbours saw between the frame's own pixels is so handed on sharp; a warp would blur it.
+    round kernels). What neighbors saw between the frame's own pixels is so handed on sharp; a warp would blur it.
 
     Args:
         frame: (B, H, W, 3) RGB in [0, 1].
-        neighbours: (B, K, H, W, 3).
-        flows: (B, K, H, W, 2) px, as (x, y): where each pixel of the frame lies in the neighbour.
+        neighbors: (B, K, H, W, 3).
+        flows: (B, K, H, W, 2) px, as (x, y): where each pixel of the frame lies in the neighbor.
 
     Returns:
-        (B, H, W, 64): the regression less the frame's pixel, as 3 channels of 16 places; then the neighbours' share of
+        (B, H, W, 64): the regression less the frame's pixel, as 3 channels of 16 places; then the neighbors' share of
         the weight at each place. Place i * 4 + j is that of row i and column j within the pixel.
     """
     dtype, frame = frame.dtype, frame.astype(ms.float32)
@@ -44,14 +44,14 @@ def fuse_frames(frame: Tensor, neighbours: Tensor, flows: Tensor) -> Tensor:
             sample = warp(frame, ops.stack((still + right, still + down), -1), border=True)
             own_sum, own_weight = _add(own_sum, own_weight, sample, still + right, still + down, 1.0)
     total, weight = own_sum, own_weight
-    for k in range(neighbours.shape[1]):
-        neighbour, flow = neighbours[:, k].astype(ms.float32), flows[:, k].astype(ms.float32)
+    for k in range(neighbors.shape[1]):
+        neighbor, flow = neighbors[:, k].astype(ms.float32), flows[:, k].astype(ms.float32)
         across, along = (ops.clamp(flow[..., i], -FAR, FAR) for i in (0, 1))
         for down in (0, 1):
             for right in (0, 1):
                 whole_x, whole_y = ops.floor(across) + right, ops.floor(along) + down
                 x, y = whole_x - across, whole_y - along  # where the sample lies, from the frame's pixel
-                sample = warp(neighbour, ops.stack((whole_x, whole_y), -1), border=True)
+                sample = warp(neighbor, ops.stack((whole_x, whole_y), -1), border=True)
                 expected = warp(frame, ops.stack((x, y), -1), border=True)
                 unlike = ops.square(sample - expected).mean(-1) / TRUST**2
                 seen = ops.logical_and(

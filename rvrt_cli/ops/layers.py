@@ -1,4 +1,4 @@
-"""Convolution, dense layer, LayerNorm and their neighbours on channels-last features, as plain MindSpore definitions.
+"""Convolution, dense layer, LayerNorm and their neighbors on channels-last features, as plain MindSpore definitions.
 
 B batch, H×W frame size [px], C channels.
 """
@@ -84,9 +84,9 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     Of float16, the statistics are float32: the gradient of 1 / sqrt(ε) is beyond the largest float16.
     """
     wide = widened(x)
-    centred = wide - wide.mean(-1, keep_dims=True)
-    variance = (centred * centred).mean(-1, keep_dims=True)
-    return (centred * ops.rsqrt(variance + EPSILON)).astype(x.dtype) * weight + bias
+    centered = wide - wide.mean(-1, keep_dims=True)
+    variance = (centered * centered).mean(-1, keep_dims=True)
+    return (centered * ops.rsqrt(variance + EPSILON)).astype(x.dtype) * weight + bias
 
 
 def pixel_shuffle(x: Tensor, factor: int, activation: str = "none") -> Tensor:
@@ -111,7 +111,7 @@ def reverse_time(x: Tensor) -> Tensor:
 
 
 def resize_bilinear(x: Tensor, height: int, width: int, align_corners: bool = False) -> Tensor:
-    """(B, H, W, C) → (B, height, width, C), bilinear; half-pixel centres unless corners are aligned."""
+    """(B, H, W, C) → (B, height, width, C), bilinear; half-pixel centers unless corners are aligned."""
     x = ops.interpolate(x.transpose(0, 3, 1, 2), (height, width), mode="bilinear", align_corners=align_corners)
     return x.transpose(0, 2, 3, 1)
 
@@ -123,7 +123,7 @@ def halve(x: Tensor) -> Tensor:
 
 
 def add_enlarged(x: Tensor, small: Tensor) -> Tensor:
-    """x (B, f * H, f * W, C) plus small (B, H, W, C), enlarged bilinearly with half-pixel centres."""
+    """x (B, f * H, f * W, C) plus small (B, H, W, C), enlarged bilinearly with half-pixel centers."""
     return x + resize_bilinear(small, x.shape[1], x.shape[2])
 
 

@@ -16,7 +16,7 @@ def bilinear_corners(y: Tensor, x: Tensor, height: int, width: int) -> list[tupl
     """The four pixels around each position and their bilinear weights.
 
     Args:
-        y: row of each position [px], any shape; 0 is the centre of the first row. May lie outside the frame.
+        y: row of each position [px], any shape; 0 is the center of the first row. May lie outside the frame.
         x: column, same shape.
 
     Returns:

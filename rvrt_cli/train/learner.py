@@ -14,11 +14,12 @@ from mindspore import Tensor, ops as msops
 
 from rvrt_cli import ops
 from rvrt_cli.device import Device
+from rvrt_cli.frame import to_float, to_pixels
 from rvrt_cli.model import RVRT
+from rvrt_cli.train.all_reduce import Ranks
 from rvrt_cli.train.counters import FIRST_SCALE, Counters
 from rvrt_cli.train.optimizer import Group
-from rvrt_cli.train.options import TrainOptions
-from rvrt_cli.train.ranks import Ranks
+from rvrt_cli.train.train_options import TrainOptions
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,10 @@ class StepResult:
 
 
 class Learner:
-    """The network, its optimiser and its counters on one rank.
+    """The network, its optimizer and its counters on one rank.
 
     Args:
-        arrays: the weights by "value.NAME", and the optimiser's state where there is one (see `Group.save`).
+        arrays: the weights by "value.NAME", and the optimizer's state where there is one (see `Group.save`).
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Learner:
         self._gradient: tuple[int, Any] = (0, None)
 
     def step(self, low: np.ndarray, high: np.ndarray, rate: float, stop: bool = False) -> StepResult:
-        """Learn from one batch (N, T, 3, h, w), (N, T, 3, 4h, 4w), this rank's share.
+        """Learn from one batch (N, T, h, w, 3), (N, T, 4h, 4w, 3), this rank's share.
 
         Raises:
             RvrtError: too many of the last steps had to be skipped.
@@ -112,7 +113,7 @@ class Learner:
         return loss * scale, loss, error
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Weights and state of the optimiser, for a checkpoint."""
+        """Weights and state of the optimizer, for a checkpoint."""
         return {name: array for group in self.groups for name, array in group.save().items()}
 
     def averaged_weights(self) -> dict[str, np.ndarray]:
@@ -141,8 +142,8 @@ class Learner:
             FloatingPointError: the output is not finite.
         """
         dtype = ms.float16 if self._half else ms.float32
-        low = Tensor(np.ascontiguousarray(frames.transpose(0, 3, 1, 2)[None], np.float32) / 255, dtype)
+        low = Tensor(to_float(frames)[None], dtype)
         output = self.network(low)[0].asnumpy().astype(np.float32)
         if not np.isfinite(output).all():
             raise FloatingPointError("the network's output is not finite")
-        return np.clip(np.rint(255 * output), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
+        return to_pixels(output, np.empty(output.shape, np.uint8))

@@ -11,25 +11,25 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from rvrt_cli.data.loader import Batch, BatchLoader, mirrored, open_store
+from rvrt_cli.data.batches import Batch, BatchLoader, mirrored, open_store
 from rvrt_cli.data.validation import Upscale, ValidationSet, VariantScore
 from rvrt_cli.device import use_device
 from rvrt_cli.errors import RvrtError
-from rvrt_cli.train.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from rvrt_cli.train.counters import Counters
-from rvrt_cli.train.curve import draw_curve
-from rvrt_cli.train.held_out import HeldOut, data_folders
-from rvrt_cli.train.log import Log
-from rvrt_cli.train.options import TrainOptions, write_recipe
 from rvrt_cli.train.schedule import learning_rate
 from rvrt_cli.train.setup import RECIPE, first_weights
-from rvrt_cli.train.stopping import Stopping
+from rvrt_cli.train.stop_request import Stopping
+from rvrt_cli.train.train_options import TrainOptions, write_recipe
+from rvrt_cli.train.training_curve import draw_curve
+from rvrt_cli.train.training_log import Log
+from rvrt_cli.train.training_state import checkpoints, load_checkpoint, save_checkpoint
+from rvrt_cli.train.validation_split import HeldOut, data_folders
 from rvrt_cli.weights import check_names, save_weights
 
 if TYPE_CHECKING:
     from rvrt_cli.device import Device
+    from rvrt_cli.train.all_reduce import Ranks
     from rvrt_cli.train.learner import Learner, StepResult
-    from rvrt_cli.train.ranks import Ranks
 
 WEIGHTS, BEST, CURVE = "weights.safetensors", "best.safetensors", "curve.png"
 
@@ -62,7 +62,7 @@ def train(options: TrainOptions, report: Callable[[Record], None], in_ranks: boo
     # device and ranks: before MindSpore is imported anywhere else
     threads = max(1, options.threads // options.ranks_here) if options.threads else None
     device = use_device(options.device, precision=options.precision, threads=threads)
-    from rvrt_cli.train.ranks import Ranks, join_ranks
+    from rvrt_cli.train.all_reduce import Ranks, join_ranks
 
     ranks = join_ranks() if in_ranks else Ranks()
     stopping = Stopping(options.minutes)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from mindspore import Parameter, Tensor
 
-from rvrt_cli.train.options import TrainOptions
+from rvrt_cli.train.train_options import TrainOptions
 
 EPSILON = 1e-8
 MOMENTS = ("value", "m", "v", "ema")  # what a group keeps of every parameter

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from rvrt_cli.train.options import TrainOptions
+from rvrt_cli.train.train_options import TrainOptions
 
 _START = 25  # a rise begins at the highest rate divided by this (Smith and Topin 2018)
 _RISING = 0.3  # share of a one-cycle schedule

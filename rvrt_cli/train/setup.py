@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from rvrt_cli.data.loader import check_spec, open_store
+from rvrt_cli.data.batches import check_spec, open_store
 from rvrt_cli.data.sources import VIDEO_SUFFIXES, files_of
 from rvrt_cli.errors import OptionError, WeightsError
 from rvrt_cli.files import locked
-from rvrt_cli.train.checkpoint import FOLDER, checkpoint_facts, checkpoints
-from rvrt_cli.train.held_out import split_store
-from rvrt_cli.train.log import NAME as LOG, read_log
-from rvrt_cli.train.options import TrainOptions, default, flag, preset_recipe, read_recipe
+from rvrt_cli.train.train_options import TrainOptions, default, flag, preset_recipe, read_recipe
+from rvrt_cli.train.training_log import NAME as LOG, read_log
+from rvrt_cli.train.training_state import FOLDER, checkpoint_facts, checkpoints
+from rvrt_cli.train.validation_split import split_store
 
 RECIPE = "recipe.toml"
 

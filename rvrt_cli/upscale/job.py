@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 import rvrt_cli
 from rvrt_cli import engine
 from rvrt_cli.device import host_free_bytes, use_device
-from rvrt_cli.engine.network import check_size
+from rvrt_cli.engine.network_protocol import check_size
 from rvrt_cli.engine.plan import QUEUED_FRAMES
 from rvrt_cli.errors import MediaError, OptionError, OutOfMemoryError
 from rvrt_cli.options import NATIVE_SCALE, UpscaleOptions
-from rvrt_cli.upscale.work import MANIFEST, Manifest, Shapes, Work
-from rvrt_cli.video.finish import check_part, part_file
-from rvrt_cli.video.losses import unread
-from rvrt_cli.video.probe import SourceInfo, probe
-from rvrt_cli.video.process import ffmpeg_version
-from rvrt_cli.video.target import Target, check_target, real_folder
+from rvrt_cli.upscale.workdir import MANIFEST, Manifest, Shapes, Work
+from rvrt_cli.video.ffmpeg import ffmpeg_version
+from rvrt_cli.video.read.probe import SourceInfo, probe
+from rvrt_cli.video.write.fidelity_notes import unread
+from rvrt_cli.video.write.publish import check_part, part_file
+from rvrt_cli.video.write.target import Target, check_target, real_folder
 from rvrt_cli.weights import check_names, file_sha256, load_weights, resolve
 
 if TYPE_CHECKING:

@@ -14,15 +14,14 @@ import numpy as np
 
 from rvrt_cli import engine
 from rvrt_cli.errors import MediaError, RvrtError
+from rvrt_cli.frame import Frame
 from rvrt_cli.options import UpscaleOptions
 from rvrt_cli.upscale.job import Job, prepare
-from rvrt_cli.upscale.undisturbed import Undisturbed
-from rvrt_cli.upscale.work import Segment, Work
-from rvrt_cli.video.finish import join, part_file, publish
-from rvrt_cli.video.frame import Frame
-from rvrt_cli.video.reader import Reader, open_reader
-from rvrt_cli.video.target import Target
-from rvrt_cli.video.writer import Writer, open_writer
+from rvrt_cli.upscale.workdir import Segment, Work
+from rvrt_cli.video.read.reader import Reader, open_reader
+from rvrt_cli.video.write.publish import join, part_file, publish
+from rvrt_cli.video.write.target import Target
+from rvrt_cli.video.write.writers import Writer, open_writer
 
 
 @dataclass
@@ -113,7 +112,7 @@ def _all_computed(job: Job, work: Work) -> bool:
 
 
 def _compute_in_ranks(job: Job, progress: Progress, report: Callable[[], None]) -> None:
-    from rvrt_cli.upscale.ranks import compute_in_ranks
+    from rvrt_cli.upscale.distribute import compute_in_ranks
 
     compute_in_ranks(job, progress, report)
 
@@ -212,7 +211,7 @@ def compute(
         )  # fmt: skip
         source = _Source(reader, progress)
         segments = engine.Segments(options.segment, wanted, job.carried) if work is not None else None
-        outputs = engine.stream(source, Undisturbed(job.network), job.plan, segments=segments, on_event=on_event)
+        outputs = engine.stream(source, job.network, job.plan, segments=segments, on_event=on_event)
         while True:
             before = time.monotonic() - progress.waiting_for_source - progress.waiting_for_target
             pixels = next(outputs, None)
@@ -276,7 +275,7 @@ def upscale_video(
     options: UpscaleOptions | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Progress:
-    """Enlarge a video, an image sequence or a y4m stream, keeping frame times, sound and colours.
+    """Enlarge a video, an image sequence or a y4m stream, keeping frame times, sound and colors.
 
     Interrupted by whatever it may be, the same call goes on with what was done.
 

@@ -1,7 +1,7 @@
 """Weights: what there is and where, our files, published checkpoints read without executing code, downloads."""
 
-from rvrt_cli.weights.catalogue import (
-    LICENCE,
+from rvrt_cli.weights.catalog import (
+    LICENSE,
     PUBLISHED,
     cache_folder,
     embedded_folder,
@@ -9,14 +9,14 @@ from rvrt_cli.weights.catalogue import (
     list_weights,
     resolve,
 )
-from rvrt_cli.weights.checkpoint import read_checkpoint
 from rvrt_cli.weights.convert import convert
 from rvrt_cli.weights.pull import find_published, pull
-from rvrt_cli.weights.store import DEGRADATIONS, Weights, check_names, load_weights, read_about, save_weights
+from rvrt_cli.weights.torch_checkpoint import read_checkpoint
+from rvrt_cli.weights.weights_file import DEGRADATIONS, Weights, check_names, load_weights, read_about, save_weights
 
 __all__ = [
     "DEGRADATIONS",
-    "LICENCE",
+    "LICENSE",
     "PUBLISHED",
     "Weights",
     "cache_folder",

@@ -8,10 +8,10 @@ import numpy as np
 
 from rvrt_cli.errors import WeightsError
 from rvrt_cli.model.config import PRESETS, RVRTConfig
-from rvrt_cli.weights.catalogue import published
-from rvrt_cli.weights.checkpoint import read_checkpoint
-from rvrt_cli.weights.pickled import shown
-from rvrt_cli.weights.store import Weights, check_names, check_size, save_weights
+from rvrt_cli.weights.catalog import published
+from rvrt_cli.weights.safe_pickle import shown
+from rvrt_cli.weights.torch_checkpoint import read_checkpoint
+from rvrt_cli.weights.weights_file import Weights, check_names, check_size, save_weights
 
 _SPYNET_CONSTANTS = {"spynet.mean": (0.485, 0.456, 0.406), "spynet.std": (0.229, 0.224, 0.225)}  # ImageNet's, RGB
 _INDEX = ".relative_position_index"
@@ -60,7 +60,7 @@ def _unknown_card(source: Path, sha256: str) -> dict:
         "name": source.stem,
         "trained": True,
         "degradation": "none",
-        "licence": "unknown: whatever the source's publisher says",
+        "license": "unknown: whatever the source's publisher says",
         "source": source.name,
         "source_sha256": sha256,
     }
@@ -114,7 +114,7 @@ def _counts(arrays: dict[str, np.ndarray], before: str, preset: tuple[int, ...])
 
 def _check_constant(name: str, array: np.ndarray, config: RVRTConfig, source: Path) -> None:
     """A constant is not kept, the network has its own; so the two must agree."""
-    from rvrt_cli.model.layers import relative_position_index  # MindSpore
+    from rvrt_cli.model.blocks import relative_position_index  # MindSpore
 
     if name in _SPYNET_CONSTANTS:
         right = np.reshape(_SPYNET_CONSTANTS[name], (1, 3, 1, 1))

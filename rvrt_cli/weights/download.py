@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from rvrt_cli.errors import WeightsError
-from rvrt_cli.weights.pickled import shown
+from rvrt_cli.weights.safe_pickle import shown
 
 Progress = Callable[[int, "int | None"], None]  # bytes there, bytes in all where known
 

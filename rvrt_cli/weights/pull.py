@@ -6,11 +6,11 @@ from pathlib import Path
 
 from rvrt_cli.errors import WeightsError
 from rvrt_cli.model.config import PRESETS
-from rvrt_cli.weights.catalogue import PUBLISHED, RELEASE, Published, cache_folder, published
+from rvrt_cli.weights.catalog import PUBLISHED, RELEASE, Published, cache_folder, published
 from rvrt_cli.weights.convert import read_published
 from rvrt_cli.weights.download import Progress, discard, fetch
-from rvrt_cli.weights.pickled import shown
-from rvrt_cli.weights.store import save_weights
+from rvrt_cli.weights.safe_pickle import shown
+from rvrt_cli.weights.weights_file import save_weights
 
 
 def find_published(name: str) -> Published:

@@ -287,7 +287,7 @@ inline void copy_halo(const Convolution& c, const TilePlace& p, const float* ima
 }
 
 // Few outputs leave most of a vector empty. So for each pixel of a row all kw * outputs products are formed, and a
-// pixel's sum is gathered from its kw neighbours.
+// pixel's sum is gathered from its kw neighbors.
 inline void gather_projected(const Convolution& c, int64_t columns, const float* sums, const float* bias,
                              const Finish& f) {
   const int64_t ld = padded(c.group_outputs);

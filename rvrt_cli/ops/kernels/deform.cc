@@ -102,7 +102,7 @@ RVRT_ENTRY(deformable_attention_backward) {
 
 #include "simd.h"
 
-// A tile of queries: what neighbours sample stays in the cache.
+// A tile of queries: what neighbors sample stays in the cache.
 constexpr int64_t kTileHeight = 8, kTileWidth = 32;
 constexpr int64_t kAhead = 3;  // pixels
 

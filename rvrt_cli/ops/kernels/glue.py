@@ -12,7 +12,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
-from rvrt_cli.ops import attention, flow, fusion, layers, sampling
+from rvrt_cli.ops import attention, fusion, layers, lucas_kanade as lucas_kanade_definition, sampling
 from rvrt_cli.ops.kernels import library
 
 _ABSENT = Tensor(np.zeros(1, np.float32))  # in place of an optional tensor
@@ -237,30 +237,30 @@ def window_attention(
     return _window(qkv, pad, bias, _numbers(heads, *window, *shift, 1))
 
 
-def _neighbourhood_shape(query, key_value, numbers):
+def _neighborhood_shape(query, key_value, numbers):
     return query
 
 
-def _neighbourhood_gradient_shapes(query, key_value, dout, numbers):
+def _neighborhood_gradient_shapes(query, key_value, dout, numbers):
     return query, key_value
 
 
-_neighbourhood_backward = _kernel("neighbourhood_attention_backward", _neighbourhood_gradient_shapes, 2)
+_neighborhood_backward = _kernel("neighborhood_attention_backward", _neighborhood_gradient_shapes, 2)
 
 
-def _neighbourhood_bprop(query, key_value, numbers, out, dout):
-    dquery, dkey_value = _neighbourhood_backward(query, key_value, dout, numbers)
+def _neighborhood_bprop(query, key_value, numbers, out, dout):
+    dquery, dkey_value = _neighborhood_backward(query, key_value, dout, numbers)
     return dquery, dkey_value, ops.zeros_like(numbers)
 
 
-_neighbourhood = _kernel("neighbourhood_attention_forward", _neighbourhood_shape, bprop=_neighbourhood_bprop)
+_neighborhood = _kernel("neighborhood_attention_forward", _neighborhood_shape, bprop=_neighborhood_bprop)
 
 
-def neighbourhood_attention(query: Tensor, key_value: Tensor, heads: int, kernel: tuple[int, int]) -> Tensor:
-    """See `attention.neighbourhood_attention`."""
+def neighborhood_attention(query: Tensor, key_value: Tensor, heads: int, kernel: tuple[int, int]) -> Tensor:
+    """See `attention.neighborhood_attention`."""
     if query.dtype != ms.float32:
-        return attention.neighbourhood_attention(query, key_value, heads, kernel)
-    return _neighbourhood(query, key_value, _numbers(heads, *kernel))
+        return attention.neighborhood_attention(query, key_value, heads, kernel)
+    return _neighborhood(query, key_value, _numbers(heads, *kernel))
 
 
 def _deformable_shape(query, key_value, offset, numbers):
@@ -320,40 +320,40 @@ def warp(x: Tensor, flow: Tensor, border: bool = False) -> Tensor:
     return _warp(x, flow, _numbers(int(border)))
 
 
-def _fusion_shape(frame, neighbours, flows):
+def _fusion_shape(frame, neighbors, flows):
     return [*frame[:-1], fusion.CHANNELS]
 
 
-def _fusion_bprop(frame, neighbours, flows, out, dout):
-    return ops.zeros_like(frame), ops.zeros_like(neighbours), ops.zeros_like(flows)
+def _fusion_bprop(frame, neighbors, flows, out, dout):
+    return ops.zeros_like(frame), ops.zeros_like(neighbors), ops.zeros_like(flows)
 
 
 _fusion = _kernel("fuse_frames_forward", _fusion_shape, bprop=_fusion_bprop)
 
 
-def fuse_frames(frame: Tensor, neighbours: Tensor, flows: Tensor) -> Tensor:
+def fuse_frames(frame: Tensor, neighbors: Tensor, flows: Tensor) -> Tensor:
     """See `fusion.fuse_frames`."""
     if frame.dtype != ms.float32:
-        return fusion.fuse_frames(frame, neighbours, flows)
-    return _fusion(frame, neighbours, flows)
+        return fusion.fuse_frames(frame, neighbors, flows)
+    return _fusion(frame, neighbors, flows)
 
 
-def _flow_shape(reference, neighbour, numbers):
+def _flow_shape(reference, neighbor, numbers):
     return [*reference[:-1], 2]
 
 
-def _flow_bprop(reference, neighbour, numbers, out, dout):
-    return ops.zeros_like(reference), ops.zeros_like(neighbour), ops.zeros_like(numbers)
+def _flow_bprop(reference, neighbor, numbers, out, dout):
+    return ops.zeros_like(reference), ops.zeros_like(neighbor), ops.zeros_like(numbers)
 
 
 _flow = _kernel("lucas_kanade_forward", _flow_shape, bprop=_flow_bprop)
 
 
-def lucas_kanade(reference: Tensor, neighbour: Tensor) -> Tensor:
+def lucas_kanade(reference: Tensor, neighbor: Tensor) -> Tensor:
     """See `flow.lucas_kanade`."""
     if reference.dtype != ms.float32:
-        return flow.lucas_kanade(reference, neighbour)
-    return _flow(reference, neighbour, _numbers(flow.LEVELS, flow.ITERATIONS))
+        return lucas_kanade_definition.lucas_kanade(reference, neighbor)
+    return _flow(reference, neighbor, _numbers(lucas_kanade_definition.LEVELS, lucas_kanade_definition.ITERATIONS))
 
 
 def _shuffle(factor):

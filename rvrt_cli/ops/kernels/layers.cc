@@ -198,7 +198,7 @@ inline void dense_forward_blocks(const void* pointer, Span span) {
     int64_t lda = job.inputs;
     if (job.gamma) {
       row_statistics(rows, job.inputs, a, statistics);
-      normalise(rows, job.inputs, a, statistics, job.gamma, job.beta, normal, in);
+      normalize(rows, job.inputs, a, statistics, job.gamma, job.beta, normal, in);
       a = normal, lda = in;
     }
     const int64_t out = first * job.outputs;
@@ -237,7 +237,7 @@ inline void dense_backward_blocks(const void* pointer, Span span) {
     int64_t lda = job.inputs;
     if (job.gamma) {
       row_statistics(rows, job.inputs, x, statistics);
-      normalise(rows, job.inputs, x, statistics, job.gamma, job.beta, normal, in);
+      normalize(rows, job.inputs, x, statistics, job.gamma, job.beta, normal, in);
       a = normal, lda = in;
     }
     const float* g = dy;
@@ -256,7 +256,7 @@ inline void dense_backward_blocks(const void* pointer, Span span) {
     product_rows(rows, job.inputs, job.outputs, g, ldg, job.packed_back, job.zeros, sums,
                  {kNone, nullptr, 0, job.gamma ? dnormal : dx, job.gamma ? in : job.inputs});
     if (job.gamma)
-      normalise_gradient(rows, job.inputs, x, statistics, job.gamma, dnormal, in, nullptr, dx, dgamma, dbeta);
+      normalize_gradient(rows, job.inputs, x, statistics, job.gamma, dnormal, in, nullptr, dx, dgamma, dbeta);
     add_outer(job.inputs, job.outputs, rows, a, lda, g, ldg, dweight);
     add_columns(rows, job.outputs, g, ldg, dbias);
   }

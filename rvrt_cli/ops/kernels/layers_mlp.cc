@@ -139,7 +139,7 @@ inline void mlp_forward_blocks(const void* pointer, Span span) {
   for (int64_t i = span.begin; i < span.end; ++i) {
     const int64_t first = job.blocks.begin(i) * channels, rows = job.blocks.size(i);
     row_statistics(rows, channels, job.x + first, statistics);
-    normalise(rows, channels, job.x + first, statistics, job.gamma, job.beta, normal, c);
+    normalize(rows, channels, job.x + first, statistics, job.gamma, job.beta, normal, c);
     product_rows(rows, job.hidden, channels, normal, c, job.packed_in, job.bias_in, sums,
                  {kGelu, nullptr, 0, hidden, h});
     product_rows(rows, channels, job.hidden, hidden, h, job.packed_out, job.bias_out, sums,
@@ -175,7 +175,7 @@ inline void mlp_backward_blocks(const void* pointer, Span span) {
     const float* x = job.x + first;
     const float* dy = job.dy + first;
     row_statistics(rows, channels, x, statistics);
-    normalise(rows, channels, x, statistics, job.gamma, job.beta, normal, c);
+    normalize(rows, channels, x, statistics, job.gamma, job.beta, normal, c);
     product_rows(rows, job.hidden, channels, normal, c, job.packed_in, job.bias_in, sums,
                  {kNone, nullptr, 0, slope, h});
     gelu_and_slope(rows * h, slope, hidden);
@@ -184,7 +184,7 @@ inline void mlp_backward_blocks(const void* pointer, Span span) {
     for (int64_t j = 0; j < rows * h; j += W) store(dhidden + j, load(dhidden + j) * load(slope + j));
     product_rows(rows, channels, job.hidden, dhidden, h, job.packed_back_in, job.zeros, sums,
                  {kNone, nullptr, 0, dnormal, c});
-    normalise_gradient(rows, channels, x, statistics, job.gamma, dnormal, c, dy, job.dx + first, db2 + c, db2 + 2 * c);
+    normalize_gradient(rows, channels, x, statistics, job.gamma, dnormal, c, dy, job.dx + first, db2 + c, db2 + 2 * c);
     add_outer(channels, job.hidden, rows, normal, c, dhidden, h, dw1);
     add_outer(channels, job.hidden, rows, dy, channels, hidden, h, dw2);
     add_columns(rows, job.hidden, dhidden, h, db1);

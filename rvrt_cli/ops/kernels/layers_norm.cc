@@ -80,7 +80,7 @@ inline void norm_forward_blocks(const void* pointer, Span span) {
   for (int64_t i = span.begin; i < span.end; ++i) {
     const int64_t first = job.blocks.begin(i) * job.channels, rows = job.blocks.size(i);
     row_statistics(rows, job.channels, job.x + first, statistics);
-    normalise(rows, job.channels, job.x + first, statistics, job.gamma, job.beta, job.out + first, job.channels);
+    normalize(rows, job.channels, job.x + first, statistics, job.gamma, job.beta, job.out + first, job.channels);
   }
 }
 
@@ -91,7 +91,7 @@ inline void norm_backward_blocks(const void* pointer, Span span) {
   for (int64_t i = span.begin; i < span.end; ++i) {
     const int64_t first = job.blocks.begin(i) * job.channels, rows = job.blocks.size(i);
     row_statistics(rows, job.channels, job.x + first, statistics);
-    normalise_gradient(rows, job.channels, job.x + first, statistics, job.gamma, job.dy + first, job.channels, nullptr,
+    normalize_gradient(rows, job.channels, job.x + first, statistics, job.gamma, job.dy + first, job.channels, nullptr,
                        job.out + first, dgamma, dgamma + job.channels);
   }
 }

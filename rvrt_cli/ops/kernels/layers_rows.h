@@ -65,7 +65,7 @@ inline void row_statistics(int64_t rows, int64_t columns, const float* x, RowSta
 }
 
 // out[i, :] = (x[i, :] - mean) * scale * gamma + beta, rows of `out` ldo apart.
-inline void normalise(int64_t rows, int64_t columns, const float* x, const RowStatistics* statistics,
+inline void normalize(int64_t rows, int64_t columns, const float* x, const RowStatistics* statistics,
                       const float* gamma, const float* beta, float* out, int64_t ldo) {
   for (int64_t i = 0; i < rows; ++i) {
     const float mean = statistics[i].mean, scale = statistics[i].scale;
@@ -76,9 +76,9 @@ inline void normalise(int64_t rows, int64_t columns, const float* x, const RowSt
   }
 }
 
-// Gradients of `normalise`: dx = scale (dn gamma - mean(dn gamma) - n mean(dn gamma n)) + residual (none if null) with
-// n the normalised row; dgamma and dbeta are added to. Rows of `dn` are ldn apart.
-inline void normalise_gradient(int64_t rows, int64_t columns, const float* x, const RowStatistics* statistics,
+// Gradients of `normalize`: dx = scale (dn gamma - mean(dn gamma) - n mean(dn gamma n)) + residual (none if null) with
+// n the normalized row; dgamma and dbeta are added to. Rows of `dn` are ldn apart.
+inline void normalize_gradient(int64_t rows, int64_t columns, const float* x, const RowStatistics* statistics,
                                const float* gamma, const float* dn, int64_t ldn, const float* residual, float* dx,
                                float* dgamma, float* dbeta) {
   const float over = 1.0f / static_cast<float>(columns);

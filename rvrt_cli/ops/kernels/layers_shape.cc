@@ -83,7 +83,7 @@ RVRT_ENTRY(pixel_shuffle_backward) {
   return parallel_shared(t.dim(3, 0) * job.height, RVRT_DISPATCH(unshuffle_rows), &job);
 }
 
-// out = add + small enlarged by bilinear interpolation, half-pixel centres, edge pixels repeated beyond the edge. The
+// out = add + small enlarged by bilinear interpolation, half-pixel centers, edge pixels repeated beyond the edge. The
 // gradient towards `add` is that of `out`.
 // Inputs: small (B, h, w, C); add (B, f * h, f * w, C), any whole f >= 1. No attributes. Output: out like add.
 RVRT_ENTRY(add_bilinear) {

@@ -58,7 +58,7 @@ inline Footprint footprint(const WarpJob& job, int64_t image, int64_t row, int64
 #include "each_isa.h"
 
 // x (B, H, W, C), flow (B, H, W, 2) px as (x, y), attributes [padding: 0 zeros, 1 border] -> out (B, H, W, C):
-// x sampled bilinearly at (column + flow_x, row + flow_y), pixel centres at whole numbers.
+// x sampled bilinearly at (column + flow_x, row + flow_y), pixel centers at whole numbers.
 RVRT_ENTRY(warp_forward) {
   if (const int bad = t.check(2, 1, 1)) return bad;
   RVRT_CHECK(t.ndims[0] == 4 && t.same_shape(0, 3), rvrt::kShape);

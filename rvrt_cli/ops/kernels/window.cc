@@ -89,7 +89,7 @@ bool locate_window(const WindowJob& job, int64_t w, int64_t* token, int32_t* reg
 // tokens beyond the frame, up to whole windows; bias (heads, L, L) with L = wd * wh * ww, anything where has_bias is 0;
 // attributes [heads, wd, wh, ww, sd, sh, sw, has_bias] -> out (N, D, H, W, C).
 // Tokens attend to their window of the frame shifted cyclically by (sd, sh, sw); between parts that only the shift made
-// neighbours the score is lowered by 100, as in Swin (a token beyond the frame is no exception).
+// neighbors the score is lowered by 100, as in Swin (a token beyond the frame is no exception).
 RVRT_ENTRY(window_attention_forward) {
   if (const int bad = t.check(3, 8, 1)) return bad;
   rvrt::WindowJob job{};

@@ -1,0 +1,62 @@
+"""What the engine asks of a network: a pure function from frames and state to frames and state."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from rvrt_cli.errors import MediaError
+
+# One array (N, T, H, W, C) per name, channels last, H×W the LR size of the call: axes 2 and 3 can be cut and stitched.
+State = dict[str, np.ndarray]
+
+SMALLEST_FRAME = 8  # px, both ways: one attention window
+
+
+class Network(Protocol):
+    """A recurrent network that enlarges a stretch of one scene and hands on what the next stretch needs."""
+
+    @property
+    def scale(self) -> int:
+        """Output px per LR px along each axis."""
+
+    @property
+    def clip_size(self) -> int:
+        """Frames that the network takes in one step; a stretch that a scene's end does not cut short is a multiple."""
+
+    def __call__(self, frames: np.ndarray, state: State | None, emit: int) -> tuple[np.ndarray, State]:
+        """Enlarge the first `emit` of the frames; the others are lookahead.
+
+        Args:
+            frames: (N, T, H, W, 3) float32 in [0, 1], T ≥ 1, all of one scene.
+            state: what the call for the frames just before returned, for the same pixels; None where a scene starts.
+            emit: frames to return, in [1, T]; a multiple of `clip_size` unless the scene ends with it. An odd T is the
+                network's to pad.
+
+        Returns:
+            (N, emit, scale*H, scale*W, 3) float32, not clamped, and the state after frame `emit`. Neither `frames`
+            nor `state` is written to.
+
+        Raises:
+            rvrt_cli.errors.OutOfMemoryError: the device cannot hold a call of this size.
+        """
+
+    def memory(self, frames: int, height: int, width: int) -> int:
+        """Predicted peak bytes of one call with N = 1, T = `frames`, its input, output and weights included."""
+
+    def state_shapes(self, height: int, width: int) -> dict[str, tuple[int, ...]]:
+        """Shapes of the arrays, float32, of the state of one call with N = 1."""
+
+
+def check_size(width: int, height: int) -> None:
+    """Refuse frames that the network cannot take.
+
+    Raises:
+        MediaError: a side is below `SMALLEST_FRAME` px.
+    """
+    if min(width, height) < SMALLEST_FRAME:
+        raise MediaError(
+            f"the frames are {width}x{height} px and the network needs at least {SMALLEST_FRAME}x{SMALLEST_FRAME}; "
+            "enlarge or pad them first"
+        )

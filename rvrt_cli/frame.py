@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A frame on its way from decoder to encoder, and its pixels as integers and as floats.
+
+Pixels are RGB, channels last: (H, W, 3), uint8, or uint16 for sources of more than 8 bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+_ROWS = 32  # converted at a time, so that they stay in the processor's cache
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame and when it is shown.
+
+    Attributes:
+        pixels: RGB, (H, W, 3), uint8 in 0..255, or uint16 in 0..65535 for sources of more than 8 bits; may be read-only.
+        pts: presentation timestamp on the source's own clock, in units of the reader's `time_base`.
+        alpha: (H, W), same type as `pixels`, opaque at its maximum; None where there is none.
+    """
+
+    pixels: np.ndarray
+    pts: int
+    alpha: np.ndarray | None = None
+
+
+def to_float(pixels: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """Integer pixels of any shape as float32 in [0, 1]; into `out` where it is given."""
+    return np.divide(pixels, np.iinfo(pixels.dtype).max, out=out, dtype=np.float32)
+
+
+def round_levels(levels: np.ndarray, dtype: DTypeLike) -> np.ndarray:
+    """Floats on the scale of `dtype` (0..255 for uint8) as `dtype`: rounded to the nearest level, then clipped.
+
+    Exact halves go to the even level (`np.rint`), so that rounding adds no bias.
+    """
+    top = np.iinfo(dtype).max
+    return np.clip(np.rint(levels), 0, top).astype(dtype)
+
+
+def to_pixels(values: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """Write floats in [0, 1] into the integer pixels `out` of the same shape, clipped and rounded as `round_levels` does.
+
+    The first axis should be rows: a few are converted at a time.
+    """
+    top = np.float32(np.iinfo(out.dtype).max)
+    for start in range(0, len(values), _ROWS):
+        rows = values[start : start + _ROWS] * top
+        np.rint(rows, out=rows)
+        np.clip(rows, 0, top, out=rows)
+        out[start : start + _ROWS] = rows  # cast in place
+    return out

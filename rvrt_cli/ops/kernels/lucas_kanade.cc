@@ -1,0 +1,359 @@
+// Optical flow by Lucas and Kanade's method; see ops/flow.py.
+//
+// One pair of frames at a time, as passes over the rows of planes: the threads share the rows of a large frame, and the
+// pairs of small ones. A plane's rows are padded, so that whole vectors and the window may read past their ends.
+#ifndef RVRT_ISA
+
+#include "common.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace rvrt {
+namespace {
+
+constexpr int kReach = 5, kTaps = 2 * kReach + 1;  // px, of the window
+constexpr float kSigma = 2.0f, kDamping = 1e-4f;
+constexpr float kLuma[3] = {0.299f, 0.587f, 0.114f};
+constexpr int kMostLevels = 8;
+constexpr int kProducts = 5;        // of the slopes and of the change between the frames
+constexpr int64_t kPad = 16;        // floats on either side of a row: a vector
+constexpr int64_t kSmall = 64 * 64;  // px: of frames up to here the threads share the pairs
+
+struct Plane {
+  float* data = nullptr;
+  int64_t stride = 0;
+  float* row(int64_t r) const { return data + r * stride + kPad; }
+};
+
+int64_t stride_of(int64_t width) { return 2 * kPad + round_up(width, kPad); }
+
+// One pair on one level; which members a pass reads and writes is said there.
+struct FlowPair {
+  const float *reference, *neighbor;
+  float* out;
+  int64_t H, W;  // of the frames
+  int64_t h, w;  // of this level
+  float taps[kTaps];
+  Plane luma[2], halved[2], smooth[2], flow[2], coarse[2], warped, inside, sums[kProducts];
+};
+
+struct FlowJob {
+  const float *reference, *neighbor;
+  float *out, *scratch;
+  int64_t H, W, scratch_floats;
+  int levels, iterations;
+  float taps[kTaps];
+};
+
+}  // namespace
+}  // namespace rvrt
+
+#define RVRT_KERNEL "flow.cc"
+#include "each_isa.h"
+
+namespace rvrt {
+namespace {
+
+void pass(Body body, const FlowPair& pair, int64_t rows, bool alone) {
+  if (alone)
+    body(&pair, Span{0, rows, 0, 1});
+  else
+    parallel_shared(rows, body, &pair);
+}
+
+Plane take(Arena& arena, int64_t height, int64_t width) {
+  const int64_t stride = stride_of(width);
+  return {arena.take(height * stride), stride};
+}
+
+// The flow of pair `index`; on a null block, how much scratch memory that takes.
+int64_t flow_of_pair(const FlowJob& job, int64_t index, float* block, bool alone) {
+  Arena arena(block);
+  FlowPair p{};
+  p.H = job.H, p.W = job.W;
+  p.reference = job.reference + index * job.H * job.W * 3;
+  p.neighbor = job.neighbor + index * job.H * job.W * 3;
+  p.out = job.out + index * job.H * job.W * 2;
+  std::copy(job.taps, job.taps + kTaps, p.taps);
+  const int64_t whole = int64_t{1} << (job.levels - 1);  // the coarsest level has whole pixels
+  const int64_t height = round_up(job.H, whole), width = round_up(job.W, whole);
+
+  Plane luma[kMostLevels][2], flow[2][2];
+  for (int level = 0; level < job.levels; ++level)
+    for (Plane& plane : luma[level]) plane = take(arena, height >> level, width >> level);
+  for (auto& planes : flow)
+    for (Plane& plane : planes) plane = take(arena, height, width);
+  for (Plane& plane : p.smooth) plane = take(arena, height, width);
+  for (Plane& plane : p.sums) plane = take(arena, height, width);
+  p.warped = take(arena, height, width);
+  p.inside = take(arena, height, width);
+  if (!block) return arena.taken();
+
+  p.h = height, p.w = width;
+  std::copy(luma[0], luma[0] + 2, p.luma);
+  pass(RVRT_DISPATCH(luma_rows), p, 2 * height, alone);
+  for (int level = 1; level < job.levels; ++level) {
+    p.h = height >> level, p.w = width >> level;
+    std::copy(luma[level - 1], luma[level - 1] + 2, p.luma);
+    std::copy(luma[level], luma[level] + 2, p.halved);
+    pass(RVRT_DISPATCH(halve_rows), p, 2 * p.h, alone);
+  }
+  for (int level = job.levels - 1; level >= 0; --level) {
+    p.h = height >> level, p.w = width >> level;
+    std::copy(luma[level], luma[level] + 2, p.luma);
+    std::copy(flow[level % 2], flow[level % 2] + 2, p.flow);
+    std::copy(flow[1 - level % 2], flow[1 - level % 2] + 2, p.coarse);
+    for (Plane* plane : {&p.flow[0], &p.flow[1], &p.smooth[0], &p.smooth[1], &p.warped, &p.inside})
+      plane->stride = stride_of(p.w);  // a smaller level uses the beginning of a plane
+    for (Plane& plane : p.sums) plane.stride = stride_of(p.w);
+    for (Plane& plane : p.coarse) plane.stride = stride_of(p.w / 2);
+    pass(RVRT_DISPATCH(smooth_rows), p, 2 * p.h, alone);
+    if (level == job.levels - 1)
+      pass(RVRT_DISPATCH(zero_rows), p, p.h, alone);
+    else
+      pass(RVRT_DISPATCH(enlarge_rows), p, p.h, alone);
+    for (int i = 0; i < job.iterations; ++i) {
+      pass(RVRT_DISPATCH(warp_luma_rows), p, p.h, alone);
+      pass(RVRT_DISPATCH(sum_rows), p, p.h, alone);
+      pass(RVRT_DISPATCH(solve_rows), p, p.h, alone);
+    }
+  }
+  pass(RVRT_DISPATCH(write_rows), p, job.H, alone);
+  return 0;
+}
+
+void flow_pairs(const void* context, Span span) {
+  const FlowJob& job = *static_cast<const FlowJob*>(context);
+  for (int64_t task = span.begin; task < span.end; ++task)
+    flow_of_pair(job, task, job.scratch + span.thread * job.scratch_floats, true);
+}
+
+}  // namespace
+}  // namespace rvrt
+
+// reference, neighbor (B, H, W, 3), attributes [levels, iterations on each] -> (B, H, W, 2) px as (x, y).
+RVRT_ENTRY(lucas_kanade_forward) {
+  if (const int bad = t.check(2, 2, 1)) return bad;
+  RVRT_CHECK(t.ndims[0] == 4 && t.same_shape(0, 1), rvrt::kShape);
+  const int64_t batch = t.dim(0, 0), height = t.dim(0, 1), width = t.dim(0, 2);
+  RVRT_CHECK(t.has_shape(0, {batch, height, width, 3}) && t.has_shape(3, {batch, height, width, 2}), rvrt::kShape);
+  rvrt::FlowJob job{};
+  job.levels = t.ints(2)[0], job.iterations = t.ints(2)[1];
+  RVRT_CHECK(job.levels >= 1 && job.levels <= rvrt::kMostLevels && job.iterations >= 0, rvrt::kAttribute);
+  job.reference = t.f(0), job.neighbor = t.f(1), job.out = t.f(3);
+  job.H = height, job.W = width;
+  float total = 0;
+  for (int i = 0; i < rvrt::kTaps; ++i) {
+    const float distance = static_cast<float>(i - rvrt::kReach) / rvrt::kSigma;
+    total += job.taps[i] = std::exp(-0.5f * distance * distance);
+  }
+  for (float& tap : job.taps) tap /= total;
+  if (batch * height * width == 0) return rvrt::kOk;
+
+  job.scratch_floats = rvrt::flow_of_pair(job, 0, nullptr, true);
+  const bool share_pairs = height * width <= rvrt::kSmall;
+  const rvrt::Scratch scratch(job.scratch_floats * (share_pairs ? rvrt::parallel_width(batch) : 1), true);
+  RVRT_CHECK(scratch.ok(), rvrt::kMemory);
+  job.scratch = scratch.data();
+  if (share_pairs) return rvrt::parallel(batch, rvrt::flow_pairs, &job);
+  for (int64_t index = 0; index < batch; ++index) rvrt::flow_of_pair(job, index, job.scratch, false);
+  return rvrt::kOk;
+}
+
+#else
+
+#include "simd.h"
+
+RVRT_INLINE int64_t within(int64_t at, int64_t length) { return std::min(std::max<int64_t>(at, 0), length - 1); }
+
+// A row's first and last pixel once more beside it.
+RVRT_INLINE void repeat_ends(float* row, int64_t width) { row[-1] = row[0], row[width] = row[width - 1]; }
+
+// Frames -> luma, extended at the bottom and on the right.
+void luma_rows(const void* context, Span span) {
+  const FlowPair& p = *static_cast<const FlowPair*>(context);
+  for (int64_t task = span.begin; task < span.end; ++task) {
+    const int64_t image = task / p.h, row = task % p.h;
+    const float* from = (image ? p.neighbor : p.reference) + within(row, p.H) * p.W * 3;
+    float* to = p.luma[image].row(row);
+    for (int64_t x = 0; x < p.W; ++x)
+      to[x] = kLuma[0] * from[3 * x] + kLuma[1] * from[3 * x + 1] + kLuma[2] * from[3 * x + 2];
+    for (int64_t x = p.W; x < p.w; ++x) to[x] = to[p.W - 1];
+  }
+}
+
+// luma -> halved (h, w): the mean of 2x2 pixels.
+void halve_rows(const void* context, Span span) {
+  const FlowPair& p = *static_cast<const FlowPair*>(context);
+  for (int64_t task = span.begin; task < span.end; ++task) {
+    const int64_t image = task / p.h, row = task % p.h;
+    const float *upper = p.luma[image].row(2 * row), *lower = p.luma[image].row(2 * row + 1);
+    float* to = p.halved[image].row(row);
+    for (int64_t x = 0; x < p.w; ++x)
+      to[x] = 0.25f * ((upper[2 * x] + lower[2 * x]) + (upper[2 * x + 1] + lower[2 * x + 1]));
+  }
+}
+
+// luma -> smooth: 1 2 1 down and across; the frame's edge repeats.
+void smooth_rows(const void* context, Span span) {
+  const FlowPair& p = *static_cast<const FlowPair*>(context);
+  for (int64_t task = span.begin; task < span.end; ++task) {
+    const int64_t image = task / p.h, row = task % p.h;
+    const float* middle = p.luma[image].row(row);
+    const float *upper = p.luma[image].row(within(row - 1, p.h)), *lower = p.luma[image].row(within(row + 1, p.h));
+    float* to = p.smooth[image].row(row);
+    float before = 0, here = 0;  // of the row smoothed downwards
+    for (int64_t x = 0; x <= p.w; ++x) {
+      const int64_t at = std::min(x, p.w - 1);
+      const float after = 0.5f * middle[at] + 0.25f * (upper[at] + lower[at]);
+      if (x == 0) before = here = after;
+      if (x > 0) to[x - 1] = 0.5f * here + 0.25f * (before + after), before = here, here = after;
+    }
+    repeat_ends(to, p.w);
+  }
+}
+
+// No flow, on the coarsest level.
+void zero_rows(const void* context, Span span) {
+  const FlowPair& p = *static_cast<const FlowPair*>(context);
+  for (int64_t row = span.begin; row < span.end; ++row)
+    for (const Plane& axis : p.flow) std::fill(axis.row(row), axis.row(row) + p.w, 0.0f);
+}
+
+// coarse (h / 2, w / 2) -> flow: twice as long, bilinear, half-pixel centers.
+void enlarge_rows(const void* context, Span span) {
+  const FlowPair& p = *static_cast<const FlowPair*>(context);
+  const int64_t rows = p.h / 2, columns = p.w / 2;
+  for (int64_t row = span.begin; row < span.end; ++row) {
+    const int64_t near = row / 2, far = within(near + (row % 2 ? 1 : -1), rows);
+    for (int axis = 0; axis < 2; ++axis) {
+      const float *a = p.coarse[axis].row(near), *b = p.coarse[axis].row(far);
+      float* to = p.flow[axis].row(row);
+      float before = 0.75f * a[0] + 0.25f * b[0], here = before;
+      for (int64_t x = 0; x < columns; ++x) {
+        const int64_t next = std::min(x + 1, columns - 1);
+        const float after = 0.75f * a[next] + 0.25f * b[next];
+        to[2 * x] = 2 * (0.75f * here + 0.25f * before);
+        to[2 * x + 1] = 2 * (0.75f * here + 0.25f * after);
+        before = here, here = after;
+      }
+    }
+  }
+}
+
+// How much of a pixel at `at` lies within 0 ... length - 1.
+RVRT_INLINE vf share_inside(vf at, int64_t length) {
+  return vmax(vmin(vmin(at + 1.0f, static_cast<float>(length) - at), set1(1.0f)), vf{});
+}
+
+// smooth[1], flow -> warped, its border repeated, and inside: where the flow leads out of the frame is nothing to match.
+void warp_luma_rows(const void* context, Span span) {
+  const FlowPair& p = *static_cast<const FlowPair*>(context);
+  float lanes[W];
+  for (int i = 0; i < W; ++i) lanes[i] = static_cast<float>(i);
+  const vf lane = load(lanes);
+  const float right = static_cast<float>(p.w - 1), bottom = static_cast<float>(p.h - 1);
+  const Plane& image = p.smooth[1];
+  for (int64_t row = span.begin; row < span.end; ++row) {
+    const float *across = p.flow[0].row(row), *down = p.flow[1].row(row);
+    float *warped = p.warped.row(row), *inside = p.inside.row(row);
+    for (int64_t col = 0; col < p.w; col += W) {
+      const vf x = load(across + col) + (lane + static_cast<float>(col)), y = load(down + col) + static_cast<float>(row);
+      store(inside + col, share_inside(x, p.w) * share_inside(y, p.h));
+      // never NaN, and never negative: what follows cuts towards zero
+      const vf at_x = vmin(vmax(x, vf{}), set1(right)), at_y = vmin(vmax(y, vf{}), set1(bottom));
+      const vi left = __builtin_convertvector(at_x, vi), top = __builtin_convertvector(at_y, vi);
+      const vf u = at_x - __builtin_convertvector(left, vf), v = at_y - __builtin_convertvector(top, vf);
+      int32_t columns[W], rows[W];
+      store(columns, left), store(rows, top);
+      float corners[4][W];
+      for (int i = 0; i < W; ++i) {  // the pixel right of the last repeats it, see repeat_ends
+        const float* upper = image.row(rows[i]) + columns[i];
+        const float* lower = image.row(std::min<int64_t>(rows[i] + 1, p.h - 1)) + columns[i];
+        corners[0][i] = upper[0], corners[1][i] = upper[1], corners[2][i] = lower[0], corners[3][i] = lower[1];
+      }
+      const vf above = (1.0f - u) * load(corners[0]) + u * load(corners[1]);
+      const vf below = (1.0f - u) * load(corners[2]) + u * load(corners[3]);
+      store(warped + col, (1.0f - v) * above + v * below);
+    }
+    repeat_ends(warped, p.w);
+  }
+}
+
+// smooth[0], warped, inside -> sums: the five products, over the window's columns.
+void sum_rows(const void* context, Span span) {
+  const FlowPair& p = *static_cast<const FlowPair*>(context);
+  constexpr int64_t kPiece = 256;  // columns at a time: their products stay in the cache
+  float products[kProducts][kPiece + 3 * kPad];
+  for (int64_t row = span.begin; row < span.end; ++row) {
+    const int64_t above = within(row - 1, p.h), below = within(row + 1, p.h);
+    const float *first = p.smooth[0].row(row), *first_above = p.smooth[0].row(above), *first_below = p.smooth[0].row(below);
+    const float *second = p.warped.row(row), *second_above = p.warped.row(above), *second_below = p.warped.row(below);
+    const float* inside = p.inside.row(row);
+    for (int64_t start = 0; start < p.w; start += kPiece) {
+      const int64_t count = std::min(kPiece, p.w - start);
+      // products of the columns start - kPad ... start + count + kPad, zero outside the frame
+      for (int64_t i = -kPad; i < count + kPad; i += W) {
+        const int64_t x = start + i;
+        vf seen = {}, across = {}, down = {}, change = {};
+        if (x >= 0 && x < p.w) {
+          across = 0.25f * ((load(first + x + 1) - load(first + x - 1)) + (load(second + x + 1) - load(second + x - 1)));
+          down = 0.25f * ((load(first_below + x) - load(first_above + x)) + (load(second_below + x) - load(second_above + x)));
+          change = load(second + x) - load(first + x);
+          seen = load(inside + x);
+          if (x + W > p.w) {
+            float kept[W];
+            store(kept, seen);
+            for (int64_t lane = p.w - x; lane < W; ++lane) kept[lane] = 0;
+            seen = load(kept);
+          }
+        }
+        const vf seen_across = seen * across, seen_down = seen * down;
+        const int64_t at = i + kPad;
+        store(products[0] + at, seen_across * across);
+        store(products[1] + at, seen_across * down);
+        store(products[2] + at, seen_down * down);
+        store(products[3] + at, seen_across * change);
+        store(products[4] + at, seen_down * change);
+      }
+      for (int c = 0; c < kProducts; ++c) {
+        float* to = p.sums[c].row(row) + start;
+        for (int64_t i = 0; i < count; i += W) {
+          vf sum = {};
+          for (int k = 0; k < kTaps; ++k) sum += p.taps[k] * load(products[c] + kPad + i + k - kReach);
+          store(to + i, sum);
+        }
+      }
+    }
+  }
+}
+
+// sums -> flow: the window's rows, and what the least squares say.
+void solve_rows(const void* context, Span span) {
+  const FlowPair& p = *static_cast<const FlowPair*>(context);
+  for (int64_t row = span.begin; row < span.end; ++row) {
+    const int64_t begin = std::max<int64_t>(row - kReach, 0), end = std::min(row + kReach + 1, p.h);
+    for (int64_t x = 0; x < p.w; x += W) {
+      vf total[kProducts] = {};
+      for (int64_t r = begin; r < end; ++r)
+        for (int c = 0; c < kProducts; ++c) total[c] += p.taps[r - row + kReach] * load(p.sums[c].row(r) + x);
+      const vf xx = total[0] + kDamping, xy = total[1], yy = total[2] + kDamping;
+      const vf determinant = xx * yy - xy * xy;  // at least the damping squared
+      const vf across = (yy * total[3] - xy * total[4]) / determinant;
+      const vf down = (xx * total[4] - xy * total[3]) / determinant;
+      float *u = p.flow[0].row(row) + x, *v = p.flow[1].row(row) + x;
+      store(u, load(u) - vmax(vmin(across, set1(1.0f)), set1(-1.0f)));
+      store(v, load(v) - vmax(vmin(down, set1(1.0f)), set1(-1.0f)));
+    }
+  }
+}
+
+void write_rows(const void* context, Span span) {
+  const FlowPair& p = *static_cast<const FlowPair*>(context);
+  for (int64_t row = span.begin; row < span.end; ++row)
+    for (int64_t x = 0; x < p.W; ++x)
+      for (int axis = 0; axis < 2; ++axis) p.out[(row * p.W + x) * 2 + axis] = p.flow[axis].row(row)[x];
+}
+
+#endif

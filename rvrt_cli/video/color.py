@@ -1,0 +1,271 @@
+"""What the numbers in a picture mean, and the filters that turn them into RGB and back.
+
+Color codes are those of ITU-T H.273, which ffmpeg shares. Conversions go through zimg (`zscale`) where ffmpeg has it:
+it rounds correctly at every depth, where swscale is off by up to 4 codes of 1023 at 10 bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import av
+
+from rvrt_cli.video.ffmpeg import has_zscale
+
+MATRICES = {
+    0: "gbr",
+    1: "bt709",
+    4: "fcc",
+    5: "bt470bg",
+    6: "smpte170m",
+    7: "smpte240m",
+    8: "ycgco",
+    9: "bt2020nc",
+    10: "bt2020c",
+    14: "ictcp",
+}
+PRIMARIES = {
+    1: "bt709",
+    4: "bt470m",
+    5: "bt470bg",
+    6: "smpte170m",
+    7: "smpte240m",
+    8: "film",
+    9: "bt2020",
+    10: "smpte428",
+    11: "smpte431",
+    12: "smpte432",
+    22: "jedec-p22",
+}
+TRANSFERS = {
+    1: "bt709",
+    4: "bt470m",
+    5: "bt470bg",
+    6: "smpte170m",
+    7: "smpte240m",
+    8: "linear",
+    9: "log100",
+    10: "log316",
+    11: "iec61966-2-4",
+    12: "bt1361e",
+    13: "iec61966-2-1",
+    14: "bt2020-10",
+    15: "bt2020-12",
+    16: "smpte2084",
+    17: "smpte428",
+    18: "arib-std-b67",
+}
+RANGES = {1: "tv", 2: "pc"}
+
+# How the two scalers call the matrices; what is missing there is converted as the nearest one that is not
+_ZSCALE_MATRIX = {
+    "bt709": "709",
+    "fcc": "fcc",
+    "bt470bg": "470bg",
+    "smpte170m": "170m",
+    "smpte240m": "240m",
+    "ycgco": "ycgco",
+    "bt2020nc": "2020_ncl",
+    "bt2020c": "2020_ncl",
+    "ictcp": "2020_ncl",
+}
+_SWSCALE_MATRIX = {
+    "bt709": "bt709",
+    "fcc": "fcc",
+    "bt470bg": "bt601",
+    "smpte170m": "bt601",
+    "smpte240m": "smpte240m",
+    "ycgco": "bt709",
+    "bt2020nc": "bt2020",
+    "bt2020c": "bt2020",
+    "ictcp": "bt2020",
+}
+_APPROXIMATED = {"bt2020c", "ictcp"}
+_SWSCALE_FLAGS = "flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
+_ZSCALE_RANGE = {"tv": "limited", "pc": "full"}
+
+
+@dataclass(frozen=True)
+class Color:
+    """ffmpeg's names of a picture's color description; "unknown" where nobody says.
+
+    `matrix` and `range` are always resolved (see `resolve`); `tagged` says which of the four the source itself states.
+    """
+
+    matrix: str
+    range: str
+    primaries: str = "unknown"
+    transfer: str = "unknown"
+    tagged: frozenset[str] = frozenset()
+
+    @property
+    def approximated(self) -> bool:
+        """Whether the matrix is one that is only converted as its nearest relative (constant luminance, ICtCp)."""
+        return self.matrix in _APPROXIMATED
+
+
+def resolve(codes: dict[str, int], pix_fmt: str, height: int) -> Color:
+    """The color description of a picture from what is tagged and, where nothing is, the usual guess.
+
+    Untagged matrix: BT.601 up to 576 lines, BT.709 above. Untagged range: limited, but full for RGB and "yuvj" formats.
+
+    Args:
+        codes: H.273 codes under "matrix", "range" (1 limited, 2 full), "primaries", "transfer"; unknown: ignored.
+        pix_fmt: ffmpeg's name of the pixel format.
+        height: lines as stored.
+    """
+    rgb = is_rgb(pix_fmt)
+    matrix = MATRICES.get(codes.get("matrix", 2))
+    rng = RANGES.get(codes.get("range", 0))
+    primaries = PRIMARIES.get(codes.get("primaries", 2))
+    transfer = TRANSFERS.get(codes.get("transfer", 2))
+    if matrix == "gbr" and not rgb:
+        matrix = None
+    tagged = {"matrix": matrix, "range": rng, "primaries": primaries, "transfer": transfer}
+    if rgb:
+        matrix = "gbr"
+    elif matrix is None:
+        matrix = ("bt2020nc" if primaries == "bt2020" else "bt709") if height > 576 else "smpte170m"
+    if rgb or pix_fmt.startswith("yuvj"):
+        rng = "pc"
+    return Color(
+        matrix,
+        rng or "tv",
+        primaries or "unknown",
+        transfer or "unknown",
+        frozenset(name for name, value in tagged.items() if value),
+    )
+
+
+def is_rgb(pix_fmt: str) -> bool:
+    """Whether the format holds RGB (or indices into a palette of RGB)."""
+    fmt = av.VideoFormat(pix_fmt)
+    return bool(fmt.is_rgb or fmt.has_palette)
+
+
+def is_gray(pix_fmt: str) -> bool:
+    """Whether the format holds luma only (with or without alpha)."""
+    return pix_fmt.startswith(("gray", "ya", "monow", "monob"))
+
+
+def has_alpha(pix_fmt: str) -> bool:
+    """Whether the format has a plane for alpha."""
+    return len(av.VideoFormat(pix_fmt).components) in (2, 4)
+
+
+def bit_depth(pix_fmt: str) -> int:
+    """Bits of the largest component."""
+    fmt = av.VideoFormat(pix_fmt)
+    return 8 if fmt.has_palette else max(component.bits for component in fmt.components)
+
+
+def subsampling(pix_fmt: str) -> tuple[int, int]:
+    """(horizontal, vertical) px of luma per px of chroma: (2, 2) for 4:2:0, (1, 1) for 4:4:4, RGB and gray."""
+    fmt = av.VideoFormat(pix_fmt, 64, 64)
+    if is_rgb(pix_fmt) or is_gray(pix_fmt) or len(fmt.components) < 3:
+        return 1, 1
+    return 64 // fmt.chroma_width(64), 64 // fmt.chroma_height(64)
+
+
+def to_rgb(
+    pix_fmt: str, color: Color, width: int, height: int, *, alpha: bool = False, as_tagged: bool = False
+) -> tuple[str, str]:
+    """(filter chain, pixel format) that turn pictures of `pix_fmt` into packed full-range RGB of `width` x `height` px.
+
+    The size is the one that is wanted in any case: pictures of another size (some streams change theirs) are scaled.
+    All are read as `color` says; with `as_tagged`, where that comes from tags, each as its own tags say instead, and zimg
+    refuses a picture that has none ("no path between colorspaces").
+    With `alpha`, which `pix_fmt` must have then, it is RGBA, and zimg makes black of YUV that is wholly transparent. Without,
+    alpha is taken away first: zimg would mix black into the colors.
+    """
+    deep = bit_depth(pix_fmt) > 8
+    if alpha:
+        packed, planar = ("rgba64le", "gbrap16le") if deep else ("rgba", "gbrap")
+    else:
+        packed, planar = ("rgb48le", "gbrp16le") if deep else ("rgb24", "gbrp")
+    step_x, step_y = subsampling(pix_fmt)
+    exact = has_zscale() and not pix_fmt.startswith(("xyz", "bayer", "mono", "pal")) and "f32" not in pix_fmt
+    size = f"w={width}:h={height}"
+    matrix_in, range_in = f"matrixin={_ZSCALE_MATRIX.get(color.matrix)}:", f"rangein={_ZSCALE_RANGE[color.range]}:"
+    if as_tagged and "matrix" in color.tagged and not color.approximated:
+        matrix_in = ""
+    if as_tagged and "range" in color.tagged and not pix_fmt.startswith("yuvj"):
+        range_in = ""
+    if is_rgb(pix_fmt):
+        if deep and exact:
+            opaque = "" if alpha or not has_alpha(pix_fmt) else "lutrgb=r=val:g=val:b=val:a=maxval,"
+            return f"{opaque}zscale={size}:rangein=full:range=full,format={planar},format={packed}", packed
+        return f"scale={size}:{_SWSCALE_FLAGS},format={packed}", packed
+    if is_gray(pix_fmt):
+        gray = "gray16le" if deep else "gray"
+        if exact and not has_alpha(pix_fmt):  # zimg has no gray with alpha
+            return f"zscale={size}:{range_in}range=full,format={gray},format={packed}", packed
+        return f"scale={size}:in_range={color.range}:out_range=pc:{_SWSCALE_FLAGS},format={packed}", packed
+    first = ""
+    if pix_fmt.startswith("yuva") and not alpha:
+        pix_fmt = pix_fmt.replace("yuva", "yuv")
+        first = f"format={pix_fmt},"
+    if (width % step_x or height % step_y) if exact else (deep and step_x * step_y > 1):
+        # zimg wants whole chroma samples, and swscale wraps black and white round on its direct way to 16 bits
+        levels = f"in_range={color.range}:out_range={color.range}:" if range_in else ""
+        first += f"scale={size}:{levels}{_SWSCALE_FLAGS},"
+        first += f"format={_full_chroma(pix_fmt, alpha)},"
+    if exact:
+        matrix = f"{matrix_in}{range_in}matrix=gbr:range=full"
+        return f"{first}zscale={size}:{matrix}:filter=spline36,format={planar},format={packed}", packed
+    matrix = f"in_color_matrix={_SWSCALE_MATRIX[color.matrix]}:in_range={color.range}:out_range=pc"
+    return f"{first}scale={size}:{matrix}:{_SWSCALE_FLAGS},format={packed}", packed
+
+
+def _full_chroma(pix_fmt: str, alpha: bool = False) -> str:
+    """The planar 4:4:4 format of the same depth."""
+    bits = bit_depth(pix_fmt)
+    return f"yuv{'a' if alpha else ''}444p" + (f"{bits}le" if bits > 8 else "")
+
+
+def from_rgb(pix_fmt: str, color: Color, width: int, height: int) -> str:
+    """Filter chain from packed full-range RGB of `width` x `height` px to `pix_fmt`, tagged with `color`."""
+    step_x, step_y = subsampling(pix_fmt)
+    if is_rgb(pix_fmt):
+        convert = f"scale={_SWSCALE_FLAGS}"
+    elif has_zscale() and not is_gray(pix_fmt):
+        matrix = f"matrix={_ZSCALE_MATRIX[color.matrix]}:range={_ZSCALE_RANGE[color.range]}"
+        convert = f"zscale=matrixin=gbr:rangein=full:{matrix}:chromal=left:filter=spline36"
+        if width % step_x or height % step_y:
+            levels = f"in_range={color.range}:out_range={color.range}"
+            convert += f",format={_full_chroma(pix_fmt)},scale={levels}:{_SWSCALE_FLAGS}"
+    else:
+        matrix = f"out_color_matrix={_SWSCALE_MATRIX[color.matrix]}:out_range={color.range}"
+        convert = f"scale=in_range=pc:{matrix}:{_SWSCALE_FLAGS}"
+    return f"{convert},format={pix_fmt},{_tags(color)}"
+
+
+def _tags(color: Color) -> str:
+    tags = {
+        "colorspace": color.matrix,
+        "range": color.range,
+        "color_primaries": color.primaries,
+        "color_trc": color.transfer,
+    }
+    return "setparams=" + ":".join(f"{key}={value}" for key, value in tags.items())
+
+
+def tag_options(color: Color) -> list[str]:
+    """Encoder options that repeat the tags for ffmpeg versions that do not take them from the pictures."""
+    options = ["-colorspace", "rgb" if color.matrix == "gbr" else color.matrix, "-color_range", color.range]
+    return [*options, "-color_primaries", color.primaries, "-color_trc", color.transfer]
+
+
+def for_output(color: Color, pix_fmt: str) -> Color:
+    """The description to convert to and tag when pictures of a source described by `color` are stored as `pix_fmt`."""
+    if is_rgb(pix_fmt):
+        return Color("gbr", "pc", color.primaries, color.transfer, color.tagged)
+    if color.matrix != "gbr":
+        rng = "pc" if pix_fmt.startswith("yuvj") else color.range
+        matrix = "bt2020nc" if color.approximated else color.matrix
+        return Color(matrix, rng, color.primaries, color.transfer, color.tagged)
+    # RGB that becomes YUV: what every player assumes of large pictures, said aloud
+    primaries = "bt709" if color.primaries == "unknown" else color.primaries
+    transfer = "bt709" if color.transfer == "unknown" else color.transfer
+    matrix = "bt2020nc" if primaries == "bt2020" else "bt709"
+    return Color(matrix, "pc" if pix_fmt.startswith("yuvj") else "tv", primaries, transfer, color.tagged)

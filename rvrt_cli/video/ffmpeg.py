@@ -1,0 +1,234 @@
+"""The ffmpeg program: which one, what it can do, and a running one that is neither blocked nor left over."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import threading
+import weakref
+from collections import Counter, deque
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from types import MappingProxyType
+
+from rvrt_cli.errors import MediaError
+from rvrt_cli.signals import child_setup
+
+PIPE_BYTES = 1 << 20  # what Linux grants an ordinary user; the default of 64 KiB halves the throughput
+_KEPT_LINES = 400
+
+# The level stands after the speaker's name; anywhere else the word may come from a file's own metadata
+_SERIOUS = re.compile(r"^(?:\[[^\]]* @ 0x[0-9a-f]+\] ?)*\[(?:error|fatal|panic)\]|^x265 \[error\]")
+_CHATTER = re.compile(r"^(?:\[[^\]]* @ 0x[0-9a-f]+\] ?)*\[(?:info|verbose|debug)\]")
+# Lines that only repeat that something failed further up
+_ECHOES = re.compile(
+    r"Conversion failed|Task finished with error|Terminating thread|Error opening (input|output) files?\b|"
+    r"Nothing was written|Error (sending|submitting|while|muxing|encoding|closing|writing trailer)|"
+    r"Could not open encoder before|Could not write header|Error during demuxing|Exiting with"
+)
+
+
+def ffmpeg_exe() -> str:
+    """Path of the ffmpeg program: IMAGEIO_FFMPEG_EXE, or the one that imageio-ffmpeg brings.
+
+    Raises:
+        MediaError: there is none.
+    """
+    import imageio_ffmpeg
+
+    try:
+        return str(imageio_ffmpeg.get_ffmpeg_exe())
+    except RuntimeError as error:
+        raise MediaError(
+            "no ffmpeg program found: reinstall imageio-ffmpeg, or set IMAGEIO_FFMPEG_EXE to one"
+        ) from error
+
+
+def file_url(path: str | Path) -> str:
+    """`path` as a URL that ffmpeg and PyAV take for a file's name, whatever its characters ("concat:", "-", quotes)."""
+    return "file:" + os.path.abspath(path)
+
+
+def _ask(*arguments: str) -> str:
+    exe = ffmpeg_exe()
+    try:
+        done = subprocess.run(
+            [exe, "-hide_banner", *arguments], stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise MediaError(
+            f"{exe}: this ffmpeg does not run ({error}); set IMAGEIO_FFMPEG_EXE to one that does"
+        ) from error
+    return done.stdout.decode("utf-8", "replace")
+
+
+@lru_cache(maxsize=4)
+def _version(exe: str) -> str:
+    return _ask("-version").partition("\n")[0].partition(" Copyright")[0]
+
+
+def ffmpeg_version() -> str:
+    """What this ffmpeg calls itself: "ffmpeg version 7.0.2"."""
+    return _version(ffmpeg_exe())
+
+
+@lru_cache(maxsize=8)
+def _encoders(exe: str, kind: str) -> dict[str, str]:
+    found = {}
+    for line in _ask("-encoders").splitlines():
+        match = re.match(rf" {kind}[A-Z.]{{5}} (\S+)\s+(.*)", line)
+        if match:
+            codec = re.search(r"\(codec (\S+)\)$", match[2])
+            found[match[1]] = codec[1] if codec else match[1]
+    return found
+
+
+def video_encoders() -> dict[str, str]:
+    """The video encoders of this ffmpeg, each with the name of the codec it writes: {"libx264": "h264", ...}."""
+    return _encoders(ffmpeg_exe(), "V")
+
+
+def audio_encoders() -> dict[str, str]:
+    """The audio encoders of this ffmpeg, as `video_encoders`: {"libopus": "opus", ...}."""
+    return _encoders(ffmpeg_exe(), "A")
+
+
+@lru_cache(maxsize=64)
+def _encoder_pix_fmts(exe: str, encoder: str) -> tuple[str, ...]:
+    match = re.search(r"Supported pixel formats:(.*)", _ask("-h", f"encoder={encoder}"))
+    return tuple(match[1].split()) if match else ()
+
+
+def encoder_pix_fmts(encoder: str) -> tuple[str, ...]:
+    """The pixel formats that `encoder` takes; empty when this ffmpeg does not say."""
+    return _encoder_pix_fmts(ffmpeg_exe(), encoder)
+
+
+@lru_cache(maxsize=4)
+def _filters(exe: str) -> frozenset[str]:
+    return frozenset(re.findall(r"^ \S+ (\w+)\s", _ask("-filters"), re.MULTILINE))
+
+
+def has_filter(name: str) -> bool:
+    """Whether this ffmpeg has the filter."""
+    return name in _filters(ffmpeg_exe())
+
+
+def has_zscale() -> bool:
+    """Whether this ffmpeg has zimg's scaler, which converts colors exactly and faster than an accurate swscale."""
+    return has_filter("zscale")
+
+
+@lru_cache(maxsize=4)
+def _decoders(exe: str) -> frozenset[str]:
+    return frozenset(re.findall(r"^ [A-Z.]{6} (\S+)\s", _ask("-decoders"), re.MULTILINE))
+
+
+def has_decoder(name: str) -> bool:
+    """Whether this ffmpeg has the decoder."""
+    return name in _decoders(ffmpeg_exe())
+
+
+class FFmpeg:
+    """A running ffmpeg. Its messages are read by a thread, so that they never block it; only the last ones are kept.
+
+    What matters in a message that is not kept any more: `errors` counts those of level error or worse, and `seen` those
+    that match a pattern of `watch`, by its name.
+
+    It runs in a session of its own: Ctrl-C reaches this program alone, which then decides how to finish. It is killed
+    by `kill` and when Python exits. When Python itself is killed, its pipes break and it ends; one without pipes is ended
+    by the system, where that is Linux, and must be waited for in the thread that starts it.
+    """
+
+    def __init__(
+        self,
+        arguments: list[str],
+        *,
+        stdin: bool = False,
+        stdout: bool = False,
+        level: str = "warning",
+        watch: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """Start `ffmpeg arguments`; `stdin` and `stdout`: whether to open a pipe (else nothing in, inherited out)."""
+        exe = ffmpeg_exe()
+        command = [exe, "-hide_banner", "-nostdin", "-nostats", "-loglevel", f"level+{level}", *arguments]
+        try:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
+                stdout=subprocess.PIPE if stdout else None,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+                preexec_fn=None if stdin or stdout else child_setup(),
+            )
+        except OSError as error:
+            raise MediaError(
+                f"{exe}: this ffmpeg does not start ({error.strerror}); set IMAGEIO_FFMPEG_EXE to one that does"
+            ) from error
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                _widen(pipe.fileno())
+        self._finalizer = weakref.finalize(self, _end, self.process)
+        self.lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        self.errors = 0
+        self.seen: Counter[str] = Counter()
+        self._error_lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        self._watch = {name: re.compile(pattern) for name, pattern in watch.items()}
+        self._drain = threading.Thread(target=self._read_messages, name="ffmpeg-messages", daemon=True)
+        self._drain.start()
+
+    def _read_messages(self) -> None:
+        assert self.process.stderr is not None
+        with contextlib.suppress(ValueError, OSError):  # closed under us by `kill`
+            for raw in self.process.stderr:
+                line = raw.decode("utf-8", "replace").rstrip()
+                self.lines.append(line)
+                self.seen.update(name for name, pattern in self._watch.items() if pattern.search(line))
+                if _SERIOUS.search(line):
+                    self.errors += 1
+                    self._error_lines.append(line)
+
+    def wait(self) -> int:
+        """The exit status, after all messages have been read."""
+        status = self.process.wait()
+        self._drain.join(timeout=10)
+        return status
+
+    def kill(self) -> None:
+        """End the process now, if it still runs, and close its pipes. Safe to call twice."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self._drain.join(timeout=10)
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        self._finalizer.detach()
+
+    def last_error(self) -> str:
+        """ffmpeg's own words for what went wrong: its last error line that is not the echo of another one."""
+        errors = list(self._error_lines)
+        others = [line for line in self.lines if line and not _CHATTER.search(line)]
+        telling = [line for line in errors if not _ECHOES.search(line)] or errors or others
+        if not telling:
+            return f"it ended with status {self.process.poll()} without a message"
+        text = re.sub(r"\[[^\]]* @ 0x[0-9a-f]+\] ?", "", telling[-1])
+        return re.sub(r"^\s*\[\w+\] ?", "", text).strip()
+
+
+def _widen(descriptor: int) -> None:
+    """Ask for a larger pipe where the system can (Linux's F_SETPIPE_SZ)."""
+    with contextlib.suppress(ImportError, AttributeError, OSError):
+        import fcntl
+
+        fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.kill()
+        process.wait()

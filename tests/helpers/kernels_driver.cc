@@ -1,0 +1,108 @@
+// Runs every kernel once on a few threads, for tools that want a program of their own:
+//   cd rvrt_cli/ops/kernels
+//   clang++ -std=c++17 -O1 -g -DRVRT_PORTABLE_ONLY -fopenmp -fsanitize=thread ../../../tests/kernels_driver.cc
+//     *.cc -o /tmp/driver
+//   OMP_TOOL_LIBRARIES=libarcher.so TSAN_OPTIONS=ignore_noninstrumented_modules=1 /tmp/driver 3
+// (libarcher.so comes with LLVM's OpenMP and tells ThreadSanitizer of its barriers.) It prints two sums of each output, to
+// compare processors: `aarch64-linux-gnu-g++ -static` and `qemu-aarch64` run it too.
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <vector>
+
+using Shape = std::vector<int64_t>;
+using Kernel = int(int, void**, int*, int64_t**, const char**, void*, void*);
+
+extern "C" {
+Kernel warp_forward, warp_backward, deformable_attention_forward, deformable_attention_backward;
+Kernel neighborhood_attention_forward, neighborhood_attention_backward;
+Kernel window_attention_forward, window_attention_backward;
+Kernel linear_forward, linear_backward, norm_linear_forward, norm_linear_backward, mlp_forward, mlp_backward;
+Kernel layer_norm_forward, layer_norm_backward, conv2d_forward, conv2d_backward;
+Kernel pixel_shuffle_forward, pixel_shuffle_backward, add_bilinear, reverse_time;
+Kernel charbonnier_forward, charbonnier_backward, fuse_frames_forward, lucas_kanade_forward;
+int rvrt_kernels_threads(int count);
+}
+
+// Inputs are pseudo-random in [-1, 1), the one numbered `wide` in [-5, 5). Without attributes there is no tensor of them.
+static bool run(const char* name, Kernel* kernel, std::vector<Shape> shapes, std::vector<int32_t> attributes,
+                const std::vector<Shape>& outputs, size_t wide = 99) {
+  const size_t inputs = shapes.size();
+  uint32_t state = 7;
+  const size_t extra = attributes.empty() ? 0 : 1;
+  if (extra) shapes.push_back({static_cast<int64_t>(attributes.size())});
+  shapes.insert(shapes.end(), outputs.begin(), outputs.end());
+  std::vector<std::vector<float>> values;
+  std::vector<void*> data;
+  std::vector<int> ndims;
+  std::vector<int64_t*> dims;
+  std::vector<const char*> types;
+  for (size_t i = 0; i < shapes.size(); ++i) {
+    int64_t size = 1;
+    for (int64_t n : shapes[i]) size *= n;
+    values.emplace_back(size);
+    for (float& v : values.back()) {
+      state = state * 1664525u + 1013904223u;
+      v = i < inputs ? (static_cast<float>(state >> 8) / 8388608.0f - 1) * (i == wide ? 5 : 1) : 0.0f;
+      if (size == 1) v = std::fabs(v);  // a scalar
+    }
+    const bool whole = extra && i == inputs;
+    data.push_back(whole ? static_cast<void*>(attributes.data()) : values[i].data());
+    ndims.push_back(static_cast<int>(shapes[i].size()));
+    dims.push_back(shapes[i].data());
+    types.push_back(whole ? "int32" : "float32");
+  }
+  const int status = kernel(static_cast<int>(data.size()), data.data(), ndims.data(), dims.data(), types.data(), nullptr,
+                            nullptr);
+  std::printf("%s: status %d", name, status);
+  for (size_t i = inputs + extra; i < values.size(); ++i) {
+    double weighted = 0, squares = 0;
+    for (size_t j = 0; j < values[i].size(); ++j)
+      weighted += values[i][j] * std::cos(0.37 * static_cast<double>(j)), squares += values[i][j] * values[i][j];
+    std::printf("  %.5g %.5g", weighted, squares);
+  }
+  std::printf("\n");
+  return status == 0;
+}
+
+int main(int count, char** arguments) {
+  rvrt_kernels_threads(count > 1 ? std::atoi(arguments[1]) : 2);
+  const Shape q{1, 2, 20, 24, 24}, kv{1, 2, 20, 24, 48}, qkv{1, 2, 20, 24, 72}, offset{1, 2, 20, 24, 2, 4, 9, 2};
+  const Shape x{2, 20, 24, 24}, flow{2, 20, 24, 2}, pad{72}, bias{3, 128, 128};
+  const std::vector<int32_t> window{3, 2, 8, 8, 0, 4, 4, 1};
+  bool good = run("warp forward", warp_forward, {x, flow}, {0}, {x}, 1);
+  good &= run("warp backward", warp_backward, {x, flow, x}, {1}, {x, flow}, 1);
+  good &= run("deformable forward", deformable_attention_forward, {q, kv, offset}, {2, 3, 3}, {q}, 2);
+  good &= run("deformable backward", deformable_attention_backward, {q, kv, offset, q}, {2, 3, 3}, {q, kv, offset}, 2);
+  good &= run("neighborhood forward", neighborhood_attention_forward, {q, kv}, {3, 3, 3}, {q});
+  good &= run("neighborhood backward", neighborhood_attention_backward, {q, kv, q}, {3, 3, 3}, {q, kv});
+  good &= run("window forward", window_attention_forward, {qkv, pad, bias}, window, {q});
+  good &= run("window backward", window_attention_backward, {qkv, pad, bias, q}, window, {qkv, pad, bias});
+
+  const Shape row{24}, wide{40}, weight{40, 24}, back{24, 40}, y{2, 20, 24, 40}, kernel{40, 24, 3, 3}, one{1};
+  good &= run("linear forward", linear_forward, {x, weight, wide, y}, {4, 1, 1}, {y});
+  good &= run("linear backward", linear_backward, {x, weight, wide, y}, {4, 1, 0}, {x, weight, wide});
+  good &= run("norm and linear forward", norm_linear_forward, {x, row, row, weight, wide}, {0, 1}, {y});
+  good &= run("norm and linear backward", norm_linear_backward, {x, row, row, weight, wide, y}, {0, 1},
+              {x, row, row, weight, wide});
+  good &= run("mlp forward", mlp_forward, {x, row, row, weight, wide, back, row}, {}, {x});
+  good &= run("mlp backward", mlp_backward, {x, row, row, weight, wide, back, x}, {},
+              {x, row, row, weight, wide, back, row});
+  good &= run("layer norm forward", layer_norm_forward, {x, row, row}, {}, {x});
+  good &= run("layer norm backward", layer_norm_backward, {x, row, x}, {}, {x, row, row});
+  good &= run("convolution forward", conv2d_forward, {x, kernel, wide, y}, {1, 1, 1}, {y});
+  good &= run("convolution backward", conv2d_backward, {x, kernel, y, y}, {1, 1, 0}, {x, kernel, wide});
+  const Shape packed{2, 20, 24, 48}, spread{2, 40, 48, 12}, small{2, 5, 6, 24}, clip{2, 3, 8, 9, 5};
+  good &= run("pixel shuffle forward", pixel_shuffle_forward, {packed}, {2, 1}, {spread});
+  good &= run("pixel shuffle backward", pixel_shuffle_backward, {spread, spread}, {2, 1}, {packed});
+  good &= run("bilinear residual", add_bilinear, {small, x}, {}, {x});
+  good &= run("fusion", fuse_frames_forward, {{2, 9, 11, 3}, {2, 3, 9, 11, 3}, {2, 3, 9, 11, 2}}, {}, {{2, 9, 11, 64}}, 2);
+  const Shape pair = {2, 13, 21, 3}, large = {1, 70, 90, 3};
+  good &= run("flow of small frames", lucas_kanade_forward, {pair, pair}, {4, 2}, {{2, 13, 21, 2}});
+  good &= run("flow of a large frame", lucas_kanade_forward, {large, large}, {4, 2}, {{1, 70, 90, 2}});
+  good &= run("reversal of time", reverse_time, {clip}, {}, {clip});
+  good &= run("Charbonnier forward", charbonnier_forward, {x, x, one}, {}, {one});
+  good &= run("Charbonnier backward", charbonnier_backward, {x, x, one, one}, {}, {x});
+  return good ? 0 : 1;
+}

@@ -1,0 +1,86 @@
+"""A small store of clips, and `rvrt train` in processes of its own, for the tests of training."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from rvrt_cli.train.setup import held_run, prepare_run
+from rvrt_cli.train.train_options import TrainOptions
+
+# Without optical flow, which takes long to compile; test_train_learner has it
+NETWORK = {"widths": [8, 8, 8], "depths": [1, 1, 1], "upsampler_width": 8, "flow_guided": False, "fused_neighbors": 0}
+CODE = "from rvrt_cli.cli import main; main()"
+
+
+def make_store(folder: Path, sources: int = 4, clips: int = 3, frames: int = 5, size: int = 48) -> Path:
+    """Clips of smooth noise that moves by a pixel a frame, in the layout of `rvrt preprocess clips`."""
+    (folder / "shards").mkdir(parents=True)
+    rng = np.random.default_rng(5)
+    listed = []
+    for source in range(sources):
+        made = np.empty((clips, frames, size, size, 3), np.uint8)
+        for clip in made:
+            noise = Image.fromarray(rng.integers(0, 256, (size // 6, size // 6, 3), dtype=np.uint8))
+            image = np.asarray(noise.resize((size, size), Image.Resampling.BICUBIC))
+            for frame in range(frames):
+                clip[frame] = np.roll(image, frame, 1)
+        np.save(folder / "shards" / f"{source:05d}-000.npy", made)
+        listed.append({"name": f"photo{source}", "shards": [{"file": f"shards/{source:05d}-000.npy", "clips": clips}]})
+    manifest = {"format": 1, "frames": frames, "size": size, "sources": listed}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def small_run(data: Path, output: Path, **options: object) -> list[str]:
+    """Arguments of a run that takes a tenth of a second a step."""
+    given = {"data": data, "output": output, "frames": 3, "batch": 2, "crop": 32, "degradation": "bi", "rate": 5e-3,
+             "warmup": 3, "steps": 30, "val-every": 0, "save-every": 4, "device": "cpu", **options}  # fmt: skip
+    network = [f"--network={name}={json.dumps(value)}" for name, value in NETWORK.items()]
+    return ["train", *network, *(f"--{name}={value}" for name, value in given.items())]
+
+
+def prepared(options: TrainOptions, resume: bool = False) -> TrainOptions:
+    """A run whose data is shared out, as the command does before it trains."""
+    options = prepare_run(options, resume)
+    with held_run(options):
+        return options
+
+
+def start(arguments: list[str], folder: Path) -> subprocess.Popen:
+    """`rvrt` with these arguments, its working directory `folder`."""
+    environment = {**os.environ, "COLUMNS": "120"}
+    return subprocess.Popen(
+        [sys.executable, "-c", CODE, *arguments], cwd=folder, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen) -> str:
+    """What the command says on standard error; it must succeed."""
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    return said
+
+
+def read_steps(output: Path) -> list[dict]:
+    """The complete lines of a run's log."""
+    path = output / "log.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def wait_for_steps(process: subprocess.Popen, output: Path, count: int) -> None:
+    """Return as soon as the log has `count` lines; the process must still be running."""
+    until = time.monotonic() + 300
+    while len(read_steps(output)) < count:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < until, "the run makes no progress"
+        time.sleep(0.005)

@@ -1,0 +1,173 @@
+"""`rvrt upscale` in processes of its own that can be killed, with a small network of NumPy in place of the real one.
+
+    upscale_runs.py LOG SECONDS MOMENT[,MOMENT...] ARGUMENT...
+
+LOG gets a line with the number of frames for every network call, which takes so many SECONDS; LOG.peak has the peak
+memory [bytes]. MOMENT is where the process kills itself: the name of a function in MOMENTS, "before" or "after" it, and at
+which of its calls, or of what it yields: "keep:after:2"; or "never". With several moments the same command is run so many
+times, each in a process of its own, and a line on standard output tells the status of each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+# where each function is looked up by its caller
+MOMENTS = {
+    "start": ("rvrt_cli.upscale.workdir", "Work.start"),
+    "keep": ("rvrt_cli.video.write.writers", "keep"),
+    "add": ("rvrt_cli.upscale.workdir", "Work.add"),
+    "states": ("rvrt_cli.upscale.workdir", "_write_states"),
+    "end": ("rvrt_cli.upscale.workdir", "Work.end"),
+    "mux": ("rvrt_cli.video.mux.final_mux", "_video_packets"),
+    "decode": ("rvrt_cli.video.read.decoder", "VideoDecoder._pictures"),
+    "network": ("__main__", "Echo.__call__"),
+    "encode": ("rvrt_cli.video.write.encoder", "Encoder._packet"),
+    "publishing": ("rvrt_cli.upscale.workdir", "Work.publishing"),
+    "publish": ("rvrt_cli.upscale.run", "publish"),
+    "remove": ("rvrt_cli.upscale.workdir", "_remove"),
+}
+REHEARSED = {"encode": 22, "mux": 20}  # calls before the work
+
+
+class Echo:
+    """Each frame, darkened by a mean of all before it in its scene: wrong as soon as a state is lost or mixed up."""
+
+    scale, clip_size, notes = 4, 2, ()
+
+    class device:
+        kind, precision = "cpu", "float32"
+        free_bytes = staticmethod(lambda: None)
+
+    def __init__(self, log: str, seconds: float = 0.01) -> None:
+        self.log, self.seconds, self.card = log, seconds, {"name": "echo"}
+
+    def __call__(self, frames, state, emit):
+        time.sleep(self.seconds)
+        mean = np.zeros_like(frames[:, 0]) if state is None else state["mean"][:, 0].transpose(0, 3, 1, 2)
+        out = []
+        for number in range(emit):
+            mean = 0.75 * mean + 0.25 * frames[:, number]
+            out.append((0.5 * frames[:, number] + 0.5 * mean).repeat(4, 2).repeat(4, 3))
+        with open(self.log, "a") as log:
+            log.write(f"{emit}\n")
+        return np.stack(out, 1), {"mean": mean.transpose(0, 2, 3, 1)[:, None]}
+
+    def memory(self, frames, height, width):
+        return frames * height * width
+
+    def state_shapes(self, height, width):
+        return {"mean": (1, 1, height, width, 3)}
+
+
+def start(
+    folder: Path, *arguments: object, moment: str = "never", log: str = "calls", seconds: float = 0.03
+) -> subprocess.Popen:
+    """`rvrt upscale` with the network above, its working directory and its log in `folder`."""
+    command = [sys.executable, __file__, str(folder / log), str(seconds), moment, "upscale", *map(str, arguments)]
+    return subprocess.Popen(command, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def finish(process: subprocess.Popen, status: int = 0) -> str:
+    """What the command says on standard error; it must end with `status`, and nobody must outlive it."""
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == status, said
+    assert "Traceback" not in said
+    return said
+
+
+def peak_of_all(process: subprocess.Popen) -> int:
+    """Bytes that the command and the ffmpegs under it hold at most; returns when it has ended.
+
+    The sum of three peaks as the kernel keeps them (VmHWM), so that it does not matter when one looks or whether they
+    come at one time: of the command, of what decodes and of what encodes. Pages that they share count for each.
+    """
+    peaks: dict[str, int] = {}
+    parent = psutil.Process(process.pid)
+    while process.poll() is None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for one in (parent, *parent.children(recursive=True)):
+                with contextlib.suppress(OSError, psutil.Error):
+                    found = re.search(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{one.pid}/status").read_text())
+                    (pipe,) = {"pipe:0", "pipe:1"} & set(one.cmdline()) or {""}
+                    peaks[pipe] = max(peaks.get(pipe, 0), 1024 * int(found[1]) if found else 0)
+        time.sleep(0.02)
+    assert len(peaks) == 3
+    return sum(peaks.values())
+
+
+def computed(folder: Path, log: str = "calls") -> int:
+    """Frames that have gone through the network, in all runs together."""
+    path = folder / log
+    return sum(map(int, path.read_text().split())) if path.exists() else 0
+
+
+def _kill_at(moment: str) -> None:
+    import importlib
+
+    name, when, count = moment.split(":")
+    module, path = MOMENTS[name]
+    owner = importlib.import_module(module)
+    *outer, attribute = path.split(".")
+    for part in outer:
+        owner = getattr(owner, part)
+    function = getattr(owner, attribute)
+    left = int(count) + REHEARSED.get(name, 0)
+
+    def pass_by(at: str) -> None:
+        nonlocal left
+        left -= at == "before"
+        if left == 0 and at == when:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def killing(*arguments, **options):
+        pass_by("before")
+        result = function(*arguments, **options)
+        pass_by("after")
+        return result
+
+    def killing_between(*arguments, **options):
+        for item in function(*arguments, **options):
+            pass_by("before")
+            yield item
+            pass_by("after")
+
+    setattr(owner, attribute, killing_between if inspect.isgeneratorfunction(function) else killing)
+
+
+def main() -> None:
+    log, seconds, moment = sys.argv[1:4]
+    sys.argv = ["rvrt", *sys.argv[4:]]
+    import rvrt_cli.upscale.job
+    from rvrt_cli.bench.machine import peak_rss_bytes
+    from rvrt_cli.cli import main as rvrt
+
+    rvrt_cli.upscale.job.load_network = lambda *_: Echo(log, float(seconds))
+    *others, moment = moment.split(",")
+    for other in others:
+        child = os.fork()
+        if not child:
+            moment = other
+            break
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    if moment != "never":
+        _kill_at(moment)
+    try:
+        rvrt()
+    finally:
+        Path(f"{log}.peak").write_text(str(peak_rss_bytes()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""The network against outputs of the published code (tests/golden/README.md)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rvrt_cli.device import use_device
+from rvrt_cli.model.config import PRESETS
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+VECTORS = np.load(GOLDEN / "rvrt.npz")
+WHOLE, STAGE, FLOW = 2e-4, 2e-5, 1e-3  # largest error of a whole network, of one stage, of a flow [px]
+
+
+def network(name: str) -> object:
+    """The network at the width of the golden vectors, with the weights that their names give."""
+    use_device("cpu")
+    import mindspore as ms
+    from golden.named_weights import named_array
+
+    from rvrt_cli.model import RVRT
+
+    cell = RVRT(replace(PRESETS[name], widths=(36, 36, 36)))
+    for parameter in cell.get_parameters():
+        parameter.set_data(ms.Tensor(named_array(parameter.name, tuple(parameter.shape))))
+    return cell
+
+
+@pytest.fixture(scope="module")
+def rvrt() -> object:
+    """The published structure, on the kernels where there are any; test_kernels_glue holds them to the definitions."""
+    return network("rvrt")
+
+
+def close(ours: np.ndarray, golden: np.ndarray, tolerance: float) -> None:
+    """Equal within `tolerance`; else say where, and how it is spread."""
+    assert ours.shape == golden.shape
+    error = np.abs(ours - golden)
+    place = np.unravel_index(error.argmax(), error.shape)
+    spread = ", ".join(f"{q} %: {np.percentile(error, q):.1e}" for q in (50, 99))
+    assert error.max() <= tolerance, f"largest error {error.max():.2e} at {place}; {spread}"
+
+
+def run(cell: object, x: np.ndarray, **options: bool) -> np.ndarray:
+    import mindspore as ms
+
+    return cell(ms.Tensor(x), **options).asnumpy()[..., ::5, ::5]  # the golden vectors hold every fifth row and column
+
+
+def test_published_parameters(rvrt: object) -> None:
+    import json
+
+    from rvrt_cli.model import parameter_shapes
+
+    published = json.loads((GOLDEN / "checkpoint_parameters.json").read_text())
+    wanted = {
+        name: tuple(shape)
+        for name, shape in published.items()
+        if not name.endswith(("relative_position_index", "spynet.mean", "spynet.std"))
+    }
+    ours = parameter_shapes(PRESETS["rvrt"])
+    assert ours == wanted
+    assert sum(int(np.prod(shape)) for shape in ours.values()) == 10_782_295
+
+
+def test_whole_network(rvrt: object) -> None:
+    close(run(rvrt, VECTORS["x"]), VECTORS["y"], WHOLE)
+
+
+def test_batch_and_sides_that_no_window_divides(rvrt: object) -> None:
+    close(run(rvrt, VECTORS["x_4x35x41"]), VECTORS["y_4x35x41"], WHOLE)
+
+
+def test_mirrored_is_a_property_of_a_call(rvrt: object) -> None:
+    mirrored = run(rvrt, VECTORS["x_mirror"], mirrored=True)
+    close(mirrored, VECTORS["y_mirror"], WHOLE)
+    close(run(rvrt, VECTORS["x_mirror"]), VECTORS["y_mirror"], WHOLE)
+    close(run(rvrt, VECTORS["x_4x35x41"]), VECTORS["y_4x35x41"], WHOLE)  # the call before left nothing behind
+
+
+def test_flows_and_stages(rvrt: object) -> None:
+    import mindspore as ms
+
+    from rvrt_cli.model.alignment import compose_flows
+    from rvrt_cli.ops import reverse_time
+
+    def nchw(tensor: ms.Tensor) -> np.ndarray:
+        return tensor.asnumpy().transpose(0, 1, 4, 2, 3)
+
+    clips = rvrt._clips(ms.Tensor(VECTORS["x"]))
+    flows = rvrt._flows(clips, None, False)
+    for name, ours in (("forward", flows.forward), ("backward", flows.backward)):
+        joined = np.concatenate([nchw(clip) for clip in ours], 1)[:, 1:]  # the first frame has none before it
+        close(joined, VECTORS[f"flows_{name}"], FLOW)
+    close(nchw(rvrt.extract(clips[0])), VECTORS["shallow"], STAGE)
+
+    # The first two clips of branch backward_1, in its order of time: from golden inputs to golden outputs
+    shallow = [rvrt.extract(clip) for clip in clips]
+    last, before = reverse_time(shallow[2]), reverse_time(shallow[1])
+    body = rvrt.branches[0](ms.ops.zeros_like(last), last)
+    close(nchw(body), VECTORS["backbone/backward_1"], STAGE)
+    aligned, updated = rvrt.align[0](before, last, body, compose_flows(flows.backward_to(1), 2))
+    close(nchw(aligned), VECTORS["deform_align/backward_1/0"], STAGE)
+    for field in (0, 1):
+        ours = updated.asnumpy()[:, :, field].transpose(0, 1, 4, 2, 3)
+        close(ours, VECTORS[f"deform_align/backward_1/{field + 1}"], FLOW)
+
+
+def test_light() -> None:
+    close(run(network("rvrt-light"), VECTORS["x_light"]), VECTORS["y_light"], WHOLE)
+
+
+def test_state_continues_the_clip_and_the_network_keeps_nothing() -> None:
+    import mindspore as ms
+
+    cell = network("rvrt-light")
+    one, two = VECTORS["x"][..., :16, :24], VECTORS["x"][:, ::-1, :, 16:32, 24:48].copy()
+    whole = {0: cell(ms.Tensor(one)).asnumpy(), 1: cell(ms.Tensor(two)).asnumpy()}
+    states = {0: None, 1: None}
+    for start in (0, 2, 4):  # two videos in turn, each with its whole future as lookahead
+        for video, frames in enumerate((one, two)):
+            output, states[video] = cell.stream(ms.Tensor(frames[:, start:].copy()), states[video], 2)
+            np.testing.assert_allclose(output.asnumpy(), whole[video][:, start : start + 2], atol=1e-5)
+    alone = cell(ms.Tensor(one[:, 2:].copy())).asnumpy()
+    assert np.abs(alone[:, :2] - whole[0][:, 2:4]).max() > 1e-3  # without the state it would differ
+
+
+@pytest.mark.parametrize(("frames", "height", "width"), [(1, 8, 8), (2, 9, 13), (3, 8, 40), (5, 17, 8)])
+def test_any_length_and_size(frames: int, height: int, width: int) -> None:
+    use_device("cpu")
+    import mindspore as ms
+
+    from rvrt_cli.model import RVRT, initial_weights
+
+    for preset in ("rvrt-tiny", "rvrt") if frames == 1 else ("rvrt-tiny",):
+        cell = RVRT(PRESETS[preset])
+        for name, array in initial_weights(PRESETS[preset]).items():
+            next(p for p in cell.get_parameters() if p.name == name).set_data(ms.Tensor(array))
+        x = np.random.default_rng(frames).random((1, frames, 3, height, width), dtype=np.float32)
+        y = cell(ms.Tensor(x)).asnumpy()
+        assert y.shape == (1, frames, 3, 4 * height, 4 * width)
+        # bilinear, and very little: the mean over each enlarged pixel's middle stays near its source
+        middle = y[..., 1::4, 1::4] / 4 + y[..., 2::4, 1::4] / 4 + y[..., 1::4, 2::4] / 4 + y[..., 2::4, 2::4] / 4
+        inner = np.abs(middle - x)[..., 1:-1, 1:-1]
+        assert np.isfinite(y).all()
+        assert inner.mean() < 0.2

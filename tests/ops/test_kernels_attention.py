@@ -1,0 +1,225 @@
+"""The C++ kernels of attention and warping against float64 definitions, through their plain C entry points."""
+
+from __future__ import annotations
+
+import attention_reference as reference
+import numpy as np
+import pytest
+from helpers.kernel_calls import attributes
+
+TOLERANCE = 1e-5  # of the largest value
+
+
+def normal(generator, *shape) -> np.ndarray:
+    return generator.standard_normal(shape, dtype=np.float32)
+
+
+def displacements(generator, *shape) -> np.ndarray:
+    """Offsets in 64ths of a pixel, exact in float32, never whole (there the gradient jumps), some far outside."""
+    steps = generator.integers(-6 * 64, 6 * 64, shape)
+    values = np.where(steps % 64 == 0, steps + 1, steps) / 64
+    chosen = generator.random(shape)
+    values[chosen < 0.02], values[chosen > 0.98] = 1e9, -3e38
+    values[(chosen > 0.5) & (chosen < 0.52)] = 12345.5
+    return values.astype(np.float32)
+
+
+def double(*arrays):
+    return [a.astype(np.float64) for a in arrays]
+
+
+def compare(got: list[np.ndarray], expected: list[np.ndarray], names: str) -> None:
+    for name, a, b in zip(names.split(), got, expected, strict=True):
+        error, largest = np.abs(a - b), max(np.abs(b).max(), 1e-3)
+        worst = np.unravel_index(np.nanargmax(error), error.shape)
+        assert np.isfinite(a).all(), f"{name}: {np.isnan(a).sum()} values are not numbers"
+        assert error.max() <= TOLERANCE * largest, (
+            f"{name}: error {error.max():.3g} at {worst} of {a.shape} ({a[worst]:.6g} for {b[worst]:.6g}), "
+            f"mean {error.mean():.3g}, largest value {largest:.3g}"
+        )
+
+
+@pytest.mark.parametrize("padding", [0, 1], ids=["zeros", "border"])
+@pytest.mark.parametrize("shape", [(2, 7, 9, 3), (1, 1, 1, 5), (3, 12, 5, 33), (1, 33, 17, 36)])
+def test_warp(kernels, shape, padding):
+    generator = np.random.default_rng(shape[1])
+    x, flow, g = normal(generator, *shape), displacements(generator, *shape[:3], 2), normal(generator, *shape)
+    out = kernels("warp_forward", x, flow, attributes(padding), like=[shape])
+    gradients = kernels("warp_backward", x, flow, g, attributes(padding), like=[shape, flow.shape])
+    compare(out + gradients, reference.warp(*double(x, flow, g), bool(padding)), "out dx dflow")
+
+
+DEFORMABLE = [  # N, T, H, W, C, heads, G, kernel
+    (1, 2, 6, 5, 72, 12, 12, (3, 3)),  # the published proportions: two heads to a group
+    (2, 1, 5, 7, 24, 2, 4, (3, 3)),  # one frame
+    (1, 3, 6, 3, 20, 2, 4, (3, 5)),
+    (1, 2, 1, 1, 12, 3, 6, (3, 3)),
+    (1, 2, 9, 9, 16, 1, 4, (2, 2)),  # one head over two groups
+    (1, 2, 11, 35, 32, 2, 8, (3, 3)),
+    (1, 1, 4, 4, 14, 1, 2, (1, 1)),
+    (1, 2, 8, 8, 48, 2, 2, (3, 3)),
+    (1, 2, 4, 5, 24, 1, 2, (3, 3)),
+]
+
+
+@pytest.mark.parametrize("case", DEFORMABLE, ids=str)
+def test_deformable_attention(kernels, case):
+    n, t, h, w, c, heads, groups, kernel = case
+    generator = np.random.default_rng(c)
+    q, kv, g = normal(generator, n, t, h, w, c), normal(generator, n, t, h, w, 2 * c), normal(generator, n, t, h, w, c)
+    offset = displacements(generator, n, t, h, w, t, groups, kernel[0] * kernel[1], 2)
+    numbers = [heads, *kernel]
+    out = kernels("deformable_attention_forward", q, kv, offset, attributes(*numbers), like=[q.shape])
+    shapes = [q.shape, kv.shape, offset.shape]
+    gradients = kernels("deformable_attention_backward", q, kv, offset, g, attributes(*numbers), like=shapes)
+    expected = reference.deformable_attention(*double(q, kv, offset, g), heads, kernel)
+    compare(out + gradients, expected, "out dquery dkey_value doffset")
+
+
+NEIGHBORHOOD = [  # N, T, H, W, C, heads, kernel
+    (1, 2, 8, 8, 32, 4, (3, 3)),  # the heads of rvrt-tiny
+    (2, 1, 5, 7, 24, 1, (3, 3)),
+    (1, 3, 6, 33, 10, 2, (3, 5)),
+    (1, 2, 1, 1, 12, 3, (3, 3)),
+    (1, 2, 20, 300, 8, 1, (3, 3)),  # several tiles
+    (1, 5, 9, 17, 9, 3, (1, 1)),
+    (1, 2, 7, 130, 5, 5, (2, 4)),  # an even kernel
+    (1, 4, 5, 9, 192, 2, (5, 3)),  # several groups of heads
+    (1, 2, 3, 3, 8, 1, (7, 9)),  # a kernel larger than the frame
+]
+
+
+@pytest.mark.parametrize("case", NEIGHBORHOOD, ids=str)
+def test_neighborhood_attention(kernels, case):
+    n, t, h, w, c, heads, kernel = case
+    generator = np.random.default_rng(w)
+    q, kv, g = normal(generator, n, t, h, w, c), normal(generator, n, t, h, w, 2 * c), normal(generator, n, t, h, w, c)
+    q *= (c // heads) ** -0.5
+    numbers = [heads, *kernel]
+    out = kernels("neighborhood_attention_forward", q, kv, attributes(*numbers), like=[q.shape])
+    gradients = kernels("neighborhood_attention_backward", q, kv, g, attributes(*numbers), like=[q.shape, kv.shape])
+    expected = reference.neighborhood_attention(*double(q, kv, g), heads, kernel)
+    compare(out + gradients, expected, "out dquery dkey_value")
+
+
+WINDOW = [  # N, D, H, W, C, heads, window, shift
+    (1, 2, 10, 16, 144, 6, (2, 8, 8), (1, 4, 4)),  # the published widths
+    (1, 2, 16, 16, 16, 2, (2, 8, 8), (0, 4, 4)),
+    (2, 1, 9, 7, 24, 1, (1, 4, 4), (0, 2, 1)),
+    (1, 3, 5, 6, 10, 2, (2, 3, 3), (1, 1, 1)),
+    (1, 2, 3, 4, 48, 2, (2, 8, 8), (1, 4, 4)),  # a window larger than the frame
+    (1, 2, 8, 8, 26, 2, (1, 2, 1), (0, 0, 0)),
+    (2, 2, 4, 4, 96, 2, (2, 4, 4), (0, 0, 0)),
+    (1, 1, 3, 3, 5, 5, (1, 3, 3), (0, 1, 0)),
+    (1, 1, 3, 3, 64, 2, (1, 1, 1), (0, 0, 0)),
+    (1, 1, 6, 6, 48, 3, (1, 5, 5), (0, 2, 3)),
+    (1, 1, 6, 6, 12, 1, (1, 6, 6), (0, 0, 0)),
+]
+
+
+@pytest.mark.parametrize("has_bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("case", WINDOW, ids=str)
+def test_window_attention(kernels, case, has_bias):
+    n, d, h, w, c, heads, window, shift = case
+    generator, length = np.random.default_rng(c), int(np.prod(window))
+    qkv, pad, g = normal(generator, n, d, h, w, 3 * c), normal(generator, 3 * c), normal(generator, n, d, h, w, c)
+    bias = normal(generator, heads, length, length) if has_bias else np.zeros(1, np.float32)
+    numbers = [heads, *window, *shift, int(has_bias)]
+    out = kernels("window_attention_forward", qkv, pad, bias, attributes(*numbers), like=[g.shape])
+    shapes = [qkv.shape, pad.shape, bias.shape]
+    gradients = kernels("window_attention_backward", qkv, pad, bias, g, attributes(*numbers), like=shapes)
+    expected = list(reference.window_attention(*double(qkv, pad, bias, g), heads, window, shift))
+    if not has_bias:
+        expected[3] = np.zeros(1)
+    compare(out + gradients, expected, "out dqkv dpad dbias")
+
+
+def test_window_attention_survives_large_scores(kernels):
+    """Scores of some thousands: no overflow, and the largest key takes all."""
+    generator = np.random.default_rng(0)
+    qkv = 40 * normal(generator, 1, 1, 8, 8, 24)
+    pad, bias = np.zeros(24, np.float32), np.zeros(1, np.float32)
+    (out,) = kernels(
+        "window_attention_forward", qkv, pad, bias, attributes(1, 1, 8, 8, 0, 0, 0, 0), like=[(1, 1, 8, 8, 8)]
+    )
+    tokens = qkv.astype(np.float64).reshape(64, 3, 8)
+    best = np.argmax(tokens[:, 0] @ tokens[:, 1].T, 1)
+    clear = np.sort(tokens[:, 0] @ tokens[:, 1].T, 1)[:, -2:] @ [-1, 1] > 100
+    assert np.isfinite(out).all()
+    assert clear.sum() > 40
+    np.testing.assert_allclose(out.reshape(64, 8)[clear], tokens[best, 2][clear], rtol=1e-6)
+
+
+def calls(generator):
+    """Every kernel once, on tensors large enough to be shared among threads."""
+    n, t, h, w, c = 1, 2, 24, 40, 24
+    q, kv, g = normal(generator, n, t, h, w, c), normal(generator, n, t, h, w, 2 * c), normal(generator, n, t, h, w, c)
+    offset, flow = displacements(generator, n, t, h, w, t, 4, 9, 2), displacements(generator, t, h, w, 2)
+    x, gx, qkv = normal(generator, t, h, w, c), normal(generator, t, h, w, c), normal(generator, n, t, h, w, 3 * c)
+    pad, bias, window = normal(generator, 3 * c), normal(generator, 3, 128, 128), [3, 2, 8, 8, 0, 4, 4, 1]
+    return [
+        ("warp_forward", [x, flow], [0], [x.shape]),
+        ("warp_backward", [x, flow, gx], [0], [x.shape, flow.shape]),
+        ("deformable_attention_forward", [q, kv, offset], [2, 3, 3], [q.shape]),
+        ("deformable_attention_backward", [q, kv, offset, g], [2, 3, 3], [q.shape, kv.shape, offset.shape]),
+        ("neighborhood_attention_forward", [q, kv], [3, 3, 3], [q.shape]),
+        ("neighborhood_attention_backward", [q, kv, g], [3, 3, 3], [q.shape, kv.shape]),
+        ("window_attention_forward", [qkv, pad, bias], window, [q.shape]),
+        ("window_attention_backward", [qkv, pad, bias, g], window, [qkv.shape, pad.shape, bias.shape]),
+    ]
+
+
+def test_threads_agree_and_repeat_exactly(library):
+    for name, inputs, numbers, shapes in calls(np.random.default_rng(3)):
+        results = []
+        for threads in (1, 2, 2, 5):
+            library.limit(threads=threads)
+            results.append(library(name, *inputs, attributes(*numbers), like=shapes))
+        library.limit()
+        for one, two, again, five in zip(*results, strict=True):
+            assert np.array_equal(two, again), f"{name} differs between two runs on two threads"
+            compare([two, five], [one, one], f"{name}-on-2-threads {name}-on-5-threads")
+
+
+def test_wrong_arguments_are_refused(library):
+    for name, inputs, numbers, shapes in calls(np.random.default_rng(4)):
+        outputs = [np.zeros(s, np.float32) for s in shapes]
+        attribute = attributes(*numbers)
+        good = [*inputs, attribute, *outputs]
+        bad = {
+            "a missing output": good[:-1],
+            "float64": [good[0].astype(np.float64), *good[1:]],
+            "float attributes": [*inputs, attribute.astype(np.float32), *outputs],
+            "attributes missing": [*inputs, attribute[:0], *outputs],
+            "negative attributes": [*inputs, -np.abs(attribute) - 1, *outputs],
+            "another shape": [good[0][..., :-1].copy(), *good[1:]],
+            "another output": [*good[:-1], np.zeros((2, 2), np.float32)],
+        }
+        for what, tensors in bad.items():
+            assert library.status(name, tensors, []) != 0, f"{name} accepts {what}"
+
+
+@pytest.mark.parametrize("name", ["warp", "deformable", "neighborhood", "window"])
+def test_reference_gradients_are_those_of_the_reference(name):
+    """Central differences along random directions: the yardstick's own gradients are right."""
+    generator = np.random.default_rng(5)
+    q, kv, g = (generator.standard_normal((1, 2, 4, 5, c)) for c in (8, 16, 8))
+    offset = displacements(generator, 1, 2, 4, 5, 2, 4, 9, 2).clip(-50, 50).astype(np.float64)
+    qkv, pad, bias = (
+        generator.standard_normal((1, 2, 4, 5, 24)),
+        *(generator.standard_normal(s) for s in (24, (2, 18, 18))),
+    )
+    inputs, gradient, function = {
+        "warp": ([q[0], offset[0, :, :, :, 0, 0, 0]], g[0], lambda *a: reference.warp(*a, border=True)),
+        "deformable": ([q, kv, offset], g, lambda *a: reference.deformable_attention(*a, 2, (3, 3))),
+        "neighborhood": ([q, kv], g, lambda *a: reference.neighborhood_attention(*a, 2, (3, 3))),
+        "window": ([qkv, pad, bias], g, lambda *a: reference.window_attention(*a, 2, (2, 3, 3), (0, 1, 1))),
+    }[name]
+    gradients = function(*inputs, gradient)[1:]
+    for i, value in enumerate(inputs):
+        direction = 1e-5 * generator.standard_normal(value.shape)
+        ends = []
+        for sign in (1, -1):
+            moved = [*inputs[:i], value + sign * direction, *inputs[i + 1 :]]
+            ends.append((function(*moved, gradient)[0] * gradient).sum())
+        assert (ends[0] - ends[1]) / 2 == pytest.approx((gradients[i] * direction).sum(), rel=1e-6, abs=1e-12)

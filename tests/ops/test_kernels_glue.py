@@ -1,0 +1,323 @@
+"""The kernels as MindSpore operations: equal to the definitions, forward and backward, in both of MindSpore's modes.
+
+What the kernels compute is held against float64 in test_kernels_attention.py and test_kernels_layers.py; this is about
+shapes, attributes, gradients and weights on their way between MindSpore and the library.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+os.environ.setdefault("GLOG_v", "3")
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor
+
+from rvrt_cli import ops
+from rvrt_cli.model import PRESETS, RVRT, RVRTConfig, initial_weights
+from rvrt_cli.model.alignment import align_deformable, align_unguided, deformable_shapes
+from rvrt_cli.ops import attention, fusion, kernels, layers, lucas_kanade as flow, sampling
+
+pytestmark = pytest.mark.skipif(kernels.library() is None, reason=str(kernels.problem()))
+
+N, T, H, W, C = 2, 2, 9, 7, 6
+X, WIDE = (N, T, H, W, C), (N, T, H, W, 10)
+IMAGE = (N, H, W, C)
+VECTOR, HIDDEN = (C,), (10,)
+
+# name: (definitions, shapes of the tensors, what follows them)
+CASES = {
+    "linear": (layers, [X, (10, C), HIDDEN], ()),
+    "linear gelu": (layers, [X, (10, C), HIDDEN], ("gelu",)),
+    "linear residual": (layers, [X, (10, C), HIDDEN, WIDE], ("leaky_relu",)),
+    "norm_linear": (layers, [X, VECTOR, VECTOR, (10, C), HIDDEN], ("relu",)),
+    "mlp": (layers, [X, VECTOR, VECTOR, (10, C), HIDDEN, (C, 10), VECTOR], ()),
+    "layer_norm": (layers, [X, VECTOR, VECTOR], ()),
+    "conv2d": (layers, [IMAGE, (10, C, 1, 3, 3), HIDDEN], ("leaky_relu",)),
+    "conv2d 5x3": (layers, [IMAGE, (10, C, 5, 3), HIDDEN], ()),
+    "conv2d 1x1": (layers, [IMAGE, (10, C, 1, 1), HIDDEN], ("relu",)),
+    "conv2d residual": (layers, [IMAGE, (C, C, 3, 3), VECTOR, IMAGE], ()),
+    "conv2d relu residual": (layers, [IMAGE, (C, C, 3, 3), VECTOR, IMAGE], ("relu",)),
+    "conv2d gelu": (layers, [IMAGE, (10, C, 3, 3), HIDDEN], ("gelu",)),
+    "pixel_shuffle": (layers, [(N, H, W, 8)], (2, "leaky_relu")),
+    "pixel_shuffle 4": (layers, [(N, H, W, 32)], (4, "leaky_relu")),
+    "pixel_shuffle 3": (layers, [(N, H, W, 9)], (3,)),
+    "reverse_time": (layers, [(N, 3, H, W, C)], ()),
+    "add_enlarged": (layers, [(N, 4 * H, 4 * W, 3), (N, H, W, 3)], ()),
+    "charbonnier": (layers, [IMAGE, IMAGE], ()),
+    "window_attention": (attention, [(N, T, H, W, 3 * C), (3 * C,)], (None, 2, (2, 4, 4), (0, 2, 2))),
+    "window_attention bias": (attention, [(N, T, H, W, 3 * C), (3 * C,), (3, 16, 16)], (3, (1, 4, 4), (0, 0, 0))),
+    "neighborhood_attention": (attention, [X, (N, T, H, W, 2 * C)], (2, (3, 3))),
+    "deformable_attention": (attention, [X, (N, T, H, W, 2 * C), (N, T, H, W, T, 4, 9, 2)], (2, (3, 3))),
+    "warp": (sampling, [IMAGE, (N, H, W, 2)], ()),
+    "warp border": (sampling, [IMAGE, (N, H, W, 2)], (True,)),
+}
+
+
+def arguments(name: str, shapes: list, rest: tuple) -> list:
+    """Random tensors, then what follows them; a residual comes after the activation."""
+    rng = np.random.default_rng(len(name))
+    tensors = [Tensor(rng.standard_normal(shape).astype(np.float32)) for shape in shapes]
+    if "residual" in name:
+        return [*tensors[:3], *(rest or ("none",)), tensors[3]]
+    return [*tensors, *rest]
+
+
+def value_and_gradients(function, values: list) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The output, and the gradient of its sum with random weights towards every tensor."""
+    places = [i for i, value in enumerate(values) if isinstance(value, Tensor)]
+
+    def weighted(*tensors):
+        filled = list(values)
+        for i, tensor in zip(places, tensors, strict=True):
+            filled[i] = tensor
+        output = function(*filled)
+        weights = np.random.default_rng(1).standard_normal(output.shape).astype(np.float32)
+        return (output * Tensor(weights)).sum(), output
+
+    gradient = ms.value_and_grad(weighted, tuple(range(len(places))), has_aux=True)
+    (_, output), gradients = gradient(*[values[i] for i in places])
+    gradients = gradients if isinstance(gradients, tuple) else (gradients,)
+    return output.asnumpy(), [g.asnumpy() for g in gradients]
+
+
+def assert_close(value: np.ndarray, expected: np.ndarray, tolerance: float, what: str) -> None:
+    assert value.shape == expected.shape, f"{what}: {value.shape} instead of {expected.shape}"
+    error = np.abs(value - expected).max() / np.abs(expected).max()
+    assert error <= tolerance, f"{what}: error {error:.1e} of the largest value, allowed {tolerance:.0e}"
+
+
+@pytest.mark.parametrize("mode", ["pynative", "jit"])
+@pytest.mark.parametrize("name", CASES)
+def test_kernel_equals_its_definition_with_gradients(name: str, mode: str) -> None:
+    definitions, shapes, rest = CASES[name]
+    function = name.split()[0]
+    values = arguments(name, shapes, rest)
+    expected, expected_gradients = value_and_gradients(getattr(definitions, function), values)
+    assert ops.use_kernels(True)
+    kernel = getattr(ops, function)
+    output, gradients = value_and_gradients(ms.jit(kernel) if mode == "jit" else kernel, values)
+    assert_close(output, expected, 1e-5, name)
+    assert len(gradients) == len(shapes)
+    for i, (gradient, wanted) in enumerate(zip(gradients, expected_gradients, strict=True)):
+        assert_close(gradient, wanted, 1e-5, f"{name}: gradient of input {i}")
+
+
+@pytest.mark.parametrize("mode", ["pynative", "jit"])
+@pytest.mark.parametrize("shape", [(2, 3, 9, 7), (1, 1, 1, 5), (1, 4, 33, 2)])
+def test_fusion_equals_its_definition_without_gradients(shape: tuple, mode: str) -> None:
+    batch, _, height, width = shape
+    rng = np.random.default_rng(3)
+    flows = 2 * rng.standard_normal((*shape, 2))
+    flows[0, 0, 0, :2] = [[3e9, -1e4], [np.inf, 0.5]]  # far outside
+    values = [rng.uniform(0.4, 0.7, (batch, height, width, 3)), rng.uniform(0.4, 0.7, (*shape, 3)), flows]
+    values = [Tensor(value.astype(np.float32)) for value in values]
+    expected = fusion.fuse_frames(*values).asnumpy()
+    assert ops.use_kernels(True)
+    output, gradients = value_and_gradients(ms.jit(ops.fuse_frames) if mode == "jit" else ops.fuse_frames, values)
+    assert_close(output, expected, 1e-5, "fusion")
+    assert not any(gradient.any() for gradient in gradients)
+
+
+@pytest.mark.parametrize("mode", ["pynative", "jit"])
+@pytest.mark.parametrize("shape", [(2, 24, 24), (1, 9, 13), (3, 1, 5), (1, 70, 300)])
+def test_flow_equals_its_definition_without_gradients(shape: tuple, mode: str) -> None:
+    rng = np.random.default_rng(5)
+    texture = rng.standard_normal((shape[0], shape[1] + 8, shape[2] + 8, 3))
+    for axis in (1, 2):
+        texture = sum(np.roll(texture, by, axis) for by in (-2, -1, 0, 1, 2))
+    texture = 0.5 + 0.2 * texture / texture.std()
+    values = [Tensor(part.astype(np.float32)) for part in (texture[:, 3:-5, 4:-4], texture[:, 5:-3, 3:-5])]
+    expected = flow.lucas_kanade(*values).asnumpy()
+    assert ops.use_kernels(True)
+    kernel = ops.lucas_kanade
+    output, gradients = value_and_gradients(ms.jit(kernel) if mode == "jit" else kernel, values)
+    assert np.abs(expected).max() > 0.5
+    assert_close(output, expected, 1e-5, "flow")
+    assert not any(gradient.any() for gradient in gradients)
+
+
+def test_half_precision_runs_on_the_definitions() -> None:
+    x, weight, bias = (Tensor(np.random.default_rng(0).standard_normal(s), ms.float16) for s in (X, VECTOR, VECTOR))
+    ops.use_kernels(True)
+    np.testing.assert_array_equal(
+        ops.layer_norm(x, weight, bias).asnumpy(), layers.layer_norm(x, weight, bias).asnumpy()
+    )
+
+
+def test_without_a_library_the_definitions_run_and_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "_find", lambda: (None, "CPU kernels are missing"))
+    kernels.library.cache_clear()
+    try:
+        assert ops.use_kernels(True) is False
+        assert not ops.kernels_active()
+        assert ops.linear is layers.linear
+        assert "missing" in str(kernels.problem())
+    finally:
+        monkeypatch.undo()
+        kernels.library.cache_clear()
+        assert ops.use_kernels(True)
+    assert ops.kernels_active()
+    assert ops.linear is not layers.linear
+
+
+def test_an_installation_without_a_library_names_the_way_it_was_installed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(kernels, "SOURCES", tmp_path)
+    monkeypatch.setattr(kernels, "_CHECKOUT", tmp_path)
+    library, problem = kernels._find.__wrapped__()
+    assert library is None
+    assert str(problem).endswith("install g++ and run, in the checkout: pip install --force-reinstall --no-deps .")
+
+
+def test_kernels_at_a_path_that_mindspore_would_split_are_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "a:b").mkdir()
+    (tmp_path / "a:b" / kernels.LIBRARY).write_bytes(b"")
+    monkeypatch.setattr(kernels, "SOURCES", tmp_path / "a:b")
+    library, problem = kernels._find.__wrapped__()
+    assert library is None
+    assert "at a path without a colon" in str(problem)
+
+
+# --- the network
+
+TINY = replace(PRESETS["rvrt-tiny"], widths=(16, 16, 16))
+UNGUIDED = replace(TINY, flow_guided=False, fused_neighbors=0)
+LIGHT = replace(PRESETS["rvrt-light"], widths=(16, 16, 16), groups=(1, 1, 1), heads=(2, 2, 2), align_ratio=1,
+                align_heads=2, upsampler_width=8, relative_position_bias=True)  # fmt: skip
+
+
+def network(config: RVRTConfig, fused: bool) -> tuple[RVRT, dict[str, np.ndarray]]:
+    """A network, and weights so noisy that every part matters."""
+    ops.use_kernels(fused)
+    rng = np.random.default_rng(5)
+    weights = {
+        n: w + 0.05 * rng.standard_normal(w.shape).astype(np.float32) for n, w in initial_weights(config).items()
+    }
+    return RVRT(config), weights
+
+
+def load(cell: RVRT, weights: dict[str, np.ndarray]) -> None:
+    for parameter in cell.get_parameters():
+        parameter.set_data(Tensor(weights[parameter.name]))
+
+
+def clip(frames: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+    rng = np.random.default_rng(0)
+    low = rng.random((1, frames, 3, height, width), dtype=np.float32)
+    return Tensor(low), Tensor(rng.random((1, frames, 3, 4 * height, 4 * width), dtype=np.float32))
+
+
+def test_network_with_optical_flow_on_kernels_equals_that_on_definitions() -> None:
+    rows, columns = np.mgrid[:12, :10]
+    waves = [0.9 * (columns - 0.5 * t) + 0.5 * rows + phase for t in range(3) for phase in (0, 1, 2)]
+    low = Tensor((0.5 + 0.4 * np.sin(waves)).astype(np.float32).reshape(1, 3, 3, 12, 10))  # noise would have no flow
+    outputs = []
+    for fused in (True, False):
+        cell, weights = network(TINY, fused)
+        load(cell, weights)
+        outputs.append(cell(low).asnumpy())
+    ops.use_kernels(True)
+    assert_close(*outputs, 1e-5, "output")
+
+
+@pytest.mark.parametrize("config", [UNGUIDED, LIGHT], ids=["tiny", "light"])
+def test_network_on_kernels_equals_the_network_on_definitions(config: RVRTConfig) -> None:
+    low, high = clip(3, 12, 10)
+    results = []
+    for fused in (True, False):
+        cell, weights = network(config, fused)
+        load(cell, weights)
+
+        def loss(low: Tensor, cell: RVRT = cell) -> tuple[Tensor, Tensor]:
+            output = cell(low)
+            return ((output - high) ** 2).mean(), output
+
+        (_, output), gradients = ms.value_and_grad(loss, None, list(cell.get_parameters()), has_aux=True)(low)
+        results.append((output.asnumpy(), [g.asnumpy() for g in gradients], [p.name for p in cell.get_parameters()]))
+    ops.use_kernels(True)
+    (output, gradients, names), (expected, expected_gradients, _) = results
+    assert_close(output, expected, 1e-5, "output")
+    assert len(names) == len(initial_weights(config))
+    for name, gradient, wanted in zip(names, gradients, expected_gradients, strict=True):
+        if np.abs(wanted).max() > 1e-7:  # a key's bias has none
+            assert_close(gradient, wanted, 1e-4, name)
+
+
+def test_guided_alignment_on_kernels_equals_that_on_definitions() -> None:
+    """With gradients towards features, flows and weights."""
+    config = replace(TINY, offset_width=64, flow_guided=True)
+    rng = np.random.default_rng(2)
+    shapes = [shape for _, shape in deformable_shapes("align", config)]
+    weights = [Tensor((rng.standard_normal(s) / np.sqrt(np.prod(s[1:]))).astype(np.float32)) for s in shapes]
+    feature, flow = (1, 2, 8, 9, 16), (1, 2, 2, 8, 9, 2)
+    inputs = [Tensor(rng.standard_normal(shape).astype(np.float32)) for shape in (feature, feature, feature, flow)]
+    mixture = [Tensor(rng.standard_normal(shape).astype(np.float32)) for shape in (feature, flow)]
+
+    def weighted(*tensors):
+        aligned, updated = align_deformable(*tensors[:4], (2, 3, 4), 10.0, *tensors[4:])
+        return (aligned * mixture[0]).sum() + (updated * mixture[1]).sum(), aligned, updated
+
+    results = []
+    for fused in (True, False):
+        ops.use_kernels(fused)
+        gradient = ms.value_and_grad(weighted, tuple(range(4 + len(weights))), has_aux=True)
+        (_, aligned, updated), gradients = gradient(*inputs, *weights)
+        results.append([aligned.asnumpy(), updated.asnumpy(), *[g.asnumpy() for g in gradients]])
+    ops.use_kernels(True)
+    for i, (value, expected) in enumerate(zip(*results, strict=True)):
+        assert_close(value, expected, 1e-5 if i < 2 else 1e-4, f"output {i}" if i < 2 else f"gradient of input {i - 2}")
+
+
+def test_alignment_without_flow_is_that_with_a_flow_of_zero() -> None:
+    rng = np.random.default_rng(3)
+    shapes = [shape for _, shape in deformable_shapes("align", replace(TINY, flow_guided=True))]
+    guided = [(rng.standard_normal(s) / np.sqrt(np.prod(s[1:]))).astype(np.float32) for s in shapes]
+    unguided = [guided[0][:, :-4], *guided[1:]]  # without the channels of the two flows
+    assert [weight.shape for weight in unguided] == [shape for _, shape in deformable_shapes("align", UNGUIDED)]
+    features = [Tensor(rng.standard_normal((1, 2, 8, 9, 16)).astype(np.float32)) for _ in range(3)]
+    flow = Tensor(np.zeros((1, 2, 2, 8, 9, 2), np.float32))
+    expected, _ = align_deformable(*features, flow, (2, 3, 4), 10.0, *map(Tensor, guided))
+    aligned = align_unguided(*features, (2, 3, 4), 10.0, *map(Tensor, unguided))
+    assert_close(aligned.asnumpy(), expected.asnumpy(), 1e-5, "aligned")
+
+
+def test_gradients_of_shared_graphs_agree_with_differences() -> None:
+    """Compiled stages serve several branches and clips; each set of weights must get the gradient of all its calls."""
+    low, high = clip(4, 8, 8)
+    cell, weights = network(LIGHT, True)
+    load(cell, weights)
+
+    def loss(low: Tensor) -> Tensor:
+        return ((cell(low) - high) ** 2).mean()
+
+    parameters = list(cell.get_parameters())
+    _, gradients = ms.value_and_grad(loss, None, parameters)(low)
+    gradients = {p.name: g.asnumpy() for p, g in zip(parameters, gradients, strict=True)}
+    for part in ("feat_extract", "deform_align.forward_1", "backbone.backward_1", "backbone.forward_2"):
+        # along the gradient itself, so that the difference stands out of the rounding
+        step = {n: g for n, g in gradients.items() if n.startswith(part)}
+        length = float(np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in step.values())))
+        ends = []
+        for sign in (1, -1):
+            load(cell, {n: w + sign * 0.003 / length * step.get(n, 0 * w) for n, w in weights.items()})
+            ends.append(float(((cell(low).asnumpy().astype(np.float64) - high.asnumpy()) ** 2).mean()))
+        assert (ends[0] - ends[1]) / 0.006 == pytest.approx(length, rel=0.02), part
+
+
+def test_network_sees_weights_that_change_after_it_was_compiled() -> None:
+    low, _ = clip(2, 8, 8)
+    cell, weights = network(TINY, True)
+    load(cell, weights)
+    first = cell(low).asnumpy()
+    load(cell, {name: 1.1 * array for name, array in weights.items()})
+    changed = cell(low).asnumpy()
+    assert np.abs(changed - first).max() > 1e-3
+    load(cell, weights)
+    np.testing.assert_array_equal(cell(low).asnumpy(), first)

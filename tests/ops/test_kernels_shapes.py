@@ -1,0 +1,122 @@
+"""The C++ kernels on shapes that nobody chose: the checks of the other test files, at random sizes.
+
+A failure is reduced by hypothesis to the smallest shape that fails; `RVRT_FUZZ=100 pytest -k any_shape` searches on.
+"""
+
+from __future__ import annotations
+
+import test_kernels_attention as attention
+import test_kernels_layers as layers
+from helpers.fuzzing import searching
+from hypothesis import given, strategies as st
+
+EDGE = st.integers(1, 20)
+FEW = st.integers(1, 3)
+CHANNELS = st.integers(1, 40)
+# Errors are measured against the largest value: of few values, all may be sums that nearly cancel, or GELU's far tail, and
+# of few channels some are nearly equal, which LayerNorm enlarges. Single values and channels have cases chosen by hand.
+ROWS = st.integers(8, 300)
+WIDTH = st.integers(8, 50)
+NORMED = st.integers(8, 160)
+# No kinks: within rounding of zero, float32 and float64 may differ in sign
+SMOOTH = st.sampled_from([0, layers.GELU])
+
+
+@st.composite
+def deformable(draw: st.DrawFn) -> tuple:
+    """N, T, H, W, C, heads, G, kernel: channels that heads and groups divide."""
+    heads, of_keys = draw(st.sampled_from([(1, 1), (1, 2), (1, 3), (2, 1), (3, 1), (2, 2), (2, 4), (4, 2), (6, 3)]))
+    channels = max(heads, of_keys) * draw(st.integers(1, 9))
+    kernel = draw(st.sampled_from([(3, 3), (1, 1), (1, 3), (2, 2), (3, 5), (4, 1)]))
+    return draw(FEW), draw(FEW), draw(st.integers(1, 9)), draw(EDGE), channels, heads, 2 * of_keys, kernel
+
+
+@st.composite
+def neighborhood(draw: st.DrawFn) -> tuple:
+    """N, T, H, W, C, heads, kernel."""
+    heads, size = draw(st.integers(1, 5)), draw(st.integers(1, 17))
+    kernel = draw(st.tuples(st.integers(1, 6), st.integers(1, 6)))
+    return draw(st.integers(1, 2)), draw(FEW), draw(EDGE), draw(st.integers(1, 70)), heads * size, heads, kernel
+
+
+@st.composite
+def windows(draw: st.DrawFn) -> tuple:
+    """N, D, H, W, C, heads, window, shift: any size against any window, shifted by less than it."""
+    heads, size = draw(st.integers(1, 4)), draw(st.integers(1, 26))
+    window = draw(st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)))
+    shift = tuple(draw(st.integers(0, edge - 1)) for edge in window)
+    return draw(st.integers(1, 2)), draw(FEW), draw(EDGE), draw(EDGE), heads * size, heads, window, shift
+
+
+@st.composite
+def convolutions(draw: st.DrawFn) -> tuple:
+    """Batch, height, width, inputs, outputs, kernel height and width, activation."""
+    image = draw(st.integers(1, 2)), draw(EDGE), draw(st.integers(1, 90))
+    kernel = draw(st.sampled_from([(3, 3), (3, 3), (1, 1), (5, 5), (7, 7), (1, 5), (5, 3)]))
+    return *image, draw(CHANNELS), draw(WIDTH), *kernel, draw(st.integers(0, 3))
+
+
+@searching(25)
+@given(shape=st.tuples(FEW, EDGE, EDGE, CHANNELS), padding=st.integers(0, 1))
+def test_warp_of_any_shape(kernels, shape, padding):
+    attention.test_warp(kernels, shape, padding)
+
+
+@searching(25)
+@given(case=deformable())
+def test_deformable_attention_of_any_shape(kernels, case):
+    attention.test_deformable_attention(kernels, case)
+
+
+@searching(25)
+@given(case=neighborhood())
+def test_neighborhood_attention_of_any_shape(kernels, case):
+    attention.test_neighborhood_attention(kernels, case)
+
+
+@searching(25)
+@given(case=windows(), has_bias=st.booleans())
+def test_window_attention_of_any_shape(kernels, case, has_bias):
+    attention.test_window_attention(kernels, case, has_bias)
+
+
+@searching(25)
+@given(case=convolutions())
+def test_convolution_of_any_shape(kernels, case):
+    layers.test_convolution_matches_its_definition(kernels, case)
+
+
+@searching(25)
+@given(case=st.tuples(ROWS, WIDTH, WIDTH, SMOOTH))
+def test_linear_of_any_shape(kernels, case):
+    layers.test_linear_matches_its_definition(kernels, case)
+
+
+@searching(25)
+@given(case=st.tuples(ROWS, NORMED, WIDTH, SMOOTH))
+def test_norm_linear_of_any_shape(kernels, case):
+    layers.test_norm_linear_matches_its_definition(kernels, case)
+
+
+@searching(25)
+@given(shape=st.tuples(ROWS, NORMED))
+def test_layer_norm_of_any_shape(kernels, shape):
+    layers.test_layer_norm_matches_its_definition(kernels, shape)
+
+
+@searching(25)
+@given(case=st.tuples(ROWS, NORMED, WIDTH))
+def test_mlp_of_any_shape(kernels, case):
+    layers.test_mlp_matches_its_definition(kernels, case)
+
+
+@searching(25)
+@given(case=st.tuples(FEW, EDGE, EDGE, st.integers(1, 20), st.integers(1, 4)))
+def test_pixel_shuffle_of_any_shape(kernels, case):
+    layers.test_pixel_shuffle_moves_values_exactly(kernels, case)
+
+
+@searching(25)
+@given(case=st.tuples(FEW, EDGE, EDGE, st.integers(1, 9), st.integers(1, 4)))
+def test_bilinear_enlargement_of_any_shape(kernels, case):
+    layers.test_bilinear_enlargement_is_added(kernels, case)

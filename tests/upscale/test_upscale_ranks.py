@@ -1,0 +1,140 @@
+"""Scenes shared out over ranks: the result is one rank's, and what dead or interrupted ones leave is finished later."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from helpers.video_clips import ffmpeg, leftovers
+from test_upscale_resume import assert_same
+
+from rvrt_cli.cli import main
+from rvrt_cli.errors import OptionError
+from rvrt_cli.options import UpscaleOptions
+
+OPTIONS = ("--window", "4", "--lookahead", "2", "--segment", "12", "--model", "rvrt-tiny", "--device", "cpu")
+FRAMES = 72
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three scenes of 24 frames."""
+    path = tmp_path_factory.mktemp("source") / "in.mkv"
+    views = ("testsrc2", "mandelbrot=end_scale=0.01", "rgbtestsrc")
+    inputs = [x for view in views for x in ("-f", "lavfi", "-i", f"{view}{':' if '=' in view else '='}s=32x24:r=25")]
+    cuts = "".join(f"[{n}:v]trim=end_frame=24,format=yuv444p[v{n}];" for n in range(3))
+    graph = f"{cuts}[v0][v1][v2]concat=n=3[v]"
+    ffmpeg(*inputs, "-filter_complex", graph, "-map", "[v]", "-c:v", "libx264", "-qp", "10", path)
+    return path
+
+
+def start(folder: Path, *arguments: object) -> subprocess.Popen:
+    code = "from rvrt_cli.cli import main; main()"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, "upscale", *map(str, arguments), *OPTIONS], cwd=folder, text=True,
+        env={**os.environ, "TMPDIR": str(folder)}, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def ranks_of(process: subprocess.Popen) -> list[psutil.Process]:
+    """The ranks; what one of them has just forked has its command line too, until it becomes another program."""
+    found = {}
+    for child in psutil.Process(process.pid).children(recursive=True):
+        try:
+            if child.environ().get("MS_ROLE") == "MS_WORKER" and "worker.py" in " ".join(child.cmdline()):
+                found[child.pid] = child, child.ppid()
+        except psutil.Error:
+            continue
+    return [child for child, parent in found.values() if parent not in found]
+
+
+def everybody_when(process: subprocess.Popen, folder: Path, pattern: str, count: int) -> list[psutil.Process]:
+    """Wait until there are so many such files; all processes under the command."""
+    deadline = time.monotonic() + 200
+    while len(list(folder.glob(pattern))) < count:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, f"there is never a {pattern}"
+        time.sleep(0.02)
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def assert_gone(everybody: list[psutil.Process]) -> None:
+    psutil.wait_procs(everybody, timeout=20)
+    assert not [child for child in everybody if child.is_running()], "a rank outlives the command"
+
+
+def test_killed_and_interrupted_and_two_machines_finish_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clip: Path
+) -> None:
+    target, work = tmp_path / "out.mkv", tmp_path / ".out.mkv.rvrt"
+
+    # A rank dies
+    process = start(tmp_path, clip, target, "--ranks", "2")
+    everybody = everybody_when(process, work, "0*.json", 1)
+    ranks = ranks_of(process)
+    assert len(ranks) == 2
+    ranks[1].kill()
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 1, said
+    assert "a rank has died" in said.splitlines()[-1]
+    assert "same command" in said.splitlines()[-1]
+    assert not target.exists()
+    assert_gone(everybody)
+
+    # The command itself is killed, when both ranks have begun
+    shutil.rmtree(work / "claims")
+    process = start(tmp_path, clip, target, "--ranks", "2")
+    everybody = everybody_when(process, work / "claims", "0*", 2)
+    assert len(ranks_of(process)) == 2
+    process.kill()
+    process.communicate()
+    assert_gone(everybody)
+
+    # Ctrl-C
+    process = start(tmp_path, clip, target, "--ranks", "2")
+    everybody = everybody_when(process, work, "0*.json", len(list(work.glob("0*.json"))) + 1)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, said
+    assert "Run the same command to go on after the" in said.splitlines()[-1]
+    assert not target.exists()
+    assert_gone(everybody)
+    kept = sum(json.loads(path.read_text())["frames"] for path in work.glob("0*.json"))
+
+    # Two machines, which are this one
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    group = ("--ranks", "2", "--local-ranks", "1", "--master", f"127.0.0.1:{port}")
+    machines = [start(tmp_path, clip, target, *group, "--node", str(node)) for node in range(2)]
+    said, said_by_other = (machine.communicate(timeout=200)[1] for machine in machines)
+    assert [machine.returncode for machine in machines] == [0, 0], said + said_by_other
+    assert f"going on after {kept} of {FRAMES} frames" in said
+    assert "this machine's part is done" in said_by_other
+    assert leftovers(tmp_path) == []
+
+    single = tmp_path / "single.mkv"
+    monkeypatch.setattr(sys, "argv", ["rvrt", "upscale", str(clip), str(single), "-q", *OPTIONS])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code
+    assert_same(target, {".mkv": single})
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"ranks": 0}, {"ranks": 2, "local_ranks": 3}, {"ranks": 2, "local_ranks": -1}, {"ranks": 2, "node": -1},
+     {"ranks": 2, "local_ranks": 1, "master": "host"}, {"segment": 0}],
+)  # fmt: skip
+def test_impossible_ranks_and_segments_are_refused_by_name(bad: dict) -> None:
+    with pytest.raises(OptionError, match="--" + list(bad)[-1].replace("_", "-")):
+        UpscaleOptions(**bad)

@@ -1,0 +1,369 @@
+"""PyTorch checkpoints: exact values, nothing executed, sizes that lie, damage of every kind."""
+
+from __future__ import annotations
+
+import struct
+import sys
+import tracemalloc
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.checkpoint_files import (
+    GOLDEN,
+    MAGIC,
+    ORDERED_DICT,
+    Call,
+    Name,
+    Persistent,
+    Raw,
+    checkpoint,
+    encode,
+    legacy_file,
+    pickled,
+    storage,
+    suppress_clear_errors,
+    tensor,
+    zip_file,
+)
+from helpers.fuzzing import searching
+from hypothesis import given, strategies as st
+
+from rvrt_cli.errors import WeightsError
+from rvrt_cli.weights import read_checkpoint
+
+FOUR = np.arange(4, dtype=np.float32)
+PLACE = storage("0", "float32", 4)
+
+
+@pytest.mark.parametrize("name", ["checkpoint_zip.pth", "checkpoint_legacy.pth"])
+def test_pytorch_files_are_read_exactly(name):
+    expected = np.load(GOLDEN / "checkpoint_expected.npz")
+    arrays = read_checkpoint(GOLDEN / name).arrays
+    assert set(arrays) == set(expected.files)
+    for key in expected.files:
+        assert arrays[key].shape == expected[key].shape, key
+        assert arrays[key].dtype.kind == expected[key].dtype.kind, key
+        np.testing.assert_array_equal(arrays[key], expected[key], err_msg=key)
+
+
+@pytest.mark.parametrize("nested", [None, "params", "params_ema", "state_dict"])
+def test_weights_are_found_where_training_codes_put_them(tmp_path, nested):
+    path = checkpoint(tmp_path / "a.pth", {"w": FOUR.reshape(2, 2), "n": np.array(7, np.int64)}, nested)
+    arrays = read_checkpoint(path).arrays
+    np.testing.assert_array_equal(arrays["w"], [[0, 1], [2, 3]])
+    assert arrays["n"].shape == ()
+    assert arrays["n"] == 7
+
+
+def test_averaged_weights_are_preferred(tmp_path):
+    content = {"params": {"w": tensor(PLACE, (2,))}, "params_ema": {"w": tensor(PLACE, (2,), offset=2)}}
+    path = zip_file(tmp_path / "a.pth", content, {"0": FOUR.tobytes()})
+    np.testing.assert_array_equal(read_checkpoint(path).arrays["w"], [2, 3])
+
+
+def test_parameters_sizes_and_harmless_names_are_understood(tmp_path):
+    parameter = Call(Name("torch._utils", "_rebuild_parameter"), (tensor(PLACE, (4,)), True, Call(ORDERED_DICT, ())))
+    size = Call(Name("torch", "Size"), ((2, 2),))
+    content = {
+        "params": {"w": parameter, "v": tensor(PLACE, size, (2, 1))},
+        "dtype": Name("torch", "float32"),
+        "epoch": 3,
+    }
+    arrays = read_checkpoint(zip_file(tmp_path / "a.pth", content, {"0": FOUR.tobytes()})).arrays
+    np.testing.assert_array_equal(arrays["w"], FOUR)
+    np.testing.assert_array_equal(arrays["v"], FOUR.reshape(2, 2))
+
+
+# ---- nothing is executed
+
+TOUCH = "open({!r}, 'w').close()"
+
+
+def _evil(marker: Path) -> dict[str, tuple[object, str]]:
+    """Values that run code, or try to, when Python's own unpickler reads them; the name that must be refused."""
+    code = TOUCH.format(str(marker))
+    command = f"touch {marker}"
+    getattr_of = Name("builtins", "getattr")
+    system = Call(getattr_of, (Call(Name("builtins", "__import__"), ("os",)), "system"))
+    build = Call(Name("torch._utils", "_rebuild_parameter"), ())
+    text = encode("os") + encode("system")
+    return {
+        "os.system": (Call(Name("os", "system"), (command,)), "os.system"),
+        "posix.system": (Call(Name("posix", "system"), (command,)), "posix.system"),
+        "eval": (Call(Name("builtins", "eval"), (code,)), "builtins.eval"),
+        "exec": (Call(Name("builtins", "exec"), (code,)), "builtins.exec"),
+        "eval of Python 2": (Call(Name("__builtin__", "eval"), (code,)), "__builtin__.eval"),
+        "getattr": (Call(system, (command,)), "builtins.getattr"),
+        "dotted": (Call(Name("torch", "os.system"), (command,)), "torch.os.system"),
+        "dotted storage": (Call(Name("torch", "FloatStorage.__init__.__globals__"), ()), "torch.FloatStorage.__init__"),
+        "partial": (Call(Name("functools", "partial"), (Name("os", "system"), command)), "functools.partial"),
+        "subprocess": (Call(Name("subprocess", "Popen"), (["touch", str(marker)],)), "subprocess.Popen"),
+        "torch.load": (Call(Name("torch.serialization", "load"), (str(marker),)), "torch.serialization.load"),
+        "numpy": (Call(Name("numpy.core.multiarray", "_reconstruct"), ()), "numpy.core.multiarray._reconstruct"),
+        "stack global": (Raw(text + b"\x93" + encode((command,)) + b"R"), "os.system"),
+        "inst": (Raw(b"(" + encode(command) + b"ios\nsystem\n"), "os.system"),
+        "obj": (Raw(b"(" + encode(Name("os", "system")) + encode(command) + b"o"), "os.system"),
+        "newobj": (Raw(encode(ORDERED_DICT) + encode(()) + b"\x81"), "NEWOBJ"),
+        "newobj_ex": (Raw(encode(Name("os", "system")) + encode((command,)) + b"}\x92"), "os.system"),
+        "extension": (Raw(b"\x82\x01"), "EXT1"),
+        "text persistent id": (Raw(b"Pstorage\n"), "PERSID"),
+        "argument of a dict": (Call(ORDERED_DICT, ([("a", 1)],)), "collections.OrderedDict"),
+        "called storage": (Call(Name("torch", "FloatStorage"), (4,)), "torch.FloatStorage"),
+        "called dtype": (Call(Name("torch", "float32"), ()), "torch.float32"),
+        "called parameter": (build, "torch._utils._rebuild_parameter"),
+        "called text": (Call("os.system", (command,)), "no name"),
+        "attributes of a name": (Raw(encode(ORDERED_DICT) + encode({"__call__": "x"}) + b"b"), "no dict"),
+        "attributes of a tensor": (Raw(encode(tensor(PLACE, (4,))) + encode({"__reduce__": "x"}) + b"b"), "no dict"),
+    }
+
+
+def _places(evil: object) -> dict[str, object]:
+    """The evil value in every place of a checkpoint's index."""
+    name, arguments = tensor(PLACE, (4,))
+    return {
+        "whole": evil,
+        "entry": {"params": {"w": evil}},
+        "key": Raw(b"}" + encode(evil) + encode(1) + b"s"),
+        "beside": {"params": {"w": tensor(PLACE, (4,))}, "notes": [({"deep": evil},)]},
+        "storage": {"w": Call(name, (evil, *arguments[1:]))},
+        "shape": {"w": Call(name, (PLACE, 0, evil, (1,), False, Call(ORDERED_DICT, ())))},
+        "hooks": {"w": Call(name, (*arguments[:5], evil))},
+        "persistent id": {"w": Call(name, (Persistent(evil), *arguments[1:]))},
+        "storage's class": {"w": Call(name, (Persistent(("storage", evil, "0", "cpu", 4)), *arguments[1:]))},
+        "storage's key": {"w": Call(name, (Persistent(("storage", Name("torch", "FloatStorage"), evil, "cpu", 4)), 0))},
+        "attributes": Raw(encode(Call(ORDERED_DICT, ())) + encode({"_metadata": evil}) + b"b"),
+        "thrown away": {"w": Raw(encode((evil, 1)) + encode(tensor(PLACE, (4,))) + b"\x86")},
+    }
+
+
+@pytest.mark.parametrize("kind", list(_evil(Path("x"))))
+def test_nothing_is_executed_and_the_name_is_told(tmp_path, kind):
+    marker = tmp_path / "marker"
+    evil, name = _evil(marker)[kind]
+    modules = set(sys.modules)
+    for place, content in _places(evil).items():
+        zipped = zip_file(tmp_path / "zip.pth", content, {"0": FOUR.tobytes()})
+        legacy = legacy_file(tmp_path / "legacy.pth", content, {"0": (4, FOUR.tobytes())})
+        for path in (zipped, legacy):
+            with pytest.raises(WeightsError) as caught:
+                read_checkpoint(path)
+            assert name in str(caught.value), place
+            assert str(path) in str(caught.value)
+            assert not marker.exists(), place
+    for position in range(3):  # the pickles that a legacy file has before and after its content
+        parts = [pickled(MAGIC), pickled(1001), pickled({"little_endian": True})]
+        parts[position] = pickled(evil)
+        (tmp_path / "head.pth").write_bytes(b"".join(parts) + pickled({}) + pickled([]))
+        with pytest.raises(WeightsError):
+            read_checkpoint(tmp_path / "head.pth")
+        assert not marker.exists()
+    assert {name.split(".")[0] for name in set(sys.modules) - modules} <= {"encodings"}, "the file imported something"
+
+
+def test_the_malicious_files_would_work_on_pythons_unpickler(tmp_path):
+    """Guards the test above: its files are dangerous indeed."""
+    import pickle
+
+    for kind in ("os.system", "eval", "getattr", "stack global", "inst", "obj"):
+        marker = tmp_path / kind.replace(" ", "_")
+        pickle.loads(pickled(_evil(marker)[kind][0]))
+        assert marker.exists(), kind
+
+
+# ---- claims that do not hold
+
+BIG = 2**40
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"w": tensor(storage("0", "float32", BIG), (BIG,))}, "claims"),
+        ({"w": tensor(storage("0", "float32", 5), (5,))}, "claims"),
+        ({"w": tensor(storage("0", "float64", 4), (4,))}, "claims"),
+        ({"w": tensor(storage("1", "float32", 4), (4,))}, "no entry"),
+        ({"w": tensor(storage("../version", "float32", 4), (4,))}, "no entry"),
+        ({"w": tensor(PLACE, (5,))}, "beyond"),
+        ({"w": tensor(PLACE, (2,), offset=3)}, "beyond"),
+        ({"w": tensor(PLACE, (2, 2), (3, 1))}, "beyond"),
+        ({"w": tensor(PLACE, (BIG, BIG), (0, 0))}, "beyond"),
+        ({"w": tensor(PLACE, (5,), (0,))}, "beyond"),
+        ({"w": tensor(PLACE, (2,), (2**100,))}, "beyond"),
+        ({"w": tensor(PLACE, (2,), offset=2**100)}, "beyond"),
+        ({"w": tensor(PLACE, (-1,), (1,))}, "whole numbers"),
+        ({"w": tensor(PLACE, (2,), (-1,), 3)}, "whole numbers"),
+        ({"w": tensor(PLACE, (2,), (1,), True)}, "whole numbers"),
+        ({"w": tensor(PLACE, (2, 2), (1,))}, "whole numbers"),
+        ({"w": tensor(PLACE, ("2",), (1,))}, "whole numbers"),
+        ({"w": tensor(PLACE, [2], (1,))}, "whole numbers"),
+        ({"w": tensor(PLACE, (0, 2), (2, 1))}, "empty"),
+        ({"w": tensor(PLACE, (1,) * 40, (1,) * 40)}, "axes"),
+        ({"w": tensor(PLACE, (4,)), "v": tensor(storage("0", "float16", 8), (8,))}, "disagree"),
+        ({"w": tensor(storage("0", "float32", 1 << 20000), (4,))}, "without end"),
+        ({"w": 3}, "no tensor"),
+        ({3: tensor(PLACE, (4,))}, "no tensor"),
+        ({}, "no table"),
+        (3, "no table"),
+        (Raw(b"K\x01\x85q\x00" + b"h\x00h\x00\x86q\x00" * 100 + b"}h\x00K\x01s"), "neither text nor"),  # 2^100 leaves
+        (Raw(b"}r\xff\xff\xff\xff"), "no table"),  # makes Python's unpickler allocate 64 GB
+        (Raw(b"}" * 400_000), "far too long"),
+        (Raw(b"\x8e" + struct.pack("<Q", 2**62)), "damaged"),  # BINBYTES8
+        (Raw(b"\x8d" + struct.pack("<Q", 2**62)), "damaged"),  # BINUNICODE8
+        (Raw(b"X\xff\xff\xff\xff"), "damaged"),
+        (Raw(b"(((("), "damaged"),
+        (Raw(b"h\x07"), "damaged"),
+        (Raw(b"t"), "damaged"),
+        (Raw(b"}(K\x01u"), "damaged"),
+        (Raw(b"K\x01K\x02K\x03s"), "damaged"),
+        (Raw(b""), "damaged"),
+    ],
+)
+def test_false_claims_are_refused_with_little_memory(tmp_path, content, message):
+    path = zip_file(tmp_path / "a.pth", content, {"0": FOUR.tobytes()})
+    tracemalloc.start()
+    try:
+        with pytest.raises(WeightsError, match=message) as caught:
+            read_checkpoint(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+    assert peak < 20e6 + 100 * path.stat().st_size
+
+
+def test_one_storage_cannot_become_many_times_the_file(tmp_path):
+    numbers = np.zeros(1 << 18, np.float32)
+    place = storage("0", "float32", numbers.size)
+    content = {f"w{number}": tensor(place, numbers.shape) for number in range(10)}
+    with pytest.raises(WeightsError, match="many times as large"):
+        read_checkpoint(zip_file(tmp_path / "a.pth", content, {"0": numbers.tobytes()}))
+
+
+def test_self_reference_is_refused(tmp_path):
+    path = zip_file(tmp_path / "a.pth", Raw(b"}q\x00" + encode("params") + b"h\x00s"), {})
+    with pytest.raises(WeightsError, match="no tensor"):
+        read_checkpoint(path)
+
+
+def test_zip_entries_that_lie_are_refused(tmp_path):
+    numbers = np.zeros(1 << 20, np.float32)
+    honest = checkpoint(tmp_path / "a.pth", {"w": numbers}).read_bytes()
+    with zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(
+            "archive/data.pkl", pickled({"w": tensor(storage("0", "float32", numbers.size), numbers.shape)})
+        )
+        archive.writestr("archive/data/0", numbers.tobytes())
+    with pytest.raises(WeightsError, match="compressed"):
+        read_checkpoint(tmp_path / "bomb.pth")
+
+    entry = b"archive/data/0"
+    at = honest.rindex(entry) - 46  # its record in the central directory
+    sizes = slice(at + 20, at + 28)
+    lying = bytearray(honest)
+    lying[sizes] = struct.pack("<II", 0xFFFF0000, 0xFFFF0000)
+    (tmp_path / "large.pth").write_bytes(lying)
+    with pytest.raises(WeightsError, match="more bytes than there are"):
+        read_checkpoint(tmp_path / "large.pth")
+    lying[sizes] = struct.pack("<II", 64, 64)
+    (tmp_path / "small.pth").write_bytes(lying)
+    with pytest.raises(WeightsError, match=r"damaged|cut short|claims"):
+        read_checkpoint(tmp_path / "small.pth")
+    flipped = bytearray(honest)
+    flipped[honest.index(entry) + 1000] ^= 1
+    (tmp_path / "flipped.pth").write_bytes(flipped)
+    with pytest.raises(WeightsError, match="damaged"):
+        read_checkpoint(tmp_path / "flipped.pth")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {},
+        {"0": (5, FOUR.tobytes())},
+        {"0": (4, FOUR.tobytes()[:-1])},
+        {"0": (4, FOUR.tobytes() + b"x")},
+        {"0": (2**62, FOUR.tobytes())},
+        {"0": (-1, FOUR.tobytes())},
+        {"1": (4, FOUR.tobytes())},
+        {"0": (4, FOUR.tobytes()), "1": (4, FOUR.tobytes())},
+    ],
+)
+def test_legacy_storages_that_lie_are_refused(tmp_path, data):
+    content = {"w": tensor(storage("0", "float32", 4, legacy=True), (4,))}
+    with pytest.raises(WeightsError, match="download it again"):
+        read_checkpoint(legacy_file(tmp_path / "a.pth", content, data))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "empty"),
+        (b"<!DOCTYPE html>\n<html>", "web page"),
+        (b"\x10\0\0\0\0\0\0\0{}              ", "safetensors"),
+        (b"RIFF....AVI LIST", "no PyTorch checkpoint"),
+        (b"PK\x03\x04" + bytes(100), "damaged"),
+        (pickled({"w": [(1.5).hex(), 2]}), "no PyTorch checkpoint"),
+        (b"\x80", "no PyTorch checkpoint"),
+    ],
+)
+def test_what_is_no_checkpoint_is_named(tmp_path, data, message):
+    (tmp_path / "a.pth").write_bytes(data)
+    with pytest.raises(WeightsError, match=message):
+        read_checkpoint(tmp_path / "a.pth")
+
+
+def test_missing_file_folder_and_foreign_zip(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("holiday.jpg", b"x")
+    for path in (tmp_path / "none.pth", tmp_path, tmp_path / "a.zip"):
+        with pytest.raises(WeightsError, match=r"cannot be read|could be read|no PyTorch checkpoint"):
+            read_checkpoint(path)
+
+
+def test_big_endian_is_refused(tmp_path):
+    content = {"w": tensor(PLACE, (4,))}
+    with pytest.raises(WeightsError, match="big-endian"):
+        read_checkpoint(zip_file(tmp_path / "a.pth", content, {"0": FOUR.tobytes()}, byteorder=b"big"))
+
+
+# ---- damage
+
+WHOLE = {name: (GOLDEN / f"checkpoint_{name}.pth").read_bytes() for name in ("zip", "legacy")}
+
+
+@pytest.mark.parametrize("name", list(WHOLE))
+def test_every_truncation_is_one_clear_error(tmp_path, name):
+    path = tmp_path / "a.pth"
+    for length in range(0, len(WHOLE[name]), 7):
+        path.write_bytes(WHOLE[name][:length])
+        with pytest.raises(WeightsError):
+            read_checkpoint(path)
+
+
+@searching(400)
+@given(
+    st.sampled_from(list(WHOLE)),
+    st.lists(st.tuples(st.integers(0, 4000), st.binary(min_size=1, max_size=8)), min_size=1, max_size=4),
+    st.booleans(),
+)
+def test_damaged_bytes_never_raise_anything_else(tmp_path, name, changes, insert):
+    data = bytearray(WHOLE[name])
+    for place, patch in changes:
+        place %= len(data)
+        data[place : place if insert else place + len(patch)] = patch
+    path = tmp_path / "a.pth"
+    path.write_bytes(data)
+    with suppress_clear_errors():
+        arrays = read_checkpoint(path).arrays
+        assert sum(array.nbytes for array in arrays.values()) <= 4 * len(data)
+
+
+@searching(400)
+@given(st.lists(st.sampled_from([bytes([code]) for code in range(256)]) | st.binary(max_size=3), max_size=30))
+def test_random_programs_never_raise_anything_else(tmp_path, codes):
+    path = zip_file(tmp_path / "a.pth", b"\x80\x02" + encode({"w": tensor(PLACE, (4,))}) + b"".join(codes) + b".", {})
+    with suppress_clear_errors():
+        read_checkpoint(path)
