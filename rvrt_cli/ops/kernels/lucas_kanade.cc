@@ -49,7 +49,7 @@ struct FlowJob {
 }  // namespace
 }  // namespace rvrt
 
-#define RVRT_KERNEL "flow.cc"
+#define RVRT_KERNEL "lucas_kanade.cc"
 #include "each_isa.h"
 
 namespace rvrt {
