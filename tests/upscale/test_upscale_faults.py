@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What goes wrong while `rvrt upscale` works: one line, no half target, no process left; and the same command goes on."""
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import imageio_ffmpeg
@@ -35,8 +37,9 @@ from rvrt_cli.errors import MediaError
 from rvrt_cli.msrun import Group
 from rvrt_cli.options import UpscaleOptions
 from rvrt_cli.upscale import Progress, prepare, upscale_video
-from rvrt_cli.upscale.run import compute
-from rvrt_cli.upscale.workdir import Manifest, Segment, Work
+from rvrt_cli.upscale.compute import compute
+from rvrt_cli.upscale.progress import Reporter
+from rvrt_cli.upscale.workdir import RunManifest, SegmentRecord, SourceEnd, Workdir
 
 FRAMES = 61
 OPTIONS = ("--window", "4", "--lookahead", "2", "--segment", "8", "--preset", "ultrafast")
@@ -281,9 +284,9 @@ def test_ranks_are_told_of_a_folder_as_target(
         values = json.loads(task.read_text())
         for _ in range(group.here):
             job = prepare(values["source"], values["target"], UpscaleOptions(**values["options"]), as_rank=True)
-            assert job.work is not None
-            assert job.work.manifest() == job.manifest
-            compute(job, Progress(job.frames), poll, take)
+            assert job.workdir is not None
+            assert job.workdir.manifest() == job.manifest
+            compute(job, Reporter(Progress(job.frames), lambda progress: poll()), take)
         return False
 
     monkeypatch.setattr(rvrt_cli.upscale.distribute, "run_ranks", run_here)
@@ -442,14 +445,14 @@ def test_damaged_segments_are_an_error_in_one_line(
     target = tmp_path / ("out" if called == "frames" else "out.mkv")
     work = interrupted(target.name)
     if name == "end.json":
-        (work / name).write_text('{"frames": 61, "until": null, "warnings": []}')
+        (work / name).write_text('{"frames": 61, "end_pts": null, "warnings": []}')
     spoil(work / name)
     status, said = rvrt(clip, target)
-    assert (status, said) == (1, [f"rvrt: {work / (called or name)}: missing or damaged; --overwrite starts afresh"])
+    assert (status, said) == (1, [f"rvrt: {work / (called or name)}: missing or damaged; --overwrite restarts the job"])
     assert not target.exists()
     status, said = rvrt(clip, target, "--overwrite")
     assert status == 0, said
-    assert "starting afresh" in " ".join(said)
+    assert "restarting: " in " ".join(said)
     assert leftovers(tmp_path) == []
     assert (len(list(target.iterdir())) if target.is_dir() else len(decoded_times(target))) == FRAMES
 
@@ -460,7 +463,7 @@ def test_records_that_do_not_fit_the_source_are_thrown_away(
     changed(frames=7, carries=False)(interrupted("out.mkv") / "00000000.json")
     status, said = rvrt(clip, tmp_path / "out.mkv")
     assert status == 1
-    assert "do not fit the source; run the same command to start afresh" in said[-1]
+    assert "do not fit the source; run the same command to restart" in said[-1]
     status, said = rvrt(clip, tmp_path / "out.mkv")
     assert status == 0, said
     assert len(decoded_times(tmp_path / "out.mkv")) == FRAMES
@@ -488,7 +491,7 @@ def test_a_stream_does_not_throw_away_what_another_source_has_done(
     assert sorted(os.listdir(work)) == before
     status, said = stream("out.mkv", "--overwrite")
     assert status == 0, said
-    assert "starting afresh" in " ".join(said)
+    assert "restarting: " in " ".join(said)
     assert len(decoded_times(tmp_path / "out.mkv")) == 2
     assert leftovers(tmp_path) == []
     manifest = interrupted("other.mkv") / "manifest.json"  # as a stream leaves it that is killed, which is of no use
@@ -527,16 +530,16 @@ def test_another_network_or_ffmpeg_starts_afresh_only_when_told(
 
 
 @pytest.fixture
-def work(tmp_path: Path) -> Work:
-    work = Work(tmp_path / "out.mp4")
+def work(tmp_path: Path) -> Workdir:
+    work = Workdir(tmp_path / "out.mp4")
     (tmp_path / "out.mp4").touch()
     with work.locked():
         about = {"source": {"path": "in.mp4"}, "network": {"sha256": "0"}, "settings": {"--crf": 3}}
-        work.start(Manifest(about, Plan(4, 2, (32, 40), 16)))
+        work.start(RunManifest(about, Plan(4, 2, (32, 40), 16)))
         states = [{"mean": np.ones((1, 1, 32, 40, 3), np.float32)}, {"mean": np.zeros((1, 1, 32, 40, 3), np.float32)}]
-        work.add(Segment(0, 8, True, True), Carried((32, 40), states))
-        work.end(8, 320, ["a note"])
-        work.publishing(tmp_path / "muxed.mp4", about, 8)
+        work.record(SimpleNamespace(first=0, frames=8, starts_scene=True, carried=Carried((32, 40), states)))
+        work.record_end(SourceEnd(8, 320, ("a note",)))
+        work.record_publishing(tmp_path / "muxed.mp4", about, 8)
     return work
 
 
@@ -544,12 +547,12 @@ def two_tiles(tile: tuple[int, int]) -> list[dict[str, tuple[int, ...]]]:
     return [{"mean": (1, 1, *tile, 3)}] * 2
 
 
-def test_what_is_written_is_read(work: Work) -> None:
+def test_what_is_written_is_read(work: Workdir) -> None:
     manifest = work.manifest()
     assert manifest is not None
     assert manifest.plan == Plan(4, 2, (32, 40), 16)
-    assert work.segments() == work.complete() == [Segment(0, 8, True, True)]
-    assert work.ended() == (8, 320, ["a note"])
+    assert work.segments() == work.complete() == [SegmentRecord(0, 8, True, True)]
+    assert work.source_end() == SourceEnd(8, 320, ("a note",))
     carried = work.carried(8, two_tiles)
     assert carried.tile == (32, 40)
     assert [float(state["mean"].mean()) for state in carried.states] == [1, 0]
@@ -570,35 +573,35 @@ READ = {
 @pytest.mark.parametrize("name", READ)
 @searching(150)
 @given(data=st.data())
-def test_a_damaged_file_is_one_error_and_nothing_worse(work: Work, name: str, data: st.DataObject) -> None:
+def test_a_damaged_file_is_one_error_and_nothing_worse(work: Workdir, name: str, data: st.DataObject) -> None:
     path = work.folder / name
     good = path.read_bytes()
     path.write_bytes(data.draw(damaged(good, is_json=path.suffix == ".json")))
     try:
         with contextlib.suppress(MediaError):
             found = READ[name](work)
-            if isinstance(found, Manifest):
+            if isinstance(found, RunManifest):
                 assert found.differences(found.about) == []
     finally:
         path.write_bytes(good)
 
 
-def test_ranks_may_note_the_end_at_one_time(work: Work) -> None:
+def test_ranks_may_note_the_end_at_one_time(work: Workdir) -> None:
     with ThreadPoolExecutor(8) as ranks:
-        for noted in [ranks.submit(work.end, 8, 320, ["a note"]) for _ in range(200)]:
+        for noted in [ranks.submit(work.record_end, SourceEnd(8, 320, ("a note",))) for _ in range(200)]:
             noted.result()
-    assert work.ended() == (8, 320, ["a note"])
+    assert work.source_end() == SourceEnd(8, 320, ("a note",))
     assert not list(work.folder.glob("*.part"))
 
 
-def test_a_work_folder_that_is_none_any_more_is_one_error(work: Work) -> None:
+def test_a_work_folder_that_is_none_any_more_is_one_error(work: Workdir) -> None:
     remove(work.folder)
     work.folder.touch()  # not even what was begun can be removed
     with pytest.raises(MediaError, match=r"cannot be written \(Not a directory\); mend that"):
-        work.end(8, None, [])
+        work.record_end(SourceEnd(8, None))
 
 
-def test_nobody_begins_in_a_folder_that_is_being_removed(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_begins_in_a_folder_that_is_being_removed(work: Workdir, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another command tries to begin after every file that goes."""
     unlink = Path.unlink
     refused = []
@@ -606,7 +609,7 @@ def test_nobody_begins_in_a_folder_that_is_being_removed(work: Work, monkeypatch
     def unlink_and_try(path: Path, **options: bool) -> None:
         unlink(path, **options)
         if path.name != "lock":
-            with pytest.raises(MediaError, match="another rvrt is working on it"), Work(work.target).locked():
+            with pytest.raises(MediaError, match="another rvrt is working on it"), Workdir(work.target).locked():
                 pass
             refused.append(path.name)
 
@@ -654,7 +657,7 @@ STATES = {
 
 
 @pytest.mark.parametrize("name", STATES)
-def test_what_the_network_carries_is_of_its_shapes_or_refused(work: Work, name: str) -> None:
+def test_what_the_network_carries_is_of_its_shapes_or_refused(work: Workdir, name: str) -> None:
     STATES[name](work.folder / "00000008.zip")
     with little_memory(50 << 20), pytest.raises(MediaError, match=r"00000008\.zip: missing or damaged; --overwrite"):
         work.carried(8, two_tiles)

@@ -50,7 +50,7 @@ def ranks_of(process: subprocess.Popen) -> list[psutil.Process]:
     found = {}
     for child in psutil.Process(process.pid).children(recursive=True):
         try:
-            if child.environ().get("MS_ROLE") == "MS_WORKER" and "worker.py" in " ".join(child.cmdline()):
+            if child.environ().get("MS_ROLE") == "MS_WORKER" and "upscale_rank.py" in " ".join(child.cmdline()):
                 found[child.pid] = child, child.ppid()
         except psutil.Error:
             continue

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from helpers.upscale_runs import MOMENTS, computed, finish, peak_of_all, start
 from helpers.video_clips import decoded_times, ffmpeg, leftovers, look, streams
-from test_video_faults import _alive, children, needs_proc
+from helpers.processes import _alive, children, needs_proc
 
 FRAMES, SEGMENT, LARGEST = 61, 8, 14  # of the clip; as asked; and, with whole windows and what is left, at most
 OPTIONS = ("--window", "4", "--lookahead", "2", "--segment", SEGMENT)
@@ -188,7 +188,7 @@ def test_changed_settings_or_source_start_afresh_only_when_told(tmp_path: Path, 
     (work / "manifest.json").write_text('{"format": 1}')
     assert "manifest.json: missing or damaged" in refused()
     said = finish(start(tmp_path, source, target, *OPTIONS, "--overwrite"))
-    assert "starting afresh" in said
+    assert "restarting: " in said
     assert leftovers(tmp_path) == []
     assert len(decoded_times(target)) == FRAMES
     assert "exists already" in finish(start(tmp_path, source, target, *OPTIONS), 1)
