@@ -20,10 +20,9 @@ def write_atomically(
     error: type[RvrtError] = RvrtError,
     shared: bool = False,
     sync: bool = True,
+    make_folders: bool = True,
 ) -> None:
     """Write `data`, or what it writes into the file it is given, to `path`: all of it or nothing, whatever happens.
-
-    Missing folders are created.
 
     Args:
         remedy: what to do where it cannot be written, for the message.
@@ -31,13 +30,15 @@ def write_atomically(
         shared: several processes may write this file at the same time. Otherwise the remains of a killed one are
             overwritten.
         sync: wait until it is on the disk; without, a power cut may leave it empty.
+        make_folders: create missing folders.
 
     Raises:
         RvrtError: it cannot be written; `error`.
     """
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part" if shared else f"{path.name}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if make_folders:
+            path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
             if callable(data):
                 data(file)

@@ -100,11 +100,11 @@ def upscale(source: str, target: str, dry_run: bool, as_json: bool, quiet: bool,
 
 def _interrupted(display: Any, job: Job) -> None:
     kept, then = 0, "start again"
-    if job.work is not None and job.resumable:
+    if job.workdir is not None and job.resumable:
         with suppress(MediaError):
-            kept = sum(segment.frames for segment in job.work.segments())
+            kept = sum(segment.frames for segment in job.workdir.segments())
         if kept:
-            then = f"go on after the {kept} that are kept in {job.work.folder.name}"
+            then = f"go on after the {kept} that are kept in {job.workdir.folder.name}"
     text = (
         f"rvrt: interrupted after {display.frames} of {job.frames or '?'} frames; {job.target.path} was not written. "
         f"Run the same command to {then}"

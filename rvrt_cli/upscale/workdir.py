@@ -300,9 +300,14 @@ class Workdir:
         self._write_file(name, json.dumps(values, indent=1).encode())
 
     def _write_file(self, name: str, data: bytes | Callable[[BinaryIO], object]) -> None:
-        # several ranks may write the same file at the same time
-        remedy = "mend that, and run the same command again"
-        files.write_atomically(self.folder / name, data, remedy, MediaError, shared=True)
+        files.write_atomically(
+            self.folder / name,
+            data,
+            remedy="fix that, and run the same command again",
+            error=MediaError,
+            shared=True,  # several ranks may write the same file at the same time
+            make_folders=False,  # a folder that somebody has removed meanwhile stays removed
+        )
 
     @contextlib.contextmanager
     def checking(self, name: str) -> Iterator[None]:

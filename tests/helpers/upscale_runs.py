@@ -114,6 +114,24 @@ def computed(folder: Path, log: str = "calls") -> int:
     return sum(map(int, path.read_text().split())) if path.exists() else 0
 
 
+def assert_same(target: Path, whole: dict[str, Path]) -> None:
+    """Every packet of every stream, or every image, is that of the uninterrupted target; nothing else is left."""
+    from helpers.video_clips import leftovers, look
+
+    expected = whole[target.suffix]
+    if expected.is_dir():
+        names = sorted(path.name for path in expected.iterdir())
+        assert sorted(path.name for path in target.iterdir()) == names
+        different = [name for name in names if (target / name).read_bytes() != (expected / name).read_bytes()]
+        assert not different
+    else:
+        for ours, theirs in zip(look(target), look(expected), strict=True):
+            different = [number for number, (a, b) in enumerate(zip(ours.data, theirs.data, strict=True)) if a != b]
+            assert not different, f"{ours.type}: packets differ"
+            assert ours.times == theirs.times
+    assert leftovers(target.parent) == []
+
+
 def _kill_at(moment: str) -> None:
     import importlib
 

@@ -597,7 +597,7 @@ def test_ranks_may_note_the_end_at_one_time(work: Workdir) -> None:
 def test_a_work_folder_that_is_none_any_more_is_one_error(work: Workdir) -> None:
     remove(work.folder)
     work.folder.touch()  # not even what was begun can be removed
-    with pytest.raises(MediaError, match=r"cannot be written \(Not a directory\); mend that"):
+    with pytest.raises(MediaError, match=r"cannot be written \(Not a directory\); fix that"):
         work.record_end(SourceEnd(8, None))
 
 
@@ -702,7 +702,7 @@ def test_interlaced_sources_are_said_and_deinterlaced_on_demand(tmp_path: Path, 
         target = tmp_path / f"out{len(option)}.mp4"
         status, said = rvrt(source, target, *option)
         assert status == 0
-        wanted = "deinterlaced first" if option else "--deinterlace makes whole ones"
+        wanted = "deinterlaced first" if option else "--deinterlace makes progressive ones"
         assert [line for line in said if "the source is interlaced" in line and wanted in line]
         with av.open(str(target)) as container:
             rows = [frame.to_ndarray(format="gray")[2::4].astype(float) for frame in container.decode(video=0)]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Nothing is lost on the whole way of `rvrt upscale`, in segments that are joined: source against target, by PyAV."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scenes shared out over ranks: the result is one rank's, and what dead or interrupted ones leave is finished later."""
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from helpers.upscale_runs import assert_same
 from helpers.video_clips import ffmpeg, leftovers
-from test_upscale_resume import assert_same
 
 from rvrt_cli.cli import main
 from rvrt_cli.errors import OptionError

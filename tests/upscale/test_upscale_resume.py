@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A run that is killed, interrupted or broken goes on where it was, and its result is that of a run that was not."""
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from helpers.upscale_runs import MOMENTS, computed, finish, peak_of_all, start
-from helpers.video_clips import decoded_times, ffmpeg, leftovers, look, streams
-from helpers.processes import _alive, children, needs_proc
+from helpers.processes import alive, children, needs_proc
+from helpers.upscale_runs import MOMENTS, assert_same, computed, finish, peak_of_all, start
+from helpers.video_clips import decoded_times, ffmpeg, leftovers, streams
 
 FRAMES, SEGMENT, LARGEST = 61, 8, 14  # of the clip; as asked; and, with whole windows and what is left, at most
 OPTIONS = ("--window", "4", "--lookahead", "2", "--segment", SEGMENT)
@@ -42,22 +43,6 @@ def whole(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
     assert leftovers(folder) == []
     assert len(decoded_times(folder / "out.mkv")) == FRAMES
     return {".mkv": folder / "out.mkv", "": folder / "out"}
-
-
-def assert_same(target: Path, whole: dict[str, Path]) -> None:
-    """Every packet of every stream, or every image, is that of the uninterrupted target; nothing else is left."""
-    expected = whole[target.suffix]
-    if expected.is_dir():
-        names = sorted(path.name for path in expected.iterdir())
-        assert sorted(path.name for path in target.iterdir()) == names
-        different = [name for name in names if (target / name).read_bytes() != (expected / name).read_bytes()]
-        assert not different
-    else:
-        for ours, theirs in zip(look(target), look(expected), strict=True):
-            different = [number for number, (a, b) in enumerate(zip(ours.data, theirs.data, strict=True)) if a != b]
-            assert not different, f"{ours.type}: packets differ"
-            assert ours.times == theirs.times
-    assert leftovers(target.parent) == []
 
 
 def test_the_uninterrupted_result_is_whole(clip: Path, whole: dict[str, Path]) -> None:
@@ -128,9 +113,9 @@ def test_killed_again_and_again_at_random_moments(
         process.communicate()
         kills += 1
         deadline = time.monotonic() + 10
-        while any(_alive(pid) for pid in helpers) and time.monotonic() < deadline:
+        while any(alive(pid) for pid in helpers) and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert not any(_alive(pid) for pid in helpers), "ffmpeg outlives the command"
+        assert not any(alive(pid) for pid in helpers), "ffmpeg outlives the command"
     assert kills > 1
     if leftovers(tmp_path):
         finish(start(tmp_path, clip, target, *OPTIONS))

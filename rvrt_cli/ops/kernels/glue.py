@@ -353,7 +353,7 @@ def lucas_kanade(reference: Tensor, neighbor: Tensor) -> Tensor:
     """See `flow.lucas_kanade`."""
     if reference.dtype != ms.float32:
         return lucas_kanade_definition.lucas_kanade(reference, neighbor)
-    return _flow(reference, neighbor, _numbers(lucas_kanade_definition.LEVELS, lucas_kanade_definition.ITERATIONS))
+    return _flow(reference, neighbor, _numbers(4, 2))
 
 
 def _shuffle(factor):
