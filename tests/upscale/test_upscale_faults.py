@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What goes wrong while `rvrt upscale` works: one line, no half target, no process left; and the same command goes on."""
+"""What goes wrong while `rvrt upscale` works: one line, no half-written target, no process left; and the same command resumes."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ ACCIDENTS = {
 
 @pytest.mark.parametrize("name", ACCIDENTS)
 @pytest.mark.parametrize("at", [2, 8])
-def test_an_accident_is_one_line_and_the_same_command_goes_on(
+def test_an_accident_is_one_line_and_the_same_command_resumes(
     tmp_path: Path, rvrt: Callable, clip: Path, name: str, at: int
 ) -> None:
     accident, message = ACCIDENTS[name]
@@ -227,9 +227,10 @@ SOURCES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quiet", [True, False])
 @pytest.mark.parametrize("name", SOURCES)
-def test_what_is_wrong_with_a_source_and_survived_is_one_line(
+def test_a_survivable_defect_of_the_source_is_one_warning(
     tmp_path: Path, rvrt: Callable, name: str, quiet: bool
 ) -> None:
     make, (least, most), warning = SOURCES[name]
@@ -253,7 +254,7 @@ def test_a_folder_that_may_not_be_read_is_one_line(tmp_path: Path, rvrt: Callabl
     assert f"{tmp_path / 'in'}: Permission denied" in said[0]
 
 
-def test_another_machine_does_not_wait_for_one_that_has_only_to_put_together(
+def test_another_machine_does_not_wait_for_one_that_only_has_to_assemble(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rvrt: Callable, clip: Path
 ) -> None:
     def fail(*_: object, **__: object) -> None:
@@ -271,7 +272,7 @@ def test_another_machine_does_not_wait_for_one_that_has_only_to_put_together(
     assert len(decoded_times(tmp_path / "out.mkv")) == FRAMES
 
 
-def test_ranks_are_told_of_a_folder_as_target(
+def test_ranks_know_that_the_target_is_a_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rvrt: Callable, clip: Path
 ) -> None:
     """What two ranks do, one after the other in this process: they prepare what the command has, and share it out."""
@@ -325,6 +326,7 @@ NAMES = ["it's \"quoted\" $HOME.mp4", "söme 名前.mp4", "-dash.mp4", "concat:a
          f"{'long' * 55}.mp4"]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_any_name_is_a_file_of_that_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rvrt: Callable, clip: Path, name: str
@@ -373,7 +375,7 @@ def test_a_name_cannot_write_to_the_terminal(tmp_path: Path, rvrt: Callable, cli
         assert status or any("a\\x1b[31m\\nb.mkv" in line for line in said)
 
 
-# What the work folder holds comes from anywhere
+# What the work folder holds is untrusted input
 
 
 def cut(path: Path) -> None:
@@ -418,25 +420,44 @@ DAMAGES = {  # how, to which file of the work folder, and how the error calls it
 }
 
 
+@pytest.fixture(scope="module")
+def interrupted_runs() -> dict[str, Path]:
+    """Work folders that a test has left interrupted, by the target's name; they are the same for all tests."""
+    return {}
+
+
 @pytest.fixture
-def interrupted(tmp_path: Path, rvrt: Callable, clip: Path) -> Callable[[str], Path]:
+def interrupted(
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    rvrt: Callable,
+    clip: Path,
+    interrupted_runs: dict[str, Path],
+) -> Callable[[str], Path]:
     """Run into an accident after two segments; the work folder of the target of this name."""
 
     def run(name: str, *options: object) -> Path:
         stop = MediaError("enough; stop")
-        status, _ = rvrt(clip, tmp_path / name, *options, at=5, accident=lambda: (_ for _ in ()).throw(stop))
         work = tmp_path / f".{name}.rvrt"
+        if name in interrupted_runs and not options:
+            shutil.copytree(interrupted_runs[name], work)
+            return work
+        status, _ = rvrt(clip, tmp_path / name, *options, at=5, accident=lambda: (_ for _ in ()).throw(stop))
         assert status == 1
         assert [path.name for path in sorted(work.glob("0*.[jz]*"))] == [
             "00000000.json",
             "00000008.json",
             "00000016.zip",
         ]
+        if not options:
+            interrupted_runs[name] = tmp_path_factory.mktemp("interrupted") / name
+            shutil.copytree(work, interrupted_runs[name])
         return work
 
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_segments_are_an_error_in_one_line(
     tmp_path: Path, rvrt: Callable, clip: Path, interrupted: Callable, damage: str
@@ -457,7 +478,7 @@ def test_damaged_segments_are_an_error_in_one_line(
     assert (len(list(target.iterdir())) if target.is_dir() else len(decoded_times(target))) == FRAMES
 
 
-def test_records_that_do_not_fit_the_source_are_thrown_away(
+def test_records_that_do_not_fit_the_source_are_discarded(
     tmp_path: Path, rvrt: Callable, clip: Path, interrupted: Callable
 ) -> None:
     changed(frames=7, carries=False)(interrupted("out.mkv") / "00000000.json")
@@ -469,7 +490,7 @@ def test_records_that_do_not_fit_the_source_are_thrown_away(
     assert len(decoded_times(tmp_path / "out.mkv")) == FRAMES
 
 
-def test_a_stream_does_not_throw_away_what_another_source_has_done(
+def test_a_stream_does_not_discard_finished_segments_of_another_source(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rvrt: Callable, interrupted: Callable
 ) -> None:
     data = b"YUV4MPEG2 W64 H48 F25:1\n" + 2 * (b"FRAME\n" + bytes(64 * 48 * 3 // 2))
@@ -503,7 +524,7 @@ def test_a_stream_does_not_throw_away_what_another_source_has_done(
     assert leftovers(tmp_path) == []
 
 
-def test_another_network_or_ffmpeg_starts_afresh_only_when_told(
+def test_another_network_or_ffmpeg_restarts_only_when_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rvrt: Callable, clip: Path, interrupted: Callable
 ) -> None:
     for name in ("one", "copy", "other"):
@@ -571,7 +592,7 @@ READ = {
 
 
 @pytest.mark.parametrize("name", READ)
-@searching(150)
+@searching(60)
 @given(data=st.data())
 def test_a_damaged_file_is_one_error_and_nothing_worse(work: Workdir, name: str, data: st.DataObject) -> None:
     path = work.folder / name
@@ -594,7 +615,7 @@ def test_ranks_may_note_the_end_at_one_time(work: Workdir) -> None:
     assert not list(work.folder.glob("*.part"))
 
 
-def test_a_work_folder_that_is_none_any_more_is_one_error(work: Workdir) -> None:
+def test_a_work_folder_that_has_become_a_file_is_one_error(work: Workdir) -> None:
     remove(work.folder)
     work.folder.touch()  # not even what was begun can be removed
     with pytest.raises(MediaError, match=r"cannot be written \(Not a directory\); fix that"):
@@ -657,12 +678,13 @@ STATES = {
 
 
 @pytest.mark.parametrize("name", STATES)
-def test_what_the_network_carries_is_of_its_shapes_or_refused(work: Workdir, name: str) -> None:
+def test_states_have_the_shapes_that_the_network_dictates_or_are_refused(work: Workdir, name: str) -> None:
     STATES[name](work.folder / "00000008.zip")
     with little_memory(50 << 20), pytest.raises(MediaError, match=r"00000008\.zip: missing or damaged; --overwrite"):
         work.carried(8, two_tiles)
 
 
+@pytest.mark.slow
 @searching(12)
 @given(data=st.data())
 def test_a_damaged_work_folder_ends_in_one_line_or_in_the_whole_video(
@@ -693,7 +715,7 @@ def test_a_damaged_work_folder_ends_in_one_line_or_in_the_whole_video(
     assert len(decoded_times(folder / "out.mkv")) == 25
 
 
-def test_interlaced_sources_are_said_and_deinterlaced_on_demand(tmp_path: Path, rvrt: Callable) -> None:
+def test_interlaced_sources_are_reported_and_deinterlaced_on_request(tmp_path: Path, rvrt: Callable) -> None:
     source = tmp_path / "in.mp4"
     moving = "testsrc2=s=64x48:r=50:d=1,gblur=2,scroll=h=0.05"
     ffmpeg("-f", "lavfi", "-i", moving, "-vf", "interlace", "-flags", "+ilme+ildct", "-c:v", "libx264", source)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run that is killed, interrupted or broken goes on where it was, and its result is that of a run that was not."""
+"""A run that is killed, interrupted or broken resumes, and its result equals that of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OPTIONS = ("--window", "4", "--lookahead", "2", "--segment", SEGMENT)
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """61 frames in two scenes, sound beside them, in a variable frame rate."""
+    """61 frames in two scenes with audio, at a variable frame rate."""
     path = tmp_path_factory.mktemp("source") / "a clip's näme.mkv"
     scenes = "[0:v]trim=end_frame=35[a];[1:v]trim=end_frame=26[b];[a][b]concat,setpts='PTS+0.013*gt(N,20)/TB'[v]"
     ffmpeg(
@@ -52,6 +52,7 @@ def test_the_uninterrupted_result_is_whole(clip: Path, whole: dict[str, Path]) -
     assert len(list(whole[""].iterdir())) == FRAMES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "moment",
     ["start:after:1", "states:after:2", "keep:before:2", "keep:after:3", "end:after:1", "mux:before:2",
@@ -69,10 +70,11 @@ def test_killed_at_every_step(tmp_path: Path, clip: Path, whole: dict[str, Path]
     assert computed(tmp_path) < FRAMES + LARGEST
 
 
+@pytest.mark.slow
 def test_killed_twenty_times_in_decoding_network_encoding_and_muxing(
     tmp_path: Path, clip: Path, whole: dict[str, Path]
 ) -> None:
-    """Three videos, the moments drawn by seeds, so early that every one of them comes."""
+    """Three videos; the moments are drawn by seeds, early enough that every one of them comes."""
     kills: Counter[str] = Counter()
     for seed in range(3):
         rng, target, log = random.Random(seed), tmp_path / f"out{seed}.mkv", f"calls{seed}"
@@ -95,6 +97,7 @@ def test_killed_twenty_times_in_decoding_network_encoding_and_muxing(
     assert min(kills[name] for name in ("decode", "network", "encode", "mux")) >= 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("suffix", "seed"), [(".mkv", 1), ("", 2)])
 def test_killed_again_and_again_at_random_moments(
     tmp_path: Path, clip: Path, whole: dict[str, Path], suffix: str, seed: int
@@ -135,7 +138,7 @@ def run_until(process, folder: Path, segments: int) -> Path:
 
 
 @pytest.mark.parametrize("suffix", [".mkv", ""])
-def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(
+def test_ctrl_c_keeps_finished_segments_and_says_how_to_resume(
     tmp_path: Path, clip: Path, whole: dict[str, Path], suffix: str
 ) -> None:
     target = tmp_path / f"out{suffix}"
@@ -153,7 +156,8 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(
     assert before < computed(tmp_path) < FRAMES + LARGEST
 
 
-def test_changed_settings_or_source_start_afresh_only_when_told(tmp_path: Path, clip: Path) -> None:
+@pytest.mark.slow
+def test_changed_settings_or_source_restart_only_when_told(tmp_path: Path, clip: Path) -> None:
     source, target = tmp_path / "in.mkv", tmp_path / "out.mkv"
     shutil.copyfile(clip, source)
     process = start(tmp_path, source, target, *OPTIONS)
@@ -179,7 +183,8 @@ def test_changed_settings_or_source_start_afresh_only_when_told(tmp_path: Path, 
     assert "exists already" in finish(start(tmp_path, source, target, *OPTIONS), 1)
 
 
-def test_overwrite_goes_on_too_and_replaces_at_the_end(tmp_path: Path, clip: Path, whole: dict[str, Path]) -> None:
+@pytest.mark.slow
+def test_overwrite_resumes_too_and_replaces_at_the_end(tmp_path: Path, clip: Path, whole: dict[str, Path]) -> None:
     target = tmp_path / "out.mkv"
     target.write_bytes(b"old")
     process = start(tmp_path, clip, target, *OPTIONS, "--overwrite")
@@ -192,6 +197,7 @@ def test_overwrite_goes_on_too_and_replaces_at_the_end(tmp_path: Path, clip: Pat
     assert computed(tmp_path) < FRAMES + LARGEST
 
 
+@pytest.mark.slow
 def test_a_second_command_on_the_same_target_is_refused(tmp_path: Path, clip: Path, whole: dict[str, Path]) -> None:
     target = tmp_path / "out.mkv"
     process = start(tmp_path, clip, target, *OPTIONS, seconds=0.2)
@@ -202,6 +208,7 @@ def test_a_second_command_on_the_same_target_is_refused(tmp_path: Path, clip: Pa
     assert_same(target, whole)
 
 
+@pytest.mark.slow
 @needs_proc
 def test_memory_does_not_grow_with_the_length_of_a_video(tmp_path: Path) -> None:
     """Neither that of the command nor, together with it, that of the ffmpegs which decode and encode."""
