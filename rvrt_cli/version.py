@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The version of this program, for results and for what an interrupted run may resume from."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+try:
+    __version__ = version("rvrt")
+except PackageNotFoundError:  # run from a checkout that is not installed
+    __version__ = "0+unknown"
