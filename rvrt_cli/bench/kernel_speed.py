@@ -16,7 +16,7 @@ from rvrt_cli.errors import RvrtError
 
 # Sizes of the published network: a clip of 2 frames of 32×32 LR px (at twice that size the definition of deformable
 # attention takes gigabytes), 144 channels, and twice as many in the alignment
-_FRAMES, _EDGE, _WIDTH = 2, 32, 144
+_CASE_FRAMES, _CASE_EDGE, _CASE_WIDTH = 2, 32, 144
 _ALIGN_HEADS, _KERNEL_POINTS = 12, 9
 
 
@@ -70,7 +70,7 @@ def measure_kernels(repeat: int) -> list[dict[str, Any]]:
     return rows
 
 
-def kernel_cases(edge: int = _EDGE, width: int = _WIDTH) -> list[KernelCase]:
+def kernel_cases(edge: int = _CASE_EDGE, width: int = _CASE_WIDTH) -> list[KernelCase]:
     """Every kernel with random input: `edge` px, `width` channels."""
     rng = np.random.default_rng(0)
 
@@ -81,11 +81,11 @@ def kernel_cases(edge: int = _EDGE, width: int = _WIDTH) -> list[KernelCase]:
         return rng.uniform(0, 1, (*shape, edge, edge, 3)).astype(np.float32)
 
     wide, triple = 2 * width, 3 * width
-    plane = (_FRAMES, edge, edge)
+    plane = (_CASE_FRAMES, edge, edge)
     image, clip = (*plane, width), (1, *plane, width)
     query, key_value = (1, *plane, wide), (1, *plane, 2 * wide)
-    offsets = (1, *plane, _FRAMES, _ALIGN_HEADS, _KERNEL_POINTS, 2)
-    upscaled = (_FRAMES, 4 * edge, 4 * edge, 3)
+    offsets = (1, *plane, _CASE_FRAMES, _ALIGN_HEADS, _KERNEL_POINTS, 2)
+    upscaled = (_CASE_FRAMES, 4 * edge, 4 * edge, 3)
     weight_scale = 1 / np.sqrt(width)  # keeps the magnitude of what a dense layer gets
     to_triple = [normal(triple, width, scale=weight_scale), normal(triple)]
     norm = [normal(width), normal(width)]
@@ -93,7 +93,7 @@ def kernel_cases(edge: int = _EDGE, width: int = _WIDTH) -> list[KernelCase]:
     output = [normal(width, wide, scale=weight_scale), normal(width)]
     window_bias, conv_weight = normal(6, 128, 128), normal(width, width, 3, 3, scale=weight_scale / 3)
     attention = [normal(*query), normal(*key_value)]
-    fusion = [colors(_FRAMES), colors(_FRAMES, 4), normal(_FRAMES, 4, edge, edge, 2)]
+    fusion = [colors(_CASE_FRAMES), colors(_CASE_FRAMES, 4), normal(_CASE_FRAMES, 4, edge, edge, 2)]
     return [
         KernelCase(
             "guided deformable attention",
@@ -112,10 +112,10 @@ def kernel_cases(edge: int = _EDGE, width: int = _WIDTH) -> list[KernelCase]:
         KernelCase("norm and dense layer", "norm_linear", [normal(*clip), *norm, *to_triple]),
         KernelCase("feed-forward", "mlp", [normal(*clip), *norm, *hidden, *output]),
         KernelCase("layer norm", "layer_norm", [normal(*clip), *norm]),
-        KernelCase("pixel shuffle", "pixel_shuffle", [normal(_FRAMES, 2 * edge, 2 * edge, 256), 2, "leaky_relu"]),
+        KernelCase("pixel shuffle", "pixel_shuffle", [normal(_CASE_FRAMES, 2 * edge, 2 * edge, 256), 2, "leaky_relu"]),
         KernelCase("time reversal", "reverse_time", [normal(*clip)]),
         KernelCase("bilinear residual", "add_enlarged", [normal(*upscaled), normal(*plane, 3)]),
-        KernelCase("optical flow", "lucas_kanade", [colors(_FRAMES), colors(_FRAMES)], has_gradient=False),
+        KernelCase("optical flow", "lucas_kanade", [colors(_CASE_FRAMES), colors(_CASE_FRAMES)], has_gradient=False),
         KernelCase("frame fusion", "fuse_frames", fusion, has_gradient=False),
         KernelCase("Charbonnier loss", "charbonnier", [normal(*upscaled), normal(*upscaled)]),
     ]

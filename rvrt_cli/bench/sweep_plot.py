@@ -18,7 +18,7 @@ _IMAGE_SIZE = (960, 640)
 _MARGIN_LEFT, _MARGIN_TOP = 75, 60
 _DIAGRAM_SIZE, _DIAGRAM_STEP = (375, 220), (480, 310)
 
-_ROWS: tuple[tuple[Callable[[Point], float], str], ...] = (
+_DIAGRAM_ROWS: tuple[tuple[Callable[[Point], float], str], ...] = (
     (lambda point: point["seconds_per_call"], "time of a call [s]"),
     (peak_memory_mb, "peak memory [MB]"),
 )
@@ -48,7 +48,7 @@ def _draw_column(draw: ImageDraw, column: int, points: list[Point], xs: list[flo
     if not points:
         draw.text((left, _MARGIN_TOP), "no point fits the memory", fill="gray")
         return
-    for row, (value, name) in enumerate(_ROWS):
+    for row, (value, name) in enumerate(_DIAGRAM_ROWS):
         top = _MARGIN_TOP + row * _DIAGRAM_STEP[1]
         right, bottom = left + _DIAGRAM_SIZE[0], top + _DIAGRAM_SIZE[1]
         values = [value(point) for point in points]

@@ -56,7 +56,7 @@ def train_command(recipe: Path | None, network: tuple[str, ...], resume: bool, *
         given["network"] = _network_sizes(network)
     options = prepare_run(resolve_options(given, recipe, resume), resume)
     with held_run(options):
-        for line in _run_lines(options):
+        for line in run_lines(options):
             click.echo(line, err=True)
         outcome = _start_run(options)
     skipped = f", {outcome['skipped']} skipped" if outcome["skipped"] else ""
@@ -88,7 +88,7 @@ def _network_sizes(entries: tuple[str, ...]) -> dict[str, Any]:
         ) from None
 
 
-def _run_lines(options: TrainOptions) -> list[str]:
+def run_lines(options: TrainOptions) -> list[str]:
     """The run that is about to start, for a person."""
     from rvrt_cli.train.validation_split import data_folders
 
@@ -117,7 +117,7 @@ class TrainingReport:
     """Shows the records of a run's log on a display, with smoothed figures."""
 
     def __init__(self, display: SilentDisplay, steps: int) -> None:
-        self._display, self._steps = display, steps
+        self._display, self.steps = display, steps
         self._smoothed: dict[str, float] = {}  # loss, psnr and seconds per step
         self._records = 0
         display.begin(steps, "compiling the network")
@@ -134,14 +134,14 @@ class TrainingReport:
             if record[name] is not None:
                 share = max(1 - _SMOOTHING, 1 / count)
                 self._smoothed[name] = (1 - share) * self._smoothed.get(name, 0.0) + share * record[name]
-        self._display.update(record["step"], self._steps, self._figures(record))
+        self._display.update(record["step"], self.steps, self.figures(record))
 
-    def _figures(self, record: dict[str, Any]) -> str:
+    def figures(self, record: dict[str, Any]) -> str:
         """Loss, PSNR, seconds per step and time left; none after the first step, whose time includes compilation."""
         loss, psnr, seconds = (self._smoothed.get(name, float("nan")) for name in ("loss", "psnr", "seconds"))
         pace = f"{seconds:.2f} s for the first step, including compilation"
         if self._records > 1:
-            pace = f"{seconds:.2f} s/step, {duration(seconds * (self._steps - record['step']))} left"
+            pace = f"{seconds:.2f} s/step, {duration(seconds * (self.steps - record['step']))} left"
         skipped = f", {record['skipped']} skipped" if record.get("skipped") else ""
         return f"loss {loss:.5f}, {psnr:.2f} dB, {pace}{skipped}"
 

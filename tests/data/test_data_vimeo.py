@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from rvrt_cli.cli.preprocess import preprocess
+from rvrt_cli.cli.preprocess import preprocess_group
 from rvrt_cli.data.resize import blur_downsample, imresize
 from rvrt_cli.data.vimeo_preprocess import make_low_resolution
 from rvrt_cli.errors import MediaError, OptionError
@@ -31,7 +31,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def run(*arguments: str) -> tuple[int, str]:
-    result = CliRunner().invoke(preprocess, ["vimeo90k", *arguments, "--workers", "1"])
+    result = CliRunner().invoke(preprocess_group, ["vimeo90k", *arguments, "--workers", "1"])
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result.exit_code, result.output
 
