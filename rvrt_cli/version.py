@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The version of this program, for results and for what an interrupted run may resume from."""
+"""The version of this package, as it is installed."""
+
+from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 

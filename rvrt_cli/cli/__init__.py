@@ -3,7 +3,7 @@
 
 - `upscale`, `preprocess`, `train`, `bench`, `weights`: the commands.
 - `generated_options` makes their options from the options dataclasses.
-- `progress` shows how far they are; `formatting` and `bench_tables` print numbers and results.
+- `display` shows how far they are; `formatting` and `bench_tables` print numbers and results.
 - `interrupt` handles Ctrl-C.
 """
 

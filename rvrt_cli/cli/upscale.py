@@ -12,7 +12,7 @@ import click
 from rvrt_cli.cli.formatting import duration
 from rvrt_cli.cli.generated_options import dataclass_options
 from rvrt_cli.cli.interrupt import exit_after_interrupt, second_signal_exits
-from rvrt_cli.cli.progress import JsonEvents, SilentDisplay, open_display
+from rvrt_cli.cli.display import JsonEvents, SilentDisplay, open_display
 from rvrt_cli.errors import MediaError, printable
 from rvrt_cli.options import UpscaleOptions
 

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from helpers.train_runs import make_store, prepared
 
-from rvrt_cli.cli.progress import LineDisplay, SilentDisplay
+from rvrt_cli.cli.display import LineDisplay, SilentDisplay
 from rvrt_cli.cli.train import TrainingReport, run_lines, train_command
 from rvrt_cli.errors import OptionError
 from rvrt_cli.train.train_options import TrainOptions

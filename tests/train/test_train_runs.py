@@ -14,7 +14,7 @@ from helpers.train_runs import NETWORK, finish, make_store, prepared, read_steps
 from PIL import Image
 from test_bench_datasets import vimeo
 
-from rvrt_cli.cli.progress import LineDisplay
+from rvrt_cli.cli.display import LineDisplay
 from rvrt_cli.cli.train import TrainingReport
 from rvrt_cli.data import batches as loader
 from rvrt_cli.data.batches import Batch, BatchSpec, make_batch

@@ -313,7 +313,7 @@ def test_the_command_downloads_from_a_mirror(site, cache, genuine):
 
 def test_stopping_the_command_says_how_to_go_on(site, cache, monkeypatch):
     monkeypatch.setattr("rvrt_cli.weights.download._CHUNK", 100_000)
-    monkeypatch.setattr("rvrt_cli.cli.progress.LineDisplay.update", _stop_at(1.0))
+    monkeypatch.setattr("rvrt_cli.cli.display.LineDisplay.update", _stop_at(1.0))
     run = CliRunner().invoke(command, ["pull", "rvrt-bi-vimeo", "--url", site.url])
     assert isinstance(run.exception, WeightsError)
     assert "rvrt weights pull rvrt-bi-vimeo" in str(run.exception)
