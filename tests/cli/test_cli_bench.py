@@ -59,14 +59,12 @@ def test_published_figures_of_the_same_job_are_shown(
     assert "rvrt on RTX 3090 Ti, float32, MindSpore: 2.32 s, 11.7 GB" in shown
 
 
-@pytest.mark.slow
 def test_json_alone_on_standard_output(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     assert rvrt(monkeypatch, *SPEED, "--weights", "random", "--json", "-") == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["weights"], result["width"]) == ("random", 24)
 
 
-@pytest.mark.slow
 def test_the_training_step_is_that_of_the_given_weights(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
 ) -> None:

@@ -112,7 +112,6 @@ def _write_foreign_weights(path: Path) -> None:
     save_weights(path, arrays, PRESETS["rvrt-tiny"], card)
 
 
-@pytest.mark.slow
 def test_upscaled_video_keeps_frames_timestamps_and_audio(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -146,7 +145,6 @@ def _metadata_of_embedded() -> str:
         return file.metadata()["rvrt"]
 
 
-@pytest.mark.slow
 def test_whole_clip_untiled_is_exactly_the_network(tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "frames"
     part = ("--duration", "0.24", "--window", "0", "--tile", "0", "--quiet")
