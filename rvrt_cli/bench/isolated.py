@@ -13,7 +13,7 @@ from typing import Any
 from rvrt_cli.errors import OutOfMemoryError
 
 _OPENMP_THREADS = "OMP_NUM_THREADS"
-_EXIT_TIMEOUT = 10.0  # s for a process to exit by itself once it has sent its result
+_CHILD_EXIT_TIMEOUT = 10.0  # s for a process to exit by itself once it has sent its result
 
 
 def run_isolated(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -32,9 +32,9 @@ def run_isolated(function: Callable[..., Any], *arguments: Any) -> Any:
     there.close()
     try:
         result, error = here.recv()
-        process.join(_EXIT_TIMEOUT)
+        process.join(_CHILD_EXIT_TIMEOUT)
     except EOFError:
-        process.join(_EXIT_TIMEOUT)
+        process.join(_CHILD_EXIT_TIMEOUT)
         raise OutOfMemoryError(
             f"the measuring process ended without a result (status {process.exitcode}), as happens when memory runs out; "
             "give fewer --frames or a smaller --size"

@@ -14,7 +14,7 @@ from rvrt_cli.bench.sweep import Point, peak_memory_mb, split_points
 from rvrt_cli.plot import Axes, PlotLine, canvas, draw_diagram, png
 
 # px
-_IMAGE_SIZE = (960, 640)
+_SWEEP_IMAGE_SIZE = (960, 640)
 _MARGIN_LEFT, _MARGIN_TOP = 75, 60
 _DIAGRAM_SIZE, _DIAGRAM_STEP = (375, 220), (480, 310)
 
@@ -26,7 +26,7 @@ _DIAGRAM_ROWS: tuple[tuple[Callable[[Point], float], str], ...] = (
 
 def draw_sweep(result: dict[str, Any], options: BenchOptions) -> bytes:
     """A PNG of time and memory over frames and over px; beside the time, what linear growth would be."""
-    image, draw = canvas(*_IMAGE_SIZE)
+    image, draw = canvas(*_SWEEP_IMAGE_SIZE)
     machine = result["machine"]
     weights = "" if result["weights"] == "trained" else f", {result['weights']} weights"
     title = f"{result['network']}{weights} on {machine['name']}, {machine['threads']} threads, {machine['precision']}"

@@ -11,7 +11,7 @@ from rvrt_cli.cli.formatting import facts_table, plural, print_table, safe_marku
 if TYPE_CHECKING:
     from rich.table import Table
 
-_MAX_CLIPS = 40  # listed one by one; of more, only the mean is printed
+_MAX_LISTED_CLIPS = 40  # listed one by one; of more, only the mean is printed
 
 
 def print_speed(result: dict[str, Any]) -> None:
@@ -154,7 +154,7 @@ def _scores_table(result: dict[str, Any]) -> Table:
     for prefix in ("", "bicubic "):
         for key in keys:
             table.add_column(prefix + key.replace("_", " ").upper(), justify="right")
-    for clip in result["clips"] if len(result["clips"]) <= _MAX_CLIPS else []:
+    for clip in result["clips"] if len(result["clips"]) <= _MAX_LISTED_CLIPS else []:
         table.add_row(safe_markup(clip["clip"]), *_scores(clip, keys))
     table.add_section()
     mean = "mean of the sample" if result["sample"] else "mean"

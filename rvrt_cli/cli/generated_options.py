@@ -64,7 +64,8 @@ def _click_option(entry: Field, hint: Any, recipes: Sequence[Mapping[str, Any]] 
 
 def _shown_default(entry: Field) -> str:
     """The default as people write it; empty where there is none to speak of."""
-    return entry.metadata.get("shown") or _as_written(entry.default)
+    shown = entry.metadata.get("shown")
+    return _as_written(entry.default) if shown is None else shown
 
 
 def _shown_by_recipes(entry: Field, recipes: Sequence[Mapping[str, Any]]) -> str:
