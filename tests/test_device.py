@@ -19,6 +19,7 @@ def test_the_cpu_is_always_available() -> None:
     assert device.free_bytes() is None
 
 
+@pytest.mark.slow
 def test_a_program_that_has_used_mindspore_can_still_load_a_network() -> None:
     code = "import mindspore as ms; (ms.Tensor([1.0]) + 1).asnumpy()\n"
     code += "from rvrt_cli.device import use_device; assert use_device('cpu').kind == 'cpu'"
@@ -26,6 +27,7 @@ def test_a_program_that_has_used_mindspore_can_still_load_a_network() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_mindspore_prints_no_errors_that_it_does_not_raise() -> None:
     """On 12 cores or more it logs an error for each slice of a tensor that a compiled stage is given."""
     code = "from rvrt_cli.device import use_device; use_device('cpu')\n"
@@ -77,6 +79,7 @@ def test_free_memory_is_within_the_machine() -> None:
     assert 0 < host_free_bytes() <= installed
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_mindspore_is_imported_ends_in_one_line() -> None:
     """An interrupted import left MindSpore half initialized, which aborted the process at exit."""
     code = (

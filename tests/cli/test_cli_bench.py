@@ -129,6 +129,7 @@ def test_the_network_alone_takes_the_same_windows(monkeypatch: pytest.MonkeyPatc
     assert calls[4:] == calls[2:4] == calls[:2]
 
 
+@pytest.mark.slow
 def test_a_sweep_and_its_plot(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
     monkeypatch.setattr(sweep, "FRAME_FACTORS", (1.0, 2.0))
     monkeypatch.setattr(sweep, "SIDE_FACTORS", ())

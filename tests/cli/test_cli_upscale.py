@@ -112,6 +112,7 @@ def _write_foreign_weights(path: Path) -> None:
     save_weights(path, arrays, PRESETS["rvrt-tiny"], card)
 
 
+@pytest.mark.slow
 def test_upscaled_video_keeps_frames_timestamps_and_audio(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

@@ -43,7 +43,7 @@ def pixels(path: Path) -> np.ndarray:
 def test_everything_is_written(root: Path) -> None:
     code, output = run(str(root))
     assert code == 0, output
-    assert "21 images made, 0 were there" in output
+    assert "21 images made, 0 already there" in output
     line = re.search(
         r"(\d+) images/s per core \((\d+) % reading, (\d+) % resizing, (\d+) % writing\); "
         r"the whole set of 641907 images: ([\d.]+) h",
@@ -84,7 +84,7 @@ def test_second_run_makes_only_what_is_missing(root: Path) -> None:
     (root / "BIx4/00001/0003/im5.png.part").write_bytes(b"half")  # of a run that was killed
     code, output = run(str(root), "--lists", "train")
     assert code == 0
-    assert "2 images made, 12 were there" in output
+    assert "2 images made, 12 already there" in output
     assert made.read_bytes() == marker
     assert (
         pixels(root / "BIx4/00001/0003/im5.png").shape == pixels(root / "BIx4/00001/0003/im6.png").shape == (64, 112, 3)

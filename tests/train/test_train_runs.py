@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from helpers.bench_sets import write_vimeo as vimeo
 from helpers.train_runs import NETWORK, finish, make_store, prepared, read_steps, small_run, start, wait_for_steps
 from PIL import Image
-from test_bench_datasets import vimeo
 
 from rvrt_cli.cli.display import LineDisplay
 from rvrt_cli.cli.train import TrainingReport
