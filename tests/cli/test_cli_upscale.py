@@ -146,6 +146,7 @@ def _metadata_of_embedded() -> str:
         return file.metadata()["rvrt"]
 
 
+@pytest.mark.slow
 def test_whole_clip_untiled_is_exactly_the_network(tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "frames"
     part = ("--duration", "0.24", "--window", "0", "--tile", "0", "--quiet")
