@@ -13,9 +13,9 @@ from click.core import ParameterSource
 
 from rvrt_cli.bench.bench_options import RANDOM, BenchOptions
 from rvrt_cli.cli.bench_tables import print_quality, print_speed
+from rvrt_cli.cli.display import open_display
 from rvrt_cli.cli.generated_options import dataclass_options
 from rvrt_cli.cli.interrupt import exit_after_interrupt
-from rvrt_cli.cli.display import open_display
 from rvrt_cli.errors import OptionError
 from rvrt_cli.files import write_atomically
 

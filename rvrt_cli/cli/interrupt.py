@@ -29,7 +29,7 @@ def interrupt(*_: object) -> None:
 
 
 def exit_after_interrupt() -> NoReturn:
-    """Exit with status 130 once the user has been told; from here on a signal ends the process silently."""
+    """Exit with status 130 after the message to the user; from here on a signal ends the process silently."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     sys.exit(130)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from rvrt_cli.cli.display import SilentDisplay, open_display
 from rvrt_cli.cli.formatting import duration, plural
 from rvrt_cli.cli.generated_options import dataclass_options, with_default
-from rvrt_cli.cli.display import SilentDisplay, open_display
 from rvrt_cli.data.clip_options import ClipOptions
 from rvrt_cli.options import usable_cores
 

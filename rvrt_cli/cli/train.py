@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
+from rvrt_cli.cli.display import SilentDisplay, open_display
 from rvrt_cli.cli.formatting import duration, plural
 from rvrt_cli.cli.generated_options import dataclass_options
-from rvrt_cli.cli.display import SilentDisplay, open_display
 from rvrt_cli.errors import OptionError
 from rvrt_cli.train.train_options import RECIPES, TrainOptions, read_recipe, tomllib
 

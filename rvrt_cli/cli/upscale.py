@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rvrt_cli.cli.display import JsonEvents, SilentDisplay, open_display
 from rvrt_cli.cli.formatting import duration
 from rvrt_cli.cli.generated_options import dataclass_options
 from rvrt_cli.cli.interrupt import exit_after_interrupt, second_signal_exits
-from rvrt_cli.cli.display import JsonEvents, SilentDisplay, open_display
 from rvrt_cli.errors import MediaError, printable
 from rvrt_cli.options import UpscaleOptions
 

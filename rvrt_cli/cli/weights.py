@@ -9,9 +9,9 @@ from pathlib import Path
 
 import click
 
+from rvrt_cli.cli.display import SilentDisplay, open_display
 from rvrt_cli.cli.formatting import facts_table, megabytes, print_table, safe_markup, thousands
 from rvrt_cli.cli.generated_options import with_default
-from rvrt_cli.cli.display import SilentDisplay, open_display
 
 _DEGRADATION_NAMES = {"bi": "bicubic (bi)", "bd": "blurred (bd)", "video": "compressed video", "none": "-", None: "?"}
 

@@ -27,9 +27,9 @@ def rvrt(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
 
 
 def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, *arguments: object) -> str:
-    """The one line with which a command ends, after a non-zero status and nothing on standard output."""
+    """The one line with which a command ends, after status 1 and nothing on standard output."""
     capsys.readouterr()
-    assert rvrt(monkeypatch, *arguments) != 0
+    assert rvrt(monkeypatch, *arguments) == 1
     shown, said = capsys.readouterr()
     lines = said.strip().splitlines()
     assert len(lines) == 1, said
