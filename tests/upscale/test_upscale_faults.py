@@ -133,7 +133,7 @@ def test_an_accident_is_one_line_and_the_same_command_resumes(
         assert os.listdir(folder) == ([".out.mp4.rvrt"] if at == 8 else [])  # nothing is kept of less than a segment
         status, said = rvrt(source, folder / "out.mp4")
         assert status == 0, said
-        assert ("going on after" in " ".join(said)) == (at == 8)
+        assert ("resuming after" in " ".join(said)) == (at == 8)
         assert os.listdir(folder) == ["out.mp4"]
         assert len(decoded_times(folder / "out.mp4")) == FRAMES
 
@@ -155,7 +155,7 @@ def test_a_full_disk_keeps_what_is_done(tmp_path: Path, rvrt: Callable, clip: Pa
         subprocess.run(["mount", "-o", "remount,size=60m", disk], check=True)
         status, said = rvrt(clip, f"{disk}/{target}", *options)
         assert status == 0, said
-        assert "going on after" in " ".join(said)
+        assert "resuming after" in " ".join(said)
         assert leftovers(disk) == []
     finally:
         subprocess.run(["umount", disk], check=True)
@@ -344,7 +344,7 @@ def test_any_name_is_a_file_of_that_name(
         assert (status, len(decoded_times(tmp_path / "out" / name)) if status == 0 else 0) == (
             (1, 0) if accident_at == 8 else (0, FRAMES)
         ), said
-    assert "going on after" in " ".join(said)
+    assert "resuming after" in " ".join(said)
     assert os.listdir(tmp_path / "out") == os.listdir(tmp_path / "in") == [name]
     monkeypatch.chdir(tmp_path / "out")
     status, said = rvrt("--", f"../in/{name}", name)
@@ -547,7 +547,7 @@ def test_another_network_or_ffmpeg_restarts_only_when_told(
     monkeypatch.delenv("IMAGEIO_FFMPEG_EXE")
     status, said = rvrt(clip, tmp_path / "out.mkv", "--weights", tmp_path / "copy")
     assert status == 0, said
-    assert "going on after 16 of" in " ".join(said)
+    assert "resuming after 16 of" in " ".join(said)
 
 
 @pytest.fixture

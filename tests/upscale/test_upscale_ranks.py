@@ -122,7 +122,7 @@ def test_killed_and_interrupted_and_two_machines_finish_the_rest(
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 130, said
-    assert "Run the same command to go on after the" in said.splitlines()[-1]
+    assert "Run the same command to resume after the" in said.splitlines()[-1]
     assert not target.exists()
     assert_gone(everybody)
     kept = sum(json.loads(path.read_text())["frames"] for path in work.glob("0*.json"))
@@ -135,7 +135,7 @@ def test_killed_and_interrupted_and_two_machines_finish_the_rest(
     machines = [start(tmp_path, weights, clip, target, *group, "--node", str(node)) for node in range(2)]
     said, said_by_other = (machine.communicate(timeout=200)[1] for machine in machines)
     assert [machine.returncode for machine in machines] == [0, 0], said + said_by_other
-    assert f"going on after {kept} of {FRAMES} frames" in said
+    assert f"resuming after {kept} of {FRAMES} frames" in said
     assert "this machine's part is done" in said_by_other
     assert leftovers(tmp_path) == []
 

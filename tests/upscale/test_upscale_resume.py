@@ -146,7 +146,7 @@ def test_ctrl_c_keeps_finished_segments_and_says_how_to_resume(
     run_until(process, tmp_path, 2)
     process.send_signal(signal.SIGINT)
     said = finish(process, 130)
-    assert "the same command to go on after the" in said.splitlines()[-1]
+    assert "the same command to resume after the" in said.splitlines()[-1]
     assert not target.exists()
     assert not list(tmp_path.glob(".*.rvrt/*.part"))
     before = computed(tmp_path)
@@ -192,7 +192,7 @@ def test_overwrite_resumes_too_and_replaces_at_the_end(tmp_path: Path, clip: Pat
     process.kill()
     process.communicate()
     assert target.read_bytes() == b"old"
-    assert "going on after" in finish(start(tmp_path, clip, target, *OPTIONS, "--overwrite"))
+    assert "resuming after" in finish(start(tmp_path, clip, target, *OPTIONS, "--overwrite"))
     assert_same(target, whole)
     assert computed(tmp_path) < FRAMES + LARGEST
 

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from helpers.checkpoint_files import checkpoint, published_arrays
 
 from rvrt_cli import model
-from rvrt_cli.cli.weights import weights as command
+from rvrt_cli.cli.weights import weights_group as command
 from rvrt_cli.errors import WeightsError
 from rvrt_cli.model.config import RVRTConfig
 from rvrt_cli.weights import find_published, load_weights, pull, resolve
@@ -313,16 +313,16 @@ def test_the_command_downloads_from_a_mirror(site, cache, genuine):
 
 def test_stopping_the_command_says_how_to_go_on(site, cache, monkeypatch):
     monkeypatch.setattr("rvrt_cli.weights.download._CHUNK", 100_000)
-    monkeypatch.setattr("rich.progress.Progress.update", _stop_at(1_000_000))
+    monkeypatch.setattr("rvrt_cli.cli.display.LineDisplay.update", _stop_at(1.0))
     run = CliRunner().invoke(command, ["pull", "rvrt-bi-vimeo", "--url", site.url])
     assert isinstance(run.exception, WeightsError)
     assert "rvrt weights pull rvrt-bi-vimeo" in str(run.exception)
     assert (cache / f"{FILE}.part").stat().st_size >= 1_000_000
 
 
-def _stop_at(wanted: int):
-    def update(self, task, completed, total):
-        if completed >= wanted:
+def _stop_at(megabytes: float):
+    def update(self, done, total, text):
+        if done >= megabytes:
             raise KeyboardInterrupt
 
     return update
