@@ -23,7 +23,8 @@ from rvrt_cli.bench.isolated import run_isolated
 from rvrt_cli.bench.machine import peak_rss_bytes
 from rvrt_cli.bench.speed import MB, preset_with_random_weights
 from rvrt_cli.device import use_device
-from rvrt_cli.engine.network_protocol import check_size
+from rvrt_cli.engine import check_frame_size
+from rvrt_cli.frame import Frame
 from rvrt_cli.options import UpscaleOptions
 from rvrt_cli.upscale import Job, Progress, prepare, run
 from rvrt_cli.video.read.probe import probe
@@ -39,7 +40,7 @@ def check_pipeline(options: BenchOptions) -> None:
     """
     assert options.pipeline is not None
     info = probe(options.pipeline)
-    check_size(info.width, info.height)
+    check_frame_size(info.width, info.height)
 
 
 def measure_pipeline(options: BenchOptions) -> dict[str, Any]:
@@ -92,14 +93,15 @@ def _network_alone(job: Job, scratch: Path) -> float:
             shape, dtype, count = frame.pixels.shape, frame.pixels.dtype, count + 1
             file.write(np.ascontiguousarray(frame.pixels).data)
 
-    def frames() -> Iterator[np.ndarray]:
+    def frames() -> Iterator[Frame]:
         with scratch.open("rb") as file:
-            for _ in range(count):
-                yield np.fromfile(file, dtype, int(np.prod(shape))).reshape(shape)
+            for number in range(count):
+                yield Frame(np.fromfile(file, dtype, int(np.prod(shape))).reshape(shape), number)
 
     started = time.monotonic()
-    for _ in engine.stream(frames(), job.network, job.plan):
-        pass
+    for segment in engine.stream(frames(), job.network, job.plan):
+        for _ in segment:
+            pass
     return time.monotonic() - started
 
 

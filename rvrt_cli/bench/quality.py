@@ -31,7 +31,7 @@ from rvrt_cli.data.validation import bicubic_upscale
 from rvrt_cli.device import memory_budget
 from rvrt_cli.errors import OptionError, OutOfMemoryError, RvrtError
 from rvrt_cli.files import write_atomically
-from rvrt_cli.frame import to_float, to_pixels
+from rvrt_cli.frame import Frame, to_float, to_pixels
 from rvrt_cli.metrics import clip_means, psnr, rgb_to_y, ssim
 
 if TYPE_CHECKING:
@@ -217,19 +217,16 @@ def upscale_clip(network: Network, low: np.ndarray, whole: bool) -> tuple[np.nda
     Raises:
         OutOfMemoryError: nothing fits.
     """
-    frames, height, width = low.shape[:3]
-    budget = memory_budget(network.device)
-    size: dict[str, Any] = {
-        "free_bytes": budget.network,
-        "host_free_bytes": None if budget.device is None else budget.host,
-        "frame_count": frames,
-    }
+    count, height, width = low.shape[:3]
+    workload, budget = engine.Workload(width, height, frame_count=count), memory_budget(network.device)
     plan = None
     if whole:
         with suppress(OutOfMemoryError):
-            plan = engine.plan(network, width, height, window=0, tile=0, **size)
-    plan = plan or engine.plan(network, width, height, **size)
-    return np.stack(list(engine.stream(iter(low), network, plan, scenes=False))), plan
+            plan = engine.make_plan(network, workload, engine.WindowOptions(window=0, tile=0), budget)
+    plan = plan or engine.make_plan(network, workload, engine.WindowOptions(), budget)
+    frames = (Frame(pixels, pts) for pts, pixels in enumerate(low))
+    segments = engine.stream(frames, network, plan, scenes=False)
+    return np.stack([frame.pixels for segment in segments for frame in segment]), plan
 
 
 def upscale_center_frame(network: Network, low: np.ndarray) -> np.ndarray:
