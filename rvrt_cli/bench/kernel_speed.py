@@ -114,7 +114,7 @@ def kernel_cases(edge: int = _CASE_EDGE, width: int = _CASE_WIDTH) -> list[Kerne
         KernelCase("layer norm", "layer_norm", [normal(*clip), *norm]),
         KernelCase("pixel shuffle", "pixel_shuffle", [normal(_CASE_FRAMES, 2 * edge, 2 * edge, 256), 2, "leaky_relu"]),
         KernelCase("time reversal", "reverse_time", [normal(*clip)]),
-        KernelCase("bilinear residual", "add_enlarged", [normal(*upscaled), normal(*plane, 3)]),
+        KernelCase("bilinear residual", "add_upsampled", [normal(*upscaled), normal(*plane, 3)]),
         KernelCase("optical flow", "lucas_kanade", [colors(_CASE_FRAMES), colors(_CASE_FRAMES)], has_gradient=False),
         KernelCase("frame fusion", "fuse_frames", fusion, has_gradient=False),
         KernelCase("Charbonnier loss", "charbonnier", [normal(*upscaled), normal(*upscaled)]),

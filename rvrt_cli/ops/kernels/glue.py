@@ -441,7 +441,7 @@ def charbonnier_kernel(x: Tensor, y: Tensor, epsilon2: float = 1e-9) -> Tensor:
     return _charbonnier(x, y, _float_attributes(epsilon2)).reshape(())
 
 
-CPU_KERNELS = {
+CPU_KERNELS: dict[str, Callable] = {
     "add_upsampled": add_upsampled_kernel,
     "charbonnier": charbonnier_kernel,
     "conv2d": conv2d_kernel,
