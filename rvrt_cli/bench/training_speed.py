@@ -27,15 +27,15 @@ def measure_training(network: Network, repeat: int) -> dict[str, Any]:
     """
     from rvrt_cli.model import initial_weights
     from rvrt_cli.model.cost import count_flops
-    from rvrt_cli.train.all_reduce import Ranks
-    from rvrt_cli.train.counters import Counters
+    from rvrt_cli.train.communicator import Communicator
     from rvrt_cli.train.learner import Learner
     from rvrt_cli.train.train_options import TrainOptions
+    from rvrt_cli.train.training_counters import TrainingCounters
 
     device, sizes = network.device, network.config.to_dict()  # of every size, so that the preset has no say
     run = TrainOptions(network=sizes, batch=BATCH, frames=FRAMES, crop=4 * EDGE, precision=device.precision)
     weights = {f"value.{name}": array for name, array in initial_weights(run.config).items()}
-    learner = Learner(run, device, Ranks(), weights, Counters())
+    learner = Learner(run, device, Communicator(), weights, TrainingCounters())
     low = np.concatenate([moving_clip(FRAMES, EDGE, EDGE)] * BATCH)
     high = low.repeat(4, -2).repeat(4, -3)
 

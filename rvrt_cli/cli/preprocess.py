@@ -59,23 +59,23 @@ def vimeo90k(root: Path, lists: str, degradation: str, scale: int, output: Path 
     \b
     Example: rvrt preprocess vimeo90k /data/vimeo_septuplet --lists test --degradation bd
     """
-    from rvrt_cli.data.vimeo import FRAMES, read_list
-    from rvrt_cli.data.vimeo_preprocess import SET_IMAGES, Work, make_low_resolution
+    from rvrt_cli.data.vimeo import SEPTUPLET_FRAMES, read_list
+    from rvrt_cli.data.vimeo_preprocess import SET_IMAGES, PreprocessingStats, make_low_resolution
 
     names = ("train", "test") if lists == "both" else (lists,)
-    total = FRAMES * len({line for name in names for line in read_list(root, name)})
-    start, done = time.perf_counter(), Work()
+    total = SEPTUPLET_FRAMES * len({line for name in names for line in read_list(root, name)})
+    start, done = time.perf_counter(), PreprocessingStats()
     with progress(total, "images") as advance:
 
-        def report(work: Work) -> None:
+        def report(work: PreprocessingStats) -> None:
             done.add(work)
             rate = done.images / (time.perf_counter() - start)
-            advance(work.images + work.there + work.failed, f"{rate:.0f} images/s")
+            advance(work.images + work.existing + work.failed, f"{rate:.0f} images/s")
 
         make_low_resolution(root, names, degradation, scale, output, workers, report)
     seconds = time.perf_counter() - start
     click.echo(
-        f"{_count(done.images, 'image')} made, {done.there} were there, in {seconds:.0f} s with {_count(workers, 'worker')}"
+        f"{_count(done.images, 'image')} made, {done.existing} were there, in {seconds:.0f} s with {_count(workers, 'worker')}"
     )
     if done.images:
         shares = (done.reading, done.resizing, done.writing)
@@ -121,7 +121,7 @@ def clips(
     \b
     Example: rvrt preprocess clips ~/Photos holiday.mp4 --output clips --license "my own"
     """
-    from rvrt_cli.data.make_clips import Finished, make_clips
+    from rvrt_cli.data.make_clips import SourceResult, make_clips
     from rvrt_cli.data.sources import find_sources, read_licenses
 
     chosen = ClipOptions(**options)
@@ -135,7 +135,7 @@ def clips(
     start, made = time.perf_counter(), 0
     with progress(len(found), "sources") as advance:
 
-        def report(finished: Finished) -> None:
+        def report(finished: SourceResult) -> None:
             nonlocal made
             made += finished.clips
             advance(1, f"{made} clips, {made / (time.perf_counter() - start):.1f} clips/s")

@@ -60,13 +60,13 @@ def train(recipe: Path | None, network: tuple[str, ...], resume: bool, **values:
              rvrt train --output run --resume
              rvrt train --data vimeo_septuplet --output run --model rvrt --spynet spynet.pth --device ascend --ranks 8
     """
-    from rvrt_cli.train.setup import given_options, held_run, prepare_run, resolve_options
+    from rvrt_cli.train.setup import given_options, locked_run, prepare_run, resolve_options
 
     given = given_options(values)
     if network:
         given["network"] = _network(network)
     options = prepare_run(resolve_options(given, recipe, resume), resume)
-    with held_run(options):
+    with locked_run(options):
         for line in _about(options):
             click.echo(line, err=True)
         outcome = _run(options)
@@ -82,7 +82,7 @@ def train(recipe: Path | None, network: tuple[str, ...], resume: bool, **values:
 def _run(options: TrainOptions) -> dict[str, Any]:
     with _Live(options.steps) if sys.stderr.isatty() else _Plain(options.steps) as display:
         if options.ranks > 1:
-            from rvrt_cli.train.multi_rank import run_ranks as start
+            from rvrt_cli.train.multi_rank import train_in_ranks as start
         else:
             from rvrt_cli.train.loop import train as start
         return start(options, display.update)

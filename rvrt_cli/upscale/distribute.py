@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rvrt_cli.device import use_device
 from rvrt_cli.errors import MediaError, RvrtError
-from rvrt_cli.msrun import Group, join, run_ranks
+from rvrt_cli.msrun import RankGroup, join_ranks, run_ranks
 from rvrt_cli.options import UpscaleOptions
 from rvrt_cli.upscale.job import Job, prepare
 from rvrt_cli.upscale.run import Progress, compute
@@ -56,7 +56,7 @@ def compute_in_ranks(job: Job, progress: Progress, report: Callable[[], None]) -
         _gather(claims, progress)
         report()
 
-    group = Group(options.ranks, options.ranks_here, options.node, options.master)
+    group = RankGroup(options.ranks, options.ranks_here, options.node, options.master)
     if run_ranks(group, Path(__file__).with_name("upscale_rank.py"), logs / _TASK, logs, poll):
         shutil.rmtree(logs, ignore_errors=True)
         raise KeyboardInterrupt
@@ -108,7 +108,7 @@ def work_as_rank(task: Path) -> None:
     values = json.loads(task.read_text(encoding="utf-8"))
     options = UpscaleOptions(**values["options"])
     use_device(options.device, options.precision)
-    rank, size = join()
+    rank, size = join_ranks()
     job = prepare(values["source"], values["target"], options, as_rank=True)
     work = job.work
     assert work is not None

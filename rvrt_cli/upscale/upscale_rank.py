@@ -17,7 +17,7 @@ if __package__ in (None, ""):  # a script: its own folder is on the path, where 
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from rvrt_cli.errors import RvrtError
-from rvrt_cli.msrun import end_with_launcher, failed
+from rvrt_cli.msrun import end_with_launcher, report_failure
 from rvrt_cli.upscale.distribute import work_as_rank
 
 
@@ -32,7 +32,7 @@ def main(task: Path) -> None:
     try:
         work_as_rank(task)
     except (RvrtError, OSError) as error:
-        failed(error)
+        report_failure(error)
         raise
     except KeyboardInterrupt:
         os._exit(130)  # what is to be tidied is; MindSpore would wait for the other ranks
