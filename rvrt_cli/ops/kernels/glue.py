@@ -12,7 +12,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
-from rvrt_cli.ops import attention, fusion, layers, lucas_kanade as lucas_kanade_definition, sampling
+from rvrt_cli.ops import attention, fusion, layers, sampling
+from rvrt_cli.ops.lucas_kanade import ITERATIONS, LEVELS, lucas_kanade as lucas_kanade_definition
 from rvrt_cli.ops.kernels import library
 
 _ABSENT = Tensor(np.zeros(1, np.float32))  # in place of an optional tensor
@@ -352,8 +353,8 @@ _flow = _kernel("lucas_kanade_forward", _flow_shape, bprop=_flow_bprop)
 def lucas_kanade(reference: Tensor, neighbor: Tensor) -> Tensor:
     """See `flow.lucas_kanade`."""
     if reference.dtype != ms.float32:
-        return lucas_kanade_definition.lucas_kanade(reference, neighbor)
-    return _flow(reference, neighbor, _numbers(lucas_kanade_definition.LEVELS, lucas_kanade_definition.ITERATIONS))
+        return lucas_kanade_definition(reference, neighbor)
+    return _flow(reference, neighbor, _numbers(LEVELS, ITERATIONS))
 
 
 def _shuffle(factor):
