@@ -37,4 +37,4 @@ class StopRequest:
     def _on_signal(self, number: int, _: object) -> None:
         if self.reason and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.reason = "interrupted" if number == signal.SIGINT else "stopped by SIGTERM"
+        self.reason = "interrupted" if number == signal.SIGINT else "SIGTERM received"

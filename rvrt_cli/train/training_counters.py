@@ -53,7 +53,7 @@ class TrainingCounters:
         """
         if not isinstance(values, dict):
             raise ValueError("its counters are damaged")
-        entries: dict[str, Any] = {_FORMER_NAMES.get(name, name): value for name, value in values.items()}
+        entries: dict[str, Any] = {_FORMER_NAMES.get(str(name), str(name)): value for name, value in values.items()}
         if set(entries) - {entry.name for entry in fields(cls)}:
             raise ValueError("its counters are damaged")
         best = entries.get("best")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small store of clips, and small training runs in this process and in processes of their own."""
+"""Small training data, and small training runs in this process and in processes of their own."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from rvrt_cli.train.setup import locked_run, prepare_run
-from rvrt_cli.train.train_options import TrainOptions
+from rvrt_cli.train.train_options import TrainOptions, flag
 
 # Without optical flow, which is slow to compile; test_train_learner covers it
 NETWORK = {"widths": [8, 8, 8], "depths": [1, 1, 1], "upsampler_width": 8, "flow_guided": False, "fused_neighbors": 0}
@@ -40,12 +41,34 @@ def make_store(folder: Path, sources: int = 4, clips: int = 3, frames: int = 5, 
     return folder
 
 
-def small_run(data: Path, output: Path, **options: object) -> list[str]:
-    """Command line of a run that takes a tenth of a second per step."""
-    given = {"data": data, "output": output, "frames": 3, "batch": 2, "crop": 32, "degradation": "bi", "rate": 5e-3,
-             "warmup": 3, "steps": 30, "val-every": 0, "save-every": 4, "device": "cpu", **options}  # fmt: skip
-    network = [f"--network={name}={json.dumps(value)}" for name, value in NETWORK.items()]
-    return ["train", *network, *(f"--{name}={value}" for name, value in given.items())]
+def make_vimeo(root: Path) -> Path:
+    """One septuplet of noise in the layout of Vimeo-90K, on the training list; the test list is empty."""
+    rng = np.random.default_rng(6)
+    for name, size in {"sequences": (32, 48), "BIx4": (8, 12)}.items():
+        folder = root / name / "00001" / "0001"
+        folder.mkdir(parents=True)
+        for frame in range(7):
+            Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / f"im{frame + 1}.png")
+    (root / "sep_trainlist.txt").write_text("00001/0001\n")
+    (root / "sep_testlist.txt").write_text("")
+    return root
+
+
+def small_run(data: Path, output: Path, **options: Any) -> TrainOptions:
+    """Options of a run that takes a tenth of a second per step, once it has compiled."""
+    small: dict[str, Any] = {
+        **{"network": NETWORK, "frames": 3, "batch": 2, "crop": 32, "degradation": "bi", "rate": 5e-3, "warmup": 3},
+        **{"steps": 30, "val_every": 0, "save_every": 4, "device": "cpu", "workers": 0},
+    }
+    return TrainOptions(data=str(data), output=str(output), **{**small, **options})
+
+
+def command_line(options: TrainOptions) -> list[str]:
+    """The arguments of `rvrt` that run `options`."""
+    default = TrainOptions()
+    changed = {name: value for name, value in vars(options).items() if value != getattr(default, name)}
+    network = [f"--network={name}={json.dumps(value)}" for name, value in changed.pop("network", {}).items()]
+    return ["train", *network, *(f"{flag(name)}={value}" for name, value in changed.items())]
 
 
 def prepared(options: TrainOptions, resume: bool = False) -> TrainOptions:
@@ -59,9 +82,13 @@ def start(arguments: list[str], folder: Path) -> subprocess.Popen:
     """Start `rvrt` with these arguments in the working directory `folder`."""
     environment = {**os.environ, "COLUMNS": "120"}
     return subprocess.Popen(
-        [sys.executable, "-c", CODE, *arguments], cwd=folder, env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        [sys.executable, "-c", CODE, *arguments],
+        cwd=folder,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def finish(process: subprocess.Popen) -> str:

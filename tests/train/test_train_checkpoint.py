@@ -79,26 +79,39 @@ for step in range(int(sys.argv[2]), 1_000_000):
 """
 
 
-def test_killed_while_it_writes_the_last_whole_checkpoint_is_there(tmp_path: Path) -> None:
-    """A process that does nothing but write checkpoints, killed at moments of all kinds."""
-    done, cut_short = 0, 0
-    for kill in range(12):
-        with subprocess.Popen(
-            [sys.executable, "-c", WRITER, tmp_path, str(done + 1)], stdout=subprocess.PIPE, text=True
-        ) as writer:
-            assert writer.stdout
-            first = writer.stdout.readline()
-            time.sleep(random.Random(kill).uniform(0, 0.05))
-            writer.kill()
-            said = [int(line) for line in (first + writer.stdout.read()).splitlines()]
-        cut_short += bool(list((tmp_path / "checkpoints").glob("*.part")))
-        for path in list_checkpoints(tmp_path):
-            state = load_checkpoint(path)
-            assert path.stem == f"{state.counters.step:08d}"
-            assert (state.arrays["value.a"] == state.counters.step).all()
-        assert state.counters.step >= said[-1], "a complete checkpoint disappeared"
-        done = state.counters.step
-    assert cut_short, "no kill fell into a write: this test has seen nothing"
+def kill_writer(folder: Path, wait: float) -> bool:
+    """Kill a process that writes checkpoints `wait` s after its first one; whether that cut a write short.
+
+    Whatever the moment, all checkpoints are complete, and none that was finished is lost.
+    """
+    done = int(list_checkpoints(folder)[-1].stem) if list_checkpoints(folder) else 0
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, folder, str(done + 1)], stdout=subprocess.PIPE, text=True
+    ) as writer:
+        assert writer.stdout
+        first = writer.stdout.readline()
+        time.sleep(wait)
+        writer.kill()
+        said = [int(line) for line in (first + writer.stdout.read()).splitlines()]
+    for path in list_checkpoints(folder):
+        state = load_checkpoint(path)
+        assert path.stem == f"{state.counters.step:08d}"
+        assert (state.arrays["value.a"] == state.counters.step).all()
+    assert state.counters.step >= said[-1], "a complete checkpoint disappeared"
+    return bool(list((folder / "checkpoints").glob("*.part")))
+
+
+def test_killed_while_writing_the_last_complete_checkpoint_remains(tmp_path: Path) -> None:
+    """Killed until one kill cuts a write short."""
+    wait = random.Random(0)
+    assert any(kill_writer(tmp_path, wait.uniform(0, 0.05)) for _ in range(30)), "no kill fell into a write"
+
+
+@pytest.mark.soak
+def test_killed_many_times_while_writing_the_last_complete_checkpoint_remains(tmp_path: Path) -> None:
+    wait = random.Random(1)
+    cut_short = [kill_writer(tmp_path, wait.uniform(0, 0.05)) for _ in range(200)]
+    assert any(cut_short), "no kill fell into a write"
 
 
 def test_a_checkpoint_that_cannot_be_written_keeps_the_previous_one(tmp_path: Path) -> None:
