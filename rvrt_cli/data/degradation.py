@@ -29,7 +29,7 @@ _BLUR_SIGMA = (0.2, 0.6)  # LR px
 _NOISE_SIGMA = (0.5, 4.0)  # levels
 
 # swscale flags: bicubic, accurate rounding, full chroma. Its default rounding darkens each pass by over one level.
-_SWSCALE_FLAGS = 0x4 | 0x40000 | 0x2000
+_CODEC_SWS_FLAGS = 0x4 | 0x40000 | 0x2000
 
 
 def degrade(clip: np.ndarray, kind: str, rng: np.random.Generator) -> np.ndarray:
@@ -106,7 +106,7 @@ def h264(clip: np.ndarray, crf: float, preset: str = "medium", mbtree: bool = Tr
         frame = None
         if index < frames:
             frame = av.VideoFrame.from_ndarray(even[index], "rgb24").reformat(
-                format="yuv420p", interpolation=_SWSCALE_FLAGS
+                format="yuv420p", interpolation=_CODEC_SWS_FLAGS
             )
             frame.pts = index
         packets = encoder.encode(frame)
@@ -114,7 +114,7 @@ def h264(clip: np.ndarray, crf: float, preset: str = "medium", mbtree: bool = Tr
         if frame is None:
             decoded += decoder.decode(None)
         for image in decoded:
-            out[done] = image.reformat(format="rgb24", interpolation=_SWSCALE_FLAGS).to_ndarray()[:height, :width]
+            out[done] = image.reformat(format="rgb24", interpolation=_CODEC_SWS_FLAGS).to_ndarray()[:height, :width]
             done += 1
     if done != frames:
         raise RuntimeError(f"x264 returned {done} of {frames} frames")

@@ -45,8 +45,7 @@ def train(options: TrainOptions, report: Callable[[LogRecord], None], in_ranks: 
         RvrtError: data or weights cannot be used, or too many steps were not finite.
     """
     # device and ranks: before MindSpore is imported anywhere else
-    threads = max(1, options.threads // options.ranks_here) if options.threads else None
-    device = use_device(options.device, precision=options.precision, threads=threads)
+    device = use_device(options.device, precision=options.precision, threads=options.rank_threads)
     from rvrt_cli.train.communicator import Communicator
 
     communicator = Communicator(*join_ranks()) if in_ranks else Communicator()
@@ -58,16 +57,12 @@ def train(options: TrainOptions, report: Callable[[LogRecord], None], in_ranks: 
     recorder = RunRecorder(options, learner, report) if communicator.rank == 0 else None
 
     # steps
-    folder, _ = data_folders(options)
-    rank, ranks = communicator.rank, communicator.size
-    loader = BatchLoader(folder, options.spec, counters.step, options.workers, rank=rank, ranks=ranks)
     stop = False
-    with stop_request.handling_signals(), loader:
+    with stop_request.handling_signals(), _open_loader(options, counters.step, communicator) as loader:
         while counters.step < options.steps and not stop:
             # batch
             began = time.monotonic()
-            batch = _next_batch(loader, recorder)
-            low, high = mirrored(batch) if options.mirror else batch
+            low, high = _next_batch(loader, recorder, options.mirror)
             waited = time.monotonic() - began
 
             # forward, backward, optimizer
@@ -76,18 +71,10 @@ def train(options: TrainOptions, report: Callable[[LogRecord], None], in_ranks: 
             stop = result.stop  # agreed among the ranks
             seconds = time.monotonic() - began
             counters.trained += seconds
-            if recorder is None:
-                continue
 
             # log, validation, checkpoint
-            recorder.log_step(result, rate, seconds, waited)
-            ended = counters.step == options.steps
-            try:
-                if options.val_every and (counters.step % options.val_every == 0 or ended):
-                    recorder.validate()
-            finally:  # after validation, whose best score belongs into the checkpoint; also where it fails
-                if counters.step % options.save_every == 0 or ended or stop:
-                    recorder.save()
+            if recorder:
+                recorder.record_step(result, rate, seconds, waited)
 
     # outcome
     if recorder:
@@ -124,10 +111,17 @@ def _restore_learner(options: TrainOptions, device: Device, communicator: Commun
     return Learner(options, device, communicator, communicator.broadcast(arrays), counters)
 
 
-def _next_batch(loader: BatchLoader, recorder: RunRecorder | None) -> Batch:
+def _open_loader(options: TrainOptions, step: int, communicator: Communicator) -> BatchLoader:
+    folder, _ = data_folders(options)
+    rank, ranks = communicator.rank, communicator.size
+    return BatchLoader(folder, options.spec, step, options.workers, rank=rank, ranks=ranks)
+
+
+def _next_batch(loader: BatchLoader, recorder: RunRecorder | None, mirror: bool) -> Batch:
     """The next batch; where the data cannot be read, the steps so far are saved first."""
     try:
-        return next(loader)
+        batch = next(loader)
+        return mirrored(batch) if mirror else batch
     except RvrtError:
         if recorder:
             recorder.save_unsaved_steps()

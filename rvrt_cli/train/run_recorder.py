@@ -64,14 +64,25 @@ class RunRecorder:
         write_recipe(self._output / RECIPE_FILE, options)
         self._log = TrainingLog(self._output, learner.counters.step)
 
-    def log_step(self, result: StepResult, rate: float, seconds: float, waited: float) -> None:
-        """Log a step.
+    def record_step(self, result: StepResult, rate: float, seconds: float, waited: float) -> None:
+        """Log a step, then validate and save if either is due after it.
 
         Args:
             rate: its learning rate.
             seconds: its duration [s].
-            waited: what of that it waited for the batch [s].
+            waited: the part of it that was spent waiting for the batch [s].
         """
+        options, step = self._options, self._counters.step
+        self._log_step(result, rate, seconds, waited)
+        ended = step == options.steps
+        try:
+            if options.val_every and (step % options.val_every == 0 or ended):
+                self.validate()
+        finally:  # after validation, whose best score belongs in the checkpoint; also where it fails
+            if step % options.save_every == 0 or ended or result.stop:
+                self.save()
+
+    def _log_step(self, result: StepResult, rate: float, seconds: float, waited: float) -> None:
         record: LogRecord = {
             "step": self._counters.step,
             "loss": _finite_or_none(result.loss),

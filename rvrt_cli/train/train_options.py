@@ -42,8 +42,10 @@ class TrainOptions:
         OptionError: a value cannot be used; the message names the option and the remedy.
     """
 
-    data: str = setting("", "Folder of training clips (`rvrt preprocess clips`), or the root of Vimeo-90K.")
-    output: str = setting("", "Folder for checkpoints, weights, log and curve.")
+    data: str = setting(
+        "", "Folder of training clips (`rvrt preprocess clips`), or the root of Vimeo-90K.", metavar="FOLDER"
+    )
+    output: str = setting("", "Folder for checkpoints, weights, log and curve.", metavar="FOLDER")
     model: str = setting("rvrt-tiny", f"Preset of the network: {', '.join(PRESETS)}.")
     network: Mapping[str, Any] = field(default_factory=dict)  # entries of RVRTConfig that replace the preset's
 
@@ -51,15 +53,18 @@ class TrainOptions:
     batch: int = setting(8, "Samples per step, over all ranks.")
     frames: int = setting(7, "Frames per sample.")
     crop: int = setting(256, "Edge of a sample, high resolution [px].")
-    mirror: bool = setting(False, "Twice the frames: each sample is followed by its reversal.")
+    mirror: bool = setting(False, "Mirroring in time: each sample is followed by its reversal, for twice the frames.")
     degradation: str = setting("bi", f"Degradation that makes the low resolution: {', '.join(TRAINING_DEGRADATIONS)}.")
     still: float = setting(0.0, "Share of still samples, which repeat one frame [0 to 1].")
     seed: int = setting(0, "Random seed for initialization and sampling.")
 
-    init: str | None = setting(None, "Weights file to start from.", shown="random weights")
+    init: str | None = setting(None, "Weights file to start from.", metavar="FILE", shown="random weights")
     init_partial: bool = setting(False, "Random weights, instead of an error, where those of --init do not fit.")
     spynet: str | None = setting(
-        None, "Optical flow weights to start from: a .pth of SpyNet or RVRT, or a weights file.", shown="random weights"
+        None,
+        "Optical flow weights to start from: a .pth of SpyNet or RVRT, or a weights file.",
+        metavar="FILE",
+        shown="random weights",
     )
     spynet_frozen: int = setting(5_000, "Steps before SpyNet, the optical flow, is trained as well.")
     spynet_rate: float = setting(0.25, "Learning rate of SpyNet, relative to that of the other weights.")
@@ -78,27 +83,31 @@ class TrainOptions:
     beta1: float = setting(0.9, "β1 of Adam.")
     beta2: float = setting(0.99, "β2 of Adam.")
     weight_decay: float = setting(0.0, "Decoupled weight decay, relative to the learning rate.")
-    clip_norm: float = setting(0.0, "Largest norm of the whole gradient.", shown="no limit")
+    clip_norm: float = setting(0.0, "Largest norm of the whole gradient; 0 sets no limit.", shown="no limit")
     ema: float = setting(0.999, "Decay of the moving average of the weights; 0 turns it off.")
     max_skipped: int = setting(
         20, "Steps in a hundred that may be skipped as not finite before the run ends with an error."
     )
 
-    val: str | None = setting(None, "Folder of validation videos.", shown="clips held out from --data")
+    val: str | None = setting(
+        None, "Folder of validation videos.", metavar="FOLDER", shown="clips held out from --data"
+    )
     val_every: int = setting(5_000, "Steps between validations; 0 turns them off.")
     val_windows: int = setting(2, "Windows per validation shot; 0 takes every frame.")
     val_frames: int = setting(12, "Frames per validation window.")
     held_out: float = setting(0.02, "Share of the sources held out for validation if there is no --val [0 to below 1].")
     save_every: int = setting(1_000, "Checkpoint interval [steps].")
     keep: int = setting(3, "Number of checkpoints to keep.")
-    minutes: float = setting(0.0, "Time limit, after which a checkpoint is written [min].", shown="no limit")
+    minutes: float = setting(0.0, "Time limit, after which a checkpoint is written [min]; 0 sets none.", shown="none")
 
     device: str = setting("auto", f"Device: {', '.join(DEVICES)}.")
     precision: str = setting("float32", "Precision: float32, or float16 with a dynamic loss scale on gpu and ascend.")
-    threads: int = setting(0, "CPU threads of this machine for all its ranks together.", shown="all cores")
+    threads: int = setting(
+        0, "CPU threads of this machine for all its ranks together; 0 uses all cores.", shown="all cores"
+    )
     workers: int = setting(1, "Worker processes per rank that make samples; 0 makes them in the rank itself.")
     ranks: int = setting(1, "Number of devices that train together, over all machines.")
-    local_ranks: int = setting(0, "Number of ranks on this machine.", shown="all")
+    local_ranks: int = setting(0, "Number of ranks on this machine; 0 means all.", shown="all")
     node: int = setting(0, "Number of this machine, from 0; 0 is that of --master.")
     master: str | None = setting(None, "Address at which several machines meet.", metavar="HOST:PORT")
 
@@ -148,6 +157,11 @@ class TrainOptions:
             seed=self.seed,
             still=self.still,
         )
+
+    @property
+    def rank_threads(self) -> int | None:
+        """CPU threads of each rank; None: as many as there are cores."""
+        return max(1, self.threads // self.ranks_here) if self.threads else None
 
     @property
     def ranks_here(self) -> int:
