@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from rvrt_cli.train.setup import locked_run, prepare_run
+from rvrt_cli.train.setup import locked_run, prepare_run, resolve_options
 from rvrt_cli.train.train_options import TrainOptions, flag
 
 # Without optical flow, which is slow to compile; test_train_learner covers it
@@ -55,18 +55,19 @@ def make_vimeo(root: Path) -> Path:
 
 
 def small_run(data: Path, output: Path, **options: Any) -> TrainOptions:
-    """Options of a run that takes a tenth of a second per step, once it has compiled."""
+    """Options of a run that takes a tenth of a second per step, once compiled; the others are those of the recipe."""
     small: dict[str, Any] = {
         **{"network": NETWORK, "frames": 3, "batch": 2, "crop": 32, "degradation": "bi", "rate": 5e-3, "warmup": 3},
         **{"steps": 30, "val_every": 0, "save_every": 4, "device": "cpu", "workers": 0},
     }
-    return TrainOptions(data=str(data), output=str(output), **{**small, **options})
+    given = {"data": str(data), "output": str(output), **small, **options}
+    return resolve_options(given, None, resume=False)
 
 
 def command_line(options: TrainOptions) -> list[str]:
     """The arguments of `rvrt` that run `options`."""
-    default = TrainOptions()
-    changed = {name: value for name, value in vars(options).items() if value != getattr(default, name)}
+    recipe = resolve_options({}, None, resume=False)
+    changed = {name: value for name, value in vars(options).items() if value != getattr(recipe, name)}
     network = [f"--network={name}={json.dumps(value)}" for name, value in changed.pop("network", {}).items()]
     return ["train", *network, *(f"{flag(name)}={value}" for name, value in changed.items())]
 
