@@ -28,7 +28,7 @@ class BatchLoader:
     Args:
         folder: training clips or Vimeo-90K.
         workers: worker processes; 0 makes each batch in this process when it is requested.
-        prefetch: batches held ready at most.
+        prefetch: most batches kept ready.
         rank, ranks: this process's share of each batch, `spec.batch` / `ranks` samples.
 
     Raises:

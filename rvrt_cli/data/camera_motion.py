@@ -107,7 +107,7 @@ def _warped_clip(
         if layer is None:
             return None
         mask = _random_blob(2 * doubled, rng)
-        # The mask travels with its layer: it lies centered on what the middle frame's camera sees.
+        # The mask moves with its layer; it is centered in the view of the middle frame.
         middle = layer[frames // 2] @ np.array([doubled / 2, doubled / 2, 1])
         to_mask = np.array([[1, 0, doubled - middle[0]], [0, 1, doubled - middle[1]], [0, 0, 1]])
         for index, matrix in enumerate(layer):

@@ -196,20 +196,20 @@ def clip_windows(
     Args:
         marked: frames (H, W, 3) uint8, and whether each begins a scene.
     """
-    held: list[np.ndarray] = []
+    window: list[np.ndarray] = []
     stride = int(rng.choice(_STRIDES, p=_STRIDE_SHARES))
     before: np.ndarray | None = None
     for frame, begins in marked:
         small = _small_luma(frame)
         if begins:
-            held.clear()
+            window.clear()
         elif before is not None and movement(before, small) < _MIN_MOVEMENT:
             continue  # a repeated frame, or part of a static passage
         before = small
-        held.append(frame)
-        if len(held) == (frames - 1) * stride + 1:
-            yield held[::stride]
-            held.clear()
+        window.append(frame)
+        if len(window) == (frames - 1) * stride + 1:
+            yield window[::stride]
+            window.clear()
             stride = int(rng.choice(_STRIDES, p=_STRIDE_SHARES))
 
 

@@ -105,6 +105,7 @@ def test_video_mix_has_each_part_in_its_share(monkeypatch: pytest.MonkeyPatch) -
         assert abs(count - of * share) < spread, f"{count} of {of} are {name}; {of * share:.0f} ± {spread:.0f} expected"
 
 
+@pytest.mark.slow
 def test_h264_is_deterministic() -> None:
     """x264's default settings with vector code are not: scores on compressed clips would not be reproducible."""
     clip = scene(30, 101, 180)

@@ -168,7 +168,7 @@ def test_the_curve_falls_where_the_loss_does(tmp_path: Path) -> None:
     assert not (tmp_path / "none.png").exists()
 
 
-@searching(150)
+@searching(50)
 @given(data=st.data())
 def test_a_damaged_checkpoint_raises_one_error_only(tmp_path: Path, data: st.DataObject) -> None:
     arrays = {f"{kind}.a": np.arange(6, dtype=np.float32).reshape(2, 3) for kind in ("value", "m", "v", "ema")}
@@ -187,7 +187,7 @@ def test_a_damaged_checkpoint_raises_one_error_only(tmp_path: Path, data: st.Dat
         state.counters.count_step(skipped=True, scaled=True, max_skipped=100)
 
 
-@searching(150)
+@searching(50)
 @given(data=st.data())
 def test_a_damaged_log_loses_only_its_damaged_lines(tmp_path: Path, data: st.DataObject) -> None:
     (tmp_path / "log.jsonl").unlink(missing_ok=True)

@@ -246,7 +246,7 @@ VALUES = (
 )
 
 
-@searching(400)
+@searching(150)
 @given(st.dictionaries(st.sampled_from([entry.name for entry in fields(TrainOptions)]), VALUES, max_size=4))
 def test_any_values_are_accepted_or_refused_in_one_line(values: dict) -> None:
     with refusals(OptionError):
@@ -257,7 +257,7 @@ def test_any_values_are_accepted_or_refused_in_one_line(values: dict) -> None:
         assert all(math.isfinite(number) for number in numbers if isinstance(number, float))
 
 
-@searching(200)
+@searching(80)
 @given(st.dictionaries(st.sampled_from(list(PRESETS["rvrt"].to_dict())), VALUES, min_size=1, max_size=3))
 def test_any_network_is_accepted_or_refused_in_one_line(sizes: dict) -> None:
     with refusals(OptionError):
@@ -266,7 +266,7 @@ def test_any_network_is_accepted_or_refused_in_one_line(sizes: dict) -> None:
         assert 0 < config.carry <= 1
 
 
-@searching(150)
+@searching(60)
 @given(data=st.data())
 def test_a_damaged_recipe_is_read_or_refused(tmp_path: Path, data: st.DataObject) -> None:
     recipe = tmp_path / "mine.toml"
