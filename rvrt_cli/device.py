@@ -74,7 +74,9 @@ def use_device(kind: str = "auto", precision: str = "float32", threads: int | No
         raise RvrtError(f"--device {kind}: none was found; {_REQUIREMENTS[kind]}, or choose --device cpu")
     if chosen == "cpu" and precision != "float32":
         raise OptionError("--precision float16: the CPU computes in float32, and no accelerator was found")
-    if ms.get_context("device_target") != _MINDSPORE_NAMES[chosen]:  # once MindSpore has computed, even the same is refused
+    if (
+        ms.get_context("device_target") != _MINDSPORE_NAMES[chosen]
+    ):  # once MindSpore has computed, even the same is refused
         ms.set_device(_MINDSPORE_NAMES[chosen])
     if chosen == "cpu":
         ms.runtime.launch_blocking()  # the launch queue's threads spin while they wait: a quarter of two cores
@@ -141,7 +143,9 @@ def host_free_bytes() -> int:
     return max(0, free)
 
 
-_OUT_OF_MEMORY = re.compile(r"memory isn't enough|out of memory|alloc\w* .*fail|malloc|memory not enough", re.IGNORECASE)
+_OUT_OF_MEMORY = re.compile(
+    r"memory isn't enough|out of memory|alloc\w* .*fail|malloc|memory not enough", re.IGNORECASE
+)
 
 
 @contextlib.contextmanager

@@ -39,6 +39,20 @@ def defer_signals() -> Iterator[None]:
             raise KeyboardInterrupt
 
 
+@contextmanager
+def handle_signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Inside, SIGINT and SIGTERM call `handler`; nothing changes where this is not the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in _DEFERRED}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)
+
+
 def kill_with_parent(parent: int) -> None:
     """Have the kernel kill this process when its parent, process `parent`, ends; at once where that is gone (Linux).
 

@@ -29,11 +29,11 @@ from rvrt_cli.data.degradation import degrade, h264
 from rvrt_cli.data.resize import SCALE, imresize
 from rvrt_cli.data.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, files_of
 from rvrt_cli.data.validation import CRF, shots
-from rvrt_cli.data.vimeo import FOLDERS, FRAMES, LISTS, SEQUENCES, make_with, read_list, read_png
+from rvrt_cli.data.vimeo import FOLDERS, LISTS, SEPTUPLET_FRAMES, SEQUENCES, make_with, read_list, read_png
 from rvrt_cli.errors import OptionError
 from rvrt_cli.weights import embedded_folder
 
-CENTER = FRAMES // 2  # of a septuplet: im4, from 0
+CENTER = SEPTUPLET_FRAMES // 2  # of a septuplet: im4, from 0
 SAMPLE_CLIP = "city-truth.mp4"
 PROTOCOL_CLIPS = {"vid4": ("calendar", "city", "foliage", "walk"), "reds4": ("000", "011", "015", "020"), "udm10": None}
 UDM10_CLIPS = 10
@@ -192,10 +192,12 @@ def _open_septuplets(root: Path, kind: str) -> Dataset:
     source = f"the set's {FOLDERS[kind]}" if own else f"made: {_DEGRADATION_TEXTS[kind]}"
 
     def load(name: str) -> Iterator[ClipPair]:
-        images = [f"im{number + 1}.png" for number in range(FRAMES)]
+        images = [f"im{number + 1}.png" for number in range(SEPTUPLET_FRAMES)]
         if own:
             high = read_png(root / SEQUENCES / name / images[CENTER])[None]
-            yield _check_shapes(ClipPair(name, _read_images(low / name, images, remake), high), low / name, FRAMES)
+            yield _check_shapes(
+                ClipPair(name, _read_images(low / name, images, remake), high), low / name, SEPTUPLET_FRAMES
+            )
         else:
             frames = _read_images(root / SEQUENCES / name, images)
             yield ClipPair(name, downsample_clip(frames, kind), frames[CENTER : CENTER + 1])

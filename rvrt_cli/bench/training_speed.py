@@ -28,10 +28,10 @@ def measure_training(network: Network, repeat: int) -> dict[str, Any]:
     """
     from rvrt_cli.model import initial_weights
     from rvrt_cli.model.cost import count_flops
-    from rvrt_cli.train.all_reduce import Ranks
-    from rvrt_cli.train.counters import Counters
+    from rvrt_cli.train.communicator import Communicator
     from rvrt_cli.train.learner import Learner
     from rvrt_cli.train.train_options import TrainOptions
+    from rvrt_cli.train.training_counters import TrainingCounters
 
     device = network.device
     run = TrainOptions(
@@ -42,7 +42,7 @@ def measure_training(network: Network, repeat: int) -> dict[str, Any]:
         precision=device.precision,
     )
     weights = {f"value.{name}": array for name, array in initial_weights(run.config).items()}
-    learner = Learner(run, device, Ranks(), weights, Counters())
+    learner = Learner(run, device, Communicator(), weights, TrainingCounters())
     low = np.concatenate([moving_clip(STEP_FRAMES, STEP_EDGE, STEP_EDGE)] * STEP_BATCH)
     high = low.repeat(4, -2).repeat(4, -3)
 

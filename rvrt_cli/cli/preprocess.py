@@ -17,8 +17,8 @@ from rvrt_cli.data.clip_options import ClipOptions
 from rvrt_cli.options import usable_cores
 
 if TYPE_CHECKING:
-    from rvrt_cli.data.make_clips import Finished
-    from rvrt_cli.data.vimeo_preprocess import Work
+    from rvrt_cli.data.make_clips import SourceResult
+    from rvrt_cli.data.vimeo_preprocess import PreprocessingStats
 
 
 @click.group("preprocess", short_help="Make training data.")
@@ -74,24 +74,24 @@ def preprocess_vimeo90k_command(
     Example:
       rvrt preprocess vimeo90k /data/vimeo_septuplet --lists test --degradation bd
     """
-    from rvrt_cli.data.vimeo import FRAMES, read_list
-    from rvrt_cli.data.vimeo_preprocess import SET_IMAGES, Work, make_low_resolution
+    from rvrt_cli.data.vimeo import SEPTUPLET_FRAMES, read_list
+    from rvrt_cli.data.vimeo_preprocess import SET_IMAGES, PreprocessingStats, make_low_resolution
 
     names = ("train", "test") if lists == "both" else (lists,)
-    total = FRAMES * len({line for name in names for line in read_list(root, name)})
-    start, work = time.perf_counter(), Work()
+    total = SEPTUPLET_FRAMES * len({line for name in names for line in read_list(root, name)})
+    start, work = time.perf_counter(), PreprocessingStats()
     with open_display("images", stderr=False) as display:
 
-        def report(piece: Work) -> None:
+        def report(piece: PreprocessingStats) -> None:
             work.add(piece)
             seconds = time.perf_counter() - start
-            done, rate = work.images + work.there + work.failed, work.images / seconds
+            done, rate = work.images + work.existing + work.failed, work.images / seconds
             display.update(done, total, f"{rate:.0f} images/s, {_time_left(done, total, seconds)}")
 
         make_low_resolution(root, names, degradation, scale, output, workers, report)
     seconds = time.perf_counter() - start
     click.echo(
-        f"{plural(work.images, 'image')} made, {work.there} already there, in {seconds:.0f} s with "
+        f"{plural(work.images, 'image')} made, {work.existing} already there, in {seconds:.0f} s with "
         f"{plural(workers, 'worker')}"
     )
     if work.images:
@@ -99,7 +99,7 @@ def preprocess_vimeo90k_command(
     _exit_with_problems(work.problems, "image", "could not be made")
 
 
-def _print_rate(work: Work, set_images: int, seconds: float) -> None:
+def _print_rate(work: PreprocessingStats, set_images: int, seconds: float) -> None:
     parts = (work.reading, work.resizing, work.writing)
     read, resize, write = (f"{100 * part / work.seconds:.0f} %" for part in parts)
     click.echo(
@@ -176,7 +176,7 @@ class _ClipsReport:
         self._start = time.perf_counter()
         self._done = self._clips = 0
 
-    def update(self, finished: Finished) -> None:
+    def update(self, finished: SourceResult) -> None:
         self._done += 1
         self._clips += finished.clips
         seconds = time.perf_counter() - self._start

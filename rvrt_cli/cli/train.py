@@ -49,13 +49,13 @@ def train_command(recipe: Path | None, network: tuple[str, ...], resume: bool, *
       rvrt train --output run --resume
       rvrt train --data vimeo_septuplet --output run --model rvrt --spynet spynet.pth --device ascend --ranks 8
     """
-    from rvrt_cli.train.setup import given_options, held_run, prepare_run, resolve_options
+    from rvrt_cli.train.setup import given_options, locked_run, prepare_run, resolve_options
 
     given = given_options(values)
     if network:
         given["network"] = _network_sizes(network)
     options = prepare_run(resolve_options(given, recipe, resume), resume)
-    with held_run(options):
+    with locked_run(options):
         for line in run_lines(options):
             click.echo(line, err=True)
         outcome = _start_run(options)
@@ -73,7 +73,7 @@ def _start_run(options: TrainOptions) -> dict[str, Any]:
     with open_display("steps", interval=_LINE_INTERVAL, at_once=True) as display:
         report = TrainingReport(display, options.steps)
         if options.ranks > 1:
-            from rvrt_cli.train.multi_rank import run_ranks as start
+            from rvrt_cli.train.multi_rank import train_in_ranks as start
         else:
             from rvrt_cli.train.loop import train as start
         return start(options, report.update)

@@ -1,7 +1,8 @@
-"""Camera motion over a photograph: training clips whose every frame is made of real pixels.
+# SPDX-License-Identifier: Apache-2.0
+"""Synthetic camera motion over a photograph: training clips whose every frame is made of real pixels.
 
 A frame resampled at its own resolution is blurred, and a network trained on it learns nothing. So a clip either moves
-by whole pixels (quarter pixels once reduced four times), or is warped at twice its size and then reduced by two.
+by whole pixels (quarter pixels at low resolution), or is warped at twice its size and then reduced by two.
 
 T frames of S×S px; positions are (y, x) px. Clips are uint8 RGB (T, S, S, 3); randomness is a NumPy generator.
 """
@@ -15,17 +16,17 @@ from PIL import Image, ImageDraw
 
 from rvrt_cli.data.resize import imresize
 
-KINDS = ("shift", "warp", "layers", "tripod")
-_SHARES = (0.30, 0.25, 0.25, 0.20)
+MOTION_KINDS = ("shift", "warp", "layers", "tripod")
+_MOTION_SHARES = (0.30, 0.25, 0.25, 0.20)
 
-_SPEED = (0.3, 14.0)  # px per frame, log-uniform
-_ACCELERATION = 0.08  # of the speed, per frame
-_SHAKE = 0.5  # px, share of clips that shake: half
-_ROTATION = 0.02  # rad per frame, at most
-_ZOOM = 0.02  # per frame, at most
+_SPEED_RANGE = (0.3, 14.0)  # px per frame, log-uniform
+_ACCELERATION = 0.08  # standard deviation, as a share of the speed, per frame
+_SHAKE = 0.5  # px, standard deviation; half of the clips shake
+_MAX_ROTATION = 0.02  # rad per frame
+_MAX_ZOOM = 0.02  # relative, per frame
 _START_ZOOM = (0.85, 1.3)  # photo px per px of the doubled frame
-_SHUTTER = (0.2, 0.6)  # of a frame's time, for clips with motion blur
-_BLURRED = 0.10  # share of the shifted clips
+_SHUTTER = (0.2, 0.6)  # exposure of clips with motion blur, as a share of the frame interval
+_BLURRED_SHARE = 0.10  # of the shifted clips
 
 
 @dataclass(frozen=True)
@@ -37,24 +38,24 @@ class Photo:
 
     @classmethod
     def of(cls, pixels: np.ndarray) -> Photo:
-        """The photo and its antialiased half."""
+        """Keep the photo and its antialiased half."""
         return cls(pixels, imresize(pixels, 0.5))
 
 
 def photo_clip(photo: Photo, frames: int, size: int, rng: np.random.Generator) -> tuple[str, np.ndarray] | None:
-    """The kind of motion and one clip (T, S, S, 3), or None if that motion does not fit in the photo."""
-    kind = str(rng.choice(KINDS, p=_SHARES))
+    """Draw a kind of motion and make a clip (T, S, S, 3); None if the motion does not fit into the photo."""
+    kind = str(rng.choice(MOTION_KINDS, p=_MOTION_SHARES))
     if kind == "shift":
-        clip = _shifted(photo.half if rng.random() < 0.5 else photo.full, frames, size, rng)
+        clip = _shifted_clip(photo.half if rng.random() < 0.5 else photo.full, frames, size, rng)
     else:
         layered, still = kind in ("layers", "tripod"), kind == "tripod"
-        clip = _warped(photo.full, frames, size, rng, foreground=layered, still=still)
+        clip = _warped_clip(photo.full, frames, size, rng, foreground=layered, still=still)
     return None if clip is None else (kind, clip)
 
 
 def camera_path(frames: int, rng: np.random.Generator) -> np.ndarray:
-    """Offsets (T, 2) px of a camera that drifts, speeds up or slows down, and in half the clips shakes; starts at 0."""
-    speed = np.exp(rng.uniform(*np.log(_SPEED)))
+    """Offsets (T, 2) px of a camera that drifts, accelerates, and in half of the clips shakes; the first is 0."""
+    speed = np.exp(rng.uniform(*np.log(_SPEED_RANGE)))
     angle = rng.uniform(0, 2 * np.pi)
     velocity = speed * np.array([np.sin(angle), np.cos(angle)])
     change = rng.normal(0, _ACCELERATION * speed, (frames - 1, 2)).cumsum(0)
@@ -64,11 +65,11 @@ def camera_path(frames: int, rng: np.random.Generator) -> np.ndarray:
     return np.concatenate([np.zeros((1, 2)), steps.cumsum(0)])
 
 
-def _shifted(image: np.ndarray, frames: int, size: int, rng: np.random.Generator) -> np.ndarray | None:
-    """Crops of `image` along a path of whole pixels; some with motion blur, a mean of crops within the shutter time."""
+def _shifted_clip(image: np.ndarray, frames: int, size: int, rng: np.random.Generator) -> np.ndarray | None:
+    """Crops of `image` along a path of whole pixels; some with motion blur, the mean of crops during the exposure."""
     path = camera_path(frames, rng)
     exposures = np.zeros((1, 1, 2))
-    if rng.random() < _BLURRED:
+    if rng.random() < _BLURRED_SHARE:
         velocity = np.gradient(path, axis=0)
         times = np.linspace(-0.5, 0.5, 7)[:, None, None] * rng.uniform(*_SHUTTER)
         exposures = times * velocity
@@ -84,13 +85,14 @@ def _shifted(image: np.ndarray, frames: int, size: int, rng: np.random.Generator
     return np.rint(np.mean(shots, axis=0)).astype(np.uint8)
 
 
-def _warped(
+def _warped_clip(
     image: np.ndarray, frames: int, size: int, rng: np.random.Generator, foreground: bool, still: bool = False
 ) -> np.ndarray | None:
     """Pan, zoom and rotation, sampled at twice the size and reduced.
 
-    `foreground` adds a layer that moves by itself; of a `still` clip the camera stands on a tripod, so that only the
-    foreground moves.
+    Args:
+        foreground: add a layer that moves independently.
+        still: the camera stands on a tripod, so that only the foreground moves.
     """
     doubled = 2 * size
     background = _affine_path(1 if still else frames, doubled, image.shape, rng)
@@ -98,14 +100,14 @@ def _warped(
         return None
     if still:
         background *= frames
-    picture = Image.fromarray(image)
-    shots = [_sample(picture, matrix, doubled) for matrix in background]
+    photo = Image.fromarray(image)
+    shots = [_sample_affine(photo, matrix, doubled) for matrix in background]
     if foreground:
         layer = _affine_path(frames, doubled, image.shape, rng)
         if layer is None:
             return None
-        mask = _blob(2 * doubled, rng)
-        # The mask travels with its layer: it lies centered on what the middle frame's camera sees.
+        mask = _random_blob(2 * doubled, rng)
+        # The mask moves with its layer; it is centered in the view of the middle frame.
         middle = layer[frames // 2] @ np.array([doubled / 2, doubled / 2, 1])
         to_mask = np.array([[1, 0, doubled - middle[0]], [0, 1, doubled - middle[1]], [0, 0, 1]])
         for index, matrix in enumerate(layer):
@@ -115,16 +117,16 @@ def _warped(
                 tuple((to_mask @ matrix)[:2].ravel()),
                 Image.Resampling.BILINEAR,
             )
-            shots[index] = Image.composite(_sample(picture, matrix, doubled), shots[index], shape)
+            shots[index] = Image.composite(_sample_affine(photo, matrix, doubled), shots[index], shape)
     return imresize(np.stack([np.asarray(shot) for shot in shots]), 0.5)
 
 
 def _affine_path(frames: int, side: int, shape: tuple[int, ...], rng: np.random.Generator) -> list[np.ndarray] | None:
-    """3×3 matrices per frame, from its (x, y, 1) to the photo's; frames of `side` px. None if the path does not fit."""
+    """3×3 matrices from (x, y, 1) of each frame, `side` px, to the photo's; None if the path does not fit into it."""
     path = 2 * camera_path(frames, rng)[:, ::-1]
     time = np.arange(frames)
-    angle = rng.uniform(-np.pi / 12, np.pi / 12) + rng.uniform(-_ROTATION, _ROTATION) * time
-    zoom = rng.uniform(*_START_ZOOM) * (1 + rng.uniform(-_ZOOM, _ZOOM)) ** time
+    angle = rng.uniform(-np.pi / 12, np.pi / 12) + rng.uniform(-_MAX_ROTATION, _MAX_ROTATION) * time
+    zoom = rng.uniform(*_START_ZOOM) * (1 + rng.uniform(-_MAX_ZOOM, _MAX_ZOOM)) ** time
     matrices = []
     for (x, y), turn, scale in zip(path, angle, zoom, strict=True):
         about = np.array([[1, 0, -side / 2], [0, 1, -side / 2], [0, 0, 1]])
@@ -136,17 +138,17 @@ def _affine_path(frames: int, side: int, shape: tuple[int, ...], rng: np.random.
     room = np.array(shape[1::-1]) - (highest - lowest)
     if room.min() < 0:
         return None
-    move = np.eye(3)
-    move[:2, 2] = rng.uniform(0, room) - lowest
-    return [move @ matrix for matrix in matrices]
+    placement = np.eye(3)
+    placement[:2, 2] = rng.uniform(0, room) - lowest
+    return [placement @ matrix for matrix in matrices]
 
 
-def _sample(picture: Image.Image, matrix: np.ndarray, side: int) -> Image.Image:
-    return picture.transform((side, side), Image.Transform.AFFINE, tuple(matrix[:2].ravel()), Image.Resampling.BICUBIC)
+def _sample_affine(photo: Image.Image, matrix: np.ndarray, side: int) -> Image.Image:
+    return photo.transform((side, side), Image.Transform.AFFINE, tuple(matrix[:2].ravel()), Image.Resampling.BICUBIC)
 
 
-def _blob(side: int, rng: np.random.Generator) -> np.ndarray:
-    """A random closed shape with a wavy outline near the middle of (side, side) uint8, 255 inside."""
+def _random_blob(side: int, rng: np.random.Generator) -> np.ndarray:
+    """A random closed shape with a wavy outline near the center of a mask (side, side) uint8; 255 inside."""
     angle = np.linspace(0, 2 * np.pi, 180, endpoint=False)
     radius = np.full(180, rng.uniform(0.08, 0.2))
     for harmonic in range(1, 9):

@@ -14,7 +14,7 @@ class ClipOptions:
     """The training clips that `rvrt preprocess clips` makes; every field is one command-line option.
 
     Raises:
-        OptionError: a value cannot be used.
+        OptionError: a value cannot be used; the message names the option and the remedy.
     """
 
     frames: int = setting(7, "Frames per clip.")

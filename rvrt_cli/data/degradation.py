@@ -1,4 +1,5 @@
-"""From high-resolution clips to the low-resolution input of training: `bi`, `bd` or `video`.
+# SPDX-License-Identifier: Apache-2.0
+"""Degradations that make the low-resolution input of training: `bi`, `bd` or `video`.
 
 T frames, H×W px high resolution, h×w = H/4 × W/4. Clips are uint8 RGB (T, H, W, 3); randomness is a NumPy generator.
 """
@@ -14,49 +15,49 @@ from PIL import Image
 from rvrt_cli.data.resize import SCALE, blur_downsample, imresize
 from rvrt_cli.frame import round_levels
 
-DEGRADATIONS = ("bi", "bd", "video")
+TRAINING_DEGRADATIONS = ("bi", "bd", "video")
 
-# `video`: what real low-resolution footage went through, as shares of the clips.
-_CLEAN = 0.50  # bicubic alone
-_DIRTY = 0.12  # blur and noise, not compressed
-_JPEG = 0.06  # each frame through JPEG; the rest through H.264
-_DIRTY_BEFORE_CODEC = 0.25  # of the compressed clips
-_CRF = (18.0, 28.0)
-_PRESETS = ("superfast", "veryfast")
+# `video` imitates real low-resolution footage; shares of the clips.
+_CLEAN_SHARE = 0.50  # bicubic reduction only
+_NOISY_SHARE = 0.12  # blur and noise, not compressed
+_JPEG_SHARE = 0.06  # each frame through JPEG; the remaining clips go through H.264
+_NOISY_CODED_SHARE = 0.25  # share of the compressed clips that get blur and noise first
+_CRF_RANGE = (18.0, 28.0)
+_X264_PRESETS = ("superfast", "veryfast")
 _JPEG_QUALITY = (50, 95)
 _BLUR_SIGMA = (0.2, 0.6)  # LR px
 _NOISE_SIGMA = (0.5, 4.0)  # levels
 
-# swscale: bicubic, accurate rounding, full chroma. Its default rounding darkens every pass by more than a level.
-_SWS = 0x4 | 0x40000 | 0x2000
+# swscale flags: bicubic, accurate rounding, full chroma. Its default rounding darkens each pass by over one level.
+_CODEC_SWS_FLAGS = 0x4 | 0x40000 | 0x2000
 
 
 def degrade(clip: np.ndarray, kind: str, rng: np.random.Generator) -> np.ndarray:
-    """Low-resolution clip (T, h, w, 3) of `clip` (T, H, W, 3), both uint8; H and W are multiples of 4.
+    """Reduce `clip` (T, H, W, 3) to low resolution (T, h, w, 3), both uint8; H and W are multiples of 4.
 
-    `bi` is MATLAB's bicubic, `bd` the Gaussian blur of the published BD data, `video` a random mix over clips of clean
-    bicubic, slight blur and noise, and real H.264 or JPEG compression of the small clip.
+    `bi` is MATLAB's bicubic and `bd` the Gaussian blur of the published BD data. `video` draws per clip: clean bicubic,
+    slight blur and noise, or real H.264 or JPEG compression of the small clip.
     """
     if kind == "bd":
         return blur_downsample(clip)
     small = imresize(clip, 1 / SCALE)
-    return _as_video(small, rng) if kind == "video" else small
+    return _degrade_as_video(small, rng) if kind == "video" else small
 
 
-def _as_video(clip: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _degrade_as_video(clip: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     kind = rng.random()
-    if kind < _CLEAN:
+    if kind < _CLEAN_SHARE:
         return clip
-    if kind < _CLEAN + _DIRTY or rng.random() < _DIRTY_BEFORE_CODEC:
+    if kind < _CLEAN_SHARE + _NOISY_SHARE or rng.random() < _NOISY_CODED_SHARE:
         clip = _blur_and_noise(clip, rng)
-    if kind < _CLEAN + _DIRTY:
+    if kind < _CLEAN_SHARE + _NOISY_SHARE:
         return clip
-    if kind < _CLEAN + _DIRTY + _JPEG:
+    if kind < _CLEAN_SHARE + _NOISY_SHARE + _JPEG_SHARE:
         return jpeg(clip, int(rng.integers(*_JPEG_QUALITY, endpoint=True)))
-    # A window of a real video seldom begins at a key frame: code the clip's own mirror image before it, and drop that.
+    # A window of a real video seldom begins at a key frame: encode part of the reversed clip first, and drop it.
     lead = int(rng.integers(len(clip)))
     coded = np.concatenate([clip[lead:0:-1], clip])
-    return h264(coded, float(rng.uniform(*_CRF)), str(rng.choice(_PRESETS)), mbtree=False)[lead:]
+    return h264(coded, float(rng.uniform(*_CRF_RANGE)), str(rng.choice(_X264_PRESETS)), mbtree=False)[lead:]
 
 
 def _blur_and_noise(clip: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -71,7 +72,7 @@ def _blur_and_noise(clip: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def jpeg(clip: np.ndarray, quality: int) -> np.ndarray:
-    """Each frame of (T, h, w, 3) uint8 through JPEG (4:2:0) of `quality` 1…95."""
+    """Compress each frame of (T, h, w, 3) uint8 as JPEG (4:2:0) of `quality` 1…95, and decode it."""
     out = np.empty_like(clip)
     for source, target in zip(clip, out, strict=True):
         coded = io.BytesIO()
@@ -81,15 +82,15 @@ def jpeg(clip: np.ndarray, quality: int) -> np.ndarray:
 
 
 def h264(clip: np.ndarray, crf: float, preset: str = "medium", mbtree: bool = True) -> np.ndarray:
-    """(T, h, w, 3) uint8 through x264 and back: 4:2:0, constant rate factor `crf`, in this process.
+    """Encode (T, h, w, 3) uint8 with x264 (4:2:0, constant rate factor `crf`) and decode it, in this process.
 
-    The same clip gives the same result each time. For that x264 has one thread; and its macroblock tree, on by default,
-    runs in plain C, several times slower, because the vector code of it reads past the end of its buffers. Without it
-    (`mbtree=False`) the vector code serves. Odd sides are extended by repeating the last pixel.
+    The same clip gives the same result every time. That takes a single thread, and plain C for the macroblock tree (on
+    by default), several times slower: x264's vector code of it reads past the end of its buffers. With `mbtree=False`
+    the vector code is used. Odd sides are extended by repeating the last pixel.
     """
     frames, height, width, _ = clip.shape
     even = np.pad(clip, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    import av  # options, and so every command's help, come past this module
+    import av  # slow to import, and every command's help imports this module by way of the options
 
     encoder = av.CodecContext.create("libx264", "w")
     encoder.height, encoder.width = even.shape[1:3]
@@ -104,15 +105,17 @@ def h264(clip: np.ndarray, crf: float, preset: str = "medium", mbtree: bool = Tr
     for index in range(frames + 1):
         frame = None
         if index < frames:
-            frame = av.VideoFrame.from_ndarray(even[index], "rgb24").reformat(format="yuv420p", interpolation=_SWS)
+            frame = av.VideoFrame.from_ndarray(even[index], "rgb24").reformat(
+                format="yuv420p", interpolation=_CODEC_SWS_FLAGS
+            )
             frame.pts = index
         packets = encoder.encode(frame)
         decoded = [image for packet in packets for image in decoder.decode(packet)]
         if frame is None:
             decoded += decoder.decode(None)
         for image in decoded:
-            out[done] = image.reformat(format="rgb24", interpolation=_SWS).to_ndarray()[:height, :width]
+            out[done] = image.reformat(format="rgb24", interpolation=_CODEC_SWS_FLAGS).to_ndarray()[:height, :width]
             done += 1
     if done != frames:
-        raise RuntimeError(f"x264 gave back {done} of {frames} frames")
+        raise RuntimeError(f"x264 returned {done} of {frames} frames")
     return out

@@ -1,11 +1,12 @@
-"""Photos and videos as training material: finding them, their licenses, and their pixels (uint8 RGB)."""
+# SPDX-License-Identifier: Apache-2.0
+"""Photos and videos as sources of training data: how they are found, licensed and read (uint8 RGB)."""
 
 from __future__ import annotations
 
 import csv
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -19,13 +20,9 @@ from rvrt_cli.video.read.image_files import natural_key
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm"})
 VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".mov", ".avi", ".webm", ".mpg", ".mpeg", ".m4v", ".ts", ".y4m", ".gif"})
-UNSPECIFIED = "unspecified"
-UNREADABLE = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    Image.DecompressionBombError,
-)  # Pillow, of a file that is no image for us
+UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # raised by Pillow for bad images
+
+_NO_LICENSE = "unspecified"
 
 
 @dataclass(frozen=True)
@@ -33,7 +30,7 @@ class Source:
     """One photo or video."""
 
     path: Path
-    name: str  # relative to what the user named, so that it says nothing about the machine
+    name: str  # relative to what the user named, so that it reveals nothing about the machine
     kind: str  # "photo" or "video"
     license: str
 
@@ -43,8 +40,9 @@ def find_sources(
 ) -> list[Source]:
     """All photos and videos among and below `paths`, in the order of `paths` and then by name.
 
-    Folders are searched for the known suffixes, without what is hidden; a file that is named itself and is no image counts as a video. The
-    first of `licenses` (pattern, license) whose pattern matches a source's name gives its license, else `license`.
+    Folders are searched for the known suffixes; hidden files are skipped. A file that is named directly and is not an
+    image counts as a video. The first of `licenses` (pattern, license) whose pattern matches a source's name gives its
+    license, else `license` does.
 
     Raises:
         OptionError: a path does not exist, nothing is found, or patterns were given and a source matches none.
@@ -61,7 +59,9 @@ def find_sources(
         else:
             raise OptionError(f"{path}: no such file or folder")
     if not found:
-        raise OptionError(f"no photos or videos in {', '.join(map(str, paths))}; name files or folders that hold some")
+        raise OptionError(
+            f"no photos or videos in {', '.join(map(str, paths))}; name files or folders that contain some"
+        )
     sources = []
     for file, relative in found:
         name = relative.as_posix()
@@ -71,18 +71,18 @@ def find_sources(
         )
         if terms is None and licenses:
             raise OptionError(f"{name}: no pattern of --licenses matches; add one, or give --license for the rest")
-        sources.append(Source(file, name, kind, terms or UNSPECIFIED))
+        sources.append(Source(file, name, kind, terms or _NO_LICENSE))
     return sources
 
 
 def files_of(folder: Path, suffixes: frozenset[str]) -> list[Path]:
-    """The files of a folder with these suffixes, frame2 before frame10; not the hidden ones, as macOS leaves them."""
+    """The files of a folder with these suffixes, frame2 before frame10; hidden files, as macOS leaves them, are skipped."""
     found = (path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.name[0] != ".")
     return sorted(found, key=natural_key)
 
 
 def read_licenses(path: Path) -> list[tuple[str, str]]:
-    """(pattern, license) pairs of a CSV file with two columns, or of a JSON object {pattern: license}; in file order.
+    """Read (pattern, license) pairs, in file order, from a CSV file of two columns or a JSON object {pattern: license}.
 
     Raises:
         OptionError: neither form.
@@ -98,25 +98,27 @@ def read_licenses(path: Path) -> list[tuple[str, str]]:
         raise OptionError(
             f"{path}: expected lines 'pattern,license', or JSON {{pattern: license}} in a .json file ({error})"
         ) from error
-    return [pair for pair in pairs if pair != ("pattern", "license")]
+    return [pair for pair in pairs if pair not in (("pattern", "license"), ("pattern", "licence"))]  # a header
 
 
 def rgb_of(image: Image.Image) -> np.ndarray:
-    """The pixels (H, W, 3) uint8 of an image of any mode; 16 bits of gray become 8.
+    """The pixels (H, W, 3) uint8 of an image of any mode; 16-bit gray is reduced to 8 bits.
 
     Raises:
-        ValueError: it holds 32 bits a pixel, of which nobody knows what is white.
+        ValueError: it has 32 bits per channel, for which no white level is defined.
     """
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # Pillow would clip these
+    if image.mode.startswith("I;16") or (
+        image.mode == "I" and image.format == "PNG"
+    ):  # Pillow's own conversion would clip these
         gray = np.rint(np.asarray(image).astype(np.float32) / 257).astype(np.uint8)
         return np.repeat(gray[..., None], 3, 2)
     if image.mode in ("I", "F"):
-        raise ValueError("it has 32 bits a channel; convert it to 8 or 16")
+        raise ValueError("it has 32 bits per channel; convert it to 8 or 16")
     return np.asarray(image.convert("RGB"))
 
 
 def read_photo(path: Path) -> np.ndarray:
-    """The photo (H, W, 3) uint8, turned as its EXIF says.
+    """The photo (H, W, 3) uint8, rotated as its EXIF orientation says.
 
     Raises:
         MediaError: it cannot be read.
@@ -125,18 +127,18 @@ def read_photo(path: Path) -> np.ndarray:
         with Image.open(path) as image:
             return rgb_of(ImageOps.exif_transpose(image))
     except UNREADABLE as error:
-        raise MediaError(f"{path}: cannot be read as an image ({error}); leave it out or replace it") from error
+        raise MediaError(f"{path}: cannot be read as an image ({error}); remove or replace it") from error
 
 
 def read_video(path: Path) -> tuple[int, Iterator[np.ndarray]]:
-    """The estimated number of frames, and the frames (H, W, 3) uint8 one after the other, as coded (none repeated).
+    """The estimated number of frames, and the frames (H, W, 3) uint8 in order, as coded (none repeated).
 
     Raises:
-        MediaError: it cannot be opened; or, while iterating, decoding breaks off.
+        MediaError: it cannot be opened; or, during iteration, decoding fails.
     """
-    logging.getLogger("imageio_ffmpeg").setLevel(logging.ERROR)  # it warns of videos that are turned upright
+    logging.getLogger("imageio_ffmpeg").setLevel(logging.ERROR)  # it warns of rotated videos
     stream = imageio_ffmpeg.read_frames(
-        f"file:{path}",  # or "concat:a" would be a protocol and no name
+        f"file:{path}",  # a name such as "concat:a" would be taken for a protocol
         pix_fmt="rgb24",
         output_params=["-fps_mode", "passthrough", "-sws_flags", "bicubic+accurate_rnd+full_chroma_int"],
     )
@@ -144,16 +146,16 @@ def read_video(path: Path) -> tuple[int, Iterator[np.ndarray]]:
         facts = next(stream)
     except (OSError, RuntimeError, StopIteration, IndexError) as error:
         reason = str(error).strip().splitlines()[-1:] or ["no video stream"]
-        raise MediaError(f"{path}: cannot be read as a video ({reason[0]}); leave it out or replace it") from error
-    width, height = facts["size"]
+        raise MediaError(f"{path}: cannot be read as a video ({reason[0]}); remove or replace it") from error
+    return max(1, round(facts["duration"] * facts["fps"])), _decoded_frames(path, stream, facts["size"])
 
-    def frames() -> Iterator[np.ndarray]:
-        try:
-            for data in stream:
-                yield np.frombuffer(data, np.uint8).reshape(height, width, 3)
-        except (OSError, RuntimeError) as error:
-            raise MediaError(f"{path}: decoding broke off ({str(error).strip().splitlines()[-1]})") from error
-        finally:
-            stream.close()
 
-    return max(1, round(facts["duration"] * facts["fps"])), frames()
+def _decoded_frames(path: Path, stream: Generator, size: tuple[int, int]) -> Iterator[np.ndarray]:
+    width, height = size
+    try:
+        for data in stream:
+            yield np.frombuffer(data, np.uint8).reshape(height, width, 3)
+    except (OSError, RuntimeError) as error:
+        raise MediaError(f"{path}: decoding failed ({str(error).strip().splitlines()[-1]})") from error
+    finally:
+        stream.close()

@@ -1,10 +1,11 @@
-"""How a network is judged on real clips: ×4 against the pixels that were there, with bicubic beside it.
+# SPDX-License-Identifier: Apache-2.0
+"""The validation protocol: Y-PSNR of ×4 upscaling on real videos, next to that of bicubic.
 
-The protocol, for every video of a folder: frames of 720 rows or more are halved (MATLAB's bicubic), which removes
-compression artifacts from the target; the video is split at its cuts; shots are cropped to multiples of 4 px. Low
-resolution is MATLAB's bicubic reduction by 4, `clean`, or that through H.264 at CRF 23 (x264 medium, 4:2:0, the whole
-shot), `h264`. Scores are PSNR on Y without a border: mean over the frames of a shot, then over the shots. Frames that bicubic
-enlarges exactly, such as black ones, are left out: its PSNR is infinite there, and they say nothing.
+For every video of a folder: frames of 720 rows or more are halved (MATLAB's bicubic), which removes compression artifacts
+from the target; the video is split at its cuts; shots are cropped to multiples of 4 px. Low resolution is MATLAB's
+bicubic reduction by 4, `clean`, or that compressed with H.264 at CRF 23 (x264 medium, 4:2:0, the whole shot), `h264`.
+Scores are PSNR on Y without a border: mean over the frames of a shot, then over the shots. Frames that bicubic restores
+exactly, such as black ones, are excluded: its PSNR is infinite there, so they carry no information.
 
 T frames, h×w px low resolution. Frames are uint8 RGB.
 """
@@ -51,8 +52,8 @@ class VariantScore(TypedDict):
 
 
 @dataclass(frozen=True)
-class _Window:
-    """Consecutive frames of one shot: the target, each variant's input, and bicubic's score per frame."""
+class _ShotWindow:
+    """Consecutive frames of one shot: the target, each variant's input, and bicubic's Y-PSNR [dB] per frame."""
 
     shot: str
     high: np.ndarray  # (T, 4h, 4w, 3)
@@ -61,14 +62,14 @@ class _Window:
 
 
 class ValidationSet:
-    """The videos of `folder`, prepared once, to score networks on again and again.
+    """The videos of `folder`, prepared once and then used to score networks.
 
     Args:
-        windows: of each shot, so many windows, spread evenly; None: every frame, one window a shot.
-        frames: of each window.
+        windows: windows per shot, evenly spread; None: every frame, in one window per shot.
+        frames: frames per window.
 
     Raises:
-        OptionError: the folder holds no video, or none that says anything.
+        OptionError: the folder holds no video, or bicubic restores every frame exactly.
         MediaError: a video cannot be read.
     """
 
@@ -78,13 +79,13 @@ class ValidationSet:
         if (windows is not None and windows < 1) or frames < 1:
             raise OptionError(f"{windows} windows of {frames} frames: give 1 or more of each")
         self.variants = tuple(variants)
-        self._windows: list[_Window] = []
+        self._windows: list[_ShotWindow] = []
         paths = files_of(folder, VIDEO_SUFFIXES)
         if not paths:
             raise OptionError(f"{folder}: no videos to validate on; expected files such as .mp4 or .mpg")
         for path in paths:
             for shot, high in shots(path):
-                self._windows += _prepare(shot, high, self.variants, windows, frames)
+                self._windows += _prepare_windows(shot, high, self.variants, windows, frames)
         self._bicubic = {variant: self._by_shot(w.bicubic[variant] for w in self._windows) for variant in variants}
         for variant, scores in self._bicubic.items():
             check_comparable(scores, f"{folder} ({variant})", "give other videos")
@@ -95,15 +96,15 @@ class ValidationSet:
 
     @property
     def identity(self) -> str:
-        """The same for the same frames, wherever they lie: scores on them can be compared."""
+        """Equal for equal frames, wherever they are stored: scores of one identity can be compared."""
         return scores_identity(self._bicubic)
 
     def _score_variant(self, upscale: Upscale, variant: str) -> VariantScore:
         ours = self._by_shot(psnr_y(upscale(window.low[variant]), window.high) for window in self._windows)
-        return compared(ours, self._bicubic[variant])
+        return compare_with_bicubic(ours, self._bicubic[variant])
 
     def _by_shot(self, scores: Iterable[list[float]]) -> dict[str, list[float]]:
-        """The scores of each window's frames, window after window, put together shot by shot."""
+        """Collect the scores of the windows' frames by shot."""
         shots: dict[str, list[float]] = {}
         for window, frames in zip(self._windows, scores, strict=True):
             shots.setdefault(window.shot, []).extend(frames)
@@ -111,12 +112,12 @@ class ValidationSet:
 
 
 def bicubic_upscale(frames: np.ndarray) -> np.ndarray:
-    """MATLAB's bicubic enlargement, (T, h, w, 3) to (T, 4h, 4w, 3): what every network is measured against."""
+    """MATLAB's bicubic upscaling, (T, h, w, 3) to (T, 4h, 4w, 3): the baseline of every network."""
     return imresize(frames, SCALE)
 
 
-def compared(ours: Mapping[str, Sequence[float]], bicubic: Mapping[str, Sequence[float]]) -> VariantScore:
-    """The scores of the frames of each clip beside bicubic's, without those that bicubic enlarges exactly."""
+def compare_with_bicubic(ours: Mapping[str, Sequence[float]], bicubic: Mapping[str, Sequence[float]]) -> VariantScore:
+    """Scores per clip and their mean, ours and bicubic's, without the frames that bicubic restores exactly."""
     kept = {clip: [k for k, score in enumerate(scores) if math.isfinite(score)] for clip, scores in bicubic.items()}
     clips, mean = clip_means({clip: [ours[clip][k] for k in frames] for clip, frames in kept.items() if frames})
     bicubic_clips, bicubic_mean = clip_means({clip: [bicubic[clip][k] for k in kept[clip]] for clip in clips})
@@ -127,17 +128,17 @@ def compared(ours: Mapping[str, Sequence[float]], bicubic: Mapping[str, Sequence
 
 
 def check_comparable(bicubic: Mapping[str, Sequence[float]], where: str, remedy: str) -> None:
-    """Refuse clips of which `compared` would leave nothing.
+    """Refuse clips that leave `compare_with_bicubic` no frame.
 
     Raises:
-        OptionError: bicubic enlarges every frame exactly.
+        OptionError: bicubic restores every frame exactly.
     """
     if not any(math.isfinite(score) for scores in bicubic.values() for score in scores):
-        raise OptionError(f"{where}: nothing to validate on, bicubic enlarges every frame exactly; {remedy}")
+        raise OptionError(f"{where}: nothing to validate on, bicubic restores every frame exactly; {remedy}")
 
 
 def scores_identity(bicubic: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
-    """A digest of bicubic's scores, by variant and clip, which tell apart what they were taken on."""
+    """A digest of bicubic's scores by variant and clip, which identifies the frames they were measured on."""
     facts = {
         variant: {clip: [len(scores), *(f"{score:.1f}" for score in scores[:1])] for clip, scores in clips.items()}
         for variant, clips in bicubic.items()
@@ -155,16 +156,16 @@ def psnr_y(frames: np.ndarray, reference: np.ndarray) -> list[float]:
 
 
 def shots(path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """The shots of a video (T, H, W, 3), named after the file, with a number each if there are several; one at a time.
+    """Yield the shots of a video (T, H, W, 3), named after the file and numbered if there are several.
 
-    Frames of 720 rows or more are halved, and cropped to multiples of 4 px: the targets of this protocol.
+    Frames of 720 rows or more are halved; all are cropped to multiples of 4 px. They are the targets of this protocol.
     """
     _, frames = read_video(path)
     shot: list[np.ndarray] = []
     number = 1
     for frame, begins in mark_scenes(frames):
         if begins and shot:
-            yield f"{path.stem}-{number}", _stacked(shot)
+            yield f"{path.stem}-{number}", _stack_and_clear(shot)
             number += 1
         height, width = frame.shape[:2]
         if height >= HALVED_FROM:
@@ -172,30 +173,32 @@ def shots(path: Path) -> Iterator[tuple[str, np.ndarray]]:
             height, width = frame.shape[:2]
         shot.append(frame[: height // SCALE * SCALE, : width // SCALE * SCALE])
     if shot:
-        yield path.stem if number == 1 else f"{path.stem}-{number}", _stacked(shot)
+        yield path.stem if number == 1 else f"{path.stem}-{number}", _stack_and_clear(shot)
 
 
-def _stacked(shot: list[np.ndarray]) -> np.ndarray:
-    """The frames as one array; the list is empty afterwards."""
+def _stack_and_clear(shot: list[np.ndarray]) -> np.ndarray:
+    """The frames as one array; empties the list, to free the memory early."""
     clip = np.stack(shot)
     shot.clear()
     return clip
 
 
-def _prepare(shot: str, high: np.ndarray, variants: Sequence[str], windows: int | None, frames: int) -> list[_Window]:
+def _prepare_windows(
+    shot: str, high: np.ndarray, variants: Sequence[str], windows: int | None, frames: int
+) -> list[_ShotWindow]:
     small = imresize(high, 1 / SCALE)
     low = {variant: small if variant == "clean" else h264(small, CRF) for variant in variants}
     prepared = []
-    for span in _spans(len(high), windows, frames):
+    for span in _window_spans(len(high), windows, frames):
         target = high[span].copy()
         inputs = {variant: low[variant][span].copy() for variant in variants}
         scores = {variant: psnr_y(bicubic_upscale(inputs[variant]), target) for variant in variants}
-        prepared.append(_Window(shot, target, inputs, scores))
+        prepared.append(_ShotWindow(shot=shot, high=target, low=inputs, bicubic=scores))
     return prepared
 
 
-def _spans(length: int, windows: int | None, frames: int) -> list[slice]:
-    """`windows` spans of `frames` frames spread evenly over `length`, without overlap; None: all in one."""
+def _window_spans(length: int, windows: int | None, frames: int) -> list[slice]:
+    """`windows` spans of `frames` frames, evenly spread over `length` without overlap; None: one span of everything."""
     if windows is None:
         return [slice(0, length)]
     count = min(windows, max(1, length // frames))

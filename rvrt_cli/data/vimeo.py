@@ -1,4 +1,5 @@
-"""The Vimeo-90K septuplet set on disk, as people unpack it, with the low resolution that `preprocess vimeo90k` adds.
+# SPDX-License-Identifier: Apache-2.0
+"""The Vimeo-90K septuplets on disk, as unpacked, and the low resolution that `rvrt preprocess vimeo90k` adds.
 
 ROOT/sequences/00001/0001/im1.png … im7.png     256×448 px
 ROOT/sep_trainlist.txt, ROOT/sep_testlist.txt   lines such as 00001/0001
@@ -12,22 +13,20 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from rvrt_cli.data.clip_store import worth_keeping
+from rvrt_cli.data.crop_detail import CROP_DRAWS, worth_keeping
 from rvrt_cli.data.resize import SCALE
 from rvrt_cli.data.sources import UNREADABLE, rgb_of
 from rvrt_cli.errors import MediaError, OptionError
 
-FRAMES = 7
+SEPTUPLET_FRAMES = 7
 SEQUENCES = "sequences"
 LISTS = {"train": "sep_trainlist.txt", "test": "sep_testlist.txt"}
 FOLDERS = {"bi": "BIx4", "bd": "BDx4"}
 VIMEO_LAYOUT = "Vimeo-90K as ROOT/sequences/00001/0001/im1.png … with ROOT/sep_trainlist.txt and ROOT/sep_testlist.txt"
 
-_DRAWS = 4  # of a crop, until one has detail
-
 
 def is_vimeo(root: Path) -> bool:
-    """Whether `root` looks like the septuplet set."""
+    """Whether `root` looks like the septuplet data set."""
     return (root / SEQUENCES).is_dir() and any((root / name).is_file() for name in LISTS.values())
 
 
@@ -56,7 +55,7 @@ def read_png(path: Path, remake: str = "") -> np.ndarray:
     """An image (H, W, 3) uint8.
 
     Args:
-        remake: what makes it (see `make_with`), for the messages, where it is none of the set as it is unpacked.
+        remake: the remedy for an image that we made (see `make_with`); by default the set is to be unpacked again.
 
     Raises:
         MediaError: it is missing or unreadable.
@@ -72,7 +71,7 @@ def read_png(path: Path, remake: str = "") -> np.ndarray:
 
 
 def make_with(root: Path, degradation: str, lists: str = "") -> str:
-    """What to do about low resolution that is missing: the command leaves alone what is there."""
+    """The remedy for missing low resolution; the command keeps the images that exist."""
     chosen = f" --lists {lists}" if lists else ""
     return f"make it with: rvrt preprocess vimeo90k {root}{chosen} --degradation {degradation}"
 
@@ -81,10 +80,10 @@ class VimeoStore:
     """The training septuplets of Vimeo-90K.
 
     Raises:
-        OptionError: the folder does not have the layout.
+        OptionError: the folder does not have this layout.
     """
 
-    frames = FRAMES
+    frames = SEPTUPLET_FRAMES
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -104,14 +103,14 @@ class VimeoStore:
         Raises:
             MediaError: an image is missing, unreadable or of another size than the rest of the set.
         """
-        return np.stack([self._high(index, frame) for frame in range(FRAMES)])
+        return np.stack([self._high(index, frame) for frame in range(SEPTUPLET_FRAMES)])
 
     def check_degradation(self, degradation: str) -> None:
-        """Refuse `bi` or `bd` whose low resolution has not been made, or belongs to something else.
+        """Refuse `bi` or `bd` whose low resolution has not been made, or does not match the set.
 
         Raises:
-            OptionError: it is missing; the message has the command.
-            MediaError: the first image's is unreadable or of another size.
+            OptionError: it is missing; the message has the command that makes it.
+            MediaError: its first image is unreadable or of another size.
         """
         if degradation not in FOLDERS:
             return
@@ -124,15 +123,15 @@ class VimeoStore:
     def sample(
         self, rng: np.random.Generator, frames: int, crop: int, degradation: str
     ) -> tuple[np.ndarray, np.ndarray]:
-        """A random crop of a random septuplet, (T, h, w, 3) as it lies on disk and (T, H, W, 3), uint8.
+        """A random crop of a random septuplet: low resolution (T, h, w, 3) as stored, and high (T, H, W, 3), uint8.
 
         Raises:
             MediaError: an image is missing, unreadable or of another size than the rest of the set.
         """
-        index, first = int(rng.integers(len(self))), int(rng.integers(FRAMES - frames, endpoint=True))
+        index, first = int(rng.integers(len(self))), int(rng.integers(SEPTUPLET_FRAMES - frames, endpoint=True))
         high = [self._high(index, first + frame) for frame in range(frames)]
         size = crop // SCALE
-        for _ in range(_DRAWS):
+        for _ in range(CROP_DRAWS):
             top, left = (int(rng.integers(side // SCALE - size, endpoint=True)) for side in high[0].shape[:2])
             box = slice(SCALE * top, SCALE * (top + size)), slice(SCALE * left, SCALE * (left + size))
             if worth_keeping(high[frames // 2][box], rng):
@@ -163,4 +162,4 @@ class VimeoStore:
 def _check_size(path: Path, image: np.ndarray, least: tuple[int, ...], most: tuple[int, ...], remedy: str) -> None:
     height, width = image.shape[:2]
     if not (least[0] <= height <= most[0] and least[1] <= width <= most[1]):
-        raise MediaError(f"{path}: is {width}x{height} px, not {most[1]}x{most[0]} as the set has it; {remedy}")
+        raise MediaError(f"{path}: is {width}x{height} px, not {most[1]}x{most[0]} like the rest of the set; {remedy}")

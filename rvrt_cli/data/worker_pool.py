@@ -1,4 +1,5 @@
-"""Worker processes that share the cores fairly: one thread of linear algebra in each."""
+# SPDX-License-Identifier: Apache-2.0
+"""Worker processes that do not oversubscribe the cores: one thread of linear algebra in each."""
 
 from __future__ import annotations
 
@@ -13,19 +14,19 @@ from typing import TypeVar
 
 from rvrt_cli.errors import RvrtError
 
-Job = TypeVar("Job")
-Result = TypeVar("Result")
+Task = TypeVar("Task")
+TaskResult = TypeVar("TaskResult")
 
-# Spawned, not forked: a fork of a process with running threads (MindSpore's, OpenBLAS's) can lock up.
-CONTEXT = get_context("spawn")
-_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+# Spawned, not forked: a fork of a process with running threads (MindSpore's, OpenBLAS's) can deadlock.
+SPAWN_CONTEXT = get_context("spawn")
+_THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @contextmanager
-def one_thread_each() -> Iterator[None]:
-    """Processes started inside run NumPy on one thread; this process keeps what it has."""
-    before = {name: os.environ.get(name) for name in _THREADS}
-    os.environ.update(dict.fromkeys(_THREADS, "1"))
+def single_threaded_children() -> Iterator[None]:
+    """Processes started inside run NumPy on one thread; this process keeps its own setting."""
+    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
     try:
         yield
     finally:
@@ -37,28 +38,28 @@ def one_thread_each() -> Iterator[None]:
 
 
 def ignore_interrupt() -> None:
-    """In a worker: Ctrl-C is for the process that started it to handle."""
+    """Ignore Ctrl-C in a worker: the process that started it handles it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def in_processes(function: Callable[[Job], Result], jobs: Iterable[Job], workers: int) -> Iterator[Result]:
-    """`function` of every job, in the order in which they finish; in this process if `workers` is 1 or less.
+def map_unordered(function: Callable[[Task], TaskResult], tasks: Iterable[Task], workers: int) -> Iterator[TaskResult]:
+    """`function` of every task, in order of completion; computed in this process if `workers` is 1 or less.
 
     Raises:
-        RvrtError: a worker has died.
+        RvrtError: a worker died.
     """
     if workers <= 1:
-        yield from map(function, jobs)
+        yield from map(function, tasks)
         return
-    with ProcessPoolExecutor(workers, mp_context=CONTEXT, initializer=ignore_interrupt) as pool:
+    with ProcessPoolExecutor(workers, mp_context=SPAWN_CONTEXT, initializer=ignore_interrupt) as pool:
         try:
-            with one_thread_each():  # the pool starts its processes as jobs are handed in
-                futures = [pool.submit(function, job) for job in jobs]
+            with single_threaded_children():  # the pool starts its processes as tasks are submitted
+                futures = [pool.submit(function, task) for task in tasks]
             for future in as_completed(futures):
                 yield future.result()
         except BrokenProcessPool:
             raise RvrtError(
-                "a process that does this work has died; is there enough memory? Run it again with fewer --workers"
+                "a worker process died; is there enough memory? Run it again with fewer --workers"
             ) from None
         finally:
             pool.shutdown(cancel_futures=True)

@@ -1,4 +1,5 @@
-"""Learning rates: a pure function of the step, so that a resumed run needs no state for them."""
+# SPDX-License-Identifier: Apache-2.0
+"""Learning rate schedules: pure functions of the step, so that a resumed run needs no state for them."""
 
 from __future__ import annotations
 
@@ -6,22 +7,22 @@ import math
 
 from rvrt_cli.train.train_options import TrainOptions
 
-_START = 25  # a rise begins at the highest rate divided by this (Smith and Topin 2018)
-_RISING = 0.3  # share of a one-cycle schedule
+_WARMUP_DIVISOR = 25  # warm-up starts at the highest rate divided by this (Smith and Topin 2018)
+_ONE_CYCLE_WARMUP = 0.3  # share of the steps of a one-cycle schedule
 
 
 def learning_rate(options: TrainOptions, step: int) -> float:
-    """The rate of step `step`, from 0 to `options.steps` - 1.
+    """The learning rate of step `step`, from 0 to `options.steps` - 1.
 
-    A linear rise for `warmup` steps, then half a cosine from `rate` down to `final_rate` (Loshchilov and Hutter 2017),
+    Linear warm-up for `warmup` steps, then half a cosine from `rate` down to `final_rate` (Loshchilov and Hutter 2017),
     or `rate` throughout.
     """
-    rising = options.warmup
-    if options.schedule == "one-cycle" and rising == 0:
-        rising = int(_RISING * options.steps)
-    if step < rising:
-        return options.rate * (1 + (_START - 1) * (step + 1) / rising) / _START
+    warmup = options.warmup
+    if options.schedule == "one-cycle" and warmup == 0:
+        warmup = int(_ONE_CYCLE_WARMUP * options.steps)
+    if step < warmup:
+        return options.rate * (1 + (_WARMUP_DIVISOR - 1) * (step + 1) / warmup) / _WARMUP_DIVISOR
     if options.schedule == "constant":
         return options.rate
-    done = min(1.0, (step - rising) / max(1, options.steps - rising))
+    done = min(1.0, (step - warmup) / max(1, options.steps - warmup))
     return options.final_rate + (options.rate - options.final_rate) * 0.5 * (1 + math.cos(math.pi * done))

@@ -1,20 +1,22 @@
-"""How a run is asked to stop: SIGTERM, Ctrl-C, or its time being up. No MindSpore."""
+# SPDX-License-Identifier: Apache-2.0
+"""Requests to stop a run: SIGTERM, Ctrl-C, or the end of its time. Does not import MindSpore."""
 
 from __future__ import annotations
 
 import math
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from rvrt_cli.signals import handle_signals
 
-class Stopping:
-    """True once someone has asked; `reason` says in words who. A second Ctrl-C interrupts at once.
+
+class StopRequest:
+    """True once the run is to stop; `reason` says why. A second Ctrl-C interrupts at once.
 
     Args:
-        minutes: after which to stop; 0: never.
+        minutes: time limit [min]; 0: none.
     """
 
     def __init__(self, minutes: float) -> None:
@@ -27,19 +29,12 @@ class Stopping:
         return bool(self.reason)
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Inside, signals ask instead of killing."""
-        if threading.current_thread() is not threading.main_thread():
-            yield  # signals are the main thread's
-            return
-        before = {number: signal.signal(number, self._asked) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
+    def handling_signals(self) -> Iterator[None]:
+        """Inside, SIGTERM and Ctrl-C request a stop after the current step."""
+        with handle_signals(self._on_signal):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
-    def _asked(self, number: int, _: object) -> None:
+    def _on_signal(self, number: int, _: object) -> None:
         if self.reason and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.reason = "interrupted" if number == signal.SIGINT else "asked to end"
+        self.reason = "interrupted" if number == signal.SIGINT else "SIGTERM received"

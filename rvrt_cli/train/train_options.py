@@ -1,4 +1,8 @@
-"""What a training run is: a frozen dataclass that validates itself, and the TOML recipes that fill it. No MindSpore."""
+# SPDX-License-Identifier: Apache-2.0
+"""Options of a training run: a frozen dataclass that validates itself, and the TOML recipes that fill it.
+
+Does not import MindSpore.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from rvrt_cli.data.batches import BatchSpec
+from rvrt_cli.data.degradation import TRAINING_DEGRADATIONS
 from rvrt_cli.errors import OptionError, WeightsError
 from rvrt_cli.files import write_atomically
 from rvrt_cli.model.config import PRESETS, RVRTConfig
-from rvrt_cli.options import DEVICES, PRECISIONS, check_ranks
+from rvrt_cli.options import DEVICES, PRECISIONS, check_ranks, setting
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -23,72 +28,88 @@ else:
 
 RECIPES = Path(__file__).parent / "recipes"
 SCHEDULES = ("cosine", "one-cycle", "constant")
-
-
-def _option(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
+_NOT_NEGATIVE = (
+    *("spynet_frozen", "spynet_rate", "final_rate", "warmup", "weight_decay", "clip_norm"),
+    *("val_every", "val_windows", "minutes", "threads", "workers", "seed"),
+)
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How `rvrt train` works; every field is one line of a recipe and one command-line option.
+    """How `rvrt train` works; every field is one entry of a recipe and one command-line option.
 
     Raises:
         OptionError: a value cannot be used; the message names the option and the remedy.
     """
 
-    data: str = _option("", "Training clips (`rvrt preprocess clips`) or the root of Vimeo-90K.")
-    output: str = _option("", "Folder for checkpoints, weights, log and curve.")
-    model: str = _option("rvrt-tiny", "Preset that sizes the network.")
-    network: Mapping[str, Any] = field(default_factory=dict)  # entries of RVRTConfig in place of the preset's
-
-    steps: int = _option(300_000, "Steps of the whole run; the schedule ends there.")
-    batch: int = _option(8, "Samples of a step, over all ranks.")
-    frames: int = _option(7, "Frames of a sample.")
-    crop: int = _option(256, "Edge of a sample, high resolution [px].")
-    mirror: bool = _option(False, "Follow each sample by itself backwards: twice the frames.")
-    degradation: str = _option("bi", "Low resolution of the samples: bi, bd or video.")
-    still: float = _option(0.0, "Share of the samples that are one frame again and again: nothing moves there.")
-    seed: int = _option(0, "Of the first weights and of the samples.")
-
-    init: str | None = _option(None, "Weights file to start from.")
-    init_partial: bool = _option(False, "Start afresh, and do not refuse, what --init has no fitting weights for.")
-    spynet: str | None = _option(None, "Optical flow to start from: a .pth of SpyNet or RVRT, or a weights file.")
-    spynet_frozen: int = _option(5_000, "Steps for which the optical flow does not learn.")
-    spynet_rate: float = _option(0.25, "Learning rate of the optical flow afterwards, times the others'.")
-
-    epsilon: float = _option(
-        1e-9**0.5,
-        "Of the Charbonnier loss √(d² + ε²), published as √1e-9; 0.1, in a last stage, weighs errors by their squares, as PSNR.",
+    data: str = setting(
+        "", "Folder of training clips (`rvrt preprocess clips`), or the root of Vimeo-90K.", metavar="FOLDER"
     )
-    rate: float = _option(2e-4, "Learning rate at its highest.")
-    final_rate: float = _option(1e-7, "Learning rate at the end.")
-    schedule: str = _option("cosine", "cosine, one-cycle (three tenths of the steps rising) or constant.")
-    warmup: int = _option(0, "Steps for which the rate rises; of a one-cycle schedule 0 means three tenths.")
-    beta1: float = _option(0.9, "Of Adam.")
-    beta2: float = _option(0.99, "Of Adam.")
-    weight_decay: float = _option(0.0, "Decoupled, times the rate.")
-    clip_norm: float = _option(0.0, "Largest norm of the whole gradient; 0: not limited.")
-    ema: float = _option(0.999, "Decay of the moving average of the weights; 0: the weights themselves.")
-    max_skipped: int = _option(20, "Steps out of a hundred that may be skipped, being not finite, before the run ends.")
+    output: str = setting("", "Folder for checkpoints, weights, log and curve.", metavar="FOLDER")
+    model: str = setting("rvrt-tiny", f"Preset of the network: {', '.join(PRESETS)}.")
+    network: Mapping[str, Any] = field(default_factory=dict)  # entries of RVRTConfig that replace the preset's
 
-    val: str | None = _option(None, "Folder of videos to validate on, in place of a part of the data.")
-    val_every: int = _option(5_000, "Steps between validations; 0: never.")
-    val_windows: int = _option(2, "Windows of each validation shot; 0: every frame.")
-    val_frames: int = _option(12, "Frames of a validation window.")
-    held_out: float = _option(0.02, "Share of the data's sources kept for validation where no --val is given.")
-    save_every: int = _option(1_000, "Steps between checkpoints.")
-    keep: int = _option(3, "Checkpoints that are kept.")
-    minutes: float = _option(0.0, "Stop after this time, with a checkpoint; 0: at the last step.")
+    steps: int = setting(300_000, "Steps of the whole run, and length of the learning rate schedule.")
+    batch: int = setting(8, "Samples per step, over all ranks.")
+    frames: int = setting(7, "Frames per sample.")
+    crop: int = setting(256, "Edge of a sample, high resolution [px].")
+    mirror: bool = setting(False, "Mirroring in time: each sample is followed by its reversal, for twice the frames.")
+    degradation: str = setting("bi", f"Degradation that makes the low resolution: {', '.join(TRAINING_DEGRADATIONS)}.")
+    still: float = setting(0.0, "Share of still samples, which repeat one frame [0 to 1].")
+    seed: int = setting(0, "Random seed for initialization and sampling.")
 
-    device: str = _option("auto", "auto, cpu, gpu or ascend.")
-    precision: str = _option("float32", "float32, or float16 with a dynamic loss scale on gpu and ascend.")
-    threads: int = _option(0, "Of the CPU, over the ranks of this machine; 0: all.")
-    workers: int = _option(1, "Processes of each rank that make samples; 0: none.")
-    ranks: int = _option(1, "Devices that train together, over all machines.")
-    local_ranks: int = _option(0, "Of them on this machine; 0: all.")
-    node: int = _option(0, "Number of this machine, from 0; the one of --master is 0.")
-    master: str | None = _option(None, "HOST:PORT at which the ranks of several machines meet.")
+    init: str | None = setting(None, "Weights file to start from.", metavar="FILE", shown="random weights")
+    init_partial: bool = setting(False, "Random weights, instead of an error, where those of --init do not fit.")
+    spynet: str | None = setting(
+        None,
+        "Optical flow weights to start from: a .pth of SpyNet or RVRT, or a weights file.",
+        metavar="FILE",
+        shown="random weights",
+    )
+    spynet_frozen: int = setting(5_000, "Steps before SpyNet, the optical flow, is trained as well.")
+    spynet_rate: float = setting(0.25, "Learning rate of SpyNet, relative to that of the other weights.")
+
+    epsilon: float = setting(
+        1e-9**0.5,
+        "ε of the Charbonnier loss √(d² + ε²). A final stage with 0.1 weights errors by their squares, as PSNR does.",
+        shown="√1e-9, as published",
+    )
+    rate: float = setting(2e-4, "Highest learning rate.", shown="2e-4")
+    final_rate: float = setting(1e-7, "Learning rate of the last step.", shown="1e-7")
+    schedule: str = setting(
+        "cosine", "Learning rate schedule: cosine, one-cycle (30 % of the steps warm up) or constant."
+    )
+    warmup: int = setting(0, "Steps of linear warm-up.", shown="0; 30 % of the steps with one-cycle")
+    beta1: float = setting(0.9, "β1 of Adam.")
+    beta2: float = setting(0.99, "β2 of Adam.")
+    weight_decay: float = setting(0.0, "Decoupled weight decay, relative to the learning rate.")
+    clip_norm: float = setting(0.0, "Largest norm of the whole gradient; 0 sets no limit.", shown="no limit")
+    ema: float = setting(0.999, "Decay of the moving average of the weights; 0 turns it off.")
+    max_skipped: int = setting(
+        20, "Steps in a hundred that may be skipped as not finite before the run ends with an error."
+    )
+
+    val: str | None = setting(
+        None, "Folder of validation videos.", metavar="FOLDER", shown="clips held out from --data"
+    )
+    val_every: int = setting(5_000, "Steps between validations; 0 turns them off.")
+    val_windows: int = setting(2, "Windows per validation shot; 0 takes every frame.")
+    val_frames: int = setting(12, "Frames per validation window.")
+    held_out: float = setting(0.02, "Share of the sources held out for validation if there is no --val [0 to below 1].")
+    save_every: int = setting(1_000, "Checkpoint interval [steps].")
+    keep: int = setting(3, "Number of checkpoints to keep.")
+    minutes: float = setting(0.0, "Time limit, after which a checkpoint is written [min]; 0 sets none.", shown="none")
+
+    device: str = setting("auto", f"Device: {', '.join(DEVICES)}.")
+    precision: str = setting("float32", "Precision: float32, or float16 with a dynamic loss scale on gpu and ascend.")
+    threads: int = setting(
+        0, "CPU threads of this machine for all its ranks together; 0 uses all cores.", shown="all cores"
+    )
+    workers: int = setting(1, "Worker processes per rank that make samples; 0 makes them in the rank itself.")
+    ranks: int = setting(1, "Number of devices that train together, over all machines.")
+    local_ranks: int = setting(0, "Number of ranks on this machine; 0 means all.", shown="all")
+    node: int = setting(0, "Number of this machine, from 0; 0 is that of --master.")
+    master: str | None = setting(None, "Address at which several machines meet.", metavar="HOST:PORT")
 
     def __post_init__(self) -> None:
         for entry in fields(self):
@@ -102,8 +123,7 @@ class TrainOptions:
         for name in ("steps", "save_every", "keep", "max_skipped", "val_frames"):
             if getattr(self, name) < 1:
                 raise OptionError(f"{flag(name)} {getattr(self, name)}: give 1 or more")
-        for name in ("spynet_frozen", "spynet_rate", "warmup", "weight_decay", "clip_norm", "val_every", "val_windows",
-                     "minutes", "threads", "workers", "seed", "final_rate"):  # fmt: skip
+        for name in _NOT_NEGATIVE:
             if not 0 <= getattr(self, name) < math.inf:
                 raise OptionError(f"{flag(name)} {getattr(self, name)}: give 0 or more")
         for name in ("beta1", "beta2", "ema", "held_out"):
@@ -118,7 +138,7 @@ class TrainOptions:
 
     @property
     def config(self) -> RVRTConfig:
-        """The network's sizes: the preset, with the recipe's own entries in place of the preset's."""
+        """The network's sizes: those of the preset, replaced where `network` has entries."""
         if self.model not in PRESETS:
             raise OptionError(f"--model {self.model!r}: choose one of {', '.join(PRESETS)}")
         try:
@@ -128,8 +148,20 @@ class TrainOptions:
 
     @property
     def spec(self) -> BatchSpec:
-        """What a training batch is."""
-        return BatchSpec(self.batch, self.frames, self.crop, self.degradation, self.seed, self.still)
+        """Size and contents of the training batches."""
+        return BatchSpec(
+            batch=self.batch,
+            frames=self.frames,
+            crop=self.crop,
+            degradation=self.degradation,
+            seed=self.seed,
+            still=self.still,
+        )
+
+    @property
+    def rank_threads(self) -> int | None:
+        """CPU threads of each rank; None: as many as there are cores."""
+        return max(1, self.threads // self.ranks_here) if self.threads else None
 
     @property
     def ranks_here(self) -> int:
@@ -143,7 +175,7 @@ def flag(name: str) -> str:
 
 
 def preset_recipe(model: str) -> Path:
-    """The recipe that comes with a preset.
+    """The recipe file of a preset.
 
     Raises:
         OptionError: there is no such preset.
@@ -154,15 +186,15 @@ def preset_recipe(model: str) -> Path:
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """The entries of a recipe by field name, not checked beyond their names.
+    """The entries of a recipe by field name; only the names are checked.
 
     Raises:
-        OptionError: no such file, not TOML, or it has an entry that is no option.
+        OptionError: no such file, not TOML, or an entry is not an option.
     """
     try:
         recipe = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise OptionError(f"{path}: no readable recipe ({error}); see the ones in {RECIPES}") from None
+        raise OptionError(f"{path}: not a readable recipe ({error}); see the ones in {RECIPES}") from None
     known = [entry.name for entry in fields(TrainOptions)]
     unknown = sorted(set(recipe) - set(known))
     if unknown:
@@ -171,7 +203,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
 
 def write_recipe(path: Path, options: TrainOptions) -> None:
-    """Write all options as a recipe that `read_recipe` reads, with every size of the network: presets may change.
+    """Write all options as a recipe, with every size of the network, since presets may change.
 
     Raises:
         RvrtError: it cannot be written.
@@ -186,17 +218,17 @@ def _toml(value: Any) -> str:
     return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
 
 
-_TYPES = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,), "str | None": (str, type(None))}
+_FIELD_TYPES = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,), "str | None": (str, type(None))}
 
 
 def _check_type(name: str, value: Any, kind: str) -> None:
-    """Hold a value that a recipe gave to the type of its field."""
-    wanted = _TYPES.get(kind, (Mapping,))
+    """Refuse a value that is not of its field's type, as a recipe may give it."""
+    wanted = _FIELD_TYPES.get(kind, (Mapping,))
     if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
-        raise OptionError(f"{flag(name)} {value!r}: expected {kind if kind in _TYPES else 'a table'}")
+        raise OptionError(f"{flag(name)} {value!r}: expected {kind if kind in _FIELD_TYPES else 'a table'}")
 
 
-def default(name: str) -> Any:
-    """The default of a field."""
+def default_value(name: str) -> Any:
+    """The default value of a field."""
     found = next(entry.default for entry in fields(TrainOptions) if entry.name == name)
     return {} if found is MISSING else found

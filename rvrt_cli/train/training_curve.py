@@ -1,4 +1,5 @@
-"""curve.png: loss, and validation gain over bicubic, over the steps."""
+# SPDX-License-Identifier: Apache-2.0
+"""curve.png: training loss and validation gain over bicubic, by step."""
 
 from __future__ import annotations
 
@@ -6,46 +7,44 @@ import math
 from pathlib import Path
 
 from rvrt_cli.files import write_atomically
-from rvrt_cli.plot import Axes, canvas, draw_diagram, png
+from rvrt_cli.plot import Axes, PlotLine, canvas, draw_diagram, png
 from rvrt_cli.train.training_log import read_log
-from rvrt_cli.train.training_state import FREE_SPACE
+from rvrt_cli.train.training_state import RESUME_REMEDY
 
-_SIZE, _LEFT, _RIGHT, _GAP = (960, 720), 70, 20, 40  # px
-_POINTS = 400  # of a line at most; more are averaged
-
-Line = list[tuple[float, float]]
+_IMAGE_SIZE, _LEFT_MARGIN, _RIGHT_MARGIN, _PANEL_MARGIN = (960, 720), 70, 20, 40  # px
+_MAX_POINTS = 400  # per line; more are averaged
 
 
 def draw_curve(log: Path, target: Path) -> None:
-    """Draw the log's losses (logarithmic) and validation gains [dB] into a PNG; nothing while it has no finite loss."""
+    """Plot the log's losses (logarithmic) and validation gains [dB] as a PNG; no file while no loss is finite."""
     records = read_log(log)
-    losses = [(r["step"], math.log10(r["loss"])) for r in records if _plausible(r.get("loss")) and r["loss"] > 0]
+    losses = [(r["step"], math.log10(r["loss"])) for r in records if _is_plausible(r.get("loss")) and r["loss"] > 0]
     if not losses:
         return
-    gains: dict[str, Line] = {}
+    gains: dict[str, list[tuple[float, float]]] = {}
     for record in records:
         found = record.get("gain")
         for name, gain in found.items() if isinstance(found, dict) else ():
-            if _plausible(gain):
+            if _is_plausible(gain):
                 gains.setdefault(name, []).append((record["step"], gain))
-    image, draw = canvas(*_SIZE)
+    image, draw = canvas(*_IMAGE_SIZE)
     steps = (losses[0][0], max(losses[-1][0], losses[0][0] + 1))
-    half, right = _SIZE[1] // 2, _SIZE[0] - _RIGHT
-    loss = {"loss (Charbonnier, logarithmic)": _averaged(losses)}
-    upper = (_LEFT, _GAP, right, half - _GAP)
+    half, right = _IMAGE_SIZE[1] // 2, _IMAGE_SIZE[0] - _RIGHT_MARGIN
+    loss = {"loss (Charbonnier, logarithmic)": _downsample_line(losses)}
+    upper = (_LEFT_MARGIN, _PANEL_MARGIN, right, half - _PANEL_MARGIN)
     draw_diagram(draw, Axes(upper, steps, lambda y: f"{10**y:.4f}"), loss)
     named = {f"{name}: Y-PSNR over bicubic [dB]": line for name, line in gains.items()}
-    lower = (_LEFT, half + _GAP, right, _SIZE[1] - _GAP)
+    lower = (_LEFT_MARGIN, half + _PANEL_MARGIN, right, _IMAGE_SIZE[1] - _PANEL_MARGIN)
     draw_diagram(draw, Axes(lower, steps, lambda y: f"{y:+.2f}", empty="no validation yet"), named)
-    write_atomically(target, png(image), FREE_SPACE)
+    write_atomically(target, png(image), RESUME_REMEDY)
 
 
-def _plausible(value: object) -> bool:
-    return isinstance(value, int | float) and abs(value) < 1e6  # not NaN either; the log may be damaged
+def _is_plausible(value: object) -> bool:
+    return isinstance(value, int | float) and abs(value) < 1e6  # not NaN either: the log may be damaged
 
 
-def _averaged(line: Line) -> Line:
-    """At most `_POINTS` points, each the mean of its stretch."""
-    size = -(-len(line) // _POINTS)
+def _downsample_line(line: PlotLine) -> PlotLine:
+    """At most `_MAX_POINTS` points, each the mean of consecutive ones."""
+    size = -(-len(line) // _MAX_POINTS)
     parts = [line[k : k + size] for k in range(0, len(line), size)]
     return [(part[-1][0], sum(y for _, y in part) / len(part)) for part in parts]

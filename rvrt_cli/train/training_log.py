@@ -1,4 +1,5 @@
-"""log.jsonl: one object a line for every step and validation; cut back to the checkpoint when a run is resumed."""
+# SPDX-License-Identifier: Apache-2.0
+"""log.jsonl: one JSON object per step and per validation; truncated to the checkpoint when a run is resumed."""
 
 from __future__ import annotations
 
@@ -8,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from rvrt_cli.files import write_atomically
-from rvrt_cli.train.training_state import FREE_SPACE
+from rvrt_cli.train.training_state import RESUME_REMEDY
 
-NAME = "log.jsonl"
+LOG_FILE = "log.jsonl"
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The records of a log; lines that are none, as a killed run leaves its last, are passed over."""
+    """The records of a log; invalid lines, such as the last one of a killed run, are skipped."""
     records = []
     for line in path.read_bytes().splitlines() if path.exists() else ():
         with suppress(ValueError, RecursionError):
@@ -24,24 +25,24 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-class Log:
+class TrainingLog:
     """Appends records to a run's log.
 
     Args:
-        step: records after this step are dropped: the run repeats them.
+        step: records after this step are dropped, since the run repeats them.
     """
 
     def __init__(self, output: Path, step: int) -> None:
-        self.path = output / NAME
+        self.path = output / LOG_FILE
         kept = [json.dumps(record) + "\n" for record in read_log(self.path) if record["step"] <= step]
-        write_atomically(self.path, "".join(kept).encode(), FREE_SPACE)
+        write_atomically(self.path, "".join(kept).encode(), RESUME_REMEDY)
         self._file = self.path.open("a", encoding="utf-8")
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append one record; it survives the end of this process."""
+        """Append one record; it survives a crash of this process."""
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
 
     def close(self) -> None:
-        """No more records."""
+        """Close the file."""
         self._file.close()

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rvrt_cli.device import use_device
 from rvrt_cli.errors import MediaError, RvrtError
-from rvrt_cli.msrun import Group, join, run_ranks
+from rvrt_cli.msrun import RankGroup, join_ranks, run_ranks
 from rvrt_cli.options import UpscaleOptions
 from rvrt_cli.upscale.compute import compute
 from rvrt_cli.upscale.job import Job, prepare
@@ -58,7 +58,7 @@ def compute_in_ranks(job: Job, reporter: Reporter) -> None:
         _gather(claims, reporter.progress)
         reporter.report()
 
-    group = Group(options.ranks, options.ranks_here, options.node, options.master)
+    group = RankGroup(options.ranks, options.ranks_here, options.node, options.master)
     if run_ranks(group, Path(__file__).with_name("upscale_rank.py"), logs / _TASK, logs, poll):
         shutil.rmtree(logs, ignore_errors=True)
         raise KeyboardInterrupt
@@ -110,7 +110,7 @@ def work_as_rank(task: Path) -> None:
     values = json.loads(task.read_text(encoding="utf-8"))
     options = UpscaleOptions(**values["options"])
     use_device(options.device, options.precision)
-    rank, size = join()
+    rank, size = join_ranks()
     job = prepare(values["source"], values["target"], options, as_rank=True)
     assert job.workdir is not None
     if job.workdir.manifest() != job.manifest:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training clips from photos and videos: real pixels, cuts, repeats, licenses, the same result for any workers."""
 
 import json
@@ -17,19 +18,20 @@ from PIL import Image
 from rvrt_cli.cli.preprocess import preprocess_group
 from rvrt_cli.data import camera_motion as motion
 from rvrt_cli.data.clip_options import ClipOptions
-from rvrt_cli.data.clip_store import MANIFEST, ClipStore, detail, worth_keeping, write_shard
-from rvrt_cli.data.make_clips import make_clips, windows
+from rvrt_cli.data.clip_store import CLIP_MANIFEST, ClipStore, write_shard
+from rvrt_cli.data.crop_detail import detail, worth_keeping
+from rvrt_cli.data.make_clips import clip_windows, make_clips
 from rvrt_cli.data.resize import imresize
 from rvrt_cli.data.sources import Source, find_sources, read_licenses, read_photo, read_video
 from rvrt_cli.data.vimeo import read_png
-from rvrt_cli.data.worker_pool import in_processes
+from rvrt_cli.data.worker_pool import map_unordered
 from rvrt_cli.errors import MediaError, OptionError, RvrtError
 
 OPTIONS = ClipOptions(frames=4, size=64, per_photo=3, per_video=6, seed=7)
 
 
 def texture(height: int, width: int, seed: int) -> np.ndarray:
-    """Detail at every scale: noise enlarged by 1, 2, 4 … px, summed."""
+    """Detail at every scale: noise repeated over 1, 2, 4 … px, summed."""
     rng = np.random.default_rng(seed)
     total = np.zeros((height, width, 3))
     for octave in range(6):
@@ -53,8 +55,8 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_shifted_frames_are_pixels_of_the_photo(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every frame of a shifted clip is found, pixel for pixel, in the photo or in its antialiased half."""
-    monkeypatch.setattr(motion, "_SHARES", (1.0, 0.0, 0.0, 0.0))
-    monkeypatch.setattr(motion, "_BLURRED", 0.0)
+    monkeypatch.setattr(motion, "_MOTION_SHARES", (1.0, 0.0, 0.0, 0.0))
+    monkeypatch.setattr(motion, "_BLURRED_SHARE", 0.0)
     photo = motion.Photo.of(texture(300, 400, 0))
     for seed in range(4):
         kind, clip = motion.photo_clip(photo, 5, 64, np.random.default_rng(seed)) or pytest.fail("did not fit")
@@ -74,19 +76,19 @@ def test_warped_frames_keep_the_detail_of_a_reduced_photo(monkeypatch: pytest.Mo
     photo = motion.Photo.of(texture(600, 700, 1))
     expected = detail(photo.half)
     for shares in ((0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0)):
-        monkeypatch.setattr(motion, "_SHARES", shares)
+        monkeypatch.setattr(motion, "_MOTION_SHARES", shares)
         clips = [motion.photo_clip(photo, 4, 64, np.random.default_rng(seed)) for seed in range(6)]
         sharpness = [detail(frame) for made in clips if made for frame in made[1]]
         assert len(sharpness) >= 8
         assert np.mean(sharpness) > 0.8 * expected
 
 
-def test_the_foreground_moves_apart_from_the_background() -> None:
-    """Of one seed, the clip with and without its foreground: outside they are equal, inside a patch moves otherwise."""
-    picture, moves = texture(700, 700, 3), []
+def test_the_foreground_moves_independently_of_the_background() -> None:
+    """One clip with and without its foreground: equal outside of it, and a patch inside moves differently."""
+    photo, moves = texture(700, 700, 3), []
     for seed in range(40):
         both, alone = (
-            motion._warped(picture, 3, 64, np.random.default_rng(seed), foreground) for foreground in (True, False)
+            motion._warped_clip(photo, 3, 64, np.random.default_rng(seed), foreground) for foreground in (True, False)
         )
         if both is None or alone is None:
             continue
@@ -97,12 +99,12 @@ def test_the_foreground_moves_apart_from_the_background() -> None:
         assert inside.mean() < 0.8
         moves.append([displacement(clip, y, x) for clip in (both, alone)])
     assert len(moves) >= 4
-    apart = [np.hypot(*(np.array(ours) - theirs)) for ours, theirs in moves]
-    assert np.median(apart) >= 2, apart
+    differences = [np.hypot(*(np.array(ours) - theirs)) for ours, theirs in moves]
+    assert np.median(differences) >= 2, differences
 
 
 def displacement(clip: np.ndarray, y: int, x: int) -> tuple[int, int]:
-    """Where the 11×11 px around (y, x) of the first frame lie in the next, at most 10 px off."""
+    """Where the 11×11 px around (y, x) of the first frame lie in the next frame, searched within 10 px."""
     patch, after = clip[0, y - 5 : y + 6, x - 5 : x + 6].astype(float), clip[1]
     reach = [(dy, dx) for dy in range(-10, 11) for dx in range(-10, 11)]
     errors = [np.abs(after[y + dy - 5 : y + dy + 6, x + dx - 5 : x + dx + 6] - patch).mean() for dy, dx in reach]
@@ -110,7 +112,7 @@ def displacement(clip: np.ndarray, y: int, x: int) -> tuple[int, int]:
 
 
 def test_on_a_tripod_only_the_foreground_moves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(motion, "_SHARES", (0.0, 0.0, 0.0, 1.0))
+    monkeypatch.setattr(motion, "_MOTION_SHARES", (0.0, 0.0, 0.0, 1.0))
     photo, moved = motion.Photo.of(texture(700, 700, 4)), []
     for seed in range(12):
         made = motion.photo_clip(photo, 5, 64, np.random.default_rng(seed))
@@ -119,7 +121,7 @@ def test_on_a_tripod_only_the_foreground_moves(monkeypatch: pytest.MonkeyPatch) 
         assert made[0] == "tripod"
         moved.append((made[1] != made[1][0]).any((0, -1)).mean())
     assert len(moved) >= 6
-    assert max(moved) < 1, "some of the background must stand still"
+    assert max(moved) < 1, "some of the background must be static"
     assert np.median(moved) > 0.05, "nothing moves"
 
 
@@ -133,23 +135,23 @@ def test_windows_hold_no_cut_and_no_repeated_frame() -> None:
     frames, marks = [], []
     for number, scene in enumerate(scenes):
         for t in range(30):
-            repeat = t % 3 == 2  # a repeated frame, with a little noise as a codec leaves it
+            repeat = t % 3 == 2  # a repeated frame, with a little noise as from a codec
             shown = scene[:, 3 * (t - repeat) : 3 * (t - repeat) + 64].copy()
             shown[0, 0] = (number, t, repeat)
             frames.append(shown)
             marks.append(t == 0)
-    found = list(windows(zip(frames, marks, strict=True), 4, np.random.default_rng(0)))
+    found = list(clip_windows(zip(frames, marks, strict=True), 4, np.random.default_rng(0)))
     assert len(found) >= 4
     for window in found:
         tags = [tuple(int(v) for v in frame[0, 0]) for frame in window]
-        assert len({number for number, _, _ in tags}) == 1, f"a cut within {tags}"
+        assert len({number for number, _, _ in tags}) == 1, f"a scene cut within {tags}"
         assert not any(repeat for _, _, repeat in tags), f"a repeated frame within {tags}"
         assert len({t for _, t, _ in tags}) == 4
 
 
 def test_static_video_gives_no_windows() -> None:
     still = texture(64, 64, 3)
-    assert not list(windows(((still, index == 0) for index in range(50)), 4, np.random.default_rng(0)))
+    assert not list(clip_windows(((still, index == 0) for index in range(50)), 4, np.random.default_rng(0)))
 
 
 def test_flat_crops_are_skipped_nine_times_of_ten() -> None:
@@ -169,7 +171,7 @@ def made(material: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_store_reads_what_was_made(made: Path) -> None:
     store = ClipStore(made)
-    manifest = json.loads((made / MANIFEST).read_text())
+    manifest = json.loads((made / CLIP_MANIFEST).read_text())
     names = {source["name"]: source for source in manifest["sources"]}
     assert sorted(name.split("/")[1] for name in names) == ["pan.mp4", "photo0.png", "photo1.png"]
     assert all(source["license"] == "CC0" for source in manifest["sources"])
@@ -184,7 +186,7 @@ def test_store_reads_what_was_made(made: Path) -> None:
     assert not list(made.rglob("*.part"))
 
 
-def test_clips_do_not_depend_on_the_workers(material: Path, made: Path, tmp_path: Path) -> None:
+def test_clips_do_not_depend_on_the_number_of_workers(material: Path, made: Path, tmp_path: Path) -> None:
     make_clips(find_sources([material], license="CC0"), tmp_path / "again", OPTIONS, workers=2)
     first, second = ({p.name: p.read_bytes() for p in folder.rglob("*.*")} for folder in (made, tmp_path / "again"))
     assert first == second
@@ -255,10 +257,10 @@ def test_command_reports_what_it_cannot_use(material: Path, tmp_path: Path) -> N
     assert "\n2 sources could not be used to the end:\n  broken.jpg: cannot be read as an image" in result.output
     assert "\n  text.mp4: cannot be read as a video" in result.output
     assert len(ClipStore(output)) == 2
-    assert len(json.loads((output / MANIFEST).read_text())["problems"]) == 2
+    assert len(json.loads((output / CLIP_MANIFEST).read_text())["problems"]) == 2
 
 
-def test_gray_of_16_bits_is_reduced_and_what_has_no_known_white_is_refused(tmp_path: Path) -> None:
+def test_16_bit_gray_is_reduced_and_32_bits_per_channel_are_refused(tmp_path: Path) -> None:
     gray = np.arange(0, 65536, 16, dtype=np.uint16).reshape(64, 64)
     expected = np.rint(gray / 257).astype(np.uint8)
     for name in ("gray.png", "gray.tif"):
@@ -272,7 +274,7 @@ def test_gray_of_16_bits_is_reduced_and_what_has_no_known_white_is_refused(tmp_p
                 read(tmp_path / name)
 
 
-def test_a_photo_beyond_all_measure_is_listed_and_the_rest_is_done(
+def test_a_decompression_bomb_is_listed_and_the_rest_is_done(
     material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Image.fromarray(texture(900, 1000, 2)).save(tmp_path / "huge.png")
@@ -284,7 +286,7 @@ def test_a_photo_beyond_all_measure_is_listed_and_the_rest_is_done(
     assert "huge.png: cannot be read as an image" in problem
 
 
-def test_hidden_files_and_folders_are_no_sources(material: Path, tmp_path: Path) -> None:
+def test_hidden_files_and_folders_are_skipped(material: Path, tmp_path: Path) -> None:
     for name in ("a.png", "._a.png", ".trash/b.png", "c/._d.mp4", "c/.e/f.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes((material / "photo0.png").read_bytes())
@@ -292,7 +294,7 @@ def test_hidden_files_and_folders_are_no_sources(material: Path, tmp_path: Path)
     assert len(find_sources([tmp_path / "._a.png"])) == 1  # named by the user
 
 
-def test_a_name_that_looks_like_a_protocol_is_a_name(
+def test_a_file_name_that_looks_like_a_protocol_is_read(
     material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -301,7 +303,7 @@ def test_a_name_that_looks_like_a_protocol_is_a_name(
         assert len(list(read_video(Path(name))[1])) == 40
 
 
-def test_a_video_that_is_turned_comes_upright_without_a_word(
+def test_a_rotated_video_is_read_upright_without_a_warning(
     material: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     turned = tmp_path / "turned.mp4"
@@ -317,12 +319,12 @@ def die(number: int) -> int:
     return number
 
 
-def test_a_worker_that_is_killed_is_one_line() -> None:
-    with pytest.raises(RvrtError, match=r"a process .* has died; is there enough memory\? .* fewer --workers"):
-        list(in_processes(die, range(50), 2))
+def test_a_killed_worker_is_one_error() -> None:
+    with pytest.raises(RvrtError, match=r"a worker process died; is there enough memory\? .* fewer --workers"):
+        list(map_unordered(die, range(50), 2))
 
 
-def test_existing_clips_are_kept_unless_told(material: Path, made: Path) -> None:
+def test_existing_clips_are_kept_without_overwrite(material: Path, made: Path) -> None:
     with pytest.raises(OptionError, match="--overwrite"):
         make_clips(find_sources([material]), made, OPTIONS)
 
@@ -330,24 +332,24 @@ def test_existing_clips_are_kept_unless_told(material: Path, made: Path) -> None
 def test_store_refuses_other_folders(tmp_path: Path, made: Path) -> None:
     with pytest.raises(OptionError, match="rvrt preprocess clips"):
         ClipStore(tmp_path)
-    manifest = json.loads((made / MANIFEST).read_text())
+    manifest = json.loads((made / CLIP_MANIFEST).read_text())
     manifest["size"] = 128
-    (tmp_path / MANIFEST).write_text(json.dumps(manifest))
+    (tmp_path / CLIP_MANIFEST).write_text(json.dumps(manifest))
     (tmp_path / "shards").symlink_to(made / "shards")
     with pytest.raises(OptionError, match="not uint8"):
         ClipStore(tmp_path)
 
 
-@searching(150)
+@searching(60)
 @given(data=st.data())
-def test_damaged_clips_are_one_error_and_nothing_worse(tmp_path: Path, data: st.DataObject) -> None:
+def test_damaged_clips_raise_one_error_only(tmp_path: Path, data: st.DataObject) -> None:
     (tmp_path / "shards").mkdir(exist_ok=True)
     write_shard(tmp_path / "shards" / "a.npy", np.zeros((2, 4, 8, 8, 3), np.uint8))
     shards = [{"file": "shards/a.npy", "clips": 2}]
     manifest = {"format": 1, "frames": 4, "size": 8, "sources": [{"name": "a", "shards": shards}]}
-    (tmp_path / MANIFEST).write_text(json.dumps(manifest))
-    path = tmp_path / data.draw(st.sampled_from([MANIFEST, "shards/a.npy"]))
-    path.write_bytes(data.draw(damaged(path.read_bytes(), is_json=path.name == MANIFEST)))
+    (tmp_path / CLIP_MANIFEST).write_text(json.dumps(manifest))
+    path = tmp_path / data.draw(st.sampled_from([CLIP_MANIFEST, "shards/a.npy"]))
+    path.write_bytes(data.draw(damaged(path.read_bytes(), is_json=path.name == CLIP_MANIFEST)))
     with little_memory(50 << 20), suppress(OptionError):
         store = ClipStore(tmp_path)
         assert store[len(store) - 1].shape == (store.frames, store.size, store.size, 3)
@@ -361,10 +363,10 @@ def test_damaged_clips_are_one_error_and_nothing_worse(tmp_path: Path, data: st.
     ],
     ids=["cut short", "as a zip file begins"],
 )
-def test_no_file_of_numpy_is_refused(tmp_path: Path, content: bytes) -> None:
-    """Found by the test above: NumPy's own reader ends in Python's tokenizer, or takes the file for an archive."""
+def test_a_file_that_is_not_npy_is_refused(tmp_path: Path, content: bytes) -> None:
+    """Found by the test above: NumPy's own reader runs into Python's tokenizer, or takes the file for an archive."""
     (tmp_path / "a.npy").write_bytes(content)
     manifest = {"format": 1, "frames": 4, "size": 8, "sources": [{"shards": [{"file": "a.npy", "clips": 2}]}]}
-    (tmp_path / MANIFEST).write_text(json.dumps(manifest))
+    (tmp_path / CLIP_MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(OptionError, match=r"a\.npy"):
         ClipStore(tmp_path)

@@ -1,4 +1,5 @@
-"""Degradations of training: what they do to pixels, and that they repeat."""
+# SPDX-License-Identifier: Apache-2.0
+"""Degradations of training data: their effect on pixels, and that they are reproducible."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -39,7 +40,7 @@ def test_h264_returns_every_frame_in_order(height: int, width: int) -> None:
     assert match == list(range(9))
 
 
-def test_codecs_lose_more_when_told_to() -> None:
+def test_codecs_lose_more_at_lower_quality() -> None:
     clip = scene(6, 64, 96)
     for scores in (
         [psnr(h264(clip, crf), clip) for crf in (10, 23, 35)],
@@ -56,7 +57,7 @@ def test_codecs_do_not_shift_brightness() -> None:
         assert np.abs(coded.mean((0, 1, 2)) - clip.mean((0, 1, 2))).max() < 0.7
 
 
-def test_video_mix_has_all_its_parts_and_repeats() -> None:
+def test_video_mix_has_all_its_parts_and_is_reproducible() -> None:
     clip = scene(4, 128, 128)
     clean = imresize(clip, 0.25)
     losses = []
@@ -72,10 +73,10 @@ SHARES = {"clean": 0.50, "noise": 0.12, "jpeg": 0.06, "h264": 0.32}
 
 
 def test_video_mix_has_each_part_in_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each count within four standard deviations of the binomial's mean; a quarter of the coded clips are noisy before."""
+    """Each count is within 4 standard deviations of the binomial mean; a quarter of the coded clips get noise first."""
     used: list[str] = []
 
-    def spied(name: str, function: Callable) -> Callable:
+    def spy(name: str, function: Callable) -> Callable:
         def call(clip: np.ndarray, *arguments: object, **options: object) -> np.ndarray:
             used.append(name)
             return function(clip, *arguments, **options) if name == "noise" else clip
@@ -83,7 +84,7 @@ def test_video_mix_has_each_part_in_its_share(monkeypatch: pytest.MonkeyPatch) -
         return call
 
     for name, function in (("noise", "_blur_and_noise"), ("jpeg", "jpeg"), ("h264", "h264")):
-        monkeypatch.setattr(module, function, spied(name, getattr(module, function)))
+        monkeypatch.setattr(module, function, spy(name, getattr(module, function)))
     clip = scene(2, 16, 16)
     clean = imresize(clip, 0.25)
     draws, counts, noisy = 400, Counter[str](), 0
@@ -104,8 +105,9 @@ def test_video_mix_has_each_part_in_its_share(monkeypatch: pytest.MonkeyPatch) -
         assert abs(count - of * share) < spread, f"{count} of {of} are {name}; {of * share:.0f} ± {spread:.0f} expected"
 
 
-def test_h264_gives_the_same_pixels_every_time() -> None:
-    """x264's default settings do not, with vector code: scores on compressed clips would not repeat."""
+@pytest.mark.slow
+def test_h264_is_deterministic() -> None:
+    """x264's default settings with vector code are not: scores on compressed clips would not be reproducible."""
     clip = scene(30, 101, 180)
     first = h264(clip, 23)
     churn = []

@@ -1,4 +1,5 @@
-"""MATLAB's imresize and the BD degradation, against golden vectors and against direct sums."""
+# SPDX-License-Identifier: Apache-2.0
+"""MATLAB's imresize and the BD degradation, against golden vectors and direct sums."""
 
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def test_imresize_of_floats_equals_the_definition(height: int, width: int, size:
     assert np.abs(result - expected).max() < 2e-6
 
 
-def test_leading_axes_are_frames_on_their_own() -> None:
+def test_leading_axes_are_independent_frames() -> None:
     frames = np.random.default_rng(2).integers(0, 256, (2, 3, 32, 24, 3), dtype=np.uint8)
     for degrade in (blur_downsample, lambda image: imresize(image, 0.25)):
         together = degrade(frames)

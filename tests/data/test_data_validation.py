@@ -1,4 +1,5 @@
-"""The validation protocol on a small clip with known answers."""
+# SPDX-License-Identifier: Apache-2.0
+"""The validation protocol on small videos with known scores."""
 
 from pathlib import Path
 
@@ -31,15 +32,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_bicubic_gains_nothing_and_matches_a_straight_calculation(folder: Path) -> None:
+def test_bicubic_gains_nothing_and_matches_a_direct_calculation(folder: Path) -> None:
     scores = ValidationSet(folder).score(bicubic_upscale)
     assert list(scores) == ["clean", "h264"]
     assert list(scores["clean"]["clips"]) == ["large", "two-1", "two-2"]
     expected = []
     for frame in scene(0, 12, 90, 122):
         target = frame[:88, :120]
-        enlarged = imresize(imresize(target, 0.25), 4)
-        expected.append(psnr(rgb_to_y(enlarged), rgb_to_y(target)))
+        upscaled = imresize(imresize(target, 0.25), 4)
+        expected.append(psnr(rgb_to_y(upscaled), rgb_to_y(target)))
     clean = scores["clean"]["clips"]["two-1"]
     assert clean["psnr_y"] == pytest.approx(np.mean(expected), abs=1e-9)
     for variant in scores.values():
@@ -66,7 +67,7 @@ def test_network_sees_low_resolution_and_is_scored_on_the_frames_it_returns(fold
     assert shot["gain"] < -5
 
 
-def test_sample_of_windows(folder: Path) -> None:
+def test_scores_of_sampled_windows(folder: Path) -> None:
     lengths = []
 
     def upscale(frames: np.ndarray) -> np.ndarray:
@@ -80,7 +81,7 @@ def test_sample_of_windows(folder: Path) -> None:
     assert 0 < abs(difference) < 1
 
 
-def test_frames_that_bicubic_enlarges_exactly_say_nothing(tmp_path: Path) -> None:
+def test_frames_that_bicubic_restores_exactly_are_excluded(tmp_path: Path) -> None:
     black = [np.zeros((48, 64, 3), np.uint8)] * 2
     for name, frames in {"fade": black + scene(3, 4, 48, 64), "black": black}.items():
         write_video(tmp_path / f"{name}.mkv", frames, lossless=True)

@@ -1,4 +1,5 @@
-"""`rvrt preprocess vimeo90k` on a small set in the published layout."""
+# SPDX-License-Identifier: Apache-2.0
+"""`rvrt preprocess vimeo90k` on a small data set in the published layout."""
 
 import re
 from pathlib import Path
@@ -63,7 +64,7 @@ def test_everything_is_written(root: Path) -> None:
     assert not list(root.rglob("*.part"))
 
 
-def test_blur_downsampling_elsewhere_with_processes(root: Path, tmp_path: Path) -> None:
+def test_blur_downsampling_into_another_folder_with_workers(root: Path, tmp_path: Path) -> None:
     before = set(root.rglob("*"))
     work = make_low_resolution(root, ("test",), "bd", output=tmp_path / "out", workers=2)
     assert (work.images, work.problems) == (7, [])
@@ -106,7 +107,7 @@ def test_bad_images_are_listed_and_the_rest_is_done(root: Path) -> None:
     assert (root / "meta_info_Vimeo90K_test_GT.txt").read_text() == ""
 
 
-def test_an_image_beyond_all_measure_is_listed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decompression_bomb_is_listed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.fromarray(np.zeros((700, 700, 3), np.uint8)).save(root / "sequences/00002/0001/im6.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200_000)  # Pillow refuses twice this
     code, output = run(str(root), "--lists", "test")

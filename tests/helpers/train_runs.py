@@ -1,4 +1,5 @@
-"""A small store of clips, and `rvrt train` in processes of its own, for the tests of training."""
+# SPDX-License-Identifier: Apache-2.0
+"""Small training data, and small training runs in this process and in processes of their own."""
 
 from __future__ import annotations
 
@@ -8,20 +9,21 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from rvrt_cli.train.setup import held_run, prepare_run
-from rvrt_cli.train.train_options import TrainOptions
+from rvrt_cli.train.setup import locked_run, prepare_run, resolve_options
+from rvrt_cli.train.train_options import TrainOptions, flag
 
-# Without optical flow, which takes long to compile; test_train_learner has it
+# Without optical flow, which is slow to compile; test_train_learner covers it
 NETWORK = {"widths": [8, 8, 8], "depths": [1, 1, 1], "upsampler_width": 8, "flow_guided": False, "fused_neighbors": 0}
 CODE = "from rvrt_cli.cli import main; main()"
 
 
 def make_store(folder: Path, sources: int = 4, clips: int = 3, frames: int = 5, size: int = 48) -> Path:
-    """Clips of smooth noise that moves by a pixel a frame, in the layout of `rvrt preprocess clips`."""
+    """Clips of smooth noise that moves by one pixel per frame, in the layout of `rvrt preprocess clips`."""
     (folder / "shards").mkdir(parents=True)
     rng = np.random.default_rng(5)
     listed = []
@@ -39,32 +41,59 @@ def make_store(folder: Path, sources: int = 4, clips: int = 3, frames: int = 5, 
     return folder
 
 
-def small_run(data: Path, output: Path, **options: object) -> list[str]:
-    """Arguments of a run that takes a tenth of a second a step."""
-    given = {"data": data, "output": output, "frames": 3, "batch": 2, "crop": 32, "degradation": "bi", "rate": 5e-3,
-             "warmup": 3, "steps": 30, "val-every": 0, "save-every": 4, "device": "cpu", **options}  # fmt: skip
-    network = [f"--network={name}={json.dumps(value)}" for name, value in NETWORK.items()]
-    return ["train", *network, *(f"--{name}={value}" for name, value in given.items())]
+def make_vimeo(root: Path) -> Path:
+    """One septuplet of noise in the layout of Vimeo-90K, on the training list; the test list is empty."""
+    rng = np.random.default_rng(6)
+    for name, size in {"sequences": (32, 48), "BIx4": (8, 12)}.items():
+        folder = root / name / "00001" / "0001"
+        folder.mkdir(parents=True)
+        for frame in range(7):
+            Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / f"im{frame + 1}.png")
+    (root / "sep_trainlist.txt").write_text("00001/0001\n")
+    (root / "sep_testlist.txt").write_text("")
+    return root
+
+
+def small_run(data: Path, output: Path, **options: Any) -> TrainOptions:
+    """Options of a run that takes a tenth of a second per step, once compiled; the others are those of the recipe."""
+    small: dict[str, Any] = {
+        **{"network": NETWORK, "frames": 3, "batch": 2, "crop": 32, "degradation": "bi", "rate": 5e-3, "warmup": 3},
+        **{"steps": 30, "val_every": 0, "save_every": 4, "device": "cpu", "workers": 0},
+    }
+    given = {"data": str(data), "output": str(output), **small, **options}
+    return resolve_options(given, None, resume=False)
+
+
+def command_line(options: TrainOptions) -> list[str]:
+    """The arguments of `rvrt` that run `options`."""
+    recipe = resolve_options({}, None, resume=False)
+    changed = {name: value for name, value in vars(options).items() if value != getattr(recipe, name)}
+    network = [f"--network={name}={json.dumps(value)}" for name, value in changed.pop("network", {}).items()]
+    return ["train", *network, *(f"{flag(name)}={value}" for name, value in changed.items())]
 
 
 def prepared(options: TrainOptions, resume: bool = False) -> TrainOptions:
-    """A run whose data is shared out, as the command does before it trains."""
+    """The options of a run after everything that the command does before it trains."""
     options = prepare_run(options, resume)
-    with held_run(options):
+    with locked_run(options):
         return options
 
 
 def start(arguments: list[str], folder: Path) -> subprocess.Popen:
-    """`rvrt` with these arguments, its working directory `folder`."""
+    """Start `rvrt` with these arguments in the working directory `folder`."""
     environment = {**os.environ, "COLUMNS": "120"}
     return subprocess.Popen(
-        [sys.executable, "-c", CODE, *arguments], cwd=folder, env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        [sys.executable, "-c", CODE, *arguments],
+        cwd=folder,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def finish(process: subprocess.Popen) -> str:
-    """What the command says on standard error; it must succeed."""
+    """Standard error of the command, which must succeed."""
     _, said = process.communicate(timeout=300)
     assert process.returncode == 0, said
     return said
@@ -78,7 +107,7 @@ def read_steps(output: Path) -> list[dict]:
 
 
 def wait_for_steps(process: subprocess.Popen, output: Path, count: int) -> None:
-    """Return as soon as the log has `count` lines; the process must still be running."""
+    """Wait until the log has `count` lines; the process must still be running."""
     until = time.monotonic() + 300
     while len(read_steps(output)) < count:
         assert process.poll() is None, process.communicate()[1]

@@ -1,4 +1,5 @@
-"""Adam and the moving average against their formulas in float64, and learning rates against theirs."""
+# SPDX-License-Identifier: Apache-2.0
+"""Adam, the moving average and the learning rate schedules against their formulas in float64."""
 
 import math
 
@@ -14,14 +15,21 @@ def test_adam_follows_its_formulas(decay: float) -> None:
     from rvrt_cli.train.optimizer import Adam, adam_step
 
     rng = np.random.default_rng(0)
-    size = 70_000  # more than two of the chunks it works in
+    size = 70_000  # more than two chunks
     value, ema = (rng.standard_normal(size).astype(np.float32) for _ in range(2))
     m, v = np.zeros(size, np.float32), np.zeros(size, np.float32)
     p, e, a, b = (x.astype(np.float64) for x in (value, ema, m, v))
     largest = np.zeros(size)
     for t in range(1, 6):
         gradient = (rng.standard_normal(size) * 10.0 ** rng.integers(-6, 2, size)).astype(np.float32)
-        adam_step(Adam(1e-3, 0.9, 0.99, decay, t, 0.5, 0.95), value, gradient, m, v, ema)
+        adam_step(
+            Adam(rate=1e-3, beta1=0.9, beta2=0.99, decay=decay, step=t, factor=0.5, ema_decay=0.95),
+            value,
+            gradient,
+            m,
+            v,
+            ema,
+        )
         g = 0.5 * gradient.astype(np.float64)
         largest = np.maximum(largest, np.abs(g))
         a = 0.9 * a + 0.1 * g
@@ -34,7 +42,7 @@ def test_adam_follows_its_formulas(decay: float) -> None:
     assert (np.abs(v - b) / largest**2).max() < 3e-7
 
 
-def test_cosine_from_the_published_rate_to_the_last() -> None:
+def test_cosine_schedule_from_the_highest_to_the_final_rate() -> None:
     options = TrainOptions(steps=300_000, rate=2e-4, final_rate=1e-7)
     assert learning_rate(options, 0) == pytest.approx(2e-4)
     assert learning_rate(options, 150_000) == pytest.approx((2e-4 + 1e-7) / 2)
@@ -42,7 +50,7 @@ def test_cosine_from_the_published_rate_to_the_last() -> None:
     assert learning_rate(options, 300_000) == pytest.approx(1e-7)
 
 
-def test_warm_up_and_one_cycle_rise_in_a_line_and_then_fall() -> None:
+def test_warm_up_and_one_cycle_rise_linearly_and_then_fall() -> None:
     warm = TrainOptions(steps=1000, rate=1e-3, warmup=100)
     assert learning_rate(warm, 49) == pytest.approx(1e-3 * (1 + 24 * 0.5) / 25)
     cycle = TrainOptions(steps=1000, rate=1e-3, schedule="one-cycle")

@@ -1,4 +1,5 @@
-"""Recipes and options of `rvrt train`: what is in them, what is refused, and what counts more than what."""
+# SPDX-License-Identifier: Apache-2.0
+"""Recipes and options of `rvrt train`: contents, validation and precedence."""
 
 import math
 from dataclasses import fields, replace
@@ -14,10 +15,11 @@ from hypothesis import given, strategies as st
 from rvrt_cli.data.batches import open_store
 from rvrt_cli.errors import OptionError, WeightsError
 from rvrt_cli.model.config import PRESETS
-from rvrt_cli.train.counters import Counters
-from rvrt_cli.train.setup import first_weights, held_run, prepare_run, resolve_options
+from rvrt_cli.train.setup import locked_run, prepare_run, resolve_options
+from rvrt_cli.train.starting_weights import starting_weights
 from rvrt_cli.train.train_options import TrainOptions, preset_recipe, read_recipe, write_recipe
-from rvrt_cli.train.training_state import checkpoints, load_checkpoint, save_checkpoint
+from rvrt_cli.train.training_counters import TrainingCounters
+from rvrt_cli.train.training_state import TrainingState, list_checkpoints, load_checkpoint, save_checkpoint
 from rvrt_cli.train.validation_split import data_folders
 from rvrt_cli.weights import save_weights
 
@@ -102,7 +104,7 @@ def test_a_written_recipe_keeps_its_network_when_the_preset_changes(
 
 def test_the_training_state_in_the_repository_belongs_to_its_recipe() -> None:
     folder = Path(__file__).parents[2] / "weights" / "rvrt-tiny"
-    _, _, config = load_checkpoint(checkpoints(folder)[-1])
+    config = load_checkpoint(list_checkpoints(folder)[-1]).config
     assert TrainOptions(**read_recipe(folder / "recipe.toml")).config == config
 
 
@@ -129,26 +131,27 @@ def test_wrong_data_and_folders_are_refused_before_anything_is_written(tmp_path:
         resolve_options({"output": str(output)}, None, resume=True)
     prepared(TrainOptions(**small, data=str(data)))
     (output / "log.jsonl").write_text('{"step": 1}\n')
-    with pytest.raises(OptionError, match="--resume goes on with it"):
+    with pytest.raises(OptionError, match="resume it with --resume"):
         prepare_run(TrainOptions(**small, data=str(data)), resume=False)
 
 
-def test_a_refused_resume_leaves_the_run_as_it_was(tmp_path: Path) -> None:
+def test_a_refused_resume_leaves_the_run_unchanged(tmp_path: Path) -> None:
     data, output = make_store(tmp_path / "clips", sources=2), tmp_path / "run"
     options = prepared(TrainOptions(data=str(data), output=str(output), frames=3, crop=32))
-    save_checkpoint(output, {"value.a": np.ones(4, np.float32)}, Counters(step=5), options.config, keep=3)
+    arrays = {"value.a": np.ones(4, np.float32)}
+    save_checkpoint(output, TrainingState(arrays, TrainingCounters(step=5), options.config), keep=3)
     write_recipe(output / "recipe.toml", options)
     before = (output / "recipe.toml").read_bytes()
     given = {"output": str(output), "network": {"widths": [16, 16, 16]}}
-    with pytest.raises(OptionError, match=r"00000005.*another network.*leave out --network"):
+    with pytest.raises(OptionError, match=r"00000005.*another network.*remove --network"):
         prepare_run(resolve_options(given, None, resume=True), resume=True)
-    with pytest.raises(OptionError, match=r"--steps 4: 5 are done; give more"):
+    with pytest.raises(OptionError, match=r"--steps 4: 5 are already done; give more"):
         prepare_run(resolve_options({"output": str(output), "steps": 4}, None, resume=True), resume=True)
     weights = tmp_path / "other.safetensors"
     weights.write_bytes(b"")
     for given in ({"init": str(weights)}, {"init_partial": True}):
         with pytest.raises(
-            OptionError, match=r"--init.*: says what a run starts from, and .* is at step 5; leave it out"
+            OptionError, match=r"--init.*: only applies to the start of a run, and .* is at step 5; remove it"
         ):
             prepare_run(resolve_options({"output": str(output), **given}, None, resume=True), resume=True)
     assert (output / "recipe.toml").read_bytes() == before
@@ -156,7 +159,7 @@ def test_a_refused_resume_leaves_the_run_as_it_was(tmp_path: Path) -> None:
     assert (again.config, again.data, again.frames) == (options.config, options.data, options.frames)
 
 
-def test_a_run_starts_from_weights_of_another_network_only_where_asked(tmp_path: Path) -> None:
+def test_a_run_starts_from_weights_of_another_network_only_with_init_partial(tmp_path: Path) -> None:
     from rvrt_cli.model import initial_weights
 
     tiny = PRESETS["rvrt-tiny"]
@@ -168,25 +171,25 @@ def test_a_run_starts_from_weights_of_another_network_only_where_asked(tmp_path:
         path, initial_weights(other, seed=1), other, {"name": "other", "trained": False, "degradation": "none"}
     )
     with pytest.raises(WeightsError, match=r"conv_offset\.0\.weight"):
-        first_weights(TrainOptions(init=str(path)))
-    weights, held, fresh = (
-        first_weights(TrainOptions(init=str(path), init_partial=True)),
+        starting_weights(TrainOptions(init=str(path)))
+    weights, given, fresh = (
+        starting_weights(TrainOptions(init=str(path), init_partial=True)),
         initial_weights(other, seed=1),
         initial_weights(tiny),
     )
     assert set(weights) == set(fresh)
     for name, array in weights.items():
-        kept = name in held and held[name].shape == array.shape
-        assert np.array_equal(array, held[name] if kept else fresh[name]), name
+        kept = name in given and given[name].shape == array.shape
+        assert np.array_equal(array, given[name] if kept else fresh[name]), name
     with pytest.raises(WeightsError, match="backbone"):  # nothing fits: another network altogether
-        first_weights(TrainOptions(init=str(path), init_partial=True, model="rvrt"))
+        starting_weights(TrainOptions(init=str(path), init_partial=True, model="rvrt"))
 
 
 @pytest.mark.parametrize("source", ["spynet.pth", "rvrt.pth", "rvrt.safetensors"])
 def test_optical_flow_starts_from_a_file(tmp_path: Path, source: str) -> None:
     network = {"flow_estimator": "spynet"}
     config, path = replace(PRESETS["rvrt-tiny"], **network), tmp_path / source
-    fresh = first_weights(TrainOptions(network=network))
+    fresh = starting_weights(TrainOptions(network=network))
     rng = np.random.default_rng(0)
     flow = {
         name: rng.standard_normal(array.shape, np.float32) for name, array in fresh.items() if name[:7] == "spynet."
@@ -197,17 +200,17 @@ def test_optical_flow_starts_from_a_file(tmp_path: Path, source: str) -> None:
         prefix = "" if source == "spynet.pth" else "spynet."
         arrays = {prefix + name.removeprefix("spynet."): array for name, array in flow.items()}
         checkpoint(path, {**arrays, "spynet.mean": np.zeros((1, 3, 1, 1), np.float32)}, nested=None)
-    weights = first_weights(TrainOptions(network=network, spynet=str(path)))
+    weights = starting_weights(TrainOptions(network=network, spynet=str(path)))
     assert set(weights) == set(fresh)
     for name, array in weights.items():
         assert np.array_equal(array, flow.get(name, fresh[name])), name
     if source == "spynet.pth":
         checkpoint(path, {"conv.weight": np.zeros((3, 3), np.float32)}, nested=None)
         with pytest.raises(WeightsError, match="no weights of SpyNet"):
-            first_weights(TrainOptions(network=network, spynet=str(path)))
+            starting_weights(TrainOptions(network=network, spynet=str(path)))
 
 
-def test_sources_are_held_out_whole(tmp_path: Path) -> None:
+def test_whole_sources_are_held_out(tmp_path: Path) -> None:
     data = make_store(tmp_path / "clips", sources=5)
     options = prepared(
         TrainOptions(data=str(data), output=str(tmp_path / "run"), frames=3, crop=32, held_out=0.4), resume=False
@@ -222,18 +225,18 @@ def test_sources_are_held_out_whole(tmp_path: Path) -> None:
     assert data_folders(whole) == (data, None)
 
 
-def test_one_command_at_a_time_trains_into_a_folder(tmp_path: Path) -> None:
+def test_only_one_command_at_a_time_trains_in_a_folder(tmp_path: Path) -> None:
     data, output = make_store(tmp_path / "clips", sources=5), tmp_path / "run"
     options = prepare_run(TrainOptions(data=str(data), output=str(output), frames=3, crop=32), resume=False)
-    with held_run(options):
+    with locked_run(options):
         before = {path: path.stat().st_mtime_ns for path in output.rglob("*")}
-        with pytest.raises(OptionError, match="another rvrt is training into it"), held_run(options):
+        with pytest.raises(OptionError, match="another rvrt is training in it"), locked_run(options):
             pass
         assert {path: path.stat().st_mtime_ns for path in output.rglob("*")} == before
         machines = {"ranks": 2, "local_ranks": 1, "master": "host:2000", "node": 1, "batch": 2}
-        with held_run(replace(options, **machines)):  # another machine of the same run
+        with locked_run(replace(options, **machines)):  # another machine of the same run
             assert data_folders(replace(options, **machines))[1]
-    with held_run(options):
+    with locked_run(options):
         assert data_folders(options)[1]
 
 
@@ -243,9 +246,9 @@ VALUES = (
 )
 
 
-@searching(400)
+@searching(150)
 @given(st.dictionaries(st.sampled_from([entry.name for entry in fields(TrainOptions)]), VALUES, max_size=4))
-def test_any_values_are_used_or_refused_in_one_line(values: dict) -> None:
+def test_any_values_are_accepted_or_refused_in_one_line(values: dict) -> None:
     with refusals(OptionError):
         options = TrainOptions(**values)
         assert options.steps >= 1
@@ -254,16 +257,16 @@ def test_any_values_are_used_or_refused_in_one_line(values: dict) -> None:
         assert all(math.isfinite(number) for number in numbers if isinstance(number, float))
 
 
-@searching(200)
+@searching(80)
 @given(st.dictionaries(st.sampled_from(list(PRESETS["rvrt"].to_dict())), VALUES, min_size=1, max_size=3))
-def test_any_network_is_sized_or_refused_in_one_line(sizes: dict) -> None:
+def test_any_network_is_accepted_or_refused_in_one_line(sizes: dict) -> None:
     with refusals(OptionError):
         config = TrainOptions(network=sizes).config
         assert config.width <= 4096
         assert 0 < config.carry <= 1
 
 
-@searching(150)
+@searching(60)
 @given(data=st.data())
 def test_a_damaged_recipe_is_read_or_refused(tmp_path: Path, data: st.DataObject) -> None:
     recipe = tmp_path / "mine.toml"

@@ -34,7 +34,7 @@ import rvrt_cli.upscale.job
 from rvrt_cli.cli import main
 from rvrt_cli.engine import Carried, Plan
 from rvrt_cli.errors import MediaError
-from rvrt_cli.msrun import Group
+from rvrt_cli.msrun import RankGroup
 from rvrt_cli.options import UpscaleOptions
 from rvrt_cli.upscale import Progress, prepare, upscale_video
 from rvrt_cli.upscale.compute import compute
@@ -281,7 +281,7 @@ def test_ranks_know_that_the_target_is_a_folder(
     def take(first: int) -> bool:
         return first not in taken and not taken.add(first)
 
-    def run_here(group: Group, worker: Path, task: Path, logs: Path, poll: Callable[[], None]) -> bool:
+    def run_here(group: RankGroup, worker: Path, task: Path, logs: Path, poll: Callable[[], None]) -> bool:
         values = json.loads(task.read_text())
         for _ in range(group.here):
             job = prepare(values["source"], values["target"], UpscaleOptions(**values["options"]), as_rank=True)
