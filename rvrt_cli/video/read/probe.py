@@ -39,7 +39,7 @@ def probe(source: str | Path, *, fps: Fraction | None = None) -> SourceInfo:
     if text == "-":
         return _probe_y4m()
     if not text:  # such as an unset shell variable; the current folder is "."
-        raise MediaError("the source has an empty name; name a video, a folder or pattern of images, or -")
+        raise MediaError("the source has no name; name a video, a folder or pattern of images, or -")
     path = Path(source)
     if path.is_dir():
         return _probe_images(text, image_files.list_images(path), fps)

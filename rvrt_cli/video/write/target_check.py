@@ -37,7 +37,7 @@ def check_target(info: SourceInfo, request: OutputRequest) -> Target:
     if text == "-":
         return _check_y4m(info, request)
     if not text:
-        raise MediaError("the target has an empty name; name a video or a folder, or -")
+        raise MediaError("the target has no name; name a video or a folder, or -")
     path = real_folder(request.target)
     folder = text.endswith(("/", os.sep)) or path.is_dir() or not path.suffix
     if not folder and path.suffix.lower() not in MUXERS:
