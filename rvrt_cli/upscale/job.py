@@ -22,9 +22,12 @@ from rvrt_cli.upscale.resume import (
     state_shapes,
 )
 from rvrt_cli.upscale.workdir import RunManifest, Workdir
-from rvrt_cli.video.read.probe import SourceInfo, probe
+from rvrt_cli.video.read.probe import probe
+from rvrt_cli.video.read.source import SourceInfo
+from rvrt_cli.video.write.destination import real_folder
 from rvrt_cli.video.write.fidelity_notes import unread
-from rvrt_cli.video.write.target import Target, check_target, real_folder
+from rvrt_cli.video.write.target import OutputRequest, Target
+from rvrt_cli.video.write.target_check import check_target
 from rvrt_cli.weights import check_names, load_weights, resolve
 
 if TYPE_CHECKING:
@@ -135,11 +138,7 @@ def prepare(source: str | Path, target: str | Path, options: UpscaleOptions, *, 
     if workdir is not None and decides:
         workdir.check_free()
     published = workdir.published() if workdir is not None and decides else None
-    width, height = options.output_size(info.width, info.height)
-    checked = check_target(
-        info, target, width=width, height=height, codec=options.codec, crf=options.crf, preset=options.preset,
-        pix_fmt=options.pix_fmt, overwrite=options.overwrite or published is not None,
-    )  # fmt: skip
+    checked = check_target(info, _output_request(info, target, options, replaces=published is not None))
 
     # the network, and what an earlier run has left
     network = load_network(options.model, options.weights, options.device, options.precision)
@@ -164,6 +163,21 @@ def prepare(source: str | Path, target: str | Path, options: UpscaleOptions, *, 
         manifest=RunManifest(about, plan),
         earlier=earlier,
         resumable=resumable,
+    )
+
+
+def _output_request(info: SourceInfo, target: str | Path, options: UpscaleOptions, *, replaces: bool) -> OutputRequest:
+    """The output that the options ask for; `replaces`: an earlier run has published this target."""
+    width, height = options.output_size(info.width, info.height)
+    return OutputRequest(
+        target,
+        width=width,
+        height=height,
+        codec=options.codec,
+        crf=options.crf,
+        preset=options.preset,
+        pix_fmt=options.pix_fmt,
+        overwrite=options.overwrite or replaces,
     )
 
 

@@ -15,7 +15,7 @@ from rvrt_cli.options import UpscaleOptions
 from rvrt_cli.upscale.workdir import RUN_MANIFEST, About, Published, RunManifest, StateShapes, Workdir
 from rvrt_cli.version import __version__
 from rvrt_cli.video.ffmpeg import ffmpeg_version
-from rvrt_cli.video.read.probe import SourceInfo
+from rvrt_cli.video.read.source import SourceInfo
 from rvrt_cli.video.write.publish import check_part, part_file
 from rvrt_cli.video.write.target import Target
 from rvrt_cli.weights import file_sha256

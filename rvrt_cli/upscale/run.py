@@ -14,7 +14,8 @@ from rvrt_cli.upscale.distribute import compute_in_ranks
 from rvrt_cli.upscale.job import Job, prepare
 from rvrt_cli.upscale.progress import Progress, Reporter
 from rvrt_cli.upscale.workdir import Workdir
-from rvrt_cli.video.write.publish import join, part_file, publish
+from rvrt_cli.video.mux.excerpt import Excerpt
+from rvrt_cli.video.write.publish import EncodedSegments, assemble, publish
 
 
 def run(job: Job, on_progress: Callable[[Progress], None] | None = None) -> Progress:
@@ -80,14 +81,12 @@ def _assemble_and_publish(job: Job, workdir: Workdir, progress: Progress) -> Non
     progress.frames, progress.warnings = end.frames, list(end.warnings)
     if end.frames == 0:
         raise MediaError(f"{job.source.path}: no frame in the part asked for; check --start and --duration")
-    options, target = job.options, job.target
-    result = join(
-        target, job.source, workdir.folder, [part_file(target, workdir.folder, segment.first) for segment in segments],
-        end.frames, until=end.end_pts * job.source.time_base if end.end_pts is not None else None,
-        start=options.start, duration=options.duration, warnings=progress.warnings,
-    )  # fmt: skip
-    workdir.record_publishing(result, job.manifest.about, end.frames)
-    progress.path = str(publish(target, result))
+    excerpt = Excerpt(start=job.options.start, duration=job.options.duration, end_pts=end.end_pts)
+    first_frames = tuple(segment.first for segment in segments)
+    assembled = assemble(job.target, job.source, EncodedSegments(workdir.folder, first_frames, end.frames, excerpt))
+    progress.warnings += assembled.warnings
+    workdir.record_publishing(assembled.path, job.manifest.about, end.frames)
+    progress.path = str(publish(job.target, assembled.path))
 
 
 def upscale_video(

@@ -1,12 +1,13 @@
-"""What the numbers in a picture mean, and the filters that turn them into RGB and back.
+# SPDX-License-Identifier: Apache-2.0
+"""Color descriptions, and the ffmpeg filters that convert to RGB and back.
 
 Color codes are those of ITU-T H.273, which ffmpeg shares. Conversions go through zimg (`zscale`) where ffmpeg has it:
-it rounds correctly at every depth, where swscale is off by up to 4 codes of 1023 at 10 bits.
+it rounds correctly at every depth, while swscale is off by up to 4 codes of 1023 at 10 bits.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import av
 
@@ -57,7 +58,7 @@ TRANSFERS = {
 }
 RANGES = {1: "tv", 2: "pc"}
 
-# How the two scalers call the matrices; what is missing there is converted as the nearest one that is not
+# Names of the matrices in the two scalers; an unsupported one is converted like the nearest supported one
 _ZSCALE_MATRIX = {
     "bt709": "709",
     "fcc": "fcc",
@@ -80,16 +81,16 @@ _SWSCALE_MATRIX = {
     "bt2020c": "bt2020",
     "ictcp": "bt2020",
 }
-_APPROXIMATED = {"bt2020c", "ictcp"}
+_APPROXIMATED_MATRICES = {"bt2020c", "ictcp"}
 _SWSCALE_FLAGS = "flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
 _ZSCALE_RANGE = {"tv": "limited", "pc": "full"}
 
 
 @dataclass(frozen=True)
-class Color:
-    """ffmpeg's names of a picture's color description; "unknown" where nobody says.
+class ColorDescription:
+    """Color description of a video in ffmpeg's names; "unknown" where it is not tagged.
 
-    `matrix` and `range` are always resolved (see `resolve`); `tagged` says which of the four the source itself states.
+    `matrix` and `range` are always resolved (see `resolve_color`); `tagged` names those of the four that the source states.
     """
 
     matrix: str
@@ -100,17 +101,17 @@ class Color:
 
     @property
     def approximated(self) -> bool:
-        """Whether the matrix is one that is only converted as its nearest relative (constant luminance, ICtCp)."""
-        return self.matrix in _APPROXIMATED
+        """Whether conversion uses a similar matrix, since this one is not linear (constant luminance, ICtCp)."""
+        return self.matrix in _APPROXIMATED_MATRICES
 
 
-def resolve(codes: dict[str, int], pix_fmt: str, height: int) -> Color:
-    """The color description of a picture from what is tagged and, where nothing is, the usual guess.
+def resolve_color(codes: dict[str, int], pix_fmt: str, height: int) -> ColorDescription:
+    """Color description from the tags and, where they are missing, the customary defaults.
 
     Untagged matrix: BT.601 up to 576 lines, BT.709 above. Untagged range: limited, but full for RGB and "yuvj" formats.
 
     Args:
-        codes: H.273 codes under "matrix", "range" (1 limited, 2 full), "primaries", "transfer"; unknown: ignored.
+        codes: H.273 codes under "matrix", "range" (1 limited, 2 full), "primaries", "transfer"; unknown ones are ignored.
         pix_fmt: ffmpeg's name of the pixel format.
         height: lines as stored.
     """
@@ -128,17 +129,17 @@ def resolve(codes: dict[str, int], pix_fmt: str, height: int) -> Color:
         matrix = ("bt2020nc" if primaries == "bt2020" else "bt709") if height > 576 else "smpte170m"
     if rgb or pix_fmt.startswith("yuvj"):
         rng = "pc"
-    return Color(
-        matrix,
-        rng or "tv",
-        primaries or "unknown",
-        transfer or "unknown",
-        frozenset(name for name, value in tagged.items() if value),
+    return ColorDescription(
+        matrix=matrix,
+        range=rng or "tv",
+        primaries=primaries or "unknown",
+        transfer=transfer or "unknown",
+        tagged=frozenset(name for name, value in tagged.items() if value),
     )
 
 
 def is_rgb(pix_fmt: str) -> bool:
-    """Whether the format holds RGB (or indices into a palette of RGB)."""
+    """Whether the format holds RGB, or indices into an RGB palette."""
     fmt = av.VideoFormat(pix_fmt)
     return bool(fmt.is_rgb or fmt.has_palette)
 
@@ -149,7 +150,7 @@ def is_gray(pix_fmt: str) -> bool:
 
 
 def has_alpha(pix_fmt: str) -> bool:
-    """Whether the format has a plane for alpha."""
+    """Whether the format has an alpha component."""
     return len(av.VideoFormat(pix_fmt).components) in (2, 4)
 
 
@@ -168,15 +169,15 @@ def subsampling(pix_fmt: str) -> tuple[int, int]:
 
 
 def to_rgb(
-    pix_fmt: str, color: Color, width: int, height: int, *, alpha: bool = False, as_tagged: bool = False
+    pix_fmt: str, color: ColorDescription, width: int, height: int, *, alpha: bool = False, as_tagged: bool = False
 ) -> tuple[str, str]:
-    """(filter chain, pixel format) that turn pictures of `pix_fmt` into packed full-range RGB of `width` x `height` px.
+    """(filter chain, pixel format) that convert frames of `pix_fmt` to packed full-range RGB of `width` x `height` px.
 
-    The size is the one that is wanted in any case: pictures of another size (some streams change theirs) are scaled.
-    All are read as `color` says; with `as_tagged`, where that comes from tags, each as its own tags say instead, and zimg
-    refuses a picture that has none ("no path between colorspaces").
-    With `alpha`, which `pix_fmt` must have then, it is RGBA, and zimg makes black of YUV that is wholly transparent. Without,
-    alpha is taken away first: zimg would mix black into the colors.
+    Frames of another size are scaled to this one: some streams change theirs midway.
+    All frames are read as `color` says. With `as_tagged`, those of its values that come from tags are read from each
+    frame's own tags instead, and zimg refuses a frame that has none ("no path between colorspaces").
+    With `alpha`, which `pix_fmt` must have then, the result is RGBA, and zimg turns fully transparent YUV black. Without
+    it, alpha is removed first: zimg would blend the colors with black.
     """
     deep = bit_depth(pix_fmt) > 8
     if alpha:
@@ -206,7 +207,7 @@ def to_rgb(
         pix_fmt = pix_fmt.replace("yuva", "yuv")
         first = f"format={pix_fmt},"
     if (width % step_x or height % step_y) if exact else (deep and step_x * step_y > 1):
-        # zimg wants whole chroma samples, and swscale wraps black and white round on its direct way to 16 bits
+        # zimg needs whole chroma samples; swscale wraps black to white and back when it converts to 16 bits directly
         levels = f"in_range={color.range}:out_range={color.range}:" if range_in else ""
         first += f"scale={size}:{levels}{_SWSCALE_FLAGS},"
         first += f"format={_full_chroma(pix_fmt, alpha)},"
@@ -223,7 +224,7 @@ def _full_chroma(pix_fmt: str, alpha: bool = False) -> str:
     return f"yuv{'a' if alpha else ''}444p" + (f"{bits}le" if bits > 8 else "")
 
 
-def from_rgb(pix_fmt: str, color: Color, width: int, height: int) -> str:
+def from_rgb(pix_fmt: str, color: ColorDescription, width: int, height: int) -> str:
     """Filter chain from packed full-range RGB of `width` x `height` px to `pix_fmt`, tagged with `color`."""
     step_x, step_y = subsampling(pix_fmt)
     if is_rgb(pix_fmt):
@@ -237,10 +238,10 @@ def from_rgb(pix_fmt: str, color: Color, width: int, height: int) -> str:
     else:
         matrix = f"out_color_matrix={_SWSCALE_MATRIX[color.matrix]}:out_range={color.range}"
         convert = f"scale=in_range=pc:{matrix}:{_SWSCALE_FLAGS}"
-    return f"{convert},format={pix_fmt},{_tags(color)}"
+    return f"{convert},format={pix_fmt},{_setparams(color)}"
 
 
-def _tags(color: Color) -> str:
+def _setparams(color: ColorDescription) -> str:
     tags = {
         "colorspace": color.matrix,
         "range": color.range,
@@ -250,22 +251,23 @@ def _tags(color: Color) -> str:
     return "setparams=" + ":".join(f"{key}={value}" for key, value in tags.items())
 
 
-def tag_options(color: Color) -> list[str]:
-    """Encoder options that repeat the tags for ffmpeg versions that do not take them from the pictures."""
+def tag_options(color: ColorDescription) -> list[str]:
+    """Encoder options that repeat the tags, for ffmpeg versions that do not take them from the frames."""
     options = ["-colorspace", "rgb" if color.matrix == "gbr" else color.matrix, "-color_range", color.range]
     return [*options, "-color_primaries", color.primaries, "-color_trc", color.transfer]
 
 
-def for_output(color: Color, pix_fmt: str) -> Color:
-    """The description to convert to and tag when pictures of a source described by `color` are stored as `pix_fmt`."""
+def output_color(color: ColorDescription, pix_fmt: str) -> ColorDescription:
+    """Description to convert to and to tag when a source with description `color` is stored as `pix_fmt`."""
     if is_rgb(pix_fmt):
-        return Color("gbr", "pc", color.primaries, color.transfer, color.tagged)
+        return replace(color, matrix="gbr", range="pc")
     if color.matrix != "gbr":
         rng = "pc" if pix_fmt.startswith("yuvj") else color.range
         matrix = "bt2020nc" if color.approximated else color.matrix
-        return Color(matrix, rng, color.primaries, color.transfer, color.tagged)
-    # RGB that becomes YUV: what every player assumes of large pictures, said aloud
+        return replace(color, matrix=matrix, range=rng)
+    # RGB to YUV: what players assume of large untagged video, tagged explicitly
     primaries = "bt709" if color.primaries == "unknown" else color.primaries
     transfer = "bt709" if color.transfer == "unknown" else color.transfer
     matrix = "bt2020nc" if primaries == "bt2020" else "bt709"
-    return Color(matrix, "pc" if pix_fmt.startswith("yuvj") else "tv", primaries, transfer, color.tagged)
+    rng = "pc" if pix_fmt.startswith("yuvj") else "tv"
+    return replace(color, matrix=matrix, range=rng, primaries=primaries, transfer=transfer)

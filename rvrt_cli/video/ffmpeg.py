@@ -1,4 +1,5 @@
-"""The ffmpeg program: which one, what it can do, and a running one that is neither blocked nor left over."""
+# SPDX-License-Identifier: Apache-2.0
+"""The ffmpeg program: where it is, what it supports, and running it without blocking it or leaving it behind."""
 
 from __future__ import annotations
 
@@ -17,14 +18,14 @@ from types import MappingProxyType
 from rvrt_cli.errors import MediaError
 from rvrt_cli.signals import child_setup
 
-PIPE_BYTES = 1 << 20  # what Linux grants an ordinary user; the default of 64 KiB halves the throughput
-_KEPT_LINES = 400
+PIPE_BYTES = 1 << 20  # the most that Linux grants ordinary users; the default of 64 KiB halves the throughput
+_KEPT_LINES = 400  # of ffmpeg's log
 
-# The level stands after the speaker's name; anywhere else the word may come from a file's own metadata
-_SERIOUS = re.compile(r"^(?:\[[^\]]* @ 0x[0-9a-f]+\] ?)*\[(?:error|fatal|panic)\]|^x265 \[error\]")
-_CHATTER = re.compile(r"^(?:\[[^\]]* @ 0x[0-9a-f]+\] ?)*\[(?:info|verbose|debug)\]")
-# Lines that only repeat that something failed further up
-_ECHOES = re.compile(
+# The level follows the component's name; anywhere else the word may come from a file's own metadata
+_ERROR_LINE = re.compile(r"^(?:\[[^\]]* @ 0x[0-9a-f]+\] ?)*\[(?:error|fatal|panic)\]|^x265 \[error\]")
+_INFO_LINE = re.compile(r"^(?:\[[^\]]* @ 0x[0-9a-f]+\] ?)*\[(?:info|verbose|debug)\]")
+# Lines that only repeat that something failed before
+_FOLLOW_UP_ERROR = re.compile(
     r"Conversion failed|Task finished with error|Terminating thread|Error opening (input|output) files?\b|"
     r"Nothing was written|Error (sending|submitting|while|muxing|encoding|closing|writing trailer)|"
     r"Could not open encoder before|Could not write header|Error during demuxing|Exiting with"
@@ -32,10 +33,10 @@ _ECHOES = re.compile(
 
 
 def ffmpeg_exe() -> str:
-    """Path of the ffmpeg program: IMAGEIO_FFMPEG_EXE, or the one that imageio-ffmpeg brings.
+    """Path of the ffmpeg program: IMAGEIO_FFMPEG_EXE, or the one that comes with imageio-ffmpeg.
 
     Raises:
-        MediaError: there is none.
+        MediaError: no ffmpeg was found.
     """
     import imageio_ffmpeg
 
@@ -48,11 +49,11 @@ def ffmpeg_exe() -> str:
 
 
 def file_url(path: str | Path) -> str:
-    """`path` as a URL that ffmpeg and PyAV take for a file's name, whatever its characters ("concat:", "-", quotes)."""
+    """`path` as a URL that ffmpeg and PyAV open as a plain file, whatever its characters ("concat:", "-", quotes)."""
     return "file:" + os.path.abspath(path)
 
 
-def _ask(*arguments: str) -> str:
+def _query(*arguments: str) -> str:
     exe = ffmpeg_exe()
     try:
         done = subprocess.run(
@@ -66,19 +67,19 @@ def _ask(*arguments: str) -> str:
 
 
 @lru_cache(maxsize=4)
-def _version(exe: str) -> str:
-    return _ask("-version").partition("\n")[0].partition(" Copyright")[0]
+def _query_version(exe: str) -> str:
+    return _query("-version").partition("\n")[0].partition(" Copyright")[0]
 
 
 def ffmpeg_version() -> str:
-    """What this ffmpeg calls itself: "ffmpeg version 7.0.2"."""
-    return _version(ffmpeg_exe())
+    """First words of `ffmpeg -version`: "ffmpeg version 7.0.2"."""
+    return _query_version(ffmpeg_exe())
 
 
 @lru_cache(maxsize=8)
-def _encoders(exe: str, kind: str) -> dict[str, str]:
+def _query_encoders(exe: str, kind: str) -> dict[str, str]:
     found = {}
-    for line in _ask("-encoders").splitlines():
+    for line in _query("-encoders").splitlines():
         match = re.match(rf" {kind}[A-Z.]{{5}} (\S+)\s+(.*)", line)
         if match:
             codec = re.search(r"\(codec (\S+)\)$", match[2])
@@ -88,59 +89,59 @@ def _encoders(exe: str, kind: str) -> dict[str, str]:
 
 def video_encoders() -> dict[str, str]:
     """The video encoders of this ffmpeg, each with the name of the codec it writes: {"libx264": "h264", ...}."""
-    return _encoders(ffmpeg_exe(), "V")
+    return _query_encoders(ffmpeg_exe(), "V")
 
 
 def audio_encoders() -> dict[str, str]:
     """The audio encoders of this ffmpeg, as `video_encoders`: {"libopus": "opus", ...}."""
-    return _encoders(ffmpeg_exe(), "A")
+    return _query_encoders(ffmpeg_exe(), "A")
 
 
 @lru_cache(maxsize=64)
-def _encoder_pix_fmts(exe: str, encoder: str) -> tuple[str, ...]:
-    match = re.search(r"Supported pixel formats:(.*)", _ask("-h", f"encoder={encoder}"))
+def _query_encoder_pix_fmts(exe: str, encoder: str) -> tuple[str, ...]:
+    match = re.search(r"Supported pixel formats:(.*)", _query("-h", f"encoder={encoder}"))
     return tuple(match[1].split()) if match else ()
 
 
 def encoder_pix_fmts(encoder: str) -> tuple[str, ...]:
-    """The pixel formats that `encoder` takes; empty when this ffmpeg does not say."""
-    return _encoder_pix_fmts(ffmpeg_exe(), encoder)
+    """The pixel formats that `encoder` accepts; empty when this ffmpeg does not list them."""
+    return _query_encoder_pix_fmts(ffmpeg_exe(), encoder)
 
 
 @lru_cache(maxsize=4)
-def _filters(exe: str) -> frozenset[str]:
-    return frozenset(re.findall(r"^ \S+ (\w+)\s", _ask("-filters"), re.MULTILINE))
+def _query_filters(exe: str) -> frozenset[str]:
+    return frozenset(re.findall(r"^ \S+ (\w+)\s", _query("-filters"), re.MULTILINE))
 
 
 def has_filter(name: str) -> bool:
     """Whether this ffmpeg has the filter."""
-    return name in _filters(ffmpeg_exe())
+    return name in _query_filters(ffmpeg_exe())
 
 
 def has_zscale() -> bool:
-    """Whether this ffmpeg has zimg's scaler, which converts colors exactly and faster than an accurate swscale."""
+    """Whether this ffmpeg has zimg's scaler, which converts colors exactly and faster than swscale in accurate mode."""
     return has_filter("zscale")
 
 
 @lru_cache(maxsize=4)
-def _decoders(exe: str) -> frozenset[str]:
-    return frozenset(re.findall(r"^ [A-Z.]{6} (\S+)\s", _ask("-decoders"), re.MULTILINE))
+def _query_decoders(exe: str) -> frozenset[str]:
+    return frozenset(re.findall(r"^ [A-Z.]{6} (\S+)\s", _query("-decoders"), re.MULTILINE))
 
 
 def has_decoder(name: str) -> bool:
     """Whether this ffmpeg has the decoder."""
-    return name in _decoders(ffmpeg_exe())
+    return name in _query_decoders(ffmpeg_exe())
 
 
 class FFmpeg:
-    """A running ffmpeg. Its messages are read by a thread, so that they never block it; only the last ones are kept.
+    """A running ffmpeg process. A thread reads its log, so that it never blocks on it; only the last lines are kept.
 
-    What matters in a message that is not kept any more: `errors` counts those of level error or worse, and `seen` those
-    that match a pattern of `watch`, by its name.
+    Lines that are no longer kept still count: `errors` counts those of level error or worse, and `seen` those that match
+    a pattern of `watch`, by its name.
 
-    It runs in a session of its own: Ctrl-C reaches this program alone, which then decides how to finish. It is killed
-    by `kill` and when Python exits. When Python itself is killed, its pipes break and it ends; one without pipes is ended
-    by the system, where that is Linux, and must be waited for in the thread that starts it.
+    The process runs in its own session: Ctrl-C reaches only this program, which then decides how to finish. It is killed
+    by `kill` and when Python exits. When Python itself is killed, its pipes break and it ends; one without pipes is killed
+    by the kernel (Linux only), and must be waited for in the thread that starts it.
     """
 
     def __init__(
@@ -152,7 +153,7 @@ class FFmpeg:
         level: str = "warning",
         watch: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """Start `ffmpeg arguments`; `stdin` and `stdout`: whether to open a pipe (else nothing in, inherited out)."""
+        """Start `ffmpeg arguments`; `stdin`, `stdout`: whether to open a pipe (else empty input, inherited output)."""
         exe = ffmpeg_exe()
         command = [exe, "-hide_banner", "-nostdin", "-nostats", "-loglevel", f"level+{level}", *arguments]
         try:
@@ -170,8 +171,8 @@ class FFmpeg:
             ) from error
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
-                _widen(pipe.fileno())
-        self._finalizer = weakref.finalize(self, _end, self.process)
+                _grow_pipe(pipe.fileno())
+        self._finalizer = weakref.finalize(self, _kill_process, self.process)
         self.lines: deque[str] = deque(maxlen=_KEPT_LINES)
         self.errors = 0
         self.seen: Counter[str] = Counter()
@@ -182,23 +183,23 @@ class FFmpeg:
 
     def _read_messages(self) -> None:
         assert self.process.stderr is not None
-        with contextlib.suppress(ValueError, OSError):  # closed under us by `kill`
+        with contextlib.suppress(ValueError, OSError):  # closed by `kill` meanwhile
             for raw in self.process.stderr:
                 line = raw.decode("utf-8", "replace").rstrip()
                 self.lines.append(line)
                 self.seen.update(name for name, pattern in self._watch.items() if pattern.search(line))
-                if _SERIOUS.search(line):
+                if _ERROR_LINE.search(line):
                     self.errors += 1
                     self._error_lines.append(line)
 
     def wait(self) -> int:
-        """The exit status, after all messages have been read."""
+        """The exit status, after the whole log has been read."""
         status = self.process.wait()
         self._drain.join(timeout=10)
         return status
 
     def kill(self) -> None:
-        """End the process now, if it still runs, and close its pipes. Safe to call twice."""
+        """Kill the process if it still runs, and close its pipes. Safe to call twice."""
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
@@ -210,25 +211,25 @@ class FFmpeg:
         self._finalizer.detach()
 
     def last_error(self) -> str:
-        """ffmpeg's own words for what went wrong: its last error line that is not the echo of another one."""
+        """What went wrong in ffmpeg's own words: its last error line that does not merely follow from another one."""
         errors = list(self._error_lines)
-        others = [line for line in self.lines if line and not _CHATTER.search(line)]
-        telling = [line for line in errors if not _ECHOES.search(line)] or errors or others
-        if not telling:
-            return f"it ended with status {self.process.poll()} without a message"
-        text = re.sub(r"\[[^\]]* @ 0x[0-9a-f]+\] ?", "", telling[-1])
+        others = [line for line in self.lines if line and not _INFO_LINE.search(line)]
+        informative = [line for line in errors if not _FOLLOW_UP_ERROR.search(line)] or errors or others
+        if not informative:
+            return f"exit status {self.process.poll()} without a message"
+        text = re.sub(r"\[[^\]]* @ 0x[0-9a-f]+\] ?", "", informative[-1])
         return re.sub(r"^\s*\[\w+\] ?", "", text).strip()
 
 
-def _widen(descriptor: int) -> None:
-    """Ask for a larger pipe where the system can (Linux's F_SETPIPE_SZ)."""
+def _grow_pipe(descriptor: int) -> None:
+    """Ask for a larger pipe buffer where the system supports it (Linux's F_SETPIPE_SZ)."""
     with contextlib.suppress(ImportError, AttributeError, OSError):
         import fcntl
 
         fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _kill_process(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         process.kill()
         process.wait()

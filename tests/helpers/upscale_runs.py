@@ -27,12 +27,12 @@ import psutil
 # where each function is looked up by its caller
 MOMENTS = {
     "start": ("rvrt_cli.upscale.workdir", "Workdir.start"),
-    "keep": ("rvrt_cli.video.write.writers", "keep"),
+    "keep": ("rvrt_cli.video.write.writers", "store_part"),
     "record": ("rvrt_cli.upscale.workdir", "Workdir.record"),
     "states": ("rvrt_cli.upscale.workdir", "_write_states"),
     "end": ("rvrt_cli.upscale.workdir", "Workdir.record_end"),
-    "mux": ("rvrt_cli.video.mux.final_mux", "_video_packets"),
-    "decode": ("rvrt_cli.video.read.decoder", "VideoDecoder._pictures"),
+    "mux": ("rvrt_cli.video.mux.final_mux", "video_packets"),
+    "decode": ("rvrt_cli.video.read.decoder", "VideoDecoder._decode"),
     "network": ("__main__", "Echo.__call__"),
     "encode": ("rvrt_cli.video.write.encoder", "Encoder._packet"),
     "publishing": ("rvrt_cli.upscale.workdir", "Workdir.record_publishing"),

@@ -100,7 +100,7 @@ def remove(folder: Path) -> None:
 
 
 ACCIDENTS = {
-    "decoder": (lambda folder: kill_ffmpeg("pipe:1"), "ended from outside while decoding; run it again"),
+    "decoder": (lambda folder: kill_ffmpeg("pipe:1"), "killed from outside while decoding; run it again"),
     "encoder": (lambda folder: kill_ffmpeg("libx264"), "cannot be encoded"),
     "folder": (remove, "out.mp4"),
     "network": (lambda folder: (_ for _ in ()).throw(MediaError("the network broke; mend it")), "the network broke"),
@@ -222,7 +222,7 @@ SOURCES = {
     "truncated": (truncated, (20, 40), "frames missing, the file is truncated or damaged"),
     "damaged packets": (damaged_packets, (25, 50), "damaged"),
     "another size": (changing(("64x48", "yuv420p"), ("96x80", "yuv420p")), (50, 50), "all were scaled to 64x48"),
-    "two clocks": (of_two_clocks, (40, 40), "stream 1 (audio, aac): its clock runs backwards"),
+    "two clocks": (of_two_clocks, (40, 40), "stream 1 (audio, aac): non-monotonic timestamps"),
     "another format": (changing(("64x48", "yuv420p"), ("64x48", "yuv444p10le")), (50, 50), "size or format midway"),
 }
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import itertools
-import struct
 import sys
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,7 +13,7 @@ import av
 import numpy as np
 import pytest
 from helpers.upscale_runs import Echo
-from helpers.video_clips import BFRAMES, decoded_times, ffmpeg, leftovers, look, read_all
+from helpers.video_clips import BFRAMES, decoded_times, ffmpeg, leftovers, look, pgs_display_set, read_all
 
 import rvrt_cli.upscale.job
 from rvrt_cli.cli import main
@@ -133,26 +132,6 @@ def test_y4m_says_the_frame_rate(tmp_path: Path, upscale, rate: str, suffix: str
 # One table: sources of every kind through the whole command, each property of source and target compared
 
 
-def display_set(seconds: float, show: bool) -> bytes:
-    """One display set of picture subtitles (PGS, as on a Blu-ray): a square of 8 px, or nothing."""
-
-    def segment(kind: int, body: bytes) -> bytes:
-        return b"PG" + struct.pack(">IIBH", round(seconds * 90000), 0, kind, len(body)) + body
-
-    item = struct.pack(">HBBHH", 0, 0, 0, 4, 4)
-    composition = struct.pack(">HHBHBBBB", 64, 48, 0x10, int(show), 0x80, 0, 0, int(show)) + item * show
-    window = struct.pack(">BBHHHH", 1, 0, 4, 4, 8, 8)
-    if not show:
-        return segment(0x16, composition) + segment(0x17, window) + segment(0x80, b"")
-    palette = bytes([0, 0, 1, 235, 128, 128, 255])  # version, then entry 1: opaque white
-    rows = (b"\0\x88\1" + b"\0\0") * 8  # eight px of color 1, end of line
-    picture = struct.pack(">HBBBHHH", 0, 0, 0xC0, 0, len(rows) + 4, 8, 8) + rows
-    return b"".join(
-        segment(kind, body)
-        for kind, body in ((0x16, composition), (0x17, window), (0x14, palette), (0x15, picture), (0x80, b""))
-    )
-
-
 TEXT = "1\n00:00:00,100 --> 00:00:00,400\nGrüße\n\n2\n00:00:00,500 --> 00:00:00,900\nsecond\n"
 ABOUT = (
     ";FFMETADATA1\ntitle=Ein Film\nartist=Somebody\n"
@@ -251,7 +230,7 @@ def make(row: Row, folder: Path) -> Path:
     for number, codec in enumerate(row.subtitles):
         subtitle = folder / f"{number}{'.sup' if codec == PGS else '.srt'}"
         if codec == PGS:
-            subtitle.write_bytes(display_set(0.2, True) + display_set(0.7, False))
+            subtitle.write_bytes(pgs_display_set(0.2, True) + pgs_display_set(0.7, False))
         else:
             subtitle.write_text(TEXT, encoding="utf-8")
         inputs += ["-i", subtitle]
@@ -359,6 +338,6 @@ def test_picture_subtitles_are_refused_before_the_work_where_they_do_not_fit(tmp
     source = make(TABLE["film mkv"], tmp_path)
     for suffix in (".mp4", ".mov", ".webm"):
         said = upscale(source, tmp_path / f"out{suffix}", status=1)
-        assert f"the subtitle codec '{PGS}' cannot go into {suffix}; choose .mkv" in said
+        assert f"the subtitle codec '{PGS}' is not supported in {suffix}; choose .mkv" in said
         assert not (tmp_path / "calls").exists()
         assert not (tmp_path / f"out{suffix}").exists()

@@ -1,13 +1,13 @@
-"""The final file: the encoded pictures, and everything else of the source beside them, through PyAV."""
+# SPDX-License-Identifier: Apache-2.0
+"""The final file: the encoded video and everything else of the source, through PyAV."""
 
 from __future__ import annotations
 
 import contextlib
 import heapq
-import itertools
 import secrets
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -17,348 +17,257 @@ import av
 
 from rvrt_cli.errors import MediaError
 from rvrt_cli.video.ffmpeg import FFmpeg, file_url
-from rvrt_cli.video.mux.remux import UNFIT, Passage, add_copy, copied_packets
-from rvrt_cli.video.mux.stream_plan import COVER_TYPES, kept_language
-from rvrt_cli.video.mux.transcode import Route, lift, side_files
-from rvrt_cli.video.read.probe import SourceInfo, StreamInfo, open_container, packets, reason
+from rvrt_cli.video.mux.excerpt import Excerpt
+from rvrt_cli.video.mux.metadata import content_tags, copy_chapters, copy_tags
+from rvrt_cli.video.mux.remux import MUXER_REFUSALS, Clock, CopiedStream, add_stream_copy, copied_packets
+from rvrt_cli.video.mux.route import Route
+from rvrt_cli.video.mux.stream_plan import COVER_TYPES
+from rvrt_cli.video.mux.transcode import side_file_offset, write_side_files
+from rvrt_cli.video.mux.video_packets import video_packets
+from rvrt_cli.video.read.container import demux_packets, open_container, reason
+from rvrt_cli.video.read.source import SourceInfo, StreamInfo
 
-# What describes the old file and not the film
-_STALE = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "rotate", "timecode"}
-_STALE_PREFIXES = ("bps", "number_of_", "_statistics_", "duration-")
-Header = bytes | None
-_Item = tuple[Fraction, int, Any, Passage | None]  # decoding time [s], rank among those of one time, packet, its stream
+_Track = Iterable[tuple[Fraction, Any, CopiedStream | None]]  # decoding timestamp [s], packet, its stream unless video
 _ANY_TYPE = "application/octet-stream"
-_ROUNDING = Fraction(1, 1000)  # s, of the times in a container; Matroska's
-_LONGEST_REORDERING = 64  # packets between decoding and showing; H.264 and HEVC allow 16 pictures
+_MP4_TIME_SCALES = range(1000, 1_000_001)
+_DEFAULT_TIME_SCALE = 90_000
 
 
-def mux(
-    encoded: Path | Sequence[Path],
-    info: SourceInfo,
-    output: Path,
-    *,
-    muxer: str,
-    routes: Sequence[Route] = (),
-    until: Fraction | None = None,
-    source_mux: bool = True,
-    start: float = 0.0,
-    duration: float | None = None,
-    warnings: list[str] | None = None,
-) -> int:
-    """Write `output`: the video of `encoded` and the streams of `info` that `routes` name, nothing re-encoded.
+@dataclass(frozen=True)
+class MuxJob:
+    """What goes into one output file.
 
-    Args:
-        encoded: one file, or several of the same encoder settings in order of time; times on the output's clock.
+    Attributes:
+        info: the source.
+        parts: files of the same encoder settings in order of time, with timestamps on the output's clock.
         muxer: ffmpeg's name of the container.
-        routes: from `streams.plan_streams`; without `source_mux` neither they nor chapters and metadata are used.
-        until: when the last picture gives way, in seconds on the source's clock; None: after the average time of one.
-        start, duration: the part of the source, in seconds, that `encoded` shows; 0 and None: all of it.
-        warnings: gets one line for every other stream that is damaged, of which everything goes along that can.
+        routes: from `plan_streams`.
+        excerpt: the part of the source that `parts` show.
+        copy_streams: use `routes`, and copy chapters and metadata.
+    """
 
-    Returns:
-        The number of video packets written.
+    info: SourceInfo
+    parts: tuple[Path, ...]
+    output: Path
+    muxer: str
+    routes: tuple[Route, ...] = ()
+    excerpt: Excerpt = field(default_factory=Excerpt)
+    copy_streams: bool = True
+
+    @property
+    def clock(self) -> Clock:
+        excerpt = self.excerpt
+        zero = self.info.output_zero(excerpt.start)
+        return Clock(zero, first=Fraction(0) if excerpt.start > 0 else None, end=excerpt.exact_duration)
+
+    @property
+    def used_routes(self) -> list[Route]:
+        """Routes of this excerpt: one that starts later has no encoder delay, so that its packets are just copied."""
+        if not self.copy_streams or self.info.kind != "video":
+            return []
+        cut = self.excerpt.start > 0
+        return [replace(route, how="copy") if cut and route.how == "relay" else route for route in self.routes]
+
+    @property
+    def container_options(self) -> dict[str, str]:
+        if self.muxer not in ("mp4", "mov"):
+            return {}
+        # Edit lists count in the movie's time scale: with the video's own, a late first frame stays exactly where it is
+        scale = self.info.time_base.denominator
+        scale = scale if scale in _MP4_TIME_SCALES else _DEFAULT_TIME_SCALE
+        return {"movflags": "+faststart", "movie_timescale": str(scale)}
+
+
+@dataclass
+class MuxResult:
+    """Number of video packets written, and one line for every stream that could not be copied completely."""
+
+    packets: int
+    warnings: list[str]
+
+
+def mux(job: MuxJob) -> MuxResult:
+    """Write the output of `job`: the encoded video and the streams that its routes name.
+
+    Damaged streams are kept as far as possible and reported.
 
     Raises:
         MediaError: a file cannot be read or written.
     """
-    parts = [encoded] if isinstance(encoded, Path) else list(encoded)
-    routes = routes if source_mux and info.kind == "video" else ()
-    if start > 0:  # the run-up is cut away
-        routes = [replace(route, how="copy") if route.how == "relay" else route for route in routes]
-    options = {}
-    if muxer in ("mp4", "mov"):
-        # Edit lists count in the movie's time scale: in the video's own, a late first picture stays exactly where it is
-        scale = info.time_base.denominator
-        options = {"movflags": "+faststart", "movie_timescale": str(scale if 1000 <= scale <= 1_000_000 else 90_000)}
-    zero = info.zero(start)
-    end = Fraction(duration).limit_denominator(10**6) if duration is not None else None
-    window = (Fraction(0) if start > 0 else None, end)
-    warnings = [] if warnings is None else warnings
-
-    def ending(last: Fraction) -> Fraction:
-        return until - zero if until is not None and until - zero > last else last + 1 / info.frame_rate
-
+    info = job.info
     try:
-        with contextlib.ExitStack() as stack:
-            sides, routes = side_files(stack, info, routes, muxer, output.parent, warnings)
-            first = stack.enter_context(open_container(parts[0]))
-            source = stack.enter_context(open_container(info.path)) if routes else None
-            moved = [(stack.enter_context(open_container(path)), there) for path, there in sides]
-            beside = {r.index: s for side, there in moved for r, s in zip(there, side.streams, strict=True)}
-            target = stack.enter_context(av.open(file_url(output), "w", format=muxer, container_options=options))
-            made = _add_streams(target, first, info, routes, source, beside, warnings)
-            if source_mux:
-                _describe(target, info, muxer, made.by_origin, zero, end)
-            target.start_encoding()
-            tracks: list[Iterable[_Item]] = [_video_packets(parts, first, made.video, ending)]
-            if made.copied:
-                tracks.append(copied_packets(source, made.copied, muxer, zero, window, 1))
-            for side, there in moved:
-                ways = {beside[route.index].index: made.relayed[route.index] for route in there}
-                tracks.append(copied_packets(side, ways, muxer, zero + lift(info), window, 2))
-            written, astray, failure = _interleave(target, tracks)
-        _keep_aspect(info, parts[0], output, muxer)
-        passages = [*made.copied.values(), *made.relayed.values()]
-        if len(passages) == 1:
-            passages[0].left_out, astray = passages[0].left_out + astray, 0
-        elif astray:
-            plural = "packets are" if astray > 1 else "packet is"
-            warnings.append(f"{info.path}: sound or subtitles: {astray} damaged {plural} left out")
-        for passage in passages:
-            warnings += passage.warning(info)
-        if failure is None:
-            return written
-        with open_container(output) as result:  # the muxer may have dropped a picture that was waiting
-            found = sum(packet.size > 0 for packet in result.demux(result.streams.video[0]))
-        if found < written:
-            raise failure
-        return found
+        with ExitStack() as stack:
+            output = _Output(stack, job)
+            output.write()
+        _repair_aspect(job)
+        warnings = output.report()
+        packets = output.packets
+        if output.failure is not None:
+            with open_container(job.output) as result:  # the muxer may have dropped a video packet that it held back
+                packets = sum(packet.size > 0 for packet in result.demux(result.streams.video[0]))
+            if packets < output.packets:
+                raise output.failure
+        return MuxResult(packets, warnings)
     except (av.error.FFmpegError, OSError) as error:
         raise MediaError(
-            f"{info.path}: the enlarged video cannot be put together ({reason(error)}); mend that and run it again"
+            f"{info.path}: the upscaled video cannot be muxed ({reason(error)}); fix this and run it again"
         ) from error
 
 
-def _interleave(target: Any, tracks: list[Iterable[_Item]]) -> tuple[int, int, Exception | None]:
-    """Write all packets, and the end of the file: (packets of the video, of what is damaged, the muxer's first words).
+class _Output:
+    """The output file while it is written."""
 
-    In the order of decoding across all streams, so that the muxer never holds more than a moment of them; yet it does
-    hold some, and says of a packet that it does not like what it is only when it gets a later one. Packets that it has
-    refused when it got them itself are counted by their passage, and not here.
-    """
-    written = astray = 0
-    failure: Exception | None = None
-    for _, _, packet, passage in heapq.merge(*tracks, key=lambda item: item[:2]):
-        try:
-            target.mux(packet)
-        except UNFIT as error:
-            failure = failure or error
-            if passage is not None:
-                passage.left_out += 1
-            elif len(tracks) > 1:
-                astray += 1
+    def __init__(self, stack: ExitStack, job: MuxJob) -> None:
+        self.packets = 0  # of the video
+        self.failure: Exception | None = None  # first refusal of the muxer
+        self._job = job
+        self._unattributed = 0  # refused packets that may be any stream's
+        self._side_files, self._warnings = write_side_files(stack, job.info, job.used_routes, job.output, job.muxer)
+        self._first = stack.enter_context(open_container(job.parts[0]))
+        routes = self._readable_routes()
+        self._source = stack.enter_context(open_container(job.info.path)) if routes else None
+        self._opened_side_files = [stack.enter_context(open_container(file.path)) for file in self._side_files]
+        self._target = stack.enter_context(
+            av.open(file_url(job.output), "w", format=job.muxer, container_options=job.container_options)
+        )
+        self._video: Any = None
+        self._by_index: dict[int, Any] = {}  # streams of the output, by the source's index
+        self._copied: dict[int, CopiedStream] = {}
+        self._from_side_files: dict[int, CopiedStream] = {}
+        self._add_streams(routes)
+
+    def _readable_routes(self) -> dict[int, Route]:
+        """Routes by the source's index, without streams that ffmpeg could not read at all."""
+        readable = {route.index for file in self._side_files for route in file.routes}
+        return {
+            route.index: route
+            for route in self._job.used_routes
+            if route.how in ("copy", "attach") or route.index in readable
+        }
+
+    def write(self) -> None:
+        """Header, packets and trailer."""
+        job = self._job
+        clock = job.clock
+        if job.copy_streams:
+            copy_tags(self._target, job.info, job.muxer, self._by_index)
+            copy_chapters(self._target, job.info, clock.zero, clock.end)
+        self._target.start_encoding()
+        tracks: list[_Track] = [video_packets(job.parts, self._first, self._video, job.info, job.excerpt)]
+        if self._copied:
+            tracks.append(copied_packets(self._source, self._copied, job.muxer, clock))
+        for file, opened in zip(self._side_files, self._opened_side_files, strict=True):
+            streams = {n: self._from_side_files[route.index] for n, route in enumerate(file.routes)}
+            side_clock = clock.ahead(side_file_offset(job.info))
+            tracks.append(copied_packets(opened, streams, job.muxer, side_clock))
+        self._interleave(tracks)
+
+    def _add_streams(self, routes: dict[int, Route]) -> None:
+        """Streams in the source's order; attachments are written at once."""
+        info, target = self._job.info, self._target
+        side_streams = {
+            route.index: stream
+            for file, opened in zip(self._side_files, self._opened_side_files, strict=True)
+            for route, stream in zip(file.routes, opened.streams, strict=True)
+        }
+        for index in sorted({*routes, info.stream_index}):
+            if index == info.stream_index:
+                self._add_video()
+                continue
+            assert self._source is not None
+            route, stream, described = routes[index], self._source.streams[index], info.stream(index)
+            if route.how == "attach":
+                if not _attach_cover(target, stream, described):
+                    self._warnings.append(f"{info.path}: {described.name}: cannot be read and is dropped")
+            elif stream.type == "attachment":
+                file = target.add_attachment(stream.name or "attachment", stream.mimetype or _ANY_TYPE, stream.data)
+                file.metadata.update({**content_tags(described.metadata), **file.metadata})
             else:
+                copied, template = (
+                    (self._copied, stream) if route.how == "copy" else (self._from_side_files, side_streams[index])
+                )
+                self._by_index[index] = add_stream_copy(target, template)
+                copied[index] = CopiedStream(self._by_index[index], described.name)
+
+    def _add_video(self) -> None:
+        info, template = self._job.info, self._first.streams.video[0]
+        self._video = self._by_index[info.stream_index] = add_stream_copy(self._target, template)
+        self._video.time_base = info.time_base
+        self._video.codec_context.framerate = info.frame_rate  # Matroska's default frame duration
+        self._video.codec_context.sample_aspect_ratio = template.sample_aspect_ratio
+
+    def _interleave(self, tracks: list[_Track]) -> None:
+        """Write all packets, and the trailer.
+
+        Packets come in decoding order across all streams, so that the muxer holds few of them. It does hold some, and may
+        refuse one only when it gets a later one: such a packet cannot be attributed to a stream.
+        """
+        for _, packet, copied in heapq.merge(*tracks, key=lambda item: item[0]):
+            try:
+                self._target.mux(packet)
+            except MUXER_REFUSALS as error:
+                self.failure = self.failure or error
+                if copied is not None:
+                    copied.dropped += 1
+                elif len(tracks) > 1:
+                    self._unattributed += 1
+                else:
+                    raise
+            self.packets += copied is None
+        try:
+            self._target.close()
+        except MUXER_REFUSALS as error:
+            if len(tracks) == 1:
                 raise
-        written += passage is None
-    try:
-        target.close()
-    except UNFIT as error:
-        if len(tracks) == 1:
-            raise
-        failure, astray = failure or error, astray + 1
-    return written, astray, failure
+            self.failure, self._unattributed = self.failure or error, self._unattributed + 1
+
+    def report(self) -> list[str]:
+        """One line for every stream that was not copied completely."""
+        info, warnings = self._job.info, self._warnings
+        streams = [*self._copied.values(), *self._from_side_files.values()]
+        if len(streams) == 1:
+            streams[0].dropped += self._unattributed
+        elif self._unattributed:
+            plural = "s" * (self._unattributed > 1)
+            warnings.append(f"{info.path}: audio or subtitles: {self._unattributed} damaged packet{plural} dropped")
+        for stream in streams:
+            warnings += stream.warnings(info)
+        return warnings
 
 
-def _keep_aspect(info: SourceInfo, encoded: Path, output: Path, muxer: str) -> None:
-    """Copy `output` anew where its pictures' shape is neither in their bitstream nor, as with Matroska, set by PyAV."""
-    with open_container(encoded) as first, open_container(output) as written:
+def _attach_cover(target: Any, stream: Any, described: StreamInfo) -> bool:
+    """Attach a cover image as a file; whether there is one."""
+    mime_type, suffix = COVER_TYPES[described.codec]
+    image = None
+    with contextlib.suppress(av.error.FFmpegError, OSError):
+        image = next((packet for packet in demux_packets(stream.container, stream) if packet.size), None)
+        stream.container.seek(0)
+    if image is not None:
+        used = {other.metadata.get("filename") for other in target.streams}
+        names = (f"cover{number}.{suffix}" for number in ("", *range(2, 1000)))
+        name = described.metadata.get("filename") or next(name for name in names if name not in used)
+        file = target.add_attachment(name, mime_type, bytes(image))
+        file.metadata.update({**content_tags(described.metadata), **file.metadata})
+    return image is not None
+
+
+def _repair_aspect(job: MuxJob) -> None:
+    """Remux the output with ffmpeg where the sample aspect is not in the bitstream and PyAV cannot set it (Matroska)."""
+    info, output = job.info, job.output
+    with open_container(job.parts[0]) as first, open_container(output) as written:
         old, new = first.streams.video[0], written.streams.video[0]
         wanted = old.sample_aspect_ratio or Fraction(1)
         if abs((new.sample_aspect_ratio or 1) / wanted - 1) < Fraction(1, 100):  # Matroska rounds to whole px
             return
         shape = wanted * Fraction(old.codec_context.width, old.codec_context.height)
-    remade = output.with_name(f".rvrt-{secrets.token_hex(6)}.side")
+    repaired = output.with_name(f".rvrt-{secrets.token_hex(6)}.side")
     copied = ["-map", "0", "-c", "copy", "-aspect:v:0", f"{shape.numerator}:{shape.denominator}"]
     source = ["-copyts", "-protocol_whitelist", "file", "-i", file_url(output)]
-    ffmpeg = FFmpeg([*source, *copied, "-avoid_negative_ts", "disabled", "-f", muxer, file_url(remade)])
+    ffmpeg = FFmpeg([*source, *copied, "-avoid_negative_ts", "disabled", "-f", job.muxer, file_url(repaired)])
     try:
         if ffmpeg.wait() != 0:
-            raise MediaError(
-                f"{info.path}: the enlarged video cannot be put together: {ffmpeg.last_error()}; run it again"
-            )
-        remade.replace(output)
+            raise MediaError(f"{info.path}: the upscaled video cannot be muxed: {ffmpeg.last_error()}; run it again")
+        repaired.replace(output)
     finally:
         ffmpeg.kill()
-        remade.unlink(missing_ok=True)
-
-
-@dataclass
-class _Made:
-    """The output's streams: the video, those copied and those relayed from side files, by the source's index."""
-
-    video: Any = None
-    copied: dict[int, Passage] = field(default_factory=dict)
-    relayed: dict[int, Passage] = field(default_factory=dict)
-    by_origin: dict[int, Any] = field(default_factory=dict)  # all of them
-
-
-def _add_streams(
-    target: Any, first: Any, info: SourceInfo, routes: Sequence[Route], source: Any, beside: dict[int, Any],
-    warnings: list[str],
-) -> _Made:  # fmt: skip
-    """Streams in the source's order; attachments are written at once. `beside`: those of side files."""
-    made = _Made()
-    ways = {route.index: route for route in routes}
-    for index in sorted({*ways, info.stream_index}):
-        if index == info.stream_index:
-            made.video = made.by_origin[index] = add_copy(target, first.streams.video[0])
-            made.video.time_base = info.time_base
-            made.video.codec_context.framerate = info.frame_rate  # Matroska says how long a picture is by it
-            made.video.codec_context.sample_aspect_ratio = first.streams.video[0].sample_aspect_ratio
-            continue
-        stream = source.streams[index]
-        if ways[index].how == "attach":
-            if not _attach_cover(target, stream, info.stream(index)):
-                warnings.append(f"{info.path}: {info.stream(index).name}: it cannot be read and is left out")
-        elif stream.type == "attachment":
-            file = target.add_attachment(stream.name or "attachment", stream.mimetype or _ANY_TYPE, stream.data)
-            file.metadata.update({**_fresh(info.stream(index).metadata), **file.metadata})
-        elif ways[index].how == "copy":
-            made.by_origin[index] = add_copy(target, stream)
-            made.copied[index] = Passage(made.by_origin[index], info.stream(index).name)
-        else:
-            made.by_origin[index] = add_copy(target, beside[index])
-            made.relayed[index] = Passage(made.by_origin[index], info.stream(index).name)
-    return made
-
-
-def _attach_cover(target: Any, stream: Any, described: StreamInfo) -> bool:
-    """Whether there is a picture to attach."""
-    kind, suffix = COVER_TYPES[described.codec]
-    picture = None
-    with contextlib.suppress(av.error.FFmpegError, OSError):
-        picture = next((packet for packet in packets(stream.container, stream) if packet.size), None)
-        stream.container.seek(0)
-    if picture is not None:
-        others = {other.metadata.get("filename") for other in target.streams}
-        names = (f"cover{number}.{suffix}" for number in ("", *range(2, 1000)))
-        name = described.metadata.get("filename") or next(name for name in names if name not in others)
-        file = target.add_attachment(name, kind, bytes(picture))
-        file.metadata.update({**_fresh(described.metadata), **file.metadata})
-    return picture is not None
-
-
-def _describe(
-    target: Any, info: SourceInfo, muxer: str, streams: dict[int, Any], zero: Fraction, last: Fraction | None
-) -> None:
-    """Metadata, dispositions and chapters of the source."""
-    target.metadata.update(_fresh(info.metadata))
-    for described in info.streams:
-        if described.index in streams:
-            metadata = _fresh(described.metadata)
-            if "name" in metadata:  # what the reader of mp4 calls the title that its writer takes
-                metadata.setdefault("title", metadata.pop("name"))
-            if "language" in metadata:
-                metadata["language"] = kept_language(described.language, muxer) or "und"
-            streams[described.index].metadata.update(metadata)
-            streams[described.index].disposition = described.disposition
-    chapters = []
-    for number, chapter in enumerate(info.chapters):
-        base = Fraction(chapter["time_base"])
-        begin, end = chapter["start"] * base - zero, chapter["end"] * base - zero
-        if last is not None:
-            end = min(end, last)
-        if end > max(begin, 0):
-            times = {"start": max(0, round(begin * 1000)), "end": round(end * 1000), "time_base": Fraction(1, 1000)}
-            chapters.append({"id": number, **times, "metadata": dict(chapter["metadata"])})
-    if chapters:
-        target.set_chapters(chapters)
-
-
-def _fresh(metadata: dict[str, str]) -> dict[str, str]:
-    return {
-        key: value
-        for key, value in metadata.items()
-        if key.lower() not in _STALE and not key.lower().startswith(_STALE_PREFIXES)
-    }
-
-
-def _video_packets(
-    parts: list[Path], first: Any, target: Any, ending: Callable[[Fraction], Fraction]
-) -> Iterator[_Item]:
-    """The packets of all parts, each picture shown until the next one comes: the encoder, which gets no ends, guesses.
-
-    Args:
-        ending: given the time of the last picture, when it gives way, both in seconds.
-    """
-    waiting: deque[Any] = deque()
-
-    def leave() -> _Item:
-        packet = waiting.popleft()
-        packet.duration = min((pts for pts in times if pts > packet.pts), default=packet.pts + 1) - packet.pts
-        return packet.dts * packet.time_base, 0, packet, None
-
-    for packet in _renumbered(parts, first, target):
-        waiting.append(packet)
-        if len(waiting) > _LONGEST_REORDERING:
-            times = [packet.pts for packet in waiting]
-            yield leave()
-    if waiting:
-        base = waiting[0].time_base
-        times = [packet.pts for packet in waiting]
-        last = max(times)
-        times.append(max(last + 1, round(ending(last * base) / base)))
-    while waiting:
-        yield leave()
-
-
-def _renumbered(parts: list[Path], first: Any, target: Any) -> Iterator[Any]:
-    """The packets of all parts for the stream `target`, in its unit of time, which the header may have changed."""
-    last: int | None = None
-    for number, part in enumerate(parts):
-        with contextlib.ExitStack() as stack:
-            container = first if number == 0 else stack.enter_context(open_container(part))
-            if part_header(container) != part_header(first):
-                raise MediaError(
-                    f"{part}: encoded with other settings than the first segment; --overwrite starts afresh"
-                )
-            packets = (p for p in container.demux(container.streams.video[0]) if p.size)
-            for packet in _with_decoding_times(packets):
-                base = Fraction(target.time_base)
-                scale = Fraction(packet.time_base) / base
-                pts, dts = round(packet.pts * scale), round(packet.dts * scale)
-                dts = dts if last is None else max(dts, last + 1)
-                packet.stream = target
-                packet.time_base = base
-                packet.pts, packet.dts = max(pts, dts), dts
-                if packet.duration:
-                    packet.duration = round(packet.duration * scale)
-                last = dts
-                yield packet
-
-
-def part_header(container: Any) -> Header:
-    """What all parts of one video have in common: the decoder is set up by it once."""
-    return container.streams.video[0].codec_context.extradata
-
-
-def lost_in(part: Path, times: Sequence[Fraction]) -> str:
-    """What an encoder has lost of the pictures of these `times`, in s and in order: frames, or their times; "" if nothing.
-
-    Raises:
-        MediaError: `part` cannot be read.
-    """
-    with open_container(part) as container:
-        try:
-            packets = [packet for packet in container.demux(container.streams.video[0]) if packet.size]
-        except av.error.FFmpegError as error:
-            raise MediaError(f"{part}: cannot be read ({reason(error)}); run it again") from error
-        found = sorted(packet.pts * packet.time_base for packet in packets if packet.pts is not None)
-    missing = len(times) - len(found)
-    if missing > 0:
-        return f"{missing} frames"
-    # More of them than pictures: some are only looked back to, and nobody knows which
-    changed = not missing and any(abs(a - b) > _ROUNDING for a, b in zip(found, times, strict=True))
-    return "the pictures' times" if changed else ""
-
-
-def _with_decoding_times(packets: Iterator[Any]) -> Iterator[Any]:
-    waiting = []
-    for packet in packets:
-        if packet.dts is None:
-            waiting.append(packet)
-            continue
-        for distance, early in enumerate(reversed(waiting), 1):
-            early.dts = packet.dts - distance
-        yield from waiting
-        waiting = []
-        yield packet
-        break
-    else:
-        for position, packet in enumerate(waiting):
-            packet.dts = min(p.pts for p in waiting) - len(waiting) + position
-        yield from waiting
-    for packet in itertools.chain(packets):
-        if packet.dts is None:
-            packet.dts = packet.pts
-        yield packet
+        repaired.unlink(missing_ok=True)

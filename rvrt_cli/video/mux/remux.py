@@ -1,4 +1,5 @@
-"""Sound, subtitles and the like on their way into the output: copied, whatever state their packets are in."""
+# SPDX-License-Identifier: Apache-2.0
+"""Remuxing: packets of audio, subtitles and cover art copied into the output, whatever the state of their timestamps."""
 
 from __future__ import annotations
 
@@ -9,126 +10,141 @@ from typing import Any
 
 import av
 
-from rvrt_cli.video.read.probe import ATTACHED_PIC, SourceInfo, disposition, packets, reason
+from rvrt_cli.video.read.container import demux_packets, disposition, reason
+from rvrt_cli.video.read.source import ATTACHED_PIC, SourceInfo
 
-# What a muxer says of a packet that it does not like, as against a disk that is full
-UNFIT = (av.error.InvalidDataError, av.error.ArgumentError, av.error.PatchWelcomeError)
-_STRICT = {"mp4", "mov"}  # muxers that want every packet later than the one before; the others no earlier
-_LONGEST = 2**31 - 1  # what they take for the length of a packet
-_SLIP = Fraction(1, 2)  # s; a packet that is further behind belongs to a clock that has jumped
+# What a muxer raises for a packet that it does not accept, as opposed to a full disk
+MUXER_REFUSALS = (av.error.InvalidDataError, av.error.ArgumentError, av.error.PatchWelcomeError)
+# Muxers that need every packet to come later than the one before; others only need it not to come earlier
+_STRICTLY_MONOTONIC_MUXERS = {"mp4", "mov"}
+_MAX_PACKET_DURATION = 2**31 - 1  # that they accept, in units of the time base
+_TIMESTAMP_JUMP = Fraction(1, 2)  # s: a packet further back than this follows a reset of the clock
 
 
-def add_copy(target: Any, stream: Any) -> Any:
-    """A stream of the container `target` like `stream`, whose packets it is to get."""
+def add_stream_copy(target: Any, stream: Any) -> Any:
+    """A stream of the container `target` with the parameters of `stream`, for packets of it."""
     copy = target.add_stream_from_template(stream, opaque=True)
     copy.time_base = stream.time_base
     if stream.type == "audio" and copy.codec_context.layout.name.endswith(" channels"):
-        # Where each channel belongs: Matroska, AVI and others do not say it, and others must; so what is usual
+        # Matroska, AVI and others may leave the channels unnamed, and others must name them: the default layout
         copy.codec_context.layout = f"{copy.codec_context.layout.nb_channels}c"
     return copy
 
 
+@dataclass(frozen=True)
+class Clock:
+    """From the source's clock to the output's, and the part that is kept; all in seconds.
+
+    Attributes:
+        zero: timestamp that becomes 0.
+        first, end: on the output's clock; packets outside [first, end) are dropped. None: no limit.
+    """
+
+    zero: Fraction
+    first: Fraction | None = None
+    end: Fraction | None = None
+
+    def ahead(self, seconds: int) -> Clock:
+        """The same for a file whose timestamps are `seconds` ahead of the source's."""
+        return Clock(self.zero + seconds, self.first, self.end)
+
+
 @dataclass
-class Passage:
-    """One stream on its way into the stream `target` of the output, and what happened to its packets."""
+class CopiedStream:
+    """One stream that is copied into the stream `target` of the output, and what happened to its packets."""
 
     target: Any
     name: str
-    moved: int = 0
-    left_out: int = 0
-    broken: str = ""
-    _last: int | None = None  # decoding time of the packet before, in the target's unit, and how long it is
-    _length: int = 1
+    retimed: int = 0
+    dropped: int = 0
+    error: str = ""  # that ended it early
+    _last_dts: int | None = None  # in units of the target's time base
+    _last_duration: int = 1
 
-    def warning(self, info: SourceInfo) -> list[str]:
-        """One line if not every packet went through as it is."""
-        said = []
-        if self.moved:
-            one = self.moved == 1
-            said.append(
-                f"its clock runs backwards, {self.moved} packet{'' if one else 's'} follow{'s' if one else ''} the last "
-                "one at once; it may be out of step"
+    def warnings(self, info: SourceInfo) -> list[str]:
+        """One line if not every packet was copied unchanged."""
+        problems = []
+        if self.retimed:
+            plural = "s" * (self.retimed > 1)
+            problems.append(
+                f"non-monotonic timestamps: {self.retimed} packet{plural} moved directly after the previous one; it may be "
+                "out of sync"
             )
-        if self.left_out:
-            said.append(f"{self.left_out} damaged packet{'s are' if self.left_out > 1 else ' is'} left out")
-        if self.broken:
-            said.append(f"it is damaged and ends early ({self.broken})")
-        return [f"{info.path}: {self.name}: {'; '.join(said)}"] if said else []
+        if self.dropped:
+            problems.append(f"{self.dropped} damaged packet{'s' * (self.dropped > 1)} dropped")
+        if self.error:
+            problems.append(f"damaged, ends early ({self.error})")
+        return [f"{info.path}: {self.name}: {'; '.join(problems)}"] if problems else []
 
-    def place(self, packet: Any, muxer: str) -> Fraction:
-        """Give `packet` to the target, later than those before it; its decoding time in seconds."""
+    def retarget(self, packet: Any, muxer: str) -> Fraction:
+        """Assign `packet` to the target, after the packets before it; its decoding timestamp in seconds."""
         base, own = Fraction(self.target.time_base), Fraction(packet.time_base)
         kind = packet.stream.type
+        strict = muxer in _STRICTLY_MONOTONIC_MUXERS
         packet.stream = self.target
         dts = round(packet.dts * own / base)
-        first = None if self._last is None else self._last + (muxer in _STRICT and kind != "subtitle")
-        if first is not None and dts < first:
-            assert self._last is not None
-            # As two clips in one file have it: the second one's sound follows the first one's, none of it is lost
-            jumped = self._last - dts > _SLIP / base
-            dts, late = self._last + self._length if jumped else first, round((packet.pts - packet.dts) * own / base)
-            length = round((packet.duration or 0) * own / base)
-            packet.time_base, packet.duration = base, length
-            packet.pts, packet.dts = dts + max(0, late), dts
-            self.moved += 1
+        earliest = None if self._last_dts is None else self._last_dts + (strict and kind != "subtitle")
+        if earliest is not None and dts < earliest:
+            assert self._last_dts is not None
+            # Two programs in one file: the audio of the second follows that of the first, nothing is dropped
+            jumped = self._last_dts - dts > _TIMESTAMP_JUMP / base
+            dts = self._last_dts + self._last_duration if jumped else earliest
+            delay = round((packet.pts - packet.dts) * own / base)
+            packet.duration = round((packet.duration or 0) * own / base)
+            packet.time_base = base
+            packet.pts, packet.dts = dts + max(0, delay), dts
+            self.retimed += 1
         else:
             packet.pts = max(packet.pts, packet.dts)
-        if muxer in _STRICT and (packet.duration or 0) * Fraction(packet.time_base) / base > _LONGEST:
-            packet.duration = 0  # a picture subtitle that stays until the next one
-        self._last = dts
-        self._length = max(1, round((packet.duration or 0) * Fraction(packet.time_base) / base))
+        duration = (packet.duration or 0) * Fraction(packet.time_base) / base
+        if strict and duration > _MAX_PACKET_DURATION:
+            packet.duration = duration = 0  # a bitmap subtitle that stays until the next one
+        self._last_dts = dts
+        self._last_duration = max(1, round(duration))
         return dts * base
 
 
 def copied_packets(
-    container: Any,
-    passages: dict[int, Passage],
-    muxer: str,
-    zero: Fraction,
-    window: tuple[Fraction | None, Fraction | None],
-    order: int,
-) -> Iterator[tuple[Fraction, int, Any, Passage]]:
-    """Packets of the streams in `passages`, moved to the output's clock, with their decoding time in seconds.
+    container: Any, streams: dict[int, CopiedStream], muxer: str, clock: Clock
+) -> Iterator[tuple[Fraction, Any, CopiedStream]]:
+    """(decoding timestamp in s, packet, its stream) for all packets of `streams`, on the output's clock.
 
     Args:
-        passages: by the container's index.
-        window: (first, end) seconds within which a packet begins.
-        order: is passed on.
+        streams: by the container's index.
     """
-    coming = packets(container, [container.streams[index] for index in passages])
+    demuxed = demux_packets(container, [container.streams[index] for index in streams])
     while True:
         try:
-            packet = next(coming, None)
-        except (av.error.FFmpegError, OSError) as error:  # the pictures are whole: sound ends where it does
-            for passage in passages.values():
-                passage.broken = reason(error)
+            packet = next(demuxed, None)
+        except (av.error.FFmpegError, OSError) as error:  # the video is complete: only the audio ends here
+            for stream in streams.values():
+                stream.error = reason(error)
             return
         if packet is None:
             return
-        if not packet.size or packet.stream_index not in passages:
-            continue
-        if _within(packet, zero, window):
-            passage = passages[packet.stream_index]
-            yield passage.place(packet, muxer), order, packet, passage
+        if packet.size and packet.stream_index in streams and _shift_packet(packet, clock):
+            stream = streams[packet.stream_index]
+            yield stream.retarget(packet, muxer), packet, stream
 
 
-def _within(packet: Any, zero: Fraction, window: tuple[Fraction | None, Fraction | None]) -> bool:
-    """Move `packet` to the output's clock; whether it begins there within `window`."""
+def _shift_packet(packet: Any, clock: Clock) -> bool:
+    """Move `packet` to the output's clock; whether it starts within the part that is kept."""
     base = Fraction(packet.time_base)
-    cover = bool(disposition(packet.stream) & ATTACHED_PIC)
+    if disposition(packet.stream) & ATTACHED_PIC:
+        packet.pts = packet.dts = 0
+        return True
     pts = packet.pts if packet.pts is not None else packet.dts
-    if pts is None and not cover:
+    if pts is None:
         return False
     dts = packet.dts if packet.dts is not None else pts
-    shift = round(zero / base)
-    pts, dts = (0, 0) if pts is None or dts is None or cover else (pts - shift, dts - shift)
-    if not cover:
-        begin, end = pts * base, (pts + (packet.duration or 0)) * base
-        if window[1] is not None and begin >= window[1]:
+    shift = round(clock.zero / base)
+    pts, dts = pts - shift, dts - shift
+    begin, end = pts * base, (pts + (packet.duration or 0)) * base
+    if clock.end is not None and begin >= clock.end:
+        return False
+    if clock.first is not None and begin < clock.first:
+        if packet.stream.type != "subtitle" or end <= 0:
             return False
-        if window[0] is not None and begin < window[0]:
-            if packet.stream.type != "subtitle" or end <= 0:
-                return False
-            packet.duration, pts, dts = round(end / base), 0, 0  # a line that is being shown at the cut
+        packet.duration, pts, dts = round(end / base), 0, 0  # a subtitle that is on screen at the cut
     packet.pts, packet.dts = pts, dts
     return True

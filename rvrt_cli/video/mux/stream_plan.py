@@ -1,4 +1,5 @@
-"""What happens to a source's sound, subtitles and other streams on their way into a container."""
+# SPDX-License-Identifier: Apache-2.0
+"""Decides how each of the source's other streams reaches the output: audio, subtitles, attachments, cover art."""
 
 from __future__ import annotations
 
@@ -6,7 +7,6 @@ import contextlib
 import io
 from collections.abc import Sequence
 from fractions import Fraction
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,196 +14,170 @@ import av
 
 from rvrt_cli.errors import MediaError
 from rvrt_cli.video.ffmpeg import audio_encoders
-from rvrt_cli.video.mux.remux import UNFIT, add_copy
-from rvrt_cli.video.mux.transcode import Route, rehearse
-from rvrt_cli.video.read.probe import ATTACHED_PIC, SourceInfo, StreamInfo, disposition, open_container, packets
+from rvrt_cli.video.mux.audio_codecs import fallback_encoder, opus_layout
+from rvrt_cli.video.mux.languages import stored_language
+from rvrt_cli.video.mux.remux import MUXER_REFUSALS, add_stream_copy
+from rvrt_cli.video.mux.route import Route
+from rvrt_cli.video.mux.transcode import check_transcoding
+from rvrt_cli.video.read.container import demux_packets, disposition, open_container
+from rvrt_cli.video.read.source import ATTACHED_PIC, SourceInfo, StreamInfo
 
 _TEXT_SUBTITLES = {"subrip", "srt", "ass", "ssa", "mov_text", "webvtt", "text"}
-# Pictures that Matroska attaches, and the ending of their files
+_TEXT_SUBTITLE_ENCODER = {"mp4": "mov_text", "mov": "mov_text", "matroska": "subrip", "webm": "webvtt"}
+# Images that Matroska attaches: MIME type and file suffix by codec
 COVER_TYPES = {
-    "png": ("image/png", "png"), "mjpeg": ("image/jpeg", "jpg"), "gif": ("image/gif", "gif"), "tiff": ("image/tiff", "tif")
-}  # fmt: skip
-_TEXT_CODEC = {"mp4": "mov_text", "mov": "mov_text", "matroska": "subrip", "webm": "webvtt"}
-# What sound becomes that a container cannot hold: another lossless codec where it was lossless, if there is one.
-# Matroska holds nearly all, under names of its own or of Windows; PyAV copies the former only, so nothing may be lost
-_SOUND_CODEC = {"mp4": "aac", "mov": "aac", "matroska": "flac", "webm": "libopus"}
-_LOSSLESS_SOUND_CODEC = {"mp4": "alac", "mov": "alac"}
-# Opus takes channels only so, and not the 5.1 of AC-3, whose speakers are at the sides
-_OPUS_LAYOUTS = ("mono", "stereo", "3.0", "quad", "5.0", "5.1", "6.1", "7.1")
-_TRIED = 4  # packets of a stream
-_NEAR = 64 << 20  # bytes of packets
-
-# Codes of ISO 639-2 for the same language; Apple's table, as ffmpeg has it, calls Swedish by one of its own
-_PAIRS = (
-    "alb sqi, arm hye, baq eus, bur mya, chi zho, cze ces, dut nld, fre fra, geo kat, ger deu, gre ell, ice isl, mac mkd, "
-    "may msa, per fas, rum ron, slo slk, sve swe, tib bod, wel cym"
-)
-_SAME_LANGUAGE = {a: b for pair in _PAIRS.split(", ") for a, b in (pair.split(), reversed(pair.split()))}
+    "png": ("image/png", "png"),
+    "mjpeg": ("image/jpeg", "jpg"),
+    "gif": ("image/gif", "gif"),
+    "tiff": ("image/tiff", "tif"),
+}
+_SAMPLED_PACKETS = 4  # first packets per audio stream, with which the container is tried
+_MAX_SAMPLED_BYTES = 64 << 20  # of all packets, in search of them
 
 
 def plan_streams(info: SourceInfo, muxer: str, target: Path) -> tuple[tuple[Route, ...], tuple[str, ...]]:
-    """Routes for all streams of `info` but the upscaled one, and notes about those that are changed or left out.
+    """Routes for all streams of `info` except the upscaled one, and notes on those that are changed or dropped.
 
     Raises:
         MediaError: the container cannot hold a stream; the message names the stream and a container that can.
     """
     if info.kind != "video" or not info.streams:
         return (), ()
-    routes, notes = [], []
-    with open_container(info.path) as source:
-        beginnings = _beginnings(source)
+    with open_container(info.path) as container:
+        planner = _StreamPlanner(info, muxer, target, _first_audio_packets(container))
         for stream in info.streams:
-            if stream.index == info.stream_index:
-                continue
-            name, given = stream.name, source.streams[stream.index]
-            beginning = beginnings.get(stream.index, [])
-            if stream.type == "data":
-                if stream.metadata.get("handler_name") != "SubtitleHandler" and stream.codec != "bin_data":
-                    what = "timecode tracks" if "timecode" in stream.metadata else "data"
-                    notes.append(f"{target.name}: {name} is left out, rvrt copies no {what}")
-            elif stream.type == "video" and not stream.cover:
-                notes.append(f"{target.name}: {name} is left out, only one video stream is enlarged")
-            elif stream.type == "audio" and stream.codec and not given.codec_context.sample_rate:
-                notes.append(f"{target.name}: {name} is left out, no sound can be found in it")
-            elif _fits(given, muxer, beginning):
-                if stream.cover and muxer == "matroska":
-                    routes.append(Route(stream.index, "attach", stream.codec))
-                    continue
-                early = muxer in ("matroska", "webm") and _starts_early(beginning, info.zero())
-                routes.append(Route(stream.index, "relay" if early else "copy"))
-            elif stream.type == "subtitle" and stream.codec in _TEXT_SUBTITLES:
-                routes.append(Route(stream.index, "convert", _TEXT_CODEC[muxer]))
-                notes.append(f"{target.name}: {name} becomes {_TEXT_CODEC[muxer]}, the text that {target.suffix} holds")
-            elif stream.type == "audio" and stream.codec and _sound_codec(stream, muxer) in audio_encoders():
-                codec, given_layout = _sound_codec(stream, muxer), given.codec_context.layout
-                layout, whole = _opus_layout(given_layout) if codec == "libopus" else ("", True)
-                if not whole:
-                    notes.append(
-                        f"{target.name}: {name} has {given_layout.name}, which are mixed into {layout}; .mkv keeps them"
-                    )
-                channels = av.AudioLayout(layout).nb_channels if layout else given_layout.nb_channels
-                routes.append(Route(stream.index, "convert", codec, channels, layout))
-                why = "rvrt cannot copy it into .mkv" if muxer == "matroska" else f"{target.suffix} cannot hold it"
-                notes.append(f"{target.name}: {name} is re-encoded to {audio_encoders()[codec]}, since {why}")
-            else:
-                raise MediaError(_refusal(given, stream, info, target, beginning))
-    kept = {info.stream_index, *(route.index for route in routes)}
-    for stream in info.streams:
-        if stream.index in kept and kept_language(stream.language, muxer) is None:
-            notes.append(
-                f"{target.name}: stream {stream.index} ({stream.type}) loses its language {stream.language!r}, which "
-                f"{target.suffix} does not know"
-            )
-    rehearse([route for route in routes if route.channels and beginnings[route.index]], info, target)
-    return tuple(routes), tuple(notes)
+            if stream.index != info.stream_index:
+                planner.plan(stream, container.streams[stream.index])
+    planner.note_lost_languages()
+    planner.check_transcoding()
+    return tuple(planner.routes), tuple(f"{target.name}: {note}" for note in planner.notes)
 
 
-def _sound_codec(stream: StreamInfo, muxer: str) -> str:
-    """The encoder for sound that the container cannot hold as it is."""
-    lossless = bool(av.Codec(stream.codec, "r").lossless)
-    return (lossless and _LOSSLESS_SOUND_CODEC.get(muxer)) or _SOUND_CODEC[muxer]
+class _StreamPlanner:
+    """Collects routes and notes, stream by stream."""
+
+    def __init__(self, info: SourceInfo, muxer: str, target: Path, samples: dict[int, list[Any]]) -> None:
+        self.routes: list[Route] = []
+        self.notes: list[str] = []
+        self._info, self._muxer, self._target = info, muxer, target
+        self._samples = samples  # first packets of each audio stream, by index
+
+    def plan(self, stream: StreamInfo, opened: Any) -> None:
+        """Decide about one stream; `opened` is the same stream in PyAV."""
+        samples = self._samples.get(stream.index, [])
+        if stream.type == "data":
+            if stream.metadata.get("handler_name") != "SubtitleHandler" and stream.codec != "bin_data":
+                what = "timecode tracks" if "timecode" in stream.metadata else "data streams"
+                self.notes.append(f"{stream.name} is dropped: rvrt does not copy {what}")
+        elif stream.type == "video" and not stream.cover:
+            self.notes.append(f"{stream.name} is dropped: only one video stream is upscaled")
+        elif stream.type == "audio" and stream.codec and not opened.codec_context.sample_rate:
+            self.notes.append(f"{stream.name} is dropped: it contains no audio")
+        elif _fits(opened, self._muxer, samples):
+            self.routes.append(self._copy_route(stream, samples))
+        elif stream.type == "subtitle" and stream.codec in _TEXT_SUBTITLES:
+            codec = _TEXT_SUBTITLE_ENCODER[self._muxer]
+            self.routes.append(Route(stream.index, "transcode", codec))
+            self.notes.append(f"{stream.name} is converted to {codec}, the text format of {self._target.suffix}")
+        elif (
+            stream.type == "audio" and stream.codec and fallback_encoder(stream.codec, self._muxer) in audio_encoders()
+        ):
+            self.routes.append(self._transcode_route(stream, opened.codec_context.layout))
+        else:
+            raise MediaError(_refusal_message(opened, stream, self._info, self._target, samples))
+
+    def _copy_route(self, stream: StreamInfo, samples: Sequence[Any]) -> Route:
+        if stream.cover and self._muxer == "matroska":
+            return Route(stream.index, "attach", stream.codec)
+        delayed = self._muxer in ("matroska", "webm") and _starts_early(samples, self._info.output_zero())
+        return Route(stream.index, "relay" if delayed else "copy")
+
+    def _transcode_route(self, stream: StreamInfo, source_layout: Any) -> Route:
+        codec = fallback_encoder(stream.codec, self._muxer)
+        layout, complete = opus_layout(source_layout) if codec == "libopus" else ("", True)
+        if not complete:
+            self.notes.append(f"{stream.name}: {source_layout.name} is downmixed to {layout}; .mkv keeps all channels")
+        suffix = self._target.suffix
+        why = "rvrt cannot copy it into .mkv" if self._muxer == "matroska" else f"{suffix} cannot hold it"
+        self.notes.append(f"{stream.name} is re-encoded to {audio_encoders()[codec]}, since {why}")
+        channels = (av.AudioLayout(layout) if layout else source_layout).nb_channels
+        return Route(stream.index, "transcode", codec, channels, layout)
+
+    def note_lost_languages(self) -> None:
+        kept = {self._info.stream_index, *(route.index for route in self.routes)}
+        for stream in self._info.streams:
+            if stream.index in kept and stored_language(stream.language, self._muxer) is None:
+                self.notes.append(
+                    f"stream {stream.index} ({stream.type}) loses its language {stream.language!r}, which "
+                    f"{self._target.suffix} cannot store"
+                )
+
+    def check_transcoding(self) -> None:
+        """Transcode the beginning of each audio stream that has packets near the start."""
+        audio = [route for route in self.routes if route.channels and self._samples[route.index]]
+        check_transcoding(audio, self._info, self._target)
 
 
-def _opus_layout(layout: Any) -> tuple[str, bool]:
-    """(the smallest layout of Opus that has a place for every channel of `layout`, whether there is one)."""
-    if layout.name.endswith(" channels"):  # without names: what is usual for as many
-        layout = av.AudioLayout(f"{layout.nb_channels}c")
-    channels = {channel.name for channel in layout.channels}
-    behind = {channel.replace("S", "B") if channel in ("SL", "SR") else channel for channel in channels}
-    for name in _OPUS_LAYOUTS:
-        there = {channel.name for channel in av.AudioLayout(name).channels}
-        if channels <= there or (len(behind) == len(channels) and behind <= there):
-            return name, True
-    return _OPUS_LAYOUTS[-1], False
+def _refusal_message(opened: Any, stream: StreamInfo, info: SourceInfo, target: Path, samples: Sequence[Any]) -> str:
+    kinds = {"audio": "the audio codec", "subtitle": "the subtitle codec", "video": "the cover image"}
+    what = kinds.get(stream.type, "the attachment")
+    name = repr(stream.codec or stream.metadata.get("filename", stream.type))
+    containers = ((".mkv", "matroska"), (".mov", "mov"), (".mp4", "mp4"))
+    fits = [suffix for suffix, muxer in containers if _fits(opened, muxer, samples)]
+    remedy = f"choose {' or '.join(fits)}" if fits else "no container can; remove the stream from the source"
+    return f"{Path(info.path).name}: {what} {name} is not supported in {target.suffix}; {remedy}"
 
 
-@lru_cache(maxsize=256)
-def kept_language(language: str, muxer: str) -> str | None:
-    """The code under which the container keeps a language, None when it cannot.
-
-    QuickTime knows a hundred languages by number, and ffmpeg each of them by one of its two codes only; mp4 knows all
-    codes of three letters.
-    """
-    if muxer not in ("mov", "mp4") or language == "und":
-        return language
-    for code in (language, _SAME_LANGUAGE.get(language)):
-        made = io.BytesIO()
-        with av.open(made, "w", format=muxer) as output:
-            stream: Any = output.add_stream("pcm_s16le", rate=8000, layout="mono")
-            stream.metadata["language"] = code or "und"
-            packet: Any = av.Packet(b"\0\0")  # a track without one is left out
-            packet.stream, packet.time_base, packet.pts, packet.dts = stream, Fraction(1, 8000), 0, 0
-            output.mux(packet)
-        made.seek(0)
-        with av.open(made) as written:
-            if code and written.streams[0].metadata.get("language") == code:
-                return code
-    return None
-
-
-def _refusal(
-    stream: Any, described: StreamInfo, info: SourceInfo, target: Path, beginning: Sequence[Any]
-) -> str:  # fmt: skip
-    what = {"audio": "the audio codec", "subtitle": "the subtitle codec", "video": "the cover picture"}.get(
-        described.type, "the attachment"
-    )
-    called = repr(described.codec or described.metadata.get("filename", described.type))
-    known = ((".mkv", "matroska"), (".mov", "mov"), (".mp4", "mp4"))
-    fits = [suffix for suffix, muxer in known if _fits(stream, muxer, beginning)]
-    remedy = f"choose {' or '.join(fits)}" if fits else "no container takes it; remove the stream from the source"
-    return f"{Path(info.path).name}: {what} {called} cannot go into {target.suffix}; {remedy}"
-
-
-def _fits(stream: Any, muxer: str, beginning: Sequence[Any]) -> bool:
-    """Whether a file with this stream alone can be made: its header, a packet and its end, which decide it.
+def _fits(stream: Any, muxer: str, samples: Sequence[Any]) -> bool:
+    """Whether a file with only this stream can be written: its header, a packet and its trailer.
 
     Args:
-        beginning: its first packets, of which damaged ones decide nothing; none: the header is enough.
+        samples: its first packets, of which damaged ones decide nothing; without any, the header decides.
     """
     if stream.type == "attachment":
         return muxer == "matroska"
-    if disposition(stream) & ATTACHED_PIC:  # the .mov writer takes it and drops it
-        known = {"mp4": ("png", "mjpeg"), "matroska": tuple(COVER_TYPES)}
-        return stream.codec_context.name in known.get(muxer, ())
+    if disposition(stream) & ATTACHED_PIC:  # the .mov muxer accepts it and drops it
+        supported = {"mp4": ("png", "mjpeg"), "matroska": tuple(COVER_TYPES)}
+        return stream.codec_context.name in supported.get(muxer, ())
     output = av.open(io.BytesIO(), "w", format=muxer)
-    taken = not beginning
+    accepted = not samples
     try:
-        copy = add_copy(output, stream)
+        copy = add_stream_copy(output, stream)
         copy.disposition = disposition(stream)
         output.start_encoding()
-        for number, packet in enumerate(beginning):
-            tried: Any = av.Packet(bytes(packet))
-            tried.stream, tried.time_base, tried.is_keyframe = copy, packet.time_base, True
-            tried.duration = packet.duration or 1
-            tried.pts = tried.dts = number * tried.duration
-            with contextlib.suppress(*UNFIT):
-                output.mux(tried)
-                taken = True
+        for number, sample in enumerate(samples):
+            packet: Any = av.Packet(bytes(sample))
+            packet.stream, packet.time_base, packet.is_keyframe = copy, sample.time_base, True
+            packet.duration = sample.duration or 1
+            packet.pts = packet.dts = number * packet.duration
+            with contextlib.suppress(*MUXER_REFUSALS):
+                output.mux(packet)
+                accepted = True
         output.close()
     except (av.error.FFmpegError, ValueError):
         return False
     finally:
-        output.close()  # at the second time it does nothing
-    return taken
+        output.close()  # the second call does nothing
+    return accepted
 
 
-def _beginnings(source: Any) -> dict[int, list[Any]]:
-    """The first packets of every sound, as far as they come soon."""
-    found: dict[int, list[Any]] = {stream.index: [] for stream in source.streams.audio}
-    waiting, read = dict(found), 0
-    with contextlib.suppress(av.error.FFmpegError, OSError):  # a damaged stream is found out by the copy itself
-        for packet in packets(source, list(source.streams)) if waiting else ():
+def _first_audio_packets(container: Any) -> dict[int, list[Any]]:
+    """The first packets of every audio stream that has some near the start, by stream index."""
+    found: dict[int, list[Any]] = {stream.index: [] for stream in container.streams.audio}
+    incomplete, read = dict(found), 0
+    with contextlib.suppress(av.error.FFmpegError, OSError):  # a damaged stream is reported when it is copied
+        for packet in demux_packets(container, list(container.streams)) if incomplete else ():
             read += packet.size
-            if packet.size and packet.stream_index in waiting:
+            if packet.size and packet.stream_index in incomplete:
                 found[packet.stream_index].append(packet)
-                if len(found[packet.stream_index]) == _TRIED:
-                    del waiting[packet.stream_index]
-            if not waiting or read > _NEAR:
+                if len(found[packet.stream_index]) == _SAMPLED_PACKETS:
+                    del incomplete[packet.stream_index]
+            if not incomplete or read > _MAX_SAMPLED_BYTES:
                 break
     return found
 
 
-def _starts_early(packets: Sequence[Any], zero: Fraction) -> bool:
-    """Whether sound begins before the output's 0: the encoder's run-up, which an mp4 hides by its edit list."""
-    first = next((packet for packet in packets if packet.pts is not None), None)
+def _starts_early(samples: Sequence[Any], zero: Fraction) -> bool:
+    """Whether audio starts before the output's 0 with its encoder delay, which mp4 hides by an edit list."""
+    first = next((packet for packet in samples if packet.pts is not None), None)
     return first is not None and first.pts * first.time_base < zero

@@ -1,4 +1,5 @@
-"""Image sequences as sources: which files, in which order, and the pixels of one."""
+# SPDX-License-Identifier: Apache-2.0
+"""Image sequences: which files, in which order, and header and pixels of one."""
 
 from __future__ import annotations
 
@@ -15,19 +16,19 @@ import numpy as np
 from rvrt_cli.errors import MediaError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".tga"})
-_DEEP = re.compile(r"(RGB[AXa]?|LA);16[BLN]")  # Pillow's layouts of 16 bits a channel
-_PRINTF = re.compile(r"%(0?)(\d*)d")
+_DEEP_LAYOUT = re.compile(r"(RGB[AXa]?|LA);16[BLN]")  # Pillow's names of 16-bit raw modes
+_PRINTF_NUMBER = re.compile(r"%(0?)(\d*)d")
 
 
 def natural_key(path: Path) -> list[tuple[int, int, str]]:
-    """Sort key that counts: frame2 before frame10."""
+    """Natural sort key: frame2 before frame10."""
     parts = re.split(r"([0-9]+)", path.name)
     return [(0, int(part), "") if part.isdigit() and part.isascii() else (1, 0, part.casefold()) for part in parts]
 
 
 def is_pattern(source: str) -> bool:
     """Whether `source`, which names no existing file, is a printf or glob pattern for images."""
-    return bool(_PRINTF.search(Path(source).name)) or any(sign in source for sign in "*?[")
+    return bool(_PRINTF_NUMBER.search(Path(source).name)) or any(sign in source for sign in "*?[")
 
 
 def list_images(source: str | Path) -> list[Path]:
@@ -40,20 +41,20 @@ def list_images(source: str | Path) -> list[Path]:
     if path.is_dir():
         found = [p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file() and p.name[0] != "."]
         if not found:
-            raise MediaError(f"{source}: no images in this folder; PNG, JPEG, TIFF, BMP, WebP and PPM are read")
-    elif _PRINTF.search(path.name):
-        pattern = re.compile(_PRINTF.sub(_digits, re.escape(path.name).replace("\\%", "%")))
+            raise MediaError(f"{source}: no images in this folder; PNG, JPEG, TIFF, BMP, WebP and PPM can be read")
+    elif _PRINTF_NUMBER.search(path.name):
+        pattern = re.compile(_PRINTF_NUMBER.sub(_printf_digits, re.escape(path.name).replace("\\%", "%")))
         folder = path.parent
         found = [p for p in folder.iterdir() if pattern.fullmatch(p.name)] if folder.is_dir() else []
     else:
         found = [Path(p) for p in glob.glob(str(source)) if os.path.isfile(p)]
     if not found:
-        raise MediaError(f"{source}: no such file, and no image fits it as a pattern")
+        raise MediaError(f"{source}: no such file, and no image matches it as a pattern; check the name")
     return sorted(found, key=natural_key)
 
 
-def _digits(match: re.Match[str]) -> str:
-    """What printf's %d, %4d and %04d produce, as a regular expression."""
+def _printf_digits(match: re.Match[str]) -> str:
+    """Regular expression for the output of printf's %d, %4d and %04d."""
     width = int(match[2] or 1)
     return rf"(?:\d{{{width}}}|[1-9]\d{{{width},}})" if match[1] else r"\d+"
 
@@ -62,32 +63,32 @@ def read_image(path: Path, *, deep: bool) -> tuple[np.ndarray, np.ndarray | None
     """Pixels of one image, upright, and its alpha.
 
     Args:
-        deep: 16 bits a channel, else 8. An image that has 16 is read through PyAV, since Pillow cannot.
+        deep: read 16 bits per channel, else 8. Images of 16 bits are read through PyAV, since Pillow reduces them to 8.
 
     Returns:
         RGB (H, W, 3) and alpha (H, W) or None; uint8 or, for `deep`, uint16 on the full scale.
 
     Raises:
-        MediaError: it cannot be read.
+        MediaError: the image cannot be read.
     """
     import imageio.v3 as iio
     from PIL import Image, ImageOps
 
     try:
-        if deep and header(path).bits != 8:
+        if deep and read_image_header(path).bits != 8:
             rgba = np.asarray(iio.imread(path, plugin="pyav", index=0, format="rgba64le"))
-            rgba = _upright(path, rgba.astype(np.uint16, copy=False))
+            rgba = _apply_exif_orientation(path, rgba.astype(np.uint16, copy=False))
             alpha = rgba[..., 3]
             return np.ascontiguousarray(rgba[..., :3]), None if alpha.min() == 65535 else alpha
-        # Not by its name: Pillow would map the file into memory, and scrambles a TIFF then that has to be turned
+        # A file object, not a name: Pillow memory-maps named files, and then scrambles a TIFF that has to be rotated
         with path.open("rb") as file, Image.open(file) as image:
             transparent = "A" in image.mode or "transparency" in image.info
-            # imageio would mirror the channels in place of the picture where the file has but one
+            # Not imageio: it mirrors the channels in place of the image where the file has only one
             pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGBA" if transparent else "RGB"))
     except MemoryError:
         raise
-    except Exception as error:  # imageio's plugins raise whatever the libraries below them raise
-        raise MediaError(f"{path}: this image cannot be read ({_first_line(error)}); remove or replace it") from error
+    except Exception as error:  # the libraries below imageio and Pillow raise exceptions of any type
+        raise MediaError(f"{path}: this image cannot be read ({_short_reason(error)}); remove or replace it") from error
     if deep:
         pixels = pixels * np.uint16(257)
     if pixels.shape[-1] == 4:
@@ -96,40 +97,46 @@ def read_image(path: Path, *, deep: bool) -> tuple[np.ndarray, np.ndarray | None
 
 
 @dataclass(frozen=True)
-class Header:
-    """What an image says before its pixels; `bits` a channel are 8 or 16, and 0 where Pillow cannot tell."""
+class ImageHeader:
+    """What an image file says before its pixels; `bits` per channel are 8 or 16, and 0 when unknown."""
 
     alpha: bool = False
     bits: int = 0
     format: str = ""
-    more: int = 0  # pictures after the first one: pages, or an animation
-    profile: str = ""  # name of its colors, unless they are those of sRGB
+    extra_images: int = 0  # after the first one: pages, or frames of an animation
+    icc_profile: str = ""  # its name, unless it is sRGB
 
 
-def header(path: Path) -> Header:
-    """Look into an image; nothing is known where it cannot be read, which `read_image` will say."""
+def read_image_header(path: Path) -> ImageHeader:
+    """Header of an image; all unknown where it cannot be read, which `read_image` reports."""
     from PIL import Image
 
     try:
         with Image.open(path) as image:  # reads no pixels
             alpha = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
-            # The mode is that of 8 bits even where the file's own layout, which comes with its data's place, has 16
+            # The mode says 8 bits even where the raw mode of the file's tiles has 16
             layouts = [tile[3] if isinstance(tile[3], tuple) else (tile[3],) for tile in image.tile]
             deep = image.mode[0] in "IF" or any(
-                _DEEP.match(str(name)) or (image.format == "PPM" and more[:1] > [255]) for name, *more in layouts
+                _DEEP_LAYOUT.match(str(name)) or (image.format == "PPM" and arguments[:1] > [255])
+                for name, *arguments in layouts
             )
-            # What follows the first picture of a JPEG are its depth, its brightness or the like
+            # Further images in a JPEG are depth maps, gain maps and the like
             pages = getattr(image, "n_frames", 1) if image.format in ("PNG", "WEBP", "TIFF") else 1
-            profile = _profile(image.info.get("icc_profile") or b"")
-            return Header(alpha, 16 if deep else 8, image.format or "", pages - 1, profile)
+            return ImageHeader(
+                alpha=alpha,
+                bits=16 if deep else 8,
+                format=image.format or "",
+                extra_images=pages - 1,
+                icc_profile=_icc_profile_name(image.info.get("icc_profile") or b""),
+            )
     except MemoryError:
         raise
-    except Exception:  # Pillow's readers raise whatever they like
-        return Header()
+    except Exception:  # Pillow's readers raise exceptions of any type
+        return ImageHeader()
 
 
-def _profile(data: bytes) -> str:
-    """The name of an ICC profile, "" for that of sRGB."""
+def _icc_profile_name(data: bytes) -> str:
+    """Name of an ICC profile, "" for sRGB."""
     from PIL import ImageCms
 
     if not data:
@@ -141,19 +148,19 @@ def _profile(data: bytes) -> str:
     return "" if "srgb" in name.casefold() else name or "unnamed"
 
 
-def _upright(path: Path, pixels: np.ndarray) -> np.ndarray:
-    """`pixels`, stored lines first, turned as the image's Exif wants, which PyAV does not tell."""
+def _apply_exif_orientation(path: Path, pixels: np.ndarray) -> np.ndarray:
+    """`pixels` as stored, rotated and mirrored as the image's Exif says, which PyAV does not apply."""
     from PIL import Image
 
     orientation = 1
     with contextlib.suppress(OSError), Image.open(path) as image:
         orientation = image.getexif().get(0x0112, 1)
-    if orientation in (5, 6, 7, 8):  # rows are columns
+    if orientation in (5, 6, 7, 8):  # rows become columns
         pixels = pixels.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
     return pixels[::-1] if orientation in (3, 4, 7, 8) else pixels
 
 
-def _first_line(error: Exception) -> str:
+def _short_reason(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0][:120]

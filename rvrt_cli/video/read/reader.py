@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Frames of a source, decoded ahead of their use by a thread with a bounded queue."""
 
 from __future__ import annotations
@@ -7,34 +8,39 @@ import threading
 from collections.abc import Iterator
 from types import TracebackType
 
-from rvrt_cli.errors import MediaError, OptionError
+from rvrt_cli.errors import OptionError
 from rvrt_cli.frame import Frame
-from rvrt_cli.video.read import image_files
 from rvrt_cli.video.read.decoder import VideoDecoder
-from rvrt_cli.video.read.probe import SourceInfo
+from rvrt_cli.video.read.image_decoder import ImageDecoder
+from rvrt_cli.video.read.source import SourceInfo
 
-__all__ = ["Frame", "Reader", "open_reader"]
+_READ_AHEAD_BYTES = 64 << 20
+_MAX_QUEUED = 16
 
-_AHEAD_BYTES = 64 << 20
+
+def queue_length(budget_bytes: int, frame_bytes: int) -> int:
+    """Frames that a queue may hold: 2 to 16, as many as fit into `budget_bytes`."""
+    return max(2, min(_MAX_QUEUED, budget_bytes // frame_bytes))
 
 
 class Reader:
-    """Iterates once over the frames of a source; a context manager, and leaving it early is quick.
+    """Iterates once over the frames of a source; a context manager that can be left early, quickly.
 
     Attributes:
         time_base: unit of the frames' `pts`, in seconds.
-        warnings: what was found wrong and survived, one line each; complete after the last frame.
-        missing: frames that should have been there and were not; known after the last frame.
-        until: when the last frame gives way, as a `pts`; known after the last frame.
+        warnings: damage that was survived, one line each; complete after the last frame.
+        missing: frames that should be there and could not be read; known after the last frame.
+        end_pts: end of the last frame, in units of `time_base`; known after the last frame.
     """
 
     def __init__(self, info: SourceInfo, decoder: VideoDecoder | ImageDecoder) -> None:
         self.info = info
         self.time_base = info.time_base
         self._decoder = decoder
-        sample = 2 if info.bit_depth > 8 else 1
-        ahead = max(2, min(16, _AHEAD_BYTES // (info.width * info.height * 3 * sample)))
-        self._queue: queue.Queue[Frame | BaseException | None] = queue.Queue(maxsize=ahead)
+        frame_bytes = info.width * info.height * 3 * (2 if info.bit_depth > 8 else 1)
+        self._queue: queue.Queue[Frame | BaseException | None] = queue.Queue(
+            maxsize=queue_length(_READ_AHEAD_BYTES, frame_bytes)
+        )
         self._stop = threading.Event()
         self._ended = False
         self._thread = threading.Thread(target=self._run, name="reader", daemon=True)
@@ -50,7 +56,7 @@ class Reader:
 
     @property
     def end_pts(self) -> int | None:
-        return self._decoder.until
+        return self._decoder.end_pts
 
     def _run(self) -> None:
         last: BaseException | None = None
@@ -87,7 +93,7 @@ class Reader:
         raise item
 
     def close(self) -> None:
-        """End the decoder and its thread, wherever they are. Safe to call twice."""
+        """Stop the decoder and its thread, whatever they are doing. Safe to call twice."""
         self._stop.set()
         self._decoder.close()
         self._thread.join()
@@ -101,53 +107,6 @@ class Reader:
         self.close()
 
 
-class ImageDecoder:
-    """The images of a sequence, one after the other; frame i is shown at i / fps."""
-
-    def __init__(self, info: SourceInfo, start: float, duration: float | None, alpha: bool) -> None:
-        self.info = info
-        self._alpha = alpha
-        self.warnings: list[str] = []
-        self.missing = 0
-        self.until: int | None = None
-        self._closed = threading.Event()
-        self._start = start
-        self._end = None if duration is None else start + duration
-
-    def frames(self) -> Iterator[Frame]:
-        """The images as frames.
-
-        Raises:
-            MediaError: one cannot be read, has another size than the first, or none lies in the wanted part.
-        """
-        info = self.info
-        count = 0
-        for number, path in enumerate(info.files):
-            moment = float(number * info.time_base)
-            if self._closed.is_set() or (self._end is not None and moment >= self._end - 1e-9):
-                break
-            if moment < self._start - 1e-9:
-                continue
-            pixels, alpha = image_files.read_image(path, deep=info.bit_depth > 8)
-            if pixels.shape[:2] != (info.height, info.width):
-                raise MediaError(
-                    f"{path}: {pixels.shape[1]}x{pixels.shape[0]} px, but the first image of the sequence has "
-                    f"{info.width}x{info.height}; make them equal or upscale them apart"
-                )
-            count += 1
-            self.until = number + 1
-            yield Frame(pixels, number, alpha if self._alpha else None)
-        if not count and not self._closed.is_set():
-            raise MediaError(f"{info.path}: no image in the part that was asked for; check --start and --duration")
-
-    def close(self) -> None:
-        """Stop after the image that is being read."""
-        self._closed.set()
-
-    def release(self) -> None:
-        """Nothing is held."""
-
-
 def open_reader(
     info: SourceInfo,
     *,
@@ -159,14 +118,14 @@ def open_reader(
     """Start reading the frames of `info`.
 
     Args:
-        start: seconds into the source, counted from its container's beginning; frames before it are left out.
+        start: seconds into the source, counted from its container's beginning; earlier frames are skipped.
         duration: seconds from there on; None: to the end.
-        deinterlace: make one progressive frame of every two fields.
-        alpha: frames carry the source's alpha, if it has any.
+        deinterlace: combine every two fields into one progressive frame.
+        alpha: deliver the source's alpha with the frames, if it has any.
 
     Raises:
-        OptionError: `start` or `duration` is negative.
-        MediaError: ffmpeg cannot be started. What goes wrong later is raised by the iteration.
+        OptionError: `start` is negative or `duration` is not positive.
+        MediaError: ffmpeg cannot be started. Later errors are raised by the iteration.
     """
     if start < 0 or (duration is not None and duration <= 0):
         raise OptionError(f"start {start} s, duration {duration} s: give a start of 0 or more and a positive duration")

@@ -1,0 +1,13 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writing a target: checked first, then encoded in segments, assembled and published.
+
+target.py            what is asked for (OutputRequest) and what is decided (Target)
+target_check.py      `check_target`: from one to the other
+destination.py       whether the output can be written at its path
+encoder_settings.py  encoder, pixel format, quality and HDR options
+fidelity_notes.py    notes on what the target cannot keep
+preflight.py         tries the encoder and the container on black frames
+encoder.py           one ffmpeg process that encodes frames
+writers.py           SegmentWriter (files in a folder) and Y4mWriter (standard output)
+publish.py           checks and assembles the segments, and gives the result its name
+"""

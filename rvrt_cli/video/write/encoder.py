@@ -1,6 +1,7 @@
-"""Frames into an ffmpeg process of its own, fed by a thread with a bounded queue, each with its time.
+# SPDX-License-Identifier: Apache-2.0
+"""One ffmpeg process that encodes frames with their timestamps, fed by a thread with a bounded queue.
 
-The mirror of `decoder`: PyAV writes raw RGB in NUT into ffmpeg's standard input.
+The mirror image of `rvrt_cli.video.read.decoder`: PyAV writes raw RGB in NUT into ffmpeg's standard input.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -18,101 +20,116 @@ from rvrt_cli.errors import MediaError
 from rvrt_cli.frame import Frame
 from rvrt_cli.options import usable_cores
 from rvrt_cli.video.ffmpeg import FFmpeg
+from rvrt_cli.video.read.reader import queue_length
 
-_AHEAD_BYTES = 128 << 20
-_FFMPEG_BYTES = 100 << 20  # whatever the pictures
-_LARGEST_PICTURE = 2**31 - 1 - 64  # bytes: of a packet, without the room that ffmpeg wants after it
-_PACKED = {(False, False): "rgb24", (True, False): "rgb48le", (False, True): "rgba", (True, True): "rgba64le"}
+_WRITE_QUEUE_BYTES = 128 << 20
+_FFMPEG_BYTES = 100 << 20  # whatever the size of the frames
+_MAX_PACKET_BYTES = 2**31 - 1 - 64  # int32, less the padding that ffmpeg appends
+_PACKED_PIX_FMT = {(False, False): "rgb24", (True, False): "rgb48le", (False, True): "rgba", (True, True): "rgba64le"}
 
 
 def encoder_bytes(width: int, height: int, pix_fmt: str, *, light: bool = False, cores: int | None = None) -> int:
-    """Main memory that an encoding ffmpeg takes at most, most of it for the pictures that the encoder looks ahead to.
+    """Upper bound of the main memory of an encoding ffmpeg, most of it for the encoder's lookahead.
 
-    Measured with libx264 at its default preset, on 720p and 1080p: 255 bytes for every px of 8-bit 4:2:0 with 3 threads,
-    316 with 12, 401 with 24 (it takes one and a half for each core); 421 for 10 bits, 409 for 4:4:4. VP9, HEVC and AV1
-    take up to 244; `light` ones, which look at one picture at a time (ProRes, FFV1, the preset ultrafast), 105 to 136.
+    Measured with libx264 at its default preset, on 720p and 1080p: 255 bytes per px of 8-bit 4:2:0 with 3 threads, 316
+    with 12, 401 with 24 (it starts one and a half per core); 421 at 10 bits, 409 for 4:4:4. VP9, HEVC and AV1 take up to
+    244; `light` encoders, without lookahead (ProRes, FFV1, the preset ultrafast), 105 to 136.
     """
     cores = usable_cores() if cores is None else cores
-    sample_bytes = av.VideoFormat(pix_fmt, width, height).padded_bits_per_pixel / 8  # of one px
-    pixel_bytes = (234 + 10.5 * cores) * (0.35 + 0.65 * sample_bytes / 1.5)
-    return int(width * height * pixel_bytes * (0.55 if light else 1)) + _FFMPEG_BYTES
+    bytes_per_px = av.VideoFormat(pix_fmt, width, height).padded_bits_per_pixel / 8
+    lookahead_bytes_per_px = (234 + 10.5 * cores) * (0.35 + 0.65 * bytes_per_px / 1.5)
+    return int(width * height * lookahead_bytes_per_px * (0.55 if light else 1)) + _FFMPEG_BYTES
+
+
+@dataclass(frozen=True)
+class RawFormat:
+    """Frames on their way into ffmpeg: size in px; `deep`: uint16, else uint8; `alpha`: RGBA, else RGB."""
+
+    width: int
+    height: int
+    deep: bool = False
+    alpha: bool = False
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype("<u2") if self.deep else np.dtype(np.uint8)
+
+    @property
+    def frame_bytes(self) -> int:
+        return self.width * self.height * (4 if self.alpha else 3) * self.dtype.itemsize
+
+    @property
+    def pix_fmt(self) -> str:
+        return _PACKED_PIX_FMT[self.deep, self.alpha]
+
+    def check_size(self, name: str) -> None:
+        """Refuse frames that are larger than ffmpeg's packets; PyAV would truncate them silently.
+
+        Raises:
+            MediaError: with the target's `name`.
+        """
+        if self.frame_bytes > _MAX_PACKET_BYTES:
+            raise MediaError(
+                f"{name}: a frame of {self.width}x{self.height} px has {self.frame_bytes} bytes, and ffmpeg accepts less "
+                "than 2 GiB; choose a smaller --size or --scale"
+            )
 
 
 class Encoder:
-    """One ffmpeg that encodes frames of one size and depth.
+    """One ffmpeg that encodes frames of one format.
 
-    Errors of ffmpeg and of the thread surface at the next `write`, or at `finish`.
+    Errors of ffmpeg and of the feeding thread surface at the next `write`, or at `finish`.
     """
 
-    def __init__(
-        self,
-        name: str,
-        *,
-        width: int,
-        height: int,
-        deep: bool,
-        alpha: bool,
-        time_base: Fraction,
-        chain: str,
-        output: list[str],
-    ) -> None:
+    def __init__(self, name: str, raw: RawFormat, time_base: Fraction, filters: str, output: list[str]) -> None:
         """Start ffmpeg.
 
         Args:
             name: the target, for messages.
-            width, height: of every frame, in px.
-            deep: frames are uint16, else uint8.
-            alpha: frames are written with alpha, opaque where they have none.
-            time_base: unit of the times that `write` gets, in seconds.
-            chain: filters from packed RGB to what the encoder takes.
+            raw: of every frame; with alpha, frames that have none are opaque.
+            time_base: unit of the frames' `pts`, in seconds.
+            filters: from packed RGB to what the encoder accepts.
             output: ffmpeg's arguments from the encoder to the output file.
 
         Raises:
-            MediaError: ffmpeg does not start, or a picture is larger than it takes.
+            MediaError: ffmpeg does not start, or a frame is larger than it accepts.
         """
-        size = width * height * (4 if alpha else 3) * (2 if deep else 1)
-        if size > _LARGEST_PICTURE:  # PyAV would cut it short without a word
-            raise MediaError(
-                f"{name}: a picture of {width}x{height} px has {size} bytes, and ffmpeg takes less than 2 GiB; choose a "
-                "smaller --size or --scale"
-            )
+        raw.check_size(name)
         self.name = name
         self.written = 0
-        self._shape = (height, width, 3)
-        self._dtype = np.dtype("<u2") if deep else np.dtype(np.uint8)
-        self._alpha = alpha
+        self._raw, self._time_base = raw, time_base
         base = f"{time_base.numerator}/{time_base.denominator}"
         source = ["-copyts", "-probesize", "32", "-analyzeduration", "0", "-f", "nut", "-i", "pipe:0", "-map", "0:v:0"]
-        times = ["-fps_mode", "passthrough", "-enc_time_base", base]
-        self._ffmpeg = FFmpeg([*source, "-vf", chain, *times, *output], stdin=True)
+        timing = ["-fps_mode", "passthrough", "-enc_time_base", base]
+        self._ffmpeg = FFmpeg([*source, "-vf", filters, *timing, *output], stdin=True)
         pipe = self._ffmpeg.process.stdin
         assert pipe is not None
         try:
             self._nut = av.open(f"pipe:{pipe.fileno()}", "w", format="nut")
             stream: Any = self._nut.add_stream("rawvideo", rate=25)
-            stream.width, stream.height, stream.pix_fmt = width, height, _PACKED[deep, alpha]
+            stream.width, stream.height, stream.pix_fmt = raw.width, raw.height, raw.pix_fmt
             stream.time_base = stream.codec_context.time_base = time_base
         except BaseException:
             self._ffmpeg.kill()
             raise
-        self._stream, self._base = stream, time_base
-        ahead = max(2, min(16, _AHEAD_BYTES // (width * height * 3 * self._dtype.itemsize)))
-        self._queue: queue.Queue[Frame | None] = queue.Queue(maxsize=ahead)
+        self._stream = stream
+        self._queue: queue.Queue[Frame | None] = queue.Queue(maxsize=queue_length(_WRITE_QUEUE_BYTES, raw.frame_bytes))
         self._stop = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="encoder", daemon=True)
         self._thread.start()
 
     def write(self, frame: Frame) -> None:
-        """Queue one frame; its `pts` must be later than the last one's and not below 0.
+        """Queue one frame; its `pts` must be 0 or more, and increase from frame to frame.
 
         Raises:
             MediaError: ffmpeg has failed.
-            ValueError: the frame does not have the promised size or depth.
+            ValueError: the frame has another size or depth than `raw`.
         """
-        if frame.pixels.shape != self._shape or frame.pixels.dtype != self._dtype:
+        shape, dtype = (self._raw.height, self._raw.width, 3), self._raw.dtype
+        if frame.pixels.shape != shape or frame.pixels.dtype != dtype:
             raise ValueError(
-                f"frame of {frame.pixels.shape} {frame.pixels.dtype}, but the target takes {self._shape} {self._dtype}"
+                f"frame of {frame.pixels.shape} {frame.pixels.dtype}, but the target needs {shape} {dtype}"
             )
         self._put(frame)
         self.written += 1
@@ -140,19 +157,19 @@ class Encoder:
         self._ffmpeg.kill()  # it has ended; this closes its pipes
 
     def abort(self) -> None:
-        """End ffmpeg now. Safe to call twice and after `finish`."""
+        """Kill ffmpeg. Safe to call twice and after `finish`."""
         self._stop.set()
         with contextlib.suppress(OSError):
             self._ffmpeg.process.kill()
         self._thread.join()
-        # Before the pipe: PyAV would write its trailer to whatever file has got the pipe's number by then
+        # Before the pipe is closed: PyAV would write its trailer to whatever file has the pipe's descriptor by then
         with contextlib.suppress(av.error.FFmpegError, OSError, ValueError):
             self._nut.close()
         self._ffmpeg.kill()
 
     @property
     def lines(self) -> list[str]:
-        """What ffmpeg has said so far."""
+        """ffmpeg's log so far."""
         return list(self._ffmpeg.lines)
 
     def _run(self) -> None:
@@ -172,14 +189,14 @@ class Encoder:
 
     def _packet(self, frame: Frame) -> Any:
         pixels = frame.pixels
-        if self._alpha:
+        if self._raw.alpha:
             alpha = frame.alpha
             if alpha is None:
-                alpha = np.full(pixels.shape[:2], np.iinfo(self._dtype).max, self._dtype)
+                alpha = np.full(pixels.shape[:2], np.iinfo(self._raw.dtype).max, self._raw.dtype)
             pixels = np.dstack([pixels, alpha])
         packet: Any = av.Packet(np.ascontiguousarray(pixels).reshape(-1).view(np.uint8))
         packet.stream = self._stream
-        packet.time_base = self._base
+        packet.time_base = self._time_base
         packet.pts = packet.dts = frame.pts
         packet.is_keyframe = True
         return packet
@@ -189,7 +206,7 @@ class Encoder:
             if self._error is not None:
                 self._fail()
             if self._stop.is_set():
-                raise MediaError(f"{self.name}: writing was already ended")
+                raise MediaError(f"{self.name}: the encoder was stopped; run it again")
             try:
                 self._queue.put(item, timeout=0.1)
                 return
@@ -197,7 +214,7 @@ class Encoder:
                 continue
 
     def _fail(self) -> None:
-        """Raise what went wrong: ffmpeg's own words when it has ended, else the thread's exception."""
+        """Raise what went wrong: ffmpeg's own message when it has ended, else the thread's exception."""
         error = self._error
         if isinstance(error, (av.error.FFmpegError, OSError)) or error is None:
             self.abort()

@@ -1,4 +1,5 @@
-"""What a target has no place for: notes for the user, one line each, before the work."""
+# SPDX-License-Identifier: Apache-2.0
+"""Notes on what a target cannot keep, one line each, before any work."""
 
 from __future__ import annotations
 
@@ -8,16 +9,20 @@ import itertools
 import av
 
 from rvrt_cli.video import color
-from rvrt_cli.video.read.probe import SourceInfo, open_container, packets
+from rvrt_cli.video.color import ColorDescription
+from rvrt_cli.video.read.container import demux_packets, open_container
+from rvrt_cli.video.read.source import SourceInfo
 
-_LOOKED_AT = 2000  # pictures, to see whether their times vary
-_USUAL_PRIMARIES = {"unknown", "bt709", "bt470bg", "smpte170m"}
-_USUAL_TRANSFERS = {"unknown", "bt709", "smpte170m", "bt470bg", "iec61966-2-1"}
+_CHECKED_FRAMES = 2000  # whose timestamps show whether the frame rate varies
+_REORDERING_MARGIN = 64  # of the last of them, some are shown after frames that were not read
+# What readers of untagged video assume, or what looks the same
+_COMMON_PRIMARIES = {"unknown", "bt709", "bt470bg", "smpte170m"}
+_COMMON_TRANSFERS = {"unknown", "bt709", "smpte170m", "bt470bg", "iec61966-2-1"}
 _CHROMA_NAMES = {(1, 1): "4:4:4", (2, 1): "4:2:2", (2, 2): "4:2:0", (4, 1): "4:1:1", (1, 2): "4:4:0", (4, 4): "4:1:0"}
 
 
-def chroma(info: SourceInfo) -> str:
-    """Chroma of the output: the source's; 4:2:0, which plays everywhere, for images, GIF and gray."""
+def output_chroma(info: SourceInfo) -> str:
+    """Chroma subsampling of the output: the source's; 4:2:0, which plays everywhere, for images, GIF and gray."""
     if color.is_rgb(info.pix_fmt):
         return "444" if info.kind == "video" and info.codec != "gif" else "420"
     if color.is_gray(info.pix_fmt):
@@ -29,80 +34,81 @@ def chroma(info: SourceInfo) -> str:
 
 
 def unread(info: SourceInfo) -> list[str]:
-    """Notes about what of a sequence of images no target gets."""
+    """Notes on what is not read of an image sequence, whatever the target."""
     notes = []
-    if info.more_pictures:
-        plural = "s are" if info.more_pictures > 1 else " is"
+    if info.extra_images:
+        count = f"{info.extra_images} more image{'s are' if info.extra_images > 1 else ' is'}"
         notes.append(
-            f"{info.path}: of each file the first picture is read, {info.more_pictures} more picture{plural} left out; "
-            "make a file of each to keep them"
+            f"{info.path}: only the first image of each file is read, {count} dropped; save each as a file to keep them"
         )
-    if info.profile:
+    if info.icc_profile:
         notes.append(
-            f"{info.path}: the color profile ({info.profile}) is left out and the colors pass for sRGB; convert the "
-            "images to sRGB to keep their look"
+            f"{info.path}: the color profile ({info.icc_profile}) is dropped and the colors are taken for sRGB; convert "
+            "the images to sRGB to preserve their look"
         )
     return notes
 
 
-def coarser(info: SourceInfo, pix_fmt: str, name: str) -> list[str]:
-    """Notes about what pictures lose that are stored as `pix_fmt` in the target of this name."""
+def precision_notes(info: SourceInfo, pix_fmt: str, name: str) -> list[str]:
+    """Notes on the bit depth, colors and chroma that are lost in `pix_fmt`; `name`: of the target."""
     notes = []
     remedy = "choose another --codec or --pix-fmt to keep"
     depth = color.bit_depth(pix_fmt)
     if depth < info.bit_depth:
-        notes.append(f"{name}: {info.bit_depth} bits become {depth}; {remedy} them")
+        notes.append(f"{name}: {info.bit_depth} bits are reduced to {depth}; {remedy} them")
     if color.is_gray(pix_fmt) and not color.is_gray(info.pix_fmt):
-        notes.append(f"{name}: colors are left out; {remedy} them")
-    elif not (color.is_gray(pix_fmt) or color.is_gray(info.pix_fmt)) and chroma(info) != "420":
+        notes.append(f"{name}: colors are dropped; {remedy} them")
+    elif not (color.is_gray(pix_fmt) or color.is_gray(info.pix_fmt)) and output_chroma(info) != "420":
         before, after = color.subsampling(info.pix_fmt), color.subsampling(pix_fmt)
         if after[0] > before[0] or after[1] > before[1]:
             old, new = (_CHROMA_NAMES.get(steps, "{}x{}".format(*steps)) for steps in (before, after))
-            notes.append(f"{name}: chroma of {old} becomes {new}; {remedy} it")
+            notes.append(f"{name}: chroma is reduced from {old} to {new}; {remedy} it")
     return notes
 
 
-def unsaid(tags: color.Color, pix_fmt: str, height: int, name: str) -> list[str]:
-    """A note about what readers of y4m, which says nothing of colors but the range, will hardly guess right."""
-    guess = color.resolve({}, pix_fmt, height)
-    words = [tags.matrix] if tags.matrix != guess.matrix else []
-    words += [tags.primaries] if tags.primaries not in _USUAL_PRIMARIES else []
-    words += [tags.transfer] if tags.transfer not in _USUAL_TRANSFERS else []
-    if not words:
+def y4m_color_notes(tags: ColorDescription, pix_fmt: str, height: int, name: str) -> list[str]:
+    """A note on color tags that readers of y4m, which carries only the range, are unlikely to guess."""
+    guess = color.resolve_color({}, pix_fmt, height)
+    values = [tags.matrix] if tags.matrix != guess.matrix else []
+    values += [tags.primaries] if tags.primaries not in _COMMON_PRIMARIES else []
+    values += [tags.transfer] if tags.transfer not in _COMMON_TRANSFERS else []
+    if not values:
         return []
-    listed = ", ".join(dict.fromkeys(words))
-    return [f"{name}: y4m does not say that the colors are of {listed}; tell it to the program that reads them"]
+    listed = ", ".join(dict.fromkeys(values))
+    return [f"{name}: y4m carries no color tags; set {listed} in the program that reads it"]
 
 
-def without(info: SourceInfo, name: str, holds: str, source_mux: bool) -> list[str]:
-    """Notes about what a target has no place for that holds pictures only; `holds`: "..., which holds pictures only"."""
-    kinds = {s.type for s in info.streams if s.index != info.stream_index} if source_mux else set()
-    words = {"audio": "sound", "subtitle": "subtitles", "attachment": "attachments", "video": "other pictures"}
+def frames_only_notes(info: SourceInfo, name: str, format_name: str, copy_streams: bool) -> list[str]:
+    """Notes on what is lost in a target that holds frames only; `format_name`: of such a target."""
+    why = f"{format_name} holds frames only"
+    kinds = {s.type for s in info.streams if s.index != info.stream_index} if copy_streams else set()
+    words = {"audio": "audio", "subtitle": "subtitles", "attachment": "attachments", "video": "other video streams"}
     lost = [word for kind, word in words.items() if kind in kinds]
-    lost += ["chapters"] * bool(info.chapters and source_mux)
+    lost += ["chapters"] * bool(info.chapters and copy_streams)
     notes = []
     if lost:
         listed = " and ".join([", ".join(lost[:-1]), lost[-1]] if lost[1:] else lost)
-        notes.append(
-            f"{name}: {listed} {'are' if listed != 'sound' else 'is'} left out, {holds}; a file such as .mkv keeps all"
-        )
-    if info.kind == "video" and _varies(info):
-        notes.append(f"{name}: the frames' times vary and are left out, {holds}; a file such as .mkv keeps them")
+        verb = "is" if listed == "audio" else "are"
+        notes.append(f"{name}: {listed} {verb} dropped, {why}; a container such as .mkv keeps everything")
+    if info.kind == "video" and _has_variable_rate(info):
+        notes.append(f"{name}: the variable frame rate is lost, {why}; a container such as .mkv keeps the timestamps")
     if info.mastering or info.light_level:
-        notes.append(f"{name}: HDR's mastering display is left out, {holds}; --codec libx265 into .mkv keeps it")
+        notes.append(f"{name}: HDR10 metadata is dropped, {why}; --codec libx265 into .mkv keeps it")
     return notes
 
 
-def _varies(info: SourceInfo) -> bool:
-    """Whether the first pictures do not come at one rate."""
-    times = []
+def _has_variable_rate(info: SourceInfo) -> bool:
+    """Whether the first frames are unevenly spaced."""
+    timestamps = []
     with open_container(info.path) as container, contextlib.suppress(av.error.FFmpegError, OSError):
-        for packet in packets(container, container.streams[info.stream_index]):
+        for packet in demux_packets(container, container.streams[info.stream_index]):
             if packet.size and packet.pts is not None:
-                times.append(packet.pts)
-            if len(times) == _LOOKED_AT:
+                timestamps.append(packet.pts)
+            if len(timestamps) == _CHECKED_FRAMES:
                 break
-    times = sorted(times)[: None if len(times) < _LOOKED_AT else -64]  # some of the last may be shown after later ones
-    steps = sorted(b - a for a, b in itertools.pairwise(times))
-    # A container rounds them, by up to a unit either way
+    timestamps.sort()
+    if len(timestamps) == _CHECKED_FRAMES:
+        del timestamps[-_REORDERING_MARGIN:]
+    steps = sorted(b - a for a, b in itertools.pairwise(timestamps))
+    # A container rounds timestamps, by up to a unit either way
     return bool(steps) and steps[-1] - steps[0] > max(2, steps[len(steps) // 2] // 10)

@@ -1,4 +1,5 @@
-"""The encoder and the container tried on black pictures before the work: what would fail at its end does so here."""
+# SPDX-License-Identifier: Apache-2.0
+"""Tries the encoder and the container on black frames before any work: what would fail at its end fails here."""
 
 from __future__ import annotations
 
@@ -9,109 +10,102 @@ from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rvrt_cli.errors import MediaError, OptionError
 from rvrt_cli.frame import Frame
 from rvrt_cli.video.ffmpeg import file_url
-from rvrt_cli.video.mux.final_mux import lost_in, mux
-from rvrt_cli.video.mux.remux import UNFIT
-from rvrt_cli.video.read.probe import SourceInfo, reason
-from rvrt_cli.video.write.encoder import Encoder
+from rvrt_cli.video.mux.final_mux import MuxJob, mux
+from rvrt_cli.video.mux.remux import MUXER_REFUSALS
+from rvrt_cli.video.mux.video_packets import find_loss
+from rvrt_cli.video.read.container import reason
+from rvrt_cli.video.read.source import SourceInfo
+from rvrt_cli.video.write.encoder import Encoder, RawFormat
+from rvrt_cli.video.write.target import Target
 
-if TYPE_CHECKING:
-    from rvrt_cli.video.write.target import Target
-
-_PACKET = re.compile(r"0,\s*-?\d+,\s*-?\d+,\s*\d+,\s*[1-9]")  # framecrc's line of one that is not empty
-_SIDE = 256  # px; all encoders take pictures of this size, if they take any
-_APART = Fraction(1, 200)  # s between pictures, at least
-_PICTURES = 20  # of this size: more than an encoder puts into another order at once
+_FRAMECRC_PACKET = re.compile(r"0,\s*-?\d+,\s*-?\d+,\s*\d+,\s*[1-9]")  # framecrc's line for a packet that is not empty
+_SMALL_SIDE = 256  # px; accepted by all encoders that accept any size
+_MIN_FRAME_DURATION = Fraction(1, 200)  # s: every container can tell such timestamps apart
+_SMALL_FRAMES = 20  # more than an encoder reorders
 
 
-def rehearse(info: SourceInfo, plan: Target) -> None:
-    """Encode black pictures, and put them into the container.
+def preflight(info: SourceInfo, target: Target) -> None:
+    """Encode black frames, and mux them.
 
-    Two of the whole size find options, sizes and devices that the encoder refuses, and encoders that keep nothing of a
-    picture which equals the one before. Some more small ones find encoders that lose the pictures' times, and what they
-    write that does not go into the container.
+    Two frames of the full size reveal options, sizes and devices that the encoder rejects, and encoders that drop a frame
+    which equals the one before. Some small ones reveal encoders that lose timestamps, and streams that the container
+    rejects.
 
     Raises:
         MediaError, OptionError: with what has to be changed.
     """
-    try:  # each packet's size comes as a message
-        lines = _encode(info, plan, [0, _step(info)], ["-f", "framecrc", "pipe:2"])
+    encoder = target.encoder
+    try:  # framecrc logs the size of each packet
+        lines = _encode_black(info, target, [0, _frame_step(info)], ["-f", "framecrc", "pipe:2"])
     except MediaError as error:
         why = str(error).partition("cannot be encoded: ")[2]
-        if not why:  # ffmpeg was not even asked
+        if not why:  # ffmpeg was not even started
             raise
         raise OptionError(
-            f"--codec {plan.encoder}: does not take {plan.width}x{plan.height} {plan.pix_fmt} with these options ({why}); "
+            f"--codec {encoder}: rejects {target.width}x{target.height} {target.pix_fmt} with these options ({why}); "
             "change --codec, --preset, --crf or --pix-fmt"
         ) from error
-    if sum(bool(_PACKET.match(line)) for line in lines) < 2:
+    if sum(bool(_FRAMECRC_PACKET.match(line)) for line in lines) < 2:
         raise OptionError(
-            f"--codec {plan.encoder}: this encoder drops a picture that equals the one before; choose another --codec"
+            f"--codec {encoder}: this encoder drops frames that equal the one before; choose another --codec"
         )
     unused = [line for line in lines if "has not been used for any stream" in line]
     if unused:
         option = re.search(r"AVOption (\S+)", unused[0])
         name = {"crf": "--crf", "preset": "--preset"}.get(option[1] if option else "", "an option")
-        raise OptionError(f"--codec {plan.encoder}: this encoder has no {name}; leave it out")
-    small = replace(plan, width=min(plan.width, _SIDE), height=min(plan.height, _SIDE))
+        raise OptionError(f"--codec {encoder}: this encoder does not support {name}; omit it")
+    small = replace(target, width=min(target.width, _SMALL_SIDE), height=min(target.height, _SMALL_SIDE))
     with (
-        contextlib.suppress(OSError),  # nowhere to try it
+        contextlib.suppress(OSError),  # no temporary folder to try it in
         tempfile.TemporaryDirectory(prefix="rvrt-", ignore_cleanup_errors=True) as folder,
     ):
-        _check_times(info, small, Path(folder))
+        _check_muxing(info, small, Path(folder))
 
 
-def _check_times(info: SourceInfo, plan: Target, folder: Path) -> None:
-    part, made = (folder / f"{name}{plan.path.suffix}" for name in ("part", "made"))
-    times = [number * _step(info) for number in range(_PICTURES)]
+def _check_muxing(info: SourceInfo, target: Target, folder: Path) -> None:
+    part, muxed = (folder / f"{name}{target.path.suffix}" for name in ("part", "muxed"))
+    timestamps = [number * _frame_step(info) for number in range(_SMALL_FRAMES)]
     try:
-        _encode(info, plan, times, ["-avoid_negative_ts", "disabled", "-f", plan.muxer, file_url(part)])
+        output = ["-avoid_negative_ts", "disabled", "-f", target.muxer, file_url(part)]
+        _encode_black(info, target, timestamps, output)
     except MediaError:
-        return  # it takes certain sizes only, as those that look at one picture at a time do
+        return  # it accepts certain sizes only, like some intra-only encoders
     try:
-        mux(part, info, made, muxer=plan.muxer, source_mux=False)
-        lost = lost_in(made, [pts * info.time_base for pts in times])
+        mux(MuxJob(info=info, parts=(part,), output=muxed, muxer=target.muxer, copy_streams=False))
+        lost = find_loss(muxed, [pts * info.time_base for pts in timestamps])
     except MediaError as error:
-        if not isinstance(error.__cause__, UNFIT):
+        if not isinstance(error.__cause__, MUXER_REFUSALS):
             return
+        suffix, why = target.path.suffix, reason(error.__cause__)
         raise OptionError(
-            f"--codec {plan.encoder}: what it writes cannot be put into {plan.path.suffix} ({reason(error.__cause__)}); "
-            "choose another --codec"
+            f"--codec {target.encoder}: its output cannot be muxed into {suffix} ({why}); choose another --codec"
         ) from error
     if lost:
-        raise OptionError(f"--codec {plan.encoder}: this encoder loses {lost}; choose another --codec")
+        raise OptionError(f"--codec {target.encoder}: this encoder loses {lost}; choose another --codec")
 
 
-def _step(info: SourceInfo) -> int:
-    """From one picture to the next, in units of the source's clock; no less than every container can tell apart."""
-    return max(1, round(max(1 / info.frame_rate, _APART) / info.time_base))
+def _frame_step(info: SourceInfo) -> int:
+    """From one frame to the next, in units of the source's time base."""
+    return max(1, round(max(1 / info.frame_rate, _MIN_FRAME_DURATION) / info.time_base))
 
 
-def _encode(info: SourceInfo, plan: Target, times: Sequence[int], output: list[str]) -> list[str]:
-    """Encode a black picture for each of `times`; what ffmpeg has said.
+def _encode_black(info: SourceInfo, target: Target, timestamps: Sequence[int], output: list[str]) -> list[str]:
+    """Encode a black frame for each timestamp; ffmpeg's log.
 
     Raises:
         MediaError: ffmpeg has failed.
     """
-    encoder = Encoder(
-        plan.path.name,
-        width=plan.width,
-        height=plan.height,
-        deep=info.bit_depth > 8,
-        alpha=False,
-        time_base=info.time_base,
-        chain=f"{plan.chain},setsar=1",
-        output=[*plan.options, *output],
-    )
+    raw = RawFormat(target.width, target.height, deep=info.bit_depth > 8)
+    encoder = Encoder(target.name, raw, info.time_base, f"{target.filter_chain},setsar=1", [*target.options, *output])
     try:
-        black = np.zeros((plan.height, plan.width, 3), np.uint16 if info.bit_depth > 8 else np.uint8)
-        for pts in times:
+        black = np.zeros((raw.height, raw.width, 3), raw.dtype)
+        for pts in timestamps:
             encoder.write(Frame(black, pts))
         encoder.finish()
     finally:

@@ -1,57 +1,89 @@
-"""The last two steps: finished segments become one result, and the result gets the target's name."""
+# SPDX-License-Identifier: Apache-2.0
+"""The last steps: finished segments are assembled into one result, which then gets the target's name."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
-from fractions import Fraction
+from dataclasses import dataclass
 from pathlib import Path
 
 import av
 
 from rvrt_cli.errors import MediaError
-from rvrt_cli.video.mux.final_mux import Header, mux, part_header
-from rvrt_cli.video.read.probe import SourceInfo, open_container, reason
+from rvrt_cli.video.mux.excerpt import Excerpt
+from rvrt_cli.video.mux.final_mux import MuxJob, mux
+from rvrt_cli.video.mux.video_packets import codec_header
+from rvrt_cli.video.read.container import open_container, reason
+from rvrt_cli.video.read.source import SourceInfo
 from rvrt_cli.video.write.target import Target
 
 _PNG_END = b"IEND\xaeB`\x82"  # the last chunk's name and checksum
-FRAMES = "frames"  # folder of the images of a folder target, within the work folder
+IMAGE_FOLDER = "frames"  # of a folder target, within the folder of the segments
+_MAX_NAME_SUFFIX = 99
 
 
-def part_file(target: Target, work: Path, first: int) -> Path:
-    """Where the segment that begins with frame `first` is encoded to; images lie in one folder."""
-    return work / FRAMES if target.kind == "folder" else work / f"{first:08d}{target.path.suffix}"
+@dataclass(frozen=True)
+class EncodedSegments:
+    """What a SegmentWriter has left in a folder.
+
+    Attributes:
+        folder: where it wrote.
+        first_frames: number of each segment's first output frame, in order.
+        frames: number of frames of all segments.
+        excerpt: the part of the source that they show.
+    """
+
+    folder: Path
+    first_frames: tuple[int, ...]
+    frames: int
+    excerpt: Excerpt
 
 
-def image_file(work: Path, number: int) -> Path:
-    """Where frame `number` (from 0) of a folder target is encoded to; images are counted from 1."""
-    return work / FRAMES / f"{number + 1:06d}.png"
+@dataclass(frozen=True)
+class Assembled:
+    """The result within the segments' folder, and one line for every stream that could not be copied completely."""
+
+    path: Path
+    warnings: list[str]
 
 
-def check_part(target: Target, work: Path, first: int, frames: int, header: Header | None) -> Header:
-    """Look whether the segment that begins with frame `first` has its `frames` frames, and goes with the others.
+def part_file(target: Target, folder: Path, first: int) -> Path:
+    """File of the segment that starts with output frame `first`; images share one folder."""
+    return folder / IMAGE_FOLDER if target.kind == "folder" else folder / f"{first:08d}{target.path.suffix}"
+
+
+def image_file(folder: Path, number: int) -> Path:
+    """File of output frame `number` (from 0) of a folder target; file names count from 1."""
+    return folder / IMAGE_FOLDER / f"{number + 1:06d}.png"
+
+
+def check_part(target: Target, folder: Path, first: int, frames: int, header: bytes | None) -> bytes | None:
+    """Check that the segment starting with frame `first` has its `frames` frames and matches the others.
 
     Args:
-        header: what this has returned for another segment of the target.
+        header: what this returned for another segment of the target; None for the first one.
+
+    Returns:
+        the codec's header, which all segments share.
 
     Raises:
-        ValueError: it has not, or was encoded with other settings.
+        ValueError: frames are missing, or it was encoded with other settings.
         MediaError, OSError: it cannot be read.
     """
     if target.kind == "folder":
         for number in range(first, first + frames):
-            with image_file(work, number).open("rb") as file:
+            with image_file(folder, number).open("rb") as file:
                 file.seek(-len(_PNG_END), os.SEEK_END)
                 if file.read() != _PNG_END:
-                    raise ValueError(f"image {number} is cut")
+                    raise ValueError(f"image {number} is truncated")
         return b""
-    with open_container(part_file(target, work, first)) as container:
+    with open_container(part_file(target, folder, first)) as container:
         try:
             packets = sum(packet.size > 0 for packet in container.demux(container.streams.video[0]))
         except av.error.FFmpegError as error:
             raise ValueError(reason(error)) from error
-        found = part_header(container)
+        found = codec_header(container)
     if packets < frames:
         raise ValueError("frames are missing")
     if header is not None and found != header:
@@ -59,45 +91,39 @@ def check_part(target: Target, work: Path, first: int, frames: int, header: Head
     return found
 
 
-def join(
-    target: Target,
-    info: SourceInfo,
-    work: Path,
-    parts: Sequence[Path],
-    frames: int,
-    *,
-    until: Fraction | None = None,
-    source_mux: bool = True,
-    start: float = 0.0,
-    duration: float | None = None,
-    warnings: list[str] | None = None,
-) -> Path:
-    """Make the result, within `work`, of the encoded `parts` in order, which hold `frames` frames together.
-
-    Args:
-        until: when the last frame gives way, in seconds on the source's clock, if known.
-        source_mux, start, duration, warnings: see `rvrt_cli.video.mux.mux`.
+def assemble(target: Target, info: SourceInfo, segments: EncodedSegments) -> Assembled:
+    """Make one result of all segments, within their folder.
 
     Raises:
         MediaError: a frame is missing, or muxing failed.
     """
+    folder = segments.folder
     if target.kind == "folder":
-        there = len(os.listdir(work / FRAMES))
-        if there != frames:
-            raise MediaError(f"{target.path}: {there} images were written in place of {frames}; run it again")
-        return work / FRAMES
-    muxed = work / f"muxed{target.path.suffix}"
-    packets = mux(
-        parts, info, muxed, muxer=target.muxer, routes=target.routes, until=until, source_mux=source_mux,
-        start=start, duration=duration, warnings=warnings,
-    )  # fmt: skip
-    if packets < frames:
-        raise MediaError(f"{target.path}: the encoder lost {frames - packets} frames; choose another --codec")
-    return muxed
+        found = len(os.listdir(folder / IMAGE_FOLDER))
+        if found != segments.frames:
+            raise MediaError(f"{target.path}: {found} images were written instead of {segments.frames}; run it again")
+        return Assembled(folder / IMAGE_FOLDER, [])
+    job = MuxJob(
+        info=info,
+        parts=tuple(part_file(target, folder, first) for first in segments.first_frames),
+        output=folder / f"muxed{target.path.suffix}",
+        muxer=target.muxer,
+        routes=target.routes,
+        excerpt=segments.excerpt,
+        copy_streams=target.copy_streams,
+    )
+    muxed = mux(job)
+    lost = segments.frames - muxed.packets
+    if lost > 0:
+        raise MediaError(f"{target.path}: the encoder lost {lost} frames; choose another --codec")
+    return Assembled(job.output, muxed.warnings)
 
 
 def publish(target: Target, result: Path) -> Path:
-    """Give `result` the target's name, and return it: another one where somebody has made the target meanwhile.
+    """Rename `result` to the target's name, or to a similar one if another program has taken that meanwhile.
+
+    Returns:
+        the path of the published file or folder.
 
     Raises:
         MediaError: it cannot be renamed.
@@ -108,15 +134,15 @@ def publish(target: Target, result: Path) -> Path:
         if target.overwrite:
             os.replace(result, target.path)
             return target.path
-        return _name_without_replacing(target.path, result)
+        return _publish_without_replacing(target.path, result)
     except OSError as error:
         raise MediaError(f"{target.path}: cannot be written ({error.strerror}); choose another place") from error
 
 
-def _name_without_replacing(wanted: Path, result: Path) -> Path:
-    """Somebody may have made the target while this ran: theirs stays, and this one gets a name beside it."""
+def _publish_without_replacing(wanted: Path, result: Path) -> Path:
+    """A file that appeared at `wanted` meanwhile stays, and `result` gets a numbered name beside it."""
     path = wanted
-    for number in range(2, 100):
+    for number in range(2, _MAX_NAME_SUFFIX + 1):
         try:
             os.link(result, path)
             result.unlink()
@@ -129,7 +155,7 @@ def _name_without_replacing(wanted: Path, result: Path) -> Path:
                 continue
             os.replace(result, path)
             return path
-    raise MediaError(f"{wanted}: exists, and so do its neighbors up to {path.name}; choose another name")
+    raise MediaError(f"{wanted}: exists, and so do all names up to {path.name}; choose another name")
 
 
 def _publish_folder(target: Target, result: Path) -> Path:
@@ -137,7 +163,7 @@ def _publish_folder(target: Target, result: Path) -> Path:
     try:
         if path.is_dir() and any(path.iterdir()):
             if not target.overwrite:
-                raise MediaError(f"{path}: was filled by someone else meanwhile; choose another folder")
+                raise MediaError(f"{path}: was filled by another program meanwhile; choose another folder")
             old = result.parent / "old"
             os.rename(path, old)
         os.replace(result, path)

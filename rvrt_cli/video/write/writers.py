@@ -1,11 +1,19 @@
-"""Frames into a target that appears under its name only when it is complete."""
+# SPDX-License-Identifier: Apache-2.0
+"""Writers of frames: SegmentWriter for files and PNG folders, Y4mWriter for standard output.
+
+Both are used the same way, the second with a single segment:
+
+    with writer:
+        with writer.segment(first):
+            writer.write(frame)
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import secrets
-import shutil
+from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -13,172 +21,88 @@ from types import TracebackType
 from rvrt_cli.errors import MediaError
 from rvrt_cli.frame import Frame
 from rvrt_cli.video.ffmpeg import file_url
-from rvrt_cli.video.mux.final_mux import lost_in
-from rvrt_cli.video.read.probe import SourceInfo
-from rvrt_cli.video.write.encoder import Encoder
-from rvrt_cli.video.write.publish import FRAMES, image_file, join, part_file, publish
-from rvrt_cli.video.write.target import Target, check_target
+from rvrt_cli.video.mux.video_packets import find_loss
+from rvrt_cli.video.read.source import SourceInfo
+from rvrt_cli.video.write.encoder import Encoder, RawFormat
+from rvrt_cli.video.write.publish import IMAGE_FOLDER, image_file, part_file
+from rvrt_cli.video.write.target import Target
 
-__all__ = ["Writer", "open_writer"]
+_MAX_ASPECT_TERM = 10_000  # of numerator and denominator
 
 
-class Writer:
-    """Takes frames, segment by segment; a context manager: leaving it discards the segment that is not ended.
-
-    Without `work` it is one segment in a folder of its own, and `finish` makes the target of it. With `work`, a folder
-    that stays, every ended segment is a file there, for `finish.join` to put together.
+class _FrameWriter:
+    """What both writers share: one encoder per segment, discarded on errors.
 
     Attributes:
-        target: what `check_target` decided; its `notes` are worth telling.
-        path: where the result is after `finish`.
-        written: frames taken so far.
-        warnings: what was wrong with the source's other streams and survived, one line each; known after `finish`.
+        target: as decided by `check_target`.
+        written: frames accepted so far.
     """
 
-    def __init__(
-        self,
-        target: Target,
-        info: SourceInfo,
-        *,
-        time_base: Fraction,
-        source_mux: bool,
-        start: float,
-        duration: float | None,
-        work: Path | None,
-    ) -> None:
+    def __init__(self, target: Target, source: SourceInfo, time_base: Fraction) -> None:
         self.target = target
-        self.path = target.path
         self.written = 0
-        self.warnings: list[str] = []
-        self._info, self._base = info, time_base
-        self._source_mux = source_mux
-        self._start, self._duration = start, duration
-        self._zero = info.zero(start) // time_base  # times in the output count from here
+        self._source, self._time_base = source, time_base
         self._encoder: Encoder | None = None
-        self._first = 0  # frame of the segment
-        self._times: list[int] = []  # of its frames
-        self._whole = work is None
-        # A hidden neighbor on the same file system: the last step is a mere renaming
-        self._work = work or target.path.absolute().parent / f".{target.path.name[:80]}.{secrets.token_hex(4)}.part"
-        try:
-            if work is None and target.kind != "y4m":
-                self._work.mkdir()
-            if target.kind == "folder":
-                (self._work / FRAMES).mkdir(exist_ok=True)
-            if work is None:
-                self.begin(0)
-        except OSError as error:
-            raise MediaError(f"{target.path}: cannot be written ({error.strerror}); choose another place") from error
-        except BaseException:
-            self.close()
-            raise
+        self._first = 0  # frame of the open segment
+        self._timestamps: list[int] = []  # of its frames, on the output's clock
 
-    def begin(self, first: int) -> None:
-        """Start a segment with frame `first` (from 0) of the output.
+    @contextlib.contextmanager
+    def segment(self, first: int) -> Iterator[None]:
+        """Encode the frames written inside as the segment that starts with output frame `first` (from 0).
+
+        On leaving, the segment is completed and checked; on an exception it is discarded.
 
         Raises:
-            MediaError: ffmpeg does not start.
+            MediaError: ffmpeg does not start or fails, no frame was written, or the segment cannot be stored.
         """
-        target, info = self.target, self._info
-        self._first, self._times = first, []
+        self._first, self._timestamps = first, []
+        target, source = self.target, self._source
         self._encoder = Encoder(
-            target.path.name if target.kind != "y4m" else "standard output",
-            width=target.width,
-            height=target.height,
-            deep=info.bit_depth > 8,
-            alpha=target.keeps_alpha,
-            time_base=self._base if target.kind != "y4m" else 1 / info.frame_rate,
-            chain=f"{target.chain},setsar=sar={_aspect(info, target)}:max=65535",
-            output=self._output(first),
+            target.name,
+            RawFormat(target.width, target.height, deep=source.bit_depth > 8, alpha=target.keeps_alpha),
+            self._time_base,
+            filters=f"{target.filter_chain},setsar=sar={_sample_aspect(source, target)}:max=65535",
+            output=[*target.options, "-pix_fmt", target.pix_fmt, *self._output(first)],
         )
-
-    def _output(self, first: int) -> list[str]:
-        target = self.target
-        options = [*target.options, "-pix_fmt", target.pix_fmt]
-        if target.kind == "y4m":
-            return [*options, "-f", "yuv4mpegpipe", "pipe:1"]
-        if target.kind == "folder":
-            pattern = file_url(self._work / FRAMES).replace("%", "%%") + "/%06d.png"
-            return [*options, "-f", "image2", "-start_number", str(first + 1), pattern]
-        part = self._part(first)
-        part.unlink(missing_ok=True)  # of a run that was killed
-        return [*options, "-avoid_negative_ts", "disabled", "-f", target.muxer, file_url(part)]
-
-    def _part(self, first: int) -> Path:
-        return self._work / f"{first:08d}.part"
+        try:
+            yield
+            if not self._encoder.written:
+                raise MediaError(f"{target.path}: no frame was written; check --start and --duration")
+            self._encoder.finish()
+            self._complete(first)
+        finally:
+            self.close()
 
     def write(self, frame: Frame) -> None:
-        """Take one frame; waits while the encoder is behind. `pts` must increase from frame to frame.
+        """Queue one frame; waits while the encoder is behind. `pts` must increase from frame to frame.
 
         Raises:
             MediaError: the encoder has failed.
             ValueError: the frame has another size or depth than the target.
         """
-        assert self._encoder is not None, "no segment has begun"
-        pts = frame.pts - self._zero if self.target.kind != "y4m" else self.written
-        self._encoder.write(Frame(frame.pixels, pts, frame.alpha))
-        self._times.append(pts)
+        assert self._encoder is not None, "no segment is open"
+        pts = self._output_pts(frame)
+        self._encoder.write(replace(frame, pts=pts))
+        self._timestamps.append(pts)
         self.written += 1
 
-    def end(self) -> None:
-        """No more frames for this segment: wait until it is complete.
+    def _output_pts(self, frame: Frame) -> int:
+        raise NotImplementedError
 
-        Raises:
-            MediaError: the encoder has failed, or the segment cannot be kept.
-        """
-        assert self._encoder is not None, "no segment has begun"
-        self._encoder.finish()
-        try:
-            if self.target.kind == "video":
-                self._check_times(self._part(self._first))
-                keep(self._part(self._first), part_file(self.target, self._work, self._first))
-            elif self.target.kind == "folder":
-                for number in range(self._first, self._first + self._encoder.written):
-                    _reach_disk(image_file(self._work, number))
-        except OSError as error:
-            raise MediaError(f"{self.path}: cannot be written ({error.strerror}); choose another place") from error
-        self._encoder = None
+    def _output(self, first: int) -> list[str]:
+        """ffmpeg's arguments for format and file."""
+        raise NotImplementedError
 
-    def _check_times(self, part: Path) -> None:
-        lost = lost_in(part, [pts * self._base for pts in self._times])
-        if lost:
-            raise MediaError(f"{self.path}: the encoder lost {lost}; choose another --codec")
-
-    def finish(self, until: int | None = None) -> None:
-        """Without a `work` folder: complete the target and give it its name.
-
-        Args:
-            until: when the last frame gives way, as a `pts`; None: after the average time of a frame.
-
-        Raises:
-            MediaError: nothing was written, or encoding, muxing or renaming failed; nothing is left behind then.
-        """
-        assert self._whole
-        try:
-            if not self.written:
-                raise MediaError(f"{self.path}: not a single frame was written")
-            self.end()
-            if self.target.kind != "y4m":
-                result = join(
-                    self.target, self._info, self._work, [part_file(self.target, self._work, 0)], self.written,
-                    until=until * self._base if until is not None else None, source_mux=self._source_mux,
-                    start=self._start, duration=self._duration, warnings=self.warnings,
-                )  # fmt: skip
-                self.path = publish(self.target, result)
-        finally:
-            self.close()
+    def _complete(self, first: int) -> None:
+        """Check and store the segment, whose encoder has finished."""
 
     def close(self) -> None:
-        """End the encoder and remove what is not to be kept. Safe to call twice."""
+        """Stop the encoder of a segment that is open, if any. Safe to call twice."""
         if self._encoder is not None:
             self._encoder.abort()
-        with contextlib.suppress(OSError):
-            if self._whole and self.target.kind != "y4m":
-                shutil.rmtree(self._work, ignore_errors=True)
-            elif self._encoder is not None:
-                self._part(self._first).unlink(missing_ok=True)
+            self._encoder = None
 
-    def __enter__(self) -> Writer:
+    def __enter__(self) -> _FrameWriter:
         return self
 
     def __exit__(
@@ -187,93 +111,97 @@ class Writer:
         self.close()
 
 
-def keep(part: Path, path: Path) -> None:
-    """Give a complete file its name, once it has reached the disk."""
-    _reach_disk(part)
+class SegmentWriter(_FrameWriter):
+    """Writes segments of a video or PNG folder as files in a folder, from which `assemble` makes the result."""
+
+    def __init__(self, target: Target, source: SourceInfo, folder: Path, *, time_base: Fraction, start: float) -> None:
+        """Prepare an existing folder.
+
+        Args:
+            folder: on the target's file system, since the result is renamed in the end.
+            time_base: unit of the frames' `pts`, in seconds.
+            start: seconds into the source, as given to `open_reader`; the output's timestamps count from there.
+
+        Raises:
+            MediaError: the folder cannot be written.
+        """
+        super().__init__(target, source, time_base)
+        self._folder = folder
+        self._zero = source.output_zero(start) // time_base
+        if target.kind == "folder":
+            with self._storing():
+                (folder / IMAGE_FOLDER).mkdir(exist_ok=True)
+
+    def _output_pts(self, frame: Frame) -> int:
+        return frame.pts - self._zero
+
+    def _output(self, first: int) -> list[str]:
+        if self.target.kind == "folder":
+            pattern = file_url(self._folder / IMAGE_FOLDER).replace("%", "%%") + "/%06d.png"
+            return ["-f", "image2", "-start_number", str(first + 1), pattern]
+        part = self._unfinished_part(first)
+        part.unlink(missing_ok=True)  # of a run that was killed
+        return ["-avoid_negative_ts", "disabled", "-f", self.target.muxer, file_url(part)]
+
+    def _unfinished_part(self, first: int) -> Path:
+        return self._folder / f"{first:08d}.part"
+
+    def _complete(self, first: int) -> None:
+        with self._storing():
+            if self.target.kind == "folder":
+                for number in range(first, first + len(self._timestamps)):
+                    _sync_to_disk(image_file(self._folder, number))
+                return
+            part = self._unfinished_part(first)
+            lost = find_loss(part, [pts * self._time_base for pts in self._timestamps])
+            if lost:
+                raise MediaError(f"{self.target.path}: the encoder lost {lost}; choose another --codec")
+            store_part(part, part_file(self.target, self._folder, first))
+
+    @contextlib.contextmanager
+    def _storing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            path = self.target.path
+            raise MediaError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
+
+    def close(self) -> None:
+        """Discard a segment that is open, if any. Safe to call twice."""
+        is_open = self._encoder is not None
+        super().close()
+        if is_open and self.target.kind == "video":
+            with contextlib.suppress(OSError):
+                self._unfinished_part(self._first).unlink(missing_ok=True)
+
+
+class Y4mWriter(_FrameWriter):
+    """Writes y4m to standard output; its frames come at a constant rate, whatever their timestamps."""
+
+    def __init__(self, target: Target, source: SourceInfo) -> None:
+        super().__init__(target, source, 1 / source.frame_rate)
+
+    def _output_pts(self, frame: Frame) -> int:
+        return self.written
+
+    def _output(self, first: int) -> list[str]:
+        return ["-f", "yuv4mpegpipe", "pipe:1"]
+
+
+def store_part(part: Path, path: Path) -> None:
+    """Give a complete part its final name, once it is on the disk."""
+    _sync_to_disk(part)
     part.replace(path)
 
 
-def _reach_disk(path: Path) -> None:
+def _sync_to_disk(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
-def _aspect(info: SourceInfo, target: Target) -> str:
-    """Sample aspect that keeps the picture's shape; the source's own where sizes only differ by rounding."""
+def _sample_aspect(info: SourceInfo, target: Target) -> str:
+    """Sample aspect ratio that preserves the display aspect; the source's own where sizes differ only by rounding."""
     stretched = info.sample_aspect * Fraction(info.width * target.height, info.height * target.width)
     aspect = info.sample_aspect if abs(stretched / info.sample_aspect - 1) < Fraction(1, 100) else stretched
-    aspect = aspect.limit_denominator(10_000)
+    aspect = aspect.limit_denominator(_MAX_ASPECT_TERM)
     return f"{aspect.numerator}/{aspect.denominator}"
-
-
-def open_writer(
-    target: str | Path | Target,
-    info: SourceInfo,
-    *,
-    width: int,
-    height: int,
-    time_base: Fraction | None = None,
-    codec: str | None = None,
-    crf: int | None = None,
-    preset: str | None = None,
-    pix_fmt: str | None = None,
-    overwrite: bool = False,
-    source_mux: bool = True,
-    start: float = 0.0,
-    duration: float | None = None,
-    work: Path | None = None,
-) -> Writer:
-    """Start writing frames of `width` x `height` px, uint16 if `info.bit_depth` is over 8 and uint8 otherwise.
-
-    Args:
-        target: a file, a folder or "-", or what `check_target` has made of it already (its own options hold then).
-        time_base: unit of the frames' `pts`, in seconds; the source's unless given.
-        codec, crf, preset, pix_fmt, overwrite, source_mux: see `check_target`.
-        start, duration: the part of the source that the frames come from, in seconds, as given to `open_reader`; the
-            same part of the sound is copied, and the output begins at 0.
-        work: an existing folder in which segments are kept, see `Writer`.
-
-    Raises:
-        MediaError, OptionError: see `check_target`.
-    """
-    if not isinstance(target, Target):
-        target = check_target(
-            info,
-            target,
-            width=width,
-            height=height,
-            codec=codec,
-            crf=crf,
-            preset=preset,
-            pix_fmt=pix_fmt,
-            overwrite=overwrite,
-            source_mux=source_mux,
-        )
-    base = time_base or info.time_base
-    return Writer(target, info, time_base=base, source_mux=source_mux, start=start, duration=duration, work=work)
-
-
-class SegmentWriter(Writer):
-    def __init__(self, target, source, folder, *, time_base, start):
-        super().__init__(target, source, time_base=time_base, source_mux=True, start=start, duration=None, work=folder)
-
-    @contextlib.contextmanager
-    def segment(self, first):
-        self.begin(first)
-        try:
-            yield
-        except BaseException:
-            self.close()
-            self._encoder = None
-            raise
-        self.end()
-
-
-class Y4mWriter(Writer):
-    def __init__(self, target, source):
-        super().__init__(target, source, time_base=source.time_base, source_mux=True, start=0, duration=None, work=None)
-
-    @contextlib.contextmanager
-    def segment(self, first):
-        yield
-        self.finish()

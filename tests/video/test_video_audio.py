@@ -1,26 +1,36 @@
-"""Sound and subtitles whatever the source says of them, or does not say: all of it there, and in step."""
+# SPDX-License-Identifier: Apache-2.0
+"""Audio and subtitles arrive complete and in sync, whatever the source says about them or leaves unsaid."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
-from helpers.video_clips import FAST, enlarge, ffmpeg, leftovers, look, streams
-from test_upscale_fidelity import display_set
+from helpers.video_clips import (
+    FAST,
+    ffmpeg,
+    leftovers,
+    look,
+    make_clip,
+    pgs_display_set,
+    request_for,
+    slow_after,
+    streams,
+    upscale_clip,
+)
 
 import rvrt_cli.video.mux.transcode
+from rvrt_cli.video.mux.route import Route
 from rvrt_cli.video.read.probe import probe
-from rvrt_cli.video.write.target import check_target
+from rvrt_cli.video.read.source import SourceInfo
+from rvrt_cli.video.write.target_check import check_target
 
 X264 = [*FAST, "-bf", "2", "-g", "20", "-pix_fmt", "yuv420p"]
 SECOND = ["-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=1"]
-
-
-def quick(target: Path) -> dict[str, str]:
-    return {"preset": "8"} if target.suffix == ".webm" else {}
 
 
 # Channels
@@ -31,11 +41,13 @@ def quick(target: Path) -> dict[str, str]:
     [(".mkv", "pcm_s16le", 2, ".mp4"), (".avi", "pcm_s16le", 2, ".mp4"), (".nut", "pcm_s16le", 2, ".mov"),
      (".mkv", "pcm_s24le", 6, ".mp4"), (".mkv", "pcm_s16le", 16, ".mp4")],
 )  # fmt: skip
-def test_sound_whose_channels_have_no_names_is_copied(tmp_path, suffix, encoder, channels, wanted):
+def test_audio_with_unnamed_channels_is_copied(
+    tmp_path: Path, suffix: str, encoder: str, channels: int, wanted: str
+) -> None:
     source, target = tmp_path / f"in{suffix}", tmp_path / f"out{wanted}"
     noise = ["-f", "lavfi", "-i", "anoisesrc=r=48000:d=1"]
-    ffmpeg(*SECOND, *noise, *X264, "-ac", channels, "-c:a", encoder, source)
-    assert enlarge(source, target) == []
+    make_clip(*SECOND, *noise, *X264, "-ac", channels, "-c:a", encoder, source)
+    assert upscale_clip(source, target) == []
     before, after = streams(source, "audio")[0], streams(target, "audio")[0]
     assert (after.codec, b"".join(after.data)) == (before.codec, b"".join(before.data))
 
@@ -44,15 +56,17 @@ def test_sound_whose_channels_have_no_names_is_copied(tmp_path, suffix, encoder,
     ("layout", "opus"),
     [("2.1", "5.1"), ("3.1", "5.1"), ("4.0", "6.1"), ("5.0(side)", "5.0"), ("5.1(side)", "5.1"), ("7.1(wide)", None)],
 )
-def test_every_channel_finds_a_place_in_opus_or_it_is_told(tmp_path, layout, opus):
+def test_every_channel_has_a_place_in_opus_or_the_downmix_is_reported(
+    tmp_path: Path, layout: str, opus: str | None
+) -> None:
     source, target = tmp_path / "in.mov", tmp_path / "out.webm"
     count = av.AudioLayout(layout).nb_channels
     tones = "|".join(f"0.2*sin(2*PI*{300 * (number + 1)}*t)" for number in range(count))
     sound = ["-f", "lavfi", "-i", f"aevalsrc='{tones}':d=1:s=48000:c={layout}"]
-    ffmpeg(*SECOND, *sound, *X264, "-c:a", "pcm_s16le", source)
-    notes = enlarge(source, target, **quick(target))
-    mixed = f"out.webm: stream 1 (audio, pcm_s16le) has {layout}, which are mixed into 7.1; .mkv keeps them"
-    assert (mixed in notes) == (opus is None)
+    make_clip(*SECOND, *sound, *X264, "-c:a", "pcm_s16le", source)
+    notes = upscale_clip(source, target)
+    downmixed = f"out.webm: stream 1 (audio, pcm_s16le): {layout} is downmixed to 7.1; .mkv keeps all channels"
+    assert (downmixed in notes) == (opus is None)
     with av.open(str(target)) as container:
         assert container.streams.audio[0].layout.name == (opus or "7.1")
         there = container.streams.audio[0].layout.nb_channels
@@ -68,14 +82,14 @@ def test_every_channel_finds_a_place_in_opus_or_it_is_told(tmp_path, layout, opu
 
 
 def flash(path: Path, *coding: object) -> None:
-    """Two seconds, black and silent, then from 1 s on white with a tone."""
-    pictures = "color=black:s=64x48:r=25:d=2,geq=lum='if(gte(T,1),235,16)':cb=128:cr=128"
+    """Two seconds: black and silent, then from 1 s on white with a tone."""
+    video = "color=black:s=64x48:r=25:d=2,geq=lum='if(gte(T,1),235,16)':cb=128:cr=128"
     tone = "aevalsrc='if(gte(t,1),sin(2*PI*1000*t),0)':s=48000:d=2"
-    ffmpeg("-f", "lavfi", "-i", pictures, "-f", "lavfi", "-i", tone, *X264, *coding, path)
+    make_clip("-f", "lavfi", "-i", video, "-f", "lavfi", "-i", tone, *X264, *coding, path)
 
 
 def flashing(path: Path) -> tuple[float, float]:
-    """When the first white picture is shown and when the tone is first heard, in s."""
+    """When the first white frame is shown and when the tone starts, in s."""
     with av.open(str(path)) as container:
         white = next(float(f.time) for f in container.decode(video=0) if f.to_ndarray()[: f.height].mean() > 128)
     with av.open(str(path)) as container:
@@ -86,8 +100,8 @@ def flashing(path: Path) -> tuple[float, float]:
     raise AssertionError(f"{path}: no tone")
 
 
-def across_the_end_of_the_clock(folder: Path) -> Path:
-    """A transport stream's clock has 33 bits; ffmpeg says that what comes before it starts anew is before 0."""
+def across_a_timestamp_wrap(folder: Path) -> Path:
+    """MPEG-TS timestamps have 33 bits; ffmpeg makes those before the wrap negative."""
     flash(folder / "whole.mp4", "-c:a", "aac")
     path = folder / "in.ts"
     ffmpeg("-i", folder / "whole.mp4", "-c", "copy", "-muxdelay", 0, "-output_ts_offset", 95442.9, path)
@@ -96,27 +110,26 @@ def across_the_end_of_the_clock(folder: Path) -> Path:
 
 
 def cut_between_key_frames(folder: Path) -> Path:
-    """Half a second of sound comes before the edit list of this one, not to be heard."""
+    """Half a second of audio lies before the edit list of this file and is not played."""
     flash(folder / "whole.mp4", "-c:a", "aac")
     ffmpeg("-ss", 0.5, "-i", folder / "whole.mp4", "-c", "copy", folder / "in.mp4")
     return folder / "in.mp4"
 
 
 FLASHES = {
-    "wrap": (across_the_end_of_the_clock, {}, 1.021, 1.021),
-    "wrap, a part": (across_the_end_of_the_clock, {"start": 0.4}, 0.621, 0.621),
+    "wrap": (across_a_timestamp_wrap, {}, 1.021, 1.021),
+    "wrap, excerpt": (across_a_timestamp_wrap, {"start": 0.4}, 0.621, 0.621),
     "cut": (cut_between_key_frames, {}, 0.48, 0.5),
-    "cut, a part": (cut_between_key_frames, {"start": 0.37}, 0.11, 0.13),
+    "cut, excerpt": (cut_between_key_frames, {"start": 0.37}, 0.11, 0.13),
 }
 
 
-@pytest.mark.parametrize("suffix", [".mkv", ".webm", ".mp4"])
-@pytest.mark.parametrize("name", FLASHES)
-def test_sound_is_in_step_whatever_the_clock(tmp_path, name, suffix):
+@pytest.mark.parametrize(("name", "suffix"), slow_after(1, itertools.product(FLASHES, [".mkv", ".webm", ".mp4"])))
+def test_audio_is_in_sync_whatever_the_clock(tmp_path: Path, name: str, suffix: str) -> None:
     make: Callable[[Path], Path]
     make, part, white, tone = FLASHES[name]
     target = tmp_path / f"out{suffix}"
-    enlarge(make(tmp_path), target, **part, **quick(target))
+    upscale_clip(make(tmp_path), target, **part)
     seen, heard = flashing(target)
     assert seen == pytest.approx(white, abs=1.1e-3)
     assert heard == pytest.approx(tone, abs=3e-3)
@@ -124,11 +137,11 @@ def test_sound_is_in_step_whatever_the_clock(tmp_path, name, suffix):
 
 
 @pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
-def test_sound_that_begins_late_in_a_transport_stream_is_copied(tmp_path, suffix):
+def test_audio_that_starts_late_in_a_transport_stream_is_copied(tmp_path: Path, suffix: str) -> None:
     source, target = tmp_path / "in.ts", tmp_path / f"out{suffix}"
-    pictures, tone = "testsrc2=s=64x48:r=5:d=10", "sine=r=48000:d=1"
-    ffmpeg("-f", "lavfi", "-i", pictures, "-itsoffset", 9, "-f", "lavfi", "-i", tone, *X264, "-c:a", "ac3", source)
-    assert enlarge(source, target) == []
+    video, tone = "testsrc2=s=64x48:r=5:d=10", "sine=r=48000:d=1"
+    make_clip("-f", "lavfi", "-i", video, "-itsoffset", 9, "-f", "lavfi", "-i", tone, *X264, "-c:a", "ac3", source)
+    assert upscale_clip(source, target) == []
     before, after = look(source), look(target)
     assert after[1].data == before[1].data
     shift = before[0].times[0] - after[0].times[0]
@@ -138,54 +151,58 @@ def test_sound_that_begins_late_in_a_transport_stream_is_copied(tmp_path, suffix
 # Damage
 
 
-def without(source: Path, identifier: int, target: Path) -> None:
-    """Copy a transport stream, without the packets of one stream."""
+def drop_stream(source: Path, identifier: int, target: Path) -> None:
+    """Copy a transport stream without the packets of one stream."""
     data = source.read_bytes()
     packets = [data[place : place + 188] for place in range(0, len(data), 188)]
     target.write_bytes(b"".join(p for p in packets if ((p[1] & 31) << 8 | p[2]) != identifier))
 
 
 @pytest.fixture
-def two_sounds(tmp_path):
+def two_audio_streams(tmp_path: Path) -> Path:
     path, tones = tmp_path / "two.ts", ["-f", "lavfi", "-i", "sine=d=1", "-f", "lavfi", "-i", "sine=f=880:d=1"]
-    ffmpeg(*SECOND, *tones, "-map", 0, "-map", 1, "-map", 2, *X264, "-c:a", "mp2", path)
+    make_clip(*SECOND, *tones, "-map", 0, "-map", 1, "-map", 2, *X264, "-c:a", "mp2", path)
     return path
 
 
 @pytest.mark.parametrize("suffix", [".webm", ".mp4"])
-def test_a_sound_that_is_only_announced_costs_no_other(tmp_path, two_sounds, suffix):
+def test_an_audio_stream_without_packets_is_dropped_and_the_other_is_kept(
+    tmp_path: Path, two_audio_streams: Path, suffix: str
+) -> None:
     source, target = tmp_path / "in.ts", tmp_path / f"out{suffix}"
-    without(two_sounds, 0x102, source)
-    notes = enlarge(source, target, **quick(target))
-    assert notes[-1] == f"{target.name}: stream 2 (audio, mp3) is left out, no sound can be found in it"
-    (sound,) = streams(target, "audio")
-    assert sound.times[-1] > 0.9
+    drop_stream(two_audio_streams, 0x102, source)
+    notes = upscale_clip(source, target)
+    assert notes[-1] == f"{target.name}: stream 2 (audio, mp3) is dropped: it contains no audio"
+    (audio,) = streams(target, "audio")
+    assert audio.times[-1] > 0.9
 
 
-def test_a_sound_that_ffmpeg_cannot_convert_costs_no_other(tmp_path, two_sounds, monkeypatch):
-    arguments = rvrt_cli.video.mux.transcode.moving_arguments
+def test_an_audio_stream_that_ffmpeg_cannot_transcode_is_dropped_and_the_other_is_kept(
+    tmp_path: Path, two_audio_streams: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = rvrt_cli.video.mux.transcode.transcode_arguments
 
-    def failing(info, routes):
+    def failing(info: SourceInfo, routes: Sequence[Route]) -> list[str]:
         return [*arguments(info, routes), *["-no_such_option"] * any(route.index == 1 for route in routes)]
 
     target = tmp_path / "out.webm"
-    plan = check_target(probe(two_sounds), target, width=64, height=48, preset="8")
-    assert [route.how for route in plan.routes] == ["convert", "convert"]
-    monkeypatch.setattr(rvrt_cli.video.mux.transcode, "rehearse", lambda *_: None)
-    monkeypatch.setattr(rvrt_cli.video.mux.transcode, "moving_arguments", failing)
-    monkeypatch.setattr("rvrt_cli.video.mux.stream_plan.rehearse", lambda *_: None)
-    *_, told = sorted(enlarge(two_sounds, target, preset="8"), key=lambda line: "left out" in line)
-    assert told.startswith(f"{two_sounds}: stream 1 (audio, mp2): damaged and left out (ffmpeg: ")
-    (sound,) = streams(target, "audio")
-    assert sound.codec == "opus"
-    assert sound.times[-1] > 0.9
+    info = probe(two_audio_streams)
+    plan = check_target(info, request_for(info, target, preset="8"))
+    assert [route.how for route in plan.routes] == ["transcode", "transcode"]
+    monkeypatch.setattr(rvrt_cli.video.mux.transcode, "transcode_arguments", failing)
+    monkeypatch.setattr("rvrt_cli.video.mux.stream_plan.check_transcoding", lambda *_: None)
+    *_, warning = sorted(upscale_clip(two_audio_streams, target), key=lambda line: "dropped" in line)
+    assert warning.startswith(f"{two_audio_streams}: stream 1 (audio, mp2): damaged and dropped (ffmpeg: ")
+    (audio,) = streams(target, "audio")
+    assert audio.codec == "opus"
+    assert audio.times[-1] > 0.9
     assert leftovers(tmp_path) == []
 
 
-def test_packets_that_the_container_refuses_late_cost_no_picture(tmp_path):
-    """The writer of mp4 looks into E-AC-3 when it writes a packet, which is later than when it takes it."""
+def test_packets_that_the_container_rejects_late_cost_no_frame(tmp_path: Path) -> None:
+    """The mp4 muxer parses E-AC-3 when it writes a packet, later than it accepts the packet."""
     whole, source, target = tmp_path / "whole.mkv", tmp_path / "in.mkv", tmp_path / "out.mp4"
-    ffmpeg(*SECOND, "-f", "lavfi", "-i", "sine=d=1:r=48000", *X264, "-c:a", "eac3", whole)
+    make_clip(*SECOND, "-f", "lavfi", "-i", "sine=d=1:r=48000", *X264, "-c:a", "eac3", whole)
     with av.open(str(whole)) as given, av.open(str(source), "w") as made:
         copies = {stream.index: made.add_stream_from_template(stream, opaque=True) for stream in given.streams}
         for number, packet in enumerate(packet for packet in given.demux() if packet.size):
@@ -195,18 +212,18 @@ def test_packets_that_the_container_refuses_late_cost_no_picture(tmp_path):
                 copy.pts, copy.dts, copy.time_base = packet.pts, packet.dts, packet.time_base
             copy.stream = copies[packet.stream_index]
             made.mux(copy)
-    (told,) = enlarge(source, target)
+    (warning,) = upscale_clip(source, target)
     lost = len(look(source)[1].data) - len(look(target)[1].data)
     assert 1 <= lost < 10
-    assert told == f"{source}: stream 1 (audio, eac3): {lost} damaged packets are left out"
+    assert warning == f"{source}: stream 1 (audio, eac3): {lost} damaged packet{'s' * (lost > 1)} dropped"
     assert len(look(target)[0].data) == 25
 
 
-def test_picture_subtitles_that_stay_for_ever_go_into_mp4(tmp_path):
-    """ffmpeg's encoder of DVD subtitles says 2^32 - 1 ms for "until the next one"."""
-    (tmp_path / "in.sup").write_bytes(display_set(0.2, True) + display_set(0.7, False))
+def test_bitmap_subtitles_without_an_end_go_into_mp4(tmp_path: Path) -> None:
+    """ffmpeg's encoder of DVD subtitles writes a duration of 2^32 - 1 ms for "until the next one"."""
+    (tmp_path / "in.sup").write_bytes(pgs_display_set(0.2, True) + pgs_display_set(0.7, False))
     source, target = tmp_path / "in.mkv", tmp_path / "out.mp4"
     ffmpeg(*SECOND, "-i", tmp_path / "in.sup", "-map", 0, "-map", 1, *X264, "-c:s", "dvdsub", source)
-    assert enlarge(source, target) == []
+    assert upscale_clip(source, target) == []
     before, after = streams(source, "subtitle")[0], streams(target, "subtitle")[0]
     assert (after.codec, after.data, after.times) == (before.codec, before.data, before.times)
