@@ -53,10 +53,10 @@ def info(name: str, as_json: bool) -> None:
     """
     from rich.table import Table
 
-    from rvrt_cli.weights import read_about, resolve
+    from rvrt_cli.weights import find_weights, read_about
 
     is_file = name.endswith(".safetensors") or Path(name).is_file()
-    path = resolve(None, name) if is_file else resolve(name)
+    path = find_weights(None, name) if is_file else find_weights(name)
     config, card, parameters = read_about(path)
     if as_json:
         facts = {"path": str(path), "bytes": path.stat().st_size, "parameters": parameters}
@@ -88,10 +88,10 @@ def convert(source: Path, target: Path, overwrite: bool, **facts: str | None) ->
     \b
     Example: rvrt weights convert 001_RVRT_videosr_bi_REDS_30frames.pth rvrt-bi-reds.safetensors
     """
-    from rvrt_cli.weights import convert as convert_file
+    from rvrt_cli.weights import convert_checkpoint
 
     given = {key: value for key, value in facts.items() if value is not None}
-    done = convert_file(source, target, given, overwrite)
+    done = convert_checkpoint(source, target, given, overwrite)
     count = sum(array.size for array in done.arrays.values())
     click.echo(f"{target}: {done.card['name']}, {count:,} weights in {len(done.arrays)} arrays".replace(",", " ", 1))
     click.echo(f"use it with: rvrt upscale --weights {target} SOURCE TARGET")
@@ -120,14 +120,14 @@ def pull(name: str, file: Path | None, url: str | None, overwrite: bool) -> None
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     from rvrt_cli.errors import WeightsError
-    from rvrt_cli.weights import LICENSE, cache_folder, find_published, pull as pull_weights
+    from rvrt_cli.weights import PUBLISHED_LICENSE, cache_folder, find_published, pull_weights
 
     entry = find_published(name)
     if (cache_folder() / f"{entry.name}.safetensors").is_file() and not overwrite:
         click.echo(f"{entry.name}: in the cache already; --overwrite fetches it again")
         return
     click.echo(f"{entry.name}: RVRT x4, trained on {entry.data} by Liang et al.")
-    click.echo(f"license: {LICENSE}")
+    click.echo(f"license: {PUBLISHED_LICENSE}")
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -163,9 +163,9 @@ def _plain(value: str) -> str:
     """Text from a file, with nothing in it for rich to interpret."""
     from rich.markup import escape
 
-    from rvrt_cli.weights.safe_pickle import shown
+    from rvrt_cli.weights.safe_pickle import sanitize
 
-    return escape(shown(value, 300))
+    return escape(sanitize(value, 300))
 
 
 def _text(value: object) -> str:

@@ -22,7 +22,7 @@ from rvrt_cli.video.read.probe import SourceInfo, probe
 from rvrt_cli.video.write.fidelity_notes import unread
 from rvrt_cli.video.write.publish import check_part, part_file
 from rvrt_cli.video.write.target import Target, check_target, real_folder
-from rvrt_cli.weights import check_names, file_sha256, load_weights, resolve
+from rvrt_cli.weights import check_names, file_sha256, find_weights, load_weights
 
 if TYPE_CHECKING:
     from rvrt_cli.model import Network
@@ -89,7 +89,7 @@ def load_network(
         WeightsError: no such weights, or they do not fit their network.
         RvrtError: no such device.
     """
-    path = resolve(model, Path(weights) if weights is not None else None)
+    path = find_weights(model, Path(weights) if weights is not None else None)
     loaded = load_weights(path)
     chosen = use_device(device, precision)
     from rvrt_cli.model import Network, parameter_shapes  # brings MindSpore, whose device is set by now
