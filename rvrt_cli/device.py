@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where the network runs: the only place that sets MindSpore's device, threads and folders.
 
 `use_device` comes before anything that imports MindSpore, because some of its settings are read once, at import.
@@ -18,8 +19,8 @@ from rvrt_cli.errors import OptionError, OutOfMemoryError, RvrtError
 from rvrt_cli.options import DEVICES, PRECISIONS
 from rvrt_cli.signals import defer_signals
 
-_TARGETS = {"cpu": "CPU", "gpu": "GPU", "ascend": "Ascend"}
-_NEEDS = {
+_MINDSPORE_NAMES = {"cpu": "CPU", "gpu": "GPU", "ascend": "Ascend"}
+_REQUIREMENTS = {
     "gpu": "MindSpore needs an NVIDIA driver and the CUDA 11 libraries (pip install 'rvrt[gpu]')",
     "ascend": "MindSpore needs an Ascend NPU and Huawei's CANN",
 }
@@ -43,7 +44,7 @@ class Device:
             return None
         import mindspore as ms
 
-        properties = ms.hal.get_device_properties(0, _TARGETS[self.kind])
+        properties = ms.hal.get_device_properties(0, _MINDSPORE_NAMES[self.kind])
         return int(getattr(properties, "free_memory", 0) or properties.total_memory)
 
 
@@ -57,37 +58,37 @@ def use_device(kind: str = "auto", precision: str = "float32", threads: int | No
 
     Raises:
         OptionError: an unknown name, or float16 on the CPU.
-        RvrtError: the device is not there.
+        RvrtError: there is no such device.
     """
     if kind not in DEVICES or precision not in PRECISIONS:
         raise OptionError(f"device {kind!r}, precision {precision!r}: choose from {DEVICES} and {PRECISIONS}")
     if kind == "cpu" and precision != "float32":
         raise OptionError("--precision float16: the CPU computes in float32; leave it out, or choose --device gpu")
-    _prepare(threads)
-    with defer_signals():  # an import that is cut short leaves half a MindSpore, or aborts
+    set_environment(threads)
+    with defer_signals():  # an interrupted import leaves half a MindSpore, or aborts
         import mindspore as ms
 
     found = [name for name in ("ascend", "gpu") if kind in ("auto", name) and _available(ms, name)]
     chosen = found[0] if found else "cpu"
     if kind not in ("auto", chosen):
-        raise RvrtError(f"--device {kind}: none was found here; {_NEEDS[kind]}, or choose --device cpu")
+        raise RvrtError(f"--device {kind}: none was found; {_REQUIREMENTS[kind]}, or choose --device cpu")
     if chosen == "cpu" and precision != "float32":
         raise OptionError("--precision float16: the CPU computes in float32, and no accelerator was found")
-    if ms.get_context("device_target") != _TARGETS[chosen]:  # once MindSpore has computed, even the same is refused
-        ms.set_device(_TARGETS[chosen])
+    if ms.get_context("device_target") != _MINDSPORE_NAMES[chosen]:  # once MindSpore has computed, even the same is refused
+        ms.set_device(_MINDSPORE_NAMES[chosen])
     if chosen == "cpu":
-        ms.runtime.launch_blocking()  # the queue's threads wait by spinning: a quarter of two cores
+        ms.runtime.launch_blocking()  # the launch queue's threads spin while they wait: a quarter of two cores
     return Device(chosen, precision)
 
 
-def _prepare(threads: int | None) -> None:
-    """Environment that MindSpore reads once, at import; what the user has set stays."""
-    # What goes wrong is raised; MindSpore prints besides, as errors too, what it only noticed: on 12 cores or more, that
-    # a part of a tensor is smaller than the tensor.
+def set_environment(threads: int | None = None) -> None:
+    """Set the environment variables that MindSpore reads once, at import; those that the user has set stay."""
+    # Errors are raised. Besides, MindSpore logs as errors what are none: on 12 cores or more, that a part of a tensor is
+    # smaller than the tensor.
     os.environ.setdefault("GLOG_v", "4")
-    # Plain-layout convolutions fall back to oneDNN's reference code under AVX-512: 1 instead of 100 GFLOP/s.
+    # Under AVX-512, oneDNN runs convolutions in NCHW layout by its reference code: 1 instead of 100 GFLOP/s.
     os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
-    # Folders that a compilation leaves behind (rank_0, kernel_meta) belong anywhere but in the working directory.
+    # Folders that a compilation leaves behind (rank_0, kernel_meta) must not land in the working directory.
     folder = str(Path(tempfile.gettempdir()) / f"rvrt-mindspore-{os.getuid() if hasattr(os, 'getuid') else 0}")
     os.environ.setdefault("MS_OM_PATH", folder)
     os.environ.setdefault("MS_COMPILER_CACHE_PATH", folder)
@@ -97,8 +98,8 @@ def _prepare(threads: int | None) -> None:
 
 def _available(ms: Any, kind: str) -> bool:
     try:
-        return ms.hal.is_available(_TARGETS[kind]) and ms.hal.device_count(_TARGETS[kind]) > 0
-    except Exception:  # MindSpore raises what its plugin happened to meet
+        return ms.hal.is_available(_MINDSPORE_NAMES[kind]) and ms.hal.device_count(_MINDSPORE_NAMES[kind]) > 0
+    except Exception:  # MindSpore passes on whatever its plugin raises
         return False
 
 
@@ -130,22 +131,22 @@ def memory_budget(device: Device, limit: int | None = None, ranks: int = 1) -> M
 
 
 def host_free_bytes() -> int:
-    """Memory that this process may still take, in bytes, within a container's limit too."""
+    """Main memory that this process may still take [bytes], within a container's limit too."""
     import psutil
 
     free = psutil.virtual_memory().available
     limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    with contextlib.suppress(OSError, ValueError):  # there may be no such limit
+    with contextlib.suppress(OSError, ValueError):  # there is not always such a limit
         free = min(free, int(limit.read_text()) - int(used.read_text()))
     return max(0, free)
 
 
-_NO_MEMORY = re.compile(r"memory isn't enough|out of memory|alloc\w* .*fail|malloc|memory not enough", re.IGNORECASE)
+_OUT_OF_MEMORY = re.compile(r"memory isn't enough|out of memory|alloc\w* .*fail|malloc|memory not enough", re.IGNORECASE)
 
 
 @contextlib.contextmanager
 def memory_errors() -> Iterator[None]:
-    """Turn MindSpore's ways of saying that memory ran out into one error.
+    """Turn MindSpore's various out-of-memory errors into one.
 
     Raises:
         OutOfMemoryError: in place of a RuntimeError or MemoryError that means it.
@@ -153,7 +154,7 @@ def memory_errors() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
+        if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)):
             raise OutOfMemoryError(
                 "the device's memory is not enough for this call; choose a smaller --tile or --window"
             ) from error

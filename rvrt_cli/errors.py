@@ -1,8 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
 """Errors that a user can act on.
 
 Every message says what is wrong, where, and what to do next, in one line. The command line prints the message alone and
-exits with status 1. What the system refuses (OSError) ends in one line too, with a better remedy where it is foreseen as
-an RvrtError; anything else is a bug and keeps its traceback.
+exits with status 1. Errors of the system (OSError) are reported in one line too; where they can be foreseen, an RvrtError
+names a better remedy. Anything else is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class OutOfMemoryError(RvrtError):
 
 
 def in_one_line(error: RvrtError | OSError) -> str:
-    """What a user reads of it."""
+    """The line that a user reads for an error."""
     if isinstance(error, OSError):
         names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
         where = f"{', '.join(names)}: " if names else ""
@@ -43,5 +44,5 @@ def in_one_line(error: RvrtError | OSError) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` as a terminal may get it: a file's name may hold what would color, move or break the line."""
+    """`text` with control characters escaped: a file name may hold some that color, move or break a terminal's line."""
     return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda sign: sign[0].encode("unicode_escape").decode(), text)

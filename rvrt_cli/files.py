@@ -1,4 +1,5 @@
-"""Files that are there whole or not at all, and folders in which one command works at a time."""
+# SPDX-License-Identifier: Apache-2.0
+"""Files that exist completely or not at all, and folders in which one command works at a time."""
 
 from __future__ import annotations
 
@@ -19,23 +20,25 @@ def write_atomically(
     error: type[RvrtError] = RvrtError,
     shared: bool = False,
     sync: bool = True,
+    make_folders: bool = True,
 ) -> None:
-    """Put `data`, or what it writes into the file it is given, at `path`: all of it or nothing, whatever happens.
-
-    Folders that are missing are made.
+    """Write `data`, or what it writes into the file it is given, to `path`: all of it or nothing, whatever happens.
 
     Args:
         remedy: what to do where it cannot be written, for the message.
-        error: what is raised then.
-        shared: several commands may write this file at one time. Else what a killed one left is written over.
+        error: the exception that is raised then.
+        shared: several processes may write this file at the same time. Otherwise the remains of a killed one are
+            overwritten.
         sync: wait until it is on the disk; without, a power cut may leave it empty.
+        make_folders: create missing folders.
 
     Raises:
         RvrtError: it cannot be written; `error`.
     """
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part" if shared else f"{path.name}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if make_folders:
+            path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
             if callable(data):
                 data(file)
@@ -55,25 +58,37 @@ def write_atomically(
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[bool]:
-    """Whether this process alone holds the lock `path` while inside; the file stays. True where there are no such locks.
+def locked(path: Path, *, create: bool = True) -> Iterator[bool]:
+    """Whether this process alone holds the lock file `path` while inside; the file stays.
+
+    Also False where another process has just removed the file. True where the system or the file system has no locks.
+
+    Args:
+        create: make the file where it is missing.
 
     Raises:
-        OSError: the file cannot be made.
+        OSError: the file cannot be made, or is missing and `create` is off.
     """
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    lock = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o666)
     try:
-        try:
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            free = True
-        except ImportError:
-            free = True
-        except BlockingIOError:
-            free = False
-        except OSError:  # a file system without locks
-            free = True
-        yield free
+        yield _take(lock) and _is_file_at(path, lock)
     finally:
         os.close(lock)
+
+
+def _take(lock: int) -> bool:
+    try:
+        import fcntl
+
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):
+        return True
+    return True
+
+
+def _is_file_at(path: Path, descriptor: int) -> bool:
+    with contextlib.suppress(OSError):
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    return False

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PSNR, SSIM and the Y channel, after the field's protocols (MATLAB's `rgb2ycbcr` and `ssim`, valid windows only).
 
 Images are (H, W, 3) or (H, W), levels 0…255. Scores are computed in float64.

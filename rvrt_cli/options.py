@@ -1,6 +1,7 @@
-"""Options of the commands: frozen dataclasses that validate themselves; the single source of defaults.
+# SPDX-License-Identifier: Apache-2.0
+"""Options of the commands: frozen dataclasses that validate themselves; the single source of defaults and help texts.
 
-No MindSpore import: `rvrt --help` reads the defaults from here.
+No MindSpore or NumPy import: `rvrt --help` reads everything it prints from here.
 """
 
 from __future__ import annotations
@@ -13,68 +14,101 @@ from typing import Any
 
 from rvrt_cli.errors import OptionError
 
-
-def setting(default: Any, help: str, *, metavar: str | None = None, shown: str | None = None) -> Any:
-    """A dataclass field that is one command-line option, `--like-this` for `like_this`; `rvrt_cli.cli` builds it from here.
-
-    Args:
-        help: a noun phrase that stands alone, its unit in square brackets.
-        metavar: what stands for the value in the help; by default its type.
-        shown: the default as people write it, where `default` itself is not it ("all cores" for 0).
-    """
-    return field(default=default, metadata={"help": help, "metavar": metavar, "shown": shown})
-
-
 DEVICES = ("auto", "cpu", "gpu", "ascend")
 PRECISIONS = ("float32", "float16")
 PRESET_HEIGHTS = {"480p": 480, "720p": 720, "1080p": 1080, "1440p": 1440, "2160p": 2160, "4320p": 4320}
 NATIVE_SCALE = 4
-_MOST = 1_000_000  # frames or px of any option
+_MAX_COUNT = 1_000_000  # frames or px that any option may ask for
+
+
+def setting(
+    default: Any, help: str, *, metavar: str | None = None, shown: str | None = None, choices: tuple[str, ...] = ()
+) -> Any:
+    """A dataclass field that is one command-line option, `--like-this` for `like_this`.
+
+    `rvrt_cli.cli.generated_options` builds the option from it.
+
+    Args:
+        help: a noun phrase that stands alone (an imperative for a flag), with its unit in square brackets.
+        metavar: placeholder for the value in the help text; by default the name of its type.
+        shown: the default as people write it, where `default` itself is not that ("all cores" for 0).
+        choices: the values that are allowed; empty for any.
+    """
+    return field(default=default, metadata={"help": help, "metavar": metavar, "shown": shown, "choices": choices})
 
 
 @dataclass(frozen=True)
 class UpscaleOptions:
-    """How `rvrt upscale` works; every field is one command-line option.
+    """Options of `rvrt upscale`; every field is one command-line option.
 
-    Frames and pixels count in the source's own size ("LR" pixels) unless a field says otherwise.
+    Frames and pixels are counted at the source's own size ("LR" pixels) unless a field says otherwise.
 
     Raises:
         OptionError: a value cannot be used; the message names the option and the remedy.
     """
 
-    model: str = "rvrt-tiny"  # embedded weights' name, or a preset whose converted weights are in the cache
-    weights: str | None = None  # a .safetensors file instead of `model`
-    device: str = "auto"
-    precision: str = "float32"
-    scale: int = NATIVE_SCALE  # 2, 3 or 4: x4, then an antialiased reduction
-    size: str | None = None  # "WIDTHxHEIGHT" or "1080p"; overrides `scale`
-    window: int | None = None  # frames emitted per call; 0: the whole clip at once; None: planned from the memory
-    lookahead: int = 2  # frames of the future that a window sees
-    tile: int | None = None  # LR px; 0: untiled; None: planned from the memory
-    overlap: int = 16  # LR px shared by neighboring tiles
-    memory: str | None = None  # such as "4G"; None: most of what is free
-    start: float = 0.0  # s
-    duration: float | None = None  # s
-    deinterlace: bool = False  # make one frame of every two fields before enlarging
-    codec: str | None = None  # ffmpeg's name of a video encoder; None: libx264, or libvpx-vp9 for .webm
-    crf: int | None = None
-    preset: str | None = None
-    pix_fmt: str | None = None
-    overwrite: bool = False
-    segment: int = 96  # frames that are kept, as one, when a run is interrupted
-    ranks: int = 1  # processes that share out the scenes, over all machines
-    local_ranks: int = 0  # of them on this machine; 0: all
-    node: int = 0  # number of this machine, from 0
-    master: str | None = None  # "HOST:PORT" at which the ranks of several machines meet
+    model: str = setting("rvrt-tiny", "Weights to use; see `rvrt weights list`.", metavar="NAME")
+    weights: str | None = setting(None, "Weights file to use in place of --model.", metavar="FILE")
+    device: str = setting("auto", "Device that runs the network.", choices=DEVICES)
+    precision: str = setting(
+        "float32", "Floating-point precision of the network; float16 needs a GPU or NPU.", choices=PRECISIONS
+    )
+    scale: int = setting(NATIVE_SCALE, "Scale factor: 2, 3 or 4; for 2 and 3 the 4x result is downscaled.")
+    size: str | None = setting(
+        None, "Output size in place of --scale, such as 1920x1080 or 1080p [px].", metavar="SIZE"
+    )
+    window: int | None = setting(  # None: planned from the memory
+        None, "Frames upscaled per window; 0: the whole clip in one window.", shown="as many as memory allows, up to 14"
+    )
+    lookahead: int = setting(2, "Future frames that each window sees.")
+    tile: int | None = setting(  # None: planned from the memory
+        None, "Longest tile edge before upscaling [px]; 0: untiled.", shown="as large as memory allows"
+    )
+    overlap: int = setting(16, "Overlap between neighboring tiles [px].")
+    memory: str | None = setting(None, "Memory limit, such as 4G.", metavar="SIZE", shown="most of the free memory")
+    start: float = setting(0.0, "Start of the part to upscale [s].")
+    duration: float | None = setting(None, "Duration of the part to upscale [s].", shown="to the end")
+    deinterlace: bool = setting(False, "Deinterlace the source before upscaling.")
+    codec: str | None = setting(
+        None, "Video encoder, by its ffmpeg name.", metavar="NAME", shown="libx264, or libvpx-vp9 for .webm"
+    )
+    crf: int | None = setting(None, "Encoder quality (CRF), from 0 to 63; lower is better.")
+    preset: str | None = setting(None, "Encoder speed preset, such as fast.", metavar="NAME")
+    pix_fmt: str | None = setting(None, "Encoder pixel format, such as yuv420p10le.", metavar="NAME")
+    overwrite: bool = setting(False, "Replace an existing target.")
+    segment: int = setting(96, "Checkpoint interval, from which an interrupted run resumes [frames].")
+    ranks: int = setting(
+        1, "Worker processes on all machines; scenes are distributed among them, so one long scene occupies one."
+    )
+    local_ranks: int = setting(0, "Worker processes on this machine.", shown="all")
+    node: int = setting(0, "Number of this machine; the --master machine is 0.")
+    master: str | None = setting(
+        None,
+        "Address where the worker processes of several machines meet; they share the folders of SOURCE and TARGET.",
+        metavar="HOST:PORT",
+    )
 
     def __post_init__(self) -> None:
-        _one_of("--device", self.device, DEVICES)
-        _one_of("--precision", self.precision, PRECISIONS)
+        check_choice("--device", self.device, DEVICES)
+        check_choice("--precision", self.precision, PRECISIONS)
         if self.scale not in (2, 3, 4):
-            raise OptionError(f"--scale {self.scale}: the network enlarges 4 times; choose 2, 3 or 4")
+            raise OptionError(f"--scale {self.scale}: the network upscales 4 times; choose 2, 3 or 4")
+        self._check_windows()
+        if not 0 <= self.start < math.inf:
+            raise OptionError(f"--start {self.start}: give seconds from the beginning, 0 or more")
+        if self.duration is not None and not 0 < self.duration < math.inf:
+            raise OptionError(f"--duration {self.duration}: give more than 0 seconds")
+        if self.crf is not None and not 0 <= self.crf <= 63:
+            raise OptionError(f"--crf {self.crf}: give 0 (best) to 63")
+        check_ranks(self.ranks, self.local_ranks, self.node, self.master)
+        self.memory_bytes  # noqa: B018  validates
+        if self.size is not None:
+            parse_size(self.size)
+
+    def _check_windows(self) -> None:
         for name in ("window", "lookahead", "tile", "overlap", "segment"):
-            if (getattr(self, name) or 0) > _MOST:
-                raise OptionError(f"--{name} {getattr(self, name)}: give {_MOST} or less")
+            if (getattr(self, name) or 0) > _MAX_COUNT:
+                raise OptionError(f"--{name} {getattr(self, name)}: give {_MAX_COUNT} or less")
         if self.window is not None and self.window < 0:
             raise OptionError(f"--window {self.window}: give a number of frames, or 0 for the whole clip")
         if self.lookahead < 0:
@@ -85,22 +119,12 @@ class UpscaleOptions:
             raise OptionError(f"--overlap {self.overlap}: give 0 px or more")
         if self.tile and self.overlap > self.tile // 2:
             raise OptionError(f"--overlap {self.overlap}: at most half of --tile {self.tile}")
-        if not 0 <= self.start < math.inf:
-            raise OptionError(f"--start {self.start}: give seconds from the beginning, 0 or more")
-        if self.duration is not None and not 0 < self.duration < math.inf:
-            raise OptionError(f"--duration {self.duration}: give more than 0 seconds")
-        if self.crf is not None and not 0 <= self.crf <= 63:
-            raise OptionError(f"--crf {self.crf}: give 0 (best) to 63")
         if self.segment < 1:
             raise OptionError(f"--segment {self.segment}: give a number of frames, 1 or more")
-        check_ranks(self.ranks, self.local_ranks, self.node, self.master)
-        self.memory_bytes  # noqa: B018  validates
-        if self.size is not None:
-            parse_size(self.size)
 
     @property
     def memory_bytes(self) -> int | None:
-        """`memory` in bytes, or None when it is to be planned."""
+        """`memory` in bytes; None when no limit is given."""
         return None if self.memory is None else parse_memory(self.memory)
 
     @property
@@ -113,13 +137,28 @@ class UpscaleOptions:
         if self.size is None:
             return width * self.scale, height * self.scale
         wanted = parse_size(self.size)
-        if isinstance(wanted, int):  # a height: keep the aspect, even width
+        if isinstance(wanted, int):  # a height: keep the aspect ratio, even width
             return max(2, round(width * wanted / height / 2) * 2), wanted
         return wanted
 
 
+def option_flag(name: str) -> str:
+    """The command-line option of a field: `--like-this` for `like_this`."""
+    return "--" + name.replace("_", "-")
+
+
+def check_choice(option: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Refuse a value that is not among the allowed ones.
+
+    Raises:
+        OptionError: it is not.
+    """
+    if value not in allowed:
+        raise OptionError(f"{option} {value!r}: choose one of {', '.join(allowed)}")
+
+
 def usable_cores() -> int:
-    """Processors that this process may use: fewer than the machine has in many a container or batch system."""
+    """Processors that this process may use; in a container or batch system often fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -140,7 +179,7 @@ def parse_size(text: str) -> tuple[int, int] | int:
     """(width, height) px of "1920x1080", or the height px of "1080p".
 
     Raises:
-        OptionError: neither form, or a side of zero.
+        OptionError: neither form, or a side of less than 2 px.
     """
     if text.lower() in PRESET_HEIGHTS:
         return PRESET_HEIGHTS[text.lower()]
@@ -156,7 +195,7 @@ def check_ranks(ranks: int, local_ranks: int, node: int, master: str | None) -> 
     """Refuse ranks that cannot be started.
 
     Raises:
-        OptionError: a number is too small, or does not go with the others.
+        OptionError: a number is too small, or contradicts the others.
     """
     if ranks < 1:
         raise OptionError(f"--ranks {ranks}: give 1 or more")
@@ -176,14 +215,9 @@ def parse_address(text: str) -> tuple[str, int]:
     """Host and port of "HOST:PORT".
 
     Raises:
-        OptionError: another form, or a port that users may not take.
+        OptionError: another form, or a port that ordinary users may not open.
     """
     host, _, port = text.rpartition(":")
     if not host or not port.isdecimal() or not 1024 <= int(port) <= 65535:
-        raise OptionError(f"--master {text!r}: write HOST:PORT, the port from 1024 to 65535")
+        raise OptionError(f"--master {text!r}: write HOST:PORT, with a port from 1024 to 65535")
     return host, int(port)
-
-
-def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise OptionError(f"{option} {value!r}: choose one of {', '.join(allowed)}")

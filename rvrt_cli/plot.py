@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Curves in a PNG: axes, lines and their names, drawn with Pillow, so that no plotting library is needed."""
 
 from __future__ import annotations
@@ -5,87 +6,98 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
-Line = Sequence[tuple[float, float]]
+PlotLine = Sequence[tuple[float, float]]
 
 _COLORS = ((31, 119, 180), (214, 96, 20), (44, 140, 60), (150, 60, 160))
-_GRID = (225, 225, 225)
+_GRID_COLOR = (225, 225, 225)
 _TICKS = 6
-_LABELS = 70  # px left of the axes, for the numbers
-_MARKED = 60  # points of a line at most that are marked
+_LABEL_WIDTH = 70  # px left of the axes, for the numbers
+_MAX_MARKERS = 60  # a line of more points has none of them marked
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Place and scale of one diagram.
+
+    Attributes:
+        box: left, top, right, bottom of the axes [px]; numbers are left of and below it, names above.
+        span: first and last x.
+        label: text of a number on the y axis.
+        ticks: x of the numbers on the x axis; None: evenly spaced.
+        from_zero: the y axis starts at 0, not near the smallest value, and has round numbers.
+        empty: text shown where there are no lines.
+    """
+
+    box: tuple[int, int, int, int]
+    span: tuple[float, float]
+    label: Callable[[float], str]
+    ticks: Sequence[float] | None = None
+    from_zero: bool = False
+    empty: str = "nothing measured"
+
+    def y_range(self, values: Sequence[float]) -> tuple[float, float]:
+        """First and last y of an axis that shows `values`."""
+        low, high = (min(values), max(values)) if values else (0.0, 1.0)
+        if self.from_zero:
+            return 0.0, _round_up(high)
+        margin = 0.05 * (high - low) or 0.05
+        return low - margin, high + margin
 
 
 def canvas(width: int, height: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
-    """A white image of `width` × `height` px, and what draws on it."""
+    """A white image of `width` × `height` px, and its drawing interface."""
     image = Image.new("RGB", (width, height), "white")
     return image, ImageDraw.Draw(image)
 
 
 def png(image: Image.Image) -> bytes:
-    """The image as a PNG file's bytes."""
+    """The image as the bytes of a PNG file."""
     data = io.BytesIO()
     image.save(data, "PNG", optimize=True)
     return data.getvalue()
 
 
-def panel(
-    draw: ImageDraw.ImageDraw,
-    box: tuple[int, int, int, int],
-    span: tuple[float, float],
-    lines: Mapping[str, Line],
-    label: Callable[[float], str],
-    *,
-    ticks: Sequence[float] | None = None,
-    from_zero: bool = False,
-    empty: str = "nothing measured",
-) -> None:
-    """Axes and lines.
+def draw_diagram(draw: ImageDraw.ImageDraw, axes: Axes, lines: Mapping[str, PlotLine]) -> None:
+    """Draw axes and lines, which are points (x, y) by name."""
+    left, top, right, bottom = axes.box
+    first, last = axes.span
+    low, high = axes.y_range([y for line in lines.values() for _, y in line])
 
-    Args:
-        box: left, top, right, bottom of the axes [px]; numbers stand left of and below it, names above.
-        span: first and last x.
-        lines: points (x, y) by name.
-        label: text of a number on the y axis.
-        ticks: where numbers stand on the x axis; None: evenly spread.
-        from_zero: whether the y axis begins at 0, not near the smallest value, and has round numbers.
-        empty: written where there are no lines.
-    """
-    left, top, right, bottom = box
-    values = [y for line in lines.values() for _, y in line]
-    low, high = (min(values), max(values)) if values else (0.0, 1.0)
-    margin = 0.05 * (high - low) or 0.05
-    low, high = (0.0, _round_up(high)) if from_zero else (low - margin, high + margin)
+    def x_pixel(x: float) -> float:
+        return left + (right - left) * (x - first) / (last - first)
 
-    def across(x: float) -> float:
-        return left + (right - left) * (x - span[0]) / (span[1] - span[0])
-
-    def up(y: float) -> float:
+    def y_pixel(y: float) -> float:
         return bottom - (bottom - top) * (y - low) / (high - low)
 
-    for k in range(_TICKS):
-        value = low + (high - low) * k / (_TICKS - 1)
-        draw.line((left, up(value), right, up(value)), fill=_GRID)
-        draw.text((left - _LABELS + 6, up(value) - 6), label(value), fill="black")
-    for x in ticks or [span[0] + (span[1] - span[0]) * k / (_TICKS - 1) for k in range(_TICKS)]:
-        draw.text((across(x) - 12, bottom + 6), f"{x:.3g}" if ticks else f"{x:.0f}", fill="black")
-    name_at = left + 10.0
+    for value in _evenly(low, high):
+        draw.line((left, y_pixel(value), right, y_pixel(value)), fill=_GRID_COLOR)
+        draw.text((left - _LABEL_WIDTH + 6, y_pixel(value) - 6), axes.label(value), fill="black")
+    for x in axes.ticks or _evenly(first, last):
+        draw.text((x_pixel(x) - 12, bottom + 6), f"{x:.3g}" if axes.ticks else f"{x:.0f}", fill="black")
+    name_left = left + 10.0
     for index, (name, line) in enumerate(lines.items()):
         color = _COLORS[index % len(_COLORS)]
-        points = [(across(x), up(y)) for x, y in line]
+        points = [(x_pixel(x), y_pixel(y)) for x, y in line]
         if len(points) > 1:
             draw.line(points, fill=color, width=2)
-        for x, y in points if len(points) < _MARKED else ():
+        for x, y in points if len(points) < _MAX_MARKERS else ():
             draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=color)
-        draw.text((name_at, top - 18), name, fill=color)
-        name_at += draw.textlength(name) + 30
+        draw.text((name_left, top - 18), name, fill=color)
+        name_left += draw.textlength(name) + 30
     if not lines:
-        draw.text((left + 10, top + 10), empty, fill="gray")
+        draw.text((left + 10, top + 10), axes.empty, fill="gray")
+
+
+def _evenly(first: float, last: float) -> list[float]:
+    return [first + (last - first) * k / (_TICKS - 1) for k in range(_TICKS)]
 
 
 def _round_up(value: float) -> float:
-    """The smallest end of an axis that holds `value` > 0 and whose numbers are round."""
+    """The smallest end of an axis from 0 that includes `value` > 0 and gives round numbers at its ticks."""
     step = value / (_TICKS - 1)
     unit = 10.0 ** math.floor(math.log10(step)) if step > 0 else 1.0
     return (_TICKS - 1) * next(

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Settings that MindSpore reads at import, as `rvrt_cli.device` makes them; and a working directory to throw away."""
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ import pytest
 from helpers.kernel_calls import ISAS, Kernels
 
 import rvrt_cli
-from rvrt_cli.device import _prepare
+from rvrt_cli.device import set_environment
 
-_prepare(None)
-# Programs that tests start import what the tests import, be it the installed package or the checkout, and these helpers.
+set_environment()
+# Processes that tests start import what the tests import, be it the installed package or the checkout, and these helpers.
 _IMPORTED = [*map(str, (Path(rvrt_cli.__file__).parents[1], Path(__file__).parent)), os.environ.get("PYTHONPATH", "")]
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, _IMPORTED))
 # A shell starts what it runs in the background with Ctrl-C ignored; programs under test would inherit that, and keep it.
@@ -49,7 +50,7 @@ def kernels(library: Kernels, request: pytest.FixtureRequest) -> Iterator[Kernel
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Run in a folder of its own: nothing may land in, or be read from, where the tests were started."""
+    """Run in a folder of its own: nothing may land in, or be read from, the folder that the tests were started in."""
     folder = tmp_path_factory.mktemp("cwd")
     monkeypatch.chdir(folder)
     return folder

@@ -1,4 +1,5 @@
-"""The device, its errors and its memory."""
+# SPDX-License-Identifier: Apache-2.0
+"""The device: its choice, its errors and its memory."""
 
 from __future__ import annotations
 
@@ -12,12 +13,13 @@ from rvrt_cli.device import host_free_bytes, memory_errors, use_device
 from rvrt_cli.errors import OptionError, OutOfMemoryError, RvrtError
 
 
-def test_cpu_is_always_there() -> None:
+def test_the_cpu_is_always_available() -> None:
     device = use_device("cpu")
     assert (device.kind, device.precision) == ("cpu", "float32")
     assert device.free_bytes() is None
 
 
+@pytest.mark.slow
 def test_a_program_that_has_used_mindspore_can_still_load_a_network() -> None:
     code = "import mindspore as ms; (ms.Tensor([1.0]) + 1).asnumpy()\n"
     code += "from rvrt_cli.device import use_device; assert use_device('cpu').kind == 'cpu'"
@@ -25,8 +27,9 @@ def test_a_program_that_has_used_mindspore_can_still_load_a_network() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_mindspore_prints_nothing_of_what_it_does_not_raise() -> None:
-    """On 12 cores or more it notes an error for each part of a tensor that goes into a compiled stage."""
+@pytest.mark.slow
+def test_mindspore_prints_no_errors_that_it_does_not_raise() -> None:
+    """On 12 cores or more it logs an error for each slice of a tensor that a compiled stage is given."""
     code = "from rvrt_cli.device import use_device; use_device('cpu')\n"
     code += "import mindspore as ms; ms.log.error('noticed'); print('done')"
     environment = {name: value for name, value in os.environ.items() if name != "GLOG_v"}
@@ -59,14 +62,14 @@ def test_impossible_requests_are_refused() -> None:
         "CUDA error: out of memory",
     ],
 )
-def test_running_out_of_memory_is_one_error_however_it_is_said(words: str) -> None:
+def test_every_wording_of_out_of_memory_is_the_same_error(words: str) -> None:
     with pytest.raises(OutOfMemoryError, match="--tile"), memory_errors():
         raise RuntimeError(words)
     with pytest.raises(OutOfMemoryError), memory_errors():
         raise MemoryError
 
 
-def test_other_errors_stay_what_they_are() -> None:
+def test_other_errors_pass_unchanged() -> None:
     with pytest.raises(RuntimeError, match="shapes do not match"), memory_errors():
         raise RuntimeError("the shapes do not match")
 
@@ -76,8 +79,9 @@ def test_free_memory_is_within_the_machine() -> None:
     assert 0 < host_free_bytes() <= installed
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_mindspore_is_imported_ends_in_one_line() -> None:
-    """Cut short, the import left half a MindSpore, which aborted the process at its end."""
+    """An interrupted import left MindSpore half initialized, which aborted the process at exit."""
     code = (
         "import os, signal, sys, threading, time\n"
         "def ask():\n"

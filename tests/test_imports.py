@@ -1,96 +1,142 @@
-"""Imports point one way (README, "How it is built"), and what must stay light stays light."""
+# SPDX-License-Identifier: Apache-2.0
+"""Dependencies point one way and in no circle, and what must stay light stays light.
+
+    cli → bench → upscale | train → weights, data → model, video, engine → ops → device
+    inside video: write → mux → read → color, ffmpeg
+
+Everything may import the modules of the lowest level. Imports inside functions and under TYPE_CHECKING count too.
+"""
 
 from __future__ import annotations
 
 import ast
+import graphlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
+
+import pytest
 
 import rvrt_cli
 
 PACKAGE = Path(rvrt_cli.__file__).parent
-# From low to high: a part may import its own level and lower ones, and what ALLOWED adds.
-LEVELS = [
-    {"errors"},
-    {"options", "signals", "files"},
-    {"device", "ranks"},
-    {"ops"},
-    {"model", "engine", "video", "metrics", "plot"},
-    {"weights", "data"},
-    {"upscale", "train", "bench"},
-    {"cli"},
-]
-LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
-SAME_LEVEL = {
-    ("data", "weights"),
-    ("train", "upscale"),
-    ("bench", "upscale"),
-    ("bench", "train"),
-}  # besides itself, nothing else on its level
+# From low to high: a part may import itself and the levels below
+LEVELS = (
+    ("errors", "version", "options", "files", "frame", "signals", "metrics", "plot"),
+    ("device", "msrun"),
+    ("ops",),
+    ("model", "video", "engine"),
+    ("weights", "data"),
+    ("upscale", "train"),
+    ("bench",),
+    ("cli",),
+    ("",),  # rvrt_cli/__init__.py, the public API
+)
+VIDEO_LEVELS = (("color", "ffmpeg"), ("read",), ("mux",), ("write",), ("",))
+# may be imported beside the levels below
+SAME_LEVEL = {("options", "errors"), ("files", "errors"), ("data", "weights"), ("color", "ffmpeg")}
 
 
-def imports(path: Path) -> Iterator[tuple[str, bool]]:
-    """Dotted names that a file imports, and whether it does so while it is being imported."""
-    tree = ast.parse(path.read_text())
-    outside = {id(node) for node in ast.walk(tree)}
-    for function in ast.walk(tree):
-        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
-            outside -= {id(node) for node in ast.walk(function)}
-        if isinstance(function, ast.If) and "TYPE_CHECKING" in ast.unparse(function.test):
-            outside -= {id(node) for node in ast.walk(function)}
+class Import(NamedTuple):
+    """One import of a module of the package or of another one."""
+
+    module: str  # the importing one
+    imported: str
+    at_import: bool  # runs while `module` is imported: not inside a function, not for type checkers alone
+
+
+def modules() -> dict[str, Path]:
+    """All modules of the package by their dotted names; a package is its __init__.py."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = (PACKAGE.name, *path.relative_to(PACKAGE).with_suffix("").parts)
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports_of(module: str, path: Path, known: dict[str, Path]) -> Iterator[Import]:
+    """All imports of a module; `from package import name` imports the module `package.name` where there is one."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    later = set()  # what does not run while the module is imported
+    for node in ast.walk(tree):
+        in_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        if in_function or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)):
+            later |= {id(inner) for inner in ast.walk(node)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                yield alias.name, id(node) in outside
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            if node.module == "rvrt_cli":
-                for alias in node.names:
-                    yield f"rvrt_cli.{alias.name}", id(node) in outside
-            else:
-                yield node.module, id(node) in outside
+                yield Import(module, alias.name, id(node) not in later)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module, f"{module}: relative import"
+            assert not node.level, f"{module}: relative import"
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield Import(module, full if full in known else node.module, id(node) not in later)
 
 
-def parts() -> Iterator[tuple[str, Path]]:
-    for path in sorted(PACKAGE.rglob("*.py")):
-        part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-        if part != "__init__":
-            yield part, path
+@pytest.fixture(scope="module")
+def imports() -> list[Import]:
+    known = modules()
+    return [found for module, path in known.items() for found in imports_of(module, path, known)]
 
 
-def test_every_part_has_a_level() -> None:
-    assert {part for part, _ in parts()} <= set(LEVEL)
+def part_of(module: str, under: str = PACKAGE.name) -> str:
+    """The part of the package, or of the package `under`, that a module belongs to; "" for its __init__.py."""
+    return module.removeprefix(under).strip(".").partition(".")[0]
 
 
-def test_no_import_points_upwards() -> None:
+def upward(imports: list[Import], under: str, levels: tuple[tuple[str, ...], ...]) -> list[str]:
+    """Imports between the parts of `under` that do not point to a lower level."""
+    level = {part: number for number, parts in enumerate(levels) for part in parts}
     wrong = []
-    for part, path in parts():
-        for name, _ in imports(path):
-            if not name.startswith("rvrt_cli."):
-                continue
-            other = name.split(".")[1]
-            if other in LEVEL and other != part and LEVEL[other] >= LEVEL[part] and (part, other) not in SAME_LEVEL:
-                wrong.append(f"{path.relative_to(PACKAGE)} imports {name}")
+    for module, imported, _ in imports:
+        if not (f"{module}.".startswith(f"{under}.") and f"{imported}.".startswith(f"{under}.")):
+            continue
+        part, other = part_of(module, under), part_of(imported, under)
+        if part != other and level[other] >= level[part] and (part, other) not in SAME_LEVEL:
+            wrong.append(f"{module} imports {imported}")
+    return wrong
+
+
+def test_every_module_belongs_to_a_level() -> None:
+    assert {part_of(module) for module in modules()} == {part for parts in LEVELS for part in parts}
+    inside = {part_of(m, "rvrt_cli.video") for m in modules() if f"{m}.".startswith("rvrt_cli.video.")}
+    assert inside == {part for parts in VIDEO_LEVELS for part in parts}
+
+
+def test_no_import_points_upward(imports: list[Import]) -> None:
+    wrong = upward(imports, PACKAGE.name, LEVELS) + upward(imports, "rvrt_cli.video", VIDEO_LEVELS)
     assert not wrong, "\n".join(wrong)
 
 
-def test_the_engine_and_the_video_part_know_nothing_of_the_network() -> None:
+def test_no_modules_import_each_other_in_a_circle(imports: list[Import]) -> None:
+    known = modules()
+    graph: dict[str, set[str]] = {module: set() for module in known}
+    for module, imported, _ in imports:
+        if imported in known and imported != module:
+            graph[module].add(imported)
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(f"a cycle of imports: {' ← '.join(error.args[1])}")
+
+
+def test_engine_and_video_do_not_depend_on_the_network(imports: list[Import]) -> None:
     wrong = []
-    for part, path in parts():
-        for name, _ in imports(path):
-            if part in ("engine", "video") and name.split(".")[0] == "mindspore":
-                wrong.append(f"{path.relative_to(PACKAGE)} imports {name}")
-            if part == "engine" and name.startswith(("rvrt_cli.model", "rvrt_cli.ops", "rvrt_cli.video")):
-                wrong.append(f"{path.relative_to(PACKAGE)} imports {name}")
+    for module, imported, _ in imports:
+        part = part_of(module)
+        if part in ("engine", "video") and imported.partition(".")[0] == "mindspore":
+            wrong.append(f"{module} imports {imported}")
+        if part == "engine" and part_of(imported) in ("model", "ops", "video") and imported.startswith("rvrt_cli."):
+            wrong.append(f"{module} imports {imported}")
     assert not wrong, "\n".join(wrong)
 
 
-def test_commands_import_what_is_heavy_only_when_they_run() -> None:
-    heavy = ("mindspore", "av", "imageio", "rvrt_cli.model", "rvrt_cli.upscale", "rvrt_cli.device")
+def test_commands_import_heavy_modules_only_when_they_run(imports: list[Import]) -> None:
+    heavy = ("mindspore", "numpy", "av", "imageio", "rich", "rvrt_cli.model", "rvrt_cli.upscale", "rvrt_cli.device")
     wrong = [
-        f"{path.relative_to(PACKAGE)} imports {name}"
-        for part, path in parts()
-        if part == "cli"
-        for name, at_import in imports(path)
-        if at_import and name.startswith(heavy)
+        f"{module} imports {imported}"
+        for module, imported, at_import in imports
+        if part_of(module) == "cli" and at_import and f"{imported}.".startswith(tuple(f"{name}." for name in heavy))
     ]
     assert not wrong, "\n".join(wrong)

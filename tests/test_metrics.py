@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PSNR, SSIM and luma against formulas and scikit-image."""
 
 import numpy as np

@@ -1,4 +1,5 @@
-"""Options refuse what cannot be used, and name it."""
+# SPDX-License-Identifier: Apache-2.0
+"""Options refuse values that cannot be used, and name the option."""
 
 from __future__ import annotations
 
@@ -65,7 +66,7 @@ KINDS = {"str": WORDS, "str | None": st.none() | WORDS, "bool": st.booleans(),
          "float": st.floats(), "float | None": st.none() | st.floats()}  # fmt: skip
 
 
-@searching(400)
+@searching(100)
 @given(st.fixed_dictionaries({}, optional={entry.name: KINDS[str(entry.type)] for entry in fields(UpscaleOptions)}))
 def test_any_values_are_used_or_refused_in_one_line(values: dict) -> None:
     """Values of the right type, as the command line makes them."""

@@ -1,8 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
 """Quality, speed and memory of a network, measured so that the figures cannot be misread.
 
-- `options` says what is measured; `report` what the result's keys mean.
-- `speed` times one call between device synchronizations; `stages` finds out where that time goes, in a pass of its own;
-  `machine` tells what it ran on and how much memory it took; `apart` does it in another process: `sweep`, `pipeline`.
-- `datasets` reads the field's test sets as people unpack them, `quality` scores a network on them, `vmaf` asks ffmpeg.
-- `published` has the figures of others, to stand beside ours and to be told apart from them.
+- `bench_options` says what is measured; `report` documents the keys of the result.
+- Speed: `speed` times a call between device synchronizations, `stages` finds out where that time goes, `machine` describes
+  what it ran on and how much memory it took. `kernel_speed`, `training_speed` and `pipeline` (the whole of `rvrt upscale`)
+  time other things; `sweep` repeats the call at other sizes and `sweep_plot` draws how time and memory grow. `isolated`
+  runs a measurement in a process of its own.
+- Quality: `datasets` reads the usual test sets as people unpack them, `quality` scores a network on them (`vmaf` with
+  ffmpeg), `resume_log` keeps the scores of an interrupted run.
+- `published_figures`: what others have published, marked as such, for comparison.
 """

@@ -1,54 +1,69 @@
-"""Options of `rvrt bench`; no MindSpore import."""
+# SPDX-License-Identifier: Apache-2.0
+"""Options of `rvrt bench`; no MindSpore or NumPy import."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from rvrt_cli.errors import OptionError
-from rvrt_cli.options import DEVICES, PRECISIONS, UpscaleOptions, parse_size
+from rvrt_cli.options import DEVICES, PRECISIONS, UpscaleOptions, check_choice, parse_size, setting
 
 PROTOCOLS = ("vimeo90k-t", "vid4", "reds4", "udm10", "clips")
-DEGRADATIONS = ("bi", "bd", "video")  # MATLAB's bicubic; blur and decimation; bicubic, then H.264
+TEST_DEGRADATIONS = ("bi", "bd", "video")  # MATLAB's bicubic; blur and decimation; bicubic, then H.264
 RANDOM = "random"  # in place of a weights file
-SMALLEST = 8  # px, one attention window
+MIN_SIDE = 8  # px, one attention window
 
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What `rvrt bench` measures; every field is one command-line option.
+    """Options of `rvrt bench`; every field is one command-line option.
 
     Raises:
         OptionError: a value cannot be used, or one belongs to speed and another to quality.
     """
 
-    model: str = UpscaleOptions.model
-    weights: str | None = None  # a file, or "random" for speed alone
-    device: str = UpscaleOptions.device
-    precision: str = UpscaleOptions.precision
-    frames: int = 14  # of one call
-    size: str = "112x64"  # LR px, WIDTHxHEIGHT: Vimeo-90K's 64 rows of 112 px
-    repeat: int = 5  # calls that are timed, after warm-up
-    pipeline: str | None = None  # a video for the whole of `rvrt upscale`
-    training: bool = False  # a training step too
-    kernels: bool = False  # each kernel against its definition too
-    sweep: bool = False  # other numbers of frames and frame sizes too
-    protocol: str | None = None  # quality in place of speed
-    data: str | None = None
-    degradation: str | None = None  # of the data; None: the protocol's own
-    limit: int | None = None  # clips
-    save: str | None = None  # folder for the enlarged frames
-    vmaf: bool = False
-    force: bool = False  # weights of another degradation than the data's
+    model: str = setting(UpscaleOptions.model, "Weights to measure; see `rvrt weights list`.", metavar="NAME")
+    weights: str | None = setting(
+        None,
+        "Weights file to use in place of --model; 'random' measures the speed of a preset without its weights.",
+        metavar="FILE",
+    )
+    device: str = setting(UpscaleOptions.device, "Device that runs the network.", choices=DEVICES)
+    precision: str = setting(
+        UpscaleOptions.precision,
+        "Floating-point precision of the network; float16 needs a GPU or NPU.",
+        choices=PRECISIONS,
+    )
+    frames: int = setting(14, "Frames per call.")
+    size: str = setting("112x64", "Frame size before upscaling [px].", metavar="WIDTHxHEIGHT")  # Vimeo-90K's LR size
+    repeat: int = setting(5, "Timed calls, after the warm-up.")
+    pipeline: str | None = setting(
+        None, "Video for a timing of the whole `rvrt upscale`, decoding and encoding included.", metavar="VIDEO"
+    )
+    training: bool = setting(False, "Time a whole training step of the network too.")
+    kernels: bool = setting(False, "Time each C++ kernel against its MindSpore definition too.")
+    sweep: bool = setting(False, "Measure other frame counts and frame sizes too: how time and memory grow.")
+    protocol: str | None = setting(None, "Quality protocol; without one, speed is measured.", choices=PROTOCOLS)
+    data: str | None = setting(
+        None, "Folder of the test set.", metavar="FOLDER", shown="the sample clip, for --protocol clips"
+    )
+    degradation: str | None = setting(
+        None, "Degradation of the low-resolution frames.", choices=TEST_DEGRADATIONS, shown="bi; bd for udm10"
+    )
+    limit: int | None = setting(None, "Clips to sample, spread evenly over the set.", shown="all of them")
+    save: str | None = setting(None, "Folder for the upscaled frames, as PNG.", metavar="FOLDER")
+    vmaf: bool = setting(False, "Compute VMAF too, with ffmpeg's libvmaf.")
+    force: bool = setting(False, "Score weights on data that they were not trained for.")
 
     def __post_init__(self) -> None:
-        _one_of("--device", self.device, DEVICES)
-        _one_of("--precision", self.precision, PRECISIONS)
+        check_choice("--device", self.device, DEVICES)
+        check_choice("--precision", self.precision, PRECISIONS)
         if self.frames < 1:
             raise OptionError(f"--frames {self.frames}: give 1 or more")
         if self.repeat < 1:
             raise OptionError(f"--repeat {self.repeat}: give 1 or more")
-        if min(self.width_height) < SMALLEST:
-            raise OptionError(f"--size {self.size}: the network needs {SMALLEST}x{SMALLEST} px at least")
+        if min(self.width_height) < MIN_SIDE:
+            raise OptionError(f"--size {self.size}: the network needs at least {MIN_SIDE}x{MIN_SIDE} px")
         if self.limit is not None and self.limit < 1:
             raise OptionError(f"--limit {self.limit}: give 1 clip or more")
         if self.protocol is None:
@@ -59,21 +74,21 @@ class BenchOptions:
     def _check_speed(self) -> None:
         for name in ("data", "degradation", "limit", "save", "vmaf", "force"):
             if getattr(self, name):
-                raise OptionError(f"--{name}: belongs to quality; choose a --protocol of {', '.join(PROTOCOLS)}")
+                raise OptionError(f"--{name}: measures quality; choose a --protocol of {', '.join(PROTOCOLS)}")
 
     def _check_quality(self, protocol: str) -> None:
-        _one_of("--protocol", protocol, PROTOCOLS)
+        check_choice("--protocol", protocol, PROTOCOLS)
         for name in ("pipeline", "training", "kernels", "sweep"):
             if getattr(self, name):
-                raise OptionError(f"--{name}: belongs to speed; leave out --protocol")
+                raise OptionError(f"--{name}: measures speed; omit --protocol")
         if self.weights == RANDOM:
-            raise OptionError("--weights random: good for speed only; name a --model, or give a weights file")
+            raise OptionError("--weights random: measures speed only; name a --model, or give a weights file")
         if self.degradation is not None:
-            _one_of("--degradation", self.degradation, DEGRADATIONS)
+            check_choice("--degradation", self.degradation, TEST_DEGRADATIONS)
         if self.degradation == "video" and protocol != "clips":
-            raise OptionError("--degradation video: only --protocol clips has it; choose bi or bd")
+            raise OptionError("--degradation video: for --protocol clips only; choose bi or bd")
         if self.data is None and protocol != "clips":
-            raise OptionError(f"--protocol {protocol}: give its folder with --data DIR; without data there is clips")
+            raise OptionError(f"--protocol {protocol}: give its folder with --data FOLDER, or choose --protocol clips")
 
     @property
     def width_height(self) -> tuple[int, int]:
@@ -85,8 +100,3 @@ class BenchOptions:
         if isinstance(size, int):
             raise OptionError(f"--size {self.size!r}: write WIDTHxHEIGHT such as 112x64")
         return size
-
-
-def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise OptionError(f"{option} {value!r}: choose one of {', '.join(allowed)}")

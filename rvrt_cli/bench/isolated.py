@@ -1,4 +1,5 @@
-"""Measure in another process: memory that one measurement has taken must not hide in the next one's."""
+# SPDX-License-Identifier: Apache-2.0
+"""Measurements in a process of their own: the memory that one has taken must not hide in the next one's."""
 
 from __future__ import annotations
 
@@ -11,30 +12,31 @@ from typing import Any
 
 from rvrt_cli.errors import OutOfMemoryError
 
-_THREADS = "OMP_NUM_THREADS"
-_PATIENCE = 10.0  # s for a process to end by itself once it has answered
+_OPENMP_THREADS = "OMP_NUM_THREADS"
+_CHILD_EXIT_TIMEOUT = 10.0  # s for a process to exit by itself once it has sent its result
 
 
-def apart(function: Callable[..., Any], *arguments: Any) -> Any:
-    """`function(*arguments)` in a process of its own; its result or its error comes back. All of them can be pickled.
+def run_isolated(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Result of `function(*arguments)` in a process of its own; function, arguments and result must be picklable.
 
     Raises:
-        OutOfMemoryError: the process ended without an answer; what `function` raises.
+        OutOfMemoryError: the process ended without a result.
+        Exception: whatever `function` raises.
     """
-    context = get_context("spawn")  # a copy of this process would bring its memory along
+    context = get_context("spawn")  # a fork would bring this process's memory along
     here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(there, function, arguments), daemon=True)
-    if _THREADS not in os.environ:  # MindSpore sets it in C, to half the cores, where os.environ does not see it
-        os.unsetenv(_THREADS)
+    process = context.Process(target=_send_result, args=(there, function, arguments), daemon=True)
+    if _OPENMP_THREADS not in os.environ:  # MindSpore sets it in C, to half the cores, where os.environ does not see it
+        os.unsetenv(_OPENMP_THREADS)
     process.start()
     there.close()
     try:
         result, error = here.recv()
-        process.join(_PATIENCE)
+        process.join(_CHILD_EXIT_TIMEOUT)
     except EOFError:
-        process.join(_PATIENCE)
+        process.join(_CHILD_EXIT_TIMEOUT)
         raise OutOfMemoryError(
-            f"the process that measured ended without an answer (status {process.exitcode}), as when memory runs out; "
+            f"the measuring process ended without a result (status {process.exitcode}), as happens when memory runs out; "
             "give fewer --frames or a smaller --size"
         ) from None
     finally:
@@ -47,12 +49,12 @@ def apart(function: Callable[..., Any], *arguments: Any) -> Any:
     return result
 
 
-def _answer(there: Connection, function: Callable[..., Any], arguments: tuple) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback; the parent tells the user
-    answer: tuple[Any, Exception | None]
+def _send_result(there: Connection, function: Callable[..., Any], arguments: tuple) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback; the parent reports it
+    outcome: tuple[Any, Exception | None]
     try:
-        answer = function(*arguments), None
+        outcome = function(*arguments), None
     except Exception as error:  # raised again in the parent
-        answer = None, error
-    there.send(answer)
+        outcome = None, error
+    there.send(outcome)
     there.close()

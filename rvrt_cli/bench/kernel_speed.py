@@ -1,10 +1,12 @@
-"""Each C++ kernel against its plain MindSpore definition, on the same input, forward and gradient."""
+# SPDX-License-Identifier: Apache-2.0
+"""Time of each C++ kernel and of its plain MindSpore definition, on the same input, forward and gradient."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,9 +14,20 @@ import numpy as np
 from rvrt_cli.bench.bench_options import BenchOptions
 from rvrt_cli.errors import RvrtError
 
-CLIP, EDGE, WIDTH = 2, 32, 144  # frames, LR px, channels: a clip of the published network
-_WIDE, _HEADS, _POINTS = 2 * WIDTH, 12, 9  # of its alignment
-_WITHOUT_GRADIENT = ("lucas_kanade", "fuse_frames")
+# Sizes of the published network: a clip of 2 frames of 32×32 LR px (at twice that size the definition of deformable
+# attention takes gigabytes), 144 channels, and twice as many in the alignment
+_CASE_FRAMES, _CASE_EDGE, _CASE_WIDTH = 2, 32, 144
+_ALIGN_HEADS, _KERNEL_POINTS = 12, 9
+
+
+@dataclass(frozen=True)
+class KernelCase:
+    """A function of `rvrt_cli.ops` and its arguments; arrays become tensors, towards which the gradient is taken."""
+
+    name: str
+    function: str
+    arguments: list[Any]
+    has_gradient: bool = True
 
 
 def check_kernels(options: BenchOptions) -> None:
@@ -29,112 +42,126 @@ def check_kernels(options: BenchOptions) -> None:
     from rvrt_cli.ops import kernels  # brings MindSpore, whose device is set by now
 
     if kernels.library() is None:
-        raise RvrtError(f"--kernels: there are none: {kernels.problem()}")
+        raise RvrtError(f"--kernels: the C++ kernels are missing: {kernels.problem()}")
 
 
 def measure_kernels(repeat: int) -> list[dict[str, Any]]:
-    """Sizes of the published network, one clip of 2 frames of 32×32 px (at twice that the definition of the
-    first takes gigabytes); the definitions are compiled, as in the network.
+    """Time every kernel and its definition, which is compiled as in the network.
 
     Returns:
-        per kernel "name", and for "forward" and, where there is one, "gradient" (towards all its tensors, with what that
-        needs of the forward pass) the median seconds of kernel and definition and the factor between them.
+        for every kernel "name", and for "forward" and, where there is one, "gradient" (towards all its tensors, with the
+        part of the forward pass that it needs) the median seconds of kernel and definition and the factor between them.
     """
     from rvrt_cli.device import use_device
 
     use_device("cpu")
     rows = []
-    for name, (function, arguments) in _cases().items():
-        fused = _time(function, arguments, True, repeat)
-        plain = _time(function, arguments, False, repeat)
-        row: dict[str, Any] = {"name": name}
-        for part, ours, theirs in zip(("forward", "gradient"), fused, plain, strict=True):
-            if ours is not None and theirs is not None:
-                row[part] = {"kernel_seconds": ours, "definition_seconds": theirs, "factor": theirs / ours}
+    for case in kernel_cases():
+        kernel = _median_seconds(case, use_kernels=True, repeat=repeat)
+        definition = _median_seconds(case, use_kernels=False, repeat=repeat)
+        row: dict[str, Any] = {"name": case.name}
+        for part, seconds in kernel.items():
+            row[part] = {
+                "kernel_seconds": seconds,
+                "definition_seconds": definition[part],
+                "factor": definition[part] / seconds,
+            }
         rows.append(row)
     return rows
 
 
-def _cases() -> dict[str, tuple[str, list[Any]]]:
-    """What is measured → function of `rvrt_cli.ops`, its arguments; arrays are tensors that get a gradient."""
+def kernel_cases(edge: int = _CASE_EDGE, width: int = _CASE_WIDTH) -> list[KernelCase]:
+    """Every kernel with random input: `edge` px, `width` channels."""
     rng = np.random.default_rng(0)
 
     def normal(*shape: int, scale: float = 1.0) -> np.ndarray:
         return (scale * rng.standard_normal(shape)).astype(np.float32)
 
-    def colors(count: int) -> np.ndarray:
-        return rng.uniform(0, 1, (count, EDGE, EDGE, 3)).astype(np.float32)
+    def colors(*shape: int) -> np.ndarray:
+        return rng.uniform(0, 1, (*shape, edge, edge, 3)).astype(np.float32)
 
-    image, clip = (CLIP, EDGE, EDGE, WIDTH), (1, CLIP, EDGE, EDGE, WIDTH)
-    wide = (1, CLIP, EDGE, EDGE, _WIDE)
-    dense = 1 / np.sqrt(WIDTH)
-    offsets = (1, CLIP, EDGE, EDGE, CLIP, _HEADS, _POINTS, 2)
-    feed = [normal(WIDTH), normal(WIDTH), normal(_WIDE, WIDTH, scale=dense), normal(_WIDE),
-            normal(WIDTH, _WIDE, scale=dense), normal(WIDTH)]  # fmt: skip
-    return {
-        "guided deformable attention": ("deformable_attention", [
-            normal(*wide), normal(*wide[:-1], 2 * _WIDE), normal(*offsets, scale=3), _HEADS, (3, 3)]),
-        "neighborhood attention": ("neighborhood_attention", [
-            normal(*wide), normal(*wide[:-1], 2 * _WIDE), _HEADS, (3, 3)]),
-        "window attention": ("window_attention", [
-            normal(*clip[:-1], 3 * WIDTH), normal(3 * WIDTH), normal(6, 128, 128), 6, (2, 8, 8), (0, 4, 4)]),
-        "warp": ("warp", [normal(*image), normal(*image[:-1], 2, scale=3)]),
-        "convolution 3x3": ("conv2d", [normal(*image), normal(WIDTH, WIDTH, 3, 3, scale=dense / 3), normal(WIDTH)]),
-        "dense layer": ("linear", [normal(*clip), normal(3 * WIDTH, WIDTH, scale=dense), normal(3 * WIDTH)]),
-        "norm and dense layer": ("norm_linear", [
-            normal(*clip), normal(WIDTH), normal(WIDTH), normal(3 * WIDTH, WIDTH, scale=dense), normal(3 * WIDTH)]),
-        "feed-forward": ("mlp", [normal(*clip), *feed]),
-        "layer norm": ("layer_norm", [normal(*clip), normal(WIDTH), normal(WIDTH)]),
-        "pixel shuffle": ("pixel_shuffle", [normal(CLIP, 2 * EDGE, 2 * EDGE, 256), 2, "leaky_relu"]),
-        "reversal of time": ("reverse_time", [normal(*clip)]),
-        "bilinear residual": ("add_enlarged", [normal(CLIP, 4 * EDGE, 4 * EDGE, 3), normal(CLIP, EDGE, EDGE, 3)]),
-        "optical flow": ("lucas_kanade", [colors(CLIP), colors(CLIP)]),
-        "frames on a finer grid": ("fuse_frames", [
-            colors(CLIP), np.stack([colors(CLIP)] * 4, 1), normal(CLIP, 4, EDGE, EDGE, 2)]),
-        "Charbonnier loss": ("charbonnier", [normal(CLIP, 4 * EDGE, 4 * EDGE, 3), normal(CLIP, 4 * EDGE, 4 * EDGE, 3)]),
-    }  # fmt: skip
+    wide, triple = 2 * width, 3 * width
+    plane = (_CASE_FRAMES, edge, edge)
+    image, clip = (*plane, width), (1, *plane, width)
+    query, key_value = (1, *plane, wide), (1, *plane, 2 * wide)
+    offsets = (1, *plane, _CASE_FRAMES, _ALIGN_HEADS, _KERNEL_POINTS, 2)
+    upscaled = (_CASE_FRAMES, 4 * edge, 4 * edge, 3)
+    weight_scale = 1 / np.sqrt(width)  # keeps the magnitude of what a dense layer gets
+    to_triple = [normal(triple, width, scale=weight_scale), normal(triple)]
+    norm = [normal(width), normal(width)]
+    hidden = [normal(wide, width, scale=weight_scale), normal(wide)]
+    output = [normal(width, wide, scale=weight_scale), normal(width)]
+    window_bias, conv_weight = normal(6, 128, 128), normal(width, width, 3, 3, scale=weight_scale / 3)
+    attention = [normal(*query), normal(*key_value)]
+    fusion = [colors(_CASE_FRAMES), colors(_CASE_FRAMES, 4), normal(_CASE_FRAMES, 4, edge, edge, 2)]
+    return [
+        KernelCase(
+            "guided deformable attention",
+            "deformable_attention",
+            [*attention, normal(*offsets, scale=3), _ALIGN_HEADS, (3, 3)],
+        ),
+        KernelCase("neighborhood attention", "neighborhood_attention", [*attention, _ALIGN_HEADS, (3, 3)]),
+        KernelCase(
+            "window attention",
+            "window_attention",
+            [normal(1, *plane, triple), normal(triple), window_bias, 6, (2, 8, 8), (0, 4, 4)],
+        ),
+        KernelCase("warp", "warp", [normal(*image), normal(*plane, 2, scale=3)]),
+        KernelCase("convolution 3x3", "conv2d", [normal(*image), conv_weight, normal(width)]),
+        KernelCase("dense layer", "linear", [normal(*clip), *to_triple]),
+        KernelCase("norm and dense layer", "norm_linear", [normal(*clip), *norm, *to_triple]),
+        KernelCase("feed-forward", "mlp", [normal(*clip), *norm, *hidden, *output]),
+        KernelCase("layer norm", "layer_norm", [normal(*clip), *norm]),
+        KernelCase("pixel shuffle", "pixel_shuffle", [normal(_CASE_FRAMES, 2 * edge, 2 * edge, 256), 2, "leaky_relu"]),
+        KernelCase("time reversal", "reverse_time", [normal(*clip)]),
+        KernelCase("bilinear residual", "add_upsampled", [normal(*upscaled), normal(*plane, 3)]),
+        KernelCase("optical flow", "lucas_kanade", [colors(_CASE_FRAMES), colors(_CASE_FRAMES)], has_gradient=False),
+        KernelCase("frame fusion", "fuse_frames", fusion, has_gradient=False),
+        KernelCase("Charbonnier loss", "charbonnier", [normal(*upscaled), normal(*upscaled)]),
+    ]
 
 
-def _time(function: str, arguments: list[Any], fused: bool, repeat: int) -> tuple[float, float | None]:
-    """Median seconds of the compiled function, and of its gradients towards all its tensors, if it has any."""
+def _median_seconds(case: KernelCase, use_kernels: bool, repeat: int) -> dict[str, float]:
+    """Of the compiled function ("forward"), and of its gradients ("gradient") if it has any."""
     import mindspore as ms
 
     from rvrt_cli import ops
 
-    tensors = [ms.Tensor(argument) for argument in arguments if isinstance(argument, np.ndarray)]
-    rest = [argument for argument in arguments if not isinstance(argument, np.ndarray)]
-    ops.use_kernels(fused)
+    tensors = [ms.Tensor(argument) for argument in case.arguments if isinstance(argument, np.ndarray)]
+    settings = [argument for argument in case.arguments if not isinstance(argument, np.ndarray)]
+    ops.use_kernels(use_kernels)
     try:
-        operation = getattr(ops, function)
-        forward = ms.jit(_called(operation, rest))
+        operation = getattr(ops, case.function)
+        forward = ms.jit(_with_settings(operation, settings))
         output = forward(*tensors)
-        sense = ms.Tensor(np.ones(output.shape, np.float32))
-        forward_seconds = _median(lambda: forward(*tensors), repeat)
-        if function in _WITHOUT_GRADIENT:
-            return forward_seconds, None
-        both = ms.jit(_gradients(operation, rest, len(tensors)))
-        return forward_seconds, _median(lambda: both(sense, *tensors)[-1], repeat)
+        seconds = {"forward": _time_calls(lambda: forward(*tensors), repeat)}
+        if case.has_gradient:
+            sensitivity = ms.Tensor(np.ones(output.shape, np.float32))
+            gradients = ms.jit(_gradients(operation, settings, len(tensors)))
+            seconds["gradient"] = _time_calls(lambda: gradients(sensitivity, *tensors)[-1], repeat)
+        return seconds
     finally:
         ops.use_kernels(True)
 
 
-def _called(operation: Callable, rest: list[Any]) -> Callable:
+def _with_settings(operation: Callable, settings: list[Any]) -> Callable:
     def call(*tensors: Any) -> Any:
-        return operation(*tensors, *rest)
+        return operation(*tensors, *settings)
 
     return call
 
 
-def _gradients(operation: Callable, rest: list[Any], count: int) -> Callable:
+def _gradients(operation: Callable, settings: list[Any], count: int) -> Callable:
     import mindspore as ms
 
-    def weighted(sense: Any, *tensors: Any) -> Any:
-        return (operation(*tensors, *rest) * sense).sum()
+    def weighted_sum(sensitivity: Any, *tensors: Any) -> Any:
+        return (operation(*tensors, *settings) * sensitivity).sum()
 
-    return ms.grad(weighted, tuple(range(1, count + 1)))
+    return ms.grad(weighted_sum, tuple(range(1, count + 1)))
 
 
-def _median(call: Callable[[], Any], repeat: int) -> float:
+def _time_calls(call: Callable[[], Any], repeat: int) -> float:
+    """Median of `repeat` calls after one that warms up [s]."""
     call().asnumpy()
     seconds = []
     for _ in range(repeat):

@@ -1,4 +1,5 @@
-"""What a measurement ran on, and how much memory the process has held."""
+# SPDX-License-Identifier: Apache-2.0
+"""What a measurement ran on, how much memory the process has taken, and how busy other programs were."""
 
 from __future__ import annotations
 
@@ -15,11 +16,11 @@ from rvrt_cli.options import usable_cores
 if TYPE_CHECKING:
     from rvrt_cli.device import Device
 
-_SIMD = {"avx512f": "AVX-512", "avx2": "AVX2", "asimd": "NEON"}  # the widest first
+_INSTRUCTION_SETS = {"avx512f": "AVX-512", "avx2": "AVX2", "asimd": "NEON"}  # the widest first
 
 
-def describe(device: Device) -> dict[str, Any]:
-    """The machine, for a reader of the figures; names no host, user or path."""
+def describe_machine(device: Device) -> dict[str, Any]:
+    """The machine, for a reader of the figures: no host name, user or path."""
     import mindspore as ms
 
     from rvrt_cli.ops import kernels_active
@@ -27,11 +28,11 @@ def describe(device: Device) -> dict[str, Any]:
     processor, flags = _processor()
     return {
         "device": device.kind,
-        "name": processor if device.kind == "cpu" else _accelerator(device),
+        "name": processor if device.kind == "cpu" else _accelerator_name(device),
         "processor": processor,
         "cores": usable_cores(),
-        "threads": _threads(),
-        "simd": next((name for flag, name in _SIMD.items() if flag in flags), None),
+        "threads": _openmp_threads(),
+        "simd": next((name for flag, name in _INSTRUCTION_SETS.items() if flag in flags), None),
         "precision": device.precision,
         "mindspore": ms.__version__,
         "kernels": device.kind == "cpu" and kernels_active(),
@@ -40,17 +41,16 @@ def describe(device: Device) -> dict[str, Any]:
     }
 
 
-def _threads() -> int:
-    """Threads of an operation. OpenMP takes a number for each level of nesting, such as "2,1"; ours is the first."""
+def _openmp_threads() -> int:
+    """Threads per operation: of OpenMP's numbers, one for each level of nesting such as "2,1", the first."""
     first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     return int(first) if first.isdecimal() and int(first) else usable_cores()
 
 
 def peak_rss_bytes() -> int:
-    """The most main memory that this process has held.
+    """The most main memory that this process has taken [bytes].
 
-    From the process's own status where there is one: what `getrusage` says begins with what the program that started us
-    had held.
+    Read from the process's own status where there is one: `getrusage` starts from the peak of the program that started us.
     """
     with contextlib.suppress(OSError, ValueError, IndexError):
         for line in Path("/proc/self/status").read_text().splitlines():
@@ -63,7 +63,7 @@ def peak_rss_bytes() -> int:
 
 
 def peak_device_bytes(device: Device) -> int | None:
-    """The most memory that tensors have taken on an accelerator since `forget_device_peak`; None on a CPU."""
+    """The most memory of tensors on an accelerator since `reset_device_peak` [bytes]; None on a CPU."""
     if device.kind == "cpu":
         return None
     import mindspore as ms
@@ -71,8 +71,8 @@ def peak_device_bytes(device: Device) -> int | None:
     return int(ms.runtime.max_memory_allocated())
 
 
-def forget_device_peak(device: Device) -> None:
-    """Begin anew what `peak_device_bytes` tells."""
+def reset_device_peak(device: Device) -> None:
+    """Start `peak_device_bytes` again from what is allocated now."""
     if device.kind != "cpu":
         import mindspore as ms
 
@@ -80,7 +80,7 @@ def forget_device_peak(device: Device) -> None:
 
 
 def synchronize(device: Device, result: Any = None) -> None:
-    """Wait until the device has done all that it was given.
+    """Wait until the device has finished its work.
 
     On a CPU MindSpore has no such call, and some stages return before their work is done: there the tensors of `result`
     (nested in tuples, lists and dataclasses) are fetched, which waits for them and costs next to nothing.
@@ -99,19 +99,19 @@ def synchronize(device: Device, result: Any = None) -> None:
 
 
 class OtherLoad:
-    """What other programs take of the processors from here on."""
+    """The processor time that other programs take, from the creation of this object on."""
 
     def __init__(self) -> None:
         self._wall, self._busy = time.perf_counter(), _busy_seconds()
 
     def share(self) -> float:
-        """Their share since the beginning: 0 is a quiet machine, 1 is one on which there was nothing left for us."""
+        """Their share of all processors: 0 on a quiet machine, 1 where nothing was left for us."""
         wall, busy = time.perf_counter() - self._wall, _busy_seconds() - self._busy
         return min(1.0, max(0.0, busy / wall / (os.cpu_count() or 1)))
 
 
 def _busy_seconds() -> float:
-    """CPU seconds of everything but this process, idling aside, since the machine began."""
+    """CPU time of everything but this process since the machine started, idle time excluded [s]."""
     import psutil
 
     everything, own = psutil.cpu_times(), psutil.Process().cpu_times()
@@ -120,7 +120,7 @@ def _busy_seconds() -> float:
 
 
 def _processor() -> tuple[str, frozenset[str]]:
-    """Name and features of the CPU."""
+    """Name and feature flags of the CPU."""
     name, flags = platform.processor() or platform.machine(), frozenset[str]()
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -132,10 +132,10 @@ def _processor() -> tuple[str, frozenset[str]]:
     return name, flags
 
 
-def _accelerator(device: Device) -> str:
+def _accelerator_name(device: Device) -> str:
     import mindspore as ms
 
     try:
         return str(ms.hal.get_device_name(0, {"gpu": "GPU", "ascend": "Ascend"}[device.kind]))
-    except Exception:  # MindSpore raises what its plugin happened to meet; a name is no reason to stop
+    except Exception:  # MindSpore passes on whatever its plugin raises; a name is no reason to stop
         return device.kind

@@ -1,9 +1,10 @@
-"""The whole of `rvrt upscale`, decoding and encoding included.
+# SPDX-License-Identifier: Apache-2.0
+"""Time of the whole of `rvrt upscale`, decoding and encoding included.
 
 The result has: frames, width, height (of the source), seconds, frames_per_second, network_seconds, network_alone_seconds (the
-same windows with nothing being decoded or encoded beside them), waiting_for_source_seconds, waiting_for_target_seconds,
-compile_seconds (of the first of two runs, beyond the second), window, lookahead, tile (height,
-width), tiles, peak_rss_mb (of this program; ffmpeg's processes are not in it).
+same windows while nothing is decoded or encoded), waiting_for_source_seconds, waiting_for_target_seconds, compile_seconds
+(time of the first of two runs beyond that of the second), window, lookahead, tile (height, width), tiles, peak_rss_mb (of
+this program, without ffmpeg's processes).
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ import numpy as np
 
 from rvrt_cli import engine
 from rvrt_cli.bench.bench_options import RANDOM, BenchOptions
-from rvrt_cli.bench.isolated import apart
+from rvrt_cli.bench.isolated import run_isolated
 from rvrt_cli.bench.machine import peak_rss_bytes
-from rvrt_cli.bench.speed import random_weights
+from rvrt_cli.bench.speed import MB, preset_with_random_weights
 from rvrt_cli.device import use_device
-from rvrt_cli.engine.network_protocol import check_size
+from rvrt_cli.engine import check_frame_size
+from rvrt_cli.frame import Frame
 from rvrt_cli.options import UpscaleOptions
 from rvrt_cli.upscale import Job, Progress, prepare, run
 from rvrt_cli.video.read.probe import probe
@@ -34,33 +36,33 @@ def check_pipeline(options: BenchOptions) -> None:
     """Refuse a clip that cannot be upscaled, before anything is measured.
 
     Raises:
-        RvrtError: it is no video, or too small.
+        RvrtError: it is not a video, or too small.
     """
     assert options.pipeline is not None
     info = probe(options.pipeline)
-    check_size(info.width, info.height)
+    check_frame_size(info.width, info.height)
 
 
 def measure_pipeline(options: BenchOptions) -> dict[str, Any]:
-    """Upscale `options.pipeline` twice into a folder that is thrown away, in another process; the second run counts.
+    """Upscale `options.pipeline` twice into a temporary folder, in a process of its own; the second run counts.
 
     Raises:
         RvrtError: with the remedy.
     """
-    result: dict[str, Any] = apart(_measure, options)
+    result: dict[str, Any] = run_isolated(_measure_upscale, options)
     return result
 
 
-def _measure(options: BenchOptions) -> dict[str, Any]:
+def _measure_upscale(options: BenchOptions) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="rvrt-bench-") as name:
         folder, weights = Path(name), options.weights
         if weights == RANDOM:
             use_device(options.device, options.precision)
-            config, arrays, card = random_weights(options.model)
+            config, arrays, card = preset_with_random_weights(options.model)
             weights = str(folder / "random.safetensors")
             save_weights(Path(weights), arrays, config, card)
-        _, first = _run(options, weights, folder / "first.mkv")
-        job, done = _run(options, weights, folder / "second.mkv")
+        _, first = _upscale_once(options, weights, folder / "first.mkv")
+        job, done = _upscale_once(options, weights, folder / "second.mkv")
         peak = peak_rss_bytes()
         alone = _network_alone(job, folder / "frames")
     return {
@@ -78,12 +80,12 @@ def _measure(options: BenchOptions) -> dict[str, Any]:
         "lookahead": job.plan.lookahead,
         "tile": list(job.plan.tile),
         "tiles": job.plan.tiles,
-        "peak_rss_mb": peak / 1e6,
+        "peak_rss_mb": peak / MB,
     }
 
 
 def _network_alone(job: Job, scratch: Path) -> float:
-    """Seconds of the job's windows through its network, their frames decoded before, into the file `scratch`."""
+    """Seconds that the network takes for the windows of a job, with the frames decoded beforehand into the file `scratch`."""
     shape: tuple[int, ...] = ()
     dtype, count = np.dtype(np.uint8), 0
     with open_reader(job.source) as reader, scratch.open("wb") as file:
@@ -91,19 +93,20 @@ def _network_alone(job: Job, scratch: Path) -> float:
             shape, dtype, count = frame.pixels.shape, frame.pixels.dtype, count + 1
             file.write(np.ascontiguousarray(frame.pixels).data)
 
-    def frames() -> Iterator[np.ndarray]:
+    def frames() -> Iterator[Frame]:
         with scratch.open("rb") as file:
-            for _ in range(count):
-                yield np.fromfile(file, dtype, int(np.prod(shape))).reshape(shape)
+            for number in range(count):
+                yield Frame(np.fromfile(file, dtype, int(np.prod(shape))).reshape(shape), number)
 
     started = time.monotonic()
-    for _ in engine.stream(frames(), job.network, job.plan):
-        pass
+    for segment in engine.stream(frames(), job.network, job.plan):
+        for _ in segment:
+            pass
     return time.monotonic() - started
 
 
-def _run(options: BenchOptions, weights: str | None, target: Path) -> tuple[Job, Progress]:
+def _upscale_once(options: BenchOptions, weights: str | None, target: Path) -> tuple[Job, Progress]:
     assert options.pipeline is not None
-    chosen = UpscaleOptions(options.model, weights, options.device, options.precision)
+    chosen = UpscaleOptions(model=options.model, weights=weights, device=options.device, precision=options.precision)
     job = prepare(options.pipeline, target, chosen)
     return job, run(job)

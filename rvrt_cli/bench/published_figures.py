@@ -1,4 +1,5 @@
-"""Figures that others have published, to stand beside ours. None of them was measured by this program."""
+# SPDX-License-Identifier: Apache-2.0
+"""Published figures, for comparison with ours; none of them was measured by this program."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from typing import Any
 from rvrt_cli.weights import PUBLISHED
 
 # One call on 14 frames of 64×112 px (MindSpore); one frame of 180×320 px (the paper's Table 2)
-_SPEED: tuple[tuple[tuple[int | None, int, int], dict[str, Any]], ...] = (
+_PUBLISHED_SPEED: tuple[tuple[tuple[int | None, int, int], dict[str, Any]], ...] = (
     ((14, 112, 64), {"network": "rvrt", "on": "RTX 3090 Ti, float32, MindSpore", "seconds_per_call": 2.32, "gb": 11.7}),
     ((14, 112, 64), {"network": "rvrt", "on": "Ascend 910, mixed precision, MindSpore", "seconds_per_call": 0.74}),
     (
@@ -20,8 +21,8 @@ _SPEED: tuple[tuple[tuple[int | None, int, int], dict[str, Any]], ...] = (
     ),
     ((None, 320, 180), {"network": "rvrt", "on": "V100, PyTorch", "seconds_per_frame": 0.183}),
 )
-_SETS = {"vimeo90k-t": "Vimeo-90K-T", "vid4": "Vid4", "reds4": "REDS4", "udm10": "UDM10"}
-_OTHERS: dict[tuple[str, str], tuple[tuple[str, float], ...]] = {
+_TABLE_NAMES = {"vimeo90k-t": "Vimeo-90K-T", "vid4": "Vid4", "reds4": "REDS4", "udm10": "UDM10"}
+_OTHER_SCORES: dict[tuple[str, str], tuple[tuple[str, float], ...]] = {
     ("vimeo90k-t", "bi"): (
         ("rvrt, MindSpore", 38.12),
         ("rvrt-light, MindSpore", 37.91),
@@ -35,18 +36,20 @@ _OTHERS: dict[tuple[str, str], tuple[tuple[str, float], ...]] = {
 
 
 def published_speed(frames: int, width: int, height: int) -> list[dict[str, Any]]:
-    """Published times and memory ("gb") of calls of this size, each with the network and what it ran on."""
+    """Published times [s] and memory ("gb") of calls of this size, each with the network and what it ran on."""
     return [
-        {**entry, "published": True} for job, entry in _SPEED if job[1:] == (width, height) and job[0] in (None, frames)
+        {**entry, "published": True}
+        for job, entry in _PUBLISHED_SPEED
+        if job[1:] == (width, height) and job[0] in (None, frames)
     ]
 
 
 def published_quality(protocol: str, degradation: str) -> list[dict[str, Any]]:
-    """Published PSNR [dB] and SSIM on this set, each with the network; the channel is the protocol's."""
+    """Published PSNR [dB] and SSIM on this set, each with the network; on the channel of the protocol."""
     found: list[dict[str, Any]] = []
     for entry in PUBLISHED:
-        scores = entry.scores.get(_SETS.get(protocol, ""))
+        scores = entry.scores.get(_TABLE_NAMES.get(protocol, ""))
         if scores and entry.degradation == degradation:
             found.append({"network": entry.name, "psnr": scores[0], "ssim": scores[1], "published": True})
-    others = _OTHERS.get((protocol, degradation), ())
+    others = _OTHER_SCORES.get((protocol, degradation), ())
     return found + [{"network": name, "psnr": value, "ssim": None, "published": True} for name, value in others]

@@ -1,8 +1,8 @@
-"""Time and memory of one call of a network."""
+# SPDX-License-Identifier: Apache-2.0
+"""Time and memory of a call of a network."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import statistics
 import time
@@ -13,14 +13,14 @@ import numpy as np
 from rvrt_cli.bench.bench_options import RANDOM, BenchOptions
 from rvrt_cli.bench.machine import (
     OtherLoad,
-    describe,
-    forget_device_peak,
+    describe_machine,
     peak_device_bytes,
     peak_rss_bytes,
+    reset_device_peak,
     synchronize,
 )
 from rvrt_cli.bench.published_figures import published_speed
-from rvrt_cli.bench.report import report
+from rvrt_cli.bench.report import make_report
 from rvrt_cli.bench.stages import stage_seconds
 from rvrt_cli.device import Device, host_free_bytes, use_device
 from rvrt_cli.errors import OptionError, OutOfMemoryError, WeightsError
@@ -31,34 +31,36 @@ if TYPE_CHECKING:
     from rvrt_cli.model import Network
 
 MB = 1e6
-NOISE = 0.05  # of the processors; what other programs may take before a reader is told
-_GEMM = 2048  # edge of the matrices whose product shows what the machine can do
-_GEMM_REPEAT, _GEMM_ROW = 5, 4  # measurements, and products in a row in each: fetching the last one weighs little
+LOAD_THRESHOLD = 0.05  # share of the processors; more taken by other programs is reported
+_GEMM_EDGE = 2048  # of the matrices whose product shows what the machine can do
+_GEMM_REPEAT, _GEMM_CHAIN = 5, 4  # measurements, and products chained in each, so that the final fetch costs little
 
 
 def open_network(options: BenchOptions) -> Network:
-    """The network to measure; with `--weights random` a preset's, with weights that only look like some.
+    """The network to measure; with `--weights random` that of a preset, with random weights.
 
     Raises:
-        WeightsError: no such weights; OptionError: no such preset; RvrtError: no such device.
+        WeightsError: no such weights.
+        OptionError: no such preset.
+        RvrtError: no such device.
     """
     if options.weights != RANDOM:
         try:
             return load_network(options.model, options.weights, options.device, options.precision)
         except WeightsError as error:
             if options.weights is None and options.model in PRESETS and options.protocol is None:
-                raise WeightsError(f"{error}; its speed can be measured with --weights random") from error
+                raise WeightsError(f"{error}; to measure its speed without them, add --weights random") from error
             raise
     if options.model not in PRESETS:
         raise OptionError(f"--model {options.model}: --weights random needs one of {', '.join(PRESETS)}")
     device = use_device(options.device, options.precision)
     from rvrt_cli.model import Network  # brings MindSpore, whose device is set by now
 
-    return Network(*random_weights(options.model), device)
+    return Network(*preset_with_random_weights(options.model), device)
 
 
-def random_weights(model: str) -> tuple[RVRTConfig, dict[str, np.ndarray], dict[str, Any]]:
-    """Sizes, weights and card of a preset; MindSpore's device has been chosen before."""
+def preset_with_random_weights(model: str) -> tuple[RVRTConfig, dict[str, np.ndarray], dict[str, Any]]:
+    """Configuration, weights and card of a preset; MindSpore's device must have been set before."""
     from rvrt_cli.model import initial_weights
 
     config = PRESETS[model]
@@ -70,7 +72,7 @@ def measure_speed(options: BenchOptions, network: Network | None = None, whole: 
 
     Args:
         network: by default the one that `options` names.
-        whole: with the time by stage, and the rate of a matrix product; else the calls alone.
+        whole: measure the time by stage and the rate of a matrix product too, not only the calls.
 
     Raises:
         RvrtError: with the remedy.
@@ -83,14 +85,14 @@ def measure_speed(options: BenchOptions, network: Network | None = None, whole: 
     try:
         _check_memory(network, frames, height, width)
         clip = moving_clip(frames, height, width)
-        forget_device_peak(device)
-        first = _seconds(network, clip)
-        _seconds(network, clip)  # the second call still touches memory for the first time
+        reset_device_peak(device)
+        first = _call_seconds(network, clip)
+        _call_seconds(network, clip)  # the second call still touches new memory
         load = OtherLoad()
-        seconds = [_seconds(network, clip) for _ in range(options.repeat)]
+        seconds = [_call_seconds(network, clip) for _ in range(options.repeat)]
         other = load.share()
         peak, device_peak = peak_rss_bytes(), peak_device_bytes(device)
-        by_stage = _stages(network, clip) if whole else None
+        by_stage = _stage_times(network, clip) if whole else None
     except OutOfMemoryError as error:
         raise OutOfMemoryError(
             f"{frames} frames of {width}x{height} px do not fit ({error}); give fewer --frames or a smaller --size"
@@ -98,9 +100,9 @@ def measure_speed(options: BenchOptions, network: Network | None = None, whole: 
     median = statistics.median(seconds)
     gflop = count_flops(network.config, frames, height, width).total / 1e9
     gemm = gemm_gflops(device) if whole else None
-    return report(
+    return make_report(
         "speed",
-        **_with_load(about(network, random=options.weights == RANDOM), other),
+        **_with_load_note(network_facts(network, random=options.weights == RANDOM), other),
         other_load=other,
         frames=frames,
         width=width,
@@ -123,64 +125,65 @@ def measure_speed(options: BenchOptions, network: Network | None = None, whole: 
     )
 
 
-def about(network: Network, random: bool = False) -> dict[str, Any]:
-    """The keys of a report that say which network on which machine."""
+def network_facts(network: Network, random: bool = False) -> dict[str, Any]:
+    """The keys of a report that describe the network and the machine."""
     notes = list(network.notes)
     if random:
         notes = [note for note in notes if "untrained" not in note]
         notes.append(
-            "random weights: the figures are of speed only, and where samples are fetched depends on the weights"
+            "random weights: only speed is meaningful, and even that depends on the weights, which decide where samples are fetched"
         )
     return {
         "network": network.card["name"],
         "weights": RANDOM if random else "trained" if network.card["trained"] else "untrained",
         "parameters": sum(math.prod(parameter.shape) for parameter in network.cell.get_parameters()),
-        "machine": describe(network.device),
+        "machine": describe_machine(network.device),
         "notes": notes,
     }
 
 
-def _with_load(known: dict[str, Any], other: float) -> dict[str, Any]:
-    """`about`, with a note where other programs have made the times longer."""
-    if other <= NOISE:
-        return known
-    note = f"other programs took {other:.0%} of the processors while the calls were timed: on a quiet machine they are faster"
-    return {**known, "notes": [*known["notes"], note]}
+def _with_load_note(facts: dict[str, Any], other: float) -> dict[str, Any]:
+    """`facts` with a note, where other programs have slowed the calls down."""
+    if other <= LOAD_THRESHOLD:
+        return facts
+    note = f"other programs took {other:.0%} of the processors while the calls were timed; a quiet machine is faster"
+    return {**facts, "notes": [*facts["notes"], note]}
 
 
 def moving_clip(frames: int, height: int, width: int) -> np.ndarray:
-    """(1, T, H, W, 3) float32 in [0, 1]: soft noise that moves one px a frame, so that a flow has something to follow."""
+    """(1, T, H, W, 3) float32 in [0, 1]: smooth noise that moves by one px per frame, for the optical flow to follow."""
     noise = np.random.default_rng(0).random((height + frames + 3, width + frames + 3, 3), np.float32)
-    for axis in (0, 1):  # four px wide
+    for axis in (0, 1):  # averaged over 4 px
         noise = np.stack([np.roll(noise, shift, axis) for shift in range(4)]).mean(0)
     return np.stack([noise[t : t + height, t : t + width] for t in range(frames)])[None]
 
 
 def gemm_gflops(device: Device) -> float:
-    """Rate of a product of two square matrices of 2048 under `ms.jit`, in the device's precision, median [GFLOP/s]."""
+    """Rate of a 2048×2048×2048 matrix product under `ms.jit`, in the device's precision, median [GFLOP/s]."""
     import mindspore as ms
 
     rng = np.random.default_rng(0)
     dtype = ms.float16 if device.precision == "float16" else ms.float32
-    matrix = ms.Tensor(rng.standard_normal((_GEMM, _GEMM)) / math.sqrt(_GEMM), dtype)  # products keep their size
-    graph = ms.jit(_product)
+    elements = rng.standard_normal((_GEMM_EDGE, _GEMM_EDGE)) / math.sqrt(_GEMM_EDGE)  # products keep their magnitude
+    matrix = ms.Tensor(elements, dtype)
+    graph = ms.jit(_matrix_product)
     seconds = []
     for _ in range(_GEMM_REPEAT + 1):  # the first one compiles and warms up
         product = matrix
         synchronize(device)
         start = time.perf_counter()
-        for _ in range(_GEMM_ROW):
+        for _ in range(_GEMM_CHAIN):
             product = graph(matrix, product)
         synchronize(device, product)
         seconds.append(time.perf_counter() - start)
-    return 2 * _GEMM**3 * _GEMM_ROW / statistics.median(seconds[1:]) / 1e9
+    return 2 * _GEMM_EDGE**3 * _GEMM_CHAIN / statistics.median(seconds[1:]) / 1e9
 
 
-def _product(a: Any, b: Any) -> Any:  # a function of this module: MindSpore knows a graph by the function's id
+def _matrix_product(a: Any, b: Any) -> Any:  # a function of this module: MindSpore knows a graph by the function's id
     return a @ b
 
 
-def _seconds(network: Network, clip: np.ndarray) -> float:
+def _call_seconds(network: Network, clip: np.ndarray) -> float:
     synchronize(network.device)
     start = time.perf_counter()
     network(clip, None, clip.shape[1])  # ends with the output in main memory
@@ -188,20 +191,15 @@ def _seconds(network: Network, clip: np.ndarray) -> float:
     return time.perf_counter() - start
 
 
-def _stages(network: Network, clip: np.ndarray) -> dict[str, float]:
+def _stage_times(network: Network, clip: np.ndarray) -> dict[str, float]:
     with stage_seconds(network) as seconds:
-        total = _seconds(network, clip)
+        total = _call_seconds(network, clip)
     return {**seconds, "other": max(0.0, total - sum(seconds.values()))}
 
 
 def _check_memory(network: Network, frames: int, height: int, width: int) -> None:
-    """Refuse what would have the system end the program."""
+    """Refuse a call for which the system would kill the program."""
     needed = network.memory(frames, height, width)
     free = network.device.free_bytes() or host_free_bytes()
     if needed > free:
         raise OutOfMemoryError(f"about {needed / 2**30:.1f} GiB are needed and {free / 2**30:.1f} GiB are free")
-
-
-def smaller(options: BenchOptions, frames: int, width: int, height: int) -> BenchOptions:
-    """`options` for a call of another size."""
-    return dataclasses.replace(options, frames=frames, size=f"{width}x{height}", sweep=False, pipeline=None)

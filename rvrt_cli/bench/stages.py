@@ -1,4 +1,5 @@
-"""Where a call's time goes: the network's stages, wrapped from outside while one call runs."""
+# SPDX-License-Identifier: Apache-2.0
+"""Time of a call by stage: the stages of the network are wrapped from outside while a call runs."""
 
 from __future__ import annotations
 
@@ -15,9 +16,9 @@ if TYPE_CHECKING:
 
 @contextmanager
 def stage_seconds(network: Network) -> Iterator[dict[str, float]]:
-    """Collect the seconds that calls of `network` spend in each stage, while the context lasts.
+    """Collect the seconds that calls of `network` spend in each stage, while inside.
 
-    Each stage is waited for, which a call does not do by itself: the sum may exceed an undisturbed call's time.
+    Each stage is waited for, which a call does not do by itself: the sum may exceed the time of an undisturbed call.
     """
     cell = network.cell
     seconds: dict[str, float] = {"flow": 0.0} if network.config.flow else {}
@@ -46,7 +47,7 @@ def stage_seconds(network: Network) -> Iterator[dict[str, float]]:
 
         return call
 
-    for part, method, name in places:  # past the cell's own __setattr__, which keeps books on what it is given
+    for part, method, name in places:  # bypasses the cell's own __setattr__, which registers what it is given
         part.__dict__[method] = timed(getattr(part, method), name)
     try:
         yield seconds

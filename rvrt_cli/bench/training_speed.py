@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Time of a whole training step: loss, forward, backward, optimizer."""
 
 from __future__ import annotations
@@ -9,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rvrt_cli.bench.machine import peak_rss_bytes
-from rvrt_cli.bench.speed import gemm_gflops, moving_clip
+from rvrt_cli.bench.speed import MB, gemm_gflops, moving_clip
 
 if TYPE_CHECKING:
     from rvrt_cli.model import Network
 
-BATCH, FRAMES, EDGE = 4, 6, 32  # samples, frames, LR px
-PASSES = 3  # a step is counted as three times the forward operations: forward, and the two gradients of each product
+STEP_BATCH, STEP_FRAMES, STEP_EDGE = 4, 6, 32  # samples, frames, LR px
+_STEP_PASSES = 3  # operations of a step over those of its forward pass: each product has two gradients
 
 
 def measure_training(network: Network, repeat: int) -> dict[str, Any]:
-    """Steps of a network of the same sizes from its first weights: 4 samples of 6 frames of 32×32 LR px.
+    """Time steps of a network of the same sizes, from its initial weights: 4 samples of 6 frames of 32×32 LR px.
 
     Returns:
         "network" (its name), "batch", "frames", "width", "height", "seconds_per_step" (median of `repeat`),
@@ -32,26 +33,41 @@ def measure_training(network: Network, repeat: int) -> dict[str, Any]:
     from rvrt_cli.train.learner import Learner
     from rvrt_cli.train.train_options import TrainOptions
 
-    device, sizes = network.device, network.config.to_dict()  # of every size, so that the preset has no say
-    run = TrainOptions(network=sizes, batch=BATCH, frames=FRAMES, crop=4 * EDGE, precision=device.precision)
+    device = network.device
+    run = TrainOptions(
+        network=network.config.to_dict(),  # every size, so that no preset counts
+        batch=STEP_BATCH,
+        frames=STEP_FRAMES,
+        crop=4 * STEP_EDGE,
+        precision=device.precision,
+    )
     weights = {f"value.{name}": array for name, array in initial_weights(run.config).items()}
     learner = Learner(run, device, Ranks(), weights, Counters())
-    low = np.concatenate([moving_clip(FRAMES, EDGE, EDGE)] * BATCH)
+    low = np.concatenate([moving_clip(STEP_FRAMES, STEP_EDGE, STEP_EDGE)] * STEP_BATCH)
     high = low.repeat(4, -2).repeat(4, -3)
 
-    def step() -> float:
+    def step_seconds() -> float:
         start = time.perf_counter()
         learner.step(low, high, run.rate)  # ends with the loss and all gradients in main memory
         return time.perf_counter() - start
 
-    first = step()
-    step()
-    seconds = statistics.median(step() for _ in range(repeat))
-    forward = count_flops(run.config, FRAMES, EDGE, EDGE).total * BATCH
-    gflop, gemm = PASSES * forward / 1e9, gemm_gflops(device)
+    first = step_seconds()
+    step_seconds()
+    seconds = statistics.median(step_seconds() for _ in range(repeat))
+    forward = count_flops(run.config, STEP_FRAMES, STEP_EDGE, STEP_EDGE).total * STEP_BATCH
+    gflop, gemm = _STEP_PASSES * forward / 1e9, gemm_gflops(device)
     return {
-        "network": network.card["name"], "batch": BATCH, "frames": FRAMES, "width": EDGE, "height": EDGE,
-        "seconds_per_step": seconds, "steps_per_hour": 3600 / seconds,
-        "gflop_per_step": gflop, "gflops": gflop / seconds, "gemm_gflops": gemm, "efficiency": gflop / seconds / gemm,
-        "compile_seconds": max(0.0, first - seconds), "peak_rss_mb": peak_rss_bytes() / 1e6,
-    }  # fmt: skip
+        "network": network.card["name"],
+        "batch": STEP_BATCH,
+        "frames": STEP_FRAMES,
+        "width": STEP_EDGE,
+        "height": STEP_EDGE,
+        "seconds_per_step": seconds,
+        "steps_per_hour": 3600 / seconds,
+        "gflop_per_step": gflop,
+        "gflops": gflop / seconds,
+        "gemm_gflops": gemm,
+        "efficiency": gflop / seconds / gemm,
+        "compile_seconds": max(0.0, first - seconds),
+        "peak_rss_mb": peak_rss_bytes() / MB,
+    }

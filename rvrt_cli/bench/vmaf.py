@@ -1,4 +1,5 @@
-"""VMAF through ffmpeg's libvmaf, where this ffmpeg has it."""
+# SPDX-License-Identifier: Apache-2.0
+"""VMAF, computed by ffmpeg's libvmaf where this ffmpeg has it."""
 
 from __future__ import annotations
 
@@ -13,28 +14,28 @@ from rvrt_cli.video.ffmpeg import FFmpeg, ffmpeg_exe, has_filter
 
 
 def check_vmaf() -> None:
-    """Refuse --vmaf where ffmpeg cannot do it.
+    """Refuse --vmaf where ffmpeg cannot compute it.
 
     Raises:
         OptionError: this ffmpeg has no libvmaf.
     """
     if not has_filter("libvmaf"):
         raise OptionError(
-            f"--vmaf: {ffmpeg_exe()} has no libvmaf; set IMAGEIO_FFMPEG_EXE to one that has, or leave it out"
+            f"--vmaf: {ffmpeg_exe()} has no libvmaf; set IMAGEIO_FFMPEG_EXE to one that has it, or omit --vmaf"
         )
 
 
 def vmaf(frames: np.ndarray, reference: np.ndarray) -> float:
-    """VMAF (0…100, libvmaf's default model) of a clip (T, H, W, 3) uint8, mean over its frames; both go through 4:2:0.
+    """VMAF (0…100, libvmaf's default model) of a clip (T, H, W, 3) uint8, mean over its frames; computed in 4:2:0.
 
     Raises:
-        MediaError: ffmpeg could not tell.
+        MediaError: ffmpeg failed.
     """
     height, width = reference.shape[1:3]
     with tempfile.TemporaryDirectory(prefix="rvrt-vmaf-") as name:
         folder = Path(name)
         inputs: list[str] = []
-        for part, pixels in (("ours", frames), ("reference", reference)):
+        for part, pixels in (("upscaled", frames), ("reference", reference)):
             (folder / part).write_bytes(np.ascontiguousarray(pixels).tobytes())
             inputs += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", "25"]
             inputs += ["-i", str(folder / part)]
@@ -45,10 +46,10 @@ def vmaf(frames: np.ndarray, reference: np.ndarray) -> float:
         try:
             status = program.wait()
             if status or not log.is_file():
-                raise MediaError(f"libvmaf failed ({program.last_error()}); leave out --vmaf")
+                raise MediaError(f"libvmaf failed ({program.last_error()}); omit --vmaf")
         finally:
             program.kill()
         try:
             return float(json.loads(log.read_text())["pooled_metrics"]["vmaf"]["mean"])
         except (ValueError, KeyError, TypeError) as error:
-            raise MediaError(f"libvmaf's log has no mean ({error}); leave out --vmaf") from error
+            raise MediaError(f"libvmaf's log has no mean ({error}); omit --vmaf") from error

@@ -1,4 +1,11 @@
-"""The command line: one file per command; parse, call one function, print."""
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: one file per command; parse, call one function, print. Heavy imports are inside the functions.
+
+- `upscale`, `preprocess`, `train`, `bench`, `weights`: the commands.
+- `generated_options` makes their options from the options dataclasses.
+- `display` shows how far they are; `formatting` and `bench_tables` print numbers and results.
+- `interrupt` handles Ctrl-C.
+"""
 
 from __future__ import annotations
 
@@ -9,37 +16,44 @@ import sys
 
 import click
 
-from rvrt_cli.cli.bench import bench
-from rvrt_cli.cli.interrupt import end, interrupt
-from rvrt_cli.cli.preprocess import preprocess
-from rvrt_cli.cli.train import train
-from rvrt_cli.cli.upscale import upscale
-from rvrt_cli.cli.weights import weights
+from rvrt_cli.cli.bench import bench_command
+from rvrt_cli.cli.interrupt import exit_after_interrupt, interrupt
+from rvrt_cli.cli.preprocess import preprocess_group
+from rvrt_cli.cli.train import train_command
+from rvrt_cli.cli.upscale import upscale_command
+from rvrt_cli.cli.weights import weights_group
 from rvrt_cli.errors import RvrtError, in_one_line
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _OrderedGroup(click.Group):
+    """A group that lists its commands in the order in which they were added, not by name."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=_OrderedGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="rvrt", prog_name="rvrt")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def cli(debug: bool) -> None:
     """Video super-resolution with RVRT on MindSpore: CPU, NVIDIA GPU, Ascend NPU.
 
     \b
-    Example: rvrt upscale in.mp4 out.mp4
+    Examples:
+      rvrt upscale in.mp4 out.mp4
+      rvrt weights list
+      rvrt bench --protocol clips
     """
 
 
-cli.add_command(upscale)
-cli.add_command(weights)
-cli.add_command(preprocess)
-cli.add_command(train)
-cli.add_command(bench)
+for _command in (upscale_command, weights_group, bench_command, preprocess_group, train_command):
+    cli.add_command(_command)
 
 
 def main() -> None:
     """Run the command line; a user sees one line for an error, and exit status 1."""
     _keep_standard_streams()
-    # Tidy up on SIGTERM as on Ctrl-C; MindSpore, once it has compiled something, turns the latter into the former.
+    # Clean up on SIGTERM as on Ctrl-C; MindSpore, once it has compiled something, turns the latter into the former.
     signal.signal(signal.SIGTERM, interrupt)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as in the background
         signal.signal(signal.SIGINT, interrupt)
@@ -47,11 +61,11 @@ def main() -> None:
         status = cli.main(prog_name="rvrt", standalone_mode=False)
     except (click.Abort, KeyboardInterrupt):
         click.echo("rvrt: interrupted", err=True)
-        end()
+        exit_after_interrupt()
     except click.ClickException as error:
         status = error.exit_code
-        click.echo(_refusal(error), err=True)
-    except BrokenPipeError:  # whoever read our output has gone
+        click.echo(_usage_message(error), err=True)
+    except BrokenPipeError:  # the reader of our output is gone
         status = 1
         sys.stderr.close()
     except (RvrtError, OSError) as error:
@@ -63,7 +77,7 @@ def main() -> None:
 
 
 def _keep_standard_streams() -> None:
-    """Where one of them is closed (2>&-), the next file that is opened would take its number, and what others write there."""
+    """Open the standard streams that are closed (2>&-): else the next file opened would take the number of one of them."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -75,8 +89,8 @@ def _keep_standard_streams() -> None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for as long as the program runs
 
 
-def _refusal(error: click.ClickException) -> str:
-    """What is wrong with the words of a command, in one line; a group without a command gets its help."""
+def _usage_message(error: click.ClickException) -> str:
+    """What is wrong with a command line, in one line; a group without a command gets its help."""
     if isinstance(error, click.UsageError) and error.ctx and error.message == error.ctx.get_help():
         return error.message
     text = " ".join(error.format_message().split()).replace(". (", " (").rstrip(".")

@@ -1,4 +1,5 @@
-"""Ctrl-C once lets a command finish in order; twice ends it at once, even within a long computation."""
+# SPDX-License-Identifier: Apache-2.0
+"""Ctrl-C once lets a command finish in order; twice exits at once, even during a long computation."""
 
 from __future__ import annotations
 
@@ -14,43 +15,41 @@ from typing import NoReturn
 
 import click
 
-_SAME = 0.3  # s within which a second signal is the echo of the first: MindSpore turns one into another
-
-
-_latest = -math.inf  # s, when `interrupt` raised
+_ECHO_SECONDS = 0.3  # a second signal within this time is the echo of the first: MindSpore turns one into another
+_latest_interrupt = -math.inf  # s, when `interrupt` last raised
 
 
 def interrupt(*_: object) -> None:
-    """A signal handler that raises KeyboardInterrupt; an echo does not disturb what the first one began."""
-    global _latest
+    """A signal handler that raises KeyboardInterrupt; an echo does not disturb the shutdown that has begun."""
+    global _latest_interrupt
     now = time.monotonic()
-    if now - _latest > _SAME:
-        _latest = now
+    if now - _latest_interrupt > _ECHO_SECONDS:
+        _latest_interrupt = now
         raise KeyboardInterrupt
 
 
-def end() -> NoReturn:
-    """Leave with status 130, all being said: from here on a signal ends the process without a word."""
+def exit_after_interrupt() -> NoReturn:
+    """Exit with status 130 after the message to the user; from here on a signal ends the process silently."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     sys.exit(130)
 
 
 @contextlib.contextmanager
-def second_ends_at_once(message: str) -> Iterator[None]:
-    """Inside, the second SIGINT or SIGTERM prints `message` and ends the process with status 130, without any tidying.
+def second_signal_exits(message: str) -> Iterator[None]:
+    """Inside, the second SIGINT or SIGTERM prints `message` and exits with status 130, without any cleanup.
 
-    Python looks at signals between two steps of its own, and a network call may take minutes; so a thread counts them as
-    they arrive. What runs inside must survive being killed.
+    Python handles signals between two of its own instructions, and a network call may take minutes; so a thread counts
+    them as they arrive. The work done inside must survive being killed.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals are the main thread's
+        yield  # only the main thread handles signals
         return
     read, write = os.pipe()
     os.set_blocking(write, False)
     handlers = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-    watcher = threading.Thread(target=_watch, args=(read, message), name="signals", daemon=True)
+    watcher = threading.Thread(target=_exit_on_second, args=(read, message), name="signals", daemon=True)
     watcher.start()
     try:
         yield
@@ -63,14 +62,14 @@ def second_ends_at_once(message: str) -> Iterator[None]:
         os.close(read)
 
 
-def _watch(read: int, message: str) -> None:
+def _exit_on_second(read: int, message: str) -> None:
     first: float | None = None
-    while seen := os.read(read, 1):
-        if seen[0] not in (signal.SIGINT, signal.SIGTERM):
+    while received := os.read(read, 1):
+        if received[0] not in (signal.SIGINT, signal.SIGTERM):
             continue
         if first is None:
             first = time.monotonic()
-        elif time.monotonic() - first > _SAME:
+        elif time.monotonic() - first > _ECHO_SECONDS:
             with contextlib.suppress(OSError, ValueError):
                 click.echo(message, err=True)
             os._exit(130)

@@ -1,110 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
 """`rvrt preprocess`: make training data."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from rvrt_cli.cli.display import SilentDisplay, open_display
+from rvrt_cli.cli.formatting import duration, plural
+from rvrt_cli.cli.generated_options import dataclass_options, with_default
 from rvrt_cli.data.clip_options import ClipOptions
 from rvrt_cli.options import usable_cores
 
-_PLAIN_EVERY = 5.0  # s between lines of progress where there is no terminal
+if TYPE_CHECKING:
+    from rvrt_cli.data.make_clips import Finished
+    from rvrt_cli.data.vimeo_preprocess import Work
 
 
-@click.group(short_help="Make training data.")
-def preprocess() -> None:
+@click.group("preprocess", short_help="Make training data.")
+def preprocess_group() -> None:
     """Make training data: low-resolution Vimeo-90K, or clips from your own photos and videos."""
 
 
-def workers_option(function: Callable) -> Callable:
+def _workers_option(function: Callable) -> Callable:
     """--workers, the same for every command here."""
     return click.option(
         "--workers",
         type=click.IntRange(min=1),
         default=usable_cores(),
-        show_default="one per core",
-        help="Processes that work at the same time.",
+        help=with_default("Worker processes.", "one per core"),
     )(function)
 
 
-@preprocess.command()
+@preprocess_group.command("vimeo90k", short_help="Make the low resolution of Vimeo-90K.")
 @click.argument("root", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--lists", type=click.Choice(["train", "test", "both"]), default="both", show_default=True, help="Which.")
+@click.option(
+    "--lists",
+    type=click.Choice(["train", "test", "both"]),
+    default="both",
+    help=with_default("Lists of septuplets to process.", "both"),
+)
 @click.option(
     "--degradation",
     type=click.Choice(["bi", "bd"]),
     default="bi",
-    show_default=True,
-    help="bi: MATLAB's bicubic; bd: Gaussian blur of 1.6 px, then every 4th pixel.",
+    help=with_default("Degradation: bi, MATLAB's bicubic; or bd, Gaussian blur of 1.6 px, then every 4th pixel.", "bi"),
 )
-@click.option("--scale", type=click.IntRange(2, 4), default=4, show_default=True, help="How many times smaller.")
+@click.option("--scale", type=click.IntRange(2, 4), default=4, help=with_default("Downscaling factor.", "4"))
 @click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
-    show_default="ROOT",
-    help="Folder for BIx4 or BDx4 and the annotation files. `rvrt train` and `rvrt bench` look for them in ROOT: move or "
-    "link them there.",
+    metavar="FOLDER",
+    help=with_default(
+        "Folder for BIx4 or BDx4 and the annotation files. `rvrt train` and `rvrt bench` look for them in ROOT: move "
+        "or link them there.",
+        "ROOT",
+    ),
 )
-@workers_option
-def vimeo90k(root: Path, lists: str, degradation: str, scale: int, output: Path | None, workers: int) -> None:
-    """Make the low resolution of the Vimeo-90K septuplets in ROOT, and the field's annotation files.
+@_workers_option
+def preprocess_vimeo90k_command(
+    root: Path, lists: str, degradation: str, scale: int, output: Path | None, workers: int
+) -> None:
+    """Make the low resolution of the Vimeo-90K septuplets in ROOT, and the usual annotation files.
 
     ROOT is the set as unpacked: sequences/00001/0001/im1.png …, sep_trainlist.txt, sep_testlist.txt. A second run makes
     only what is missing.
 
     \b
-    Example: rvrt preprocess vimeo90k /data/vimeo_septuplet --lists test --degradation bd
+    Example:
+      rvrt preprocess vimeo90k /data/vimeo_septuplet --lists test --degradation bd
     """
     from rvrt_cli.data.vimeo import FRAMES, read_list
     from rvrt_cli.data.vimeo_preprocess import SET_IMAGES, Work, make_low_resolution
 
     names = ("train", "test") if lists == "both" else (lists,)
     total = FRAMES * len({line for name in names for line in read_list(root, name)})
-    start, done = time.perf_counter(), Work()
-    with progress(total, "images") as advance:
+    start, work = time.perf_counter(), Work()
+    with open_display("images", stderr=False) as display:
 
-        def report(work: Work) -> None:
-            done.add(work)
-            rate = done.images / (time.perf_counter() - start)
-            advance(work.images + work.there + work.failed, f"{rate:.0f} images/s")
+        def report(piece: Work) -> None:
+            work.add(piece)
+            seconds = time.perf_counter() - start
+            done, rate = work.images + work.there + work.failed, work.images / seconds
+            display.update(done, total, f"{rate:.0f} images/s, {_time_left(done, total, seconds)}")
 
         make_low_resolution(root, names, degradation, scale, output, workers, report)
     seconds = time.perf_counter() - start
     click.echo(
-        f"{_count(done.images, 'image')} made, {done.there} were there, in {seconds:.0f} s with {_count(workers, 'worker')}"
+        f"{plural(work.images, 'image')} made, {work.there} already there, in {seconds:.0f} s with "
+        f"{plural(workers, 'worker')}"
     )
-    if done.images:
-        shares = (done.reading, done.resizing, done.writing)
-        read, resize, write = (f"{100 * share / done.seconds:.0f} %" for share in shares)
-        click.echo(
-            f"{done.images / done.seconds:.0f} images/s per core ({read} reading, {resize} resizing, {write} writing); "
-            f"the whole set of {SET_IMAGES} images: {SET_IMAGES * seconds / done.images / 3600:.1f} h at this rate"
-        )
-    _finish(done.problems, "image", "could not be made")
+    if work.images:
+        _print_rate(work, SET_IMAGES, seconds)
+    _exit_with_problems(work.problems, "image", "could not be made")
 
 
-@preprocess.command()
+def _print_rate(work: Work, set_images: int, seconds: float) -> None:
+    parts = (work.reading, work.resizing, work.writing)
+    read, resize, write = (f"{100 * part / work.seconds:.0f} %" for part in parts)
+    click.echo(
+        f"{work.images / work.seconds:.0f} images/s per core ({read} reading, {resize} resizing, {write} writing); "
+        f"the whole set of {set_images} images: {set_images * seconds / work.images / 3600:.1f} h at this rate"
+    )
+
+
+@preprocess_group.command("clips", short_help="Cut photos and videos into training clips.")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...", type=click.Path(path_type=Path))
-@click.option("--output", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder for the clips.")
-@click.option("--frames", default=ClipOptions.frames, show_default=True, help="Frames of a clip.")
-@click.option("--size", default=ClipOptions.size, show_default=True, help="Edge of a clip, high resolution [px].")
-@click.option("--per-photo", default=ClipOptions.per_photo, show_default=True, help="Clips from each photo.")
-@click.option("--per-video", default=ClipOptions.per_video, show_default=True, help="Clips from each video, at most.")
-@click.option("--reduce", default=ClipOptions.reduce, show_default=True, help="Reduce videos this many times first.")
+@click.option(
+    "--output",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Folder for the clips.",
+)
+@dataclass_options(ClipOptions)
 @click.option("--license", metavar="TEXT", help="License of the sources, for the manifest.")
 @click.option(
     "--licenses",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="CSV lines 'pattern,license' or JSON {pattern: license}: the license of each source by its name.",
+    metavar="FILE",
+    help="License of each source by its name: CSV lines 'pattern,license' or JSON {pattern: license}.",
 )
-@click.option("--seed", default=ClipOptions.seed, show_default=True, help="The same seed makes the same clips.")
-@click.option("--overwrite", is_flag=True, help="Replace clips that are in the folder.")
-@workers_option
-def clips(
+@click.option("--overwrite", is_flag=True, help="Replace the clips in the folder.")
+@_workers_option
+def preprocess_clips_command(
     sources: tuple[Path, ...],
     output: Path,
     license: str | None,
@@ -115,73 +138,61 @@ def clips(
 ) -> None:
     """Cut photos and videos (files or folders) into training clips.
 
-    Videos are reduced, cut at scene changes, and rid of repeated frames; photos get camera motion. Crops with little
-    detail are skipped nine times of ten. The result does not depend on --workers.
+    Videos are downscaled and cut at scene changes, and repeated frames are dropped; photos get synthetic camera motion.
+    Of crops with little detail, nine out of ten are skipped. The result does not depend on --workers.
 
     \b
-    Example: rvrt preprocess clips ~/Photos holiday.mp4 --output clips --license "my own"
+    Example:
+      rvrt preprocess clips ~/Photos holiday.mp4 --output clips --license "my own"
     """
-    from rvrt_cli.data.make_clips import Finished, make_clips
+    from rvrt_cli.data.make_clips import make_clips
     from rvrt_cli.data.sources import find_sources, read_licenses
 
     chosen = ClipOptions(**options)
     found = find_sources(sources, read_licenses(licenses) if licenses else (), license)
     photos = sum(source.kind == "photo" for source in found)
-    count = chosen.most_clips(photos, len(found) - photos)
+    most = chosen.most_clips(photos, len(found) - photos)
     click.echo(
-        f"{_count(photos, 'photo')} and {_count(len(found) - photos, 'video')}: "
-        f"up to {count} clips of {chosen.clip_bytes / 1e6:.2f} MB, {count * chosen.clip_bytes / 1e9:.2f} GB"
+        f"{plural(photos, 'photo')} and {plural(len(found) - photos, 'video')}: "
+        f"up to {most} clips of {chosen.clip_bytes / 1e6:.2f} MB, {most * chosen.clip_bytes / 1e9:.2f} GB"
     )
-    start, made = time.perf_counter(), 0
-    with progress(len(found), "sources") as advance:
-
-        def report(finished: Finished) -> None:
-            nonlocal made
-            made += finished.clips
-            advance(1, f"{made} clips, {made / (time.perf_counter() - start):.1f} clips/s")
-
-        manifest = make_clips(found, output, chosen, workers, overwrite, report)
+    start = time.perf_counter()
+    with open_display("sources", stderr=False) as display:
+        report = _ClipsReport(display, len(found))
+        manifest = make_clips(found, output, chosen, workers, overwrite, report.update)
     seconds = time.perf_counter() - start
     click.echo(
         f"{manifest['clips']} clips, {manifest['clips'] * chosen.clip_bytes / 1e9:.2f} GB, in {output}: "
         f"{seconds:.0f} s, {manifest['clips'] / seconds:.1f} clips/s"
     )
-    _finish(manifest["problems"], "source", "could not be used to the end")
+    _exit_with_problems(manifest["problems"], "source", "could not be used to the end")
 
 
-def _finish(problems: list[str], thing: str, what: str) -> None:
-    """List what could not be done, and exit with 1 if there is anything."""
+class _ClipsReport:
+    """Shows how many sources are done, and how many clips they gave."""
+
+    def __init__(self, display: SilentDisplay, sources: int) -> None:
+        self._display, self._sources = display, sources
+        self._start = time.perf_counter()
+        self._done = self._clips = 0
+
+    def update(self, finished: Finished) -> None:
+        self._done += 1
+        self._clips += finished.clips
+        seconds = time.perf_counter() - self._start
+        left = _time_left(self._done, self._sources, seconds)
+        rate = f"{plural(self._clips, 'clip')}, {self._clips / seconds:.1f} clips/s"
+        self._display.update(self._done, self._sources, f"{rate}, {left}")
+
+
+def _time_left(done: int, total: int, seconds: float) -> str:
+    return f"{duration((total - done) * seconds / done if done else float('nan'))} left"
+
+
+def _exit_with_problems(problems: list[str], noun: str, what: str) -> None:
+    """List what could not be done, and exit with status 1 if there is anything."""
     if problems:
-        click.echo(f"{_count(len(problems), thing)} {what}:", err=True)
+        click.echo(f"{plural(len(problems), noun)} {what}:", err=True)
         for problem in problems:
             click.echo(f"  {problem}", err=True)
         raise SystemExit(1)
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}{'s' * (number != 1)}"
-
-
-@contextmanager
-def progress(total: int, unit: str) -> Iterator[Callable[[int, str], None]]:
-    """A progress bar on a terminal, a line every few seconds elsewhere; call what it gives with (done more, text)."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console()
-    if console.is_terminal:
-        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-        with Progress(*columns, console=console) as bar:
-            task = bar.add_task(unit, total=total)
-            yield lambda more, text: bar.update(task, advance=more, description=f"{unit}: {text}")
-        return
-    done, printed = 0, time.perf_counter()
-
-    def line(more: int, text: str) -> None:
-        nonlocal done, printed
-        done += more
-        if done == total or time.perf_counter() - printed >= _PLAIN_EVERY:
-            printed = time.perf_counter()
-            click.echo(f"{done}/{total} {unit}: {text}")
-
-    yield line

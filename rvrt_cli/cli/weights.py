@@ -1,4 +1,5 @@
-"""`rvrt weights`: what weights there are; convert and fetch published ones."""
+# SPDX-License-Identifier: Apache-2.0
+"""`rvrt weights`: list, inspect, convert and download weights."""
 
 from __future__ import annotations
 
@@ -8,21 +9,26 @@ from pathlib import Path
 
 import click
 
-_DEGRADATIONS = ("bi", "bd", "video", "none")
+from rvrt_cli.cli.display import SilentDisplay, open_display
+from rvrt_cli.cli.formatting import facts_table, megabytes, print_table, safe_markup, thousands
+from rvrt_cli.cli.generated_options import with_default
+
+_DEGRADATION_NAMES = {"bi": "bicubic (bi)", "bd": "blurred (bd)", "video": "compressed video", "none": "-", None: "?"}
 
 
-@click.group(short_help="List, inspect, convert and fetch weights.")
-def weights() -> None:
-    """List, inspect, convert and fetch the network's weights."""
+@click.group("weights", short_help="List, inspect, convert and download weights.")
+def weights_group() -> None:
+    """List, inspect, convert and download the network's weights."""
 
 
-@weights.command("list")
+@weights_group.command("list", short_help="List the weights that there are.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def list_command(as_json: bool) -> None:
-    """Show the weights that are embedded, in your cache, or published.
+def weights_list_command(as_json: bool) -> None:
+    """List the weights that are embedded, in your cache, or published.
 
     \b
-    Example: rvrt weights list
+    Example:
+      rvrt weights list
     """
     from rich.table import Table
 
@@ -36,23 +42,23 @@ def list_command(as_json: bool) -> None:
     for entry in entries:
         trained = {True: "trained", False: "untrained", None: "?"}[entry.trained]
         about = "about " if entry.state == "available" else ""
-        facts = (entry.state, about + _size(entry.bytes), trained, _kind(entry.degradation), entry.license or "?")
-        table.add_row(*(_plain(fact) for fact in (entry.name, *facts)))
-    _print(table)
-    click.echo(f"\ncache: {cache_folder()}    fetch what is available with: rvrt weights pull NAME")
+        degradation = _DEGRADATION_NAMES[entry.degradation]
+        facts = (entry.state, about + megabytes(entry.bytes), trained, degradation, entry.license or "?")
+        table.add_row(*(safe_markup(fact) for fact in (entry.name, *facts)))
+    print_table(table)
+    click.echo(f"\ncache: {cache_folder()}    download available weights with: rvrt weights pull NAME")
 
 
-@weights.command(short_help="Show a model card and configuration.")
+@weights_group.command("info", short_help="Show a model card and its configuration.")
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def info(name: str, as_json: bool) -> None:
-    """Show the model card and the configuration of NAME, which is from the list or a .safetensors file.
+def weights_info_command(name: str, as_json: bool) -> None:
+    """Show the model card and the configuration of NAME, a name from the list or a .safetensors file.
 
     \b
-    Example: rvrt weights info rvrt-tiny
+    Example:
+      rvrt weights info rvrt-tiny
     """
-    from rich.table import Table
-
     from rvrt_cli.weights import find_weights, read_about
 
     is_file = name.endswith(".safetensors") or Path(name).is_file()
@@ -62,124 +68,91 @@ def info(name: str, as_json: bool) -> None:
         facts = {"path": str(path), "bytes": path.stat().st_size, "parameters": parameters}
         click.echo(json.dumps({**facts, "card": card, "config": config.to_dict()}, indent=2))
         return
-    table = Table(show_header=False, box=None)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    table.add_row("file", _plain(f"{path} ({_size(path.stat().st_size)})"))
-    table.add_row("weights", f"{parameters:,}".replace(",", " "))
+    table = facts_table()
+    table.add_row("file", safe_markup(f"{path} ({megabytes(path.stat().st_size)})"))
+    table.add_row("parameters", thousands(parameters))
     for key, value in {**card, **config.to_dict()}.items():
-        table.add_row(_plain(key.replace("_", " ")), _plain(_text(value)))
-    _print(table)
+        table.add_row(safe_markup(key.replace("_", " ")), safe_markup(_card_text(value)))
+    print_table(table)
 
 
-@weights.command(short_help="Convert a PyTorch checkpoint.")
+@weights_group.command("convert", short_help="Convert a PyTorch checkpoint.")
 @click.argument("source", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("target", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--name", help="Name in the model card.  [default: from SOURCE]")
-@click.option("--degradation", type=click.Choice(_DEGRADATIONS), help="What the network was trained to undo.")
-@click.option("--data", help="Training data, for the model card.")
-@click.option("--license", help="License of the weights, for the model card.")
+@click.option("--name", help=with_default("Name in the model card.", "from SOURCE"))
+@click.option(
+    "--degradation",
+    type=click.Choice([name for name in _DEGRADATION_NAMES if name is not None]),
+    help="Degradation that the network was trained to undo.",
+)
+@click.option("--data", metavar="TEXT", help="Training data, for the model card.")
+@click.option("--license", metavar="TEXT", help="License of the weights, for the model card.")
 @click.option("--overwrite", is_flag=True, help="Replace TARGET if it exists.")
-def convert(source: Path, target: Path, overwrite: bool, **facts: str | None) -> None:
+def weights_convert_command(source: Path, target: Path, overwrite: bool, **facts: str | None) -> None:
     """Convert SOURCE, a PyTorch checkpoint of the x4 RVRT, into the weights file TARGET.
 
     PyTorch is not needed, and nothing in SOURCE is executed.
 
     \b
-    Example: rvrt weights convert 001_RVRT_videosr_bi_REDS_30frames.pth rvrt-bi-reds.safetensors
+    Example:
+      rvrt weights convert 001_RVRT_videosr_bi_REDS_30frames.pth rvrt-bi-reds.safetensors
     """
     from rvrt_cli.weights import convert_checkpoint
 
     given = {key: value for key, value in facts.items() if value is not None}
     done = convert_checkpoint(source, target, given, overwrite)
-    count = sum(array.size for array in done.arrays.values())
-    click.echo(f"{target}: {done.card['name']}, {count:,} weights in {len(done.arrays)} arrays".replace(",", " ", 1))
+    parameters = thousands(sum(array.size for array in done.arrays.values()))
+    click.echo(f"{target}: {done.card['name']}, {parameters} parameters in {len(done.arrays)} arrays")
     click.echo(f"use it with: rvrt upscale --weights {target} SOURCE TARGET")
 
 
-@weights.command(short_help="Fetch published weights.")
+@weights_group.command("pull", short_help="Download published weights.")
 @click.argument("name")
 @click.option(
     "--from",
     "file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="The checkpoint as a file, for machines without a network.",
+    metavar="FILE",
+    help="Downloaded checkpoint, for machines without internet access.",
 )
 @click.option("--url", envvar="RVRT_WEIGHTS_URL", hidden=True, help="Folder of a mirror that has the published files.")
-@click.option("--overwrite", is_flag=True, help="Fetch again what is in the cache.")
-def pull(name: str, file: Path | None, url: str | None, overwrite: bool) -> None:
-    """Fetch the published weights NAME, check them, and convert them into your cache.
+@click.option("--overwrite", is_flag=True, help="Download again what is in the cache.")
+def weights_pull_command(name: str, file: Path | None, url: str | None, overwrite: bool) -> None:
+    """Download the published weights NAME, check them, and convert them into your cache.
 
-    The published weights are for non-commercial use only (CC-BY-NC-4.0). A broken download goes on where it stopped.
+    The published weights are for non-commercial use only (CC-BY-NC-4.0). An interrupted download resumes when the
+    command is run again.
 
     \b
     Names: rvrt-bi-reds, rvrt-bi-vimeo (bicubic), rvrt-bd-vimeo (blurred)
-    Example: rvrt weights pull rvrt-bi-reds
+    Example:
+      rvrt weights pull rvrt-bi-reds
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
     from rvrt_cli.errors import WeightsError
     from rvrt_cli.weights import PUBLISHED_LICENSE, cache_folder, find_published, pull_weights
 
     entry = find_published(name)
     if (cache_folder() / f"{entry.name}.safetensors").is_file() and not overwrite:
-        click.echo(f"{entry.name}: in the cache already; --overwrite fetches it again")
+        click.echo(f"{entry.name}: already in the cache; --overwrite downloads it again")
         return
     click.echo(f"{entry.name}: RVRT x4, trained on {entry.data} by Liang et al.")
     click.echo(f"license: {PUBLISHED_LICENSE}")
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
+    display = SilentDisplay() if file is not None else open_display("MB")
+
+    def show(have: int, total: int | None) -> None:
+        display.update(have / 1e6, None if total is None else total / 1e6, entry.name)
+
     try:
-        with Progress(*columns, console=Console(stderr=True), disable=file is not None) as progress:
-            task = progress.add_task(entry.name, total=None)
-            path = pull_weights(
-                entry,
-                file=file,
-                url=url,
-                overwrite=overwrite,
-                progress=lambda have, total: progress.update(task, completed=have, total=total),
-            )
+        with display:
+            path = pull_weights(entry, file=file, url=url, overwrite=overwrite, progress=show)
     except KeyboardInterrupt:
-        raise WeightsError(f"stopped; `rvrt weights pull {name}` goes on where the download was") from None
+        raise WeightsError(f"stopped; `rvrt weights pull {name}` resumes the download") from None
     click.echo(f"{path}\nuse it with: rvrt upscale --model {entry.name} SOURCE TARGET")
 
 
-def _print(table: object) -> None:
-    from rich.console import Console
-
-    console = Console()
-    if not console.is_terminal:
-        console.width = 250  # a pipe gets whole lines
-    console.print(table)
-
-
-def _plain(value: str) -> str:
-    """Text from a file, with nothing in it for rich to interpret."""
-    from rich.markup import escape
-
-    from rvrt_cli.weights.safe_pickle import sanitize
-
-    return escape(sanitize(value, 300))
-
-
-def _text(value: object) -> str:
+def _card_text(value: object) -> str:
     if isinstance(value, dict):
-        return "; ".join(f"{key} {_text(part)}" for key, part in value.items())
+        return "; ".join(f"{key} {_card_text(part)}" for key, part in value.items())
     if isinstance(value, (list, tuple)):
-        return ", ".join(_text(part) for part in value)
+        return ", ".join(_card_text(part) for part in value)
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
-
-
-def _kind(degradation: str | None) -> str:
-    kinds = {"bi": "bicubic (bi)", "bd": "blurred (bd)", "video": "compressed video", "none": "-", None: "?"}
-    return kinds[degradation]
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e6:.1f} MB"

@@ -1,26 +1,28 @@
-"""Options of `rvrt preprocess clips`, apart from what carries them out, so that `rvrt --help` need not import NumPy."""
+# SPDX-License-Identifier: Apache-2.0
+"""Options of `rvrt preprocess clips`; no NumPy import, so that `rvrt --help` stays fast."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from rvrt_cli.errors import OptionError
+from rvrt_cli.options import setting
 
 
 @dataclass(frozen=True)
 class ClipOptions:
-    """What `rvrt preprocess clips` makes.
+    """The training clips that `rvrt preprocess clips` makes; every field is one command-line option.
 
     Raises:
         OptionError: a value cannot be used.
     """
 
-    frames: int = 7
-    size: int = 192  # HR px
-    per_photo: int = 16  # clips
-    per_video: int = 240  # clips, spread over its length
-    reduce: int = 2  # videos are reduced this many times first, against compression artifacts
-    seed: int = 0
+    frames: int = setting(7, "Frames per clip.")
+    size: int = setting(192, "Edge of a clip, high resolution [px].")
+    per_photo: int = setting(16, "Clips from each photo.")
+    per_video: int = setting(240, "Most clips from each video, spread over its length.")
+    reduce: int = setting(2, "Factor by which videos are downscaled first, to remove compression artifacts.")
+    seed: int = setting(0, "Random seed; the same seed makes the same clips.")
 
     def __post_init__(self) -> None:
         if self.frames < 2:
@@ -40,5 +42,5 @@ class ClipOptions:
         return self.frames * self.size**2 * 3
 
     def most_clips(self, photos: int, videos: int) -> int:
-        """How many clips this many sources give at most."""
+        """The most clips that this many sources can give."""
         return photos * self.per_photo + videos * self.per_video

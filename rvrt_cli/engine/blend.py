@@ -35,7 +35,8 @@ class Canvas:
         self._columns = [slice(scale * column.start, scale * column.stop) for column in grid.columns]
         self._row_weights, self._column_weights = grid.weights(scale)
         self._tiles = 0  # added so far
-        self._strip = np.zeros((frames, scale * grid.tile[0], *size[1:]), np.float32) if len(grid) > 1 else None
+        # rows of pixels and channels as one axis: NumPy is slow on an innermost axis of three
+        self._strip = np.zeros((frames, scale * grid.tile[0], 3 * size[1]), np.float32) if len(grid) > 1 else None
 
     def add(self, output: np.ndarray) -> None:
         """Blend in the next tile: (frames, scale*h, scale*w, 3) float32."""
@@ -44,10 +45,11 @@ class Canvas:
         if self._strip is None:
             self._write(output, 0)
             return
-        weight = (self._row_weights[row][:, None] * self._column_weights[column])[..., None]
-        place = self._strip[:, :, self._columns[column]]
+        weight = self._row_weights[row][:, None] * np.repeat(self._column_weights[column], 3)
+        columns = self._columns[column]
+        place = self._strip[:, :, 3 * columns.start : 3 * columns.stop]
         for here, values in zip(place, output, strict=True):  # frame by frame: the product is not held for all
-            here += weight * values
+            here += weight * values.reshape(weight.shape)
         if column == len(self._columns) - 1:
             self._finish_row(row)
 
@@ -56,7 +58,7 @@ class Canvas:
         assert self._strip is not None
         start = self._rows[row].start
         done = (self._rows[row + 1].start if row + 1 < len(self._rows) else self._rows[row].stop) - start
-        self._write(self._strip[:, :done], start)
+        self._write(self._strip[:, :done].reshape(len(self.frames), done, -1, 3), start)
         for strip in self._strip:
             strip[:-done] = strip[done:].copy()
             strip[-done:] = 0

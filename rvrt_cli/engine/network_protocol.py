@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the engine asks of a network: a pure function from frames and state to frames and state."""
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ import numpy as np
 from rvrt_cli.errors import MediaError
 
 # One array (N, T, H, W, C) per name, channels last, H×W the LR size of the call: axes 2 and 3 can be cut and stitched.
-State = dict[str, np.ndarray]
+NetworkState = dict[str, np.ndarray]
 
 SMALLEST_FRAME = 8  # px, both ways: one attention window
 
 
-class Network(Protocol):
-    """A recurrent network that enlarges a stretch of one scene and hands on what the next stretch needs."""
+class StreamingNetwork(Protocol):
+    """A recurrent network that upscales consecutive frames of one scene and passes on what the next ones need."""
 
     @property
     def scale(self) -> int:
@@ -23,10 +24,10 @@ class Network(Protocol):
 
     @property
     def clip_size(self) -> int:
-        """Frames that the network takes in one step; a stretch that a scene's end does not cut short is a multiple."""
+        """Frames that the network takes in one step; `emit` is a multiple of it unless the scene ends there."""
 
-    def __call__(self, frames: np.ndarray, state: State | None, emit: int) -> tuple[np.ndarray, State]:
-        """Enlarge the first `emit` of the frames; the others are lookahead.
+    def __call__(self, frames: np.ndarray, state: NetworkState | None, emit: int) -> tuple[np.ndarray, NetworkState]:
+        """Upscale the first `emit` of the frames; the others are lookahead.
 
         Args:
             frames: (N, T, H, W, 3) float32 in [0, 1], T ≥ 1, all of one scene.
@@ -49,7 +50,7 @@ class Network(Protocol):
         """Shapes of the arrays, float32, of the state of one call with N = 1."""
 
 
-def check_size(width: int, height: int) -> None:
+def check_frame_size(width: int, height: int) -> None:
     """Refuse frames that the network cannot take.
 
     Raises:

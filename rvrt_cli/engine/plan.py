@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Choose window and tile for the memory that is free."""
 
 from __future__ import annotations
@@ -5,8 +6,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from rvrt_cli.engine.network_protocol import Network, check_size
+from rvrt_cli.device import MemoryBudget
+from rvrt_cli.engine.network_protocol import StreamingNetwork, check_frame_size
 from rvrt_cli.engine.scenes import DELAY
 from rvrt_cli.engine.tiles import ALIGN, SMALLEST_TILE, TileGrid, check_tile
 from rvrt_cli.errors import OptionError, OutOfMemoryError
@@ -15,12 +18,44 @@ from rvrt_cli.options import UpscaleOptions
 DEFAULT_WINDOW = 14  # frames; taken where the memory allows
 GOOD_WINDOW = 6  # frames; tiles shrink to the smallest before the window falls below it
 SEAM_COST = 1.15  # untiled is worth this much more computing: it has no seams
-QUEUED_FRAMES = 4  # that wait on either side of the engine, unless the caller says otherwise
+QUEUED_FRAMES = 4  # frames that wait on either side of the engine, unless the caller says otherwise
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What goes through the network, and what needs memory beside it."""
+
+    width: int  # of the source [px]
+    height: int
+    frame_count: int | None = None  # None where the source does not say
+    pixel_bytes: int = 1  # of a sample: 1, or 2 above 8 bits
+    queued_frames: int = QUEUED_FRAMES  # that wait before and, upscaled, after the engine
+    other_bytes: int = 0  # main memory that others need meanwhile, such as the encoder
+
+
+@dataclass(frozen=True)
+class WindowOptions:
+    """What the user asks for; None: chosen for the memory.
+
+    Raises:
+        OptionError: a negative number.
+    """
+
+    window: int | None = None  # frames, rounded up to whole clips; 0: the whole clip at once
+    tile: int | None = None  # longest edge [LR px], rounded down to a multiple of 8; 0: untiled
+    overlap: int = UpscaleOptions.overlap  # that neighboring tiles share at least [LR px]; at most half a tile is used
+    lookahead: int = UpscaleOptions.lookahead  # frames, rounded up to whole clips
+
+    def __post_init__(self) -> None:
+        for name in ("window", "tile", "overlap", "lookahead"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise OptionError(f"--{name} {value}: give 0 or more")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a video goes through the network; made by `plan`, which fills in the figures."""
+    """How a video goes through the network; made by `make_plan`, which fills in the figures."""
 
     window: int  # frames that come out of a round of calls; 0: a whole scene
     lookahead: int  # frames
@@ -31,181 +66,157 @@ class Plan:
     host_bytes: int = 0  # predicted peak of frames, states and blending beside it
 
 
-def plan(
-    network: Network,
-    width: int,
-    height: int,
-    *,
-    free_bytes: int,
-    window: int | None = None,
-    tile: int | None = None,
-    overlap: int = UpscaleOptions.overlap,
-    lookahead: int = UpscaleOptions.lookahead,
-    frame_count: int | None = None,
-    host_free_bytes: int | None = None,
-    pixel_bytes: int = 1,
-    queued_frames: int = QUEUED_FRAMES,
-    other_bytes: int = 0,
-) -> Plan:
+def make_plan(network: StreamingNetwork, workload: Workload, options: WindowOptions, budget: MemoryBudget) -> Plan:
     """The plan that computes least per frame among those that fit the memory.
 
     What counts is px computed per px of the source: lookahead and overlap are computed twice, and tiling is charged
-    `SEAM_COST` for its seams. Windows below `GOOD_WINDOW` are taken only where no tile fits a longer one.
-
-    Args:
-        width, height: of the source, px.
-        free_bytes: memory for the network; for everything, unless `host_free_bytes` is given.
-        window: frames, rounded up to whole clips of the network; 0: the whole clip at once; None: chosen here, at
-            most `DEFAULT_WINDOW`.
-        tile: longest edge, px, rounded down to a multiple of 8; 0: untiled; None: chosen here.
-        overlap: px that neighboring tiles share at least (at most half a tile is used).
-        lookahead: frames, rounded up to whole clips.
-        frame_count: of the source, if known; a window of 0 is judged by it, and by `DEFAULT_WINDOW` without it.
-        host_free_bytes: memory for frames and states, where the device has memory of its own.
-        pixel_bytes: per sample of the source, 1 or 2.
-        queued_frames: that wait before and, enlarged, after the engine.
-        other_bytes: main memory that others need meanwhile, such as the encoder.
+    `SEAM_COST` for its seams. Windows below `GOOD_WINDOW` are taken only where no tile fits a longer one; a window that
+    is chosen here has at most `DEFAULT_WINDOW` frames. A window of 0 is judged by the workload's number of frames, and by
+    `DEFAULT_WINDOW` where that is unknown.
 
     Raises:
         MediaError: the frames are below 8×8 px.
-        OptionError: a negative number.
         OutOfMemoryError: nothing fits; the message says what would help.
     """
-    check_size(width, height)
-    for option, value in (("--window", window), ("--tile", tile), ("--overlap", overlap), ("--lookahead", lookahead)):
-        if value is not None and value < 0:
-            raise OptionError(f"{option} {value}: give 0 or more")
-    clip = network.clip_size
-    lookahead = _whole_clips(lookahead, clip)
-    demand = _Demand(network, width, height, lookahead, frame_count, pixel_bytes, queued_frames, other_bytes)
-
-    if window is None:
-        windows = range(_whole_clips(DEFAULT_WINDOW, clip), 0, -clip)
-        choices = [[n for n in windows if n >= GOOD_WINDOW], [n for n in windows if n < GOOD_WINDOW]]
-    else:
-        choices = [[_whole_clips(window, clip)]]
-    grids = list(_grids(width, height, tile, overlap))
-    for preferred in choices:
-        tried = []
-        for frames in preferred:
-            for grid in grids:
-                device, host = demand(frames, grid)
-                share = _share(device, host, free_bytes, host_free_bytes)
-                made = Plan(frames, lookahead, grid.tile, overlap, len(grid), device, host)
-                tried.append((share, demand.cost(frames, grid), made))
-        fitting = [(cost, made) for share, cost, made in tried if share <= 1]
+    check_frame_size(workload.width, workload.height)
+    demand = _Demand(network, workload, _whole_clips(options.lookahead, network.clip_size))
+    tried: list[_Candidate] = []
+    for windows in _window_choices(options.window, network.clip_size):
+        tried = [
+            demand.candidate(window, grid, options.overlap, budget)
+            for window in windows
+            for grid in _grids(workload, options)
+        ]
+        fitting = [candidate for candidate in tried if candidate.share <= 1]
         if fitting:
-            return min(fitting, key=lambda choice: choice[0])[1]
-    least = min(tried, key=lambda choice: choice[0])[2]
-    remedies = _remedies(least, demand, window, tile, host_free_bytes)
-    raise OutOfMemoryError(_too_large(least, demand, free_bytes, host_free_bytes) + "; give " + " or ".join(remedies))
+            return min(fitting, key=lambda candidate: candidate.cost).plan
+    least = min(tried, key=lambda candidate: candidate.share).plan
+    remedies = " or ".join(_remedies(least, demand, options, budget))
+    raise OutOfMemoryError(f"{_too_large(least, demand, budget)}; give {remedies}")
 
 
-def check_plan(
-    made: Plan, network: Network, width: int, height: int, *, window: int | None, overlap: int, lookahead: int
-) -> None:
-    """Refuse what `plan` could not have made for these arguments, whatever the memory.
+def check_plan(plan: Plan, network: StreamingNetwork, workload: Workload, options: WindowOptions) -> None:
+    """Refuse what `make_plan` could not have made for these arguments, whatever the memory.
 
     Raises:
         ValueError: such a plan.
     """
     clip = network.clip_size
-    most = _whole_clips(DEFAULT_WINDOW, clip)
-    windows = range(clip, most + 1, clip) if window is None else (_whole_clips(window, clip),)
-    if made.window not in windows or made.lookahead != _whole_clips(lookahead, clip) or made.overlap != overlap:
-        raise ValueError(f"window {made.window} + {made.lookahead} frames, overlap {made.overlap} px")
-    check_tile(made.tile, width, height)
+    windows = [window for choice in _window_choices(options.window, clip) for window in choice]
+    lookahead = _whole_clips(options.lookahead, clip)
+    if plan.window not in windows or plan.lookahead != lookahead or plan.overlap != options.overlap:
+        raise ValueError(f"window {plan.window} + {plan.lookahead} frames, overlap {plan.overlap} px")
+    check_tile(plan.tile, workload.width, workload.height)
+
+
+class _Candidate(NamedTuple):
+    """A plan, what it needs as a share of the memory (up to 1 fits), and what it costs in px computed per source px."""
+
+    share: float
+    cost: float
+    plan: Plan
 
 
 @dataclass(frozen=True)
 class _Demand:
-    """What a window and a grid need, in bytes, and cost, in px computed per px of the source."""
+    """What a window and a grid need and cost."""
 
-    network: Network
-    width: int
-    height: int
+    network: StreamingNetwork
+    workload: Workload
     lookahead: int
-    frame_count: int | None
-    pixel_bytes: int
-    queued_frames: int
-    other_bytes: int
 
-    def __call__(self, window: int, grid: TileGrid) -> tuple[int, int]:
-        """(device, host) bytes."""
-        frames = self._frames(window)
+    def candidate(self, window: int, grid: TileGrid, overlap: int, budget: MemoryBudget) -> _Candidate:
+        device, host = self.device_bytes(window, grid), self.host_bytes(window, grid)
+        plan = Plan(window, self.lookahead, grid.tile, overlap, len(grid), device, host)
+        return _Candidate(_share(device, host, budget), self.cost(window, grid), plan)
+
+    def device_bytes(self, window: int, grid: TileGrid) -> int:
+        return self.network.memory(self._frames(window), *grid.tile)
+
+    def host_bytes(self, window: int, grid: TileGrid) -> int:
+        """Bytes of frames, states and blending."""
+        work, frames = self.workload, self._frames(window)
         h, w = grid.tile
-        source = 3 * self.height * self.width
+        source = 3 * work.height * work.width
         output = source * self.network.scale**2
-        pixels = self.pixel_bytes * (
-            source * (frames + 1 + DELAY + self.queued_frames) + output * (frames + self.queued_frames)
-        )
-        row = output * h // self.height  # samples in one row of tiles
+        waiting = source * (frames + 1 + DELAY + work.queued_frames) + output * (frames + work.queued_frames)
+        row = output * h // work.height  # samples in one row of tiles
         blending = 4 * row * (frames + 1) if len(grid) > 1 else 4 * row  # the strip and one frame on its way to pixels
         state = sum(4 * math.prod(shape) for shape in self.network.state_shapes(h, w).values())
         states = 2 * len(grid) * state  # those carried in, kept until the window is done
-        return self.network.memory(frames, h, w), pixels + blending + states + self.other_bytes
+        return work.pixel_bytes * waiting + blending + states + work.other_bytes
 
     def cost(self, window: int, grid: TileGrid) -> float:
+        """Px computed per px of the source."""
         frames = self._frames(window)
-        once = window == 0 or frames == self.frame_count  # one window holds the clip: no lookahead is computed twice
+        once = window == 0 or frames == self.workload.frame_count  # the window holds the clip: no lookahead is repeated
         return (1 if once else frames / window) * grid.redundancy * (SEAM_COST if len(grid) > 1 else 1)
 
     def _frames(self, window: int) -> int:
         """The most frames in one call, all of which may come out."""
+        count = self.workload.frame_count
         if window == 0:
-            return self.frame_count or DEFAULT_WINDOW
-        return min(window + self.lookahead, self.frame_count or window + self.lookahead)
+            return count or DEFAULT_WINDOW
+        return min(window + self.lookahead, count or window + self.lookahead)
 
 
-def _grids(width: int, height: int, tile: int | None, overlap: int) -> Iterator[TileGrid]:
-    """The grids to try, ever smaller tiles; one only where the user says which."""
-    whole = TileGrid(height, width, (height, width), overlap)
+def _window_choices(window: int | None, clip: int) -> list[list[int]]:
+    """Windows to choose from, the preferred ones first."""
+    if window is not None:
+        return [[_whole_clips(window, clip)]]
+    windows = range(_whole_clips(DEFAULT_WINDOW, clip), 0, -clip)
+    return [[n for n in windows if n >= GOOD_WINDOW], [n for n in windows if n < GOOD_WINDOW]]
+
+
+def _grids(workload: Workload, options: WindowOptions) -> Iterator[TileGrid]:
+    """The grids to try, of ever smaller tiles; a single one where the user says which."""
+    height, width, tile, overlap = workload.height, workload.width, options.tile, options.overlap
     if tile:
         edge = max(SMALLEST_TILE, tile // ALIGN * ALIGN)
         yield TileGrid(height, width, (height if tile >= height else edge, width if tile >= width else edge), overlap)
         return
-    yield whole
+    untiled = TileGrid(height, width, (height, width), overlap)
+    yield untiled
     if tile is None:
-        yield from whole.smaller()
+        yield from untiled.smaller()
 
 
 def _whole_clips(frames: int, clip: int) -> int:
     return -(-frames // clip) * clip
 
 
-def _share(device: int, host: int, free_bytes: int, host_free_bytes: int | None) -> float:
-    """What is needed as a share of what is free; up to 1 fits."""
-    if host_free_bytes is None:  # one memory for both
-        return (device + host) / max(1, free_bytes)
-    return max(device / max(1, free_bytes), host / max(1, host_free_bytes))
+def _share(device: int, host: int, budget: MemoryBudget) -> float:
+    """What is needed as a share of what may be used; up to 1 fits."""
+    if budget.device is None:  # one memory for both
+        return (device + host) / max(1, budget.host)
+    return max(device / max(1, budget.device), host / max(1, budget.host))
 
 
-def _too_large(least: Plan, demand: _Demand, free_bytes: int, host_free_bytes: int | None) -> str:
+def _too_large(least: Plan, demand: _Demand, budget: MemoryBudget) -> str:
     """What is wrong with the plan that needs least, when even that does not fit."""
     wanted = f"a window of {least.window} + {least.lookahead} frames" if least.window else "the whole clip at once"
-    if host_free_bytes is None:
-        lack = f"{_gib(least.device_bytes + least.host_bytes)} of memory, {_gib(free_bytes)} may be used"
-    elif least.device_bytes / max(1, free_bytes) >= least.host_bytes / max(1, host_free_bytes):
-        lack = f"{_gib(least.device_bytes)} of device memory, {_gib(free_bytes)} may be used"
+    if budget.device is None:
+        lack = f"{_gib(least.device_bytes + least.host_bytes)} of memory, {_gib(budget.host)} may be used"
+    elif least.device_bytes / max(1, budget.device) >= least.host_bytes / max(1, budget.host):
+        lack = f"{_gib(least.device_bytes)} of device memory, {_gib(budget.device)} may be used"
     else:
-        lack = f"{_gib(least.host_bytes)} of main memory beside the device's, {_gib(host_free_bytes)} may be used"
+        lack = f"{_gib(least.host_bytes)} of main memory beside the device's, {_gib(budget.host)} may be used"
     h, w = least.tile
-    return f"{demand.width}x{demand.height} px, {wanted}, tiles of {w}x{h} px: this needs about {lack}"
+    size = f"{demand.workload.width}x{demand.workload.height} px"
+    return f"{size}, {wanted}, tiles of {w}x{h} px: this needs about {lack}"
 
 
-def _remedies(
-    least: Plan, demand: _Demand, window: int | None, tile: int | None, host_free_bytes: int | None
-) -> list[str]:
+def _remedies(least: Plan, demand: _Demand, options: WindowOptions, budget: MemoryBudget) -> list[str]:
     remedies = []
-    if window == 0:
+    if options.window == 0:
         remedies.append(f"a --window such as {DEFAULT_WINDOW} instead of the whole clip at once")
-    elif window is not None and window > demand.network.clip_size:
+    elif options.window is not None and options.window > demand.network.clip_size:
         remedies.append("a smaller --window")
-    if tile is not None and max(least.tile) > SMALLEST_TILE:
-        remedies.append("another --tile" if tile else "a --tile instead of untiled frames")
-    if demand.lookahead and window != 0:
+    if options.tile is not None and max(least.tile) > SMALLEST_TILE:
+        remedies.append("another --tile" if options.tile else "a --tile instead of untiled frames")
+    if demand.lookahead and options.window != 0:
         remedies.append("a smaller --lookahead")
-    remedies.append("more --memory" if host_free_bytes is None else "a machine with more memory")
+    remedies.append("more --memory" if budget.device is None else "a machine with more memory")
     return remedies
 
 

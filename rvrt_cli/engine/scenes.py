@@ -1,7 +1,8 @@
-"""Find scene cuts in a stream of frames as they come.
+# SPDX-License-Identifier: Apache-2.0
+"""Detect scene cuts in a stream of frames as they come.
 
-Each frame is reduced to a thumbnail of 64 px luma whose mean and contrast are taken out, so that fades and lighting
-say little. Two thumbnails differ by how far each px of one lies outside the range of values in the 3×3 px around it in
+Each frame is reduced to a thumbnail of 64 px luma whose mean and contrast are normalized, so that fades and lighting
+hardly matter. Two thumbnails differ by how far each px of one lies outside the range of values in the 3×3 px around it in
 the other: motion up to 1/64 of the frame costs nothing. A cut is a difference that is large, that stands out from
 those just before and just after it (a fast pan, an explosion or noise does not; the idea of PySceneDetect's adaptive
 detector), and that stays: a flash returns to what was there before.
@@ -11,20 +12,22 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from rvrt_cli.frame import Frame
+
 DELAY = 3  # frames after a candidate that are looked at before the decision, and the longest flash seen through
 
-_EDGE = 64  # px, longer edge of the thumbnail
+_THUMBNAIL_EDGE = 64  # px, the longer one
 _SAMPLES = 3  # per thumbnail px and axis: enough against grain and moiré, far cheaper than the mean of all px
-_LUMA = np.array([0.25, 0.5, 0.25], np.float32)  # of R, G, B; near enough
-_SMALLEST_CONTRAST = 16.0  # levels of 255; stretched further, the last step of a fade to black would be a cut
-_LARGE = 0.2  # different shots measure 0.2-1.1 (1 % below 0.4), quick motion in one shot up to 0.1
-_STANDS_OUT = 2.0  # times the differences around it
-_STAYS = 0.5  # of the difference remains between any frame just before and any just after
-_BEFORE = 3  # differences before a candidate that it is compared with
+_THUMBNAIL_LUMA = np.array([0.25, 0.5, 0.25], np.float32)  # of R, G, B; near enough
+_MIN_CONTRAST = 16.0  # levels of 255; stretched further, the last step of a fade to black would be a cut
+_MIN_CUT = 0.2  # different shots measure 0.2-1.1 (1 % below 0.4), quick motion in one shot up to 0.1
+_MIN_PROMINENCE = 2.0  # times the differences around it
+_MIN_REMAINING = 0.5  # of the difference between any frame just before and any just after
+_CHANGES_BEFORE = 3  # differences before a candidate that it is compared with
 
 
 class _Thumbnail(NamedTuple):
@@ -33,72 +36,86 @@ class _Thumbnail(NamedTuple):
     high: np.ndarray  # greatest luma of the 3×3 px around each
 
 
-class _Seen(NamedTuple):
-    frame: np.ndarray
+class _Candidate(NamedTuple):
+    frame: Frame | np.ndarray
     thumbnail: _Thumbnail
     change: float  # from the frame before
 
 
-def mark_scenes(frames: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, bool]]:
-    """Each frame (H, W, 3), uint8 or uint16, with whether a scene starts with it; the first one does.
+FrameOrPixels = TypeVar("FrameOrPixels", Frame, np.ndarray)
+
+
+def mark_scenes(frames: Iterable[FrameOrPixels]) -> Iterator[tuple[FrameOrPixels, bool]]:
+    """Each frame with whether a scene starts with it; the first one does.
 
     Frames come out unchanged and in order, `DELAY` frames late.
+
+    Args:
+        frames: `Frame`s, or their pixels (H, W, 3), uint8 or uint16.
     """
-    before: deque[_Thumbnail] = deque(maxlen=DELAY)
-    changes: deque[float] = deque(maxlen=_BEFORE)  # in the present scene
-    ahead: deque[_Seen] = deque()
+    detector = _CutDetector()
+    ahead: deque[_Candidate] = detector.ahead
     last: _Thumbnail | None = None
-
-    def release() -> tuple[np.ndarray, bool]:
-        cut = not before or _is_cut(before, changes, ahead)
-        frame, thumbnail, change = ahead.popleft()
-        before.append(thumbnail)
-        if cut:
-            changes.clear()
-        else:
-            changes.append(change)
-        return frame, cut
-
     for frame in frames:
-        thumbnail = _reduce(frame)
-        ahead.append(_Seen(frame, thumbnail, _difference(last, thumbnail) if last else 0.0))
+        thumbnail = _thumbnail(frame.pixels if isinstance(frame, Frame) else frame)
+        ahead.append(_Candidate(frame, thumbnail, _difference(last, thumbnail) if last else 0.0))
         last = thumbnail
         del frame  # so that the generator, while it waits, keeps no frame alive that has come out
         if len(ahead) > DELAY:
-            yield release()
+            yield detector.decide()
     while ahead:
-        yield release()
+        yield detector.decide()
 
 
-def _is_cut(before: deque[_Thumbnail], changes: deque[float], ahead: deque[_Seen]) -> bool:
+class _CutDetector:
+    """Decides on the oldest frame in `ahead`, which is followed by up to `DELAY` others."""
+
+    def __init__(self) -> None:
+        self.ahead: deque[_Candidate] = deque()
+        self._before: deque[_Thumbnail] = deque(maxlen=DELAY)
+        self._changes: deque[float] = deque(maxlen=_CHANGES_BEFORE)  # in the present scene
+
+    def decide(self) -> tuple[Any, bool]:
+        """The oldest frame, and whether a scene starts with it."""
+        cut = not self._before or _is_cut(self._before, self._changes, self.ahead)
+        frame, thumbnail, change = self.ahead.popleft()
+        self._before.append(thumbnail)
+        if cut:
+            self._changes.clear()
+        else:
+            self._changes.append(change)
+        return frame, cut
+
+
+def _is_cut(before: deque[_Thumbnail], changes: deque[float], ahead: deque[_Candidate]) -> bool:
     change = ahead[0].change
-    if change < _LARGE:
+    if change < _MIN_CUT:
         return False
     around = [*changes, ahead[1].change] if len(ahead) > 1 else [*changes]
-    if change < _STANDS_OUT * max(around, default=0.0):
+    if change < _MIN_PROMINENCE * max(around, default=0.0):
         return False
-    return all(_difference(old, seen.thumbnail) >= _STAYS * change for old in before for seen in ahead)
+    return all(_difference(old, seen.thumbnail) >= _MIN_REMAINING * change for old in before for seen in ahead)
 
 
-def _reduce(frame: np.ndarray) -> _Thumbnail:
+def _thumbnail(frame: np.ndarray) -> _Thumbnail:
     longest = max(frame.shape[:2])
-    samples = min(_SAMPLES, max(1, longest // _EDGE))
-    step = max(1, longest // (_EDGE * samples))
-    luma = frame[::step, ::step].astype(np.float32) @ (_LUMA * 255 / np.float32(np.iinfo(frame.dtype).max))
-    luma = _mean(_mean(luma, samples).T, samples).T
+    samples = min(_SAMPLES, max(1, longest // _THUMBNAIL_EDGE))
+    step = max(1, longest // (_THUMBNAIL_EDGE * samples))
+    luma = frame[::step, ::step].astype(np.float32) @ (_THUMBNAIL_LUMA * 255 / np.float32(np.iinfo(frame.dtype).max))
+    luma = _mean_of_rows(_mean_of_rows(luma, samples).T, samples).T
     luma -= luma.mean()
-    luma /= max(float(luma.std()), _SMALLEST_CONTRAST)
-    return _Thumbnail(luma, _around(luma, np.minimum), _around(luma, np.maximum))
+    luma /= max(float(luma.std()), _MIN_CONTRAST)
+    return _Thumbnail(luma, _extreme_around(luma, np.minimum), _extreme_around(luma, np.maximum))
 
 
-def _mean(rows: np.ndarray, count: int) -> np.ndarray:
-    """The mean of every `count` rows; left-over rows at the end are dropped."""
+def _mean_of_rows(rows: np.ndarray, count: int) -> np.ndarray:
+    """The mean of every `count` rows; remaining rows at the end are dropped."""
     count = min(count, len(rows))
     whole = len(rows) // count * count
     return np.ascontiguousarray(rows[:whole]).reshape(-1, count, rows.shape[1]).mean(1)
 
 
-def _around(luma: np.ndarray, pick: np.ufunc) -> np.ndarray:
+def _extreme_around(luma: np.ndarray, pick: np.ufunc) -> np.ndarray:
     """The least or greatest of the 3×3 px around each px, of those inside the frame."""
     for _ in range(2):  # rows, then columns
         best = luma.copy()

@@ -1,21 +1,22 @@
-"""Frames in, enlarged frames out: scenes, windows, tiles, the network, blending."""
+# SPDX-License-Identifier: Apache-2.0
+"""Frames in, upscaled frames out: scenes, windows, tiles, the network, blending."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from rvrt_cli.engine.blend import Canvas, cut_tile
-from rvrt_cli.engine.network_protocol import Network, State, check_size
+from rvrt_cli.engine.network_protocol import NetworkState, StreamingNetwork, check_frame_size
 from rvrt_cli.engine.plan import Plan
 from rvrt_cli.engine.scenes import mark_scenes
-from rvrt_cli.engine.segments import Carried, Segments, cut_segments
+from rvrt_cli.engine.segments import WHOLE_VIDEO, Carried, SegmentPlan, cut_segments
 from rvrt_cli.engine.tiles import TileGrid
 from rvrt_cli.engine.windows import Window, cut_windows
 from rvrt_cli.errors import MediaError, OutOfMemoryError, RvrtError
+from rvrt_cli.frame import Frame
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class SceneStarted:
 
 @dataclass(frozen=True)
 class TileDone:
-    """Tile `tile` of `tiles` (from 1) of the window of `frames` frames from `first` on has been computed."""
+    """Tile `tile` of `tiles` (from 1) of the window of `frames` output frames from `first` on has been computed."""
 
     first: int
     frames: int
@@ -37,66 +38,45 @@ class TileDone:
 
 @dataclass(frozen=True)
 class TileShrunk:
-    """The device ran out of memory; the window from frame `first` on is repeated, and all goes on with tiles (h, w)."""
+    """The device ran out of memory: the window from frame `first` on is repeated, from here on with tiles `after` (h, w)."""
 
     first: int
     before: tuple[int, int]
     after: tuple[int, int]
 
 
-@dataclass(frozen=True)
-class SegmentStarted:
-    """The frames of the segment that begins with frame `first` come next."""
-
-    first: int
-
-
-@dataclass(frozen=True)
-class SegmentDone:
-    """All frames of a segment have come out; `carried` is None where a scene ends with it."""
-
-    first: int
-    frames: int
-    starts_scene: bool
-    carried: Carried | None
-
-
-@dataclass(frozen=True)
-class FramesPassed:
-    """The `frames` frames from `first` on belong to a segment that is not wanted; they do not come out."""
-
-    first: int
-    frames: int
-
-
-Event = SceneStarted | TileDone | TileShrunk | SegmentStarted | SegmentDone | FramesPassed
+Event = SceneStarted | TileDone | TileShrunk
 
 
 def stream(
-    frames: Iterable[np.ndarray],
-    network: Network,
+    frames: Iterable[Frame],
+    network: StreamingNetwork,
     plan: Plan,
     *,
     scenes: bool = True,
-    segments: Segments | None = None,
-    on_event: Callable[[Event], None] | None = None,
-) -> Iterator[np.ndarray]:
-    """Enlarge a video: one frame out for each one in, in order.
+    segments: SegmentPlan = WHOLE_VIDEO,
+    on_event: Callable[[Event], None] = lambda event: None,
+) -> Iterator[Segment]:
+    """Upscale a video: segments of frames, one frame out for each one in, in order.
+
+    Each segment must be iterated before the next one is asked for; frames of a segment that is not are computed and
+    dropped.
 
     Args:
-        frames: (H, W, 3) uint8 or uint16 RGB, all alike.
+        frames: pixels (H, W, 3) uint8 or uint16 RGB, all of one size and type.
         network: called for one tile of one window at a time.
         plan: window, lookahead, tile and overlap. Where the device runs out of memory all the same, tiles are halved
             and the window is repeated.
-        scenes: look for scene cuts, at which the network starts afresh.
-        segments: where segments end and which are computed; None: everything, as one.
-        on_event: told of scenes, segments, finished tiles and smaller tiles, as they come.
+        scenes: detect scene cuts, at which the recurrent state is cleared.
+        segments: where segments end and which are computed; by default the whole video is one.
+        on_event: called for scenes, finished tiles and smaller tiles, as they come.
 
     Yields:
-        (scale*H, scale*W, 3) of the source's type, values rounded to the nearest level.
+        segments whose frames have pixels (scale*H, scale*W, 3) of the source's type, rounded to the nearest level, and
+        the timestamp and alpha of the frame that they come from.
 
     Raises:
-        MediaError: frames below 8×8 px, or a frame unlike the first.
+        MediaError: frames below 8×8 px, or a frame of another size or type than the first.
         OutOfMemoryError: the smallest tile does not fit either.
         RvrtError: the network's output is not finite.
         ValueError: the plan's window or lookahead is not made of whole clips.
@@ -105,109 +85,177 @@ def stream(
         raise ValueError(
             f"window {plan.window} and lookahead {plan.lookahead} must be multiples of {network.clip_size}"
         )
-    everything = Segments(sys.maxsize, lambda first, starts_scene: True, _nothing_carried)
-    return _stream(frames, network, plan, scenes, segments or everything, on_event or (lambda event: None))
+    checked = _check_alike(frames)
+    marked = mark_scenes(checked) if scenes else ((frame, False) for frame in checked)
+    windows = cut_segments(cut_windows(marked, plan.window, plan.lookahead), segments.length)
+    return _segments(_Pass(windows, network, plan, on_event), segments)
 
 
-def _nothing_carried(first: int) -> Carried:
-    raise AssertionError(f"frame {first} continues frames that were passed over")
-
-
-def _stream(
-    frames: Iterable[np.ndarray],
-    network: Network,
-    plan: Plan,
-    scenes: bool,
-    segments: Segments,
-    tell: Callable[[Event], None],
-) -> Iterator[np.ndarray]:
-    alike = _all_alike(frames)
-    marked = mark_scenes(alike) if scenes else ((frame, False) for frame in alike)
-    grid: TileGrid | None = None
-    states: list[State] | None = None
-    segment: SegmentDone | None = None  # the one that is being computed
-    for window, begins in cut_segments(cut_windows(marked, plan.window, plan.lookahead), segments.length):
-        first, starts_scene = window.first, window.starts_scene
-        height, width, _ = window.frames[0].shape
-        if grid is None:
-            grid = TileGrid(height, width, plan.tile, plan.overlap)
-        if starts_scene:
-            tell(SceneStarted(first))
-        if begins:
-            if segment is not None:
-                carried = None if starts_scene or states is None else Carried(grid.tile, states)
-                tell(replace(segment, carried=carried))
-                del carried
-            segment = None
-            if segments.wanted(first, starts_scene):
-                if not starts_scene and states is None:
-                    carried = segments.carried(first)
-                    grid, states = TileGrid(height, width, carried.tile, plan.overlap), carried.states
-                    del carried
-                segment = SegmentDone(first, 0, starts_scene, None)
-                tell(SegmentStarted(first))
-        if starts_scene or segment is None:
-            states = None
-        if segment is None:
-            tell(FramesPassed(first, window.emit))
+def _segments(video: _Pass, segments: SegmentPlan) -> Iterator[Segment]:
+    video.advance()
+    while video.window is not None:
+        first, starts_scene = video.window.first, video.window.starts_scene
+        if not segments.wanted(first, starts_scene):
+            video.skip_segment()
             continue
-        pixels, states, grid = _upscale(window, network, grid, states, tell)
-        segment = replace(segment, frames=segment.frames + len(pixels))
-        del window  # its frames go before those of the next one are read
-        while pixels:
-            yield pixels.pop(0)
-    if segment is not None:
-        tell(segment)
+        if not starts_scene and video.states is None:
+            video.restore(segments.carried(first))
+        segment = Segment(first, starts_scene, video)
+        yield segment
+        segment.drain()
 
 
-def _all_alike(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    like: tuple[tuple[int, ...], np.dtype] | None = None
+class Segment:
+    """A run of consecutive output frames that is computed, encoded and kept as one; iterates over its frames, once.
+
+    Attributes:
+        first: number of its first frame in the video, from 0.
+        starts_scene: whether a scene starts with it.
+        frames: how many frames have come out; all of them once the iteration has ended.
+        carried: what the next segment of the same scene continues with; None where the scene ends with this one, and until
+            the iteration has ended.
+    """
+
+    def __init__(self, first: int, starts_scene: bool, video: _Pass) -> None:
+        self.first, self.starts_scene, self.frames = first, starts_scene, 0
+        self.carried: Carried | None = None
+        self._frames = self._compute(video)
+
+    def __iter__(self) -> Iterator[Frame]:
+        return self._frames
+
+    def drain(self) -> None:
+        """Compute and drop what has not been asked for."""
+        for _ in self._frames:
+            pass
+
+    def _compute(self, video: _Pass) -> Iterator[Frame]:
+        begins = False
+        while not begins:
+            upscaled = video.upscale_window()
+            while upscaled:  # a frame that has been taken is held here no longer
+                self.frames += 1
+                yield upscaled.pop(0)
+            begins = video.advance()
+        self.carried = video.carried
+
+
+class _Pass:
+    """One pass over a video's windows: the window that comes next, and the states that the one before left.
+
+    Attributes:
+        window: None after the last one.
+        states: of the tiles of `grid`; None at the start of a scene and after frames that were skipped.
+    """
+
+    def __init__(
+        self,
+        windows: Iterator[tuple[Window, bool]],
+        network: StreamingNetwork,
+        plan: Plan,
+        on_event: Callable[[Event], None],
+    ) -> None:
+        self.window: Window | None = None
+        self.states: list[NetworkState] | None = None
+        self.grid: TileGrid | None = None
+        self._windows, self._network, self._plan, self._on_event = windows, network, plan, on_event
+
+    def advance(self) -> bool:
+        """Go to the next window; whether a segment begins with it, or the video has ended."""
+        self.window = None  # its frames are released before those of the next window are read
+        self.window, begins = next(self._windows, (None, True))
+        if self.window is None or self.window.starts_scene:
+            self.states = None
+        if self.window is not None and self.grid is None:
+            self._use_tile(self._plan.tile)
+        if self.window is not None and self.window.starts_scene:
+            self._on_event(SceneStarted(self.window.first))
+        return begins
+
+    def skip_segment(self) -> None:
+        """Pass over the windows of a segment that is not wanted."""
+        self.states = None
+        while not self.advance():
+            pass
+
+    def restore(self, carried: Carried) -> None:
+        """Continue a scene from what an earlier run has kept."""
+        self._use_tile(carried.tile)
+        self.states = carried.states
+
+    @property
+    def carried(self) -> Carried | None:
+        """What the windows so far leave to the next one; None where a scene starts with it."""
+        return None if self.states is None or self.grid is None else Carried(self.grid.tile, self.states)
+
+    def upscale_window(self) -> list[Frame]:
+        """The output frames of the window, which is released; tiles are halved where memory runs out."""
+        window, self.window, grid = self.window, None, self.grid
+        assert window is not None
+        assert grid is not None
+        while True:
+            try:
+                pixels, self.states = _upscale_tiles(window, self._network, grid, self.states, self._on_event)
+                self.grid = grid
+                return [replace(frame, pixels=pixels.pop(0)) for frame in window.frames[: window.emit]]
+            except (OutOfMemoryError, MemoryError) as error:
+                smaller = grid.halved()
+                if smaller is None:
+                    h, w = grid.tile
+                    raise OutOfMemoryError(
+                        f"out of memory at frame {window.first}, with {len(window.frames)} frames of {w}x{h} px, the "
+                        "smallest tile; give a smaller --window or --lookahead, or close other programs"
+                    ) from error
+            # Outside the handler: the error's traceback, and with it what the failed call held, is gone by now.
+            self._on_event(TileShrunk(window.first, grid.tile, smaller.tile))
+            if self.states is not None:
+                self.states = smaller.cut(grid.stitch(self.states))
+            grid = smaller
+
+    def _use_tile(self, tile: tuple[int, int]) -> None:
+        assert self.window is not None
+        height, width, _ = self.window.frames[0].pixels.shape
+        self.grid = TileGrid(height, width, tile, self._plan.overlap)
+
+
+def _check_alike(frames: Iterable[Frame]) -> Iterator[Frame]:
+    """The frames, each checked against the first.
+
+    Raises:
+        MediaError: another size or depth.
+    """
+    first: tuple[tuple[int, ...], np.dtype] | None = None
     for number, frame in enumerate(frames):
-        if like is None:
-            if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype not in (np.uint8, np.uint16):
-                raise ValueError(f"frames should be (H, W, 3) uint8 or uint16, not {frame.shape} {frame.dtype}")
-            check_size(frame.shape[1], frame.shape[0])
-            like = frame.shape, frame.dtype
-        elif (frame.shape, frame.dtype) != like:
-            (height, width, *_), dtype = like
+        shape, dtype = frame.pixels.shape, frame.pixels.dtype
+        if first is None:
+            if len(shape) != 3 or shape[2] != 3 or dtype not in (np.uint8, np.uint16):
+                raise ValueError(f"frames should be (H, W, 3) uint8 or uint16, not {shape} {dtype}")
+            check_frame_size(shape[1], shape[0])
+            first = shape, dtype
+        elif (shape, dtype) != first:
+            (height, width, *_), depth = first
             raise MediaError(
-                f"frame {number} is {frame.shape[1]}x{frame.shape[0]} {frame.dtype}, those before {width}x{height} "
-                f"{dtype}; bring the frames to one size and depth, or upscale the parts one by one"
+                f"frame {number} is {shape[1]}x{shape[0]} {dtype}, those before {width}x{height} {depth}; convert all "
+                "frames to one size and depth, or upscale the parts separately"
             )
         yield frame
-        del frame
-
-
-def _upscale(
-    window: Window, network: Network, grid: TileGrid, states: list[State] | None, tell: Callable[[Event], None]
-) -> tuple[list[np.ndarray], list[State], TileGrid]:
-    """The window's frames, the tiles' states after them and the grid, of halved tiles where memory ran out."""
-    while True:
-        try:
-            return *_upscale_tiles(window, network, grid, states, tell), grid
-        except (OutOfMemoryError, MemoryError) as error:
-            smaller = grid.halved()
-            if smaller is None:
-                h, w = grid.tile
-                raise OutOfMemoryError(
-                    f"out of memory at frame {window.first}, with {len(window.frames)} frames of {w}x{h} px, the "
-                    "smallest tile; give a smaller --window or --lookahead, or close other programs"
-                ) from error
-        # Outside the handler: the error's traceback, and with it what the failed call held, is gone by now.
-        tell(TileShrunk(window.first, grid.tile, smaller.tile))
-        if states is not None:
-            states = smaller.cut(grid.stitch(states))
-        grid = smaller
+        del frame  # a frame that the engine is done with must not be kept alive here
 
 
 def _upscale_tiles(
-    window: Window, network: Network, grid: TileGrid, states: list[State] | None, tell: Callable[[Event], None]
-) -> tuple[list[np.ndarray], list[State]]:
-    canvas = Canvas(grid, window.emit, network.scale, window.frames[0].dtype)
-    after: list[State] = []
+    window: Window,
+    network: StreamingNetwork,
+    grid: TileGrid,
+    states: list[NetworkState] | None,
+    on_event: Callable[[Event], None],
+) -> tuple[list[np.ndarray], list[NetworkState]]:
+    """The window's output pixels, (scale*H, scale*W, 3) each, and the states of all tiles after it."""
+    pixels = [frame.pixels for frame in window.frames]
+    canvas = Canvas(grid, window.emit, network.scale, pixels[0].dtype)
+    after: list[NetworkState] = []
     shape = (1, window.emit, network.scale * grid.tile[0], network.scale * grid.tile[1], 3)
     for number, (rows, columns) in enumerate(grid):
-        tile = cut_tile(window.frames, rows, columns)
+        tile = cut_tile(pixels, rows, columns)
         output, state = network(tile, states[number] if states is not None else None, window.emit)
         if output.shape != shape:
             raise ValueError(f"the network returned {output.shape}, expected {shape}")
@@ -218,5 +266,5 @@ def _upscale_tiles(
             )
         canvas.add(output[0])
         after.append(state)
-        tell(TileDone(window.first, window.emit, number + 1, len(grid)))
+        on_event(TileDone(window.first, window.emit, number + 1, len(grid)))
     return canvas.frames, after

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Cut frames into a fixed grid of overlapping tiles, and the weights that blend the tiles into frames again.
 
 Along each axis, the join between one tile and the next is a smooth step from 0 to 1 in the middle of their overlap; a
@@ -14,12 +15,12 @@ from itertools import pairwise
 
 import numpy as np
 
-from rvrt_cli.engine.network_protocol import State
+from rvrt_cli.engine.network_protocol import NetworkState
 
 ALIGN = 8  # px, the network's attention window: tiles that begin on multiples of it partition like the whole frame
 SMALLEST_TILE = 32  # px
-_HALF = 0.6  # of the px: half, and the overlap that two halves share
-RAMP_SHARE = 0.5  # of the overlap is blended; the px nearer to a tile's edge, where padding shows most, are left out
+_HALVED_SHARE = 0.6  # of the px: half, and the overlap that two halves share
+RAMP_SHARE = 0.5  # of the overlap is blended; the px nearer to a tile's edge, where padding shows most, are not used
 
 
 def check_tile(tile: tuple[int, int], width: int, height: int) -> None:
@@ -66,7 +67,7 @@ def blend_weights(tiles: list[slice], overlap: int, scale: int = 1) -> list[np.n
     Returns:
         One float32 array of `scale` × the tile's length per tile, values in [0, 1].
     """
-    px = (np.arange(tiles[-1].stop * scale) + 0.5) / scale  # centers
+    px = (np.arange(tiles[-1].stop * scale) + 0.5) / scale  # pixel centers
     ramp = max(RAMP_SHARE * overlap, 1 / scale)  # of no width: a change from one px to the next
     joins = [(after.start + before.stop) / 2 for before, after in pairwise(tiles)]
     rise = [np.clip((px - join) / ramp + 0.5, 0, 1) for join in joins]
@@ -81,7 +82,7 @@ def blend_weights(tiles: list[slice], overlap: int, scale: int = 1) -> list[np.n
 class TileGrid:
     """The tiles of a frame of height × width LR px, row by row from the top left.
 
-    `tile` (h, w) px is shortened to the frame; `overlap` px is what is asked, at most half a tile's edge is taken.
+    `tile` (h, w) px is shortened to the frame; `overlap` px is what is asked for, at most half a tile's edge is used.
     """
 
     height: int
@@ -119,7 +120,7 @@ class TileGrid:
         )
 
     def smaller(self) -> Iterator[TileGrid]:
-        """Ever smaller tiles for the same frame: the longer edge gives way first, down to `SMALLEST_TILE`."""
+        """Ever smaller tiles for the same frame: the longer edge shrinks first, down to `SMALLEST_TILE`."""
         grid = self
         while True:
             h, w = grid.tile
@@ -136,21 +137,21 @@ class TileGrid:
         """The first grid whose tiles have about half the px; None where tiles are the smallest already."""
         halved = None
         for halved in self.smaller():
-            if halved.tile[0] * halved.tile[1] <= _HALF * self.tile[0] * self.tile[1]:
+            if halved.tile[0] * halved.tile[1] <= _HALVED_SHARE * self.tile[0] * self.tile[1]:
                 break
         return halved
 
-    def cut(self, state: State) -> list[State]:
+    def cut(self, state: NetworkState) -> list[NetworkState]:
         """The state of each tile from that of the whole frame."""
         return [{name: array[:, :, row, column].copy() for name, array in state.items()} for row, column in self]
 
-    def stitch(self, states: list[State]) -> State:
+    def stitch(self, states: list[NetworkState]) -> NetworkState:
         """The state of the whole frame from those of the tiles, blended as the output is.
 
         Raises:
             ValueError: an array's axes 2 and 3 are not the tile.
         """
-        whole: State = {}
+        whole: NetworkState = {}
         rows, columns = self.weights()
         weights = [row[:, None, None] * column[:, None] for row in rows for column in columns]  # (h, w, 1) each
         for name, first in states[0].items():

@@ -1,33 +1,33 @@
-"""Cut a stream of frames into windows: a stretch of one scene that comes out, and the frames after it that are seen."""
+# SPDX-License-Identifier: Apache-2.0
+"""Cut a stream of frames into windows: consecutive frames of one scene that come out, and the lookahead after them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
+from rvrt_cli.frame import Frame
 
 
 @dataclass(frozen=True)
 class Window:
     """The frames of one round of network calls: `frames[:emit]` come out, the rest is lookahead."""
 
-    frames: list[np.ndarray]  # (H, W, 3) each, all of one scene
+    frames: list[Frame]  # all of one scene
     emit: int
     first: int  # index of frames[0] in the stream
     starts_scene: bool  # no state is carried into it
 
 
-def cut_windows(marked: Iterable[tuple[np.ndarray, bool]], window: int, lookahead: int) -> Iterator[Window]:
+def cut_windows(marked: Iterable[tuple[Frame, bool]], window: int, lookahead: int) -> Iterator[Window]:
     """Windows of `window` frames + `lookahead` frames, in order, every frame emitted by exactly one of them.
 
     Where a scene ends within the lookahead, the window emits all that is left: the call is no larger than the others,
-    sees all there is to see, and no scrap of a window remains. So a window emits at most `window + lookahead` frames,
-    and only the last one of a scene emits another number than `window`. At most `window + lookahead + 1` frames are
-    held.
+    sees all there is to see, and no short window remains. So a window emits at most `window + lookahead` frames, and only
+    the last one of a scene emits another number than `window`. At most `window + lookahead + 1` frames are held.
 
     Args:
-        marked: frames (H, W, 3), each with whether a scene starts with it (the first one does, whatever it says).
+        marked: frames, each with whether a scene starts with it (the first one does in any case).
         window: frames to emit at a time; 0: a whole scene at once, however long.
         lookahead: frames of the future within the same scene.
 
@@ -36,7 +36,7 @@ def cut_windows(marked: Iterable[tuple[np.ndarray, bool]], window: int, lookahea
     """
     if window < 0 or lookahead < 0:
         raise ValueError(f"window {window} and lookahead {lookahead} must not be negative")
-    held: list[np.ndarray] = []
+    held: list[Frame] = []
     first = 0
     starts_scene = True
     for frame, cut in marked:

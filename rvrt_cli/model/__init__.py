@@ -1,6 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
 """The network: RVRT and RVRT Light, to be read beside the paper (Liang et al., NeurIPS 2022).
 
-The configuration costs nothing to import; the network brings MindSpore with it, on first use.
+- `rvrt` is the network: shallow features, four recurrent branches over clips, reconstruction.
+- `blocks` are its Swin layers and convolutions, `alignment` is guided deformable attention, `optical_flow` and `spynet` guide it.
+- `config` sizes it, `initialization` lists its weights and initializes them, `cost` counts its operations.
+- `network` is what the engine calls, with NumPy arrays.
+
+The configuration is cheap to import; the rest imports MindSpore, on first use.
 """
 
 from __future__ import annotations
@@ -12,7 +18,7 @@ from rvrt_cli.model.config import BRANCHES, PRESETS, RVRTConfig
 if TYPE_CHECKING:
     from rvrt_cli.model.initialization import initial_weights, parameter_shapes
     from rvrt_cli.model.network import Network
-    from rvrt_cli.model.rvrt import RVRT, State
+    from rvrt_cli.model.rvrt import RVRT, RecurrentState
 
 __all__ = [
     "BRANCHES",
@@ -20,14 +26,14 @@ __all__ = [
     "RVRT",
     "Network",
     "RVRTConfig",
-    "State",
+    "RecurrentState",
     "initial_weights",
     "parameter_shapes",
 ]
 
 _LAZY = {
     "RVRT": "rvrt",
-    "State": "rvrt",
+    "RecurrentState": "rvrt",
     "Network": "network",
     "initial_weights": "initialization",
     "parameter_shapes": "initialization",

@@ -1,7 +1,9 @@
-"""Layers of RVRT on channels-last features, as functions of features and weights.
+# SPDX-License-Identifier: Apache-2.0
+"""Building blocks of RVRT on channels-last features, as functions of features and weights.
 
-Weights are a flat tuple, in the order in which `*_shapes` lists them by their published names. So a compiled stage is
-given its weights with its features: it serves every branch of the same shape, and it sees what training changes.
+Weights are a flat tuple, in the order in which `*_shapes` lists them by their published names; each function unpacks them by
+name. A compiled stage is given its weights with its features: so it serves every branch of the same shape, and sees what
+training changes.
 
 N batch, T frames of a clip, H×W frame size [px], C channels.
 """
@@ -19,7 +21,7 @@ Sizes = tuple[int, int, int, tuple[int, int, int], bool]  # see `refine`
 
 
 def parameters(shapes: Shapes) -> ParameterTuple:
-    """Parameters that have no value of their own yet: weights come from a file or from `model.initial`."""
+    """Parameters that are zero until weights come from a file or from `initial_weights`."""
     return ParameterTuple([Parameter(Tensor(np.zeros(shape, np.float32)), name=name) for name, shape in shapes])
 
 
@@ -45,8 +47,11 @@ def mlp_shapes(name: str, channels: int, ratio: int) -> Shapes:
     return [*linear_shapes(f"{name}.fc1", channels, hidden), *linear_shapes(f"{name}.fc2", hidden, channels)]
 
 
+LAYER_WEIGHTS = 12  # of a Swin layer, without the table of relative position biases
+
+
 def transformer_shapes(name: str, channels: int, heads: int, window: tuple, ratio: int, biased: bool) -> Shapes:
-    """Swin layer: 12 weights, and the table of relative position biases."""
+    """Swin layer: `LAYER_WEIGHTS` weights, then the table of relative position biases where it has one."""
     rows = (2 * window[0] - 1) * (2 * window[1] - 1) * (2 * window[2] - 1)
     table = [(f"{name}.attn.relative_position_bias_table", (rows, heads))] if biased else []
     return [
@@ -66,20 +71,24 @@ def transformer_layer(
 
     (N, T, H, W, C) → (N, T, H, W, C).
     """
+    (
+        norm1_g, norm1_b, qkv_w, qkv_b, proj_w, proj_b, norm2_g, norm2_b, fc1_w, fc1_b, fc2_w, fc2_b,
+    ) = weights[:LAYER_WEIGHTS]  # fmt: skip
     fitted, shift = ops.window_and_shift(x.shape[1:4], window, shifted)
     bias = None
     if biased:
+        bias_table = weights[LAYER_WEIGHTS]
         index = _position_index(window, fitted[0] * fitted[1] * fitted[2])
-        bias = weights[12][index].transpose(2, 0, 1)  # (heads, L, L)
-    qkv = ops.norm_linear(x, weights[0], weights[1], weights[2], weights[3])
-    attended = ops.window_attention(qkv, weights[3], bias, heads, fitted, shift)
-    x = ops.linear(attended, weights[4], weights[5], "none", x)
-    return ops.mlp(x, weights[6], weights[7], weights[8], weights[9], weights[10], weights[11])
+        bias = bias_table[index].transpose(2, 0, 1)  # (heads, L, L)
+    qkv = ops.norm_linear(x, norm1_g, norm1_b, qkv_w, qkv_b)
+    attended = ops.window_attention(qkv, qkv_b, bias, heads, fitted, shift)  # padding holds the bias
+    x = ops.linear(attended, proj_w, proj_b, "none", x)
+    return ops.mlp(x, norm2_g, norm2_b, fc1_w, fc1_b, fc2_w, fc2_b)
 
 
 @msops.constexpr
 def _position_index(window: tuple[int, int, int], length: int) -> Tensor:
-    """As published, a window that was shortened to the frame takes the top left part of the index."""
+    """As published, a window that is cropped to the frame uses the top left part of the index."""
     return Tensor(relative_position_index(window)[:length, :length])
 
 
@@ -118,17 +127,20 @@ def refine(x: Tensor, sizes: Sizes, *weights: Tensor) -> Tensor:
         sizes: groups, layers of a group, heads, window (T, H, W), whether attention has relative position biases.
     """
     groups, depth, heads, window, biased = sizes
-    each = 13 if biased else 12
-    x = ops.layer_norm(x, weights[0], weights[1])
+    norm_in_g, norm_in_b = weights[:2]
+    norm_out_g, norm_out_b = weights[-2:]
+    per_layer = LAYER_WEIGHTS + int(biased)
+    per_group = depth * per_layer + 2
+    x = ops.layer_norm(x, norm_in_g, norm_in_b)
     for i in range(groups):
-        first = 2 + i * (depth * each + 2)
+        group = weights[2 + i * per_group : 2 + (i + 1) * per_group]
+        linear_w, linear_b = group[-2:]
         y = x
         for j in range(depth):
-            layer = weights[first + j * each : first + (j + 1) * each]
+            layer = group[j * per_layer : (j + 1) * per_layer]
             y = transformer_layer(y, layer, heads, window, j % 2 == 1, biased)
-        last = first + depth * each
-        x = ops.linear(y, weights[last], weights[last + 1], "none", x)
-    return ops.layer_norm(x, weights[-2], weights[-1])
+        x = ops.linear(y, linear_w, linear_b, "none", x)
+    return ops.layer_norm(x, norm_out_g, norm_out_b)
 
 
 def convolve_shapes(name: str, channels: int, blocks: int) -> Shapes:
@@ -139,12 +151,13 @@ def convolve_shapes(name: str, channels: int, blocks: int) -> Shapes:
 
 @ops.compiled
 def convolve(x: Tensor, *weights: Tensor) -> Tensor:
-    """Residual blocks of two 3x3 convolutions (N, T, H, W, C) → (N, T, H, W, C), in place of `refine`: no norm, no window."""
+    """Residual blocks of two 3x3 convolutions, (N, T, H, W, C) → (N, T, H, W, C): in place of `refine`, without norms."""
     shape = x.shape
     x = x.reshape(shape[0] * shape[1], shape[2], shape[3], shape[4])
     for i in range(0, len(weights), 4):
-        y = ops.conv2d(x, weights[i], weights[i + 1], "leaky_relu")
-        x = ops.conv2d(y, weights[i + 2], weights[i + 3], "none", x)
+        conv1_w, conv1_b, conv2_w, conv2_b = weights[i : i + 4]
+        y = ops.conv2d(x, conv1_w, conv1_b, "leaky_relu")
+        x = ops.conv2d(y, conv2_w, conv2_b, "none", x)
     return x.reshape(shape)
 
 
@@ -159,7 +172,7 @@ def convolve_onto(x: Tensor, source: Tensor, weight: Tensor, bias: Tensor) -> Te
 
 @ops.compiled
 def merge(weight: Tensor, bias: Tensor, *sources: Tensor) -> Tensor:
-    """Convolution of several features (N, T, H, W, C), side by side in the channels."""
+    """Convolution of several features (N, T, H, W, C), concatenated along the channels."""
     x = sources[0] if len(sources) == 1 else msops.concat(sources, -1)
     batch, time, height, width, channels = x.shape
     y = ops.conv2d(x.reshape(batch * time, height, width, channels), weight, bias)

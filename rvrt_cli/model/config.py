@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What sizes the network. Travels inside every weights file; no MindSpore import."""
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ class RVRTConfig:
     branches, reconstruction.
 
     Raises:
-        WeightsError: sizes that no network can have, as a damaged or foreign file may claim them.
+        WeightsError: sizes that no network can have, such as a damaged or foreign file may claim.
     """
 
     clip_size: int = 2  # frames that are refined together
@@ -38,8 +39,8 @@ class RVRTConfig:
     alignment: str = "deformable"  # learned offsets; "neighborhood": 3x3 in every frame (RVRT Light)
     flow_guided: bool = True  # whether optical flow is where the offsets of "deformable" start
     flow_estimator: str = "spynet"  # "lucas-kanade" (not in the paper) needs no weights, and costs next to nothing
-    # Frames before and after each one whose pixels are put on its finer grid, for the shallow features and, by one linear
-    # path, where there is no upsampler, for the output (not in the paper)
+    # Frames before and after each one whose pixels are fused with it on a finer grid, for the shallow features and, where
+    # there is no upsampler, by one linear convolution for the output (not in the paper)
     fused_neighbors: int = 0
     align_ratio: int = 2  # width of query, key and value in the alignment, over the branch width
     align_heads: int = 12
@@ -47,8 +48,8 @@ class RVRTConfig:
     deformable_groups: int = 12  # offset groups over the channels of [key, value]
     max_offset: float = 10.0  # px that an offset may add to the flow (paper: learned residual)
     offset_width: int = 64  # of the convolutions that make the offsets
-    # Share of the aligned features that a branch goes on with. Below 1 the past fades: a network without norms that was
-    # trained on short sequences may otherwise amplify it without end in long ones.
+    # Factor on the propagated features, per clip. Below 1 the past decays: a network without norms that was trained on short
+    # sequences may otherwise amplify it without bound in long ones.
     carry: float = 1.0
     upsampler_width: int = 64  # 0: no upsampler, one convolution to all 4x4 pixels at once
     scale: int = 4
@@ -61,14 +62,14 @@ class RVRTConfig:
         most_of = {"clip_size": 8, "window": 64, "mlp_ratio": 16, "align_ratio": 16, "align_kernel": 15}
         most_of |= {"align_heads": 256, "deformable_groups": 256, "offset_width": 4096, "passes": len(BRANCHES)}
         for name, most in most_of.items():
-            _whole(name, getattr(self, name), most)
+            _check_count(name, getattr(self, name), most)
         for name, most in (("widths", 4096), ("groups", 64), ("depths", 64), ("heads", 256)):
             for value in getattr(self, name):
-                _whole(name, value, most)
+                _check_count(name, value, most)
         if not isinstance(self.carry, int | float) or not 0 < self.carry <= 1:
             raise WeightsError(f"network configuration: carry {self.carry!r} is not above 0 and at most 1")
         if self.upsampler_width != 0:
-            _whole("upsampler_width", self.upsampler_width, 4096)
+            _check_count("upsampler_width", self.upsampler_width, 4096)
         if any(body not in BODIES for body in self.bodies):
             raise WeightsError(f"network configuration: bodies {self.bodies!r}; known: {', '.join(BODIES)}")
         if self.scale != 4:
@@ -79,7 +80,7 @@ class RVRTConfig:
             known = ", ".join(FLOW_ESTIMATORS)
             raise WeightsError(f"network configuration: flow_estimator {self.flow_estimator!r}; known: {known}")
         if self.fused_neighbors != 0:
-            _whole("fused_neighbors", self.fused_neighbors, 16)
+            _check_count("fused_neighbors", self.fused_neighbors, 16)
         if len(set(self.widths)) != 1:
             raise WeightsError(f"network configuration: widths {self.widths} must be equal")
         if any(width % heads for width, heads in zip(self.widths, self.heads, strict=True)):
@@ -105,7 +106,7 @@ class RVRTConfig:
 
     @property
     def history(self) -> int:
-        """How many frames before a window it must be given: whole clips."""
+        """Frames before a window that the state keeps: whole clips."""
         return self.clip_size * max(1, -(-self.fused_neighbors // self.clip_size))
 
     @property
@@ -149,7 +150,7 @@ class RVRTConfig:
             raise WeightsError(f"network configuration: {error}") from None
 
 
-def _whole(name: str, value: object, most: int) -> None:
+def _check_count(name: str, value: object, most: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
         raise WeightsError(f"network configuration: {name} {value!r} is not a whole number from 1 to {most}")
 

@@ -1,4 +1,5 @@
-"""What a network costs: floating-point operations, counted from the shapes of its weights."""
+# SPDX-License-Identifier: Apache-2.0
+"""Floating-point operations of a network, counted from the shapes of its weights."""
 
 from __future__ import annotations
 
@@ -7,9 +8,10 @@ from dataclasses import dataclass
 
 from rvrt_cli.model.config import RVRTConfig
 from rvrt_cli.model.initialization import parameter_shapes
+from rvrt_cli.model.spynet import SPYNET_LEVELS
 
-_ENLARGED = {"upsampler.5": 4, "upsampler.10": 16, "conv_last": 16}  # places per LR pixel at which these work
-_FLOW_LEVELS, _FLOW_STEP = 6, 32  # of SpyNet: pyramid levels; px of which it wants a multiple
+_PLACES_PER_PIXEL = {"upsampler.5": 4, "upsampler.10": 16, "conv_last": 16}  # places per LR pixel at which these work
+_SPYNET_STEP = 2 ** (SPYNET_LEVELS - 1)  # px; SpyNet resizes frames to a multiple
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,10 @@ class Flops:
 
 
 def count_flops(config: RVRTConfig, frames: int, height: int, width: int) -> Flops:
-    """Operations of enlarging one sequence of `frames` LR frames of `height` × `width` px in one call.
+    """Operations of upscaling one sequence of `frames` LR frames of `height` × `width` px in one call.
 
     Convolutions (optical flow included), dense layers, and the two products of each attention. Sampling, activations,
-    norms and the softmax are left out, as the field does: they are a few per cent.
+    norms and the softmax are not counted, as is usual: they are a few percent.
     """
     size = config.clip_size
     clips = -(-frames // size)
@@ -44,7 +46,7 @@ def count_flops(config: RVRTConfig, frames: int, height: int, width: int) -> Flo
         if name.startswith("spynet."):
             convolutions += each * _flow_places(name, height, width) * 2 * (frames - 1)
             continue
-        places = _ENLARGED.get(name.removesuffix(".weight"), 1) if config.upsampler_width else 1
+        places = _PLACES_PER_PIXEL.get(name.removesuffix(".weight"), 1) if config.upsampler_width else 1
         share = aligned if name.startswith("deform_align.") else 1
         if len(shape) == 2:
             dense += each * share * pixels
@@ -59,7 +61,7 @@ def count_flops(config: RVRTConfig, frames: int, height: int, width: int) -> Flo
 
 
 def _flow_places(name: str, height: int, width: int) -> float:
-    """Pixels at which a convolution of SpyNet works; the frame is enlarged to a multiple of 32 px first."""
+    """Pixels at which a convolution of SpyNet works; the frame is resized to a multiple of 32 px first."""
     level = int(name.split("basic_module.")[1].split(".")[0])
-    rows, columns = (-(-side // _FLOW_STEP) * _FLOW_STEP for side in (height, width))
-    return rows * columns / 4 ** (_FLOW_LEVELS - 1 - level)
+    rows, columns = (-(-side // _SPYNET_STEP) * _SPYNET_STEP for side in (height, width))
+    return rows * columns / 4 ** (SPYNET_LEVELS - 1 - level)

@@ -1,4 +1,5 @@
-"""The network as the engine sees it: NumPy frames and state in, NumPy frames and state out."""
+# SPDX-License-Identifier: Apache-2.0
+"""The network as the engine calls it: NumPy frames and state in, NumPy frames and state out."""
 
 from __future__ import annotations
 
@@ -8,16 +9,18 @@ from mindspore import Tensor
 
 from rvrt_cli.device import Device, memory_errors
 from rvrt_cli.model.config import RVRTConfig
-from rvrt_cli.model.rvrt import FUSED_CHANNELS, RVRT, State
+from rvrt_cli.model.rvrt import RVRT, RecurrentState
 from rvrt_cli.ops import kernels_active
+from rvrt_cli.ops.fusion import FUSED_CHANNELS
 from rvrt_cli.ops.kernels import problem as kernels_problem
 from rvrt_cli.signals import defer_signals
 
 _FRAMES = "frames"
+BASE_BYTES = 670 << 20  # MindSpore itself, its compiled stages and its thread pools; as much with 16 cores
 
 
 class Network:
-    """A network with its weights on a device; fulfills `rvrt_cli.engine.Network`.
+    """A network with its weights on a device; a `rvrt_cli.engine.StreamingNetwork`.
 
     Attributes:
         config: the network's sizes.
@@ -29,7 +32,7 @@ class Network:
         """`arrays` are exactly the network's parameters, see `parameter_shapes`."""
         self.config, self.card, self.device = config, card, device
         self._dtype = ms.float16 if device.precision == "float16" else ms.float32
-        self._fused = device.kind == "cpu" and kernels_active()
+        self._uses_kernels = device.kind == "cpu" and kernels_active()
         self._cell = RVRT(config)
         for parameter in self._cell.get_parameters():
             parameter.set_dtype(self._dtype)
@@ -41,14 +44,16 @@ class Network:
         """What a user should know before the work starts, one line each."""
         notes = []
         if not self.card.get("trained", True):
-            notes.append(f"the network {self.card['name']} is untrained: the result is hardly more than bilinear")
-        if self.device.kind == "cpu" and not self._fused:
+            notes.append(
+                f"the network {self.card['name']} is untrained: the result is hardly more than bilinear upsampling"
+            )
+        if self.device.kind == "cpu" and not self._uses_kernels:
             notes.append(f"without the C++ kernels the CPU is many times slower: {kernels_problem()}")
         return notes
 
     @property
     def cell(self) -> RVRT:
-        """The network itself, for whoever wants to look inside."""
+        """The MindSpore cell, for measurements and tests."""
         return self._cell
 
     @property
@@ -64,11 +69,11 @@ class Network:
     def __call__(
         self, frames: np.ndarray, state: dict[str, np.ndarray] | None, emit: int, mirrored: bool = False
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Enlarge the first `emit` frames of a window; see `rvrt_cli.engine.Network`.
+        """Upscale the first `emit` frames of a window; see `rvrt_cli.engine.StreamingNetwork`.
 
         Args:
             frames: (N, T, H, W, 3) float32 in [0, 1].
-            state: what the call before returned, or None at the start of a scene.
+            state: what the previous call returned, or None at the start of a scene.
             emit: frames to return.
             mirrored: the second half of `frames` is the first half reversed, and `state` is None.
 
@@ -81,7 +86,7 @@ class Network:
         past = None
         if state is not None:
             features = {branch: self._tensor(state[branch]) for branch in self.config.branches}
-            past = State(self._tensor(state[_FRAMES]), features)
+            past = RecurrentState(self._tensor(state[_FRAMES]), features)
         with defer_signals(), memory_errors():
             output, new = self._cell.stream(self._tensor(frames), past, emit, mirrored)
             arrays = {branch: self._array(feature) for branch, feature in new.features.items()}
@@ -102,7 +107,9 @@ class Network:
             points = config.clip_size * config.align_kernel**2
             # as measured; with a flow they are taken from it, added to it, and averaged
             offsets = (20 if config.flow else 6) * points * config.deformable_groups
-            samples = 0 if self._fused else 4 * points * 2 * config.align_width  # the definition keeps every sample
+            samples = (
+                0 if self._uses_kernels else 4 * points * 2 * config.align_width
+            )  # the definition keeps every sample
             stage = max(stage, samples + offsets)
         pixels = height * width
         per_clip = config.clip_size * pixels * size
@@ -122,6 +129,3 @@ class Network:
 
     def _array(self, tensor: Tensor) -> np.ndarray:
         return tensor.asnumpy().astype(np.float32, copy=False)
-
-
-BASE_BYTES = 670 << 20  # MindSpore itself, its compiled stages and its thread pools; as much with 16 cores

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Optical flow along a clip, the guide of the alignment: by SpyNet, or by Lucas and Kanade's method.
 
 B pairs of frames, H×W frame size [px].
@@ -10,7 +11,7 @@ from mindspore import Tensor, ops as msops
 from rvrt_cli import ops
 from rvrt_cli.model.spynet import spynet
 
-ABSENT = -8.0  # a frame of this value is like no other, so that `fuse_neighbors` gives it no weight
+ABSENT = -8.0  # pixels of frames beyond the sequence: unlike any other, so that `fuse_neighbors` gives them no weight
 
 
 @ops.compiled
@@ -38,10 +39,10 @@ def estimate_flow(frames: Tensor, both: bool, *weights: Tensor) -> tuple[Tensor,
 
 @ops.compiled
 def fuse_neighbors(frames: Tensor, reach: int) -> Tensor:
-    """What `reach` frames on either side add to each frame of a clip, see `ops.fuse_frames`.
+    """Fuse each frame of a clip with `reach` frames on either side, see `ops.fuse_frames`.
 
-    Each flow is estimated by itself, by `ops.lucas_kanade`: composed of those between adjacent frames, it would add up
-    their errors.
+    Each flow is estimated directly, by `ops.lucas_kanade`: composing those between adjacent frames would add up their
+    errors.
 
     Args:
         frames: (N, reach + T + reach, H, W, 3), a clip between its neighbors; see `ABSENT`.

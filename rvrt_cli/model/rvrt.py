@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """RVRT and RVRT Light (Liang et al., "Recurrent Video Restoration Transformer with Guided Deformable Attention", 2022).
 
 N batch, T frames of a clip, H×W frame size [px], C channels. Pixels are RGB in [0, 1]. A video is a list of clips; within
@@ -16,7 +17,7 @@ from rvrt_cli.model.alignment import (
     align_deformable,
     align_neighborhood,
     align_unguided,
-    attend_shapes,
+    attention_shapes,
     compose_flows,
     deformable_shapes,
 )
@@ -35,17 +36,17 @@ from rvrt_cli.model.blocks import (
 from rvrt_cli.model.config import RVRTConfig
 from rvrt_cli.model.optical_flow import ABSENT, estimate_flow, fuse_neighbors
 from rvrt_cli.model.spynet import spynet_shapes
-from rvrt_cli.ops.fusion import CHANNELS as FUSED_CHANNELS
+from rvrt_cli.ops.fusion import FUSED_CHANNELS
 
 Clips = list[Tensor]  # one tensor (N, T, H, W, C) per clip, in time order
 
 
 @dataclass(frozen=True)
-class State:
-    """What the last emitted frames hand on, so that the next window continues.
+class RecurrentState:
+    """What the last emitted frames leave, so that the next window continues from there.
 
     Attributes:
-        frames: (N, `history`, H, W, 3) input; the flow across the border follows from it.
+        frames: (N, `history`, H, W, 3) input; the flow across the border is estimated from it.
         features: per branch (N, T, H, W, C), of the last clip.
     """
 
@@ -57,8 +58,8 @@ class State:
 class Flows:
     """Optical flow between adjacent frames, a clip at a time; (N, T, H, W, 2) px.
 
-    `forward[c]` leads from each frame of clip c to the frame before it, `backward[c]` from the frame before to that frame;
-    the sequence's first frame has none before it, and its entries mean nothing. `past` is the forward flow of the clip
+    `forward[c]` points from each frame of clip c to the frame before it, `backward[c]` from the frame before to that frame;
+    the sequence's first frame has none before it, and its entries are meaningless. `past` is the forward flow of the clip
     that the state ends with.
     """
 
@@ -88,7 +89,7 @@ class Extract(nn.Cell):
         self.body = parameters(body_shapes("feat_extract", config, 0))
 
     def construct(self, frames: Tensor, fused: Tensor | None = None) -> Tensor:
-        """(N, T, H, W, 3), and what `fuse_neighbors` found or None → (N, T, H, W, C)."""
+        """(N, T, H, W, 3), and the result of `fuse_neighbors` or None → (N, T, H, W, C)."""
         x = merge(*ops.arguments(self.conv), frames)
         if fused is not None:
             x = convolve_onto(x, fused, *ops.arguments(self.fused))
@@ -101,7 +102,7 @@ class Align(nn.Cell):
     def __init__(self, branch: str, config: RVRTConfig):
         super().__init__(auto_prefix=False)
         self.config = config
-        shapes = attend_shapes if config.alignment == "neighborhood" else deformable_shapes
+        shapes = attention_shapes if config.alignment == "neighborhood" else deformable_shapes
         self.weights = parameters(shapes(f"deform_align.{branch}", config))
 
     def construct(self, query: Tensor, key: Tensor, value: Tensor, flows: Tensor | None) -> tuple:
@@ -148,13 +149,13 @@ class Reconstruct(nn.Cell):
             *conv_shapes("upsampler.10", wide, wide, 3),
             *conv_shapes("conv_last", wide, 3, 3),
         ]
-        places = 3 * config.scale**2  # of one pixel's enlargement
+        places = 3 * config.scale**2  # output samples per input pixel
         self.head = parameters(upsampler if wide else conv_shapes("conv_last", width, places, 3))
         fused = conv_shapes("conv_last.fused", places, places, 3)
         self.fused = parameters(fused if config.fused_neighbors and not wide else [])
 
     def construct(self, frames: Tensor, fused: Tensor | None, *features: Tensor) -> Tensor:
-        """Input (N, T, H, W, 3), what `fuse_neighbors` found or None, and the features (N, T, H, W, C) of all branches.
+        """Input (N, T, H, W, 3), the result of `fuse_neighbors` or None, and the features (N, T, H, W, C) of all branches.
 
         Returns:
             (N, T, 4H, 4W, 3), not clamped.
@@ -165,7 +166,7 @@ class Reconstruct(nn.Cell):
         places = merge(*ops.arguments(self.head), x)
         if fused is not None:
             places = convolve_onto(places, fused[..., : places.shape[-1]], *ops.arguments(self.fused))
-        return enlarge(frames, places)
+        return upsample_pixels(frames, places)
 
 
 def body_shapes(name: str, config: RVRTConfig, part: int) -> Shapes:
@@ -176,7 +177,7 @@ def body_shapes(name: str, config: RVRTConfig, part: int) -> Shapes:
 
 
 def body(x: Tensor, config: RVRTConfig, part: int, weights: ParameterTuple) -> Tensor:
-    """What refines (N, T, H, W, C) in extraction (part 0), a branch (1) or reconstruction (2)."""
+    """Refine (N, T, H, W, C) in extraction (part 0), a branch (1) or reconstruction (2)."""
     if config.bodies[part] == "convolution":
         return convolve(x, *ops.arguments(weights))
     return refine(x, _body_sizes(config, part), *ops.arguments(weights))
@@ -189,26 +190,24 @@ def _body_sizes(config: RVRTConfig, part: int) -> Sizes:
 
 @ops.compiled
 def upsample(frames: Tensor, x: Tensor, *weights: Tensor) -> Tensor:
-    """Input (N, T, H, W, 3) and refined features (N, T, H, W, C) → (N, T, 4H, 4W, 3).
-
-    Weights of four convolutions and of the last one.
-    """
+    """Upsample refined features (section 4.4): input (N, T, H, W, 3), features (N, T, H, W, C) → (N, T, 4H, 4W, 3)."""
+    before_w, before_b, up1_w, up1_b, up2_w, up2_b, hr_w, hr_b, last_w, last_b = weights
     batch, time, height, width, channels = x.shape
     frames = frames.reshape(batch * time, height, width, 3)
-    x = ops.conv2d(x.reshape(batch * time, height, width, channels), weights[0], weights[1], "leaky_relu")
-    for i in range(2):
-        x = ops.pixel_shuffle(ops.conv2d(x, weights[2 + 2 * i], weights[3 + 2 * i]), 2, "leaky_relu")
-    x = ops.conv2d(ops.conv2d(x, weights[6], weights[7]), weights[8], weights[9])
-    return ops.add_enlarged(x, frames).reshape(batch, time, 4 * height, 4 * width, 3)
+    x = ops.conv2d(x.reshape(batch * time, height, width, channels), before_w, before_b, "leaky_relu")
+    x = ops.pixel_shuffle(ops.conv2d(x, up1_w, up1_b), 2, "leaky_relu")  # (N·T, 2H, 2W, C)
+    x = ops.pixel_shuffle(ops.conv2d(x, up2_w, up2_b), 2, "leaky_relu")  # (N·T, 4H, 4W, C)
+    x = ops.conv2d(ops.conv2d(x, hr_w, hr_b), last_w, last_b)
+    return ops.add_upsampled(x, frames).reshape(batch, time, 4 * height, 4 * width, 3)
 
 
 @ops.compiled
-def enlarge(frames: Tensor, places: Tensor) -> Tensor:
-    """`upsample` at a fraction of the cost: all 4x4 pixels of a place (N, T, H, W, 48) come from one convolution."""
+def upsample_pixels(frames: Tensor, places: Tensor) -> Tensor:
+    """`upsample` at a fraction of the cost: one convolution gives all 4x4 output pixels of an input pixel, (N, T, H, W, 48)."""
     batch, time, height, width, channels = places.shape
     frames = frames.reshape(batch * time, height, width, 3)
     pixels = ops.pixel_shuffle(places.reshape(batch * time, height, width, channels), 4)
-    return ops.add_enlarged(pixels, frames).reshape(batch, time, 4 * height, 4 * width, 3)
+    return ops.add_upsampled(pixels, frames).reshape(batch, time, 4 * height, 4 * width, 3)
 
 
 class RVRT(nn.Cell):
@@ -242,7 +241,9 @@ class RVRT(nn.Cell):
         output, _ = self.stream(frames, None, frames.shape[1], mirrored)
         return output
 
-    def stream(self, frames: Tensor, state: State | None, emit: int, mirrored: bool = False) -> tuple[Tensor, State]:
+    def stream(
+        self, frames: Tensor, state: RecurrentState | None, emit: int, mirrored: bool = False
+    ) -> tuple[Tensor, RecurrentState]:
         """Upscale the first `emit` frames of a window, continuing from the state that the window before it left.
 
         Args:
@@ -267,7 +268,7 @@ class RVRT(nn.Cell):
         features: dict[str, Clips] = {"shallow": shallow}
         fields: tuple[dict, dict] = {}, {}  # of the backward and the forward direction
         for index, branch in enumerate(self.config.branches):
-            # nothing reads the lookahead's last branch
+            # nothing reads what the last branch would make of the lookahead
             count = emitted if index == self.config.passes - 1 and branch.startswith("forward") else len(clips)
             features[branch] = self.propagate(index, features, flows, fields[index % 2], state, count)
 
@@ -276,12 +277,12 @@ class RVRT(nn.Cell):
         ]
         output = outputs[0] if emitted == 1 else msops.concat(outputs, 1)
         history = self._history(clips[:emitted], state)
-        last = State(history, {branch: features[branch][emitted - 1] for branch in self.config.branches})
+        last = RecurrentState(history, {branch: features[branch][emitted - 1] for branch in self.config.branches})
         return output[:, :emit], last
 
     def propagate(
         self, index: int, features: dict[str, Clips], flows: Flows | None, fields: dict[int, Tensor],
-        state: State | None, count: int,
+        state: RecurrentState | None, count: int,
     ) -> Clips:  # fmt: skip
         """Run one branch over the clips (section 4.2); a backward branch sees time reversed on entry and exit.
 
@@ -289,8 +290,8 @@ class RVRT(nn.Cell):
             index: of the branch in BRANCHES.
             features: what came before, by branch; the last entry is this branch's own input.
             flows: between adjacent frames; None without optical flow.
-            fields: the corrected flows to each clip of this direction: the first pass adds them, the second one reads.
-            state: continues a forward branch; a backward branch starts afresh.
+            fields: the corrected flows to each clip of this direction: the first pass adds them, the second one reads them.
+            state: continues a forward branch; a backward branch starts without one.
             count: clips to run.
 
         Returns:
@@ -319,7 +320,7 @@ class RVRT(nn.Cell):
         return [ops.reverse_time(clip) for clip in reversed(outputs)] if backward else outputs
 
     def _field(self, flows: Flows, c: int, backward: bool) -> Tensor:
-        """(N, T, T, H, W, 2): where the offsets from clip c to the one before it start."""
+        """(N, T, T, H, W, 2) px: where the offsets from clip c to the previous one start."""
         return compose_flows(flows.backward_to(c) if backward else flows.forward_to(c), self.config.clip_size)
 
     def _clips(self, frames: Tensor) -> Clips:
@@ -330,15 +331,15 @@ class RVRT(nn.Cell):
             frames = msops.concat((frames, *[frames[:, -1:]] * missing), 1)
         return [frames[:, t : t + size] for t in range(0, frames.shape[1], size)]
 
-    def _history(self, clips: Clips, state: State | None) -> Tensor:
+    def _history(self, clips: Clips, state: RecurrentState | None) -> Tensor:
         """The last `history` frames, `ABSENT` where the sequence is not as long."""
         length = self.config.history
         past = msops.full_like(clips[0][:, :1], ABSENT).tile((1, length, 1, 1, 1)) if state is None else state.frames
         frames = msops.concat((past, *clips), 1)
         return frames[:, frames.shape[1] - length :]
 
-    def _fused(self, clips: Clips, state: State | None) -> Clips:
-        """What each clip's neighboring frames add to it."""
+    def _fused(self, clips: Clips, state: RecurrentState | None) -> Clips:
+        """The fusion of each clip with its neighboring frames."""
         reach, size = self.config.fused_neighbors, self.config.clip_size
         absent = [msops.full_like(clips[0][:, :1], ABSENT)] * reach
         past = absent if state is None else [state.frames[:, -reach:]]
@@ -346,7 +347,7 @@ class RVRT(nn.Cell):
         starts = range(0, len(clips) * size, size)
         return [fuse_neighbors(video[:, start : start + size + 2 * reach], reach) for start in starts]
 
-    def _flows(self, clips: Clips, state: State | None, mirrored: bool) -> Flows:
+    def _flows(self, clips: Clips, state: RecurrentState | None, mirrored: bool) -> Flows:
         """Optical flow along the clips, with the state's clip in front."""
         before = clips[0][:, :1] if state is None else state.frames[:, -1:]
         forward, backward = [], []

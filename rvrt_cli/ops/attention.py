@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The three attentions of RVRT, as plain MindSpore definitions: window, guided deformable, neighborhood.
 
 N batch, T frames per clip, H×W frame size [px], C channels, G offset groups, K kernel points, L pixels of a window.
@@ -13,7 +14,7 @@ from mindspore import Tensor, ops
 from rvrt_cli.ops.layers import stack, widened
 from rvrt_cli.ops.sampling import bilinear_corners, counting, pixel_grid
 
-MASKED = -100.0  # added to the score of two pixels that the cyclic shift made neighbors; published, not -inf
+MASKED = -100.0  # added to the scores of pixels that only the cyclic shift has brought together; published, not -inf
 
 
 @ops.constexpr
@@ -121,8 +122,8 @@ def deformable_attention(
     Args:
         query: (N, T, H, W, C), scaled by head width ** -0.5.
         key_value: (N, T, H, W, 2C), key | value of the frames attended to.
-        offset: (N, T, H, W, T, G, K, 2) px as (y, x), flow included. Field n of frame b reads frame (n + b) % T. The G
-            groups share out the 2C channels of key | value, so key and value have offsets of their own.
+        offset: (N, T, H, W, T, G, K, 2) px as (y, x), flow included. Field n of frame b reads frame (n + b) % T. The 2C
+            channels of key | value are divided among the G groups, so key and value have offsets of their own.
         heads: attention heads; C divides by them.
         kernel: (height, width) of the sampling kernel [px], odd.
 
@@ -134,11 +135,11 @@ def deformable_attention(
     group_width = 2 * channels // groups
 
     rows, columns = pixel_grid(height, width)
-    kernel_y, kernel_x = (around.astype(ms.float32) for around in _around(kernel))
+    kernel_y, kernel_x = (axis.astype(ms.float32) for axis in _kernel_points(kernel))
     y = rows.reshape(height, 1, 1, 1, 1) + kernel_y + offset[..., 0]  # (N, T, H, W, T, G, K)
     x = columns.reshape(width, 1, 1, 1) + kernel_x + offset[..., 1]
 
-    source = _sources(batch, time, height * width).reshape(batch, time, 1, 1, time, 1, 1)
+    source = _first_pixels(batch, time, height * width).reshape(batch, time, 1, 1, time, 1, 1)
     group = counting(groups).reshape(groups, 1)
 
     table = key_value.reshape(batch * time * height * width * groups, group_width)
@@ -153,15 +154,15 @@ def deformable_attention(
 
 
 @ops.constexpr
-def _around(kernel: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Rows and columns of a kernel's points [px] from its middle: (K,) each."""
+def _kernel_points(kernel: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Rows and columns of a kernel's points [px], relative to its center: (K,) each."""
     rows, columns = np.mgrid[: kernel[0], : kernel[1]].astype(np.int32)
     return Tensor(rows.ravel() - kernel[0] // 2), Tensor(columns.ravel() - kernel[1] // 2)
 
 
 @ops.constexpr
-def _sources(batch: int, time: int, pixels: int) -> Tensor:
-    """The first pixel of the frame that field n of frame b reads, in the batch's: (N, b, n) int32."""
+def _first_pixels(batch: int, time: int, pixels: int) -> Tensor:
+    """Index of the first pixel of the frame that field n of frame b reads, over the whole batch: (N, b, n) int32."""
     clip, frame, field = np.ogrid[:batch, :time, :time]
     return Tensor(((clip * time + (frame + field) % time) * pixels).astype(np.int32))
 
@@ -210,5 +211,5 @@ def _attend(query: Tensor, samples: Tensor, heads: int) -> Tensor:
 
 
 def _softmax(scores: Tensor, axis: int) -> Tensor:
-    """Softmax; of float16 scores it is computed in float32, or the small weights of many keys would be lost."""
+    """Softmax, of float16 scores in float32: the small weights of many keys would be lost otherwise."""
     return ops.softmax(widened(scores), axis).astype(scores.dtype)

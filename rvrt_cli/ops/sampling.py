@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bilinear sampling and warping by optical flow, as plain MindSpore definitions.
 
 B batch, H×W frame size [px], C channels, P points. Channels come last, so that a sample reads contiguous memory.
@@ -9,7 +10,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
-FAR = 1e6  # px; positions beyond are as far outside the frame, and floats there still convert to integers
+FAR = 1e6  # px; positions are clamped to it: as far outside any frame, and still convertible to integers
 
 
 def bilinear_corners(y: Tensor, x: Tensor, height: int, width: int) -> list[tuple[Tensor, Tensor]]:
@@ -40,12 +41,12 @@ def bilinear_corners(y: Tensor, x: Tensor, height: int, width: int) -> list[tupl
 
 @ops.constexpr
 def counting(count: int, step: int = 1) -> Tensor:
-    """0, step, 2 * step, …: (count,) int32, a constant of the graph (MindSpore cannot trace its own `arange`)."""
+    """0, step, 2 * step, …: (count,) int32, a constant of the graph: MindSpore cannot trace its own `arange`."""
     return Tensor(step * np.arange(count, dtype=np.int32))
 
 
 def pixel_grid(height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Rows (H, 1) and columns (1, W) of every pixel [px], as float32: float16 counts only to 2048, and in halves from 512."""
+    """Rows (H, 1) and columns (1, W) of every pixel [px], float32: from 512 on, float16 resolves half a pixel only."""
     rows = ops.cast(counting(height), ms.float32).reshape(height, 1)
     columns = ops.cast(counting(width), ms.float32).reshape(1, width)
     return rows, columns

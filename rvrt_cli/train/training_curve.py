@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from rvrt_cli.files import write_atomically
-from rvrt_cli.plot import canvas, panel, png
+from rvrt_cli.plot import Axes, canvas, draw_diagram, png
 from rvrt_cli.train.training_log import read_log
 from rvrt_cli.train.training_state import FREE_SPACE
 
@@ -32,10 +32,11 @@ def draw_curve(log: Path, target: Path) -> None:
     steps = (losses[0][0], max(losses[-1][0], losses[0][0] + 1))
     half, right = _SIZE[1] // 2, _SIZE[0] - _RIGHT
     loss = {"loss (Charbonnier, logarithmic)": _averaged(losses)}
-    panel(draw, (_LEFT, _GAP, right, half - _GAP), steps, loss, lambda y: f"{10**y:.4f}")
+    upper = (_LEFT, _GAP, right, half - _GAP)
+    draw_diagram(draw, Axes(upper, steps, lambda y: f"{10**y:.4f}"), loss)
     named = {f"{name}: Y-PSNR over bicubic [dB]": line for name, line in gains.items()}
     lower = (_LEFT, half + _GAP, right, _SIZE[1] - _GAP)
-    panel(draw, lower, steps, named, lambda y: f"{y:+.2f}", empty="no validation yet")
+    draw_diagram(draw, Axes(lower, steps, lambda y: f"{y:+.2f}", empty="no validation yet"), named)
     write_atomically(target, png(image), FREE_SPACE)
 
 

@@ -1,7 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
 """One video in several ranks: each decodes it all and computes the scenes that it is the first to claim.
 
-The network's memory does not reach across a scene cut, so what begins there can be computed by anybody. A claim is a
-file in the work folder that only one rank can create; the machines share nothing else.
+The recurrent state does not reach across a scene cut, so what begins there can be computed by any rank. A claim is a file in
+the work folder that only one rank can create; the machines share nothing else.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -19,26 +19,28 @@ from rvrt_cli.device import use_device
 from rvrt_cli.errors import MediaError, RvrtError
 from rvrt_cli.msrun import Group, join, run_ranks
 from rvrt_cli.options import UpscaleOptions
+from rvrt_cli.upscale.compute import compute
 from rvrt_cli.upscale.job import Job, prepare
-from rvrt_cli.upscale.run import Progress, compute
+from rvrt_cli.upscale.progress import Progress, Reporter
 
 _CLAIMS = "claims"  # in the work folder
 _TASK = "task.json"  # among the logs
 _DONE = ".done"
-_REPORT = 0.5  # s between a rank's reports
-_POLL = 0.2  # s
+_REPORT_INTERVAL = 0.5  # s between a rank's reports
+_DONE_INTERVAL = 0.2  # s between looks at whether the other ranks are done
+_TIMES = ("network", "waiting_for_source", "waiting_for_target")
 
 
-def compute_in_ranks(job: Job, progress: Progress, report: Callable[[], None]) -> None:
-    """Have this machine's ranks compute what is missing; arguments as `rvrt_cli.upscale.run.compute`.
+def compute_in_ranks(job: Job, reporter: Reporter) -> None:
+    """Have this machine's ranks compute what is missing; see `rvrt_cli.upscale.compute.compute`.
 
     Raises:
-        RvrtError: a rank has ended badly; the others are gone too.
+        RvrtError: a rank has failed; the others are gone too.
         KeyboardInterrupt: the ranks were asked to stop.
     """
-    work, options = job.work, job.options
-    assert work is not None
-    first = options.node == 0
+    workdir, options = job.workdir, job.options
+    assert workdir is not None
+    first_machine = options.node == 0
     try:
         logs = Path(tempfile.mkdtemp(prefix="rvrt-ranks-"))  # stays if a rank dies
         _write_task(logs / _TASK, job)
@@ -47,23 +49,23 @@ def compute_in_ranks(job: Job, progress: Progress, report: Callable[[], None]) -
             f"{tempfile.gettempdir()}: the ranks' logs cannot be written there ({error.strerror}); set TMPDIR to a "
             "folder with some room"
         ) from error
-    claims = work.folder / _CLAIMS
-    if first:
+    claims = workdir.folder / _CLAIMS
+    if first_machine:
         shutil.rmtree(claims, ignore_errors=True)
         claims.mkdir()
 
     def poll() -> None:
-        _gather(claims, progress)
-        report()
+        _gather(claims, reporter.progress)
+        reporter.report()
 
     group = Group(options.ranks, options.ranks_here, options.node, options.master)
     if run_ranks(group, Path(__file__).with_name("upscale_rank.py"), logs / _TASK, logs, poll):
         shutil.rmtree(logs, ignore_errors=True)
         raise KeyboardInterrupt
-    left = len(list(logs.glob(f"*{_DONE}"))) == options.ranks_here  # by ranks that have seen the others end
-    if not left and not (first and work.complete() is not None):
+    all_done = len(list(logs.glob(f"*{_DONE}"))) == options.ranks_here  # of ranks that have seen the others end
+    if not all_done and not (first_machine and workdir.complete() is not None):
         raise RvrtError(
-            f"{job.target.path}: a rank has died and the others were ended ({logs} has their logs); run the same "
+            f"{job.target.path}: a rank has died and the others were stopped (their logs are in {logs}); run the same "
             "command again to compute the rest"
         )
     shutil.rmtree(logs, ignore_errors=True)
@@ -84,19 +86,19 @@ def _write_task(path: Path, job: Job) -> None:
 
 def _gather(claims: Path, progress: Progress) -> None:
     """Add up what the ranks have reported."""
-    told = []
+    reports = []
     for path in claims.glob("*.progress"):
         try:
-            told.append(json.loads(path.read_text(encoding="utf-8")))
+            reports.append(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError):
             continue
-    if told:
-        progress.frames = progress.kept + sum(values["frames"] for values in told)
-        progress.computed = progress.kept + sum(values["computed"] for values in told)
-        progress.scenes = max(values["scenes"] for values in told)
-        for name in ("network", "waiting_for_source", "waiting_for_target"):  # of the average rank
-            setattr(progress, name, sum(values[name] for values in told) / len(told))
-        progress.notes = sorted({note for values in told for note in values["notes"]})
+    if reports:
+        progress.frames = progress.kept + sum(values["frames"] for values in reports)
+        progress.computed = progress.kept + sum(values["computed"] for values in reports)
+        progress.scenes = max(values["scenes"] for values in reports)
+        for name in _TIMES:  # of the average rank
+            setattr(progress, name, sum(values[name] for values in reports) / len(reports))
+        progress.notes = sorted({note for values in reports for note in values["notes"]})
 
 
 def work_as_rank(task: Path) -> None:
@@ -110,29 +112,40 @@ def work_as_rank(task: Path) -> None:
     use_device(options.device, options.precision)
     rank, size = join()
     job = prepare(values["source"], values["target"], options, as_rank=True)
-    work = job.work
-    assert work is not None
-    if work.manifest() != job.manifest:
+    assert job.workdir is not None
+    if job.workdir.manifest() != job.manifest:
         raise MediaError(
             f"{job.target.path}: this rank does not see what the first machine is making; share the folder"
         )
-    claims = work.folder / _CLAIMS
-    progress, last = Progress(job.frames), 0.0
-
-    def report(now: bool = False) -> None:
-        nonlocal last
-        if now or time.monotonic() - last >= _REPORT:
-            last = time.monotonic()
-            part = claims / f"{rank}.part"
-            part.write_text(json.dumps(progress.to_dict()), encoding="utf-8")
-            part.replace(claims / f"{rank}.progress")
-
-    compute(job, progress, report, lambda first: _claim(claims / f"{first:08d}"))
-    report(now=True)
+    claims = job.workdir.folder / _CLAIMS
+    log = _RankLog(claims, rank)
+    reporter = Reporter(Progress(job.frames), log.update)
+    compute(job, reporter, lambda first: _claim(claims / f"{first:08d}"))
+    log.write(reporter.progress)
     (claims / f"{rank}{_DONE}").touch()
     while claims.is_dir() and len(list(claims.glob(f"*{_DONE}"))) < size:  # a rank that leaves early counts as dead
-        time.sleep(_POLL)
+        time.sleep(_DONE_INTERVAL)
     task.with_name(f"{rank}{_DONE}").touch()
+
+
+class _RankLog:
+    """A rank's progress, written for the launcher to add up."""
+
+    def __init__(self, claims: Path, rank: int) -> None:
+        self._claims, self._rank = claims, rank
+        self._written = 0.0
+
+    def update(self, progress: Progress) -> None:
+        """Write the progress unless that was done a moment ago."""
+        if time.monotonic() - self._written >= _REPORT_INTERVAL:
+            self.write(progress)
+
+    def write(self, progress: Progress) -> None:
+        """Write the progress."""
+        self._written = time.monotonic()
+        part = self._claims / f"{self._rank}.part"
+        part.write_text(json.dumps(progress.to_dict()), encoding="utf-8")
+        part.replace(self._claims / f"{self._rank}.progress")
 
 
 def _claim(path: Path) -> bool:

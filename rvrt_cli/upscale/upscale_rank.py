@@ -1,8 +1,9 @@
-"""One rank of an upscaling; msrun starts this file once per rank, and once more to arrange the ranks' meeting.
+# SPDX-License-Identifier: Apache-2.0
+"""One rank of `rvrt upscale`; msrun starts this script once per rank, and once more as the scheduler that they meet at.
 
-    worker.py TASK
+    upscale_rank.py TASK
 
-What is to be done stands in TASK, as `rvrt_cli.upscale.distribute.compute_in_ranks` wrote it.
+TASK says what is to be done, as `rvrt_cli.upscale.distribute.compute_in_ranks` wrote it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-if __package__ in (None, ""):  # a script: its own folder is on the path, where `ranks` would hide another one
+if __package__ in (None, ""):  # a script: its own folder is on the path, where its modules would hide others
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from rvrt_cli.errors import RvrtError
@@ -21,13 +22,13 @@ from rvrt_cli.msrun import end_with_launcher, failed
 from rvrt_cli.upscale.distribute import work_as_rank
 
 
-def _interrupt(*_: object) -> NoReturn:
+def _interrupt_rank(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def main(task: Path) -> None:
+def run_upscale_rank(task: Path) -> None:
     """Compute as one rank; leave an error, in one line, for the launcher."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, _interrupt_rank)
     end_with_launcher()
     try:
         work_as_rank(task)
@@ -35,8 +36,8 @@ def main(task: Path) -> None:
         failed(error)
         raise
     except KeyboardInterrupt:
-        os._exit(130)  # what is to be tidied is; MindSpore would wait for the other ranks
+        os._exit(130)  # everything is cleaned up; MindSpore would wait for the other ranks
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    run_upscale_rank(Path(sys.argv[1]))

@@ -1,18 +1,19 @@
-"""The folder beside the target where a run keeps what is done; it is gone when the target is complete.
+# SPDX-License-Identifier: Apache-2.0
+"""The folder beside the target where a run keeps finished segments; it is removed once the target is complete.
 
     .TARGET.rvrt/
         lock            held while a command works on this target
-        manifest.json   what is being made: source, network, settings; and the plan they were given
-        00000096.mp4    the frames of a segment from this one on, encoded; for a folder target frames/000097.png ...
-        00000096.json   the segment is complete (`Segment`)
-        00000192.zip    what the network carries into the segment that begins there
-        end.json        the source has been read to its end: how many frames it has, and what was wrong
-        claims/         of several ranks: which scenes are taken, who is done
+        manifest.json   what is being made (source, network, settings), and the plan for it
+        00000096.mp4    the encoded frames of the segment that begins with this frame; for a folder frames/000097.png ...
+        00000096.json   the segment is complete (`SegmentRecord`)
+        00000192.zip    the recurrent state that the segment beginning there continues from
+        end.json        the source has been read to its end: how many frames it has, and what was wrong (`SourceEnd`)
+        claims/         several ranks: which scenes are taken, who is done
         publish.json    the result is complete and about to get the target's name (`Published`)
 
 A file gets its name when it is complete, and a segment counts from its record on, which is written last: the run may be
-killed at any moment. Everything read here is checked, since anybody may have written it: what the network carries is
-bare numbers, whose shapes the network says.
+killed at any moment. Everything read here is untrusted input, bounded and validated: states are bare numbers whose shapes
+the network dictates.
 """
 
 from __future__ import annotations
@@ -22,37 +23,39 @@ import hashlib
 import json
 import math
 import os
-import secrets
 import shutil
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from rvrt_cli.engine import Carried, Plan
+from rvrt_cli import files
+from rvrt_cli.engine import Carried, Plan, Segment
 from rvrt_cli.errors import MediaError
 
-FORMAT = 2
-MANIFEST, _LOCK, _END, _PUBLISH = "manifest.json", "lock", "end.json", "publish.json"
-_LONGEST_NAME = 180  # bytes; file systems allow 255
-_LARGEST = 1 << 20  # bytes of a JSON file; real ones have some hundreds
+WORKDIR_FORMAT = 3
+RUN_MANIFEST, _LOCK, _END, _PUBLISH = "manifest.json", "lock", "end.json", "publish.json"
+_MAX_NAME_BYTES = 180  # file systems allow 255
+_MAX_JSON_BYTES = 1 << 20  # real ones have some hundreds
+_PLAN_COUNTS = ("window", "lookahead", "overlap", "tiles", "device_bytes", "host_bytes")
 
-# Of the states of tiles of (h, w) px: a name and a shape per array, for every tile
-Shapes = Callable[[tuple[int, int]], list[dict[str, tuple[int, ...]]]]
+About = dict[str, dict[str, Any]]  # "source", "network" and "settings", each a table of plain values
+# Of the states of tiles of (h, w) px: the shape of each array by name, for every tile
+StateShapes = Callable[[tuple[int, int]], list[dict[str, tuple[int, ...]]]]
 
 
 @dataclass(frozen=True)
-class Manifest:
-    """What a run makes. `about` has "source", "network" and "settings", each a dictionary of plain values."""
+class RunManifest:
+    """What a run makes, and how."""
 
-    about: dict[str, dict[str, Any]]
+    about: About
     plan: Plan
 
-    def differences(self, about: dict[str, dict[str, Any]]) -> list[str]:
+    def differences(self, about: About) -> list[str]:
         """What is not as in `about`: "the source", "the network", or the name of a setting."""
         changed = [f"the {part}" for part in ("source", "network") if self.about[part] != about[part]]
         old, new = self.about["settings"], about["settings"]
@@ -60,13 +63,13 @@ class Manifest:
 
 
 @dataclass(frozen=True)
-class Segment:
+class SegmentRecord:
     """A segment that is complete."""
 
     first: int
     frames: int
     starts_scene: bool
-    carries: bool  # the scene goes on after it, with what it has left
+    carries: bool  # the scene continues after it, from the state that it has left
 
     @property
     def after(self) -> int:
@@ -75,20 +78,29 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class SourceEnd:
+    """What is known once the source has been read to its end."""
+
+    frames: int
+    end_pts: int | None  # when the last frame ends, on the source's clock
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Published:
     """A result that has the target's name already, and what it was made for."""
 
-    about: dict[str, dict[str, Any]]
+    about: About
     frames: int
 
 
-class Work:
-    """The work folder of a target; nothing is made before `locked`."""
+class Workdir:
+    """The work folder of a target; nothing is created before `locked`."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
         name = target.absolute().name
-        if len(os.fsencode(name)) > _LONGEST_NAME:
+        if len(os.fsencode(name)) > _MAX_NAME_BYTES:
             name = f"{name[:40]}.{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}"
         self.folder = target.absolute().parent / f".{name}.rvrt"
 
@@ -96,34 +108,21 @@ class Work:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Inside, no other command works on this target; the folder exists.
+        """Inside, no other command works on this target, and the folder exists.
 
         Raises:
-            MediaError: another one does, or the folder cannot be made.
+            MediaError: another one does, or the folder cannot be created.
         """
-        try:
-            self.folder.mkdir(exist_ok=True)
-            lock = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except OSError as error:
-            raise MediaError(f"{self.target}: cannot be written ({error.strerror}); choose another place") from error
-        try:
-            self._take(lock)
+        with contextlib.ExitStack() as stack:
+            try:
+                self.folder.mkdir(exist_ok=True)
+                free = stack.enter_context(files.locked(self.folder / _LOCK))
+            except OSError as error:
+                raise MediaError(
+                    f"{self.target}: cannot be written ({error.strerror}); choose another place"
+                ) from error
+            self._refuse_unless(free)
             yield
-        finally:
-            os.close(lock)
-
-    def _take(self, lock: int) -> None:
-        try:
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            same = os.path.samestat(os.fstat(lock), os.stat(self.folder / _LOCK))
-        except ImportError:  # no such locks on this system
-            return
-        except OSError:
-            same = False
-        if not same:  # it is held, or its holder has just finished and removed the folder
-            raise MediaError(f"{self.target}: another rvrt is working on it; wait for it, or choose another target")
 
     def check_free(self) -> None:
         """Refuse at once what `locked` would refuse.
@@ -131,38 +130,37 @@ class Work:
         Raises:
             MediaError: another command works on this target.
         """
-        with contextlib.suppress(OSError):
-            lock = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CLOEXEC)
-            try:
-                self._take(lock)
-            finally:
-                os.close(lock)
+        with contextlib.suppress(OSError), files.locked(self.folder / _LOCK, create=False) as free:
+            self._refuse_unless(free)
+
+    def _refuse_unless(self, free: bool) -> None:
+        if not free:
+            raise MediaError(f"{self.target}: another rvrt is working on it; wait for it, or choose another target")
 
     # What is being made
 
-    def manifest(self) -> Manifest | None:
+    def manifest(self) -> RunManifest | None:
         """What the folder holds, or None when there is none.
 
         Raises:
             MediaError: it cannot be read.
         """
-        values = self._read(MANIFEST)
+        values = self._read(RUN_MANIFEST)
         if values is None:
             return None
-        with self.checking(MANIFEST):
+        with self.checking(RUN_MANIFEST):
             about, plan = values["about"], values["plan"]
-            if values["format"] != FORMAT:
+            if values["format"] != WORKDIR_FORMAT:
                 raise ValueError("format")
             for part in ("source", "network", "settings"):
                 if not isinstance(about[part], dict):
                     raise TypeError(part)
-            tile = _counts(plan["tile"], 2)
-            sizes = _counts([plan[name] for name in ("window", "lookahead", "overlap", "tiles", "device_bytes",
-                                                     "host_bytes")], 6)  # fmt: skip
-            return Manifest(about, Plan(sizes[0], sizes[1], (tile[0], tile[1]), *sizes[2:]))
+            height, width = _counts(plan["tile"], 2)
+            numbers = _counts([plan[name] for name in _PLAN_COUNTS], len(_PLAN_COUNTS))
+            return RunManifest(about, Plan(tile=(height, width), **dict(zip(_PLAN_COUNTS, numbers, strict=True))))
 
-    def start(self, manifest: Manifest) -> None:
-        """Forget what the folder holds, and note what is being made now. Only inside `locked`.
+    def start(self, manifest: RunManifest) -> None:
+        """Empty the folder, and note what is being made now. Only inside `locked`.
 
         Raises:
             MediaError: the folder cannot be written.
@@ -173,12 +171,13 @@ class Work:
                     _remove(path)
         except OSError as error:
             raise MediaError(f"{self.folder}: cannot be emptied ({error.strerror}); remove it yourself") from error
-        self._write(MANIFEST, {"format": FORMAT, "about": manifest.about, "plan": asdict(manifest.plan)})
+        self._write(RUN_MANIFEST, {"format": WORKDIR_FORMAT, "about": manifest.about, "plan": asdict(manifest.plan)})
 
     def remove(self) -> None:
-        """The folder goes, with everything in it. Only inside `locked`.
+        """Remove the folder with everything in it. Only inside `locked`.
 
-        Last what says that the target is complete (`published`), and the lock: while it is there nobody else begins.
+        The record that the target is complete (`published`) goes last but one, and the lock last: while it is there nobody
+        else begins.
         """
         with contextlib.suppress(OSError):
             last = self.folder / _PUBLISH, self.folder / _LOCK
@@ -191,13 +190,13 @@ class Work:
 
     # What is done
 
-    def segments(self) -> list[Segment]:
+    def segments(self) -> list[SegmentRecord]:
         """The complete segments, in order.
 
         Raises:
             MediaError: a record cannot be read.
         """
-        found: list[Segment] = []
+        found: list[SegmentRecord] = []
         for path in sorted(self.folder.glob("*.json")):
             if not path.stem.isdecimal():
                 continue
@@ -211,34 +210,35 @@ class Work:
                     raise ValueError("record")
                 if found and found[-1].after > first:
                     raise ValueError("segments that overlap")
-                found.append(Segment(first, frames, *flags))
+                found.append(SegmentRecord(first, frames, *flags))
         return found
 
-    def add(self, segment: Segment, carried: Carried | None) -> None:
-        """Note that a segment is complete, and what the next one goes on with."""
+    def record(self, segment: Segment) -> None:
+        """Note that a segment is complete, and keep the state that the next one continues from."""
+        carried = segment.carried
+        record = SegmentRecord(segment.first, segment.frames, segment.starts_scene, carries=carried is not None)
         if carried is not None:
-            with self._writing(_states(segment.after)) as part:
-                _write_states(part, carried)
-        self._write(f"{segment.first:08d}.json", asdict(segment))
+            self._write_file(_states_name(record.after), lambda file: _write_states(file, carried))
+        self._write(f"{record.first:08d}.json", asdict(record))
         with contextlib.suppress(OSError):
-            (self.folder / _states(segment.first)).unlink()  # nobody goes on from there any more
+            (self.folder / _states_name(record.first)).unlink()  # nobody continues from there any more
 
-    def carried(self, first: int, shapes: Shapes) -> Carried:
-        """What the network carries into the segment that begins with frame `first`.
+    def carried(self, first: int, shapes: StateShapes) -> Carried:
+        """The state that the segment beginning with frame `first` continues from.
 
         Raises:
-            MediaError: it is not there, is damaged, or has not the arrays of these `shapes`.
+            MediaError: it is missing, damaged, or does not have the arrays of these `shapes`.
         """
-        name = _states(first)
+        name = _states_name(first)
         with self.checking(name):
             return _read_states(self.folder / name, shapes)
 
-    def end(self, frames: int, until: int | None, warnings: list[str]) -> None:
-        """Note that the source has been read to its end; `until`: when its last frame gives way, as a `pts`; what was wrong."""
-        self._write(_END, {"frames": frames, "until": until, "warnings": warnings})
+    def record_end(self, end: SourceEnd) -> None:
+        """Note that the source has been read to its end."""
+        self._write(_END, asdict(end))
 
-    def ended(self) -> tuple[int, int | None, list[str]] | None:
-        """(frames, until, warnings) as `end` wrote them, or None.
+    def source_end(self) -> SourceEnd | None:
+        """What `record_end` noted, or None.
 
         Raises:
             MediaError: it cannot be read.
@@ -247,26 +247,27 @@ class Work:
         if values is None:
             return None
         with self.checking(_END):
-            until = values["until"]
-            if until is not None and (type(until) is not int or abs(until) >= 1 << 62):
-                raise ValueError("until")
-            return _counts([values["frames"]], 1)[0], until, [str(line) for line in list(values["warnings"])]
+            end_pts = values["end_pts"]
+            if end_pts is not None and (type(end_pts) is not int or abs(end_pts) >= 1 << 62):
+                raise ValueError("end_pts")
+            [frames] = _counts([values["frames"]], 1)
+            return SourceEnd(frames, end_pts, tuple(str(line) for line in list(values["warnings"])))
 
-    def complete(self) -> list[Segment] | None:
+    def complete(self) -> list[SegmentRecord] | None:
         """All segments of the source when every one of them is there, else None."""
-        ended = self.ended()
-        if ended is None:
+        end = self.source_end()
+        if end is None:
             return None
-        at, segments = 0, self.segments()
+        next_first, segments = 0, self.segments()
         for segment in segments:
-            if segment.first != at:
+            if segment.first != next_first:
                 return None
-            at += segment.frames
-        return segments if at == ended[0] else None
+            next_first = segment.after
+        return segments if next_first == end.frames else None
 
     # The last step
 
-    def publishing(self, result: Path, about: dict[str, dict[str, Any]], frames: int) -> None:
+    def record_publishing(self, result: Path, about: About, frames: int) -> None:
         """Note that `result`, made for `about`, is complete and gets the target's name next."""
         self._write(_PUBLISH, {"result": result.name, "about": about, "frames": frames})
 
@@ -287,49 +288,48 @@ class Work:
         with self.checking(name):
             try:
                 with path.open("rb") as file:
-                    data = file.read(_LARGEST + 1)
+                    data = file.read(_MAX_JSON_BYTES + 1)
             except (FileNotFoundError, NotADirectoryError):
                 return None
-            values = json.loads(data[: _LARGEST + 1].decode("utf-8")) if len(data) <= _LARGEST else None
+            values = json.loads(data.decode("utf-8")) if len(data) <= _MAX_JSON_BYTES else None
             if not isinstance(values, dict):
                 raise ValueError("no JSON object")
             return values
 
     def _write(self, name: str, values: dict[str, Any]) -> None:
-        with self._writing(name) as part, part.open("wb") as file:
-            file.write(json.dumps(values, indent=1).encode())
-            _sync(file)
+        self._write_file(name, json.dumps(values, indent=1).encode())
 
-    @contextlib.contextmanager
-    def _writing(self, name: str) -> Iterator[Path]:
-        """A path to write to; afterwards the file has its name, and never before it is complete."""
-        part = self.folder / f"{name}.{secrets.token_hex(6)}.part"  # several ranks may write the same at one time
-        try:
-            yield part
-            part.replace(self.folder / name)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                part.unlink()
-            raise MediaError(
-                f"{self.folder}: cannot be written ({error.strerror}); mend that, and run the same command again"
-            ) from error
+    def _write_file(self, name: str, data: bytes | Callable[[BinaryIO], object]) -> None:
+        files.write_atomically(
+            self.folder / name,
+            data,
+            remedy="fix that, and run the same command again",
+            error=MediaError,
+            shared=True,  # several ranks may write the same file at the same time
+            make_folders=False,  # a folder that somebody has removed meanwhile stays removed
+        )
 
     @contextlib.contextmanager
     def checking(self, name: str) -> Iterator[None]:
-        """Inside, the file of this name is read, or is found not to be what it should.
+        """Inside, the file of this name is read and validated.
 
         Raises:
-            MediaError: it is so.
+            MediaError: it is missing, damaged, or not what it should be.
         """
         try:
             yield
-        except (MediaError, OSError, ValueError, TypeError, LookupError, OverflowError, RuntimeError, EOFError,
-                struct.error, zipfile.BadZipFile) as error:  # fmt: skip
-            raise MediaError(f"{self.folder / name}: missing or damaged; --overwrite starts afresh") from error
+        except _DAMAGE as error:
+            raise MediaError(f"{self.folder / name}: missing or damaged; --overwrite restarts the job") from error
+
+
+_DAMAGE = (
+    *(MediaError, OSError, ValueError, TypeError, LookupError, OverflowError, RuntimeError, EOFError, struct.error),
+    zipfile.BadZipFile,
+)
 
 
 def _counts(values: Any, number: int) -> list[int]:
-    """`values` when they are so many whole numbers from 0 on."""
+    """`values`, checked to be `number` whole numbers from 0 on."""
     if not isinstance(values, list) or len(values) != number:
         raise TypeError("numbers")
     for value in values:
@@ -338,46 +338,39 @@ def _counts(values: Any, number: int) -> list[int]:
     return values
 
 
-def _states(first: int) -> str:
+def _states_name(first: int) -> str:
     return f"{first:08d}.zip"
 
 
-def _write_states(path: Path, carried: Carried) -> None:
-    """A zip file for its checksums: "tile" as JSON, and of every tile's state the arrays' numbers, "0/NAME"."""
-    with path.open("wb") as file:
-        with zipfile.ZipFile(file, "w") as archive:
-            archive.writestr("tile", json.dumps(carried.tile))
-            for number, state in enumerate(carried.states):
-                for name, array in state.items():
-                    with archive.open(f"{number}/{name}", "w", force_zip64=True) as entry:
-                        entry.write(np.ascontiguousarray(array, "<f4").reshape(-1).view(np.uint8).data)
-        _sync(file)
+def _write_states(file: BinaryIO, carried: Carried) -> None:
+    """A zip file, for its checksums: "tile" as JSON, and the numbers of the arrays of every tile's state, "0/NAME"."""
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("tile", json.dumps(carried.tile))
+        for number, state in enumerate(carried.states):
+            for name, array in state.items():
+                with archive.open(f"{number}/{name}", "w", force_zip64=True) as entry:
+                    entry.write(np.ascontiguousarray(array, "<f4").reshape(-1).view(np.uint8).data)
 
 
-def _read_states(path: Path, shapes: Shapes) -> Carried:
-    """What `_write_states` wrote, and no byte more of anything else."""
+def _read_states(path: Path, shapes: StateShapes) -> Carried:
+    """What `_write_states` wrote, and not one byte of anything else."""
     with zipfile.ZipFile(path) as archive:
-
-        def stored(name: str, most: int) -> bytes:
-            entry = archive.getinfo(name)
-            if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > most:
-                raise ValueError(name)
-            return archive.read(entry)
-
-        def numbers(name: str, shape: tuple[int, ...]) -> np.ndarray:
-            return np.frombuffer(stored(name, 4 * math.prod(shape)), "<f4").reshape(shape)
-
-        tile = _counts(json.loads(stored("tile", 64)), 2)
+        height, width = _counts(json.loads(_stored(archive, "tile", 64)), 2)
         states = [
-            {name: numbers(f"{number}/{name}", shape) for name, shape in arrays.items()}
-            for number, arrays in enumerate(shapes((tile[0], tile[1])))
+            {
+                name: np.frombuffer(_stored(archive, f"{number}/{name}", 4 * math.prod(shape)), "<f4").reshape(shape)
+                for name, shape in arrays.items()
+            }
+            for number, arrays in enumerate(shapes((height, width)))
         ]
-    return Carried((tile[0], tile[1]), states)
+    return Carried((height, width), states)
 
 
-def _sync(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())
+def _stored(archive: zipfile.ZipFile, name: str, max_bytes: int) -> bytes:
+    entry = archive.getinfo(name)
+    if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > max_bytes:
+        raise ValueError(name)
+    return archive.read(entry)
 
 
 def _remove(path: Path) -> None:

@@ -1,4 +1,5 @@
-"""Scores with known answers, resuming, and what is refused."""
+# SPDX-License-Identifier: Apache-2.0
+"""Scores with known answers, resuming, and refusals."""
 
 from __future__ import annotations
 
@@ -8,15 +9,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.bench_sets import Repeat, clip, picture, write
+from helpers.bench_sets import RepeatNetwork, textured_clip, textured_frame, write_frames, write_vid4
 from PIL import Image
 from skimage.metrics import structural_similarity
 
-from rvrt_cli.bench import quality
+from rvrt_cli import device
+from rvrt_cli.bench import quality, resume_log
 from rvrt_cli.bench.bench_options import BenchOptions
-from rvrt_cli.bench.datasets import Case, Dataset, Pair, open_dataset
-from rvrt_cli.bench.quality import Standing, check_degradation, enlarge_center, measure_quality, score_frames
+from rvrt_cli.bench.datasets import ClipPair, Dataset, SetEntry, open_dataset
+from rvrt_cli.bench.quality import (
+    QualityProgress,
+    check_degradation,
+    measure_quality,
+    score_frames,
+    upscale_center_frame,
+)
 from rvrt_cli.bench.report import KEYS, to_json
+from rvrt_cli.bench.resume_log import resume_log_path
 from rvrt_cli.errors import OptionError, RvrtError
 from rvrt_cli.metrics import psnr, rgb_to_y
 
@@ -25,21 +34,30 @@ ONE_LEVEL = 48.1308  # dB
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The user's cache, and a network whose weights have a name, since there is no file of them."""
+    """The user's cache, and a digest of weights that are in no file."""
     monkeypatch.setenv("RVRT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(quality, "file_sha256", lambda *_: "0" * 64)
-    monkeypatch.setattr(quality, "about", lambda network: {"network": network.card["name"], "notes": []})
+    monkeypatch.setattr(resume_log, "file_sha256", lambda *_: "0" * 64)
+    monkeypatch.setattr(quality, "network_facts", lambda network: {"network": network.card["name"], "notes": []})
     return tmp_path / "cache"
 
 
-def flat(frames: int, level: int) -> Pair:
+def flat(frames: int, level: int) -> ClipPair:
     low = np.full((frames, 16, 16, 3), level, np.uint8)
-    return Pair(f"flat-{level}", low, low.repeat(4, 1).repeat(4, 2))
+    return ClipPair(f"flat-{level}", low, low.repeat(4, 1).repeat(4, 2))
 
 
-def dataset(pairs: list[Pair], channel: str = "y", center: bool = False, total: int | None = None) -> Dataset:
-    cases = tuple(Case(pair.name, lambda pair=pair: iter([pair])) for pair in pairs)
-    return Dataset("vid4", "bi", channel, center, "made", "made", cases, total or len(cases))
+def dataset(pairs: list[ClipPair], channel: str = "y", center: bool = False, total: int | None = None) -> Dataset:
+    entries = tuple(SetEntry(pair.name, lambda pair=pair: iter([pair])) for pair in pairs)
+    return Dataset(
+        protocol="vid4",
+        degradation="bi",
+        channel=channel,
+        center=center,
+        description="made",
+        low_resolution="made",
+        entries=entries,
+        total=total or len(entries),
+    )
 
 
 def options(**values: object) -> BenchOptions:
@@ -50,38 +68,42 @@ def options(**values: object) -> BenchOptions:
 
 
 def test_one_level_everywhere_is_48_13_db() -> None:
-    result = measure_quality(options(), dataset([flat(3, 100), flat(1, 60)], "rgb"), Repeat(1 / 255))
+    result = measure_quality(options(), dataset([flat(3, 100), flat(1, 60)], "rgb"), RepeatNetwork(1 / 255))
     assert result["psnr_rgb"] == pytest.approx(ONE_LEVEL, abs=1e-4)
     assert result["psnr_y"] is None
-    result = measure_quality(options(), dataset([flat(3, 100)]), Repeat(-1 / 255))
+    result = measure_quality(options(), dataset([flat(3, 100)]), RepeatNetwork(-1 / 255))
     assert result["psnr_y"] == pytest.approx(ONE_LEVEL + 20 * np.log10(255 / 219), abs=1e-4)  # Y has 219 levels
     assert result["bicubic_psnr_y"] == float("inf")
     assert json.loads(to_json(result))["bicubic_psnr_y"] is None
 
 
-def test_of_ones_own_clips_frames_that_bicubic_enlarges_exactly_are_left_out_of_psnr() -> None:
+def test_for_clips_frames_that_bicubic_upscales_exactly_are_excluded_from_psnr() -> None:
     """Two black frames of five, and a clip of nothing else."""
-    high = np.stack([picture(number, 64, 64) for number in range(5)])
+    high = np.stack([textured_frame(number, 64, 64) for number in range(5)])
     high[:2] = 0
     from rvrt_cli.data.resize import imresize
 
-    pairs = [Pair("fade", imresize(high, 0.25), high), Pair("rest", imresize(high[2:], 0.25), high[2:]), flat(3, 100)]
+    pairs = [
+        ClipPair("fade", imresize(high, 0.25), high),
+        ClipPair("rest", imresize(high[2:], 0.25), high[2:]),
+        flat(3, 100),
+    ]
     made = replace(dataset(pairs), protocol="clips")
-    fade, rest, black = (result := measure_quality(options(), made, Repeat()))["clips"]
+    fade, rest, black = (result := measure_quality(options(), made, RepeatNetwork()))["clips"]
     for key in ("psnr_y", "bicubic_psnr_y"):
         assert fade[key] == rest[key] == result[key] < 60
         assert black[key] is None
     assert (fade["exact"], rest["exact"], black["exact"], black["ssim_y"]) == (2, 0, 3, 1.0)
-    assert "5 of 11 are left out" in " ".join(result["notes"])
-    whole = measure_quality(options(), dataset(pairs), Repeat())  # the field's protocols have every frame
+    assert "excluded from every PSNR: 5 of 11" in " ".join(result["notes"])
+    whole = measure_quality(options(), dataset(pairs), RepeatNetwork())  # the field's protocols have every frame
     assert whole["bicubic_psnr_y"] == float("inf")
-    alone = measure_quality(options(), replace(dataset(pairs[2:]), protocol="clips"), Repeat())
+    alone = measure_quality(options(), replace(dataset(pairs[2:]), protocol="clips"), RepeatNetwork())
     assert json.loads(to_json(alone))["psnr_y"] is None
 
 
 @pytest.mark.parametrize("channel", ["y", "rgb"])
 def test_ssim_of_a_clip_equals_scikit_image(channel: str) -> None:
-    high = np.stack([picture(number, 40, 48) for number in range(3)])
+    high = np.stack([textured_frame(number, 40, 48) for number in range(3)])
     noisy = np.clip(high + np.random.default_rng(0).normal(0, 9, high.shape), 0, 255).astype(np.uint8)
     expected = []
     for pair in zip(noisy, high, strict=True):
@@ -98,19 +120,19 @@ def test_ssim_of_a_clip_equals_scikit_image(channel: str) -> None:
 def test_every_clip_counts_the_same_however_long() -> None:
     pairs = [flat(6, 100), flat(2, 50)]
     pairs[1].high[:] += 3  # three levels off in the short clip, one in the long one
-    result = measure_quality(options(), dataset(pairs, "rgb"), Repeat(1 / 255))
+    result = measure_quality(options(), dataset(pairs, "rgb"), RepeatNetwork(1 / 255))
     long, short = ONE_LEVEL, ONE_LEVEL - 20 * np.log10(2)
     assert [clip["psnr_rgb"] for clip in result["clips"]] == pytest.approx([long, short], abs=1e-4)
     assert result["psnr_rgb"] == pytest.approx((long + short) / 2, abs=1e-4)
     assert (result["clips_scored"], result["frames_scored"], result["sample"]) == (2, 8, False)
 
 
-def test_bicubic_stands_beside_the_network() -> None:
-    high = np.stack([picture(number, 64, 64) for number in range(2)])
+def test_bicubic_is_scored_too() -> None:
+    high = np.stack([textured_frame(number, 64, 64) for number in range(2)])
     from rvrt_cli.data.resize import imresize
 
-    pair = Pair("one", imresize(high, 0.25), high)
-    result = measure_quality(options(), dataset([pair]), Repeat())
+    pair = ClipPair("one", imresize(high, 0.25), high)
+    result = measure_quality(options(), dataset([pair]), RepeatNetwork())
     expected = np.mean([psnr(rgb_to_y(imresize(a, 4)), rgb_to_y(b)) for a, b in zip(pair.low, pair.high, strict=True)])
     assert result["bicubic_psnr_y"] == pytest.approx(expected)
     assert result["bicubic_psnr_y"] > result["psnr_y"]  # repeating pixels is worse
@@ -125,8 +147,8 @@ def test_vimeo_mirrors_and_averages_the_two_centers() -> None:
     low[3] = 100
     add = [0.0] * 14
     add[3], add[10] = 0.6 / 255, 1.8 / 255
-    network = Repeat(add)
-    center = enlarge_center(network, low)
+    network = RepeatNetwork(add)
+    center = upscale_center_frame(network, low)
     assert center.shape == (1, 32, 32, 3)
     assert (center == 101).all()  # rounded before averaging it would be 101 and 102, and 101.5 to 102
     [(frames, emit, mirrored)] = network.seen
@@ -139,13 +161,13 @@ def test_vimeo_averages_before_it_clips() -> None:
     """250 levels: one output 20 levels too bright and one as much too dark are 250 in the mean; clipped first, 242."""
     add = [0.0] * 14
     add[3], add[10] = 20 / 255, -20 / 255
-    assert (enlarge_center(Repeat(add), np.full((7, 8, 8, 3), 250, np.uint8)) == 250).all()
+    assert (upscale_center_frame(RepeatNetwork(add), np.full((7, 8, 8, 3), 250, np.uint8)) == 250).all()
 
 
 def test_vimeo_scores_the_center_alone(tmp_path: Path) -> None:
-    pair = Pair("00001/0001", np.full((7, 8, 8, 3), 100, np.uint8), np.full((1, 32, 32, 3), 101, np.uint8))
+    pair = ClipPair("00001/0001", np.full((7, 8, 8, 3), 100, np.uint8), np.full((1, 32, 32, 3), 101, np.uint8))
     save = tmp_path / "frames"
-    result = measure_quality(options(save=str(save)), dataset([pair], "rgb", center=True), Repeat())
+    result = measure_quality(options(save=str(save)), dataset([pair], "rgb", center=True), RepeatNetwork())
     assert result["psnr_rgb"] == pytest.approx(ONE_LEVEL, abs=1e-4)
     assert result["frames_scored"] == 1
     assert [path.relative_to(save).as_posix() for path in save.rglob("*.png")] == ["00001/0001/im4.png"]
@@ -153,7 +175,7 @@ def test_vimeo_scores_the_center_alone(tmp_path: Path) -> None:
 
 def test_output_that_is_not_finite_is_refused() -> None:
     with pytest.raises(RvrtError, match="not finite"):
-        enlarge_center(Repeat(float("nan")), np.full((7, 8, 8, 3), 100, np.uint8))
+        upscale_center_frame(RepeatNetwork(float("nan")), np.full((7, 8, 8, 3), 100, np.uint8))
 
 
 # --- saving, resuming, samples
@@ -161,115 +183,112 @@ def test_output_that_is_not_finite_is_refused() -> None:
 
 def test_saved_frames_are_what_was_scored(tmp_path: Path) -> None:
     save = tmp_path / "frames"
-    measure_quality(options(save=str(save)), dataset([flat(2, 100)]), Repeat(5 / 255))
+    measure_quality(options(save=str(save)), dataset([flat(2, 100)]), RepeatNetwork(5 / 255))
     files = sorted(path.relative_to(save).as_posix() for path in save.rglob("*"))
     assert files == ["flat-100", "flat-100/00000000.png", "flat-100/00000001.png"]
     assert (np.asarray(Image.open(save / files[1])) == 105).all()
     with pytest.raises(OptionError, match="not empty"):
-        measure_quality(options(save=str(save)), dataset([flat(2, 100)]), Repeat())
+        measure_quality(options(save=str(save)), dataset([flat(2, 100)]), RepeatNetwork())
 
 
-def test_an_interrupted_run_goes_on(cache: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes(cache: Path, tmp_path: Path) -> None:
     pairs = [flat(1, 100), flat(1, 60), flat(1, 30)]
     chosen = options(save=str(tmp_path / "frames"))
 
     def stop() -> None:
-        if standing.done == 2:
+        if progress.done == 2:
             raise KeyboardInterrupt
 
-    standing = Standing(3)
+    progress = QualityProgress(3)
     with pytest.raises(KeyboardInterrupt):
-        measure_quality(chosen, dataset(pairs), Repeat(1 / 255), standing, stop)
-    [notes] = (cache / "bench").iterdir()
-    notes.write_text(notes.read_text() + '\n{"case": "flat-30", "cl')  # cut short by a crash
-    network = Repeat(1 / 255)
+        measure_quality(chosen, dataset(pairs), RepeatNetwork(1 / 255), progress, stop)
+    [log] = (cache / "bench").iterdir()
+    log.write_text(log.read_text() + '\n{"entry": "flat-30", "cl')  # cut short by a crash
+    network = RepeatNetwork(1 / 255)
     result = measure_quality(chosen, dataset(pairs), network)
     assert len(network.seen) == 1
     assert result["clips_scored"] == 3
-    assert "2 of 3 clips were scored by an interrupted run" in " ".join(result["notes"])
-    whole = measure_quality(options(), dataset(pairs), Repeat(1 / 255))
+    assert "2 of 3 clips were scored by an earlier, interrupted run" in " ".join(result["notes"])
+    whole = measure_quality(options(), dataset(pairs), RepeatNetwork(1 / 255))
     assert result["psnr_y"] == whole["psnr_y"]
     assert not (cache / "bench").exists()
 
 
-def test_a_sample_in_between_leaves_an_interrupted_run_to_go_on(cache: Path) -> None:
+def test_a_sample_keeps_the_log_of_an_interrupted_run(cache: Path) -> None:
     pairs = [flat(1, 100), flat(1, 60), flat(1, 30), flat(1, 80)]
-    standing = Standing(4)
+    progress = QualityProgress(4)
 
     def stop() -> None:
-        if standing.done == 2:
+        if progress.done == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        measure_quality(options(), dataset(pairs), Repeat(), standing, stop)
-    sample = measure_quality(options(limit=1), dataset(pairs).sample(1), Repeat())
+        measure_quality(options(), dataset(pairs), RepeatNetwork(), progress, stop)
+    sample = measure_quality(options(limit=1), dataset(pairs).sample(1), RepeatNetwork())
     assert (sample["sample"], sample["clips_scored"]) == (True, 1)
-    network = Repeat()
+    network = RepeatNetwork()
     measure_quality(options(), dataset(pairs), network)
     assert [round(float(frames.mean()) * 255) for frames, *_ in network.seen] == [30, 80]
     assert not (cache / "bench").exists()
-    measure_quality(options(limit=1), dataset(pairs).sample(1), Repeat())
+    measure_quality(options(limit=1), dataset(pairs).sample(1), RepeatNetwork())
     assert not (cache / "bench").exists()  # a sample alone is complete too
 
 
-def test_scores_of_files_that_have_changed_since_are_not_taken_up(tmp_path: Path) -> None:
-    names = ("calendar", "city", "foliage", "walk")
-    for index, name in enumerate(names):
-        write(tmp_path / "Vid4" / "GT" / name, clip(index, 1, 32, 32))
-    standing, made = Standing(4), open_dataset("vid4", tmp_path / "Vid4")
+def test_scores_of_files_that_have_changed_are_not_reused(tmp_path: Path) -> None:
+    progress, made = QualityProgress(4), open_dataset("vid4", write_vid4(tmp_path / "Vid4", 1, 32, 32))
 
     def stop() -> None:
-        if standing.done == 3:
+        if progress.done == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        measure_quality(options(), made, Repeat(), standing, stop)
-    write(tmp_path / "Vid4" / "GT" / "city", clip(9, 1, 32, 32))
-    result = measure_quality(options(), made, Repeat())
-    assert "2 of 4 clips were scored by an interrupted run" in " ".join(result["notes"])
-    assert result["clips"][1]["psnr_y"] == measure_quality(options(), made, Repeat())["clips"][1]["psnr_y"]
+        measure_quality(options(), made, RepeatNetwork(), progress, stop)
+    write_frames(tmp_path / "Vid4" / "GT" / "city", textured_clip(9, 1, 32, 32))
+    result = measure_quality(options(), made, RepeatNetwork())
+    assert "2 of 4 clips were scored by an earlier, interrupted run" in " ".join(result["notes"])
+    assert result["clips"][1]["psnr_y"] == measure_quality(options(), made, RepeatNetwork())["clips"][1]["psnr_y"]
 
 
 def test_a_run_stopped_in_its_first_clip_may_be_saved_again(tmp_path: Path) -> None:
     chosen = options(save=str(tmp_path / "frames"))
 
     def broken() -> None:
-        write(tmp_path / "frames" / "flat-100", clip(0, 1, 16, 16))
+        write_frames(tmp_path / "frames" / "flat-100", textured_clip(0, 1, 16, 16))
         raise KeyboardInterrupt
 
-    cases = (Case("flat-100", lambda: broken()),)  # type: ignore[arg-type,return-value]
+    entries = (SetEntry("flat-100", lambda: broken()),)  # type: ignore[arg-type,return-value]
     made = dataset([flat(1, 100)])
     with pytest.raises(KeyboardInterrupt):
-        measure_quality(chosen, Dataset(**{**vars(made), "cases": cases}), Repeat())
-    assert measure_quality(chosen, made, Repeat())["clips_scored"] == 1
+        measure_quality(chosen, Dataset(**{**vars(made), "entries": entries}), RepeatNetwork())
+    assert measure_quality(chosen, made, RepeatNetwork())["clips_scored"] == 1
 
 
 @pytest.mark.parametrize("change", [{"vmaf": True}, {"save": "frames"}])
-def test_another_run_does_not_read_these_notes(change: dict) -> None:
-    network, made = Repeat(), dataset([flat(1, 100)])
-    assert quality.notes_path(options(), made, network) == quality.notes_path(options(limit=1), made, network)
-    assert quality.notes_path(options(), made, network) != quality.notes_path(options(**change), made, network)
+def test_another_run_has_another_log(change: dict) -> None:
+    network, made = RepeatNetwork(), dataset([flat(1, 100)])
+    assert resume_log_path(options(), made, network) == resume_log_path(options(limit=1), made, network)
+    assert resume_log_path(options(), made, network) != resume_log_path(options(**change), made, network)
 
 
-def test_a_sample_is_named_as_such() -> None:
-    result = measure_quality(options(), dataset([flat(1, 100)], total=4), Repeat())
+def test_a_sample_is_marked() -> None:
+    result = measure_quality(options(), dataset([flat(1, 100)], total=4), RepeatNetwork())
     assert (result["sample"], result["clips_scored"], result["clips_total"]) == (True, 1, 4)
 
 
 def test_a_video_of_several_shots_is_one_clip() -> None:
     pairs = [flat(1, 100), flat(2, 60), flat(1, 30)]
-    cases = (Case("film", lambda: iter(pairs)), Case("other", lambda: iter(pairs[:1])))
-    made = Dataset("clips", "bi", "y", False, "made", "made", cases, 2)
+    entries = (SetEntry("film", lambda: iter(pairs)), SetEntry("other", lambda: iter(pairs[:1])))
+    made = replace(dataset(pairs[:2]), protocol="clips", entries=entries)
     counts = ("sample", "clips_scored", "clips_total", "shots_scored", "frames_scored")
-    result = measure_quality(options(), made, Repeat())
+    result = measure_quality(options(), made, RepeatNetwork())
     assert [result[key] for key in counts] == [False, 2, 2, 4, 5]
-    result = measure_quality(options(limit=1), made.sample(1), Repeat())
+    result = measure_quality(options(limit=1), made.sample(1), RepeatNetwork())
     assert [result[key] for key in counts] == [True, 1, 2, 3, 4]
 
 
-def test_a_clip_too_large_for_the_memory_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quality, "host_free_bytes", lambda: 100 << 20)
-    network = Repeat(1 / 255)
+def test_a_clip_too_large_for_the_memory_is_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "host_free_bytes", lambda: 100 << 20)
+    network = RepeatNetwork(1 / 255)
     network.memory = lambda frames, height, width: (80 << 20) if frames > 20 else 1  # type: ignore[method-assign]
     result = measure_quality(options(), replace(dataset([flat(40, 100)], "rgb"), protocol="reds4"), network)
     assert result["clips"][0]["window"] == 14
@@ -280,12 +299,12 @@ def test_a_clip_too_large_for_the_memory_is_cut(monkeypatch: pytest.MonkeyPatch)
     assert result["psnr_rgb"] == pytest.approx(ONE_LEVEL, abs=1e-4)
 
 
-def test_clips_of_ones_own_go_through_as_upscale_streams_them() -> None:
-    network = Repeat(1 / 255)
-    made = Dataset("clips", "bi", "y", False, "made", "made", (Case("film", lambda: iter([flat(20, 100)])),), 1)
+def test_clips_are_streamed_as_upscale_does() -> None:
+    network = RepeatNetwork(1 / 255)
+    made = replace(dataset([flat(20, 100)]), protocol="clips")
     result = measure_quality(options(), made, network)
     assert result["clips"][0]["window"] == 14
-    assert "as `rvrt upscale` streams" in " ".join(result["notes"])
+    assert "streamed in windows, as `rvrt upscale` does" in " ".join(result["notes"])
     assert [emit for _, emit, _ in network.seen] == [14, 6]
 
 
@@ -313,7 +332,7 @@ def test_weights_that_do_not_say_are_noted() -> None:
 
 
 def test_a_report_has_all_keys_in_order() -> None:
-    result = measure_quality(options(), dataset([flat(1, 100)]), Repeat(1 / 255))
+    result = measure_quality(options(), dataset([flat(1, 100)]), RepeatNetwork(1 / 255))
     assert list(json.loads(to_json(result))) == list(KEYS)
     assert {"seconds_per_call", "seconds_per_frame", "gflop_per_call", "gflops", "gemm_gflops", "efficiency",
             "peak_rss_mb", "compile_seconds", "psnr_y", "ssim_y", "bicubic_psnr_y"} <= set(KEYS)  # fmt: skip
@@ -339,7 +358,7 @@ def test_vmaf_of_equal_and_of_blurred_frames() -> None:
 
     if not has_filter("libvmaf"):
         pytest.skip("this ffmpeg has no libvmaf")
-    high = np.stack([picture(7, 128, 192)] * 3)
+    high = np.stack([textured_frame(7, 128, 192)] * 3)
     blurred = imresize(imresize(high, 0.25), 4)
     assert vmaf(high, high) > 90
     assert vmaf(blurred, high) < vmaf(high, high) - 5

@@ -1,4 +1,5 @@
-"""Speed: what is reported is consistent, complete and cleaned up after. How fast it is is never asserted."""
+# SPDX-License-Identifier: Apache-2.0
+"""Speed reports are consistent and complete, and leave nothing behind. How fast something is is never asserted."""
 
 from __future__ import annotations
 
@@ -14,17 +15,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.isolated_functions import die, double, refuse
 from PIL import Image
 
 from rvrt_cli.bench import sweep
 from rvrt_cli.bench.bench_options import BenchOptions
-from rvrt_cli.bench.isolated import apart
-from rvrt_cli.bench.machine import OtherLoad, describe, peak_rss_bytes
+from rvrt_cli.bench.isolated import run_isolated
+from rvrt_cli.bench.machine import OtherLoad, describe_machine, peak_rss_bytes
 from rvrt_cli.bench.published_figures import published_quality, published_speed
-from rvrt_cli.bench.report import KEYS, check_writable, report, to_json
+from rvrt_cli.bench.report import KEYS, check_writable, make_report, to_json
 from rvrt_cli.bench.speed import measure_speed, moving_clip, open_network
 from rvrt_cli.bench.stages import stage_seconds
-from rvrt_cli.bench.sweep import draw_sweep, growth, memory_growth, sizes
+from rvrt_cli.bench.sweep import growth_exponents, memory_growth, sweep_sizes
+from rvrt_cli.bench.sweep_plot import draw_sweep
 from rvrt_cli.device import use_device
 from rvrt_cli.errors import OptionError, OutOfMemoryError, WeightsError
 from rvrt_cli.model.config import PRESETS, RVRTConfig
@@ -63,16 +66,16 @@ def test_operations_grow_with_frames_and_pixels() -> None:
 
 
 def test_a_report_is_complete_and_consistent() -> None:
-    options = BenchOptions(frames=4, size="24x16", repeat=3)
+    options = BenchOptions(frames=2, size="24x16", repeat=3)
     result = measure_speed(options)
     assert list(result) == list(KEYS)
-    assert (result["frames"], result["width"], result["height"], result["repeat"]) == (4, 24, 16, 3)
+    assert (result["frames"], result["width"], result["height"], result["repeat"]) == (2, 24, 16, 3)
     low, middle, high = (result[f"seconds_per_call{end}"] for end in ("_min", "", "_max"))
     assert 0 < low <= middle <= high
-    assert result["seconds_per_frame"] == pytest.approx(middle / 4)
-    assert result["frames_per_second"] == pytest.approx(4 / middle)
+    assert result["seconds_per_frame"] == pytest.approx(middle / 2)
+    assert result["frames_per_second"] == pytest.approx(2 / middle)
     config = open_network(options).config
-    assert result["gflop_per_call"] == pytest.approx(count_flops(config, 4, 16, 24).total / 1e9)
+    assert result["gflop_per_call"] == pytest.approx(count_flops(config, 2, 16, 24).total / 1e9)
     assert result["gflops"] == pytest.approx(result["gflop_per_call"] / middle)
     assert result["efficiency"] == pytest.approx(result["gflops"] / result["gemm_gflops"])
     assert result["compile_seconds"] >= 0
@@ -93,12 +96,13 @@ def test_a_report_is_complete_and_consistent() -> None:
     json.loads(to_json(result))
 
 
-def test_stages_are_told_apart_and_left_as_they_were() -> None:
+@pytest.mark.slow
+def test_stages_are_timed_and_restored() -> None:
     from rvrt_cli.model import Network, initial_weights
 
     card = {"name": "guided", "trained": False, "degradation": "none"}
     network = Network(GUIDED, initial_weights(GUIDED), card, use_device("cpu"))
-    clip = moving_clip(4, 16, 16)
+    clip = moving_clip(4, 16, 24)  # two clips, so that there is something to align
     expected, _ = network(clip, None, 4)
     parts = [network.cell, network.cell.extract, network.cell.reconstruct, *network.cell.align, *network.cell.branches]
     before = [set(vars(part)) for part in parts]
@@ -113,11 +117,11 @@ def test_stages_are_told_apart_and_left_as_they_were() -> None:
     assert seconds == spent
 
 
-def test_the_load_is_that_of_others() -> None:
+def test_other_load_counts_other_programs() -> None:
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
     try:
         load = OtherLoad()
-        time.sleep(1.0)  # our own work would not count
+        time.sleep(0.5)  # our own work would not count
         assert load.share() > 0.5
     finally:
         for process in busy:
@@ -128,11 +132,11 @@ def test_the_load_is_that_of_others() -> None:
 @pytest.mark.parametrize(("set_to", "threads"), [("2,1", 2), (" 3 ", 3), ("many", None), ("0", None)])
 def test_threads_are_those_of_openmp(monkeypatch: pytest.MonkeyPatch, set_to: str, threads: int | None) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", set_to)
-    assert describe(use_device("cpu"))["threads"] == (threads or usable_cores())
+    assert describe_machine(use_device("cpu"))["threads"] == (threads or usable_cores())
 
 
-def test_random_weights_are_named() -> None:
-    result = measure_speed(BenchOptions(weights="random", frames=2, size="16x16", repeat=1), whole=False)
+def test_random_weights_are_marked() -> None:
+    result = measure_speed(BenchOptions(weights="random", frames=2, size="24x16", repeat=1), whole=False)
     assert result["weights"] == "random"
     assert any("random weights" in note for note in result["notes"])
     assert (result["stages"], result["gemm_gflops"], result["efficiency"]) == (None, None, None)
@@ -153,10 +157,10 @@ def test_a_call_that_cannot_fit_is_refused_before_it_is_tried() -> None:
 
 def test_the_clip_moves() -> None:
     clip = moving_clip(3, 20, 30)
-    assert clip.shape == (1, 3, 3, 20, 30)
+    assert clip.shape == (1, 3, 20, 30, 3)
     assert clip.dtype == np.float32
     assert 0 <= clip.min() < clip.max() <= 1
-    np.testing.assert_array_equal(clip[0, 0, :, 1:, 1:], clip[0, 1, :, :-1, :-1])
+    np.testing.assert_array_equal(clip[0, 0, 1:, 1:], clip[0, 1, :-1, :-1])
 
 
 # --- options
@@ -171,15 +175,15 @@ def test_the_clip_moves() -> None:
         ({"size": "112"}, "WIDTHxHEIGHT"),
         ({"size": "112x4"}, "8x8 px"),
         ({"device": "tpu"}, "--device"),
-        ({"data": "Vid4"}, "--data: belongs to quality"),
-        ({"limit": 3}, "--limit: belongs to quality"),
+        ({"data": "Vid4"}, "--data: measures quality"),
+        ({"limit": 3}, "--limit: measures quality"),
         ({"limit": 0, "protocol": "clips"}, "--limit 0"),
-        ({"vmaf": True}, "--vmaf: belongs to quality"),
+        ({"vmaf": True}, "--vmaf: measures quality"),
         ({"protocol": "set5"}, "--protocol 'set5'"),
-        ({"protocol": "vid4"}, "--data DIR"),
-        ({"protocol": "clips", "sweep": True}, "--sweep: belongs to speed"),
+        ({"protocol": "vid4"}, "--data FOLDER"),
+        ({"protocol": "clips", "sweep": True}, "--sweep: measures speed"),
         ({"protocol": "clips", "weights": "random"}, "speed only"),
-        ({"protocol": "vid4", "data": "Vid4", "degradation": "video"}, "only --protocol clips"),
+        ({"protocol": "vid4", "data": "Vid4", "degradation": "video"}, "for --protocol clips only"),
     ],
 )
 def test_bad_options_are_refused(values: dict, message: str) -> None:
@@ -190,77 +194,68 @@ def test_bad_options_are_refused(values: dict, message: str) -> None:
 # --- other processes, the sweep
 
 
-def _double(value: int) -> int:
-    return 2 * value
-
-
-def _refuse() -> None:
-    raise OptionError("no")
-
-
-def _die() -> None:
-    os._exit(9)
-
-
-def test_another_process_answers_raises_or_dies() -> None:
-    assert apart(_double, 21) == 42
+def test_an_isolated_process_returns_raises_or_dies() -> None:
+    assert run_isolated(double, 21) == 42
     with pytest.raises(OptionError, match="no"):
-        apart(_refuse)
+        run_isolated(refuse)
     with pytest.raises(OutOfMemoryError, match="status 9"):
-        apart(_die)
-    assert apart(peak_rss_bytes) < peak_rss_bytes()  # its own, not ours
+        run_isolated(die)
+    assert run_isolated(peak_rss_bytes) < peak_rss_bytes()  # its own, not ours
 
 
-def test_a_process_apart_has_all_threads_whatever_mindspore_has_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_isolated_process_has_all_threads_whatever_mindspore_has_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     os.putenv("OMP_NUM_THREADS", "1")  # as MindSpore does: os.environ does not see it, children do
-    assert apart(os.getenv, "OMP_NUM_THREADS") is None
+    assert run_isolated(os.getenv, "OMP_NUM_THREADS") is None
     monkeypatch.setenv("OMP_NUM_THREADS", "3")  # the user's stays
-    assert apart(os.getenv, "OMP_NUM_THREADS") == "3"
+    assert run_isolated(os.getenv, "OMP_NUM_THREADS") == "3"
 
 
 def test_a_sweep_varies_one_thing_at_a_time() -> None:
-    points = sizes(BenchOptions())
+    points = sweep_sizes(BenchOptions())
     assert points[:4] == [(4, 112, 64), (7, 112, 64), (14, 112, 64), (28, 112, 64)]
     assert points[4:] == [(14, 56, 32), (14, 80, 48), (14, 168, 96)]  # multiples of 8
 
 
-def test_a_sweep_leaves_out_what_does_not_fit_and_keeps_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_skips_and_notes_what_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     def pretend(function: object, options: BenchOptions, *arguments: object) -> dict:
         if options.frames > 14 or options.width_height[0] > 112:
-            raise OutOfMemoryError("the process ended without an answer")
+            raise OutOfMemoryError("the process ended without a result")
         return dict.fromkeys(KEYS) | {"frames": options.frames, "width": options.width_height[0],
                 "height": options.width_height[1], "seconds_per_call": 1.0, "peak_rss_mb": 1.0, "other_load": 0.0}  # fmt: skip
 
-    monkeypatch.setattr(sweep, "apart", pretend)
+    monkeypatch.setattr(sweep, "run_isolated", pretend)
     options = BenchOptions()
     result = sweep.measure_sweep(options)
     assert [(p["frames"], p["width"]) for p in result["sweep"]] == [(4, 112), (7, 112), (14, 112), (14, 56), (14, 80)]
     assert [note.split(" (")[0] for note in result["notes"]] == [
-        "left out of the sweep: 28 frames of 112x64 px", "left out of the sweep: 14 frames of 168x96 px"]  # fmt: skip
+        "missing from the sweep: 28 frames of 112x64 px", "missing from the sweep: 14 frames of 168x96 px"]  # fmt: skip
     machine = {"name": "a machine", "threads": 2, "precision": "float32"}
     for points in (result["sweep"], []):
         drawn = {"network": "n", "weights": "trained", "machine": machine, "sweep": points}
         assert Image.open(io.BytesIO(draw_sweep(drawn, options))).format == "PNG"
 
 
-def made(options: BenchOptions, power: float) -> list[dict]:
+def sweep_points(options: BenchOptions, power: float) -> list[dict]:
     return [
         {"frames": t, "width": w, "height": h, "seconds_per_call": t * (w * h) ** power, "peak_rss_mb": 500.0 + t,
          "peak_device_mb": None, "other_load": 0.3}
-        for t, w, h in sizes(options)
+        for t, w, h in sweep_sizes(options)
     ]  # fmt: skip
 
 
 def test_growth_is_the_exponent() -> None:
     options = BenchOptions()
-    assert growth(made(options, 1.5), options) == {"frames": pytest.approx(1), "pixels": pytest.approx(1.5)}
-    assert growth(made(options, 1.0)[:1], options) == {"frames": None, "pixels": None}
+    assert growth_exponents(sweep_points(options, 1.5), options) == {
+        "frames": pytest.approx(1),
+        "pixels": pytest.approx(1.5),
+    }
+    assert growth_exponents(sweep_points(options, 1.0)[:1], options) == {"frames": None, "pixels": None}
 
 
 def test_memory_is_a_line_over_pixels_and_frames() -> None:
     points = [{"frames": t, "width": w, "height": h, "peak_rss_mb": 400 + 2e-3 * t * w * h, "peak_device_mb": None}
-              for t, w, h in sizes(BenchOptions())]  # fmt: skip
+              for t, w, h in sweep_sizes(BenchOptions())]  # fmt: skip
     line = {
         "bytes_per_pixel": pytest.approx(2000),
         "base_mb": pytest.approx(400),
@@ -273,7 +268,7 @@ def test_memory_is_a_line_over_pixels_and_frames() -> None:
 def test_the_plot_is_a_small_png() -> None:
     options = BenchOptions()
     machine = {"name": "a machine", "threads": 2, "precision": "float32"}
-    result = {"network": "n", "weights": "trained", "machine": machine, "sweep": made(options, 1.0)}
+    result = {"network": "n", "weights": "trained", "machine": machine, "sweep": sweep_points(options, 1.0)}
     data = draw_sweep(result, options)
     image = Image.open(io.BytesIO(data))
     assert image.format == "PNG"
@@ -286,13 +281,13 @@ def test_the_plot_is_a_small_png() -> None:
 
 def test_the_report_refuses_keys_that_are_not_documented() -> None:
     with pytest.raises(KeyError, match="fast"):
-        report("speed", fast=True)
+        make_report("speed", fast=True)
 
 
-def test_keys_inside_are_documented_beside_the_others() -> None:
+def test_nested_keys_are_documented_too() -> None:
     published = [*published_speed(14, 112, 64), *published_speed(1, 320, 180), *published_quality("vimeo90k-t", "bi")]
     inside = {
-        "machine": set(describe(use_device("cpu"))),
+        "machine": set(describe_machine(use_device("cpu"))),
         "published": {key for entry in published for key in entry},
     }
     for name, keys in inside.items():
@@ -309,7 +304,7 @@ def test_a_file_that_could_not_be_written_is_refused(tmp_path: Path) -> None:
 
 
 def test_options_and_command_name_the_same_things() -> None:
-    from rvrt_cli.cli.bench import bench
+    from rvrt_cli.cli.bench import bench_command
 
-    options = {parameter.name for parameter in bench.params}
+    options = {parameter.name for parameter in bench_command.params}
     assert {field.name for field in dataclasses.fields(BenchOptions)} == options - {"json_file", "plot", "debug"}

@@ -14,7 +14,7 @@ from helpers.video_clips import ffmpeg, write_video
 from hypothesis import given, strategies as st
 from PIL import Image
 
-from rvrt_cli.cli.preprocess import preprocess
+from rvrt_cli.cli.preprocess import preprocess_group
 from rvrt_cli.data import camera_motion as motion
 from rvrt_cli.data.clip_options import ClipOptions
 from rvrt_cli.data.clip_store import MANIFEST, ClipStore, detail, worth_keeping, write_shard
@@ -248,7 +248,7 @@ def test_command_reports_what_it_cannot_use(material: Path, tmp_path: Path) -> N
         str(output),
     ]
     arguments += ["--size", "64", "--frames", "4", "--per-photo", "2", "--workers", "1"]
-    result = CliRunner().invoke(preprocess, arguments)
+    result = CliRunner().invoke(preprocess_group, arguments)
     assert result.exit_code == 1, result.output
     assert "2 clips" in result.output
     assert "2 photos and 1 video: " in result.output

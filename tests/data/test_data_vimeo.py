@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from rvrt_cli.cli.preprocess import preprocess
+from rvrt_cli.cli.preprocess import preprocess_group
 from rvrt_cli.data.resize import blur_downsample, imresize
 from rvrt_cli.data.vimeo_preprocess import make_low_resolution
 from rvrt_cli.errors import MediaError, OptionError
@@ -31,7 +31,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def run(*arguments: str) -> tuple[int, str]:
-    result = CliRunner().invoke(preprocess, ["vimeo90k", *arguments, "--workers", "1"])
+    result = CliRunner().invoke(preprocess_group, ["vimeo90k", *arguments, "--workers", "1"])
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result.exit_code, result.output
 
@@ -43,7 +43,7 @@ def pixels(path: Path) -> np.ndarray:
 def test_everything_is_written(root: Path) -> None:
     code, output = run(str(root))
     assert code == 0, output
-    assert "21 images made, 0 were there" in output
+    assert "21 images made, 0 already there" in output
     line = re.search(
         r"(\d+) images/s per core \((\d+) % reading, (\d+) % resizing, (\d+) % writing\); "
         r"the whole set of 641907 images: ([\d.]+) h",
@@ -84,7 +84,7 @@ def test_second_run_makes_only_what_is_missing(root: Path) -> None:
     (root / "BIx4/00001/0003/im5.png.part").write_bytes(b"half")  # of a run that was killed
     code, output = run(str(root), "--lists", "train")
     assert code == 0
-    assert "2 images made, 12 were there" in output
+    assert "2 images made, 12 already there" in output
     assert made.read_bytes() == marker
     assert (
         pixels(root / "BIx4/00001/0003/im5.png").shape == pixels(root / "BIx4/00001/0003/im6.png").shape == (64, 112, 3)

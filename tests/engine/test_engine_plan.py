@@ -1,9 +1,13 @@
-"""The memory plan: what it promises fits, and it gives way in the right order."""
+# SPDX-License-Identifier: Apache-2.0
+"""The memory plan: what it promises fits, and it falls back in the right order."""
+
+from __future__ import annotations
 
 import pytest
 from hypothesis import assume, given, settings, strategies as st
 
-from rvrt_cli.engine import plan as make_plan
+from rvrt_cli.device import MemoryBudget
+from rvrt_cli.engine import Plan, WindowOptions, Workload, make_plan
 from rvrt_cli.engine.plan import DEFAULT_WINDOW, GOOD_WINDOW, SEAM_COST
 from rvrt_cli.engine.tiles import TileGrid
 from rvrt_cli.errors import MediaError, OptionError, OutOfMemoryError
@@ -26,8 +30,11 @@ class Sized:
         return {"features": (1, 2, height, width, 50)}
 
 
-def planned(free, width=854, height=480, **options):
-    return make_plan(Sized(), width, height, free_bytes=free, **options)
+def planned(free, width=854, height=480, network=None, host_free=None, **options) -> Plan:
+    """A plan for `free` bytes: of one memory for all, or of a device beside `host_free` bytes of main memory."""
+    budget = MemoryBudget(free) if host_free is None else MemoryBudget(host_free, free)
+    asked = {name: options.pop(name) for name in ("window", "tile", "overlap", "lookahead") if name in options}
+    return make_plan(network or Sized(), Workload(width, height, **options), WindowOptions(**asked), budget)
 
 
 def test_plenty_of_memory_means_untiled_and_the_default_window():
@@ -53,7 +60,7 @@ def test_states_are_counted_twice_as_a_window_may_have_to_be_repeated():
             return {}
 
     made = planned(1000 * GIB, tile=256)
-    without = make_plan(Stateless(), 854, 480, free_bytes=1000 * GIB, tile=256)
+    without = planned(1000 * GIB, network=Stateless(), tile=256)
     assert made.host_bytes - without.host_bytes == 2 * made.tiles * 400 * 256 * 256
 
 
@@ -130,11 +137,11 @@ def test_the_whole_clip_is_judged_by_its_length():
 
 def test_a_device_with_its_own_memory_leaves_frames_to_the_host():
     shared = planned(3 * GIB)
-    apart = planned(3 * GIB, host_free_bytes=64 * GIB)
+    apart = planned(3 * GIB, host_free=64 * GIB)
     assert apart.tile[0] * apart.tile[1] * apart.window > shared.tile[0] * shared.tile[1] * shared.window
     assert apart.device_bytes <= 3 * GIB < apart.device_bytes + apart.host_bytes
     with pytest.raises(OutOfMemoryError, match="main memory"):
-        planned(3 * GIB, host_free_bytes=GIB // 16)
+        planned(3 * GIB, host_free=GIB // 16)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scene cuts: found where there are some, and not where light, motion or grain only look like it."""
+
+from __future__ import annotations
 
 import numpy as np
 import pytest

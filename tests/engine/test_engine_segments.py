@@ -1,15 +1,19 @@
-"""Segments: a video computed in pieces, by several runs or ranks, is the video computed at once."""
+# SPDX-License-Identifier: Apache-2.0
+"""Segments: a video computed in pieces, by several runs or ranks, equals the video computed at once."""
+
+from __future__ import annotations
 
 import itertools
 
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
-from test_engine_stream import CausalMean, clip
+from test_engine_stream import CausalMean, as_frames, clip
 
-from rvrt_cli.engine import FramesPassed, Plan, SegmentDone, Segments, stream
+from rvrt_cli.engine import Plan, SegmentPlan, stream
 from rvrt_cli.engine.segments import cut_segments
 from rvrt_cli.engine.windows import Window
+from rvrt_cli.frame import Frame
 
 
 def windows(lengths, emit):
@@ -18,7 +22,7 @@ def windows(lengths, emit):
     for length in lengths:
         for place in range(0, length, emit):
             count = min(emit, length - place)
-            yield Window([np.zeros((1, 1, 3))] * count, count, first, place == 0)
+            yield Window([Frame(np.zeros((1, 1, 3), np.uint8), 0)] * count, count, first, place == 0)
             first += count
 
 
@@ -43,20 +47,15 @@ FRAMES = clip(LENGTHS, 32, 48)
 
 
 def pieces(wanted, kept, fail_at=(), tile=(32, 32)):
-    """Frames by number and finished segments of one run; `kept` has what earlier runs have carried over."""
-    frames, done, at = {}, [], 0
-
-    def take(event):
-        nonlocal at
-        if isinstance(event, FramesPassed):
-            at += event.frames
-        if isinstance(event, SegmentDone):
-            done.append(event)
-
-    segments = Segments(4, lambda first, starts_scene: wanted(first), lambda first: kept[first])
-    for pixels in stream(iter(FRAMES), CausalMean(fail_at), Plan(4, 2, tile, 16), segments=segments, on_event=take):
-        frames[at] = pixels
-        at += 1
+    """Frames by number and finished segments of one run; `kept` has the states that earlier runs have left."""
+    frames, done = {}, []
+    plan = SegmentPlan(4, lambda first, starts_scene: wanted(first), lambda first: kept[first])
+    for segment in stream(as_frames(FRAMES), CausalMean(fail_at), Plan(4, 2, tile, 16), segments=plan):
+        assert (segment.frames, segment.carried) == (0, None)
+        for number, frame in enumerate(segment, segment.first):
+            assert frame.pts == number
+            frames[number] = frame.pixels
+        done.append(segment)
     return frames, done
 
 
@@ -95,3 +94,15 @@ def test_smaller_tiles_are_carried_with_their_states():
 def test_a_segment_of_no_frames_is_refused():
     with pytest.raises(ValueError, match="1 or more"):
         list(cut_segments(windows([3], 2), 0))
+
+
+def test_a_segment_that_is_not_iterated_leaves_the_same_state() -> None:
+    plan = SegmentPlan(4)
+    left = list(stream(as_frames(FRAMES), CausalMean(), Plan(4, 2, (32, 32), 16), segments=plan))
+    assert [(segment.first, segment.frames) for segment in left] == [(s.first, s.frames) for s in SEGMENTS]
+    for ours, theirs in zip(left, SEGMENTS, strict=True):
+        assert (ours.carried is None) == (theirs.carried is None)
+        for a, b in zip(
+            ours.carried.states if ours.carried else [], theirs.carried.states if theirs.carried else [], strict=True
+        ):
+            assert all(np.array_equal(a[name], b[name]) for name in b)

@@ -1,18 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
 """The engine as a whole, with networks whose answer is known."""
 
+from __future__ import annotations
+
 import weakref
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from rvrt_cli.engine import Plan, SceneStarted, SegmentDone, SegmentStarted, TileDone, TileShrunk, stream
+from rvrt_cli.engine import Plan, SceneStarted, TileDone, TileShrunk, stream
 from rvrt_cli.engine.scenes import DELAY
 from rvrt_cli.errors import MediaError, OutOfMemoryError, RvrtError
+from rvrt_cli.frame import Frame
 
 
 class Fake:
-    """Nearest enlargement of `answer`, with a record of the calls; runs out of memory when told to."""
+    """Nearest-neighbor upscaling of `answer`, with a record of the calls; runs out of memory when told to."""
 
     scale, clip_size = 4, 2
 
@@ -26,7 +31,7 @@ class Fake:
         assert frames.min() >= 0
         assert frames.max() <= 1
         self.attempts += 1
-        _, total, _, h, w = frames.shape
+        _, total, h, w, _ = frames.shape
         if self.attempts - 1 in self.fail_at or (self.largest and h * w > self.largest):
             raise OutOfMemoryError("no memory left on the pretended device")
         self.calls.append((total, h, w, emit, state is not None))
@@ -34,7 +39,7 @@ class Fake:
         small, after = self.answer(frames, state, emit)
         if before is not None:
             assert all((before[name] == state[name]).all() for name in before)
-        return small.astype(np.float32).repeat(4, 3).repeat(4, 4), after
+        return small.astype(np.float32).repeat(4, 2).repeat(4, 3), after
 
     def answer(self, frames, state, emit):
         return frames[:, :emit], {}
@@ -50,13 +55,12 @@ class CausalMean(Fake):
     """The mean of all frames since the scene's start, carried as a sum and a count in the state."""
 
     def answer(self, frames, state, emit):
-        channels_last = frames.transpose(0, 1, 3, 4, 2).astype(np.float64)
-        n, _, h, w, _ = channels_last.shape
+        n, _, h, w, _ = frames.shape
         if state is None:
             state = {"sum": np.zeros((n, 1, h, w, 3)), "count": np.zeros((n, 1, h, w, 1))}
-        sums = state["sum"] + np.cumsum(channels_last[:, :emit], 1)
+        sums = state["sum"] + np.cumsum(frames[:, :emit].astype(np.float64), 1)
         counts = state["count"] + np.arange(1, emit + 1).reshape(1, -1, 1, 1, 1)
-        return (sums / counts).transpose(0, 1, 4, 2, 3), {
+        return sums / counts, {
             "sum": sums[:, -1:],
             "count": counts[:, -1:] + 0 * sums[:, -1:, ..., :1],
         }
@@ -73,9 +77,9 @@ class Blur(Fake):
     """The mean of 7×7 px, zero beyond the border: receptive field of 3 px."""
 
     def answer(self, frames, state, emit):
-        h, w = frames.shape[3:]
-        padded = np.pad(frames[:, :emit].astype(np.float64), [(0, 0)] * 3 + [(3, 3), (3, 3)])
-        return sum(padded[..., y : y + h, x : x + w] for y in range(7) for x in range(7)) / 49, {}
+        h, w = frames.shape[2:4]
+        padded = np.pad(frames[:, :emit].astype(np.float64), [(0, 0), (0, 0), (3, 3), (3, 3), (0, 0)])
+        return sum(padded[:, :, y : y + h, x : x + w] for y in range(7) for x in range(7)) / 49, {}
 
 
 def clip(lengths, height=32, width=32, dtype=np.uint8, seed=0):
@@ -92,11 +96,18 @@ def clip(lengths, height=32, width=32, dtype=np.uint8, seed=0):
     return frames
 
 
-def run(frames, network, window=0, lookahead=0, tile=(10**6, 10**6), overlap=16, **options):
-    return list(stream(iter(frames), network, Plan(window, lookahead, tile, overlap), **options))
+def as_frames(arrays: Iterable[np.ndarray]) -> Iterator[Frame]:
+    for number, pixels in enumerate(arrays):
+        yield Frame(pixels, number)
+        del pixels  # the memory test counts what is alive
 
 
-def enlarged(frame):
+def run(frames, network, window=0, lookahead=0, tile=(10**6, 10**6), overlap=16, **options) -> list[np.ndarray]:
+    segments = stream(as_frames(frames), network, Plan(window, lookahead, tile, overlap), **options)
+    return [frame.pixels for segment in segments for frame in segment]
+
+
+def nearest(frame):
     return frame.repeat(4, 0).repeat(4, 1)
 
 
@@ -116,15 +127,15 @@ def assert_alike(out, expected, levels=0):
 def test_every_level_passes_through_unchanged(dtype):
     levels = np.arange(np.iinfo(dtype).max + 1, dtype=dtype).reshape(16, -1)
     frame = np.stack([levels, levels[::-1], levels[:, ::-1]], 2)
-    assert_alike(run([frame], Fake()), [enlarged(frame)])
-    assert_alike(run([frame], Fake(), tile=(16, 64 if dtype == np.uint16 else 8)), [enlarged(frame)])
+    assert_alike(run([frame], Fake()), [nearest(frame)])
+    assert_alike(run([frame], Fake(), tile=(16, 64 if dtype == np.uint16 else 8)), [nearest(frame)])
 
 
 def test_output_is_clipped_and_rounded_to_the_nearest_level():
     class Off(Fake):
         def answer(self, frames, state, emit):
             values = np.array([-0.2, 1.3, 99.4 / 255, 99.6 / 255, 100.5 / 255, 1, 0, 254.7 / 255])
-            return np.broadcast_to(values, frames[:, :emit].shape), {}
+            return np.broadcast_to(values[:, None], frames[:, :emit].shape), {}
 
     out = run([np.zeros((8, 8, 3), np.uint8)], Off())
     assert out[0][0, ::4, 0].tolist() in ([0, 255, 99, 100, half, 255, 0, 255] for half in (100, 101))
@@ -142,7 +153,7 @@ def test_output_is_clipped_and_rounded_to_the_nearest_level():
 def test_frames_in_are_frames_out(lengths, window, lookahead, tile, overlap, scenes):
     frames = clip(lengths, 36, 44)
     out = run(frames, Fake(), window, lookahead, tile, overlap, scenes=scenes)
-    assert_alike(out, [enlarged(frame) for frame in frames])
+    assert_alike(out, [nearest(frame) for frame in frames])
 
 
 @pytest.mark.parametrize("lengths", [[7, 5], [1], [2], [3], []])
@@ -185,7 +196,7 @@ def test_state_runs_on_over_a_cut_when_scenes_are_disabled():
     frames = clip([5, 6])
     out = run(frames, CausalMean(), 2, 2, scenes=False)
     assert_alike(out, _causal_means(frames, [11]), levels=1)
-    assert np.abs(out[5].astype(int) - enlarged(frames[5])).max() > 100
+    assert np.abs(out[5].astype(int) - nearest(frames[5])).max() > 100
 
 
 def _causal_means(frames, lengths):
@@ -193,7 +204,7 @@ def _causal_means(frames, lengths):
     for length in lengths:
         scene = np.stack(frames[first : first + length]).astype(float)
         means = np.cumsum(scene, 0) / np.arange(1, length + 1).reshape(-1, 1, 1, 1)
-        expected += [enlarged(np.rint(mean).astype(np.uint8)) for mean in means]
+        expected += [nearest(np.rint(mean).astype(np.uint8)) for mean in means]
         first += length
     return expected
 
@@ -222,7 +233,7 @@ def test_tiles_that_only_abut_would_show():
 
 def test_tiling_is_invisible_in_floats_too():
     frames = clip([2], 50, 70, np.uint16)
-    assert_alike(run(frames, Fake(), tile=(32, 32), overlap=15), [enlarged(frame) for frame in frames])
+    assert_alike(run(frames, Fake(), tile=(32, 32), overlap=15), [nearest(frame) for frame in frames])
 
 
 @given(st.sets(st.integers(0, 25), max_size=4), st.sampled_from([0, 2, 4]))
@@ -249,21 +260,19 @@ def test_smaller_tiles_stay_and_the_window_is_repeated():
     assert [(call[1:3], call[4]) for call in network.calls] == [((32, 40), False)] * 2 + [((32, 32), True)] * 3
     assert events == [
         SceneStarted(0),
-        SegmentStarted(0),
         TileDone(0, 4, 1, 2),
         TileDone(0, 4, 2, 2),
         TileShrunk(4, (32, 40), (32, 32)),
         TileDone(4, 4, 1, 3),
         TileDone(4, 4, 2, 3),
         TileDone(4, 4, 3, 3),
-        SegmentDone(0, 8, True, None),
     ]
 
 
 def test_tiles_shrink_until_they_fit():
     network = Fake(largest=48 * 48)
     frames = clip([5], 120, 200)
-    assert_alike(run(frames, network, 2, 2), [enlarged(frame) for frame in frames])
+    assert_alike(run(frames, network, 2, 2), [nearest(frame) for frame in frames])
     assert all(h * w <= 48 * 48 for _, h, w, _, _ in network.calls)
     assert max(h * w for _, h, w, _, _ in network.calls) > 32 * 32
 
@@ -277,8 +286,8 @@ def test_the_smallest_tile_failing_is_the_end(height, width):
 
 
 def test_frames_before_the_failure_have_come_out():
-    out = stream(iter(clip([12])), Fake(fail_at={1}), Plan(4, 0, (32, 32), 16))
-    assert [frame.shape for _, frame in zip(range(4), out, strict=False)] == [(128, 128, 3)] * 4
+    out = iter(next(stream(as_frames(clip([12])), Fake(fail_at={1}), Plan(4, 0, (32, 32), 16))))
+    assert [frame.pixels.shape for _, frame in zip(range(4), out, strict=False)] == [(128, 128, 3)] * 4
     with pytest.raises(OutOfMemoryError, match="at frame 4"):
         next(out)
 
@@ -315,17 +324,18 @@ def test_memory_does_not_grow_with_the_clip(window, lookahead, scenes):
             return super().answer(tile, state, emit)
 
     count = 0
-    for frame in stream(frames(), Watched(), Plan(window, lookahead, (24, 24), 8), scenes=scenes):
-        shown.add(frame.view(Counted))
-        count += 1
-        del frame
+    for segment in stream(as_frames(frames()), Watched(), Plan(window, lookahead, (24, 24), 8), scenes=scenes):
+        for frame in segment:
+            shown.add(frame.pixels.view(Counted))
+            count += 1
+            del frame
     assert count == 70
     assert window + lookahead < most <= window + lookahead + DELAY * scenes + 3
 
 
 def test_output_frames_are_freed_one_by_one():
-    out = stream(iter(clip([8])), Fake(), Plan(8, 0, (24, 24), 8))
-    first = next(out)
+    out = iter(next(stream(as_frames(clip([8])), Fake(), Plan(8, 0, (24, 24), 8))))
+    first = next(out).pixels
     assert first.base is None  # no view that would keep its window's frames
     gone = weakref.ref(first)
     del first
@@ -341,7 +351,7 @@ def test_tiny_frames_are_refused(shape):
 
 def test_the_smallest_frames_pass():
     frame = clip([1], 8, 8)[0]
-    assert_alike(run([frame], Fake()), [enlarged(frame)])
+    assert_alike(run([frame], Fake()), [nearest(frame)])
 
 
 def test_a_frame_of_another_size_or_depth_is_refused_by_number():
@@ -363,14 +373,14 @@ def test_what_is_no_rgb_frame_is_refused(frame):
 @pytest.mark.parametrize(("window", "lookahead"), [(3, 2), (4, 1)])
 def test_a_plan_that_is_not_of_whole_clips_is_refused_at_once(window, lookahead):
     with pytest.raises(ValueError, match="multiples of 2"):
-        stream(iter(clip([3])), Fake(), Plan(window, lookahead, (32, 32), 16))
+        stream(as_frames(clip([3])), Fake(), Plan(window, lookahead, (32, 32), 16))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_an_output_that_is_no_number_is_refused(value):
     class Broken(Fake):
         def answer(self, frames, state, emit):
-            return np.where(np.arange(frames.shape[4]) == 3, value, frames[:, :emit]), {}
+            return np.where(np.arange(frames.shape[3])[:, None] == 3, value, frames[:, :emit]), {}
 
     with pytest.raises(RvrtError, match="frame 0 on is not finite; use --precision float32"):
         run(clip([2]), Broken())
@@ -383,3 +393,14 @@ def test_a_network_that_returns_another_number_of_frames_is_refused():
 
     with pytest.raises(ValueError, match="expected"):
         run(clip([4]), Short())
+
+
+def test_timestamps_and_alpha_travel_with_their_frames() -> None:
+    rng = np.random.default_rng(1)
+    frames = [
+        Frame(pixels, 7 * number + number % 3, rng.integers(0, 256, (32, 32), dtype=np.uint8) if number % 2 else None)
+        for number, pixels in enumerate(clip([6, 5]))
+    ]
+    out = [frame for segment in stream(iter(frames), Fake(), Plan(4, 2, (32, 32), 16)) for frame in segment]
+    assert [frame.pts for frame in out] == [frame.pts for frame in frames]
+    assert all(a.alpha is b.alpha for a, b in zip(out, frames, strict=True))

@@ -1,4 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
 """The grid of tiles, its blend weights, and states that move from one grid to another."""
+
+from __future__ import annotations
 
 from itertools import pairwise
 

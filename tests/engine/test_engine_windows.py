@@ -1,10 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
 """Windows: every frame comes out once, in order, with its future beside it."""
+
+from __future__ import annotations
 
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
 from rvrt_cli.engine.windows import cut_windows
+from rvrt_cli.frame import Frame
 
 
 def marked(lengths):
@@ -12,12 +16,12 @@ def marked(lengths):
     number = 0
     for length in lengths:
         for place in range(length):
-            yield np.full((1, 1, 3), number), place == 0
+            yield Frame(np.zeros((1, 1, 3), np.uint8), number), place == 0
             number += 1
 
 
 def numbers(window):
-    return [int(frame[0, 0, 0]) for frame in window.frames]
+    return [frame.pts for frame in window.frames]
 
 
 scenes = st.lists(st.integers(1, 40), max_size=5)

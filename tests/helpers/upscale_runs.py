@@ -1,11 +1,12 @@
-"""`rvrt upscale` in processes of its own that can be killed, with a small network of NumPy in place of the real one.
+# SPDX-License-Identifier: Apache-2.0
+"""`rvrt upscale` in separate processes that can be killed, with a small NumPy network in place of the real one.
 
     upscale_runs.py LOG SECONDS MOMENT[,MOMENT...] ARGUMENT...
 
-LOG gets a line with the number of frames for every network call, which takes so many SECONDS; LOG.peak has the peak
+LOG gets a line with the number of frames for every network call, each of which takes SECONDS; LOG.peak has the peak
 memory [bytes]. MOMENT is where the process kills itself: the name of a function in MOMENTS, "before" or "after" it, and at
-which of its calls, or of what it yields: "keep:after:2"; or "never". With several moments the same command is run so many
-times, each in a process of its own, and a line on standard output tells the status of each.
+which of its calls, or of the items it yields: "keep:after:2"; or "never". With several moments the same command is run once
+for each, in a process of its own, and prints a line with the status of each on standard output.
 """
 
 from __future__ import annotations
@@ -25,24 +26,24 @@ import psutil
 
 # where each function is looked up by its caller
 MOMENTS = {
-    "start": ("rvrt_cli.upscale.workdir", "Work.start"),
+    "start": ("rvrt_cli.upscale.workdir", "Workdir.start"),
     "keep": ("rvrt_cli.video.write.writers", "keep"),
-    "add": ("rvrt_cli.upscale.workdir", "Work.add"),
+    "record": ("rvrt_cli.upscale.workdir", "Workdir.record"),
     "states": ("rvrt_cli.upscale.workdir", "_write_states"),
-    "end": ("rvrt_cli.upscale.workdir", "Work.end"),
+    "end": ("rvrt_cli.upscale.workdir", "Workdir.record_end"),
     "mux": ("rvrt_cli.video.mux.final_mux", "_video_packets"),
     "decode": ("rvrt_cli.video.read.decoder", "VideoDecoder._pictures"),
     "network": ("__main__", "Echo.__call__"),
     "encode": ("rvrt_cli.video.write.encoder", "Encoder._packet"),
-    "publishing": ("rvrt_cli.upscale.workdir", "Work.publishing"),
+    "publishing": ("rvrt_cli.upscale.workdir", "Workdir.record_publishing"),
     "publish": ("rvrt_cli.upscale.run", "publish"),
     "remove": ("rvrt_cli.upscale.workdir", "_remove"),
 }
-REHEARSED = {"encode": 22, "mux": 20}  # calls before the work
+PREFLIGHT_CALLS = {"encode": 22, "mux": 20}  # before the work
 
 
 class Echo:
-    """Each frame, darkened by a mean of all before it in its scene: wrong as soon as a state is lost or mixed up."""
+    """Each frame, blended with a mean of all before it in its scene: wrong as soon as a state is lost or mixed up."""
 
     scale, clip_size, notes = 4, 2, ()
 
@@ -55,14 +56,14 @@ class Echo:
 
     def __call__(self, frames, state, emit):
         time.sleep(self.seconds)
-        mean = np.zeros_like(frames[:, 0]) if state is None else state["mean"][:, 0].transpose(0, 3, 1, 2)
+        mean = np.zeros_like(frames[:, 0]) if state is None else state["mean"][:, 0]
         out = []
         for number in range(emit):
             mean = 0.75 * mean + 0.25 * frames[:, number]
-            out.append((0.5 * frames[:, number] + 0.5 * mean).repeat(4, 2).repeat(4, 3))
+            out.append((0.5 * frames[:, number] + 0.5 * mean).repeat(4, 1).repeat(4, 2))
         with open(self.log, "a") as log:
             log.write(f"{emit}\n")
-        return np.stack(out, 1), {"mean": mean.transpose(0, 2, 3, 1)[:, None]}
+        return np.stack(out, 1), {"mean": mean[:, None]}
 
     def memory(self, frames, height, width):
         return frames * height * width
@@ -80,7 +81,7 @@ def start(
 
 
 def finish(process: subprocess.Popen, status: int = 0) -> str:
-    """What the command says on standard error; it must end with `status`, and nobody must outlive it."""
+    """What the command prints on standard error; it must exit with `status`."""
     _, said = process.communicate(timeout=120)
     assert process.returncode == status, said
     assert "Traceback" not in said
@@ -113,6 +114,24 @@ def computed(folder: Path, log: str = "calls") -> int:
     return sum(map(int, path.read_text().split())) if path.exists() else 0
 
 
+def assert_same(target: Path, whole: dict[str, Path]) -> None:
+    """Every packet of every stream, or every image, is that of the uninterrupted target; nothing else is left."""
+    from helpers.video_clips import leftovers, look
+
+    expected = whole[target.suffix]
+    if expected.is_dir():
+        names = sorted(path.name for path in expected.iterdir())
+        assert sorted(path.name for path in target.iterdir()) == names
+        different = [name for name in names if (target / name).read_bytes() != (expected / name).read_bytes()]
+        assert not different
+    else:
+        for ours, theirs in zip(look(target), look(expected), strict=True):
+            different = [number for number, (a, b) in enumerate(zip(ours.data, theirs.data, strict=True)) if a != b]
+            assert not different, f"{ours.type}: packets differ"
+            assert ours.times == theirs.times
+    assert leftovers(target.parent) == []
+
+
 def _kill_at(moment: str) -> None:
     import importlib
 
@@ -123,7 +142,7 @@ def _kill_at(moment: str) -> None:
     for part in outer:
         owner = getattr(owner, part)
     function = getattr(owner, attribute)
-    left = int(count) + REHEARSED.get(name, 0)
+    left = int(count) + PREFLIGHT_CALLS.get(name, 0)
 
     def pass_by(at: str) -> None:
         nonlocal left

@@ -6,13 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from helpers.checkpoint_files import checkpoint
 from helpers.fuzzing import PLAIN, damaged, refusals, searching
 from helpers.train_runs import make_store, prepared
 from hypothesis import given, strategies as st
 
-from rvrt_cli.cli.train import _about, _Plain, train
 from rvrt_cli.data.batches import open_store
 from rvrt_cli.errors import OptionError, WeightsError
 from rvrt_cli.model.config import PRESETS
@@ -209,21 +207,6 @@ def test_optical_flow_starts_from_a_file(tmp_path: Path, source: str) -> None:
             first_weights(TrainOptions(network=network, spynet=str(path)))
 
 
-def test_the_display_has_loss_psnr_pace_and_time_left() -> None:
-    display = _Plain(steps=1000)
-    for step in range(1, 101):
-        seconds = 60.0 if step == 1 else 1.5  # the first one compiles
-        record = {"step": step, "loss": 0.25, "psnr": 31.0, "seconds": seconds, "skipped": 2}
-        display.update(record)
-        if step == 1:
-            first = "loss 0.25000, 31.00 dB, 60.00 s for the first step, compiling included, 2 skipped"
-            assert display.standing(record) == first
-    assert display.standing(record) == "loss 0.25000, 31.00 dB, 1.50 s/step, 22 min 30 s left, 2 skipped"
-    far = {**record, "step": 100, "skipped": 0}
-    display.steps = 10_000
-    assert display.standing(far) == "loss 0.25000, 31.00 dB, 1.50 s/step, 4 h 07 min left"
-
-
 def test_sources_are_held_out_whole(tmp_path: Path) -> None:
     data = make_store(tmp_path / "clips", sources=5)
     options = prepared(
@@ -252,41 +235,6 @@ def test_one_command_at_a_time_trains_into_a_folder(tmp_path: Path) -> None:
             assert data_folders(replace(options, **machines))[1]
     with held_run(options):
         assert data_folders(options)[1]
-
-
-def test_a_rate_that_never_gets_to_its_height_is_named(tmp_path: Path) -> None:
-    options = TrainOptions(data="d", output="o", steps=5, warmup=50, val_every=0)
-    assert "never gets to 0.0002; --warmup" in "\n".join(_about(options))
-    assert "never gets" not in "\n".join(_about(replace(options, steps=500)))
-
-
-def test_data_that_leaves_nothing_to_validate_on_is_named(tmp_path: Path) -> None:
-    for sources, said in ((1, True), (2, False)):
-        data, output = make_store(tmp_path / f"clips{sources}", sources=sources), tmp_path / f"run{sources}"
-        options = TrainOptions(data=str(data), output=str(output), frames=3, crop=32)
-        notes = [line for line in _about(prepared(options)) if "there is no validation" in line]
-        assert len(notes) == said
-        assert all("--val FOLDER" in note for note in notes)
-        for wanted in ({"held_out": 0.0}, {"val_every": 0}):
-            assert not any("there is no validation" in line for line in _about(replace(options, **wanted)))
-
-
-def test_the_command_shows_every_option_and_refuses_in_one_line(tmp_path: Path) -> None:
-    runner = CliRunner()
-    shown = runner.invoke(train, ["--help"], terminal_width=120).output
-    for option in ("--data", "--spynet-frozen", "--no-mirror", "--save-every", "--minutes", "--master", "--network"):
-        assert option in shown
-    flat = " ".join(shown.split())
-    for text in (
-        "does not learn. [default: (5000)]",
-        "are kept. [default: (3)]",
-        "of the whole run; the schedule ends there. See the recipe.",
-    ):
-        assert text.lower() in flat.lower()
-    result = runner.invoke(train, ["--data", str(tmp_path), "--output", str(tmp_path / "run"), "--network", "widths"])
-    assert isinstance(result.exception, OptionError)
-    assert "NAME=VALUE" in str(result.exception)
-    assert not (tmp_path / "run").exists()
 
 
 NUMBERS = st.integers(-2, 9) | st.integers() | st.floats()

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from helpers.bench_sets import write_vimeo as vimeo
 from helpers.train_runs import NETWORK, finish, make_store, prepared, read_steps, small_run, start, wait_for_steps
 from PIL import Image
-from test_bench_datasets import vimeo
 
-from rvrt_cli.cli.train import _Plain
+from rvrt_cli.cli.display import LineDisplay
+from rvrt_cli.cli.train import TrainingReport
 from rvrt_cli.data import batches as loader
 from rvrt_cli.data.batches import Batch, BatchSpec, make_batch
 from rvrt_cli.data.clip_store import ClipStore
@@ -272,9 +273,9 @@ def test_the_best_is_of_the_same_validation_and_finite(
     lines = (tmp_path / "run" / "log.jsonl").read_text()
     assert "NaN" not in lines
     assert "Infinity" not in lines
-    display = _Plain(steps=5)
+    report = TrainingReport(LineDisplay("steps"), steps=5)
     for record in records:
-        display.update(record)
+        report.update(record)
 
 
 def test_the_recipe_of_a_run_repeats_it(straight: Path) -> None:

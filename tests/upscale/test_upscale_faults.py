@@ -1,4 +1,5 @@
-"""What goes wrong while `rvrt upscale` works: one line, no half target, no process left; and the same command goes on."""
+# SPDX-License-Identifier: Apache-2.0
+"""What goes wrong while `rvrt upscale` works: one line, no half-written target, no process left; and the same command resumes."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import imageio_ffmpeg
@@ -35,8 +37,9 @@ from rvrt_cli.errors import MediaError
 from rvrt_cli.msrun import Group
 from rvrt_cli.options import UpscaleOptions
 from rvrt_cli.upscale import Progress, prepare, upscale_video
-from rvrt_cli.upscale.run import compute
-from rvrt_cli.upscale.workdir import Manifest, Segment, Work
+from rvrt_cli.upscale.compute import compute
+from rvrt_cli.upscale.progress import Reporter
+from rvrt_cli.upscale.workdir import RunManifest, SegmentRecord, SourceEnd, Workdir
 
 FRAMES = 61
 OPTIONS = ("--window", "4", "--lookahead", "2", "--segment", "8", "--preset", "ultrafast")
@@ -106,7 +109,7 @@ ACCIDENTS = {
 
 @pytest.mark.parametrize("name", ACCIDENTS)
 @pytest.mark.parametrize("at", [2, 8])
-def test_an_accident_is_one_line_and_the_same_command_goes_on(
+def test_an_accident_is_one_line_and_the_same_command_resumes(
     tmp_path: Path, rvrt: Callable, clip: Path, name: str, at: int
 ) -> None:
     accident, message = ACCIDENTS[name]
@@ -130,7 +133,7 @@ def test_an_accident_is_one_line_and_the_same_command_goes_on(
         assert os.listdir(folder) == ([".out.mp4.rvrt"] if at == 8 else [])  # nothing is kept of less than a segment
         status, said = rvrt(source, folder / "out.mp4")
         assert status == 0, said
-        assert ("going on after" in " ".join(said)) == (at == 8)
+        assert ("resuming after" in " ".join(said)) == (at == 8)
         assert os.listdir(folder) == ["out.mp4"]
         assert len(decoded_times(folder / "out.mp4")) == FRAMES
 
@@ -152,7 +155,7 @@ def test_a_full_disk_keeps_what_is_done(tmp_path: Path, rvrt: Callable, clip: Pa
         subprocess.run(["mount", "-o", "remount,size=60m", disk], check=True)
         status, said = rvrt(clip, f"{disk}/{target}", *options)
         assert status == 0, said
-        assert "going on after" in " ".join(said)
+        assert "resuming after" in " ".join(said)
         assert leftovers(disk) == []
     finally:
         subprocess.run(["umount", disk], check=True)
@@ -224,9 +227,10 @@ SOURCES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quiet", [True, False])
 @pytest.mark.parametrize("name", SOURCES)
-def test_what_is_wrong_with_a_source_and_survived_is_one_line(
+def test_a_survivable_defect_of_the_source_is_one_warning(
     tmp_path: Path, rvrt: Callable, name: str, quiet: bool
 ) -> None:
     make, (least, most), warning = SOURCES[name]
@@ -250,7 +254,7 @@ def test_a_folder_that_may_not_be_read_is_one_line(tmp_path: Path, rvrt: Callabl
     assert f"{tmp_path / 'in'}: Permission denied" in said[0]
 
 
-def test_another_machine_does_not_wait_for_one_that_has_only_to_put_together(
+def test_another_machine_does_not_wait_for_one_that_only_has_to_assemble(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rvrt: Callable, clip: Path
 ) -> None:
     def fail(*_: object, **__: object) -> None:
@@ -268,7 +272,7 @@ def test_another_machine_does_not_wait_for_one_that_has_only_to_put_together(
     assert len(decoded_times(tmp_path / "out.mkv")) == FRAMES
 
 
-def test_ranks_are_told_of_a_folder_as_target(
+def test_ranks_know_that_the_target_is_a_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rvrt: Callable, clip: Path
 ) -> None:
     """What two ranks do, one after the other in this process: they prepare what the command has, and share it out."""
@@ -281,9 +285,9 @@ def test_ranks_are_told_of_a_folder_as_target(
         values = json.loads(task.read_text())
         for _ in range(group.here):
             job = prepare(values["source"], values["target"], UpscaleOptions(**values["options"]), as_rank=True)
-            assert job.work is not None
-            assert job.work.manifest() == job.manifest
-            compute(job, Progress(job.frames), poll, take)
+            assert job.workdir is not None
+            assert job.workdir.manifest() == job.manifest
+            compute(job, Reporter(Progress(job.frames), lambda progress: poll()), take)
         return False
 
     monkeypatch.setattr(rvrt_cli.upscale.distribute, "run_ranks", run_here)
@@ -322,6 +326,7 @@ NAMES = ["it's \"quoted\" $HOME.mp4", "söme 名前.mp4", "-dash.mp4", "concat:a
          f"{'long' * 55}.mp4"]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_any_name_is_a_file_of_that_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rvrt: Callable, clip: Path, name: str
@@ -339,7 +344,7 @@ def test_any_name_is_a_file_of_that_name(
         assert (status, len(decoded_times(tmp_path / "out" / name)) if status == 0 else 0) == (
             (1, 0) if accident_at == 8 else (0, FRAMES)
         ), said
-    assert "going on after" in " ".join(said)
+    assert "resuming after" in " ".join(said)
     assert os.listdir(tmp_path / "out") == os.listdir(tmp_path / "in") == [name]
     monkeypatch.chdir(tmp_path / "out")
     status, said = rvrt("--", f"../in/{name}", name)
@@ -370,7 +375,7 @@ def test_a_name_cannot_write_to_the_terminal(tmp_path: Path, rvrt: Callable, cli
         assert status or any("a\\x1b[31m\\nb.mkv" in line for line in said)
 
 
-# What the work folder holds comes from anywhere
+# What the work folder holds is untrusted input
 
 
 def cut(path: Path) -> None:
@@ -415,25 +420,44 @@ DAMAGES = {  # how, to which file of the work folder, and how the error calls it
 }
 
 
+@pytest.fixture(scope="module")
+def interrupted_runs() -> dict[str, Path]:
+    """Work folders that a test has left interrupted, by the target's name; they are the same for all tests."""
+    return {}
+
+
 @pytest.fixture
-def interrupted(tmp_path: Path, rvrt: Callable, clip: Path) -> Callable[[str], Path]:
+def interrupted(
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    rvrt: Callable,
+    clip: Path,
+    interrupted_runs: dict[str, Path],
+) -> Callable[[str], Path]:
     """Run into an accident after two segments; the work folder of the target of this name."""
 
     def run(name: str, *options: object) -> Path:
         stop = MediaError("enough; stop")
-        status, _ = rvrt(clip, tmp_path / name, *options, at=5, accident=lambda: (_ for _ in ()).throw(stop))
         work = tmp_path / f".{name}.rvrt"
+        if name in interrupted_runs and not options:
+            shutil.copytree(interrupted_runs[name], work)
+            return work
+        status, _ = rvrt(clip, tmp_path / name, *options, at=5, accident=lambda: (_ for _ in ()).throw(stop))
         assert status == 1
         assert [path.name for path in sorted(work.glob("0*.[jz]*"))] == [
             "00000000.json",
             "00000008.json",
             "00000016.zip",
         ]
+        if not options:
+            interrupted_runs[name] = tmp_path_factory.mktemp("interrupted") / name
+            shutil.copytree(work, interrupted_runs[name])
         return work
 
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_segments_are_an_error_in_one_line(
     tmp_path: Path, rvrt: Callable, clip: Path, interrupted: Callable, damage: str
@@ -442,31 +466,31 @@ def test_damaged_segments_are_an_error_in_one_line(
     target = tmp_path / ("out" if called == "frames" else "out.mkv")
     work = interrupted(target.name)
     if name == "end.json":
-        (work / name).write_text('{"frames": 61, "until": null, "warnings": []}')
+        (work / name).write_text('{"frames": 61, "end_pts": null, "warnings": []}')
     spoil(work / name)
     status, said = rvrt(clip, target)
-    assert (status, said) == (1, [f"rvrt: {work / (called or name)}: missing or damaged; --overwrite starts afresh"])
+    assert (status, said) == (1, [f"rvrt: {work / (called or name)}: missing or damaged; --overwrite restarts the job"])
     assert not target.exists()
     status, said = rvrt(clip, target, "--overwrite")
     assert status == 0, said
-    assert "starting afresh" in " ".join(said)
+    assert "restarting: " in " ".join(said)
     assert leftovers(tmp_path) == []
     assert (len(list(target.iterdir())) if target.is_dir() else len(decoded_times(target))) == FRAMES
 
 
-def test_records_that_do_not_fit_the_source_are_thrown_away(
+def test_records_that_do_not_fit_the_source_are_discarded(
     tmp_path: Path, rvrt: Callable, clip: Path, interrupted: Callable
 ) -> None:
     changed(frames=7, carries=False)(interrupted("out.mkv") / "00000000.json")
     status, said = rvrt(clip, tmp_path / "out.mkv")
     assert status == 1
-    assert "do not fit the source; run the same command to start afresh" in said[-1]
+    assert "do not fit the source; run the same command to restart" in said[-1]
     status, said = rvrt(clip, tmp_path / "out.mkv")
     assert status == 0, said
     assert len(decoded_times(tmp_path / "out.mkv")) == FRAMES
 
 
-def test_a_stream_does_not_throw_away_what_another_source_has_done(
+def test_a_stream_does_not_discard_finished_segments_of_another_source(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rvrt: Callable, interrupted: Callable
 ) -> None:
     data = b"YUV4MPEG2 W64 H48 F25:1\n" + 2 * (b"FRAME\n" + bytes(64 * 48 * 3 // 2))
@@ -488,7 +512,7 @@ def test_a_stream_does_not_throw_away_what_another_source_has_done(
     assert sorted(os.listdir(work)) == before
     status, said = stream("out.mkv", "--overwrite")
     assert status == 0, said
-    assert "starting afresh" in " ".join(said)
+    assert "restarting: " in " ".join(said)
     assert len(decoded_times(tmp_path / "out.mkv")) == 2
     assert leftovers(tmp_path) == []
     manifest = interrupted("other.mkv") / "manifest.json"  # as a stream leaves it that is killed, which is of no use
@@ -500,7 +524,7 @@ def test_a_stream_does_not_throw_away_what_another_source_has_done(
     assert leftovers(tmp_path) == []
 
 
-def test_another_network_or_ffmpeg_starts_afresh_only_when_told(
+def test_another_network_or_ffmpeg_restarts_only_when_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rvrt: Callable, clip: Path, interrupted: Callable
 ) -> None:
     for name in ("one", "copy", "other"):
@@ -523,20 +547,20 @@ def test_another_network_or_ffmpeg_starts_afresh_only_when_told(
     monkeypatch.delenv("IMAGEIO_FFMPEG_EXE")
     status, said = rvrt(clip, tmp_path / "out.mkv", "--weights", tmp_path / "copy")
     assert status == 0, said
-    assert "going on after 16 of" in " ".join(said)
+    assert "resuming after 16 of" in " ".join(said)
 
 
 @pytest.fixture
-def work(tmp_path: Path) -> Work:
-    work = Work(tmp_path / "out.mp4")
+def work(tmp_path: Path) -> Workdir:
+    work = Workdir(tmp_path / "out.mp4")
     (tmp_path / "out.mp4").touch()
     with work.locked():
         about = {"source": {"path": "in.mp4"}, "network": {"sha256": "0"}, "settings": {"--crf": 3}}
-        work.start(Manifest(about, Plan(4, 2, (32, 40), 16)))
+        work.start(RunManifest(about, Plan(4, 2, (32, 40), 16)))
         states = [{"mean": np.ones((1, 1, 32, 40, 3), np.float32)}, {"mean": np.zeros((1, 1, 32, 40, 3), np.float32)}]
-        work.add(Segment(0, 8, True, True), Carried((32, 40), states))
-        work.end(8, 320, ["a note"])
-        work.publishing(tmp_path / "muxed.mp4", about, 8)
+        work.record(SimpleNamespace(first=0, frames=8, starts_scene=True, carried=Carried((32, 40), states)))
+        work.record_end(SourceEnd(8, 320, ("a note",)))
+        work.record_publishing(tmp_path / "muxed.mp4", about, 8)
     return work
 
 
@@ -544,12 +568,12 @@ def two_tiles(tile: tuple[int, int]) -> list[dict[str, tuple[int, ...]]]:
     return [{"mean": (1, 1, *tile, 3)}] * 2
 
 
-def test_what_is_written_is_read(work: Work) -> None:
+def test_what_is_written_is_read(work: Workdir) -> None:
     manifest = work.manifest()
     assert manifest is not None
     assert manifest.plan == Plan(4, 2, (32, 40), 16)
-    assert work.segments() == work.complete() == [Segment(0, 8, True, True)]
-    assert work.ended() == (8, 320, ["a note"])
+    assert work.segments() == work.complete() == [SegmentRecord(0, 8, True, True)]
+    assert work.source_end() == SourceEnd(8, 320, ("a note",))
     carried = work.carried(8, two_tiles)
     assert carried.tile == (32, 40)
     assert [float(state["mean"].mean()) for state in carried.states] == [1, 0]
@@ -568,37 +592,37 @@ READ = {
 
 
 @pytest.mark.parametrize("name", READ)
-@searching(150)
+@searching(60)
 @given(data=st.data())
-def test_a_damaged_file_is_one_error_and_nothing_worse(work: Work, name: str, data: st.DataObject) -> None:
+def test_a_damaged_file_is_one_error_and_nothing_worse(work: Workdir, name: str, data: st.DataObject) -> None:
     path = work.folder / name
     good = path.read_bytes()
     path.write_bytes(data.draw(damaged(good, is_json=path.suffix == ".json")))
     try:
         with contextlib.suppress(MediaError):
             found = READ[name](work)
-            if isinstance(found, Manifest):
+            if isinstance(found, RunManifest):
                 assert found.differences(found.about) == []
     finally:
         path.write_bytes(good)
 
 
-def test_ranks_may_note_the_end_at_one_time(work: Work) -> None:
+def test_ranks_may_note_the_end_at_one_time(work: Workdir) -> None:
     with ThreadPoolExecutor(8) as ranks:
-        for noted in [ranks.submit(work.end, 8, 320, ["a note"]) for _ in range(200)]:
+        for noted in [ranks.submit(work.record_end, SourceEnd(8, 320, ("a note",))) for _ in range(200)]:
             noted.result()
-    assert work.ended() == (8, 320, ["a note"])
+    assert work.source_end() == SourceEnd(8, 320, ("a note",))
     assert not list(work.folder.glob("*.part"))
 
 
-def test_a_work_folder_that_is_none_any_more_is_one_error(work: Work) -> None:
+def test_a_work_folder_that_has_become_a_file_is_one_error(work: Workdir) -> None:
     remove(work.folder)
     work.folder.touch()  # not even what was begun can be removed
-    with pytest.raises(MediaError, match=r"cannot be written \(Not a directory\); mend that"):
-        work.end(8, None, [])
+    with pytest.raises(MediaError, match=r"cannot be written \(Not a directory\); fix that"):
+        work.record_end(SourceEnd(8, None))
 
 
-def test_nobody_begins_in_a_folder_that_is_being_removed(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_begins_in_a_folder_that_is_being_removed(work: Workdir, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another command tries to begin after every file that goes."""
     unlink = Path.unlink
     refused = []
@@ -606,7 +630,7 @@ def test_nobody_begins_in_a_folder_that_is_being_removed(work: Work, monkeypatch
     def unlink_and_try(path: Path, **options: bool) -> None:
         unlink(path, **options)
         if path.name != "lock":
-            with pytest.raises(MediaError, match="another rvrt is working on it"), Work(work.target).locked():
+            with pytest.raises(MediaError, match="another rvrt is working on it"), Workdir(work.target).locked():
                 pass
             refused.append(path.name)
 
@@ -654,12 +678,13 @@ STATES = {
 
 
 @pytest.mark.parametrize("name", STATES)
-def test_what_the_network_carries_is_of_its_shapes_or_refused(work: Work, name: str) -> None:
+def test_states_have_the_shapes_that_the_network_dictates_or_are_refused(work: Workdir, name: str) -> None:
     STATES[name](work.folder / "00000008.zip")
     with little_memory(50 << 20), pytest.raises(MediaError, match=r"00000008\.zip: missing or damaged; --overwrite"):
         work.carried(8, two_tiles)
 
 
+@pytest.mark.slow
 @searching(12)
 @given(data=st.data())
 def test_a_damaged_work_folder_ends_in_one_line_or_in_the_whole_video(
@@ -690,7 +715,7 @@ def test_a_damaged_work_folder_ends_in_one_line_or_in_the_whole_video(
     assert len(decoded_times(folder / "out.mkv")) == 25
 
 
-def test_interlaced_sources_are_said_and_deinterlaced_on_demand(tmp_path: Path, rvrt: Callable) -> None:
+def test_interlaced_sources_are_reported_and_deinterlaced_on_request(tmp_path: Path, rvrt: Callable) -> None:
     source = tmp_path / "in.mp4"
     moving = "testsrc2=s=64x48:r=50:d=1,gblur=2,scroll=h=0.05"
     ffmpeg("-f", "lavfi", "-i", moving, "-vf", "interlace", "-flags", "+ilme+ildct", "-c:v", "libx264", source)
@@ -699,7 +724,7 @@ def test_interlaced_sources_are_said_and_deinterlaced_on_demand(tmp_path: Path, 
         target = tmp_path / f"out{len(option)}.mp4"
         status, said = rvrt(source, target, *option)
         assert status == 0
-        wanted = "deinterlaced first" if option else "--deinterlace makes whole ones"
+        wanted = "deinterlaced first" if option else "--deinterlace makes progressive ones"
         assert [line for line in said if "the source is interlaced" in line and wanted in line]
         with av.open(str(target)) as container:
             rows = [frame.to_ndarray(format="gray")[2::4].astype(float) for frame in container.decode(video=0)]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Nothing is lost on the whole way of `rvrt upscale`, in segments that are joined: source against target, by PyAV."""
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ def quick(target: Path) -> list[str]:
     return ["--preset", "8" if target.suffix == ".webm" else "veryfast"]
 
 
-def picture_end(path: Path) -> Fraction:
-    """When the last picture gives way, in s: by the track's length, which in Matroska is a tag."""
+def video_end(path: Path) -> Fraction:
+    """When the last frame ends [s]: by the track's length, which in Matroska is a tag."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         if "matroska" in container.format.name:
@@ -60,7 +61,7 @@ def picture_end(path: Path) -> Fraction:
 
 
 def held(source: Path, target: Path, seconds: Fraction) -> None:
-    """Copy `source`, its last picture shown for so long."""
+    """Copy `source`, with its last frame shown for `seconds`."""
     with av.open(str(source)) as given, av.open(str(target), "w") as made:
         copies = {stream.index: made.add_stream_from_template(stream) for stream in given.streams}
         packets = [packet for packet in given.demux() if packet.size]
@@ -83,12 +84,13 @@ ENDINGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "suffix"),
     [("2", ".mp4"), ("2", ".webm"), ("10", ".mov"), ("23.976", ".mkv"), ("59.94", ".mp4"), ("59.94", ".mkv"),
      ("120", ".mp4"), ("120", ".webm"), *itertools.product(["held"], [".mp4", ".mov", ".mkv", ".webm"])],
 )  # fmt: skip
-def test_sound_and_picture_end_together(tmp_path: Path, upscale, name: str, suffix: str) -> None:
+def test_audio_and_video_end_together(tmp_path: Path, upscale, name: str, suffix: str) -> None:
     rate, frames, hold = ENDINGS[name]
     end = (frames - 1) / rate + (hold or 1 / rate)
     source, target = tmp_path / f"in{suffix}", tmp_path / f"out{suffix}"
@@ -108,14 +110,14 @@ def test_sound_and_picture_end_together(tmp_path: Path, upscale, name: str, suff
     if hold:
         held(made, source, hold)
     upscale(source, target, *quick(target))
-    assert abs(picture_end(source) - end) <= Fraction(1, 1000), "the source is not what it should be"
+    assert abs(video_end(source) - end) <= Fraction(1, 1000), "the source is not what it should be"
     assert len(decoded_times(target)) == frames
-    assert abs(picture_end(target) - end) <= Fraction(1, 1000)
+    assert abs(video_end(target) - end) <= Fraction(1, 1000)
     with av.open(str(target)) as container:
         audio = container.streams.audio[0]
         packets = [packet for packet in container.demux(audio) if packet.size]
         sound = max((packet.pts + packet.duration) * packet.time_base for packet in packets)
-    assert abs(sound - picture_end(target)) < max(1 / rate, Fraction(1024, 48000))  # AAC comes in frames of 1024
+    assert abs(sound - video_end(target)) < max(1 / rate, Fraction(1024, 48000))  # AAC comes in frames of 1024
 
 
 @pytest.mark.parametrize(("rate", "suffix"), [("24000/1001", ".mp4"), ("10", ".mkv")])
@@ -281,6 +283,7 @@ def make(row: Row, folder: Path) -> Path:
     return source
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TABLE)
 def test_nothing_is_lost_on_the_way(tmp_path: Path, upscale, name: str) -> None:
     row = TABLE[name]
@@ -296,7 +299,7 @@ def test_nothing_is_lost_on_the_way(tmp_path: Path, upscale, name: str) -> None:
     assert len(got) == len(want) >= 23
     exact = row.target in (".mp4", ".mov")
     assert max(abs(a - b) for a, b in zip(want, got, strict=True)) <= (0 if exact else Fraction(1, 2000))
-    assert abs(picture_end(target) - picture_end(source)) <= Fraction(1, 1000)
+    assert abs(video_end(target) - video_end(source)) <= Fraction(1, 1000)
 
     # Pictures: size and shape, upright once; colors said and kept; depth
     first, shown = probe(source), probe(target)

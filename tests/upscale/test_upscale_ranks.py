@@ -1,4 +1,5 @@
-"""Scenes shared out over ranks: the result is one rank's, and what dead or interrupted ones leave is finished later."""
+# SPDX-License-Identifier: Apache-2.0
+"""Scenes distributed over ranks: the result is that of one rank, and what dead or interrupted ones leave is finished later."""
 
 from __future__ import annotations
 
@@ -14,14 +15,16 @@ from pathlib import Path
 
 import psutil
 import pytest
+from helpers.upscale_runs import assert_same
 from helpers.video_clips import ffmpeg, leftovers
-from test_upscale_resume import assert_same
 
 from rvrt_cli.cli import main
 from rvrt_cli.errors import OptionError
+from rvrt_cli.model import RVRTConfig
 from rvrt_cli.options import UpscaleOptions
+from rvrt_cli.weights import save_weights
 
-OPTIONS = ("--window", "4", "--lookahead", "2", "--segment", "12", "--model", "rvrt-tiny", "--device", "cpu")
+OPTIONS = ("--window", "4", "--lookahead", "2", "--segment", "12", "--device", "cpu", "--preset", "ultrafast")
 FRAMES = 72
 
 
@@ -37,12 +40,25 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def start(folder: Path, *arguments: object) -> subprocess.Popen:
-    code = "from rvrt_cli.cli import main; main()"
-    return subprocess.Popen(
-        [sys.executable, "-c", code, "upscale", *map(str, arguments), *OPTIONS], cwd=folder, text=True,
-        env={**os.environ, "TMPDIR": str(folder)}, stderr=subprocess.PIPE,
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network of two branches that compiles in a few seconds."""
+    config = RVRTConfig(
+        passes=2, bodies=("convolution",) * 3, widths=(8, 8, 8), groups=(1, 1, 1), depths=(1, 1, 1), heads=(1, 1, 1),
+        alignment="neighborhood", align_ratio=1, align_heads=1, relative_position_bias=False, upsampler_width=0,
     )  # fmt: skip
+    from rvrt_cli.model import initial_weights
+
+    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    save_weights(path, initial_weights(config), config, {"name": "small", "trained": False, "degradation": "none"})
+    return path
+
+
+def start(folder: Path, weights: Path, *arguments: object) -> subprocess.Popen:
+    code = "from rvrt_cli.cli import main; main()"
+    command = [sys.executable, "-c", code, "upscale", *map(str, arguments), "--weights", str(weights), *OPTIONS]
+    environment = {**os.environ, "TMPDIR": str(folder)}
+    return subprocess.Popen(command, cwd=folder, text=True, env=environment, stderr=subprocess.PIPE)
 
 
 def ranks_of(process: subprocess.Popen) -> list[psutil.Process]:
@@ -50,7 +66,7 @@ def ranks_of(process: subprocess.Popen) -> list[psutil.Process]:
     found = {}
     for child in psutil.Process(process.pid).children(recursive=True):
         try:
-            if child.environ().get("MS_ROLE") == "MS_WORKER" and "worker.py" in " ".join(child.cmdline()):
+            if child.environ().get("MS_ROLE") == "MS_WORKER" and "upscale_rank.py" in " ".join(child.cmdline()):
                 found[child.pid] = child, child.ppid()
         except psutil.Error:
             continue
@@ -72,13 +88,14 @@ def assert_gone(everybody: list[psutil.Process]) -> None:
     assert not [child for child in everybody if child.is_running()], "a rank outlives the command"
 
 
+@pytest.mark.slow
 def test_killed_and_interrupted_and_two_machines_finish_the_rest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clip: Path
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clip: Path, weights: Path
 ) -> None:
     target, work = tmp_path / "out.mkv", tmp_path / ".out.mkv.rvrt"
 
     # A rank dies
-    process = start(tmp_path, clip, target, "--ranks", "2")
+    process = start(tmp_path, weights, clip, target, "--ranks", "2")
     everybody = everybody_when(process, work, "0*.json", 1)
     ranks = ranks_of(process)
     assert len(ranks) == 2
@@ -92,7 +109,7 @@ def test_killed_and_interrupted_and_two_machines_finish_the_rest(
 
     # The command itself is killed, when both ranks have begun
     shutil.rmtree(work / "claims")
-    process = start(tmp_path, clip, target, "--ranks", "2")
+    process = start(tmp_path, weights, clip, target, "--ranks", "2")
     everybody = everybody_when(process, work / "claims", "0*", 2)
     assert len(ranks_of(process)) == 2
     process.kill()
@@ -100,12 +117,12 @@ def test_killed_and_interrupted_and_two_machines_finish_the_rest(
     assert_gone(everybody)
 
     # Ctrl-C
-    process = start(tmp_path, clip, target, "--ranks", "2")
+    process = start(tmp_path, weights, clip, target, "--ranks", "2")
     everybody = everybody_when(process, work, "0*.json", len(list(work.glob("0*.json"))) + 1)
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 130, said
-    assert "Run the same command to go on after the" in said.splitlines()[-1]
+    assert "Run the same command to resume after the" in said.splitlines()[-1]
     assert not target.exists()
     assert_gone(everybody)
     kept = sum(json.loads(path.read_text())["frames"] for path in work.glob("0*.json"))
@@ -115,15 +132,17 @@ def test_killed_and_interrupted_and_two_machines_finish_the_rest(
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     group = ("--ranks", "2", "--local-ranks", "1", "--master", f"127.0.0.1:{port}")
-    machines = [start(tmp_path, clip, target, *group, "--node", str(node)) for node in range(2)]
+    machines = [start(tmp_path, weights, clip, target, *group, "--node", str(node)) for node in range(2)]
     said, said_by_other = (machine.communicate(timeout=200)[1] for machine in machines)
     assert [machine.returncode for machine in machines] == [0, 0], said + said_by_other
-    assert f"going on after {kept} of {FRAMES} frames" in said
+    assert f"resuming after {kept} of {FRAMES} frames" in said
     assert "this machine's part is done" in said_by_other
     assert leftovers(tmp_path) == []
 
     single = tmp_path / "single.mkv"
-    monkeypatch.setattr(sys, "argv", ["rvrt", "upscale", str(clip), str(single), "-q", *OPTIONS])
+    monkeypatch.setattr(
+        sys, "argv", ["rvrt", "upscale", str(clip), str(single), "-q", "--weights", str(weights), *OPTIONS]
+    )
     with pytest.raises(SystemExit) as end:
         main()
     assert not end.value.code

@@ -1,4 +1,5 @@
-"""A run that is killed, interrupted or broken goes on where it was, and its result is that of a run that was not."""
+# SPDX-License-Identifier: Apache-2.0
+"""A run that is killed, interrupted or broken resumes, and its result equals that of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -11,9 +12,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from helpers.upscale_runs import MOMENTS, computed, finish, peak_of_all, start
-from helpers.video_clips import decoded_times, ffmpeg, leftovers, look, streams
-from test_video_faults import _alive, children, needs_proc
+from helpers.processes import alive, children, needs_proc
+from helpers.upscale_runs import MOMENTS, assert_same, computed, finish, peak_of_all, start
+from helpers.video_clips import decoded_times, ffmpeg, leftovers, streams
 
 FRAMES, SEGMENT, LARGEST = 61, 8, 14  # of the clip; as asked; and, with whole windows and what is left, at most
 OPTIONS = ("--window", "4", "--lookahead", "2", "--segment", SEGMENT)
@@ -21,7 +22,7 @@ OPTIONS = ("--window", "4", "--lookahead", "2", "--segment", SEGMENT)
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """61 frames in two scenes, sound beside them, in a variable frame rate."""
+    """61 frames in two scenes with audio, at a variable frame rate."""
     path = tmp_path_factory.mktemp("source") / "a clip's näme.mkv"
     scenes = "[0:v]trim=end_frame=35[a];[1:v]trim=end_frame=26[b];[a][b]concat,setpts='PTS+0.013*gt(N,20)/TB'[v]"
     ffmpeg(
@@ -44,22 +45,6 @@ def whole(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
     return {".mkv": folder / "out.mkv", "": folder / "out"}
 
 
-def assert_same(target: Path, whole: dict[str, Path]) -> None:
-    """Every packet of every stream, or every image, is that of the uninterrupted target; nothing else is left."""
-    expected = whole[target.suffix]
-    if expected.is_dir():
-        names = sorted(path.name for path in expected.iterdir())
-        assert sorted(path.name for path in target.iterdir()) == names
-        different = [name for name in names if (target / name).read_bytes() != (expected / name).read_bytes()]
-        assert not different
-    else:
-        for ours, theirs in zip(look(target), look(expected), strict=True):
-            different = [number for number, (a, b) in enumerate(zip(ours.data, theirs.data, strict=True)) if a != b]
-            assert not different, f"{ours.type}: packets differ"
-            assert ours.times == theirs.times
-    assert leftovers(target.parent) == []
-
-
 def test_the_uninterrupted_result_is_whole(clip: Path, whole: dict[str, Path]) -> None:
     before, after = decoded_times(clip), decoded_times(whole[".mkv"])
     assert max(abs(float(a - b)) for a, b in zip(before, after, strict=True)) < 1e-3
@@ -67,6 +52,7 @@ def test_the_uninterrupted_result_is_whole(clip: Path, whole: dict[str, Path]) -
     assert len(list(whole[""].iterdir())) == FRAMES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "moment",
     ["start:after:1", "states:after:2", "keep:before:2", "keep:after:3", "end:after:1", "mux:before:2",
@@ -84,10 +70,11 @@ def test_killed_at_every_step(tmp_path: Path, clip: Path, whole: dict[str, Path]
     assert computed(tmp_path) < FRAMES + LARGEST
 
 
+@pytest.mark.slow
 def test_killed_twenty_times_in_decoding_network_encoding_and_muxing(
     tmp_path: Path, clip: Path, whole: dict[str, Path]
 ) -> None:
-    """Three videos, the moments drawn by seeds, so early that every one of them comes."""
+    """Three videos; the moments are drawn by seeds, early enough that every one of them comes."""
     kills: Counter[str] = Counter()
     for seed in range(3):
         rng, target, log = random.Random(seed), tmp_path / f"out{seed}.mkv", f"calls{seed}"
@@ -110,6 +97,7 @@ def test_killed_twenty_times_in_decoding_network_encoding_and_muxing(
     assert min(kills[name] for name in ("decode", "network", "encode", "mux")) >= 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("suffix", "seed"), [(".mkv", 1), ("", 2)])
 def test_killed_again_and_again_at_random_moments(
     tmp_path: Path, clip: Path, whole: dict[str, Path], suffix: str, seed: int
@@ -128,9 +116,9 @@ def test_killed_again_and_again_at_random_moments(
         process.communicate()
         kills += 1
         deadline = time.monotonic() + 10
-        while any(_alive(pid) for pid in helpers) and time.monotonic() < deadline:
+        while any(alive(pid) for pid in helpers) and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert not any(_alive(pid) for pid in helpers), "ffmpeg outlives the command"
+        assert not any(alive(pid) for pid in helpers), "ffmpeg outlives the command"
     assert kills > 1
     if leftovers(tmp_path):
         finish(start(tmp_path, clip, target, *OPTIONS))
@@ -150,7 +138,7 @@ def run_until(process, folder: Path, segments: int) -> Path:
 
 
 @pytest.mark.parametrize("suffix", [".mkv", ""])
-def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(
+def test_ctrl_c_keeps_finished_segments_and_says_how_to_resume(
     tmp_path: Path, clip: Path, whole: dict[str, Path], suffix: str
 ) -> None:
     target = tmp_path / f"out{suffix}"
@@ -158,7 +146,7 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(
     run_until(process, tmp_path, 2)
     process.send_signal(signal.SIGINT)
     said = finish(process, 130)
-    assert "the same command to go on after the" in said.splitlines()[-1]
+    assert "the same command to resume after the" in said.splitlines()[-1]
     assert not target.exists()
     assert not list(tmp_path.glob(".*.rvrt/*.part"))
     before = computed(tmp_path)
@@ -168,7 +156,8 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(
     assert before < computed(tmp_path) < FRAMES + LARGEST
 
 
-def test_changed_settings_or_source_start_afresh_only_when_told(tmp_path: Path, clip: Path) -> None:
+@pytest.mark.slow
+def test_changed_settings_or_source_restart_only_when_told(tmp_path: Path, clip: Path) -> None:
     source, target = tmp_path / "in.mkv", tmp_path / "out.mkv"
     shutil.copyfile(clip, source)
     process = start(tmp_path, source, target, *OPTIONS)
@@ -188,13 +177,14 @@ def test_changed_settings_or_source_start_afresh_only_when_told(tmp_path: Path, 
     (work / "manifest.json").write_text('{"format": 1}')
     assert "manifest.json: missing or damaged" in refused()
     said = finish(start(tmp_path, source, target, *OPTIONS, "--overwrite"))
-    assert "starting afresh" in said
+    assert "restarting: " in said
     assert leftovers(tmp_path) == []
     assert len(decoded_times(target)) == FRAMES
     assert "exists already" in finish(start(tmp_path, source, target, *OPTIONS), 1)
 
 
-def test_overwrite_goes_on_too_and_replaces_at_the_end(tmp_path: Path, clip: Path, whole: dict[str, Path]) -> None:
+@pytest.mark.slow
+def test_overwrite_resumes_too_and_replaces_at_the_end(tmp_path: Path, clip: Path, whole: dict[str, Path]) -> None:
     target = tmp_path / "out.mkv"
     target.write_bytes(b"old")
     process = start(tmp_path, clip, target, *OPTIONS, "--overwrite")
@@ -202,11 +192,12 @@ def test_overwrite_goes_on_too_and_replaces_at_the_end(tmp_path: Path, clip: Pat
     process.kill()
     process.communicate()
     assert target.read_bytes() == b"old"
-    assert "going on after" in finish(start(tmp_path, clip, target, *OPTIONS, "--overwrite"))
+    assert "resuming after" in finish(start(tmp_path, clip, target, *OPTIONS, "--overwrite"))
     assert_same(target, whole)
     assert computed(tmp_path) < FRAMES + LARGEST
 
 
+@pytest.mark.slow
 def test_a_second_command_on_the_same_target_is_refused(tmp_path: Path, clip: Path, whole: dict[str, Path]) -> None:
     target = tmp_path / "out.mkv"
     process = start(tmp_path, clip, target, *OPTIONS, seconds=0.2)
@@ -217,6 +208,7 @@ def test_a_second_command_on_the_same_target_is_refused(tmp_path: Path, clip: Pa
     assert_same(target, whole)
 
 
+@pytest.mark.slow
 @needs_proc
 def test_memory_does_not_grow_with_the_length_of_a_video(tmp_path: Path) -> None:
     """Neither that of the command nor, together with it, that of the ffmpegs which decode and encode."""

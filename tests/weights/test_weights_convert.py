@@ -21,7 +21,7 @@ from helpers.checkpoint_files import (
 )
 
 from rvrt_cli import model
-from rvrt_cli.cli.weights import weights as command
+from rvrt_cli.cli.weights import weights_group as command
 from rvrt_cli.errors import WeightsError
 from rvrt_cli.model.config import PRESETS, RVRTConfig
 from rvrt_cli.weights import convert_checkpoint, load_weights

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from helpers.checkpoint_files import checkpoint, published_arrays
 
 from rvrt_cli import model
-from rvrt_cli.cli.weights import weights as command
+from rvrt_cli.cli.weights import weights_group as command
 from rvrt_cli.errors import WeightsError
 from rvrt_cli.model.config import RVRTConfig
 from rvrt_cli.weights import find_published, find_weights, load_weights, pull_weights
@@ -314,16 +314,16 @@ def test_pull_command_downloads_from_a_mirror(site: Site, cache: Path, genuine: 
 
 def test_interrupted_pull_command_says_how_to_resume(site: Site, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rvrt_cli.weights.download._CHUNK_BYTES", 100_000)
-    monkeypatch.setattr("rich.progress.Progress.update", _stop_at(1_000_000))
+    monkeypatch.setattr("rvrt_cli.cli.display.LineDisplay.update", _stop_at(1.0))
     run = CliRunner().invoke(command, ["pull", "rvrt-bi-vimeo", "--url", site.url])
     assert isinstance(run.exception, WeightsError)
     assert "rvrt weights pull rvrt-bi-vimeo" in str(run.exception)
     assert (cache / f"{FILE}.part").stat().st_size >= 1_000_000
 
 
-def _stop_at(wanted: int) -> Callable:
-    def update(self: object, task: object, completed: int, total: int | None) -> None:
-        if completed >= wanted:
+def _stop_at(megabytes: float) -> Callable:
+    def update(self: object, done: float, total: float | None, text: str) -> None:
+        if done >= megabytes:
             raise KeyboardInterrupt
 
     return update

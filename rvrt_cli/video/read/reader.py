@@ -49,7 +49,7 @@ class Reader:
         return self._decoder.missing
 
     @property
-    def until(self) -> int | None:
+    def end_pts(self) -> int | None:
         return self._decoder.until
 
     def _run(self) -> None:

@@ -251,3 +251,29 @@ def open_writer(
         )
     base = time_base or info.time_base
     return Writer(target, info, time_base=base, source_mux=source_mux, start=start, duration=duration, work=work)
+
+
+class SegmentWriter(Writer):
+    def __init__(self, target, source, folder, *, time_base, start):
+        super().__init__(target, source, time_base=time_base, source_mux=True, start=start, duration=None, work=folder)
+
+    @contextlib.contextmanager
+    def segment(self, first):
+        self.begin(first)
+        try:
+            yield
+        except BaseException:
+            self.close()
+            self._encoder = None
+            raise
+        self.end()
+
+
+class Y4mWriter(Writer):
+    def __init__(self, target, source):
+        super().__init__(target, source, time_base=source.time_base, source_mux=True, start=0, duration=None, work=None)
+
+    @contextlib.contextmanager
+    def segment(self, first):
+        yield
+        self.finish()

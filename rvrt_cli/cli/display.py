@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a command shows while it works: a progress bar on a terminal, a line every few seconds elsewhere, or JSON events.
+
+A command opens a display with `open_display`, reports to it with `say`, `note` and `update`, and closes it by leaving its
+`with` block.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import click
+
+from rvrt_cli.cli.formatting import make_console
+from rvrt_cli.errors import printable
+
+LINE_INTERVAL = 5.0  # s between plain lines
+
+
+class SilentDisplay:
+    """Shows nothing; the other displays override what they show."""
+
+    def __enter__(self) -> SilentDisplay:
+        """Begin to show progress."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop showing progress."""
+
+    def say(self, line: str) -> None:
+        """Show a line of its own."""
+
+    def note(self, line: str) -> None:
+        """Show a line that deserves attention."""
+
+    def begin(self, total: float | None, text: str) -> None:
+        """Show that the work begins, where there is a place for it until the first `update`."""
+
+    def update(self, done: float, total: float | None, text: str = "") -> None:
+        """Show progress: `done` of `total` units (None: unknown), and a few words beside it."""
+
+    def working(self, text: str) -> AbstractContextManager[Any]:
+        """While inside, show what is being done, for steps that cannot tell how far they are."""
+        return nullcontext()
+
+
+class LineDisplay(SilentDisplay):
+    """A line every few seconds, for a log.
+
+    Args:
+        unit: what is counted, in the plural; "MB" are shown with a decimal.
+        stderr: lines go to standard error, else to standard output.
+        interval: between lines of progress [s]; that it is complete is always shown.
+        at_once: the first line does not wait for the interval to pass.
+    """
+
+    def __init__(
+        self, unit: str, *, stderr: bool = True, interval: float = LINE_INTERVAL, at_once: bool = False
+    ) -> None:
+        self._unit, self._stderr, self._interval = unit, stderr, interval
+        self._next = time.monotonic() + (0.0 if at_once else interval)
+        self._complete = False
+
+    def say(self, line: str) -> None:
+        click.echo(printable(line), err=self._stderr)
+
+    def note(self, line: str) -> None:
+        self.say(f"note: {line}")
+
+    def update(self, done: float, total: float | None, text: str = "") -> None:
+        completes = done == total and not self._complete
+        self._complete |= completes
+        if completes or time.monotonic() >= self._next:
+            self._next = time.monotonic() + self._interval
+            self.say(_standing(done, total, self._unit, text))
+
+
+class BarDisplay(SilentDisplay):
+    """A progress bar, for a terminal."""
+
+    def __init__(self, unit: str, *, stderr: bool = True, transient: bool = False) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        self._unit = unit
+        self._console = make_console(stderr)
+        columns = (BarColumn(), TextColumn("{task.fields[standing]}", markup=False))
+        self._bar = Progress(*columns, console=self._console, transient=transient)
+        self._task = self._bar.add_task("", total=None, standing="")
+
+    def __enter__(self) -> BarDisplay:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def say(self, line: str) -> None:
+        self._console.print(printable(line), markup=False, soft_wrap=True)
+
+    def note(self, line: str) -> None:
+        self._console.print(printable(f"note: {line}"), markup=False, style="yellow", soft_wrap=True)
+
+    def begin(self, total: float | None, text: str) -> None:
+        self.update(0, total, text)
+
+    def update(self, done: float, total: float | None, text: str = "") -> None:
+        standing = printable(_standing(done, total, self._unit, text))
+        self._bar.update(self._task, completed=done, total=total, standing=standing)
+
+    def working(self, text: str) -> AbstractContextManager[Any]:
+        return self._console.status(text)
+
+
+class JsonEvents:
+    """One JSON object per line, for programs; `event` is its first key."""
+
+    def __init__(self, *, stderr: bool) -> None:
+        self._stderr = stderr
+
+    def emit(self, event: str, **values: Any) -> None:
+        """Print an event."""
+        click.echo(json.dumps({"event": event, **values}), err=self._stderr)
+
+
+def open_display(
+    unit: str,
+    *,
+    stderr: bool = True,
+    lines: bool = True,
+    interval: float = LINE_INTERVAL,
+    at_once: bool = False,
+    transient: bool = False,
+) -> SilentDisplay:
+    """The display that suits where it goes: a bar on a terminal, else lines.
+
+    Args:
+        unit: what is counted, in the plural.
+        stderr: shown on standard error, else on standard output.
+        lines: whether lines are shown where there is no terminal.
+        interval, at_once: of the lines, see `LineDisplay`.
+        transient: the bar vanishes at the end.
+    """
+    if (sys.stderr if stderr else sys.stdout).isatty():
+        return BarDisplay(unit, stderr=stderr, transient=transient)
+    return LineDisplay(unit, stderr=stderr, interval=interval, at_once=at_once) if lines else SilentDisplay()
+
+
+def _standing(done: float, total: float | None, unit: str, text: str) -> str:
+    """ "12/100 frames: 0.50/s, 2 min 56 s left"."""
+    amounts = [f"{amount:.1f}" if unit == "MB" else f"{amount:.0f}" for amount in (done, total) if amount is not None]
+    counted = f"{'/'.join(amounts) if total is not None else f'{amounts[0]}/?'} {unit}"
+    return f"{counted}: {text}" if text else counted

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an earlier run has left, and whether this one can resume it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rvrt_cli import engine
+from rvrt_cli.errors import MediaError
+from rvrt_cli.options import UpscaleOptions
+from rvrt_cli.upscale.workdir import RUN_MANIFEST, About, Published, RunManifest, StateShapes, Workdir
+from rvrt_cli.version import __version__
+from rvrt_cli.video.ffmpeg import ffmpeg_version
+from rvrt_cli.video.read.probe import SourceInfo
+from rvrt_cli.video.write.publish import check_part, part_file
+from rvrt_cli.video.write.target import Target
+from rvrt_cli.weights import file_sha256
+
+if TYPE_CHECKING:
+    from rvrt_cli.model import Network
+
+# Options that do not change the result; that of `model` and `weights` is the network's, that of `device` its kind
+_WITHOUT_EFFECT = {"model", "weights", "device", "overwrite", "ranks", "local_ranks", "node", "master"}
+
+
+@dataclass(frozen=True)
+class JobInputs:
+    """What a job is made from: options, the source as probed, the target as checked, the network as loaded."""
+
+    options: UpscaleOptions
+    source: SourceInfo
+    target: Target
+    network: Network
+
+    @property
+    def window_options(self) -> engine.WindowOptions:
+        """What the user asks of windows and tiles."""
+        options = self.options
+        return engine.WindowOptions(options.window, options.tile, options.overlap, options.lookahead)
+
+
+@dataclass(frozen=True)
+class EarlierRun:
+    """What an earlier run has left; by default nothing.
+
+    Attributes:
+        plan: its windows and tiles, where this run resumes it.
+        kept: frames that it has finished.
+        finished: the target is complete already: it was killed just before its end.
+        notes: why it cannot be resumed, for the user.
+    """
+
+    plan: engine.Plan | None = None
+    kept: int = 0
+    finished: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def identify(inputs: JobInputs) -> About:
+    """What the result depends on, as JSON has it."""
+    options, target = inputs.options, inputs.target
+    settings = {
+        "--" + name.replace("_", "-"): value for name, value in asdict(options).items() if name not in _WITHOUT_EFFECT
+    }
+    encoding = [target.kind, target.width, target.height, target.encoder, target.pix_fmt, *target.options]
+    about = {
+        "source": _identify_source(inputs.source),
+        "network": {
+            "name": inputs.network.card["name"],
+            "sha256": file_sha256(options.model, options.weights),
+        },
+        "settings": {
+            **settings,
+            "--device": inputs.network.device.kind,
+            "the encoder's options": encoding,
+            "the version of rvrt": __version__,
+            "the version of ffmpeg": ffmpeg_version(),
+        },
+    }
+    return json.loads(json.dumps(about))
+
+
+def _identify_source(info: SourceInfo) -> dict[str, Any]:
+    """What tells a source from another one of the same name: paths, sizes and times of modification."""
+    if info.kind == "y4m":
+        return {}
+    files = list(info.files) or [Path(info.path)]
+    digest = hashlib.sha256()
+    size = 0
+    for path in files:
+        found = path.stat()
+        size += found.st_size
+        digest.update(f"{path.absolute()}\0{found.st_size}\0{found.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+    return {
+        "path": str(Path(info.path).absolute()).encode("utf-8", "replace").decode(),
+        "files": len(files),
+        "bytes": size,
+        "sha256": digest.hexdigest(),
+    }
+
+
+def refuse_foreign_target(inputs: JobInputs, published: Published, about: About, resumable: bool) -> None:
+    """Refuse to replace a target that an earlier run has completed for something else.
+
+    Raises:
+        MediaError: without --overwrite.
+    """
+    if not (resumable and published.about == about) and not inputs.options.overwrite:
+        raise MediaError(f"{inputs.target.path}: exists already; choose another name, or --overwrite")
+
+
+def find_earlier_run(
+    inputs: JobInputs, workdir: Workdir, about: About, published: Published | None, *, look_inside: bool
+) -> EarlierRun:
+    """What an earlier run has left in `workdir`, if this one can resume it.
+
+    Args:
+        published: what the target holds already, if an earlier run was killed after it had its name.
+        look_inside: check the encoded segments too.
+
+    Raises:
+        MediaError: it was made of or for something else, or is damaged, and may not be thrown away.
+    """
+    if published is not None and published.about == about:
+        return EarlierRun(kept=published.frames, finished=True)
+    try:
+        manifest = workdir.manifest()
+        if manifest is None or not manifest.about["source"]:  # a stream cannot be resumed
+            return EarlierRun()
+        done = sum(segment.frames for segment in workdir.segments())
+        changed = manifest.differences(about)
+        if not changed:
+            _check_intact(inputs, workdir, manifest, look_inside)
+            return EarlierRun(plan=manifest.plan, kept=done)
+    except MediaError as error:
+        if not inputs.options.overwrite:
+            raise
+        return EarlierRun(notes=(f"restarting: {str(error).partition(';')[0]}",))
+    what = f"{', '.join(changed)} changed since an interrupted run, which had {done} frames done"
+    if inputs.options.overwrite:
+        return EarlierRun(notes=(f"restarting: {what}",))
+    raise MediaError(f"{workdir.target}: {what}; give the same as then to resume, or --overwrite to restart")
+
+
+def _check_intact(inputs: JobInputs, workdir: Workdir, manifest: RunManifest, look_inside: bool) -> None:
+    """Check that everything is there that resuming needs.
+
+    Raises:
+        MediaError: something is damaged; it names `--overwrite`.
+    """
+    source, target = inputs.source, inputs.target
+    with workdir.checking(RUN_MANIFEST):
+        workload = engine.Workload(source.width, source.height)
+        engine.check_plan(manifest.plan, inputs.network, workload, inputs.window_options)
+    workdir.source_end()
+    segments = workdir.segments() if look_inside else []
+    first_frames = {segment.first for segment in segments}
+    header = None
+    for segment in segments:
+        with workdir.checking(part_file(target, workdir.folder, segment.first).name):
+            header = check_part(target, workdir.folder, segment.first, segment.frames, header)
+        if segment.carries and segment.after not in first_frames:
+            workdir.carried(segment.after, state_shapes(inputs))
+
+
+def state_shapes(inputs: JobInputs) -> StateShapes:
+    """The states of tiles of a given size; a run that lacked memory may have made them smaller than planned."""
+    source, network, overlap = inputs.source, inputs.network, inputs.options.overlap
+
+    def shapes(tile: tuple[int, int]) -> list[dict[str, tuple[int, ...]]]:
+        engine.check_tile(tile, source.width, source.height)
+        grid = engine.TileGrid(source.height, source.width, tile, overlap)
+        return [network.state_shapes(*tile)] * len(grid)
+
+    return shapes

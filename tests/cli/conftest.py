@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Benchmarks that do not take the time of a benchmark: how fast something is is never asserted."""
+
+from __future__ import annotations
+
+import pytest
+from helpers.commands import keep_networks
+
+from rvrt_cli.bench import speed
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    keep_networks(monkeypatch)
+    monkeypatch.setattr(speed, "_GEMM_EDGE", 256)

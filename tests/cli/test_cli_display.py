@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Progress displays and the way numbers are written."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+
+from rvrt_cli.cli import display as displays
+from rvrt_cli.cli.display import BarDisplay, LineDisplay, SilentDisplay, open_display
+from rvrt_cli.cli.formatting import duration, megabytes, plural, safe_markup, thousands, three_digits
+
+
+class Terminal(io.StringIO):
+    """A text stream that claims to be a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_lines_come_at_intervals_and_when_all_is_done(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(displays.time, "monotonic", lambda: now)
+    with LineDisplay("frames", interval=5.0) as display:
+        display.begin(10, "nothing to see")
+        for done in range(1, 11):
+            now += 2.0
+            display.update(done, 10, f"{done / 2:.1f}/s")
+        display.update(10, 10, "again")
+    assert capsys.readouterr().err.splitlines() == [
+        "3/10 frames: 1.5/s", "6/10 frames: 3.0/s", "9/10 frames: 4.5/s", "10/10 frames: 5.0/s"]  # fmt: skip
+
+
+def test_lines_go_where_they_are_told_and_are_printable(capsys: pytest.CaptureFixture) -> None:
+    display = LineDisplay("MB", stderr=False, at_once=True)
+    display.update(1.25, None, "x\x1b[2J")
+    display.note("a\nb")
+    shown, said = capsys.readouterr()
+    assert shown.splitlines() == ["1.2/? MB: x\\x1b[2J", "note: a\\nb"]
+    assert said == ""
+
+
+def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", terminal)
+    display = open_display("frames", lines=False)
+    assert isinstance(display, BarDisplay)
+    with display.working("loading the network"):
+        pass
+    with display:
+        display.begin(10, "compiling")
+        display.update(4, 10, "2.00/s")
+        display.say("a [bold]line[/]\x1b[2J")
+        display.note("mind")
+    shown = terminal.getvalue()
+    for text in ("4/10 frames: 2.00/s", "a [bold]line[/]\\x1b[2J", "note: mind"):
+        assert text in shown
+
+
+def test_without_a_terminal_there_are_lines_or_nothing() -> None:
+    assert isinstance(open_display("frames"), LineDisplay)
+    assert type(open_display("frames", lines=False)) is SilentDisplay
+
+
+def test_a_silent_display_shows_nothing(capsys: pytest.CaptureFixture) -> None:
+    with SilentDisplay() as display, display.working("loading"):
+        display.begin(1, "x")
+        display.say("x")
+        display.note("x")
+        display.update(1, 1, "x")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_numbers_are_written_as_people_do() -> None:
+    assert (plural(1, "clip"), plural(2, "clip"), plural(0, "clip")) == ("1 clip", "2 clips", "0 clips")
+    assert [three_digits(value) for value in (0.01234, 1.234, 99.94, 1234.5)] == ["0.0123", "1.23", "99.9", "1234"]
+    assert (thousands(1234567), megabytes(12_345_678)) == ("1 234 567", "12.3 MB")
+    seconds = (0.4, 59.9, 61, 3600, 14_850, float("nan"))
+    assert [duration(value) for value in seconds] == ["0 s", "59 s", "1 min 01 s", "1 h 00 min", "4 h 07 min", "?"]
+
+
+def test_text_from_elsewhere_is_shown_as_it_is() -> None:
+    assert safe_markup("[red]x") == "\\[red]x"
+    assert safe_markup("a\x1b[2J\nb") == "a\\x1b[2J\\nb"
+    assert len(safe_markup("x" * 1000)) == 300
