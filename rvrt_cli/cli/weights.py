@@ -59,10 +59,10 @@ def weights_info_command(name: str, as_json: bool) -> None:
     Example:
       rvrt weights info rvrt-tiny
     """
-    from rvrt_cli.weights import read_about, resolve
+    from rvrt_cli.weights import find_weights, read_about
 
     is_file = name.endswith(".safetensors") or Path(name).is_file()
-    path = resolve(None, name) if is_file else resolve(name)
+    path = find_weights(None, name) if is_file else find_weights(name)
     config, card, parameters = read_about(path)
     if as_json:
         facts = {"path": str(path), "bytes": path.stat().st_size, "parameters": parameters}
@@ -97,10 +97,10 @@ def weights_convert_command(source: Path, target: Path, overwrite: bool, **facts
     Example:
       rvrt weights convert 001_RVRT_videosr_bi_REDS_30frames.pth rvrt-bi-reds.safetensors
     """
-    from rvrt_cli.weights import convert
+    from rvrt_cli.weights import convert_checkpoint
 
     given = {key: value for key, value in facts.items() if value is not None}
-    done = convert(source, target, given, overwrite)
+    done = convert_checkpoint(source, target, given, overwrite)
     parameters = thousands(sum(array.size for array in done.arrays.values()))
     click.echo(f"{target}: {done.card['name']}, {parameters} parameters in {len(done.arrays)} arrays")
     click.echo(f"use it with: rvrt upscale --weights {target} SOURCE TARGET")
@@ -129,14 +129,14 @@ def weights_pull_command(name: str, file: Path | None, url: str | None, overwrit
       rvrt weights pull rvrt-bi-reds
     """
     from rvrt_cli.errors import WeightsError
-    from rvrt_cli.weights import LICENSE, cache_folder, find_published, pull
+    from rvrt_cli.weights import PUBLISHED_LICENSE, cache_folder, find_published, pull_weights
 
     entry = find_published(name)
     if (cache_folder() / f"{entry.name}.safetensors").is_file() and not overwrite:
         click.echo(f"{entry.name}: already in the cache; --overwrite downloads it again")
         return
     click.echo(f"{entry.name}: RVRT x4, trained on {entry.data} by Liang et al.")
-    click.echo(f"license: {LICENSE}")
+    click.echo(f"license: {PUBLISHED_LICENSE}")
     display = SilentDisplay() if file is not None else open_display("MB")
 
     def show(have: int, total: int | None) -> None:
@@ -144,7 +144,7 @@ def weights_pull_command(name: str, file: Path | None, url: str | None, overwrit
 
     try:
         with display:
-            path = pull(entry, file=file, url=url, overwrite=overwrite, progress=show)
+            path = pull_weights(entry, file=file, url=url, overwrite=overwrite, progress=show)
     except KeyboardInterrupt:
         raise WeightsError(f"stopped; `rvrt weights pull {name}` resumes the download") from None
     click.echo(f"{path}\nuse it with: rvrt upscale --model {entry.name} SOURCE TARGET")

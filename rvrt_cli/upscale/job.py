@@ -28,7 +28,7 @@ from rvrt_cli.video.write.destination import real_folder
 from rvrt_cli.video.write.fidelity_notes import unread
 from rvrt_cli.video.write.target import OutputRequest, Target
 from rvrt_cli.video.write.target_check import check_target
-from rvrt_cli.weights import check_names, load_weights, resolve
+from rvrt_cli.weights import check_names, find_weights, load_weights
 
 if TYPE_CHECKING:
     from rvrt_cli.model import Network
@@ -106,7 +106,7 @@ def load_network(
         WeightsError: no such weights, or they do not fit their network.
         RvrtError: no such device.
     """
-    path = resolve(model, Path(weights) if weights is not None else None)
+    path = find_weights(model, Path(weights) if weights is not None else None)
     loaded = load_weights(path)
     chosen = use_device(device, precision)
     from rvrt_cli.model import Network, parameter_shapes  # imports MindSpore, whose device is set by now

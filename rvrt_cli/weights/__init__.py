@@ -1,35 +1,41 @@
-"""Weights: what there is and where, our files, published checkpoints read without executing code, downloads."""
+# SPDX-License-Identifier: Apache-2.0
+"""Weights: which ones exist and where, the file format, and the conversion of published checkpoints.
+
+A published checkpoint passes `download` (fetched into the cache, resumable) → `torch_checkpoint` (its tensors as NumPy
+arrays; its index is read by `safe_pickle`, which executes nothing) → `convert` (names and shapes checked, configuration
+inferred) → `weights_file` (safetensors that carry the configuration and a model card). `pull` runs these steps in order.
+`catalog` finds a weights file by name: embedded in the package, cached, or published.
+"""
 
 from rvrt_cli.weights.catalog import (
-    LICENSE,
     PUBLISHED,
+    PUBLISHED_LICENSE,
     cache_folder,
     embedded_folder,
     file_sha256,
+    find_published,
+    find_weights,
     list_weights,
-    resolve,
 )
-from rvrt_cli.weights.convert import convert
-from rvrt_cli.weights.pull import find_published, pull
+from rvrt_cli.weights.convert import convert_checkpoint
+from rvrt_cli.weights.pull import pull_weights
 from rvrt_cli.weights.torch_checkpoint import read_checkpoint
-from rvrt_cli.weights.weights_file import DEGRADATIONS, Weights, check_names, load_weights, read_about, save_weights
+from rvrt_cli.weights.weights_file import check_names, load_weights, read_about, save_weights
 
 __all__ = [
-    "DEGRADATIONS",
-    "LICENSE",
     "PUBLISHED",
-    "Weights",
+    "PUBLISHED_LICENSE",
     "cache_folder",
     "check_names",
-    "convert",
+    "convert_checkpoint",
     "embedded_folder",
     "file_sha256",
     "find_published",
+    "find_weights",
     "list_weights",
     "load_weights",
-    "pull",
+    "pull_weights",
     "read_about",
     "read_checkpoint",
-    "resolve",
     "save_weights",
 ]

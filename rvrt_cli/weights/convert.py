@@ -1,4 +1,5 @@
-"""From a published PyTorch checkpoint to a weights file."""
+# SPDX-License-Identifier: Apache-2.0
+"""Conversion of a published PyTorch checkpoint into a weights file."""
 
 from __future__ import annotations
 
@@ -8,51 +9,54 @@ import numpy as np
 
 from rvrt_cli.errors import WeightsError
 from rvrt_cli.model.config import PRESETS, RVRTConfig
-from rvrt_cli.weights.catalog import published
-from rvrt_cli.weights.safe_pickle import shown
+from rvrt_cli.weights.catalog import match_published
+from rvrt_cli.weights.safe_pickle import sanitize
 from rvrt_cli.weights.torch_checkpoint import read_checkpoint
-from rvrt_cli.weights.weights_file import Weights, check_names, check_size, save_weights
+from rvrt_cli.weights.weights_file import NetworkWeights, check_names, check_plausible_size, save_weights
 
-_SPYNET_CONSTANTS = {"spynet.mean": (0.485, 0.456, 0.406), "spynet.std": (0.229, 0.224, 0.225)}  # ImageNet's, RGB
-_INDEX = ".relative_position_index"
-_PARTS = ("feat_extract", "backbone.backward_1", "reconstruction")  # whose sizes the configuration gives
+_SPYNET_CONSTANTS = {"spynet.mean": (0.485, 0.456, 0.406), "spynet.std": (0.229, 0.224, 0.225)}  # ImageNet, RGB
+_POSITION_INDEX = ".relative_position_index"
+_SIZED_PARTS = ("feat_extract", "backbone.backward_1", "reconstruction")  # the three entries of RVRTConfig.widths etc.
 
 
-def convert(source: Path, target: Path, card: dict | None = None, overwrite: bool = False) -> Weights:
+def convert_checkpoint(source: Path, target: Path, card: dict | None = None, overwrite: bool = False) -> NetworkWeights:
     """Convert a PyTorch checkpoint of an x4 RVRT into a weights file.
 
     Args:
-        card: facts that replace those known from the file's name (see `save_weights`).
+        card: model card entries that replace those derived from the file name (see `save_weights`).
     Raises:
-        WeightsError: `source` is no such checkpoint, or `target` exists and `overwrite` is off.
+        WeightsError: `source` is not such a checkpoint, or `target` exists and `overwrite` is off.
     """
     if target.exists() and source.exists() and target.samefile(source):
-        raise WeightsError(f"{target}: is the source itself; give the output another name")
+        raise WeightsError(f"{target}: output and input are the same file; choose another output name")
     if target.exists() and not overwrite:
-        raise WeightsError(f"{target}: exists already; give --overwrite to replace it")
+        raise WeightsError(f"{target}: already exists; give --overwrite to replace it")
     weights = read_published(source, card)
     save_weights(target, weights.arrays, weights.config, weights.card)
     return weights
 
 
-def read_published(source: Path, card: dict | None = None) -> Weights:
-    """The weights in a PyTorch checkpoint, float32, every name and shape checked. Arguments and errors as `convert`."""
+def read_published(source: Path, card: dict | None = None) -> NetworkWeights:
+    """The float32 weights of a PyTorch checkpoint, every name and shape checked. Arguments and errors as above."""
     from rvrt_cli.model import parameter_shapes  # MindSpore
 
     checkpoint = read_checkpoint(source)
-    arrays = {name: array for name, array in checkpoint.arrays.items() if not _constant(name)}
-    config = _config_of(arrays, source)
-    check_size(arrays, config, source)
+    arrays = {name: array for name, array in checkpoint.arrays.items() if not _is_constant(name)}
+    config = _infer_config(arrays, source)
+    check_plausible_size(arrays, config, source)
     check_names(arrays, parameter_shapes(config), source)
     for name in checkpoint.arrays.keys() - arrays.keys():
         _check_constant(name, checkpoint.arrays[name], config, source)
     weights = {name: np.array(array, np.float32, order="C") for name, array in arrays.items()}
     for name, array in weights.items():
         if checkpoint.arrays[name].dtype.kind != "f" or not np.isfinite(array).all():
-            raise WeightsError(f"{source}: {shown(name)} holds what is no finite number; damaged or badly trained")
-    entry = published(source.name)
+            raise WeightsError(
+                f"{source}: {sanitize(name)} holds values that are not finite floating-point numbers; "
+                "damaged, or its training has diverged"
+            )
+    entry = match_published(source.name)
     known = entry.card(source.name, checkpoint.sha256) if entry else _unknown_card(source, checkpoint.sha256)
-    return Weights(weights, config, known | (card or {}))
+    return NetworkWeights(weights, config, known | (card or {}))
 
 
 def _unknown_card(source: Path, sha256: str) -> dict:
@@ -60,35 +64,38 @@ def _unknown_card(source: Path, sha256: str) -> dict:
         "name": source.stem,
         "trained": True,
         "degradation": "none",
-        "license": "unknown: whatever the source's publisher says",
+        "license": "unknown: see the publisher of the source",
         "source": source.name,
         "source_sha256": sha256,
     }
 
 
-def _constant(name: str) -> bool:
-    return name in _SPYNET_CONSTANTS or name.endswith(_INDEX)
+def _is_constant(name: str) -> bool:
+    return name in _SPYNET_CONSTANTS or name.endswith(_POSITION_INDEX)
 
 
-def _config_of(arrays: dict[str, np.ndarray], source: Path) -> RVRTConfig:
-    """The configuration whose network the names and shapes describe; whether it does is for `check_names` to say."""
+def _infer_config(arrays: dict[str, np.ndarray], source: Path) -> RVRTConfig:
+    """The configuration that names and shapes suggest; `check_names` decides whether they match it."""
     if any(name.startswith(("feat_extract.1.", "feat_extract.6.")) for name in arrays):
         raise WeightsError(
-            f"{source}: an RVRT for deblurring or denoising (x1, as the published 004 to 006), which does not enlarge; "
-            "use one of the x4 checkpoints, 001 to 003"
+            f"{source}: an RVRT for deblurring or denoising (x1, such as the published 004 to 006), which does not "
+            "upscale; use one of the x4 checkpoints, 001 to 003"
         )
-    if not all(any(name.startswith(f"{part}.main.") for name in arrays) for part in _PARTS):
-        names = ", ".join(shown(name) for name in list(arrays)[:4])
-        raise WeightsError(f"{source}: no RVRT network; it holds {names}. Give a published x4 checkpoint, 001 to 003")
+    if not all(any(name.startswith(f"{part}.main.") for name in arrays) for part in _SIZED_PARTS):
+        names = ", ".join(sanitize(name) for name in list(arrays)[:4])
+        raise WeightsError(
+            f"{source}: not an RVRT network; it holds {names}. Use a published x4 checkpoint, 001 to 003"
+        )
     base = PRESETS["rvrt" if any(name.startswith("spynet.") for name in arrays) else "rvrt-light"]
     group, layer = "{}.main.5.", "{}.main.5.0.residual_group.blocks."
-    table = layer + "0.attn.relative_position_bias_table"  # (pairs of pixels, heads)
+    bias_table = layer + "0.attn.relative_position_bias_table"  # (pairs of pixels, heads)
     sizes = {
-        "widths": _lengths(arrays, "backbone.backward_1.main.1.weight", 0, base.widths),  # the same in every part
-        "groups": _counts(arrays, group, base.groups),
-        "depths": _counts(arrays, layer, base.depths),
-        "heads": _lengths(arrays, table, 1, base.heads),
-        "upsampler_width": _lengths(arrays, "conv_before_upsampler.0.weight", 0, (base.upsampler_width,))[0],
+        # One width: the branches are concatenated
+        "widths": _length_per_part(arrays, "backbone.backward_1.main.1.weight", 0, base.widths),
+        "groups": _count_per_part(arrays, group, base.groups),
+        "depths": _count_per_part(arrays, layer, base.depths),
+        "heads": _length_per_part(arrays, bias_table, 1, base.heads),
+        "upsampler_width": _length_per_part(arrays, "conv_before_upsampler.0.weight", 0, (base.upsampler_width,))[0],
     }
     try:
         return RVRTConfig.from_dict(base.to_dict() | sizes)
@@ -96,32 +103,34 @@ def _config_of(arrays: dict[str, np.ndarray], source: Path) -> RVRTConfig:
         raise WeightsError(f"{source}: {error}") from None
 
 
-def _lengths(arrays: dict[str, np.ndarray], name: str, axis: int, preset: tuple[int, ...]) -> tuple[int, ...]:
-    """For each part, the length of this axis; the preset's where there is no such array (it will be listed missing)."""
-    found = (arrays.get(name.format(part)) for part in _PARTS)
+def _length_per_part(arrays: dict[str, np.ndarray], name: str, axis: int, preset: tuple[int, ...]) -> tuple[int, ...]:
+    """Length of an axis in each part; the preset's if the array is absent (`check_names` will report it missing)."""
+    found = (arrays.get(name.format(part)) for part in _SIZED_PARTS)
     return tuple(
         known if array is None or array.ndim <= axis else array.shape[axis]
         for array, known in zip(found, preset, strict=False)
     )
 
 
-def _counts(arrays: dict[str, np.ndarray], before: str, preset: tuple[int, ...]) -> tuple[int, ...]:
-    """For each part, how many different numbers follow `before` in the names."""
-    starts = (before.format(part) for part in _PARTS)
-    numbers = ({name[len(start) :].split(".")[0] for name in arrays if name.startswith(start)} for start in starts)
-    return tuple(len(found) or known for found, known in zip(numbers, preset, strict=True))
+def _count_per_part(arrays: dict[str, np.ndarray], prefix: str, preset: tuple[int, ...]) -> tuple[int, ...]:
+    """Number of distinct indices that follow `prefix` in the names of each part."""
+    starts = (prefix.format(part) for part in _SIZED_PARTS)
+    indices = ({name[len(start) :].split(".")[0] for name in arrays if name.startswith(start)} for start in starts)
+    return tuple(len(found) or known for found, known in zip(indices, preset, strict=True))
 
 
 def _check_constant(name: str, array: np.ndarray, config: RVRTConfig, source: Path) -> None:
-    """A constant is not kept, the network has its own; so the two must agree."""
+    """Constants are dropped, since the network computes its own; so the two must agree."""
     from rvrt_cli.model.blocks import relative_position_index  # MindSpore
 
     if name in _SPYNET_CONSTANTS:
-        right = np.reshape(_SPYNET_CONSTANTS[name], (1, 3, 1, 1))
-        same = array.shape == right.shape and np.allclose(array, right, rtol=0, atol=1e-3)
+        expected = np.reshape(_SPYNET_CONSTANTS[name], (1, 3, 1, 1))
+        same = array.shape == expected.shape and np.allclose(array, expected, rtol=0, atol=1e-3)
     else:
         frames = config.clip_size if name.startswith("backbone.") else 1
-        wanted = relative_position_index((frames, config.window, config.window))
-        same = np.array_equal(array, wanted)
+        expected = relative_position_index((frames, config.window, config.window))
+        same = np.array_equal(array, expected)
     if not same:
-        raise WeightsError(f"{source}: {shown(name)} is not the network's constant; damaged, or of another network")
+        raise WeightsError(
+            f"{source}: {sanitize(name)} differs from the network's constant; damaged, or from a different network"
+        )

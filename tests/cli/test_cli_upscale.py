@@ -140,9 +140,9 @@ def test_upscaled_video_keeps_frames_timestamps_and_audio(
 def _metadata_of_embedded() -> str:
     from safetensors import safe_open
 
-    from rvrt_cli.weights import resolve
+    from rvrt_cli.weights import find_weights
 
-    with safe_open(resolve("rvrt-tiny"), framework="numpy") as file:
+    with safe_open(find_weights("rvrt-tiny"), framework="numpy") as file:
         return file.metadata()["rvrt"]
 
 
@@ -155,9 +155,9 @@ def test_whole_clip_untiled_is_exactly_the_network(tmp_path: Path, clip: Path, m
     import mindspore as ms
 
     from rvrt_cli.model import RVRT
-    from rvrt_cli.weights import load_weights, resolve
+    from rvrt_cli.weights import find_weights, load_weights
 
-    weights = load_weights(resolve("rvrt-tiny"))
+    weights = load_weights(find_weights("rvrt-tiny"))
     network = RVRT(weights.config)
     for parameter in network.get_parameters():
         parameter.set_data(ms.Tensor(weights.arrays[parameter.name]))

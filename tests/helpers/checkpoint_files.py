@@ -1,4 +1,5 @@
-"""Writes PyTorch checkpoints byte by byte, honest and malicious ones, without PyTorch; for the test_weights_* files."""
+# SPDX-License-Identifier: Apache-2.0
+"""Write PyTorch checkpoints byte by byte, valid and malicious ones, without PyTorch."""
 
 from __future__ import annotations
 
@@ -26,27 +27,27 @@ MAGIC = 0x1950A86A20F9469CFC6C
 
 
 class Name(NamedTuple):
-    """A GLOBAL: something named in the pickle."""
+    """GLOBAL: a name to import."""
 
     module: str
     name: str
 
 
 class Call(NamedTuple):
-    """REDUCE: a call of `function`, which is pickled like any other value."""
+    """REDUCE: a call of `function`, itself pickled like any other value."""
 
     function: Any
     arguments: tuple
 
 
 class Persistent(NamedTuple):
-    """A persistent id."""
+    """BINPERSID: a persistent id."""
 
     claim: Any
 
 
 class Raw(NamedTuple):
-    """Opcodes as they are."""
+    """Literal opcodes."""
 
     code: bytes
 
@@ -92,7 +93,7 @@ def storage(key: str, dtype: str, count: int, legacy: bool = False) -> Persisten
 
 
 def tensor(place: Any, shape: tuple, strides: tuple | None = None, offset: int = 0) -> Call:
-    """A tensor at `place` (a storage), contiguous unless `strides` say otherwise."""
+    """A tensor in the storage `place`, contiguous by default."""
     if strides is None:
         strides = tuple(int(np.prod(shape[axis + 1 :])) for axis in range(len(shape)))
     arguments = (place, offset, shape, strides, False, Call(ORDERED_DICT, ()))
@@ -100,7 +101,7 @@ def tensor(place: Any, shape: tuple, strides: tuple | None = None, offset: int =
 
 
 def zip_file(path: Path, content: Any, data: dict[str, bytes], **extra: bytes) -> Path:
-    """A zip checkpoint: `content` is pickled, `data` are its storages by key."""
+    """A zip checkpoint with pickled `content`; `data` holds its storages by key."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr("archive/data.pkl", content if isinstance(content, bytes) else pickled(content))
         archive.writestr("archive/byteorder", extra.get("byteorder", b"little"))
@@ -111,7 +112,7 @@ def zip_file(path: Path, content: Any, data: dict[str, bytes], **extra: bytes) -
 
 
 def legacy_file(path: Path, content: Any, data: dict[str, tuple[int, bytes]]) -> Path:
-    """A legacy checkpoint; `data`: count of elements and bytes by key."""
+    """A legacy checkpoint; `data` holds number of elements and bytes by key."""
     machine = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
     out = io.BytesIO()
     for part in (MAGIC, 1001, machine, content, list(data)):
@@ -123,7 +124,7 @@ def legacy_file(path: Path, content: Any, data: dict[str, tuple[int, bytes]]) ->
 
 
 def checkpoint(path: Path, arrays: dict[str, np.ndarray], nested: str | None = "params") -> Path:
-    """An honest zip checkpoint of `arrays`, with the version notes that a state_dict has."""
+    """A valid zip checkpoint of `arrays`, with the version notes of a state_dict."""
     entries, data = {}, {}
     for number, (name, array) in enumerate(arrays.items()):
         key = str(number)
@@ -142,7 +143,7 @@ def published_shapes() -> dict[str, tuple[int, ...]]:
 
 
 def position_index(frames: int, edge: int) -> np.ndarray:
-    """The published relative position index of a window, pair by pair."""
+    """The relative position index of a window as published, computed pair by pair."""
     places = [(t, y, x) for t in range(frames) for y in range(edge) for x in range(edge)]
     side = 2 * edge - 1
     rows = [
@@ -153,7 +154,7 @@ def position_index(frames: int, edge: int) -> np.ndarray:
 
 
 def published_arrays(seed: int = 0) -> dict[str, np.ndarray]:
-    """Random arrays of the published names and shapes, with the true constants: what a published file holds."""
+    """Random arrays with the published names and shapes, and the true constants, like a published file."""
     rng = np.random.default_rng(seed)
     indices = {64: position_index(1, 8), 128: position_index(2, 8)}
     arrays = {}
@@ -170,7 +171,7 @@ def published_arrays(seed: int = 0) -> dict[str, np.ndarray]:
 
 @contextmanager
 def suppress_clear_errors() -> Iterator[None]:
-    """Let a block fail with the project's own one-line errors, and with nothing else."""
+    """Allow the project's own one-line errors, and nothing else."""
     try:
         yield
     except RvrtError as error:

@@ -1,30 +1,32 @@
-"""Tests with made-up input: how long they search, and ways to damage a file.
+# SPDX-License-Identifier: Apache-2.0
+"""Property tests with generated input: how many examples they run, and ways to damage a file.
 
-A test run looks at the same few hundred examples each time; `RVRT_FUZZ=500 pytest -k damaged` looks at 500 times as many,
-others each time, and what it finds becomes a test of its own.
+A normal run uses the same few hundred examples each time. `RVRT_FUZZ=500 pytest -m fuzz` runs 500 times as many, different
+ones each time; a failure that it finds becomes a test of its own.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import psutil
+import pytest
 from hypothesis import HealthCheck, settings, strategies as st
 
 from rvrt_cli.errors import RvrtError
 
-TIMES = int(os.environ.get("RVRT_FUZZ", "1"))
+_MULTIPLIER = int(os.environ.get("RVRT_FUZZ", "1"))
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )
-# What has broken readers of JSON: depth, digits, letters that are none
+# Input that has broken JSON readers: nesting, long numbers, invalid characters
 NASTY = [
     b"",
     b"[" * 100_000,
@@ -36,19 +38,20 @@ NASTY = [
 ]
 
 
-def searching(examples: int) -> settings:
-    """Settings of a test that looks at `examples` examples, or at `RVRT_FUZZ` times as many."""
-    return settings(
+def searching(examples: int) -> Callable[[Callable], Callable]:
+    """Decorate a property test: `examples` examples, or `RVRT_FUZZ` times as many. Marks the test as `fuzz`."""
+    profile = settings(
         deadline=None,
-        max_examples=examples * TIMES,
-        derandomize=TIMES == 1,
+        max_examples=examples * _MULTIPLIER,
+        derandomize=_MULTIPLIER == 1,
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     )
+    return lambda test: pytest.mark.fuzz(profile(test))
 
 
 @st.composite
 def damaged(draw: st.DrawFn, good: bytes, is_json: bool = False) -> bytes:
-    """`good` cut, with other bytes in places, with another value in one place of its JSON, or something else instead."""
+    """`good` truncated, with patched bytes, with one JSON value replaced, or replaced by something else altogether."""
     kind = draw(st.sampled_from(["other", "cut", "patched", "patched", *(["value"] * 3 if is_json else [])]))
     if kind == "other":
         return draw(st.binary(max_size=200) | st.sampled_from(NASTY))
@@ -67,7 +70,7 @@ def damaged(draw: st.DrawFn, good: bytes, is_json: bool = False) -> bytes:
 
 
 def _somewhere(draw: st.DrawFn, values: Any) -> tuple[Any, Any]:
-    """A container within `values`, and one of its keys or indices."""
+    """A random container within `values`, and one of its keys or indices."""
     while True:
         key = draw(st.sampled_from(sorted(values) if isinstance(values, dict) else range(len(values))))
         if not (isinstance(values[key], dict | list) and values[key] and draw(st.booleans())):
@@ -77,18 +80,19 @@ def _somewhere(draw: st.DrawFn, values: Any) -> tuple[Any, Any]:
 
 @contextmanager
 def refusals(kind: type[RvrtError]) -> Iterator[None]:
-    """Inside, an error of this kind may end the work, if it is one line."""
+    """Allow an error of this type, provided that its message is a single line."""
     try:
         yield
     except kind as refused:
         if "\n" in str(refused):
-            raise AssertionError(f"more than a line: {refused}") from None
+            raise AssertionError(f"more than one line: {refused}") from None
 
 
 @contextmanager
 def little_memory(most: int) -> Iterator[None]:
-    """Inside, this process may grow by `most` bytes at the end, whatever it has read."""
+    """Check that the process has grown by at most `most` bytes, whatever was read."""
     process = psutil.Process()
     before = process.memory_info().rss
     yield
-    assert process.memory_info().rss - before <= most
+    growth = process.memory_info().rss - before
+    assert growth <= most, f"the process has grown by {growth} bytes, more than {most}"

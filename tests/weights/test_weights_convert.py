@@ -1,4 +1,5 @@
-"""Published-shaped checkpoints become weights files; others are refused with the list of what does not fit."""
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints of the published layout become weights files; others are rejected with a list of mismatches."""
 
 from __future__ import annotations
 
@@ -23,20 +24,22 @@ from rvrt_cli import model
 from rvrt_cli.cli.weights import weights_group as command
 from rvrt_cli.errors import WeightsError
 from rvrt_cli.model.config import PRESETS, RVRTConfig
-from rvrt_cli.weights import DEGRADATIONS, convert, load_weights
+from rvrt_cli.weights import convert_checkpoint, load_weights
+from rvrt_cli.weights.weights_file import TRAINED_DEGRADATIONS
 
+Arrays = dict[str, np.ndarray]
 NARROW = RVRTConfig(widths=(36, 36, 36))
 BLOCK = "residual_group.blocks.0"
 
 
 @pytest.fixture(scope="module")
-def published() -> dict[str, np.ndarray]:
+def published() -> Arrays:
     return published_arrays()
 
 
 @pytest.fixture(scope="module")
-def narrow_arrays() -> dict[str, np.ndarray]:
-    """A network of a quarter of the published width, which is quick to write, with a few of its constants."""
+def narrow_arrays() -> Arrays:
+    """A network of a quarter of the published width, quick to write, with some of its constants."""
     rng = np.random.default_rng(2)
     arrays = {name: rng.standard_normal(shape, np.float32) for name, shape in model.parameter_shapes(NARROW).items()}
     arrays["spynet.mean"] = np.array([0.485, 0.456, 0.406], np.float32).reshape(1, 3, 1, 1)
@@ -47,22 +50,22 @@ def narrow_arrays() -> dict[str, np.ndarray]:
 
 
 @pytest.fixture
-def narrow(narrow_arrays) -> dict[str, np.ndarray]:
+def narrow(narrow_arrays: Arrays) -> Arrays:
     return dict(narrow_arrays)
 
 
-def _refused(tmp_path: Path, arrays: dict[str, np.ndarray], message: str) -> str:
-    """The error for a checkpoint of `arrays`; nothing may have been written."""
+def _rejection(tmp_path: Path, arrays: Arrays, message: str) -> str:
+    """The error message for a checkpoint of `arrays`; checks that nothing was written."""
     target = tmp_path / "out.safetensors"
     with pytest.raises(WeightsError, match=message) as caught:
-        convert(checkpoint(tmp_path / "in.pth", arrays), target)
+        convert_checkpoint(checkpoint(tmp_path / "in.pth", arrays), target)
     assert not target.exists()
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-def test_the_helper_makes_what_was_published(published):
-    """Guards the tests below: 504 entries, 10 782 295 weights beside constants and index buffers."""
+def test_helper_makes_the_published_layout(published: Arrays) -> None:
+    """Guards the tests below: 504 entries, 10 782 295 weights without constants and index buffers."""
     assert {name: array.shape for name, array in published.items()} == published_shapes()
     constants = ("spynet.mean", "spynet.std")
     weights = [array.size for name, array in published.items() if name not in constants and "index" not in name]
@@ -70,10 +73,11 @@ def test_the_helper_makes_what_was_published(published):
     assert sum(weights) == 10_782_295
 
 
-def test_a_published_checkpoint_converts_exactly(tmp_path, published):
+@pytest.mark.slow
+def test_published_checkpoint_converts_exactly(tmp_path: Path, published: Arrays) -> None:
     source = checkpoint(tmp_path / "003_RVRT_videosr_bd_Vimeo_14frames.pth", published)
     target = tmp_path / "deeper" / "out.safetensors"
-    convert(source, target)
+    convert_checkpoint(source, target)
     weights = load_weights(target)
     dropped = {name for name in published if "relative_position_index" in name} | {"spynet.mean", "spynet.std"}
     assert set(weights.arrays) == set(published) - dropped
@@ -89,108 +93,108 @@ def test_a_published_checkpoint_converts_exactly(tmp_path, published):
     assert weights.card["source_sha256"] == hashlib.sha256(source.read_bytes()).hexdigest()
 
 
-def test_the_width_is_read_from_the_shapes_and_facts_can_be_given(tmp_path, narrow):
+def test_width_is_inferred_and_card_entries_can_be_given(tmp_path: Path, narrow: Arrays) -> None:
     source = checkpoint(tmp_path / "mine.pth", narrow, nested=None)
-    weights = convert(source, tmp_path / "out.safetensors", {"degradation": "video", "data": "my films"})
+    weights = convert_checkpoint(source, tmp_path / "out.safetensors", {"degradation": "video", "data": "my films"})
     assert weights.config == NARROW
     assert (weights.card["name"], weights.card["degradation"], weights.card["data"]) == ("mine", "video", "my films")
     assert "unknown" in weights.card["license"]
     assert load_weights(tmp_path / "out.safetensors").card == weights.card
 
 
-def test_half_precision_becomes_single(tmp_path, narrow):
+def test_half_precision_becomes_single(tmp_path: Path, narrow: Arrays) -> None:
     halves = {name: array.astype(np.float16) if array.dtype == np.float32 else array for name, array in narrow.items()}
-    weights = convert(checkpoint(tmp_path / "in.pth", halves), tmp_path / "out.safetensors")
+    weights = convert_checkpoint(checkpoint(tmp_path / "in.pth", halves), tmp_path / "out.safetensors")
     np.testing.assert_array_equal(weights.arrays["conv_last.weight"], halves["conv_last.weight"].astype(np.float32))
     assert weights.arrays["conv_last.weight"].dtype == np.float32
 
 
-def test_a_network_of_another_structure_is_read_from_the_names(tmp_path):
+def test_sizes_are_inferred_from_names_and_shapes(tmp_path: Path) -> None:
     config = RVRTConfig(widths=(24, 24, 24), groups=(1, 1, 2), depths=(1, 3, 2), heads=(2, 3, 4), upsampler_width=16)
     arrays = {name: np.ones(shape, np.float32) for name, shape in model.parameter_shapes(config).items()}
-    assert convert(checkpoint(tmp_path / "in.pth", arrays), tmp_path / "out.safetensors").config == config
+    assert convert_checkpoint(checkpoint(tmp_path / "in.pth", arrays), tmp_path / "out.safetensors").config == config
 
 
-def test_light_is_recognized_by_its_lack_of_flow(tmp_path):
+def test_light_is_recognized_by_the_absence_of_spynet(tmp_path: Path) -> None:
     config = RVRTConfig(widths=(24, 24, 24), alignment="neighborhood", relative_position_bias=False)
     arrays = {name: np.ones(shape, np.float32) for name, shape in model.parameter_shapes(config).items()}
-    assert convert(checkpoint(tmp_path / "in.pth", arrays), tmp_path / "out.safetensors").config == config
+    assert convert_checkpoint(checkpoint(tmp_path / "in.pth", arrays), tmp_path / "out.safetensors").config == config
 
 
-def test_missing_extra_and_misshaped_names_are_listed(tmp_path, narrow):
+def test_missing_unexpected_and_mismatched_names_are_listed(tmp_path: Path, narrow: Arrays) -> None:
     del narrow["backbone.forward_1.main.5.1.linear.bias"]
     narrow["feat_extract.main.5.0.extra"] = np.zeros(3, np.float32)
     narrow["conv_last.bias"] = np.zeros(4, np.float32)
-    text = _refused(tmp_path, narrow, "weights of another network")
+    text = _rejection(tmp_path, narrow, "weights of a different network")
     assert "1 missing (backbone.forward_1.main.5.1.linear.bias)" in text
     assert "1 unexpected (feat_extract.main.5.0.extra)" in text
-    assert "1 of another shape (conv_last.bias 4 instead of 3)" in text
+    assert "1 with mismatched shape (conv_last.bias 4 instead of 3)" in text
 
 
 @pytest.mark.parametrize("lost", ["feat_extract.main.1.weight", "conv_before_upsampler.0.weight", "spynet."])
-def test_lost_parts_that_give_the_sizes_are_listed_too(tmp_path, narrow, lost):
+def test_missing_arrays_that_give_the_sizes_are_listed(tmp_path: Path, narrow: Arrays, lost: str) -> None:
     arrays = {name: array for name, array in narrow.items() if not name.startswith(lost)}
-    text = _refused(tmp_path, arrays, "weights of another network")
+    text = _rejection(tmp_path, arrays, "weights of a different network")
     assert f"1 missing ({lost})" in text or "unexpected" in text
 
 
-def test_deblurring_checkpoints_are_refused_with_the_reason(tmp_path, narrow):
+def test_deblurring_checkpoints_are_rejected(tmp_path: Path, narrow: Arrays) -> None:
     arrays = {name.replace("feat_extract.", "feat_extract.6."): array for name, array in narrow.items()}
     arrays["feat_extract.1.weight"] = np.zeros((36, 3, 1, 3, 3), np.float32)
-    assert "004 to 006" in _refused(tmp_path, arrays, "deblurring or denoising")
+    assert "004 to 006" in _rejection(tmp_path, arrays, "deblurring or denoising")
 
 
-def test_other_networks_are_refused(tmp_path):
-    text = _refused(tmp_path, {"conv_first.weight": np.zeros((3, 3), np.float32)}, "no RVRT network")
+def test_other_networks_are_rejected(tmp_path: Path) -> None:
+    text = _rejection(tmp_path, {"conv_first.weight": np.zeros((3, 3), np.float32)}, "not an RVRT network")
     assert "conv_first.weight" in text
 
 
-def test_absurd_widths_are_refused_before_a_network_is_built(tmp_path):
+def test_absurd_widths_are_rejected_before_a_network_is_built(tmp_path: Path) -> None:
     arrays = {f"{part}.main.1.weight": np.zeros((4080, 1), np.float32) for part in ("feat_extract", "reconstruction")}
     arrays["backbone.backward_1.main.1.weight"] = np.zeros((4080, 1), np.float32)
-    _refused(tmp_path, arrays | {"spynet.x": np.zeros(1, np.float32)}, "far larger network")
+    _rejection(tmp_path, arrays | {"spynet.x": np.zeros(1, np.float32)}, "far larger network")
 
 
 @pytest.mark.parametrize("where", ["spynet.mean", "spynet.std", "feat_extract", "backbone"])
-def test_constants_must_be_what_the_network_has(tmp_path, narrow, where):
+def test_constants_must_equal_those_of_the_network(tmp_path: Path, narrow: Arrays, where: str) -> None:
     name = next(name for name in narrow if name.startswith(where) and (where[0] == "s" or "index" in name))
     narrow[name] = narrow[name] + 1
-    text = _refused(tmp_path, narrow, "is not the network's constant")
+    text = _rejection(tmp_path, narrow, "differs from the network's constant")
     assert name[:60] in text
     narrow[name] = narrow[name][..., :2]
-    _refused(tmp_path, narrow, "is not the network's constant")
+    _rejection(tmp_path, narrow, "differs from the network's constant")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_what_is_no_finite_number_is_refused(tmp_path, narrow, value):
+def test_values_that_are_not_finite_are_rejected(tmp_path: Path, narrow: Arrays, value: float) -> None:
     narrow["conv_last.bias"] = np.array([0, value, 0], np.float32)
-    assert "conv_last.bias" in _refused(tmp_path, narrow, "finite")
+    assert "conv_last.bias" in _rejection(tmp_path, narrow, "finite")
 
 
-def test_whole_numbers_are_no_weights(tmp_path, narrow):
+def test_integer_weights_are_rejected(tmp_path: Path, narrow: Arrays) -> None:
     narrow["conv_last.bias"] = np.array([0, 1, 0], np.int64)
-    assert "conv_last.bias" in _refused(tmp_path, narrow, "finite")
+    assert "conv_last.bias" in _rejection(tmp_path, narrow, "finite")
 
 
-def test_an_existing_target_is_kept_unless_told_otherwise(tmp_path, narrow):
+def test_existing_target_is_replaced_only_on_request(tmp_path: Path, narrow: Arrays) -> None:
     source = checkpoint(tmp_path / "in.pth", narrow)
     target = tmp_path / "out.safetensors"
     target.write_text("precious")
     with pytest.raises(WeightsError, match="--overwrite"):
-        convert(source, target)
+        convert_checkpoint(source, target)
     assert target.read_text() == "precious"
-    convert(source, target, overwrite=True)
+    convert_checkpoint(source, target, overwrite=True)
     assert load_weights(target).config == NARROW
     before = source.read_bytes()
-    with pytest.raises(WeightsError, match="source itself"):
-        convert(source, source, overwrite=True)
+    with pytest.raises(WeightsError, match="same file"):
+        convert_checkpoint(source, source, overwrite=True)
     assert source.read_bytes() == before
 
 
 # ---- the commands
 
 
-def test_convert_and_info_commands(tmp_path, narrow):
+def test_convert_and_info_commands(tmp_path: Path, narrow: Arrays) -> None:
     source, target = checkpoint(tmp_path / "in.pth", narrow), tmp_path / "out.safetensors"
     run = CliRunner().invoke(command, ["convert", str(source), str(target), "--degradation", "bi", "--name", "[red]x"])
     assert run.exit_code == 0, run.output
@@ -206,12 +210,12 @@ def test_convert_and_info_commands(tmp_path, narrow):
     assert isinstance(run.exception, WeightsError)
 
 
-def test_the_command_knows_every_degradation():
+def test_convert_command_offers_every_degradation() -> None:
     option = next(option for option in command.commands["convert"].params if option.name == "degradation")
-    assert tuple(option.type.choices) == DEGRADATIONS
+    assert tuple(option.type.choices) == TRAINED_DEGRADATIONS
 
 
-def test_the_convert_command_refuses_code(tmp_path):
+def test_convert_command_rejects_code(tmp_path: Path) -> None:
     evil = encode({"w": tensor(0, (1,))}).replace(b"ctorch._utils\n_rebuild_tensor_v2\n", b"cos\nsystem\n")
     source = zip_file(tmp_path / "in.pth", b"\x80\x02" + evil + b".", {})
     run = CliRunner().invoke(command, ["convert", str(source), str(tmp_path / "out.safetensors")])
@@ -219,7 +223,7 @@ def test_the_convert_command_refuses_code(tmp_path):
     assert "os.system" in str(run.exception)
 
 
-def test_list_command(tmp_path, monkeypatch):
+def test_list_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RVRT_CACHE", str(tmp_path))
     (tmp_path / "broken[bold].safetensors").write_bytes(b"x")
     entries = {entry["name"]: entry for entry in json.loads(CliRunner().invoke(command, ["list", "--json"]).stdout)}

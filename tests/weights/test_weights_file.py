@@ -1,4 +1,5 @@
-"""Our weights files: round trip, equal bytes, strict names, and where weights are looked for."""
+# SPDX-License-Identifier: Apache-2.0
+"""Weights files: round trip, equal bytes, strict names, and the folders where weights are found."""
 
 from __future__ import annotations
 
@@ -23,13 +24,13 @@ from rvrt_cli.weights import (
     cache_folder,
     catalog,
     check_names,
+    find_weights,
     list_weights,
     load_weights,
     read_about,
-    resolve,
     save_weights,
 )
-from rvrt_cli.weights.weights_file import check_size
+from rvrt_cli.weights.weights_file import check_plausible_size
 
 SMALL = RVRTConfig(
     widths=(4, 4, 4), groups=(1, 1, 1), depths=(1, 1, 1), heads=(1, 1, 1), align_heads=1, deformable_groups=2
@@ -46,23 +47,24 @@ ARRAYS = {
     "a.bias": np.linspace(0, 1, 7).astype(np.float16),
     "scale": np.array(2.5, np.float32),
 }
+Folders = tuple[Path, Path]
 
 
 @pytest.fixture
-def saved(tmp_path) -> Path:
+def saved(tmp_path: Path) -> Path:
     save_weights(tmp_path / "small.safetensors", ARRAYS, SMALL, CARD)
     return tmp_path / "small.safetensors"
 
 
 @pytest.fixture
-def folders(tmp_path, monkeypatch):
-    """An empty cache and an empty folder of embedded weights."""
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folders:
+    """The folders of embedded and cached weights, both empty."""
     monkeypatch.setenv("RVRT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(catalog, "embedded_folder", lambda: tmp_path / "embedded")
     return tmp_path / "embedded", tmp_path / "cache"
 
 
-def test_round_trip_is_exact(saved):
+def test_round_trip_is_exact(saved: Path) -> None:
     weights = load_weights(saved)
     assert weights.config == SMALL
     assert weights.card == CARD
@@ -74,15 +76,15 @@ def test_round_trip_is_exact(saved):
     assert read_about(saved) == (SMALL, CARD, 1008)
 
 
-def test_other_tools_read_the_arrays(saved):
+def test_other_tools_read_the_arrays(saved: Path) -> None:
     np.testing.assert_array_equal(safetensors.numpy.load_file(saved)["b.weight"], ARRAYS["b.weight"])
 
 
-def test_equal_input_gives_equal_bytes_in_every_process(saved, tmp_path):
+def test_equal_input_gives_equal_bytes_in_every_process(saved: Path, tmp_path: Path) -> None:
     code = f"""
 import sys, numpy as np
 sys.path[:0] = {[str(Path(__file__).parents[k]) for k in (0, 1)]!r}
-from test_weights_store import ARRAYS, CARD, SMALL
+from test_weights_file import ARRAYS, CARD, SMALL
 from rvrt_cli.weights import save_weights
 from pathlib import Path
 save_weights(Path(sys.argv[1]), dict(reversed(ARRAYS.items())), SMALL, dict(reversed(CARD.items())))
@@ -92,7 +94,9 @@ save_weights(Path(sys.argv[1]), dict(reversed(ARRAYS.items())), SMALL, dict(reve
     assert again.read_bytes() == saved.read_bytes()
 
 
-def test_failed_writing_leaves_the_old_file_and_no_litter(saved, monkeypatch):
+def test_failed_write_keeps_the_old_file_and_leaves_no_partial_file(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = saved.read_bytes()
     with pytest.raises(WeightsError, match="int64"):
         save_weights(saved, {"n": np.arange(3)}, SMALL, CARD)
@@ -103,18 +107,18 @@ def test_failed_writing_leaves_the_old_file_and_no_litter(saved, monkeypatch):
     assert list(saved.parent.iterdir()) == [saved]
 
 
-def _raise(*_):
+def _raise(*_: object) -> None:
     raise OSError(28, "No space left on device")
 
 
-def test_unwritable_place_is_named(tmp_path):
+def test_unwritable_path_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(WeightsError, match="cannot be written"):
         save_weights(tmp_path / "file" / "a.safetensors", ARRAYS, SMALL, CARD)
 
 
 @pytest.mark.parametrize("card", [{}, {**CARD, "trained": "yes"}, {**CARD, "degradation": "jpeg"}, {**CARD, "name": 3}])
-def test_a_card_must_say_what_commands_rely_on(tmp_path, card):
+def test_card_must_have_the_entries_that_commands_rely_on(tmp_path: Path, card: dict) -> None:
     with pytest.raises(WeightsError, match="model card"):
         save_weights(tmp_path / "a.safetensors", ARRAYS, SMALL, card)
 
@@ -133,12 +137,12 @@ def _about(**changes: object) -> dict:
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        ({}, "says nothing of an rvrt network"),
-        ({"__metadata__": {"format": "pt"}}, "says nothing of an rvrt network"),
-        ({"__metadata__": {"rvrt": "{"}}, "says nothing of an rvrt network"),
-        ({"__metadata__": {"rvrt": "[" * 100_000}}, "says nothing of an rvrt network"),
-        ({"__metadata__": {"rvrt": "[]"}}, "says nothing of an rvrt network"),
-        ({"__metadata__": {"rvrt": '{"config": {}}'}}, "says nothing of an rvrt network"),
+        ({}, "without an rvrt network configuration"),
+        ({"__metadata__": {"format": "pt"}}, "without an rvrt network configuration"),
+        ({"__metadata__": {"rvrt": "{"}}, "without an rvrt network configuration"),
+        ({"__metadata__": {"rvrt": "[" * 100_000}}, "without an rvrt network configuration"),
+        ({"__metadata__": {"rvrt": "[]"}}, "without an rvrt network configuration"),
+        ({"__metadata__": {"rvrt": '{"config": {}}'}}, "without an rvrt network configuration"),
         (_about(config=[1]), "configuration"),
         (_about(config={"widths": [10**30] * 3}), "widths"),
         (_about(config={"widths": "144"}), "widths"),
@@ -146,14 +150,14 @@ def _about(**changes: object) -> dict:
         (_about(config={**SMALL.to_dict(), "widths": [4096] * 3}), "far larger network"),
         (_about(card=3), "model card"),
         (_about(card={**CARD, "trained": 1}), "model card"),
-        (b"\xff\xfe", "no weights file"),
-        (b"{", "no weights file"),
-        ({"w": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}, "no weights file"),  # truncated
-        ({"w": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}, "no weights file"),
+        (b"\xff\xfe", "not a weights file"),
+        (b"{", "not a weights file"),
+        ({"w": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}, "not a weights file"),  # truncated
+        ({"w": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}, "not a weights file"),
         ({**_about(), "w": {"dtype": "BF16", "shape": [0], "data_offsets": [0, 0]}}, "float32 or float16"),
     ],
 )
-def test_foreign_and_damaged_files_are_one_clear_error(tmp_path, header, message):
+def test_malformed_headers_are_one_clear_error(tmp_path: Path, header: object, message: str) -> None:
     path = _file(tmp_path / "a.safetensors", header)
     with pytest.raises(WeightsError, match=message) as caught:
         load_weights(path)
@@ -162,7 +166,7 @@ def test_foreign_and_damaged_files_are_one_clear_error(tmp_path, header, message
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>", b"PK\x03\x04" + bytes(50), struct.pack("<Q", 2**63) + b"{}"])
-def test_what_is_no_safetensors_is_refused(tmp_path, content):
+def test_other_files_are_rejected(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.safetensors").write_bytes(content)
     with pytest.raises(WeightsError, match="rvrt weights convert"):
         load_weights(tmp_path / "a.safetensors")
@@ -171,7 +175,7 @@ def test_what_is_no_safetensors_is_refused(tmp_path, content):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> bytes:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("whole") / "a.safetensors"
     save_weights(path, ARRAYS, SMALL, CARD)
     return path.read_bytes()
@@ -183,7 +187,9 @@ def whole(tmp_path_factory) -> bytes:
     st.booleans(),
     st.none() | st.integers(0, 1500),
 )
-def test_damaged_bytes_never_raise_anything_else(tmp_path, whole, changes, insert, length):
+def test_damaged_weights_files_raise_only_clear_errors(
+    tmp_path: Path, whole: bytes, changes: list, insert: bool, length: int | None
+) -> None:
     data = bytearray(whole)
     for place, patch in changes:
         data[place : place if insert else place + len(patch)] = patch
@@ -197,7 +203,7 @@ def test_damaged_bytes_never_raise_anything_else(tmp_path, whole, changes, inser
 # ---- names
 
 
-def test_matching_names_pass_and_every_mismatch_is_listed():
+def test_matching_names_pass_and_mismatches_are_listed() -> None:
     expected = {"a": (2, 3), "b": (4,), "c": ()}
     arrays = {"a": np.zeros((2, 3)), "b": np.zeros(4), "c": np.zeros(())}
     check_names(arrays, expected, "here")
@@ -208,54 +214,58 @@ def test_matching_names_pass_and_every_mismatch_is_listed():
     assert text.startswith("here.safetensors: ")
     assert "1 missing (b)" in text
     assert "1 unexpected (x??[31m)" in text
-    assert "1 of another shape (a 3×2 instead of 2×3)" in text
+    assert "1 with mismatched shape (a 3×2 instead of 2×3)" in text
 
 
-def test_a_long_list_of_mismatches_is_counted_and_shortened():
+def test_long_lists_of_mismatches_are_shortened() -> None:
     with pytest.raises(WeightsError, match=r"504 missing \(w0, w1, w2, w3 and 500 more\)") as caught:
         check_names({}, {f"w{number}": (1,) for number in range(504)}, "here")
     assert len(str(caught.value)) < 200
 
 
-# ---- places
+# ---- folders
 
 
-def test_embedded_comes_before_cached_and_a_file_before_both(folders, tmp_path):
+def test_file_overrides_embedded_and_embedded_overrides_cached(folders: Folders, tmp_path: Path) -> None:
     embedded, cache = folders
     save_weights(cache / "small.safetensors", ARRAYS, SMALL, CARD)
-    assert resolve("small") == cache / "small.safetensors"
+    assert find_weights("small") == cache / "small.safetensors"
     save_weights(embedded / "small.safetensors", ARRAYS, SMALL, CARD)
-    assert resolve("small") == embedded / "small.safetensors"
-    assert resolve("small", cache / "small.safetensors") == cache / "small.safetensors"
+    assert find_weights("small") == embedded / "small.safetensors"
+    assert find_weights("small", cache / "small.safetensors") == cache / "small.safetensors"
     with pytest.raises(WeightsError, match="no such file"):
-        resolve("small", tmp_path / "none.safetensors")
+        find_weights("small", tmp_path / "none.safetensors")
 
 
-def test_published_names_point_to_the_cached_file(folders):
+def test_published_names_point_to_the_cached_file(folders: Folders) -> None:
     _, cache = folders
     for name in ("rvrt", "rvrt-bi-reds", "001_RVRT_videosr_bi_REDS_30frames", "001_RVRT_videosr_bi_REDS_30frames.pth"):
         with pytest.raises(WeightsError, match="rvrt weights pull rvrt-bi-reds"):
-            resolve(name)
+            find_weights(name)
     save_weights(cache / "rvrt-bi-reds.safetensors", ARRAYS, SMALL, CARD)
-    assert resolve("rvrt") == resolve("001_RVRT_videosr_bi_REDS_30frames.pth") == cache / "rvrt-bi-reds.safetensors"
+    assert (
+        find_weights("rvrt")
+        == find_weights("001_RVRT_videosr_bi_REDS_30frames.pth")
+        == cache / "rvrt-bi-reds.safetensors"
+    )
 
 
 @pytest.mark.parametrize("name", ["../small", "/etc/small", "", ".", "a\nb", "rvrt-huge", None])
-def test_unknown_names_and_paths_are_refused_with_what_there_is(folders, name):
+def test_unknown_names_and_paths_are_rejected_with_a_list(folders: Folders, name: str | None) -> None:
     save_weights(folders[1].parent / "small.safetensors", ARRAYS, SMALL, CARD)
     with pytest.raises(
-        WeightsError, match=r"there are rvrt-bi-reds, rvrt-bi-vimeo, rvrt-bd-vimeo.*rvrt weights pull"
+        WeightsError, match=r"choose one of rvrt-bi-reds, rvrt-bi-vimeo, rvrt-bd-vimeo.*rvrt weights pull"
     ) as caught:
-        resolve(name)
+        find_weights(name)
     assert "\n" not in str(caught.value)
 
 
-def test_light_has_no_published_weights(folders):
-    with pytest.raises(WeightsError, match="nobody has published"):
-        resolve("rvrt-light")
+def test_light_has_no_published_weights(folders: Folders) -> None:
+    with pytest.raises(WeightsError, match="no published weights"):
+        find_weights("rvrt-light")
 
 
-def test_list_tells_embedded_cached_damaged_and_available_apart(folders):
+def test_list_shows_embedded_cached_damaged_and_available_weights(folders: Folders) -> None:
     embedded, cache = folders
     save_weights(embedded / "tiny.safetensors", ARRAYS, SMALL, {**CARD, "trained": False, "degradation": "none"})
     save_weights(cache / "rvrt-bd-vimeo.safetensors", ARRAYS, SMALL, {**CARD, "degradation": "bd"})
@@ -273,7 +283,7 @@ def test_list_tells_embedded_cached_damaged_and_available_apart(folders):
     assert "non-commercial" in found["rvrt-bi-reds"].license
 
 
-def test_cache_folder_follows_the_platform(monkeypatch, tmp_path):
+def test_cache_folder_follows_the_platform(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("RVRT_CACHE", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr("sys.platform", "linux")
@@ -290,25 +300,45 @@ def test_cache_folder_follows_the_platform(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("passes", [1, 2, 3, 4])
 @pytest.mark.parametrize("bodies", list(itertools.product(("attention", "convolution"), repeat=3)), ids="-".join)
-def test_no_network_is_taken_for_a_far_larger_one(passes, bodies):
+def test_plausible_size_accepts_every_network_and_rejects_larger_ones(
+    passes: int, bodies: tuple[str, str, str]
+) -> None:
     from rvrt_cli.model import parameter_shapes
 
-    config = replace(SMALL, passes=passes, bodies=bodies, widths=(16, 16, 16), groups=(1, 2, 1), depths=(3, 2, 3),
-                     mlp_ratio=16, alignment="neighborhood", upsampler_width=0)  # fmt: skip
+    sizes = {"widths": (16, 16, 16), "groups": (1, 2, 1), "depths": (3, 2, 3), "mlp_ratio": 16, "upsampler_width": 0}
+    config = replace(SMALL, passes=passes, bodies=bodies, alignment="neighborhood", **sizes)
     arrays = {name: np.zeros(shape, np.float32) for name, shape in parameter_shapes(config).items()}
-    check_size(arrays, config, "made")
+    check_plausible_size(arrays, config, "made")
     with pytest.raises(WeightsError, match="far larger"):
-        check_size(arrays, replace(config, widths=(64, 64, 64)), "made")
+        check_plausible_size(arrays, replace(config, widths=(64, 64, 64)), "made")
+
+
+def test_files_of_version_0_1_are_read_with_their_new_names(tmp_path: Path) -> None:
+    """Version 0.1 wrote "licence" in the card and "fused_neighbours" in the configuration."""
+    old_card = {"licence" if key == "license" else key: value for key, value in CARD.items()}
+    old_config = {("fused_neighbours" if key == "fused_neighbors" else key): v for key, v in SMALL.to_dict().items()}
+    path = _file(tmp_path / "old.safetensors", _about(card=old_card, config=old_config))
+    assert read_about(path)[:2] == (SMALL, CARD)
+    new_card = _about(card={**CARD, "licence": "another"})
+    assert read_about(_file(path, new_card)).card == CARD
+
+
+def test_embedded_weights_load_with_their_license() -> None:
+    weights = load_weights(find_weights("rvrt-tiny"))
+    assert weights.config == PRESETS["rvrt-tiny"]
+    assert weights.card["license"] == "Apache-2.0"
+    assert "licence" not in weights.card
+    assert sum(array.size for array in weights.arrays.values()) == 467_296
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_weights_that_are_not_finite_are_refused(tmp_path, value):
+def test_weights_that_are_not_finite_are_rejected(tmp_path: Path, value: float) -> None:
     save_weights(tmp_path / "a.safetensors", ARRAYS | {"scale": np.array(value, np.float32)}, SMALL, CARD)
     with pytest.raises(WeightsError, match="scale is not finite"):
         load_weights(tmp_path / "a.safetensors")
 
 
-def test_presets_travel_through_a_file(tmp_path):
+def test_presets_survive_a_round_trip(tmp_path: Path) -> None:
     for config in PRESETS.values():
         big = {"w": np.zeros(4_000_000, np.float16)}
         save_weights(tmp_path / "a.safetensors", big, config, CARD)
