@@ -87,7 +87,7 @@ def _cases() -> dict[str, tuple[str, list[Any]]]:
         "layer norm": ("layer_norm", [normal(*clip), normal(WIDTH), normal(WIDTH)]),
         "pixel shuffle": ("pixel_shuffle", [normal(CLIP, 2 * EDGE, 2 * EDGE, 256), 2, "leaky_relu"]),
         "reversal of time": ("reverse_time", [normal(*clip)]),
-        "bilinear residual": ("add_enlarged", [normal(CLIP, 4 * EDGE, 4 * EDGE, 3), normal(CLIP, EDGE, EDGE, 3)]),
+        "bilinear residual": ("add_upsampled", [normal(CLIP, 4 * EDGE, 4 * EDGE, 3), normal(CLIP, EDGE, EDGE, 3)]),
         "optical flow": ("lucas_kanade", [colors(CLIP), colors(CLIP)]),
         "frames on a finer grid": ("fuse_frames", [
             colors(CLIP), np.stack([colors(CLIP)] * 4, 1), normal(CLIP, 4, EDGE, EDGE, 2)]),

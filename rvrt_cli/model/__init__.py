@@ -1,6 +1,11 @@
-"""The network: RVRT and RVRT Light, to be read beside the paper (Liang et al., NeurIPS 2022).
+# SPDX-License-Identifier: Apache-2.0
+"""The network: RVRT and RVRT Light, to be read beside the paper (Liang et al., NeurIPS 2022; sections and equations).
 
-The configuration costs nothing to import; the network brings MindSpore with it, on first use.
+`config` sizes it, `initialization` lists its weights and `cost` its operations. A window of frames passes `network` (NumPy
+in, NumPy out), `rvrt` (the recurrence over clips), `network_parts` (shallow features, alignment, branch, reconstruction),
+and in these `optical_flow`, `spynet`, `alignment` and `blocks`.
+
+Importing the configuration is cheap; the other names import MindSpore on first use.
 """
 
 from __future__ import annotations
@@ -12,7 +17,7 @@ from rvrt_cli.model.config import BRANCHES, PRESETS, RVRTConfig
 if TYPE_CHECKING:
     from rvrt_cli.model.initialization import initial_weights, parameter_shapes
     from rvrt_cli.model.network import Network
-    from rvrt_cli.model.rvrt import RVRT, State
+    from rvrt_cli.model.rvrt import RVRT, RecurrentState
 
 __all__ = [
     "BRANCHES",
@@ -20,14 +25,14 @@ __all__ = [
     "RVRT",
     "Network",
     "RVRTConfig",
-    "State",
+    "RecurrentState",
     "initial_weights",
     "parameter_shapes",
 ]
 
 _LAZY = {
     "RVRT": "rvrt",
-    "State": "rvrt",
+    "RecurrentState": "rvrt",
     "Network": "network",
     "initial_weights": "initialization",
     "parameter_shapes": "initialization",

@@ -1,4 +1,5 @@
-"""What a network costs: floating-point operations, counted from the shapes of its weights."""
+# SPDX-License-Identifier: Apache-2.0
+"""Cost of a network in floating-point operations, counted from the shapes of its weights."""
 
 from __future__ import annotations
 
@@ -7,9 +8,9 @@ from dataclasses import dataclass
 
 from rvrt_cli.model.config import RVRTConfig
 from rvrt_cli.model.initialization import parameter_shapes
+from rvrt_cli.model.spynet import SPYNET_LEVELS, SPYNET_STEP
 
-_ENLARGED = {"upsampler.5": 4, "upsampler.10": 16, "conv_last": 16}  # places per LR pixel at which these work
-_FLOW_LEVELS, _FLOW_STEP = 6, 32  # of SpyNet: pyramid levels; px of which it wants a multiple
+_PIXELS_PER_LR_PIXEL = {"upsampler.5": 4, "upsampler.10": 16, "conv_last": 16}  # of convolutions after upsampling
 
 
 @dataclass(frozen=True)
@@ -22,15 +23,15 @@ class Flops:
 
     @property
     def total(self) -> float:
-        """All that is counted."""
+        """Sum of all kinds."""
         return self.convolutions + self.dense + self.attention
 
 
 def count_flops(config: RVRTConfig, frames: int, height: int, width: int) -> Flops:
-    """Operations of enlarging one sequence of `frames` LR frames of `height` × `width` px in one call.
+    """Operations of upscaling one sequence of `frames` LR frames of `height` × `width` px in one call.
 
     Convolutions (optical flow included), dense layers, and the two products of each attention. Sampling, activations,
-    norms and the softmax are left out, as the field does: they are a few per cent.
+    norms and softmax are not counted, as is customary: they are a few percent.
     """
     size = config.clip_size
     clips = -(-frames // size)
@@ -42,14 +43,14 @@ def count_flops(config: RVRTConfig, frames: int, height: int, width: int) -> Flo
             continue
         each = 2 * math.prod(shape)
         if name.startswith("spynet."):
-            convolutions += each * _flow_places(name, height, width) * 2 * (frames - 1)
+            convolutions += each * _spynet_pixels(name, height, width) * 2 * (frames - 1)
             continue
-        places = _ENLARGED.get(name.removesuffix(".weight"), 1) if config.upsampler_width else 1
+        pixels_per_lr_pixel = _PIXELS_PER_LR_PIXEL.get(name.removesuffix(".weight"), 1) if config.upsampler_width else 1
         share = aligned if name.startswith("deform_align.") else 1
         if len(shape) == 2:
             dense += each * share * pixels
         else:
-            convolutions += each * places * share * pixels
+            convolutions += each * pixels_per_lr_pixel * share * pixels
     attention = 4 * aligned * config.passes * size * config.align_kernel**2 * config.align_width
     for part, (span, repeats) in enumerate(((1, 1), (size, config.passes), (1, 1))):
         if config.bodies[part] == "attention":
@@ -58,8 +59,8 @@ def count_flops(config: RVRTConfig, frames: int, height: int, width: int) -> Flo
     return Flops(convolutions, dense, attention * pixels)
 
 
-def _flow_places(name: str, height: int, width: int) -> float:
-    """Pixels at which a convolution of SpyNet works; the frame is enlarged to a multiple of 32 px first."""
+def _spynet_pixels(name: str, height: int, width: int) -> float:
+    """Pixels that a convolution of SpyNet computes; the frame is first resized to a multiple of `SPYNET_STEP` px."""
     level = int(name.split("basic_module.")[1].split(".")[0])
-    rows, columns = (-(-side // _FLOW_STEP) * _FLOW_STEP for side in (height, width))
-    return rows * columns / 4 ** (_FLOW_LEVELS - 1 - level)
+    rows, columns = (-(-side // SPYNET_STEP) * SPYNET_STEP for side in (height, width))
+    return rows * columns / 4 ** (SPYNET_LEVELS - 1 - level)

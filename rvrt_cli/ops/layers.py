@@ -1,4 +1,5 @@
-"""Convolution, dense layer, LayerNorm and their neighbors on channels-last features, as plain MindSpore definitions.
+# SPDX-License-Identifier: Apache-2.0
+"""Convolution, dense layers, LayerNorm, resizing and loss on channels-last features, in plain MindSpore.
 
 B batch, H×W frame size [px], C channels.
 """
@@ -9,7 +10,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
-EPSILON = 1e-5  # LayerNorm, as published
+LAYER_NORM_EPSILON = 1e-5  # as published
 
 
 def activate(x: Tensor, activation: str) -> Tensor:
@@ -73,26 +74,26 @@ def mlp(x: Tensor, gamma: Tensor | None, beta: Tensor | None, w1: Tensor, b1: Te
     return linear(linear(y, w1, b1, "gelu"), w2, b2, "none", x)
 
 
-def widened(x: Tensor) -> Tensor:
-    """float16 as float32, everything else as it is."""
+def widen_half(x: Tensor) -> Tensor:
+    """float16 as float32; other dtypes unchanged."""
     return x.astype(ms.float32) if x.dtype == ms.float16 else x
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """LayerNorm over the last axis, ε 1e-5: x (..., C), weight and bias (C,) → (..., C).
 
-    Of float16, the statistics are float32: the gradient of 1 / sqrt(ε) is beyond the largest float16.
+    Statistics of float16 are computed in float32: the gradient of 1 / sqrt(ε) overflows float16.
     """
-    wide = widened(x)
+    wide = widen_half(x)
     centered = wide - wide.mean(-1, keep_dims=True)
     variance = (centered * centered).mean(-1, keep_dims=True)
-    return (centered * ops.rsqrt(variance + EPSILON)).astype(x.dtype) * weight + bias
+    return (centered * ops.rsqrt(variance + LAYER_NORM_EPSILON)).astype(x.dtype) * weight + bias
 
 
 def pixel_shuffle(x: Tensor, factor: int, activation: str = "none") -> Tensor:
     """(B, H, W, C * factor²) → (B, factor * H, factor * W, C), through an activation.
 
-    Channel c * factor² + i * factor + j goes to place (i, j).
+    Channel c * factor² + i * factor + j moves to row i and column j of the pixel.
     """
     batch, height, width, channels = x.shape
     channels = channels // factor**2
@@ -101,7 +102,7 @@ def pixel_shuffle(x: Tensor, factor: int, activation: str = "none") -> Tensor:
 
 
 def stack(tensors: list[Tensor], axis: int) -> Tensor:
-    """Along a new axis. MindSpore's own has no gradient where a whole step is traced."""
+    """Stack along a new axis. MindSpore's own `stack` has no gradient where a whole training step is traced."""
     return ops.concat([tensor.expand_dims(axis) for tensor in tensors], axis)
 
 
@@ -122,22 +123,22 @@ def halve(x: Tensor) -> Tensor:
     return 0.5 * (x[:, :, 0::2] + x[:, :, 1::2])
 
 
-def add_enlarged(x: Tensor, small: Tensor) -> Tensor:
-    """x (B, f * H, f * W, C) plus small (B, H, W, C), enlarged bilinearly with half-pixel centers."""
+def add_upsampled(x: Tensor, small: Tensor) -> Tensor:
+    """x (B, f * H, f * W, C) plus small (B, H, W, C) upsampled bilinearly with half-pixel centers."""
     return x + resize_bilinear(small, x.shape[1], x.shape[2])
 
 
-def enlarged_gradient(gradient: Tensor, height: int, width: int) -> Tensor:
-    """The gradient of `add_enlarged` towards `small` (B, height, width, C), from that of its output."""
+def upsampling_gradient(gradient: Tensor, height: int, width: int) -> Tensor:
+    """Gradient of `add_upsampled` with respect to `small` (B, height, width, C), from that of its output."""
     batch, rows, columns, channels = gradient.shape
-    down, across = _enlargement(height, rows), _enlargement(width, columns)
+    down, across = _bilinear_weights(height, rows), _bilinear_weights(width, columns)
     gradient = ops.matmul(down, gradient.reshape(batch, rows, columns * channels))
     return ops.matmul(across, gradient.reshape(batch, height, columns, channels))
 
 
 @ops.constexpr
-def _enlargement(small: int, large: int) -> Tensor:
-    """(small, large): the weight of each small pixel in each large one, along one axis."""
+def _bilinear_weights(small: int, large: int) -> Tensor:
+    """(small, large): weight of each small pixel in each large one, along one axis."""
     at = np.clip((np.arange(large) + 0.5) * small / large - 0.5, 0, small - 1)
     weights = np.maximum(0, 1 - np.abs(at[None, :] - np.arange(small)[:, None]))
     return Tensor(weights.astype(np.float32))

@@ -1,227 +1,282 @@
-"""The C++ kernels as MindSpore operations: the same functions as the definitions, with gradients.
+# SPDX-License-Identifier: Apache-2.0
+"""The C++ kernels as MindSpore ops with gradients, and the table of them: `CPU_KERNELS`.
 
-Each takes float32; what a kernel does not do (another dtype, a rare combination) the definition does. Shapes, activations
-and errors are those of the definitions; `*.cc` says what the kernels' inputs and outputs are.
+Every `*_kernel` function has the signature, shapes and errors of its definition in `rvrt_cli.ops`. Kernels take float32;
+for other dtypes and rare arguments the definition runs. The `*.cc` files say what the inputs and outputs of a C symbol are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
-from rvrt_cli.ops import attention, fusion, layers, lucas_kanade as lucas_kanade_definition, sampling
+from rvrt_cli.ops import attention, frame_fusion, layers, lucas_kanade_flow, sampling
 from rvrt_cli.ops.kernels import library
 
-_ABSENT = Tensor(np.zeros(1, np.float32))  # in place of an optional tensor
+_NO_TENSOR = Tensor(np.zeros(1, np.float32))  # in place of an optional tensor
+_ACTIVATIONS = {"none": 0, "leaky_relu": 1, "relu": 3, "gelu": 4}
+_serial = itertools.count()
 
 
-def _kernel(symbol: str, shapes: Callable, outputs: int = 1, bprop: Callable | None = None) -> ops.Custom:
-    """A kernel of the library. `shapes` makes the shapes of its outputs from those of its inputs."""
+def custom_op(
+    name: str,
+    inputs: str,
+    output_shape: Callable,
+    gradient: str | Callable = "",
+    gradient_shapes: Callable | None = None,
+) -> ops.Custom:
+    """The C symbol `{name}_forward` as a MindSpore op with a gradient.
+
+    Args:
+        name: prefix of the C symbols.
+        inputs: names of the inputs, for example "x flow attributes".
+        output_shape: shape of the output from the shapes of the inputs. A named function: graph mode cannot parse a lambda.
+        gradient: inputs and outputs of `{name}_backward`, for example "x flow dout attributes -> dx dflow". It may read the
+            op's inputs, its output `out` and the gradient of that, `dout`; "dresidual=dout" names an input whose gradient is
+            `dout` itself. Inputs that are not listed get zeros. Or a function: MindSpore's `bprop` of the op.
+        gradient_shapes: shapes of the outputs of `{name}_backward` from those of its inputs; by default `dx` is like `x`.
+    """
+    bprop = gradient if callable(gradient) else _bprop(name, inputs.split(), gradient, gradient_shapes)
+    # MindSpore identifies a gradient by its function's name in PyNative mode, and by the attributes of the op in graph mode:
+    # there it would take the gradient of another op with the same symbol.
+    bprop.__name__ = f"{name}_bprop_{next(_serial)}"
+    op = ops.Custom(f"{library()}:{name}_forward", output_shape, ms.float32, func_type="aot", bprop=bprop)
+    op.add_prim_attr("gradient", bprop.__name__)
+    return op
+
+
+def _backward_kernel(symbol: str, output_shapes: Callable, outputs: int = 1) -> ops.Custom:
     types = ms.float32 if outputs == 1 else (ms.float32,) * outputs
-    kernel = ops.Custom(f"{library()}:{symbol}", shapes, types, func_type="aot", bprop=bprop)
-    if bprop is not None:  # else graph mode takes the gradient of another operation with the same symbol
-        kernel.add_prim_attr("gradient", bprop.__name__)
-    return kernel
+    return ops.Custom(f"{library()}:{symbol}", output_shapes, types, func_type="aot")
+
+
+def _bprop(name: str, inputs: list[str], gradient: str, gradient_shapes: Callable | None) -> Callable:
+    """The `bprop` that `custom_op` describes."""
+    read, _, made = (part.split() for part in gradient.partition(" -> "))
+    passed_on = {item.removesuffix("=dout") for item in made if item.endswith("=dout")}
+    made = [item for item in made if "=" not in item]
+    known = [*inputs, "out", "dout"]
+    reads = tuple(known.index(item) for item in read)
+
+    def like_inputs(*shapes: Sequence[int]) -> Any:
+        chosen = tuple(shapes[read.index(item.removeprefix("d"))] for item in made)
+        return chosen if len(chosen) > 1 else chosen[0]
+
+    backward = _backward_kernel(f"{name}_backward", gradient_shapes or like_inputs, len(made)) if made else None
+    zeros, is_dout = -1, -2
+    places = [is_dout if f"d{item}" in passed_on else zeros for item in inputs]
+    for place, item in enumerate(made):
+        places[inputs.index(item.removeprefix("d"))] = place
+    sources = tuple(places)  # of each input's gradient: a place in `made`, or one of the two above
+
+    # Graph mode compiles this function: its loops run over constants, and it cannot unpack into a tuple.
+    def gradients(values: tuple) -> tuple:
+        found: Any = ()
+        if backward is not None:
+            found = backward(*[values[i] for i in reads])
+            if len(made) == 1:
+                found = (found,)
+        results: Any = ()
+        for i in range(len(sources)):
+            if sources[i] == zeros:
+                results = results + (ops.zeros_like(values[i]),)  # noqa: RUF005
+            elif sources[i] == is_dout:
+                results = results + (values[-1],)  # noqa: RUF005
+            else:
+                results = results + (found[sources[i]],)  # noqa: RUF005
+        return results
+
+    return _of_arity(gradients, len(inputs))
+
+
+def _of_arity(gradients: Callable, inputs: int) -> Callable:
+    """`gradients` as a `bprop` with `inputs` parameters, `out` and `dout`: MindSpore counts them, and takes no `*values`."""
+
+    def of_1(a, out, dout):
+        return gradients((a, out, dout))
+
+    def of_2(a, b, out, dout):
+        return gradients((a, b, out, dout))
+
+    def of_3(a, b, c, out, dout):
+        return gradients((a, b, c, out, dout))
+
+    def of_4(a, b, c, d, out, dout):
+        return gradients((a, b, c, d, out, dout))
+
+    def of_5(a, b, c, d, e, out, dout):
+        return gradients((a, b, c, d, e, out, dout))
+
+    def of_6(a, b, c, d, e, f, out, dout):
+        return gradients((a, b, c, d, e, f, out, dout))
+
+    def of_7(a, b, c, d, e, f, g, out, dout):
+        return gradients((a, b, c, d, e, f, g, out, dout))
+
+    return (of_1, of_2, of_3, of_4, of_5, of_6, of_7)[inputs - 1]
 
 
 @ops.constexpr
-def _numbers(*values: int) -> Tensor:
-    """Attributes of a kernel: its last input."""
+def _attributes(*values: int) -> Tensor:
+    """Numbers that a kernel takes as its last input."""
     return Tensor(np.array(values, np.int32))
 
 
 @ops.constexpr
-def _code(activation: str) -> int:
-    return {"none": 0, "leaky_relu": 1, "relu": 3, "gelu": 4}[activation]
+def _activation_code(activation: str) -> int:
+    return _ACTIVATIONS[activation]
 
 
-# --- dense layers: (x, weight, bias, residual, [activation, has_bias, has_residual])
+def _like_first(first, *others):
+    return first
 
 
-def _dense_shape(x, weight, bias, residual, numbers):
+# --- dense layers and convolution; attributes: activation, has_bias, has_residual
+
+
+def _dense_shape(x, weight, bias, residual, attributes):
     return [*x[:-1], weight[0]]
 
 
-def _dense_gradient_shapes(x, weight, bias, dy, numbers):
-    return x, weight, bias
+def _norm_linear_shape(x, gamma, beta, weight, bias, attributes):
+    return [*x[:-1], weight[0]]
 
 
-_linear_backward = _kernel("linear_backward", _dense_gradient_shapes, 3)
+def _conv2d_gradient_shapes(x, weight, out, dout, attributes):
+    return x, weight, [weight[0]]
 
 
-def _linear_bprop(x, weight, bias, residual, numbers, out, dout):
-    dx, dweight, dbias = _linear_backward(x, weight, bias, dout, numbers)
-    return dx, dweight, dbias, ops.zeros_like(residual), ops.zeros_like(numbers)
+def _layer_norm_gradient_shapes(x, gamma, dout):
+    return x, gamma, gamma
 
 
-def _linear_residual_bprop(x, weight, bias, residual, numbers, out, dout):
-    dx, dweight, dbias = _linear_backward(x, weight, bias, dout, numbers)
-    return dx, dweight, dbias, dout, ops.zeros_like(numbers)
+def _mlp_gradient_shapes(x, gamma, beta, w1, b1, w2, dout):
+    return x, gamma, beta, w1, b1, w2, beta
 
 
-_linear = _kernel("linear_forward", _dense_shape, bprop=_linear_bprop)
-_linear_residual = _kernel("linear_forward", _dense_shape, bprop=_linear_residual_bprop)
+_DENSE_INPUTS = "x weight bias residual attributes"
+_linear = custom_op("linear", _DENSE_INPUTS, _dense_shape, "x weight bias dout attributes -> dx dweight dbias")
+_linear_residual = custom_op(
+    "linear", _DENSE_INPUTS, _dense_shape, "x weight bias dout attributes -> dx dweight dbias dresidual=dout"
+)
+_norm_linear = custom_op(
+    "norm_linear",
+    "x gamma beta weight bias attributes",
+    _norm_linear_shape,
+    "x gamma beta weight bias dout attributes -> dx dgamma dbeta dweight dbias",
+)
+_mlp = custom_op(
+    "mlp",
+    "x gamma beta w1 b1 w2 b2",
+    _like_first,
+    "x gamma beta w1 b1 w2 dout -> dx dgamma dbeta dw1 db1 dw2 db2",
+    _mlp_gradient_shapes,
+)
+_layer_norm = custom_op(
+    "layer_norm",
+    "x gamma beta",
+    _like_first,
+    "x gamma dout -> dx dgamma dbeta",
+    _layer_norm_gradient_shapes,
+)
+# In the backward kernel `needs_dx` takes the place of `has_bias`.
+_conv2d = custom_op(
+    "conv2d", _DENSE_INPUTS, _dense_shape, "x weight out dout attributes -> dx dweight dbias", _conv2d_gradient_shapes
+)
+_conv2d_residual = custom_op(
+    "conv2d",
+    _DENSE_INPUTS,
+    _dense_shape,
+    "x weight dout dout attributes -> dx dweight dbias dresidual=dout",  # without activation `out` is not read
+    _conv2d_gradient_shapes,
+)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor, activation: str = "none", residual: Tensor | None = None) -> Tensor:
+def linear_kernel(
+    x: Tensor, weight: Tensor, bias: Tensor, activation: str = "none", residual: Tensor | None = None
+) -> Tensor:
     """See `layers.linear`."""
     if x.dtype != ms.float32:
         return layers.linear(x, weight, bias, activation, residual)
     if residual is None:
-        return _linear(x, weight, bias, _ABSENT, _numbers(_code(activation), 1, 0))
-    return _linear_residual(x, weight, bias, residual, _numbers(_code(activation), 1, 1))
+        return _linear(x, weight, bias, _NO_TENSOR, _attributes(_activation_code(activation), 1, 0))
+    return _linear_residual(x, weight, bias, residual, _attributes(_activation_code(activation), 1, 1))
 
 
-def _norm_linear_shape(x, gamma, beta, weight, bias, numbers):
-    return [*x[:-1], weight[0]]
-
-
-def _norm_linear_gradient_shapes(x, gamma, beta, weight, bias, dy, numbers):
-    return x, gamma, beta, weight, bias
-
-
-_norm_linear_backward = _kernel("norm_linear_backward", _norm_linear_gradient_shapes, 5)
-
-
-def _norm_linear_bprop(x, gamma, beta, weight, bias, numbers, out, dout):
-    dx, dgamma, dbeta, dweight, dbias = _norm_linear_backward(x, gamma, beta, weight, bias, dout, numbers)
-    return dx, dgamma, dbeta, dweight, dbias, ops.zeros_like(numbers)
-
-
-_norm_linear = _kernel("norm_linear_forward", _norm_linear_shape, bprop=_norm_linear_bprop)
-
-
-def norm_linear(
+def norm_linear_kernel(
     x: Tensor, gamma: Tensor, beta: Tensor, weight: Tensor, bias: Tensor, activation: str = "none"
 ) -> Tensor:
     """See `layers.norm_linear`."""
     if x.dtype != ms.float32:
         return layers.norm_linear(x, gamma, beta, weight, bias, activation)
-    return _norm_linear(x, gamma, beta, weight, bias, _numbers(_code(activation), 1))
+    return _norm_linear(x, gamma, beta, weight, bias, _attributes(_activation_code(activation), 1))
 
 
-# --- feed-forward part
-
-
-def _mlp_shape(x, gamma, beta, w1, b1, w2, b2):
-    return x
-
-
-def _mlp_gradient_shapes(x, gamma, beta, w1, b1, w2, dy):
-    return x, gamma, beta, w1, b1, w2, beta
-
-
-_mlp_backward = _kernel("mlp_backward", _mlp_gradient_shapes, 7)
-
-
-def _mlp_bprop(x, gamma, beta, w1, b1, w2, b2, out, dout):
-    return _mlp_backward(x, gamma, beta, w1, b1, w2, dout)
-
-
-_mlp = _kernel("mlp_forward", _mlp_shape, bprop=_mlp_bprop)
-
-
-def mlp(x: Tensor, gamma: Tensor | None, beta: Tensor | None, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+def mlp_kernel(
+    x: Tensor, gamma: Tensor | None, beta: Tensor | None, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor
+) -> Tensor:
     """See `layers.mlp`."""
     if x.dtype != ms.float32:
         return layers.mlp(x, gamma, beta, w1, b1, w2, b2)
     if gamma is None:
-        return linear(linear(x, w1, b1, "gelu"), w2, b2, "none", x)
+        return linear_kernel(linear_kernel(x, w1, b1, "gelu"), w2, b2, "none", x)
     return _mlp(x, gamma, beta, w1, b1, w2, b2)
 
 
-# --- LayerNorm
-
-
-def _norm_shape(x, gamma, beta):
-    return x
-
-
-def _norm_gradient_shapes(x, gamma, dy):
-    return x, gamma, gamma
-
-
-_layer_norm_backward = _kernel("layer_norm_backward", _norm_gradient_shapes, 3)
-
-
-def _layer_norm_bprop(x, gamma, beta, out, dout):
-    return _layer_norm_backward(x, gamma, dout)
-
-
-_layer_norm = _kernel("layer_norm_forward", _norm_shape, bprop=_layer_norm_bprop)
-
-
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def layer_norm_kernel(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """See `layers.layer_norm`."""
     if x.dtype != ms.float32:
         return layers.layer_norm(x, weight, bias)
     return _layer_norm(x, weight, bias)
 
 
-# --- convolution: (x, weight, bias, residual, [activation, has_bias, has_residual])
-
-
-def _conv2d_gradient_shapes(x, weight, y, dy, numbers):
-    return x, weight, [weight[0]]
-
-
-_conv2d_backward = _kernel("conv2d_backward", _conv2d_gradient_shapes, 3)
-
-
-def _conv2d_bprop(x, weight, bias, residual, numbers, out, dout):
-    dx, dweight, dbias = _conv2d_backward(x, weight, out, dout, numbers)  # has_bias lies where needs_dx does
-    return dx, dweight, dbias, ops.zeros_like(residual), ops.zeros_like(numbers)
-
-
-def _conv2d_residual_bprop(x, weight, bias, residual, numbers, out, dout):
-    dx, dweight, dbias = _conv2d_backward(x, weight, dout, dout, numbers)
-    return dx, dweight, dbias, dout, ops.zeros_like(numbers)
-
-
-_conv2d = _kernel("conv2d_forward", _dense_shape, bprop=_conv2d_bprop)
-_conv2d_residual = _kernel("conv2d_forward", _dense_shape, bprop=_conv2d_residual_bprop)
-
-
-def conv2d(x: Tensor, weight: Tensor, bias: Tensor, activation: str = "none", residual: Tensor | None = None) -> Tensor:
+def conv2d_kernel(
+    x: Tensor, weight: Tensor, bias: Tensor, activation: str = "none", residual: Tensor | None = None
+) -> Tensor:
     """See `layers.conv2d`."""
     if x.dtype != ms.float32 or activation == "gelu":
         return layers.conv2d(x, weight, bias, activation, residual)
     if weight.shape[-2:] == (1, 1):
-        return linear(x, weight.reshape(weight.shape[0], weight.shape[1]), bias, activation, residual)
+        return linear_kernel(x, weight.reshape(weight.shape[0], weight.shape[1]), bias, activation, residual)
     if residual is None:
-        return _conv2d(x, weight, bias, _ABSENT, _numbers(_code(activation), 1, 0))
+        return _conv2d(x, weight, bias, _NO_TENSOR, _attributes(_activation_code(activation), 1, 0))
     if activation == "none":
-        return _conv2d_residual(x, weight, bias, residual, _numbers(0, 1, 1))
-    # the gradient needs what the activation gave
-    return _conv2d(x, weight, bias, _ABSENT, _numbers(_code(activation), 1, 0)) + residual
+        return _conv2d_residual(x, weight, bias, residual, _attributes(0, 1, 1))
+    # The gradient reads the activation's output, which the sum with the residual would hide.
+    return _conv2d(x, weight, bias, _NO_TENSOR, _attributes(_activation_code(activation), 1, 0)) + residual
 
 
-# --- attention
+# --- attention and warping
 
 
-def _window_shape(qkv, pad, bias, numbers):
+def _window_shape(qkv, pad, bias, attributes):
     return [*qkv[:-1], qkv[-1] // 3]
 
 
-def _window_gradient_shapes(qkv, pad, bias, dout, numbers):
-    return qkv, pad, bias
+_window_attention = custom_op(
+    "window_attention", "qkv pad bias attributes", _window_shape, "qkv pad bias dout attributes -> dqkv dpad dbias"
+)
+_neighborhood_attention = custom_op(
+    "neighborhood_attention",
+    "query key_value attributes",
+    _like_first,
+    "query key_value dout attributes -> dquery dkey_value",
+)
+_deformable_attention = custom_op(
+    "deformable_attention",
+    "query key_value offset attributes",
+    _like_first,
+    "query key_value offset dout attributes -> dquery dkey_value doffset",
+)
+_warp = custom_op("warp", "x flow attributes", _like_first, "x flow dout attributes -> dx dflow")
 
 
-_window_backward = _kernel("window_attention_backward", _window_gradient_shapes, 3)
-
-
-def _window_bprop(qkv, pad, bias, numbers, out, dout):
-    dqkv, dpad, dbias = _window_backward(qkv, pad, bias, dout, numbers)
-    return dqkv, dpad, dbias, ops.zeros_like(numbers)
-
-
-_window = _kernel("window_attention_forward", _window_shape, bprop=_window_bprop)
-
-
-def window_attention(
+def window_attention_kernel(
     qkv: Tensor,
     pad: Tensor,
     bias: Tensor | None,
@@ -233,222 +288,163 @@ def window_attention(
     if qkv.dtype != ms.float32:
         return attention.window_attention(qkv, pad, bias, heads, window, shift)
     if bias is None:
-        return _window(qkv, pad, _ABSENT, _numbers(heads, *window, *shift, 0))
-    return _window(qkv, pad, bias, _numbers(heads, *window, *shift, 1))
+        return _window_attention(qkv, pad, _NO_TENSOR, _attributes(heads, *window, *shift, 0))
+    return _window_attention(qkv, pad, bias, _attributes(heads, *window, *shift, 1))
 
 
-def _neighborhood_shape(query, key_value, numbers):
-    return query
-
-
-def _neighborhood_gradient_shapes(query, key_value, dout, numbers):
-    return query, key_value
-
-
-_neighborhood_backward = _kernel("neighborhood_attention_backward", _neighborhood_gradient_shapes, 2)
-
-
-def _neighborhood_bprop(query, key_value, numbers, out, dout):
-    dquery, dkey_value = _neighborhood_backward(query, key_value, dout, numbers)
-    return dquery, dkey_value, ops.zeros_like(numbers)
-
-
-_neighborhood = _kernel("neighborhood_attention_forward", _neighborhood_shape, bprop=_neighborhood_bprop)
-
-
-def neighborhood_attention(query: Tensor, key_value: Tensor, heads: int, kernel: tuple[int, int]) -> Tensor:
+def neighborhood_attention_kernel(query: Tensor, key_value: Tensor, heads: int, kernel: tuple[int, int]) -> Tensor:
     """See `attention.neighborhood_attention`."""
     if query.dtype != ms.float32:
         return attention.neighborhood_attention(query, key_value, heads, kernel)
-    return _neighborhood(query, key_value, _numbers(heads, *kernel))
+    return _neighborhood_attention(query, key_value, _attributes(heads, *kernel))
 
 
-def _deformable_shape(query, key_value, offset, numbers):
-    return query
-
-
-def _deformable_gradient_shapes(query, key_value, offset, dout, numbers):
-    return query, key_value, offset
-
-
-_deformable_backward = _kernel("deformable_attention_backward", _deformable_gradient_shapes, 3)
-
-
-def _deformable_bprop(query, key_value, offset, numbers, out, dout):
-    dquery, dkey_value, doffset = _deformable_backward(query, key_value, offset, dout, numbers)
-    return dquery, dkey_value, doffset, ops.zeros_like(numbers)
-
-
-_deformable = _kernel("deformable_attention_forward", _deformable_shape, bprop=_deformable_bprop)
-
-
-def deformable_attention(
+def deformable_attention_kernel(
     query: Tensor, key_value: Tensor, offset: Tensor, heads: int, kernel: tuple[int, int]
 ) -> Tensor:
     """See `attention.deformable_attention`."""
     if query.dtype != ms.float32 or offset.dtype != ms.float32:
         return attention.deformable_attention(query, key_value, offset, heads, kernel)
-    return _deformable(query, key_value, offset, _numbers(heads, *kernel))
+    return _deformable_attention(query, key_value, offset, _attributes(heads, *kernel))
 
 
-# --- sampling and layout
-
-
-def _warp_shape(x, flow, numbers):
-    return x
-
-
-def _warp_gradient_shapes(x, flow, dout, numbers):
-    return x, flow
-
-
-_warp_backward = _kernel("warp_backward", _warp_gradient_shapes, 2)
-
-
-def _warp_bprop(x, flow, numbers, out, dout):
-    dx, dflow = _warp_backward(x, flow, dout, numbers)
-    return dx, dflow, ops.zeros_like(numbers)
-
-
-_warp = _kernel("warp_forward", _warp_shape, bprop=_warp_bprop)
-
-
-def warp(x: Tensor, flow: Tensor, border: bool = False) -> Tensor:
+def warp_kernel(x: Tensor, flow: Tensor, border: bool = False) -> Tensor:
     """See `sampling.warp`."""
     if x.dtype != ms.float32 or flow.dtype != ms.float32:
         return sampling.warp(x, flow, border)
-    return _warp(x, flow, _numbers(int(border)))
+    return _warp(x, flow, _attributes(int(border)))
+
+
+# --- optical flow and frame fusion, which have no gradient
 
 
 def _fusion_shape(frame, neighbors, flows):
-    return [*frame[:-1], fusion.CHANNELS]
+    return [*frame[:-1], frame_fusion.FUSED_CHANNELS]
 
 
-def _fusion_bprop(frame, neighbors, flows, out, dout):
-    return ops.zeros_like(frame), ops.zeros_like(neighbors), ops.zeros_like(flows)
-
-
-_fusion = _kernel("fuse_frames_forward", _fusion_shape, bprop=_fusion_bprop)
-
-
-def fuse_frames(frame: Tensor, neighbors: Tensor, flows: Tensor) -> Tensor:
-    """See `fusion.fuse_frames`."""
-    if frame.dtype != ms.float32:
-        return fusion.fuse_frames(frame, neighbors, flows)
-    return _fusion(frame, neighbors, flows)
-
-
-def _flow_shape(reference, neighbor, numbers):
+def _flow_shape(reference, neighbor, attributes):
     return [*reference[:-1], 2]
 
 
-def _flow_bprop(reference, neighbor, numbers, out, dout):
-    return ops.zeros_like(reference), ops.zeros_like(neighbor), ops.zeros_like(numbers)
+_fuse_frames = custom_op("fuse_frames", "frame neighbors flows", _fusion_shape)
+_lucas_kanade = custom_op("lucas_kanade", "reference neighbor attributes", _flow_shape)
 
 
-_flow = _kernel("lucas_kanade_forward", _flow_shape, bprop=_flow_bprop)
+def fuse_frames_kernel(frame: Tensor, neighbors: Tensor, flows: Tensor) -> Tensor:
+    """See `frame_fusion.fuse_frames`."""
+    if frame.dtype != ms.float32:
+        return frame_fusion.fuse_frames(frame, neighbors, flows)
+    return _fuse_frames(frame, neighbors, flows)
 
 
-def lucas_kanade(reference: Tensor, neighbor: Tensor) -> Tensor:
-    """See `flow.lucas_kanade`."""
+def lucas_kanade_kernel(reference: Tensor, neighbor: Tensor) -> Tensor:
+    """See `lucas_kanade_flow.lucas_kanade`."""
     if reference.dtype != ms.float32:
-        return lucas_kanade_definition.lucas_kanade(reference, neighbor)
-    return _flow(reference, neighbor, _numbers(lucas_kanade_definition.LEVELS, lucas_kanade_definition.ITERATIONS))
+        return lucas_kanade_flow.lucas_kanade(reference, neighbor)
+    sizes = lucas_kanade_flow.PYRAMID_LEVELS, lucas_kanade_flow.ITERATIONS_PER_LEVEL
+    return _lucas_kanade(reference, neighbor, _attributes(*sizes))
 
 
-def _shuffle(factor):
-    """The kernel for one factor: the shape of a kernel's output cannot follow from a tensor of numbers."""
+# --- rearrangements
 
-    def shape(x, numbers):
+
+def _pixel_shuffle_op(factor: int) -> ops.Custom:
+    """The op for one factor: the shape of an op's output cannot depend on the values of a tensor."""
+
+    def shape(x, attributes):
         return [x[0], x[1] * factor, x[2] * factor, x[3] // factor**2]
 
-    def gradient_shape(y, dy, numbers):
-        return [y[0], y[1] // factor, y[2] // factor, y[3] * factor**2]
+    def gradient_shape(out, dout, attributes):
+        return [out[0], out[1] // factor, out[2] // factor, out[3] * factor**2]
 
-    backward = _kernel("pixel_shuffle_backward", gradient_shape)
-
-    def bprop(x, numbers, out, dout):
-        return backward(out, dout, numbers), ops.zeros_like(numbers)
-
-    bprop.__name__ = f"_shuffle_bprop_{factor}"  # MindSpore tells gradients apart by name
-    return _kernel("pixel_shuffle_forward", shape, bprop=bprop)
+    return custom_op("pixel_shuffle", "x attributes", shape, "out dout attributes -> dx", gradient_shape)
 
 
-_SHUFFLES = {factor: _shuffle(factor) for factor in (2, 4)}
+_PIXEL_SHUFFLES = {factor: _pixel_shuffle_op(factor) for factor in (2, 4)}
+_reverse_back = _backward_kernel("reverse_time_forward", _like_first)  # reversal is its own gradient
 
 
-def pixel_shuffle(x: Tensor, factor: int, activation: str = "none") -> Tensor:
+def _reverse_time_bprop(x, out, dout):
+    return (_reverse_back(dout),)
+
+
+_reverse_time = custom_op("reverse_time", "x", _like_first, _reverse_time_bprop)
+
+
+def _add_upsampled_shape(small, x):
+    return x
+
+
+def _add_upsampled_bprop(small, x, out, dout):
+    return layers.upsampling_gradient(dout, small.shape[1], small.shape[2]), dout
+
+
+_add_upsampled = custom_op("add_upsampled", "small x", _add_upsampled_shape, _add_upsampled_bprop)
+
+
+def pixel_shuffle_kernel(x: Tensor, factor: int, activation: str = "none") -> Tensor:
     """See `layers.pixel_shuffle`."""
-    if x.dtype != ms.float32 or factor not in _SHUFFLES or activation == "gelu":
+    if x.dtype != ms.float32 or factor not in _PIXEL_SHUFFLES or activation == "gelu":
         return layers.pixel_shuffle(x, factor, activation)
-    numbers = _numbers(factor, _code(activation))
-    return _SHUFFLES[factor](x, numbers)
+    return _PIXEL_SHUFFLES[factor](x, _attributes(factor, _activation_code(activation)))
 
 
-def _reverse_shape(x):
-    return x
-
-
-def _reverse_bprop(x, out, dout):
-    return (_reverse_gradient(dout),)
-
-
-_reverse_gradient = _kernel("reverse_time", _reverse_shape)
-_reverse = _kernel("reverse_time", _reverse_shape, bprop=_reverse_bprop)
-
-
-def reverse_time(x: Tensor) -> Tensor:
+def reverse_time_kernel(x: Tensor) -> Tensor:
     """See `layers.reverse_time`."""
-    return _reverse(x) if x.dtype == ms.float32 else layers.reverse_time(x)
+    return _reverse_time(x) if x.dtype == ms.float32 else layers.reverse_time(x)
 
 
-def _add_enlarged_shape(small, x):
-    return x
-
-
-def _add_enlarged_bprop(small, x, out, dout):
-    return layers.enlarged_gradient(dout, small.shape[1], small.shape[2]), dout
-
-
-_add_enlarged = _kernel("add_bilinear", _add_enlarged_shape, bprop=_add_enlarged_bprop)
-
-
-def add_enlarged(x: Tensor, small: Tensor) -> Tensor:
-    """See `layers.add_enlarged`."""
+def add_upsampled_kernel(x: Tensor, small: Tensor) -> Tensor:
+    """See `layers.add_upsampled`."""
     if x.dtype != ms.float32:
-        return layers.add_enlarged(x, small)
-    return _add_enlarged(small, x)
+        return layers.add_upsampled(x, small)
+    return _add_upsampled(small, x)
 
 
 # --- loss
 
 
-def _charbonnier_shape(x, y, numbers):
+def _charbonnier_shape(x, y, epsilon2):
     return [1]  # graph mode takes [] for a Python number
 
 
-def _charbonnier_gradient_shape(x, y, numbers, dloss):
-    return x
+_charbonnier_backward = _backward_kernel("charbonnier_backward", _like_first)
 
 
-_charbonnier_backward = _kernel("charbonnier_backward", _charbonnier_gradient_shape)
+def _charbonnier_bprop(x, y, epsilon2, out, dout):
+    dx = _charbonnier_backward(x, y, epsilon2, dout)
+    return dx, -dx, ops.zeros_like(epsilon2)
 
 
-def _charbonnier_bprop(x, y, numbers, out, dout):
-    dx = _charbonnier_backward(x, y, numbers, dout)
-    return dx, -dx, ops.zeros_like(numbers)
-
-
-_charbonnier = _kernel("charbonnier_forward", _charbonnier_shape, bprop=_charbonnier_bprop)
+_charbonnier = custom_op("charbonnier", "x y epsilon2", _charbonnier_shape, _charbonnier_bprop)
 
 
 @ops.constexpr
-def _floats(*values: float) -> Tensor:
-    return Tensor(np.array(values, np.float32))
+def _float_constant(value: float) -> Tensor:
+    return Tensor(np.array([value], np.float32))
 
 
-def charbonnier(x: Tensor, y: Tensor, epsilon2: float = 1e-9) -> Tensor:
+def charbonnier_kernel(x: Tensor, y: Tensor, epsilon2: float = 1e-9) -> Tensor:
     """See `layers.charbonnier`."""
     if x.dtype != ms.float32 or y.dtype != ms.float32:
         return layers.charbonnier(x, y, epsilon2)
-    return _charbonnier(x, y, _floats(epsilon2)).reshape(())
+    return _charbonnier(x, y, _float_constant(epsilon2)).reshape(())
+
+
+CPU_KERNELS: dict[str, Callable] = {
+    "add_upsampled": add_upsampled_kernel,
+    "charbonnier": charbonnier_kernel,
+    "conv2d": conv2d_kernel,
+    "deformable_attention": deformable_attention_kernel,
+    "fuse_frames": fuse_frames_kernel,
+    "layer_norm": layer_norm_kernel,
+    "linear": linear_kernel,
+    "lucas_kanade": lucas_kanade_kernel,
+    "mlp": mlp_kernel,
+    "neighborhood_attention": neighborhood_attention_kernel,
+    "norm_linear": norm_linear_kernel,
+    "pixel_shuffle": pixel_shuffle_kernel,
+    "reverse_time": reverse_time_kernel,
+    "warp": warp_kernel,
+    "window_attention": window_attention_kernel,
+}

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which implementation of an op runs: one table per backend, same names and signatures in each.
+
+To add a backend, write its table beside `kernels.glue.CPU_KERNELS` and list it in `KERNELS` under MindSpore's device target.
+A table of kernels may lack ops; their definitions run instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import mindspore as ms
+
+from rvrt_cli.ops import attention, frame_fusion, kernels, layers, lucas_kanade_flow, sampling
+
+OpTable = dict[str, Callable]
+
+DEFINITIONS: OpTable = {
+    "add_upsampled": layers.add_upsampled,
+    "charbonnier": layers.charbonnier,
+    "conv2d": layers.conv2d,
+    "deformable_attention": attention.deformable_attention,
+    "fuse_frames": frame_fusion.fuse_frames,
+    "layer_norm": layers.layer_norm,
+    "linear": layers.linear,
+    "lucas_kanade": lucas_kanade_flow.lucas_kanade,
+    "mlp": layers.mlp,
+    "neighborhood_attention": attention.neighborhood_attention,
+    "norm_linear": layers.norm_linear,
+    "pixel_shuffle": layers.pixel_shuffle,
+    "reverse_time": layers.reverse_time,
+    "warp": sampling.warp,
+    "window_attention": attention.window_attention,
+}
+
+
+class Kernels(NamedTuple):
+    """Kernels of one device: the backend's name, and its table or None where its library is missing."""
+
+    name: str
+    load: Callable[[], OpTable | None]
+
+
+def _load_cpu_kernels() -> OpTable | None:
+    if kernels.library() is None:
+        return None
+    from rvrt_cli.ops.kernels.glue import CPU_KERNELS  # importing it opens the library
+
+    return CPU_KERNELS
+
+
+KERNELS = {"CPU": Kernels("CPU kernels", _load_cpu_kernels)}  # by MindSpore's device target
+DEFINITIONS_NAME = "definitions"
+
+_active_name = DEFINITIONS_NAME
+
+
+def select(enabled: bool) -> OpTable:
+    """Make the device's kernels the active backend, or the definitions where it has none or `enabled` is False.
+
+    Returns:
+        the implementation of every op of `DEFINITIONS`.
+    """
+    global _active_name
+    _active_name = DEFINITIONS_NAME
+    of_device = KERNELS.get(ms.get_context("device_target")) if enabled else None
+    table = of_device.load() if of_device else None
+    if of_device is None or table is None:
+        return DEFINITIONS
+    _active_name = of_device.name
+    return DEFINITIONS | table
+
+
+def active_backend() -> str:
+    """Name of the backend that runs: "definitions", or for example "CPU kernels"."""
+    return _active_name
+
+
+def kernels_active() -> bool:
+    """Whether ops run as kernels."""
+    return _active_name != DEFINITIONS_NAME
