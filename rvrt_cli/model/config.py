@@ -15,7 +15,7 @@ _OLD_SPELLINGS = {"fused_neighbours": "fused_neighbors", "neighbourhood": "neigh
 
 _PER_PART = ("widths", "groups", "depths", "heads", "bodies")
 # Bounds of what a file may ask for; well above any network that fits a machine
-_LARGEST = {
+_LARGEST_SIZES = {
     "clip_size": 8,
     "window": 64,
     "mlp_ratio": 16,
@@ -86,7 +86,7 @@ class RVRTConfig:
         self._check_divisors()
 
     def _check_ranges(self) -> None:
-        for name, largest in _LARGEST.items():
+        for name, largest in _LARGEST_SIZES.items():
             values = getattr(self, name) if name in _PER_PART else (getattr(self, name),)
             for value in values:
                 if not (value == 0 and name in _MAY_BE_ZERO):

@@ -63,7 +63,7 @@ class Flows:
 
 
 @dataclass
-class _Window:
+class _WindowPass:
     """Intermediate results of one call.
 
     Attributes:
@@ -130,7 +130,7 @@ class RVRT(nn.Cell):
         fused = self._fuse_neighbors(clips, state) if config.fused_neighbors else [None] * len(clips)
 
         shallow = [self.extract(clip, one) for clip, one in zip(clips, fused, strict=True)]
-        window = _Window(state, flows, {"shallow": shallow})
+        window = _WindowPass(state, flows, {"shallow": shallow})
         for index, branch in enumerate(config.branches):
             # Nothing reads the lookahead of a last forward branch.
             count = emitted if index == config.passes - 1 and branch.startswith("forward") else len(clips)
@@ -143,7 +143,7 @@ class RVRT(nn.Cell):
         features = {branch: window.features[branch][emitted - 1] for branch in config.branches}
         return output[:, :emit], RecurrentState(frames=self._history(clips[:emitted], state), features=features)
 
-    def _propagate(self, index: int, window: _Window, count: int) -> Clips:
+    def _propagate(self, index: int, window: _WindowPass, count: int) -> Clips:
         """Run branch `index` over the first `count` clips (section 4.2).
 
         A forward branch continues from the state; a backward branch restarts at the end of the window, on clips whose frames

@@ -74,7 +74,7 @@ def _padded_luma(frames: Tensor) -> Tensor:
     return luma
 
 
-def _shifted(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+def _adjacent_pixels(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
     """The pixel before and the pixel after each one along an axis; the edge repeats."""
     length = x.shape[axis]
     before = ops.concat((_slice_axis(x, axis, 0, 1), _slice_axis(x, axis, 0, length - 1)), axis)
@@ -87,13 +87,13 @@ def _slice_axis(x: Tensor, axis: int, start: int, stop: int) -> Tensor:
 
 
 def _slope(x: Tensor, axis: int) -> Tensor:
-    before, after = _shifted(x, axis)
+    before, after = _adjacent_pixels(x, axis)
     return 0.5 * (after - before)
 
 
 def _smooth(x: Tensor, axis: int) -> Tensor:
     """Low-pass filter 1 2 1: aliasing does not move with the scene."""
-    before, after = _shifted(x, axis)
+    before, after = _adjacent_pixels(x, axis)
     return 0.5 * x + 0.25 * (before + after)
 
 
