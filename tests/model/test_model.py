@@ -12,7 +12,7 @@ import pytest
 from golden.named_weights import named_array
 
 from rvrt_cli import ops
-from rvrt_cli.model import PRESETS, RVRT, RVRTConfig, RecurrentState, initial_weights, parameter_shapes
+from rvrt_cli.model import PRESETS, RVRT, RecurrentState, RVRTConfig, initial_weights, parameter_shapes
 from rvrt_cli.model.cost import count_flops
 
 # Small enough to compile in seconds, with everything of the published structure: flow, bias, shifted windows
@@ -100,6 +100,13 @@ def test_presets_have_their_published_numbers_of_weights() -> None:
     assert sum(map(math.prod, spynet.values())) == 6 * 240_050  # six levels of five 7x7 convolutions
     assert not any("spynet" in name for name in parameter_shapes(PRESETS["rvrt-tiny"]))
     assert not any("spynet" in name or "offset" in name for name in parameter_shapes(PRESETS["rvrt-light"]))
+
+
+def test_the_spelling_of_version_0_1_is_read() -> None:
+    config = PRESETS["rvrt-tiny"]
+    old = {("fused_neighbours" if name == "fused_neighbors" else name): v for name, v in config.to_dict().items()}
+    assert RVRTConfig.from_dict(old) == config
+    assert RVRTConfig.from_dict({"alignment": "neighbourhood"}) == RVRTConfig(alignment="neighborhood")
 
 
 def test_tiny_costs_at_most_one_and_a_half_megaflops() -> None:
