@@ -29,9 +29,9 @@ def stage_seconds(network: Network) -> Iterator[dict[str, float]]:
     seconds |= {"alignment": 0.0, "reconstruction": 0.0}
     places: list[tuple[Any, str, str]] = [(cell.extract, "construct", "features")]
     if network.config.flow:
-        places += [(cell, name, "flow") for name in ("_flows", "_field")]
+        places += [(cell, name, "flow") for name in ("_estimate_flows", "_compose_guide")]
     if network.config.fused_neighbors:
-        places.append((cell, "_fused", "neighbors"))
+        places.append((cell, "_fuse_neighbors", "neighbors"))
     places += [(align, "construct", "alignment") for align in cell.align]
     branches = zip(cell.branches, network.config.branches, strict=True)
     places += [(branch, "construct", name) for branch, name in branches]

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The network: RVRT and RVRT Light, to be read beside the paper (Liang et al., NeurIPS 2022).
+"""The network: RVRT and RVRT Light, to be read beside the paper (Liang et al., NeurIPS 2022; sections and equations).
 
-- `rvrt` is the network: shallow features, four recurrent branches over clips, reconstruction.
-- `blocks` are its Swin layers and convolutions, `alignment` is guided deformable attention, `optical_flow` and `spynet` guide it.
-- `config` sizes it, `initialization` lists its weights and initializes them, `cost` counts its operations.
-- `network` is what the engine calls, with NumPy arrays.
+`config` sizes it, `initialization` lists its weights and `cost` its operations. A window of frames passes `network` (NumPy
+in, NumPy out), `rvrt` (the recurrence over clips), `network_parts` (shallow features, alignment, branch, reconstruction),
+and in these `optical_flow`, `spynet`, `alignment` and `blocks`.
 
-The configuration is cheap to import; the rest imports MindSpore, on first use.
+Importing the configuration is cheap; the other names import MindSpore on first use.
 """
 
 from __future__ import annotations

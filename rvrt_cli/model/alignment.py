@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clip-to-clip alignment: guided deformable attention, and the plain neighborhood attention of RVRT Light.
+"""Clip-to-clip alignment (section 4.3): guided deformable attention, and the plain neighborhood attention of RVRT Light.
 
-N batch, T frames of a clip, H×W frame size [px], C channels of a branch, A channels of query, key and value, G offset groups,
-K kernel points. The "previous clip" is the one that a branch has just come from: the next one in time in a backward branch.
+N batch, T frames of a clip, H×W frame size [px], C channels, A channels of query, key and value, G offset groups,
+K sampling points per frame.
 """
 
 from __future__ import annotations
@@ -13,87 +13,94 @@ from rvrt_cli import ops
 from rvrt_cli.model.blocks import Shapes, Weights, conv_shapes, linear_shapes, mlp_shapes
 from rvrt_cli.model.config import RVRTConfig
 
-OFFSET_CONVS = 6  # conv_offset.0, .2, .4, .6, .8 and .10
-_OFFSET_WEIGHTS = 2 * OFFSET_CONVS
+_OFFSET_WEIGHTS = 12  # of the six convolutions that predict the offsets
 
 
 @ops.compiled
 def compose_flows(adjacent: Tensor, clip: int) -> Tensor:
-    """Flows from every frame of a clip to every frame of the previous clip (RVRT, section 4.3).
+    """Flows from every frame of a clip to every frame of the previous clip, composed of those between adjacent frames.
 
     Args:
         adjacent: (N, 2T-1, H, W, 2) px, the flow from each frame of the two clips to the frame before it.
         clip: T.
 
     Returns:
-        (N, T, T, H, W, 2) px: field n of frame b points to frame (n + b) % T of the previous clip.
+        (N, T, T, H, W, 2) px: field n of frame b leads to frame (n + b) % T of the previous clip.
     """
-    # reach[i]: the flow to frame i of the previous clip, from the frame that the loop has come to
-    reach: list = []
+    to_frames: list = []  # to_frames[i]: the flow from frame j to frame i of the previous clip
     fields = []
     for j in range(1, 2 * clip):
         step = adjacent[:, j - 1]
-        reach = [step + ops.warp(flow, step) for flow in reach]
+        to_frames = [step + ops.warp(flow, step) for flow in to_frames]
         if j <= clip:
-            reach = [*reach, step]
+            to_frames = [*to_frames, step]
         if j >= clip:
-            fields.append(ops.stack([reach[(n + j - clip) % clip] for n in range(clip)], 1))
+            fields.append(ops.stack([to_frames[(n + j - clip) % clip] for n in range(clip)], 1))
     return ops.stack(fields, 1)
 
 
-def attention_shapes(name: str, config: RVRTConfig) -> Shapes:
-    """What both alignments share: projections to query, key and value; projection and MLP after the attention."""
-    width, wide = config.width, config.align_width
+# --- attention
+
+
+def attend_shapes(name: str, config: RVRTConfig) -> Shapes:
+    """Common to both alignments: projections to query, key and value; projection and MLP after the attention."""
+    width, align_width = config.width, config.align_width
     return [
-        *linear_shapes(f"{name}.proj_q.1", width, wide),
-        *linear_shapes(f"{name}.proj_k.1", width, wide),
-        *linear_shapes(f"{name}.proj_v.1", width, wide),
-        *linear_shapes(f"{name}.proj.1", wide, width),
+        *linear_shapes(f"{name}.proj_q.1", width, align_width),
+        *linear_shapes(f"{name}.proj_k.1", width, align_width),
+        *linear_shapes(f"{name}.proj_v.1", width, align_width),
+        *linear_shapes(f"{name}.proj.1", align_width, width),
         *mlp_shapes(f"{name}.mlp.1", width, config.mlp_ratio),
     ]
 
 
-def _project(query: Tensor, key: Tensor, value: Tensor, heads: int, weights: Weights) -> tuple[Tensor, Tensor]:
-    """Query (..., A), scaled for attention, and key | value (..., 2A); weights of `attention_shapes`."""
+def _project_inputs(query: Tensor, key: Tensor, value: Tensor, heads: int, weights: Weights) -> tuple[Tensor, Tensor]:
+    """Projected query (N, T, H, W, A), scaled for attention, and key | value (N, T, H, W, 2A)."""
     q_w, q_b, k_w, k_b, v_w, v_b, _, _, _, _, _, _ = weights
     scale = (q_w.shape[0] // heads) ** -0.5
     query = ops.linear(query, scale * q_w, scale * q_b)
-    return query, msops.concat((ops.linear(key, k_w, k_b), ops.linear(value, v_w, v_b)), -1)
+    key = ops.linear(key, k_w, k_b)
+    return query, msops.concat((key, ops.linear(value, v_w, v_b)), -1)
 
 
-def _project_back(attended: Tensor, weights: Weights) -> Tensor:
-    """Projection and MLP, (..., A) → (..., C); weights of `attention_shapes`."""
+def _project_output(attended: Tensor, weights: Weights) -> Tensor:
+    """Projection and MLP: (N, T, H, W, A) → (N, T, H, W, C)."""
     _, _, _, _, _, _, proj_w, proj_b, fc1_w, fc1_b, fc2_w, fc2_b = weights
-    return ops.mlp(ops.linear(attended, proj_w, proj_b), None, None, fc1_w, fc1_b, fc2_w, fc2_b)
+    x = ops.linear(attended, proj_w, proj_b)
+    return ops.mlp(x, None, None, fc1_w, fc1_b, fc2_w, fc2_b)
 
 
 @ops.compiled
 def align_neighborhood(query: Tensor, key: Tensor, value: Tensor, sizes: tuple[int, int], *weights: Tensor) -> Tensor:
-    """Align by attention to the neighborhood in every frame of the previous clip: RVRT Light, no flow, no offsets.
+    """Align by attention to the neighborhood in every frame of the previous clip: RVRT Light, without flow and offsets.
 
     Args:
-        query: (N, T, H, W, C), the current clip; key: the previous clip, from the same branch's input.
-        value: (N, T, H, W, C), the propagated features at the previous clip.
+        query: (N, T, H, W, C), features of the current clip.
+        key: (N, T, H, W, C), features of the previous clip, from the same source as `query`.
+        value: (N, T, H, W, C), propagated features of the previous clip.
         sizes: heads, edge of the neighborhood [px].
-        weights: `attention_shapes`.
+        weights: see `attend_shapes`.
 
     Returns:
         aligned features (N, T, H, W, C).
     """
     heads, edge = sizes
-    query, key_value = _project(query, key, value, heads, weights)
-    return _project_back(ops.neighborhood_attention(query, key_value, heads, (edge, edge)), weights)
+    query, key_value = _project_inputs(query, key, value, heads, weights)
+    return _project_output(ops.neighborhood_attention(query, key_value, heads, (edge, edge)), weights)
+
+
+# --- guided deformable attention
 
 
 def deformable_shapes(name: str, config: RVRTConfig) -> Shapes:
-    """Six convolutions for the offsets, then `attention_shapes`."""
-    points = config.clip_size * config.deformable_groups * config.align_kernel**2
+    """Six convolutions that predict the offsets, then `attend_shapes`."""
+    offsets = 2 * config.clip_size * config.deformable_groups * config.align_kernel**2
     inputs, hidden = config.width * (1 + config.clip_size), config.offset_width
     if config.flow:
         inputs += 2 * config.clip_size
-    sizes = [(inputs, hidden, 1), *[(hidden, hidden, 3)] * (OFFSET_CONVS - 2), (hidden, 2 * points, 1)]
+    sizes = [(inputs, hidden, 1), *[(hidden, hidden, 3)] * 4, (hidden, offsets, 1)]
     convs = [conv_shapes(f"{name}.conv_offset.{2 * i}", *size) for i, size in enumerate(sizes)]
-    return [*[shape for conv in convs for shape in conv], *attention_shapes(name, config)]
+    return [*[shape for conv in convs for shape in conv], *attend_shapes(name, config)]
 
 
 @ops.compiled
@@ -106,44 +113,45 @@ def align_deformable(
     max_offset: float,
     *weights: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Align by guided deformable attention (RVRT, equations 6 to 10).
+    """Align by guided deformable attention (equations 6 to 10).
 
     Args:
         query, key, value: as in `align_neighborhood`.
-        flows: (N, T, T, H, W, 2) px as `compose_flows` makes them.
+        flows: (N, T, T, H, W, 2) px, see `compose_flows`.
         sizes: heads, edge of the sampling kernel [px], offset groups.
-        max_offset: px that an offset may add to the flow.
-        weights: `deformable_shapes`.
+        max_offset: largest residue of the flow [px].
+        weights: see `deformable_shapes`.
 
     Returns:
         aligned features (N, T, H, W, C); `flows` corrected by the mean offset.
     """
-    offset_weights, attention_weights = weights[:_OFFSET_WEIGHTS], weights[_OFFSET_WEIGHTS:]
     batch, time, height, width, _ = query.shape
     fields = [flows[:, :, n].reshape(batch * time, height, width, 2) for n in range(time)]
-    frames = _previous_frames(value)
+    frames = _rolled_frames(value)
     warped = [ops.warp(frames[n], fields[n]) for n in range(time)]
-    residue = _offset_residue(query, [*warped, *fields], sizes, max_offset, offset_weights)
-    field = flows.transpose(0, 1, 3, 4, 2, 5)  # (N, T, H, W, T, 2)
-    field = ops.stack([field[..., 1], field[..., 0]], -1).expand_dims(5).expand_dims(5)  # (y, x), for all G and K
-    offset = residue + field  # (N, T, H, W, T, G, K, 2)
-    mean = offset.mean((5, 6)).transpose(0, 1, 4, 2, 3, 5)
-    updated = ops.stack([mean[..., 1], mean[..., 0]], -1)
-    return _attend(query, key, value, offset, sizes, attention_weights), updated
+    residue = _offset_residue(query, [*warped, *fields], sizes, max_offset, weights[:_OFFSET_WEIGHTS])
+    guide = _swap_xy(flows.transpose(0, 1, 3, 4, 2, 5))  # (N, T, H, W, T, 2) as (y, x)
+    offset = residue + guide.expand_dims(5).expand_dims(5)  # (N, T, H, W, T, G, K, 2)
+    corrected = _swap_xy(offset.mean((5, 6)).transpose(0, 1, 4, 2, 3, 5))
+    return _attend_at_offsets(query, key, value, offset, sizes, weights[_OFFSET_WEIGHTS:]), corrected
 
 
 @ops.compiled
 def align_unguided(
     query: Tensor, key: Tensor, value: Tensor, sizes: tuple[int, int, int], max_offset: float, *weights: Tensor
 ) -> Tensor:
-    """`align_deformable` without optical flow: offsets start at zero, and nothing is warped to find them."""
-    offset_weights, attention_weights = weights[:_OFFSET_WEIGHTS], weights[_OFFSET_WEIGHTS:]
-    offset = _offset_residue(query, _previous_frames(value), sizes, max_offset, offset_weights)
-    return _attend(query, key, value, offset, sizes, attention_weights)
+    """`align_deformable` without optical flow: the residue is the offset, and nothing is warped to predict it."""
+    offset = _offset_residue(query, _rolled_frames(value), sizes, max_offset, weights[:_OFFSET_WEIGHTS])
+    return _attend_at_offsets(query, key, value, offset, sizes, weights[_OFFSET_WEIGHTS:])
 
 
-def _previous_frames(value: Tensor) -> list[Tensor]:
-    """For n = 0 … T-1: frame (n + b) % T of the previous clip, for every frame b of this one; (N·T, H, W, C)."""
+def _swap_xy(field: Tensor) -> Tensor:
+    """(..., 2) from (x, y) to (y, x), or back."""
+    return ops.stack([field[..., 1], field[..., 0]], -1)
+
+
+def _rolled_frames(value: Tensor) -> list[Tensor]:
+    """For n = 0 … T-1: frame (n + b) % T of the previous clip, for every frame b of the current clip; (N·T, H, W, C)."""
     batch, time, height, width, channels = value.shape
     rolled = [ops.stack([value[:, (n + b) % time] for b in range(time)], 1) for n in range(time)]
     return [frames.reshape(batch * time, height, width, channels) for frames in rolled]
@@ -152,24 +160,24 @@ def _previous_frames(value: Tensor) -> list[Tensor]:
 def _offset_residue(
     query: Tensor, guides: list[Tensor], sizes: tuple[int, int, int], max_offset: float, weights: Weights
 ) -> Tensor:
-    """What the convolutions add to the flow (equation 7): (N, T, H, W, T, G, K, 2) px, as (y, x)."""
-    in_w, in_b, conv1_w, conv1_b, conv2_w, conv2_b, conv3_w, conv3_b, conv4_w, conv4_b, out_w, out_b = weights
+    """Residue of the flow, by six convolutions (equation 7): (N, T, H, W, T, G, K, 2) px, as (y, x)."""
+    conv1_w, conv1_b, conv2_w, conv2_b, conv3_w, conv3_b, conv4_w, conv4_b, conv5_w, conv5_b, conv6_w, conv6_b = weights
     _, edge, groups = sizes
     batch, time, height, width, channels = query.shape
-    x = msops.concat([query.reshape(batch * time, height, width, channels), *guides], -1)  # (N·T, H, W, (1+T)·C [+ 2T])
-    x = ops.conv2d(x, in_w, in_b, "leaky_relu")
+    x = msops.concat([query.reshape(batch * time, height, width, channels), *guides], -1)
     x = ops.conv2d(x, conv1_w, conv1_b, "leaky_relu")
     x = ops.conv2d(x, conv2_w, conv2_b, "leaky_relu")
     x = ops.conv2d(x, conv3_w, conv3_b, "leaky_relu")
     x = ops.conv2d(x, conv4_w, conv4_b, "leaky_relu")
-    x = ops.conv2d(x, out_w, out_b)
+    x = ops.conv2d(x, conv5_w, conv5_b, "leaky_relu")
+    x = ops.conv2d(x, conv6_w, conv6_b)
     return (max_offset * msops.tanh(x)).reshape(batch, time, height, width, time, groups, edge * edge, 2)
 
 
-def _attend(
+def _attend_at_offsets(
     query: Tensor, key: Tensor, value: Tensor, offset: Tensor, sizes: tuple[int, int, int], weights: Weights
 ) -> Tensor:
-    """Attention at the offsets, projection and MLP (equations 8 to 10): (N, T, H, W, C)."""
+    """Attention to the sampled keys and values, projection and MLP (equations 8 to 10): (N, T, H, W, C)."""
     heads, edge, _ = sizes
-    query, key_value = _project(query, key, value, heads, weights)
-    return _project_back(ops.deformable_attention(query, key_value, offset, heads, (edge, edge)), weights)
+    query, key_value = _project_inputs(query, key, value, heads, weights)
+    return _project_output(ops.deformable_attention(query, key_value, offset, heads, (edge, edge)), weights)

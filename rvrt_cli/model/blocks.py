@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Building blocks of RVRT on channels-last features, as functions of features and weights.
+"""Layers of RVRT on channels-last features, as functions of features and weights.
 
-Weights are a flat tuple, in the order in which `*_shapes` lists them by their published names; each function unpacks them by
-name. A compiled stage is given its weights with its features: so it serves every branch of the same shape, and sees what
-training changes.
+Weights are flat tuples in the order in which the `*_shapes` functions list them by their published names, and each function
+unpacks them by name. A compiled stage takes its weights as arguments: it serves every branch of the same shape, and it sees
+changes of the weights in training. (MindSpore 2.10 gives no gradients to a NamedTuple of them.)
 
-N batch, T frames of a clip, H×W frame size [px], C channels.
+N batch, T frames of a clip, H×W frame size [px], C channels, L pixels of a window.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ from rvrt_cli import ops
 
 Shapes = list[tuple[str, tuple[int, ...]]]  # name and shape of each weight
 Weights = tuple[Tensor, ...]
-Sizes = tuple[int, int, int, tuple[int, int, int], bool]  # see `refine`
+RefineSizes = tuple[int, int, int, tuple[int, int, int], bool]  # groups, layers per group, heads, window, biased
+
+_TRANSFORMER_WEIGHTS = 12  # of a layer, and the table of relative position biases if it has one
+_BLOCK_WEIGHTS = 4  # of a pair of convolutions
 
 
 def parameters(shapes: Shapes) -> ParameterTuple:
-    """Parameters that are zero until weights come from a file or from `initial_weights`."""
+    """Parameters filled with zeros; values come from a weights file or from `initial_weights`."""
     return ParameterTuple([Parameter(Tensor(np.zeros(shape, np.float32)), name=name) for name, shape in shapes])
 
 
@@ -47,11 +50,17 @@ def mlp_shapes(name: str, channels: int, ratio: int) -> Shapes:
     return [*linear_shapes(f"{name}.fc1", channels, hidden), *linear_shapes(f"{name}.fc2", hidden, channels)]
 
 
-LAYER_WEIGHTS = 12  # of a Swin layer, without the table of relative position biases
+def split_evenly(weights: Weights, parts: int) -> list[Weights]:
+    """`parts` consecutive tuples of the same length."""
+    length = len(weights) // parts
+    return [weights[i * length : (i + 1) * length] for i in range(parts)]
+
+
+# --- Swin layers (section 4.2, figure 2)
 
 
 def transformer_shapes(name: str, channels: int, heads: int, window: tuple, ratio: int, biased: bool) -> Shapes:
-    """Swin layer: `LAYER_WEIGHTS` weights, then the table of relative position biases where it has one."""
+    """Swin layer: 12 weights, and the table of relative position biases if it has one."""
     rows = (2 * window[0] - 1) * (2 * window[1] - 1) * (2 * window[2] - 1)
     table = [(f"{name}.attn.relative_position_bias_table", (rows, heads))] if biased else []
     return [
@@ -67,35 +76,34 @@ def transformer_shapes(name: str, channels: int, heads: int, window: tuple, rati
 def transformer_layer(
     x: Tensor, weights: Weights, heads: int, window: tuple[int, int, int], shifted: bool, biased: bool
 ) -> Tensor:
-    """Swin transformer layer over (T, H, W): shifted-window attention, then MLP, each on a residual path.
+    """Swin transformer layer over (T, H, W): shifted-window attention and MLP, each with a residual connection.
 
     (N, T, H, W, C) → (N, T, H, W, C).
     """
-    (
-        norm1_g, norm1_b, qkv_w, qkv_b, proj_w, proj_b, norm2_g, norm2_b, fc1_w, fc1_b, fc2_w, fc2_b,
-    ) = weights[:LAYER_WEIGHTS]  # fmt: skip
+    swin = weights[:_TRANSFORMER_WEIGHTS]
+    norm1_g, norm1_b, qkv_w, qkv_b, proj_w, proj_b, norm2_g, norm2_b, fc1_w, fc1_b, fc2_w, fc2_b = swin
     fitted, shift = ops.window_and_shift(x.shape[1:4], window, shifted)
     bias = None
     if biased:
-        bias_table = weights[LAYER_WEIGHTS]
+        bias_table = weights[_TRANSFORMER_WEIGHTS]
         index = _position_index(window, fitted[0] * fitted[1] * fitted[2])
         bias = bias_table[index].transpose(2, 0, 1)  # (heads, L, L)
-    qkv = ops.norm_linear(x, norm1_g, norm1_b, qkv_w, qkv_b)
-    attended = ops.window_attention(qkv, qkv_b, bias, heads, fitted, shift)  # padding holds the bias
+    qkv = ops.norm_linear(x, norm1_g, norm1_b, qkv_w, qkv_b)  # (N, T, H, W, 3C)
+    attended = ops.window_attention(qkv, qkv_b, bias, heads, fitted, shift)
     x = ops.linear(attended, proj_w, proj_b, "none", x)
     return ops.mlp(x, norm2_g, norm2_b, fc1_w, fc1_b, fc2_w, fc2_b)
 
 
 @msops.constexpr
 def _position_index(window: tuple[int, int, int], length: int) -> Tensor:
-    """As published, a window that is cropped to the frame uses the top left part of the index."""
+    """As published: a window that was shortened to the frame uses the top left part of the index."""
     return Tensor(relative_position_index(window)[:length, :length])
 
 
 def relative_position_index(window: tuple[int, int, int]) -> np.ndarray:
-    """(L, L) int32: the row of the bias table for each pair of a window's pixels.
+    """Row of the bias table for each pair of a window's pixels: (L, L) int32.
 
-    A row stands for the displacement (t, y, x) of the two, each axis counted from -(edge - 1).
+    A row stands for the displacement (t, y, x) between the two, counted from -(edge - 1) along each axis.
     """
     grid = np.stack(np.meshgrid(*(np.arange(edge) for edge in window), indexing="ij"), -1).reshape(-1, 3)
     shift = grid[:, None] - grid[None, :] + np.array(window) - 1
@@ -103,8 +111,8 @@ def relative_position_index(window: tuple[int, int, int]) -> np.ndarray:
     return ((shift[..., 0] * edges[1] + shift[..., 1]) * edges[2] + shift[..., 2]).astype(np.int32)
 
 
-def refine_shapes(name: str, channels: int, sizes: Sizes, ratio: int) -> Shapes:
-    """Weights of `refine`: LayerNorm; per group the layers and a dense layer; LayerNorm."""
+def refine_shapes(name: str, channels: int, sizes: RefineSizes, ratio: int) -> Shapes:
+    """LayerNorm; per group its layers and a dense layer; LayerNorm."""
     groups, depth, heads, window, biased = sizes
     shapes = norm_shapes(f"{name}.main.3", channels)
     for i in range(groups):
@@ -117,47 +125,49 @@ def refine_shapes(name: str, channels: int, sizes: Sizes, ratio: int) -> Shapes:
 
 
 @ops.compiled
-def refine(x: Tensor, sizes: Sizes, *weights: Tensor) -> Tensor:
-    """LayerNorm, residual groups (RSTB), LayerNorm: the body of extraction, branches and reconstruction.
+def refine(x: Tensor, sizes: RefineSizes, *weights: Tensor) -> Tensor:
+    """LayerNorm, residual groups (RSTB), LayerNorm: the body of feature extraction, branches and reconstruction.
 
-    A group is some transformer layers, every second one shifted, and a dense layer, on a residual path.
+    A group is a sequence of transformer layers, every second one shifted, and a dense layer, with a residual connection.
 
     Args:
-        x: (N, T, H, W, C), what `merge` gave.
-        sizes: groups, layers of a group, heads, window (T, H, W), whether attention has relative position biases.
+        x: (N, T, H, W, C), the output of `merge`.
+        sizes: groups, layers per group, heads, window (T, H, W), whether attention has relative position biases.
+        weights: see `refine_shapes`.
     """
     groups, depth, heads, window, biased = sizes
-    norm_in_g, norm_in_b = weights[:2]
-    norm_out_g, norm_out_b = weights[-2:]
-    per_layer = LAYER_WEIGHTS + int(biased)
-    per_group = depth * per_layer + 2
-    x = ops.layer_norm(x, norm_in_g, norm_in_b)
-    for i in range(groups):
-        group = weights[2 + i * per_group : 2 + (i + 1) * per_group]
-        linear_w, linear_b = group[-2:]
+    norm_g, norm_b = weights[:2]
+    x = ops.layer_norm(x, norm_g, norm_b)
+    for group in split_evenly(weights[2:-2], groups):
+        layers, (linear_w, linear_b) = split_evenly(group[:-2], depth), group[-2:]
         y = x
         for j in range(depth):
-            layer = group[j * per_layer : (j + 1) * per_layer]
-            y = transformer_layer(y, layer, heads, window, j % 2 == 1, biased)
+            y = transformer_layer(y, layers[j], heads, window, j % 2 == 1, biased)
         x = ops.linear(y, linear_w, linear_b, "none", x)
-    return ops.layer_norm(x, norm_out_g, norm_out_b)
+    norm_g, norm_b = weights[-2:]
+    return ops.layer_norm(x, norm_g, norm_b)
+
+
+# --- convolutions
 
 
 def convolve_shapes(name: str, channels: int, blocks: int) -> Shapes:
-    """Weights of `convolve`: two convolutions a block."""
+    """Two convolutions per block."""
     convs = [f"{name}.main.5.{i}.{conv}" for i in range(blocks) for conv in ("conv1", "conv2")]
     return [shape for conv in convs for shape in conv_shapes(conv, channels, channels, 3)]
 
 
 @ops.compiled
 def convolve(x: Tensor, *weights: Tensor) -> Tensor:
-    """Residual blocks of two 3x3 convolutions, (N, T, H, W, C) → (N, T, H, W, C): in place of `refine`, without norms."""
+    """Residual blocks of two 3x3 convolutions in place of `refine`, without norms and windows (not in the paper).
+
+    (N, T, H, W, C) → (N, T, H, W, C).
+    """
     shape = x.shape
     x = x.reshape(shape[0] * shape[1], shape[2], shape[3], shape[4])
-    for i in range(0, len(weights), 4):
-        conv1_w, conv1_b, conv2_w, conv2_b = weights[i : i + 4]
-        y = ops.conv2d(x, conv1_w, conv1_b, "leaky_relu")
-        x = ops.conv2d(y, conv2_w, conv2_b, "none", x)
+    for block in split_evenly(weights, len(weights) // _BLOCK_WEIGHTS):
+        conv1_w, conv1_b, conv2_w, conv2_b = block
+        x = ops.conv2d(ops.conv2d(x, conv1_w, conv1_b, "leaky_relu"), conv2_w, conv2_b, "none", x)
     return x.reshape(shape)
 
 
@@ -172,7 +182,7 @@ def convolve_onto(x: Tensor, source: Tensor, weight: Tensor, bias: Tensor) -> Te
 
 @ops.compiled
 def merge(weight: Tensor, bias: Tensor, *sources: Tensor) -> Tensor:
-    """Convolution of several features (N, T, H, W, C), concatenated along the channels."""
+    """Convolution of concatenated features, (N, T, H, W, C) each."""
     x = sources[0] if len(sources) == 1 else msops.concat(sources, -1)
     batch, time, height, width, channels = x.shape
     y = ops.conv2d(x.reshape(batch * time, height, width, channels), weight, bias)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Floating-point operations of a network, counted from the shapes of its weights."""
+"""Cost of a network in floating-point operations, counted from the shapes of its weights."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 from rvrt_cli.model.config import RVRTConfig
 from rvrt_cli.model.initialization import parameter_shapes
-from rvrt_cli.model.spynet import SPYNET_LEVELS
+from rvrt_cli.model.spynet import SPYNET_LEVELS, SPYNET_STEP
 
-_PLACES_PER_PIXEL = {"upsampler.5": 4, "upsampler.10": 16, "conv_last": 16}  # places per LR pixel at which these work
-_SPYNET_STEP = 2 ** (SPYNET_LEVELS - 1)  # px; SpyNet resizes frames to a multiple
+_PIXELS_PER_LR_PIXEL = {"upsampler.5": 4, "upsampler.10": 16, "conv_last": 16}  # of convolutions after upsampling
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Flops:
 
     @property
     def total(self) -> float:
-        """All that is counted."""
+        """Sum of all kinds."""
         return self.convolutions + self.dense + self.attention
 
 
@@ -32,7 +31,7 @@ def count_flops(config: RVRTConfig, frames: int, height: int, width: int) -> Flo
     """Operations of upscaling one sequence of `frames` LR frames of `height` × `width` px in one call.
 
     Convolutions (optical flow included), dense layers, and the two products of each attention. Sampling, activations,
-    norms and the softmax are not counted, as is usual: they are a few percent.
+    norms and softmax are not counted, as is customary: they are a few percent.
     """
     size = config.clip_size
     clips = -(-frames // size)
@@ -44,14 +43,14 @@ def count_flops(config: RVRTConfig, frames: int, height: int, width: int) -> Flo
             continue
         each = 2 * math.prod(shape)
         if name.startswith("spynet."):
-            convolutions += each * _flow_places(name, height, width) * 2 * (frames - 1)
+            convolutions += each * _spynet_pixels(name, height, width) * 2 * (frames - 1)
             continue
-        places = _PLACES_PER_PIXEL.get(name.removesuffix(".weight"), 1) if config.upsampler_width else 1
+        pixels_per_lr_pixel = _PIXELS_PER_LR_PIXEL.get(name.removesuffix(".weight"), 1) if config.upsampler_width else 1
         share = aligned if name.startswith("deform_align.") else 1
         if len(shape) == 2:
             dense += each * share * pixels
         else:
-            convolutions += each * places * share * pixels
+            convolutions += each * pixels_per_lr_pixel * share * pixels
     attention = 4 * aligned * config.passes * size * config.align_kernel**2 * config.align_width
     for part, (span, repeats) in enumerate(((1, 1), (size, config.passes), (1, 1))):
         if config.bodies[part] == "attention":
@@ -60,8 +59,8 @@ def count_flops(config: RVRTConfig, frames: int, height: int, width: int) -> Flo
     return Flops(convolutions, dense, attention * pixels)
 
 
-def _flow_places(name: str, height: int, width: int) -> float:
-    """Pixels at which a convolution of SpyNet works; the frame is resized to a multiple of 32 px first."""
+def _spynet_pixels(name: str, height: int, width: int) -> float:
+    """Pixels that a convolution of SpyNet computes; the frame is first resized to a multiple of `SPYNET_STEP` px."""
     level = int(name.split("basic_module.")[1].split(".")[0])
-    rows, columns = (-(-side // _SPYNET_STEP) * _SPYNET_STEP for side in (height, width))
+    rows, columns = (-(-side // SPYNET_STEP) * SPYNET_STEP for side in (height, width))
     return rows * columns / 4 ** (SPYNET_LEVELS - 1 - level)

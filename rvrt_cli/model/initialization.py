@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names and shapes of a network's weights, and weights to start training from."""
+"""Names and shapes of a network's weights, and initial weights to train from."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import numpy as np
 from rvrt_cli.model.config import RVRTConfig
 from rvrt_cli.model.rvrt import RVRT
 
-_KERNEL_SHRINK = 0.2  # of the kernel's size; above 0, or all points would learn the same
+_INITIAL_SPREAD = 0.2  # of the sampling points, relative to the kernel; at 0 all points would learn the same
 
 
 def parameter_shapes(config: RVRTConfig) -> dict[str, tuple[int, ...]]:
-    """Name → shape of every weight of the network; names are the published ones."""
+    """Shape of every weight by its published name."""
     return {parameter.name: tuple(parameter.shape) for parameter in RVRT(config).get_parameters()}
 
 
 def initial_weights(config: RVRTConfig, seed: int = 0) -> dict[str, np.ndarray]:
-    """Weights to start training from, float32; the output is bilinear upsampling plus very little.
+    """Initial weights, float32. The network's output is the bilinearly upsampled input plus a small residual.
 
-    Convolutions and dense layers: normal with variance 1 / inputs. The last convolution is a fiftieth of that: zeros there
-    would stall everything before it. The second convolution of a residual pair is a tenth.
+    Convolutions and dense layers: normal with variance 1 / inputs. The last convolution is scaled by 0.02 (zeros there would
+    stall all layers before it), the second convolution of a residual pair by 0.1.
 
-    Last layer of the offsets: its weights are zero, so that the alignment starts at the flow itself (without a flow, at no
-    motion), and its biases contract the kernel around that place: the mean over a whole neighborhood would blur what is
-    propagated. The convolutions of fused neighbors start at zero, so that they can be added to a trained network.
+    Last layer of the offsets: zero weights, so that the alignment starts at the flow (without flow, at zero motion), and
+    biases that pull the sampling points towards the center: the mean over the whole kernel would blur the propagated
+    features. The weights of the fused neighbors are zero, so that frame fusion can be added to a trained network.
     """
     rng = np.random.default_rng(seed)
     weights = {}
@@ -39,20 +39,20 @@ def initial_weights(config: RVRTConfig, seed: int = 0) -> dict[str, np.ndarray]:
         elif name.endswith("relative_position_bias_table"):
             value = 0.02 * noise
         else:
-            value = noise / np.sqrt(np.prod(shape[1:])) * _gain(name)
+            value = noise / np.sqrt(np.prod(shape[1:])) * _initial_gain(name)
         weights[name] = value.astype(np.float32)
     return weights
 
 
 def _contracted_kernel(config: RVRTConfig) -> np.ndarray:
-    """Bias of the offsets with which each point of the kernel keeps `_KERNEL_SHRINK` of its distance from the center."""
+    """Bias of the offsets that contracts the kernel to `_INITIAL_SPREAD` of its size."""
     edge = config.align_kernel
     grid = np.indices((edge, edge)).reshape(2, -1).T - edge // 2  # (K, 2) px, as (y, x)
-    bias = np.arctanh(np.clip((_KERNEL_SHRINK - 1) * grid / config.max_offset, -0.9, 0.9))
+    bias = np.arctanh(np.clip((_INITIAL_SPREAD - 1) * grid / config.max_offset, -0.9, 0.9))
     return np.tile(bias.ravel(), config.clip_size * config.deformable_groups)
 
 
-def _gain(name: str) -> float:
+def _initial_gain(name: str) -> float:
     if name == "conv_last.weight":
         return 0.02
     return 0.1 if name.endswith(".conv2.weight") else 1.0  # the end of a residual path

@@ -11,25 +11,25 @@ from rvrt_cli.device import Device, memory_errors
 from rvrt_cli.model.config import RVRTConfig
 from rvrt_cli.model.rvrt import RVRT, RecurrentState
 from rvrt_cli.ops import kernels_active
-from rvrt_cli.ops.fusion import FUSED_CHANNELS
+from rvrt_cli.ops.frame_fusion import FUSED_CHANNELS
 from rvrt_cli.ops.kernels import problem as kernels_problem
 from rvrt_cli.signals import defer_signals
 
-_FRAMES = "frames"
-BASE_BYTES = 670 << 20  # MindSpore itself, its compiled stages and its thread pools; as much with 16 cores
+_FRAMES = "frames"  # key of the state's input frames, beside the names of the branches
+_BASE_BYTES = 670 << 20  # MindSpore, its compiled stages and thread pools; the same with 16 cores
 
 
 class Network:
-    """A network with its weights on a device; a `rvrt_cli.engine.StreamingNetwork`.
+    """A network with its weights on a device; fulfills `rvrt_cli.engine.Network`.
 
     Attributes:
-        config: the network's sizes.
-        card: the model card's facts from the weights file.
+        config: sizes of the network.
+        card: model card from the weights file.
         device: where it runs.
     """
 
     def __init__(self, config: RVRTConfig, arrays: dict[str, np.ndarray], card: dict, device: Device):
-        """`arrays` are exactly the network's parameters, see `parameter_shapes`."""
+        """`arrays` holds exactly the network's parameters, see `parameter_shapes`."""
         self.config, self.card, self.device = config, card, device
         self._dtype = ms.float16 if device.precision == "float16" else ms.float32
         self._uses_kernels = device.kind == "cpu" and kernels_active()
@@ -41,19 +41,19 @@ class Network:
 
     @property
     def notes(self) -> list[str]:
-        """What a user should know before the work starts, one line each."""
+        """Warnings for the user before work starts, one line each."""
         notes = []
         if not self.card.get("trained", True):
             notes.append(
-                f"the network {self.card['name']} is untrained: the result is hardly more than bilinear upsampling"
+                f"the network {self.card['name']} is untrained: the result is little better than bilinear upscaling"
             )
         if self.device.kind == "cpu" and not self._uses_kernels:
-            notes.append(f"without the C++ kernels the CPU is many times slower: {kernels_problem()}")
+            notes.append(f"the CPU is many times slower without the C++ kernels: {kernels_problem()}")
         return notes
 
     @property
     def cell(self) -> RVRT:
-        """The MindSpore cell, for measurements and tests."""
+        """The MindSpore network, for measurements of its stages."""
         return self._cell
 
     @property
@@ -63,18 +63,18 @@ class Network:
 
     @property
     def clip_size(self) -> int:
-        """Frames that the network takes in one step."""
+        """Frames that the network processes together."""
         return self.config.clip_size
 
     def __call__(
         self, frames: np.ndarray, state: dict[str, np.ndarray] | None, emit: int, mirrored: bool = False
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Upscale the first `emit` frames of a window; see `rvrt_cli.engine.StreamingNetwork`.
+        """Upscale the first `emit` frames of a window; see `rvrt_cli.engine.Network`.
 
         Args:
             frames: (N, T, H, W, 3) float32 in [0, 1].
-            state: what the previous call returned, or None at the start of a scene.
-            emit: frames to return.
+            state: result of the previous call, or None at the start of a scene.
+            emit: number of frames to return.
             mirrored: the second half of `frames` is the first half reversed, and `state` is None.
 
         Returns:
@@ -86,37 +86,37 @@ class Network:
         past = None
         if state is not None:
             features = {branch: self._tensor(state[branch]) for branch in self.config.branches}
-            past = RecurrentState(self._tensor(state[_FRAMES]), features)
+            past = RecurrentState(frames=self._tensor(state[_FRAMES]), features=features)
         with defer_signals(), memory_errors():
             output, new = self._cell.stream(self._tensor(frames), past, emit, mirrored)
             arrays = {branch: self._array(feature) for branch, feature in new.features.items()}
             return self._array(output), {_FRAMES: self._array(new.frames), **arrays}
 
     def memory(self, frames: int, height: int, width: int) -> int:
-        """Predicted peak bytes of one call with N = 1, T = `frames`; input, output and weights included.
+        """Predicted peak bytes of one call with N = 1, T = `frames`; including input, output and weights.
 
-        Features of all branches are kept for every frame, both ways round; the largest stage works on one clip.
+        Features of all branches are kept for every frame, in both time directions; the largest stage processes one clip.
         """
         config, size = self.config, 2 if self._dtype == ms.float16 else 4
         clips = -(-frames // config.clip_size)
         kept = 2 * (1 + config.passes) * config.width + 3 + 4 * config.clip_size * config.flow
-        kept += (FUSED_CHANNELS + 7) * bool(config.fused_neighbors)  # and a copy of frames and flows
+        kept += (FUSED_CHANNELS + 7) * bool(config.fused_neighbors)  # and copies of frames and flows
         upsampled = 3 * config.scale**2
-        stage = 10 * 16 * config.upsampler_width  # the upsampler at full size, as measured on the CPU
+        stage = 10 * 16 * config.upsampler_width  # the upsampler at full size; measured on the CPU
         if config.alignment == "deformable":
             points = config.clip_size * config.align_kernel**2
-            # as measured; with a flow they are taken from it, added to it, and averaged
+            # measured; with flow there are several copies: residue, sum and mean
             offsets = (20 if config.flow else 6) * points * config.deformable_groups
             samples = (
                 0 if self._uses_kernels else 4 * points * 2 * config.align_width
-            )  # the definition keeps every sample
+            )  # the definition stores every sample
             stage = max(stage, samples + offsets)
         pixels = height * width
         per_clip = config.clip_size * pixels * size
-        return int(per_clip * (clips * (kept + 2 * upsampled) + stage) + 2 * self._weight_bytes()) + BASE_BYTES
+        return int(per_clip * (clips * (kept + 2 * upsampled) + stage) + 2 * self._weight_bytes()) + _BASE_BYTES
 
     def state_shapes(self, height: int, width: int) -> dict[str, tuple[int, ...]]:
-        """Shapes of the arrays, float32, of the state of one call with N = 1."""
+        """Shapes of the float32 arrays in the state of a call with N = 1."""
         config = self.config
         features = 1, config.clip_size, height, width, config.width
         return {_FRAMES: (1, config.history, height, width, 3), **dict.fromkeys(config.branches, features)}

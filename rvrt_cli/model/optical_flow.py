@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Optical flow along a clip, the guide of the alignment: by SpyNet, or by Lucas and Kanade's method.
+"""Optical flow along a clip, the guide of the alignment (section 4.3), by SpyNet or Lucas-Kanade; frame fusion.
 
-B pairs of frames, H×W frame size [px].
+N batch, T frames of a clip, H×W frame size [px].
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from mindspore import Tensor, ops as msops
 from rvrt_cli import ops
 from rvrt_cli.model.spynet import spynet
 
-ABSENT = -8.0  # pixels of frames beyond the sequence: unlike any other, so that `fuse_neighbors` gives them no weight
+MISSING_FRAME = -8.0  # pixel value of a missing frame: so far from any color that `fuse_neighbors` gives it no weight
 
 
 @ops.compiled
 def estimate_flow(frames: Tensor, both: bool, *weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Optical flow along a clip, both ways.
+    """Optical flow along a clip in both directions.
 
     Args:
         frames: (N, T+1, H, W, 3), a clip and the frame before it.
-        both: else the backward flow is given twice.
-        weights: `spynet_shapes`; none: by `ops.lucas_kanade`.
+        both: otherwise the backward flow is returned twice.
+        weights: see `spynet_shapes`; without weights `ops.lucas_kanade` estimates the flow.
 
     Returns:
         forward and backward flow, (N, T, H, W, 2) px each.
@@ -39,23 +39,22 @@ def estimate_flow(frames: Tensor, both: bool, *weights: Tensor) -> tuple[Tensor,
 
 @ops.compiled
 def fuse_neighbors(frames: Tensor, reach: int) -> Tensor:
-    """Fuse each frame of a clip with `reach` frames on either side, see `ops.fuse_frames`.
+    """Fuse `reach` frames on either side onto each frame of a clip, see `ops.fuse_frames`.
 
-    Each flow is estimated directly, by `ops.lucas_kanade`: composing those between adjacent frames would add up their
-    errors.
+    Each flow is estimated directly by `ops.lucas_kanade`: composing flows between adjacent frames would accumulate errors.
 
     Args:
-        frames: (N, reach + T + reach, H, W, 3), a clip between its neighbors; see `ABSENT`.
+        frames: (N, reach + T + reach, H, W, 3), a clip between its neighbors; see `MISSING_FRAME`.
 
     Returns:
-        (N, T, H, W, 64).
+        (N, T, H, W, `FUSED_CHANNELS`).
     """
     batch, length, height, width, _ = frames.shape
     time = length - 2 * reach
-    places = [at for at in range(2 * reach + 1) if at != reach]
+    starts = [start for start in range(2 * reach + 1) if start != reach]
     middle = frames[:, reach : reach + time].reshape(-1, height, width, 3)
-    neighbors = ops.stack([frames[:, at : at + time].reshape(-1, height, width, 3) for at in places], 1)
-    repeated = ops.stack([middle] * len(places), 1)
+    neighbors = ops.stack([frames[:, start : start + time].reshape(-1, height, width, 3) for start in starts], 1)
+    repeated = ops.stack([middle] * len(starts), 1)
     flows = ops.lucas_kanade(repeated.reshape(-1, height, width, 3), neighbors.reshape(-1, height, width, 3))
     fused = ops.fuse_frames(middle, neighbors, flows.reshape(*neighbors.shape[:-1], 2))
     return fused.reshape(batch, time, height, width, -1)

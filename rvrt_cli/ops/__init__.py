@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The operations that the network is made of; used as `ops.conv2d(...)`, never imported by name.
+"""The ops that the network is made of: attention, warping, layers, optical flow, loss.
 
-Each exists as a definition in plain MindSpore, which runs on every device and differentiates, and most exist as a C++ kernel
-for float32 on the CPU as well, with the same signature.
+`layers`, `sampling`, `attention`, `lucas_kanade_flow` and `frame_fusion` define every op in plain MindSpore: that runs on
+every device and has gradients. `kernels` holds the same ops as C++ kernels for float32. `backend` has one table per backend
+and selects one; `compilation` compiles stages of the network that use it.
 
-- `layers` defines convolution, dense layer, LayerNorm, MLP, pixel shuffle, resizing and the loss; `sampling` warping by optical
-  flow; `attention` the three attentions; `lucas_kanade` optical flow without weights; `fusion` the fusion of neighboring frames.
-- `kernels` holds the C++ kernels, their build and the glue that makes MindSpore operations of them.
-- `backend` has the table of definitions and that of kernels, and decides which one runs.
+Call ops as attributes of this package (`ops.conv2d(...)`): importing an op by name would pin one backend.
 """
 
 from __future__ import annotations
 
+from rvrt_cli.ops import backend
 from rvrt_cli.ops.attention import deformable_attention, neighborhood_attention, window_and_shift, window_attention
-from rvrt_cli.ops.backend import arguments, compiled, differentiable, kernels_active, use_kernels
-from rvrt_cli.ops.fusion import fuse_frames
+from rvrt_cli.ops.backend import active_backend, kernels_active
+from rvrt_cli.ops.compilation import arguments, compiled, differentiable
+from rvrt_cli.ops.frame_fusion import fuse_frames
 from rvrt_cli.ops.layers import (
     activate,
     add_upsampled,
@@ -30,11 +30,12 @@ from rvrt_cli.ops.layers import (
     reverse_time,
     stack,
 )
-from rvrt_cli.ops.lucas_kanade import lucas_kanade
+from rvrt_cli.ops.lucas_kanade_flow import lucas_kanade
 from rvrt_cli.ops.sampling import warp
 
 __all__ = [
     "activate",
+    "active_backend",
     "add_upsampled",
     "arguments",
     "charbonnier",
@@ -60,5 +61,18 @@ __all__ = [
     "window_and_shift",
     "window_attention",
 ]
+
+
+def use_kernels(enabled: bool = True) -> bool:
+    """Run the ops of this package as the device's kernels, or as definitions. Importing the package enables kernels.
+
+    Returns:
+        whether kernels run from now on: False where the device has none, or `kernels.problem()` says why they are missing.
+    """
+    # MindSpore's parser looks names up in the module's __dict__ while it compiles: it ignores a module's __getattr__, and a
+    # function that looked the op up at each call would become part of every graph.
+    globals().update(backend.select(enabled))
+    return kernels_active()
+
 
 use_kernels()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The three attentions of RVRT, as plain MindSpore definitions: window, guided deformable, neighborhood.
+"""The three attentions of RVRT in plain MindSpore: shifted window, guided deformable, neighborhood.
 
 N batch, T frames per clip, H×W frame size [px], C channels, G offset groups, K kernel points, L pixels of a window.
-Channels come last. They run on every device, compile under `ms.jit` and differentiate.
+Channels come last.
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
-from rvrt_cli.ops.layers import stack, widened
-from rvrt_cli.ops.sampling import bilinear_corners, counting, pixel_grid
+from rvrt_cli.ops.layers import stack, widen_half
+from rvrt_cli.ops.sampling import bilinear_corners, index_range, pixel_grid
 
-MASKED = -100.0  # added to the scores of pixels that only the cyclic shift has brought together; published, not -inf
+SHIFT_MASK = -100.0  # added to the score of pixels that only the cyclic shift made neighbors; as published, not -inf
 
 
 @ops.constexpr
 def window_and_shift(size: tuple[int, int, int], window: tuple[int, int, int], shifted: bool) -> tuple:
     """The window and cyclic shift for features of `size` (T, H, W).
 
-    An axis no longer than the window is used whole and not shifted; else a shifted layer moves by half a window.
+    An axis that is not longer than the window is used whole and not shifted; otherwise a shifted layer shifts by half a
+    window.
     """
     fitted = tuple(min(length, edge) for length, edge in zip(size, window, strict=True))
     shift = tuple(edge // 2 if shifted and length > edge else 0 for length, edge in zip(size, window, strict=True))
@@ -29,7 +30,7 @@ def window_and_shift(size: tuple[int, int, int], window: tuple[int, int, int], s
 
 
 def _roll(x: Tensor, shift: int, axis: int) -> Tensor:
-    """`x` moved cyclically towards the start by `shift`; ops.roll has no CPU kernel."""
+    """`x` rolled towards the start by `shift`; MindSpore's own roll has no CPU kernel."""
     if shift == 0:
         return x
     head, tail = ops.split(x, [shift, x.shape[axis] - shift], axis)
@@ -48,11 +49,11 @@ def window_attention(
 
     Args:
         qkv: (N, T, H, W, 3C), query | key | value, head after head; the query is not scaled yet.
-        pad: (3C,), what a pixel beyond the frame holds, up to the next multiple of the window. The network pads with
-            zeros before its qkv layer, so this is that layer's bias.
+        pad: (3C,), value of the pixels that pad the frame to a multiple of the window. The network pads with zeros before
+            its qkv layer, so this is that layer's bias.
         bias: (heads, L, L) relative position bias, or None.
-        heads: attention heads; C divides by them.
-        window: pixels of a window in time, height and width; none longer than the axis.
+        heads: number of attention heads; divides C.
+        window: window size (time, height, width) [px]; at most the length of each axis.
         shift: cyclic shift [px] before the partition, undone afterwards.
 
     Returns:
@@ -96,7 +97,7 @@ def window_attention(
 
 @ops.constexpr
 def _shift_mask(padded: tuple, window: tuple, shift: tuple) -> Tensor:
-    """(windows, 1, L, L) float32: MASKED where a window's two pixels come from different regions of the frame, else 0.
+    """(windows, 1, L, L) float32: SHIFT_MASK where two pixels of a window come from different regions of the frame, else 0.
 
     A shifted axis has three regions (Swin, figure 4). Built once per shape, while compiling.
     """
@@ -108,7 +109,7 @@ def _shift_mask(padded: tuple, window: tuple, shift: tuple) -> Tensor:
     counts = [length // edge for length, edge in zip(padded, window, strict=True)]
     region = region.reshape(counts[0], window[0], counts[1], window[1], counts[2], window[2])
     region = region.transpose(0, 2, 4, 1, 3, 5).reshape(int(np.prod(counts)), 1, -1)
-    return Tensor((MASKED * (region[..., :, None] != region[..., None, :])).astype(np.float32))
+    return Tensor((SHIFT_MASK * (region[..., :, None] != region[..., None, :])).astype(np.float32))
 
 
 def deformable_attention(
@@ -117,14 +118,14 @@ def deformable_attention(
     """Guided deformable attention (RVRT, equations 8 to 10).
 
     Every query pixel attends to T * K points: a kernel around its own position in each frame, each point displaced by its
-    offset. Outside the frame key and value are zero, and the score 0 takes part in the softmax.
+    offset. Outside the frame key and value are zero, and their score of 0 takes part in the softmax.
 
     Args:
         query: (N, T, H, W, C), scaled by head width ** -0.5.
         key_value: (N, T, H, W, 2C), key | value of the frames attended to.
-        offset: (N, T, H, W, T, G, K, 2) px as (y, x), flow included. Field n of frame b reads frame (n + b) % T. The 2C
-            channels of key | value are divided among the G groups, so key and value have offsets of their own.
-        heads: attention heads; C divides by them.
+        offset: (N, T, H, W, T, G, K, 2) px as (y, x), flow included. Field n of frame b reads frame (n + b) % T. The G
+            groups divide the 2C channels of key | value, so that keys and values have separate offsets.
+        heads: number of attention heads; divides C.
         kernel: (height, width) of the sampling kernel [px], odd.
 
     Returns:
@@ -139,8 +140,8 @@ def deformable_attention(
     y = rows.reshape(height, 1, 1, 1, 1) + kernel_y + offset[..., 0]  # (N, T, H, W, T, G, K)
     x = columns.reshape(width, 1, 1, 1) + kernel_x + offset[..., 1]
 
-    source = _first_pixels(batch, time, height * width).reshape(batch, time, 1, 1, time, 1, 1)
-    group = counting(groups).reshape(groups, 1)
+    source = _source_offsets(batch, time, height * width).reshape(batch, time, 1, 1, time, 1, 1)
+    group = index_range(groups).reshape(groups, 1)
 
     table = key_value.reshape(batch * time * height * width * groups, group_width)
     samples: Tensor = None
@@ -155,14 +156,14 @@ def deformable_attention(
 
 @ops.constexpr
 def _kernel_points(kernel: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Rows and columns of a kernel's points [px], relative to its center: (K,) each."""
+    """Rows and columns of the kernel's points relative to its center [px]: (K,) each."""
     rows, columns = np.mgrid[: kernel[0], : kernel[1]].astype(np.int32)
     return Tensor(rows.ravel() - kernel[0] // 2), Tensor(columns.ravel() - kernel[1] // 2)
 
 
 @ops.constexpr
-def _first_pixels(batch: int, time: int, pixels: int) -> Tensor:
-    """Index of the first pixel of the frame that field n of frame b reads, over the whole batch: (N, b, n) int32."""
+def _source_offsets(batch: int, time: int, pixels: int) -> Tensor:
+    """Index in the batch of the first pixel of the frame that field n of frame b reads: (N, b, n) int32."""
     clip, frame, field = np.ogrid[:batch, :time, :time]
     return Tensor(((clip * time + (frame + field) % time) * pixels).astype(np.int32))
 
@@ -170,12 +171,12 @@ def _first_pixels(batch: int, time: int, pixels: int) -> Tensor:
 def neighborhood_attention(query: Tensor, key_value: Tensor, heads: int, kernel: tuple[int, int]) -> Tensor:
     """Attention over a kernel at the query's own position in every frame of the clip (RVRT Light).
 
-    Outside the frame key and value are zero, and the score 0 takes part in the softmax.
+    Outside the frame key and value are zero, and their score of 0 takes part in the softmax.
 
     Args:
         query: (N, T, H, W, C), scaled by head width ** -0.5.
         key_value: (N, T, H, W, 2C), key | value.
-        heads: attention heads; C divides by them.
+        heads: number of attention heads; divides C.
         kernel: (height, width) of the neighborhood [px], odd.
 
     Returns:
@@ -211,5 +212,5 @@ def _attend(query: Tensor, samples: Tensor, heads: int) -> Tensor:
 
 
 def _softmax(scores: Tensor, axis: int) -> Tensor:
-    """Softmax, of float16 scores in float32: the small weights of many keys would be lost otherwise."""
-    return ops.softmax(widened(scores), axis).astype(scores.dtype)
+    """Softmax. For float16 scores it is computed in float32, or the small weights of many keys would be lost."""
+    return ops.softmax(widen_half(scores), axis).astype(scores.dtype)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Convolution, dense layer, LayerNorm, resizing and the loss on channels-last features, as plain MindSpore definitions.
+"""Convolution, dense layers, LayerNorm, resizing and loss on channels-last features, in plain MindSpore.
 
 B batch, H×W frame size [px], C channels.
 """
@@ -63,28 +63,28 @@ def norm_linear(
 
 
 def mlp(x: Tensor, gamma: Tensor | None, beta: Tensor | None, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
-    """The transformer's MLP on its residual path: x + linear(gelu(linear(layer_norm(x)))).
+    """The transformer's feed-forward part on its residual path: x + linear(gelu(linear(layer_norm(x)))).
 
     Args:
         x: (..., C).
-        gamma, beta: (C,) of the LayerNorm; None: without one.
+        gamma, beta: (C,) of the LayerNorm; None: there is none.
         w1, b1: (hidden, C), (hidden,); w2, b2: (C, hidden), (C,).
     """
     y = x if gamma is None else layer_norm(x, gamma, beta)
     return linear(linear(y, w1, b1, "gelu"), w2, b2, "none", x)
 
 
-def widened(x: Tensor) -> Tensor:
-    """float16 as float32, other types unchanged."""
+def widen_half(x: Tensor) -> Tensor:
+    """float16 as float32; other dtypes unchanged."""
     return x.astype(ms.float32) if x.dtype == ms.float16 else x
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """LayerNorm over the last axis, ε 1e-5: x (..., C), weight and bias (C,) → (..., C).
 
-    Statistics of float16 features are float32: the gradient of 1 / sqrt(ε) exceeds the largest float16.
+    Statistics of float16 are computed in float32: the gradient of 1 / sqrt(ε) overflows float16.
     """
-    wide = widened(x)
+    wide = widen_half(x)
     centered = wide - wide.mean(-1, keep_dims=True)
     variance = (centered * centered).mean(-1, keep_dims=True)
     return (centered * ops.rsqrt(variance + LAYER_NORM_EPSILON)).astype(x.dtype) * weight + bias
@@ -93,7 +93,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def pixel_shuffle(x: Tensor, factor: int, activation: str = "none") -> Tensor:
     """(B, H, W, C * factor²) → (B, factor * H, factor * W, C), through an activation.
 
-    Channel c * factor² + i * factor + j goes to place (i, j).
+    Channel c * factor² + i * factor + j moves to row i and column j of the pixel.
     """
     batch, height, width, channels = x.shape
     channels = channels // factor**2
@@ -102,12 +102,12 @@ def pixel_shuffle(x: Tensor, factor: int, activation: str = "none") -> Tensor:
 
 
 def stack(tensors: list[Tensor], axis: int) -> Tensor:
-    """Stack along a new axis. MindSpore's own has no gradient where a whole training step is traced."""
+    """Stack along a new axis. MindSpore's own `stack` has no gradient where a whole training step is traced."""
     return ops.concat([tensor.expand_dims(axis) for tensor in tensors], axis)
 
 
 def reverse_time(x: Tensor) -> Tensor:
-    """(N, T, H, ...) with its frames in reverse order; MindSpore's `flip` is 25 times slower on the CPU."""
+    """(N, T, H, ...) with its frames in reverse order; MindSpore's flip is 25 times slower on the CPU."""
     return ops.concat([x[:, t : t + 1] for t in range(x.shape[1] - 1, -1, -1)], 1)
 
 
@@ -124,21 +124,21 @@ def halve(x: Tensor) -> Tensor:
 
 
 def add_upsampled(x: Tensor, small: Tensor) -> Tensor:
-    """x (B, f * H, f * W, C) plus small (B, H, W, C), upsampled bilinearly with half-pixel centers."""
+    """x (B, f * H, f * W, C) plus small (B, H, W, C) upsampled bilinearly with half-pixel centers."""
     return x + resize_bilinear(small, x.shape[1], x.shape[2])
 
 
-def upsampled_gradient(gradient: Tensor, height: int, width: int) -> Tensor:
-    """The gradient of `add_upsampled` with respect to `small` (B, height, width, C), from that of its output."""
+def upsampling_gradient(gradient: Tensor, height: int, width: int) -> Tensor:
+    """Gradient of `add_upsampled` with respect to `small` (B, height, width, C), from that of its output."""
     batch, rows, columns, channels = gradient.shape
-    down, across = _bilinear_matrix(height, rows), _bilinear_matrix(width, columns)
+    down, across = _bilinear_weights(height, rows), _bilinear_weights(width, columns)
     gradient = ops.matmul(down, gradient.reshape(batch, rows, columns * channels))
     return ops.matmul(across, gradient.reshape(batch, height, columns, channels))
 
 
 @ops.constexpr
-def _bilinear_matrix(small: int, large: int) -> Tensor:
-    """(small, large): the bilinear weight of each small pixel in each large one, along one axis."""
+def _bilinear_weights(small: int, large: int) -> Tensor:
+    """(small, large): weight of each small pixel in each large one, along one axis."""
     at = np.clip((np.arange(large) + 0.5) * small / large - 0.5, 0, small - 1)
     weights = np.maximum(0, 1 - np.abs(at[None, :] - np.arange(small)[:, None]))
     return Tensor(weights.astype(np.float32))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bilinear sampling and warping by optical flow, as plain MindSpore definitions.
+"""Bilinear sampling and warping by optical flow, in plain MindSpore.
 
 B batch, H×W frame size [px], C channels, P points. Channels come last, so that a sample reads contiguous memory.
 """
@@ -10,21 +10,21 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
-FAR = 1e6  # px; positions are clamped to it: as far outside any frame, and still convertible to integers
+FAR_OUTSIDE = 1e6  # px; farther positions are equally outside the frame, and such floats still convert to integers
 
 
 def bilinear_corners(y: Tensor, x: Tensor, height: int, width: int) -> list[tuple[Tensor, Tensor]]:
     """The four pixels around each position and their bilinear weights.
 
     Args:
-        y: row of each position [px], any shape; 0 is the center of the first row. May lie outside the frame.
+        y: row of each position [px], any shape; 0 is the center of the first row. May be outside the frame.
         x: column, same shape.
 
     Returns:
-        four pairs: the pixel's index row * width + column (int32, clamped into the frame) and its weight, which is zero
-        for a pixel outside the frame. Positions are differentiable through the weights.
+        four pairs: index row * width + column of the pixel (int32, clamped to the frame) and its weight, zero for a pixel
+        outside the frame. Gradients with respect to the positions flow through the weights.
     """
-    y, x = ops.clamp(y, -FAR, FAR), ops.clamp(x, -FAR, FAR)
+    y, x = ops.clamp(y, -FAR_OUTSIDE, FAR_OUTSIDE), ops.clamp(x, -FAR_OUTSIDE, FAR_OUTSIDE)
     top, left = ops.floor(y), ops.floor(x)
     down, right = y - top, x - left
     corners = []
@@ -40,15 +40,15 @@ def bilinear_corners(y: Tensor, x: Tensor, height: int, width: int) -> list[tupl
 
 
 @ops.constexpr
-def counting(count: int, step: int = 1) -> Tensor:
+def index_range(count: int, step: int = 1) -> Tensor:
     """0, step, 2 * step, …: (count,) int32, a constant of the graph: MindSpore cannot trace its own `arange`."""
     return Tensor(step * np.arange(count, dtype=np.int32))
 
 
 def pixel_grid(height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Rows (H, 1) and columns (1, W) of every pixel [px], float32: from 512 on, float16 resolves half a pixel only."""
-    rows = ops.cast(counting(height), ms.float32).reshape(height, 1)
-    columns = ops.cast(counting(width), ms.float32).reshape(1, width)
+    """Rows (H, 1) and columns (1, W) of every pixel [px], float32: float16 counts only to 2048, in halves from 512 on."""
+    rows = ops.cast(index_range(height), ms.float32).reshape(height, 1)
+    columns = ops.cast(index_range(width), ms.float32).reshape(1, width)
     return rows, columns
 
 
@@ -69,7 +69,7 @@ def warp(x: Tensor, flow: Tensor, border: bool = False) -> Tensor:
     if border:
         x_at, y_at = ops.clamp(x_at, 0, width - 1), ops.clamp(y_at, 0, height - 1)
     table = x.reshape(batch * height * width, channels)
-    first = counting(batch, height * width).reshape(batch, 1, 1)
+    first = index_range(batch, height * width).reshape(batch, 1, 1)
     out = None
     for index, weight in bilinear_corners(y_at, x_at, height, width):
         sample = ops.gather(table, index + first, 0) * ops.cast(weight, x.dtype).expand_dims(-1)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Optical flow and the regression on the finer grid in float64 NumPy, written from the formulas."""
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-// Runs every kernel once on a few threads, for tools that want a program of their own:
+// SPDX-License-Identifier: Apache-2.0
+// Run every kernel once on a few threads, for sanitizers and emulators that need a standalone program:
 //   cd rvrt_cli/ops/kernels
-//   clang++ -std=c++17 -O1 -g -DRVRT_PORTABLE_ONLY -fopenmp -fsanitize=thread ../../../tests/kernels_driver.cc
+//   clang++ -std=c++17 -O1 -g -DRVRT_PORTABLE_ONLY -fopenmp -fsanitize=thread ../../../tests/helpers/kernels_driver.cc
 //     *.cc -o /tmp/driver
 //   OMP_TOOL_LIBRARIES=libarcher.so TSAN_OPTIONS=ignore_noninstrumented_modules=1 /tmp/driver 3
-// (libarcher.so comes with LLVM's OpenMP and tells ThreadSanitizer of its barriers.) It prints two sums of each output, to
+// (libarcher.so comes with LLVM's OpenMP and tells ThreadSanitizer about its barriers.) Prints two sums of each output, to
 // compare processors: `aarch64-linux-gnu-g++ -static` and `qemu-aarch64` run it too.
 #include <cmath>
 #include <cstdint>
@@ -20,12 +21,12 @@ Kernel neighborhood_attention_forward, neighborhood_attention_backward;
 Kernel window_attention_forward, window_attention_backward;
 Kernel linear_forward, linear_backward, norm_linear_forward, norm_linear_backward, mlp_forward, mlp_backward;
 Kernel layer_norm_forward, layer_norm_backward, conv2d_forward, conv2d_backward;
-Kernel pixel_shuffle_forward, pixel_shuffle_backward, add_bilinear, reverse_time;
+Kernel pixel_shuffle_forward, pixel_shuffle_backward, add_upsampled_forward, reverse_time_forward;
 Kernel charbonnier_forward, charbonnier_backward, fuse_frames_forward, lucas_kanade_forward;
 int rvrt_kernels_threads(int count);
 }
 
-// Inputs are pseudo-random in [-1, 1), the one numbered `wide` in [-5, 5). Without attributes there is no tensor of them.
+// Inputs are pseudo-random in [-1, 1), the one numbered `wide` in [-5, 5). `attributes` may be empty.
 static bool run(const char* name, Kernel* kernel, std::vector<Shape> shapes, std::vector<int32_t> attributes,
                 const std::vector<Shape>& outputs, size_t wide = 99) {
   const size_t inputs = shapes.size();
@@ -53,8 +54,8 @@ static bool run(const char* name, Kernel* kernel, std::vector<Shape> shapes, std
     dims.push_back(shapes[i].data());
     types.push_back(whole ? "int32" : "float32");
   }
-  const int status = kernel(static_cast<int>(data.size()), data.data(), ndims.data(), dims.data(), types.data(), nullptr,
-                            nullptr);
+  const int status =
+      kernel(static_cast<int>(data.size()), data.data(), ndims.data(), dims.data(), types.data(), nullptr, nullptr);
   std::printf("%s: status %d", name, status);
   for (size_t i = inputs + extra; i < values.size(); ++i) {
     double weighted = 0, squares = 0;
@@ -96,12 +97,13 @@ int main(int count, char** arguments) {
   const Shape packed{2, 20, 24, 48}, spread{2, 40, 48, 12}, small{2, 5, 6, 24}, clip{2, 3, 8, 9, 5};
   good &= run("pixel shuffle forward", pixel_shuffle_forward, {packed}, {2, 1}, {spread});
   good &= run("pixel shuffle backward", pixel_shuffle_backward, {spread, spread}, {2, 1}, {packed});
-  good &= run("bilinear residual", add_bilinear, {small, x}, {}, {x});
-  good &= run("fusion", fuse_frames_forward, {{2, 9, 11, 3}, {2, 3, 9, 11, 3}, {2, 3, 9, 11, 2}}, {}, {{2, 9, 11, 64}}, 2);
+  good &= run("upsampled residual", add_upsampled_forward, {small, x}, {}, {x});
+  good &= run("frame fusion", fuse_frames_forward, {{2, 9, 11, 3}, {2, 3, 9, 11, 3}, {2, 3, 9, 11, 2}}, {},
+              {{2, 9, 11, 64}}, 2);
   const Shape pair = {2, 13, 21, 3}, large = {1, 70, 90, 3};
   good &= run("flow of small frames", lucas_kanade_forward, {pair, pair}, {4, 2}, {{2, 13, 21, 2}});
   good &= run("flow of a large frame", lucas_kanade_forward, {large, large}, {4, 2}, {{1, 70, 90, 2}});
-  good &= run("reversal of time", reverse_time, {clip}, {}, {clip});
+  good &= run("time reversal", reverse_time_forward, {clip}, {}, {clip});
   good &= run("Charbonnier forward", charbonnier_forward, {x, x, one}, {}, {one});
   good &= run("Charbonnier backward", charbonnier_backward, {x, x, one, one}, {}, {x});
   return good ? 0 : 1;

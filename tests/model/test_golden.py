@@ -1,4 +1,5 @@
-"""The network against outputs of the published code (tests/golden/README.md)."""
+# SPDX-License-Identifier: Apache-2.0
+"""The network against outputs of the published code (tests/golden/README.md), which are channels-first."""
 
 from __future__ import annotations
 
@@ -16,8 +17,18 @@ VECTORS = np.load(GOLDEN / "rvrt.npz")
 WHOLE, STAGE, FLOW = 2e-4, 2e-5, 1e-3  # largest error of a whole network, of one stage, of a flow [px]
 
 
+def channels_last(golden: np.ndarray) -> np.ndarray:
+    """(N, T, C, H, W) → (N, T, H, W, C)."""
+    return np.ascontiguousarray(golden.transpose(0, 1, 3, 4, 2))
+
+
+def channels_first(ours: np.ndarray) -> np.ndarray:
+    """(N, T, H, W, C) → (N, T, C, H, W)."""
+    return ours.transpose(0, 1, 4, 2, 3)
+
+
 def network(name: str) -> object:
-    """The network at the width of the golden vectors, with the weights that their names give."""
+    """The network at the width of the golden vectors, with weights derived from their names."""
     use_device("cpu")
     import mindspore as ms
     from golden.named_weights import named_array
@@ -32,12 +43,12 @@ def network(name: str) -> object:
 
 @pytest.fixture(scope="module")
 def rvrt() -> object:
-    """The published structure, on the kernels where there are any; test_kernels_glue holds them to the definitions."""
+    """The published structure, on the kernels if there are any; test_kernels_glue compares them with the definitions."""
     return network("rvrt")
 
 
 def close(ours: np.ndarray, golden: np.ndarray, tolerance: float) -> None:
-    """Equal within `tolerance`; else say where, and how it is spread."""
+    """Equal within `tolerance`; otherwise say where, and how the errors are spread."""
     assert ours.shape == golden.shape
     error = np.abs(ours - golden)
     place = np.unravel_index(error.argmax(), error.shape)
@@ -48,7 +59,8 @@ def close(ours: np.ndarray, golden: np.ndarray, tolerance: float) -> None:
 def run(cell: object, x: np.ndarray, **options: bool) -> np.ndarray:
     import mindspore as ms
 
-    return cell(ms.Tensor(x), **options).asnumpy()[..., ::5, ::5]  # the golden vectors hold every fifth row and column
+    output = channels_first(cell(ms.Tensor(channels_last(x)), **options).asnumpy())
+    return output[..., ::5, ::5]  # the golden vectors hold every fifth row and column
 
 
 def test_published_parameters(rvrt: object) -> None:
@@ -71,15 +83,15 @@ def test_whole_network(rvrt: object) -> None:
     close(run(rvrt, VECTORS["x"]), VECTORS["y"], WHOLE)
 
 
-def test_batch_and_sides_that_no_window_divides(rvrt: object) -> None:
+def test_batch_and_frame_size_that_windows_do_not_divide(rvrt: object) -> None:
     close(run(rvrt, VECTORS["x_4x35x41"]), VECTORS["y_4x35x41"], WHOLE)
 
 
-def test_mirrored_is_a_property_of_a_call(rvrt: object) -> None:
+def test_mirrored_applies_to_one_call(rvrt: object) -> None:
     mirrored = run(rvrt, VECTORS["x_mirror"], mirrored=True)
     close(mirrored, VECTORS["y_mirror"], WHOLE)
     close(run(rvrt, VECTORS["x_mirror"]), VECTORS["y_mirror"], WHOLE)
-    close(run(rvrt, VECTORS["x_4x35x41"]), VECTORS["y_4x35x41"], WHOLE)  # the call before left nothing behind
+    close(run(rvrt, VECTORS["x_4x35x41"]), VECTORS["y_4x35x41"], WHOLE)  # the previous call left no trace
 
 
 def test_flows_and_stages(rvrt: object) -> None:
@@ -88,25 +100,24 @@ def test_flows_and_stages(rvrt: object) -> None:
     from rvrt_cli.model.alignment import compose_flows
     from rvrt_cli.ops import reverse_time
 
-    def nchw(tensor: ms.Tensor) -> np.ndarray:
-        return tensor.asnumpy().transpose(0, 1, 4, 2, 3)
-
-    clips = rvrt._clips(ms.Tensor(VECTORS["x"]))
-    flows = rvrt._flows(clips, None, False)
+    clips = rvrt._clips(ms.Tensor(channels_last(VECTORS["x"])))
+    flows = rvrt._estimate_flows(clips, None, False)
     for name, ours in (("forward", flows.forward), ("backward", flows.backward)):
-        joined = np.concatenate([nchw(clip) for clip in ours], 1)[:, 1:]  # the first frame has none before it
+        joined = channels_first(np.concatenate([clip.asnumpy() for clip in ours], 1))[
+            :, 1:
+        ]  # the first frame has no predecessor
         close(joined, VECTORS[f"flows_{name}"], FLOW)
-    close(nchw(rvrt.extract(clips[0])), VECTORS["shallow"], STAGE)
+    close(channels_first(rvrt.extract(clips[0]).asnumpy()), VECTORS["shallow"], STAGE)
 
     # The first two clips of branch backward_1, in its order of time: from golden inputs to golden outputs
     shallow = [rvrt.extract(clip) for clip in clips]
     last, before = reverse_time(shallow[2]), reverse_time(shallow[1])
     body = rvrt.branches[0](ms.ops.zeros_like(last), last)
-    close(nchw(body), VECTORS["backbone/backward_1"], STAGE)
-    aligned, updated = rvrt.align[0](before, last, body, compose_flows(flows.backward_to(1), 2))
-    close(nchw(aligned), VECTORS["deform_align/backward_1/0"], STAGE)
+    close(channels_first(body.asnumpy()), VECTORS["backbone/backward_1"], STAGE)
+    aligned, corrected = rvrt.align[0](before, last, body, compose_flows(flows.backward_to(1), 2))
+    close(channels_first(aligned.asnumpy()), VECTORS["deform_align/backward_1/0"], STAGE)
     for field in (0, 1):
-        ours = updated.asnumpy()[:, :, field].transpose(0, 1, 4, 2, 3)
+        ours = channels_first(corrected.asnumpy()[:, :, field])
         close(ours, VECTORS[f"deform_align/backward_1/{field + 1}"], FLOW)
 
 
@@ -114,14 +125,14 @@ def test_light() -> None:
     close(run(network("rvrt-light"), VECTORS["x_light"]), VECTORS["y_light"], WHOLE)
 
 
-def test_state_continues_the_clip_and_the_network_keeps_nothing() -> None:
+def test_state_continues_the_sequence_and_the_network_keeps_no_state() -> None:
     import mindspore as ms
 
     cell = network("rvrt-light")
-    one, two = VECTORS["x"][..., :16, :24], VECTORS["x"][:, ::-1, :, 16:32, 24:48].copy()
+    one, two = (channels_last(x) for x in (VECTORS["x"][..., :16, :24], VECTORS["x"][:, ::-1, :, 16:32, 24:48]))
     whole = {0: cell(ms.Tensor(one)).asnumpy(), 1: cell(ms.Tensor(two)).asnumpy()}
     states = {0: None, 1: None}
-    for start in (0, 2, 4):  # two videos in turn, each with its whole future as lookahead
+    for start in (0, 2, 4):  # two videos alternately, each with its whole future as lookahead
         for video, frames in enumerate((one, two)):
             output, states[video] = cell.stream(ms.Tensor(frames[:, start:].copy()), states[video], 2)
             np.testing.assert_allclose(output.asnumpy(), whole[video][:, start : start + 2], atol=1e-5)
@@ -140,11 +151,11 @@ def test_any_length_and_size(frames: int, height: int, width: int) -> None:
         cell = RVRT(PRESETS[preset])
         for name, array in initial_weights(PRESETS[preset]).items():
             next(p for p in cell.get_parameters() if p.name == name).set_data(ms.Tensor(array))
-        x = np.random.default_rng(frames).random((1, frames, 3, height, width), dtype=np.float32)
+        x = np.random.default_rng(frames).random((1, frames, height, width, 3), dtype=np.float32)
         y = cell(ms.Tensor(x)).asnumpy()
-        assert y.shape == (1, frames, 3, 4 * height, 4 * width)
-        # bilinear, and very little: the mean over each enlarged pixel's middle stays near its source
-        middle = y[..., 1::4, 1::4] / 4 + y[..., 2::4, 1::4] / 4 + y[..., 1::4, 2::4] / 4 + y[..., 2::4, 2::4] / 4
-        inner = np.abs(middle - x)[..., 1:-1, 1:-1]
+        assert y.shape == (1, frames, 4 * height, 4 * width, 3)
+        # bilinear plus a small residual: the mean of the four middle pixels stays near the LR pixel
+        middle = sum(y[:, :, i::4, j::4] / 4 for i in (1, 2) for j in (1, 2))
+        inner = np.abs(middle - x)[:, :, 1:-1, 1:-1]
         assert np.isfinite(y).all()
         assert inner.mean() < 0.2

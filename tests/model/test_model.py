@@ -1,4 +1,5 @@
-"""What the network promises by itself: sizes, any clip, pure calls, state. Equality with the published: test_golden."""
+# SPDX-License-Identifier: Apache-2.0
+"""Properties of the network: sizes, clips of any length, pure calls, state. test_golden compares it with the published one."""
 
 from __future__ import annotations
 
@@ -11,12 +12,19 @@ import pytest
 from golden.named_weights import named_array
 
 from rvrt_cli import ops
-from rvrt_cli.model import PRESETS, RVRT, RVRTConfig, State, initial_weights, parameter_shapes
+from rvrt_cli.model import PRESETS, RVRT, RecurrentState, RVRTConfig, initial_weights, parameter_shapes
 from rvrt_cli.model.cost import count_flops
 
-# Small enough to compile in seconds; everything that the published structure has: flow, bias, shifted windows
-GUIDED = RVRTConfig(widths=(12, 12, 12), groups=(1, 1, 1), heads=(2, 2, 2), window=4, align_heads=4,
-                    deformable_groups=4, upsampler_width=8)  # fmt: skip
+# Small enough to compile in seconds, with everything of the published structure: flow, bias, shifted windows
+GUIDED = RVRTConfig(
+    widths=(12, 12, 12),
+    groups=(1, 1, 1),
+    heads=(2, 2, 2),
+    window=4,
+    align_heads=4,
+    deformable_groups=4,
+    upsampler_width=8,
+)
 PLAIN = replace(GUIDED, alignment="neighborhood", relative_position_bias=False)
 BARE = replace(GUIDED, passes=2, bodies=("convolution",) * 3, flow_guided=False, offset_width=8, upsampler_width=0)
 KANADE = replace(BARE, flow_guided=True, flow_estimator="lucas-kanade", fused_neighbors=3)
@@ -24,7 +32,7 @@ ROUNDING = 2e-5  # float32, sums in another order
 
 
 def network(config: RVRTConfig) -> RVRT:
-    """With weights so large that each part takes part, and flows of a few pixels."""
+    """With weights so large that every part matters, and flows of a few pixels."""
     cell = RVRT(config)
     for parameter in cell.get_parameters():
         parameter.set_data(ms.Tensor(named_array(parameter.name, tuple(parameter.shape))))
@@ -57,14 +65,14 @@ def cell(request: pytest.FixtureRequest) -> RVRT:
 
 
 def video(frames: int, height: int, width: int, seed: int = 0, batch: int = 1) -> np.ndarray:
-    """Frames of a smooth pattern that moves 1 px right and 0.5 px down a frame, so that flow has something to find."""
+    """Frames (batch, frames, H, W, 3) of a smooth pattern that moves 1 px right and 0.5 px down per frame."""
     generator = np.random.default_rng(seed)
     fields = generator.uniform(0.2, 0.9, (batch, 3, 4, 2)), generator.uniform(0, 6, (batch, 3, 4))
     y, x = np.mgrid[:height, :width]
-    clip = np.zeros((batch, frames, 3, height, width))
+    clip = np.zeros((batch, frames, height, width, 3))
     for t in range(frames):
         phase = fields[0][..., 0, None, None] * (y - 0.5 * t) + fields[0][..., 1, None, None] * (x - t)
-        clip[:, t] = np.sin(phase + fields[1][..., None, None]).mean(2)
+        clip[:, t] = np.moveaxis(np.sin(phase + fields[1][..., None, None]).mean(2), 1, -1)
     return (0.5 + 0.4 * clip).astype(np.float32)
 
 
@@ -84,7 +92,7 @@ def close(ours: np.ndarray, expected: np.ndarray, tolerance: float = ROUNDING) -
 # --- sizes
 
 
-def test_presets_have_their_published_numbers_of_weights():
+def test_presets_have_their_published_numbers_of_weights() -> None:
     counts = {name: sum(map(math.prod, parameter_shapes(config).values())) for name, config in PRESETS.items()}
     assert counts["rvrt"] == 10_782_295
     assert 0.3e6 < counts["rvrt-tiny"] < 0.5e6
@@ -94,12 +102,19 @@ def test_presets_have_their_published_numbers_of_weights():
     assert not any("spynet" in name or "offset" in name for name in parameter_shapes(PRESETS["rvrt-light"]))
 
 
-def test_tiny_costs_at_most_one_and_a_half_megaflops():
+def test_the_spelling_of_version_0_1_is_read() -> None:
+    config = PRESETS["rvrt-tiny"]
+    old = {("fused_neighbours" if name == "fused_neighbors" else name): v for name, v in config.to_dict().items()}
+    assert RVRTConfig.from_dict(old) == config
+    assert RVRTConfig.from_dict({"alignment": "neighbourhood"}) == RVRTConfig(alignment="neighborhood")
+
+
+def test_tiny_costs_at_most_one_and_a_half_megaflops() -> None:
     frames, edge = 2000, 32  # of a long sequence
     assert 0.5e6 < count_flops(PRESETS["rvrt-tiny"], frames, edge, edge).total / (frames * edge**2) <= 1.5e6
 
 
-def test_a_network_starts_as_bilinear_enlargement():
+def test_initial_network_upscales_bilinearly() -> None:
     config = PRESETS["rvrt-tiny"]
     cell, weights = RVRT(config), initial_weights(config)
     for parameter in cell.get_parameters():
@@ -107,7 +122,7 @@ def test_a_network_starts_as_bilinear_enlargement():
     frames = video(2, 12, 16)
     at = [np.clip((np.arange(4 * n) + 0.5) / 4 - 0.5, 0, n - 1) for n in (12, 16)]
     rows, columns = (np.maximum(0, 1 - np.abs(a[:, None] - np.arange(n))) for a, n in zip(at, (12, 16), strict=True))
-    bilinear = np.einsum("ih,ntchw,jw->ntcij", rows, frames, columns)
+    bilinear = np.einsum("ih,nthwc,jw->ntijc", rows, frames, columns)
     added = np.abs(run(cell, frames) - bilinear)
     assert 1e-5 < added.max() < 0.05, f"adds up to {added.max():.3f}"  # zeros would stall training
 
@@ -116,7 +131,7 @@ def test_a_network_starts_as_bilinear_enlargement():
 
 
 @pytest.mark.parametrize("motion", [(0.0, 0.0), (0.5, -0.25), (3.0, 1.5), (-6.0, 4.0)])
-def test_lucas_and_kanade_find_the_motion_of_a_scene(motion):
+def test_lucas_kanade_finds_the_motion_of_a_scene(motion) -> None:
     height, width, noise = 45, 61, np.random.default_rng(5)
     waves = noise.uniform(-0.9, 0.9, (24, 2)), noise.uniform(0, 6, 24), noise.uniform(0.02, 0.06, 24)
 
@@ -133,7 +148,7 @@ def test_lucas_and_kanade_find_the_motion_of_a_scene(motion):
     assert np.mean(error < 0.25) > 0.9
 
 
-def test_lucas_and_kanade_see_no_motion_where_there_is_nothing_to_see():
+def test_lucas_kanade_is_zero_on_flat_frames_and_bounded_on_noise() -> None:
     flat = ms.Tensor(np.full((1, 16, 24, 3), 0.4, np.float32))
     assert not ops.lucas_kanade(flat, flat + 0.1).asnumpy().any()
     noise = np.random.default_rng(1).uniform(0, 1, (2, 16, 24, 3)).astype(np.float32)
@@ -142,37 +157,37 @@ def test_lucas_and_kanade_see_no_motion_where_there_is_nothing_to_see():
     assert np.abs(found).max() < 40
 
 
-def test_neighbors_across_a_window_border_are_those_of_the_whole(kanade):
+def test_frame_fusion_across_a_window_border_equals_the_whole_sequence(kanade) -> None:
     frames = ms.Tensor(video(8, 16, 20))
     clips = kanade._clips(frames)
-    whole = kanade._fused(clips, None)
+    whole = kanade._fuse_neighbors(clips, None)
     _, state = kanade.stream(frames[:, :6], None, 4)
-    window = kanade._fused(clips[2:], state)
+    window = kanade._fuse_neighbors(clips[2:], state)
     assert np.abs(whole[2].asnumpy()).max() > 0.01
     for found, expected in zip(window, whole[2:], strict=True):
         close(found.asnumpy(), expected.asnumpy())
 
 
-# --- any clip
+# --- any length and size
 
 
 @pytest.mark.parametrize(("frames", "height", "width"), [(1, 8, 8), (2, 9, 13), (3, 9, 13), (4, 33, 40), (5, 9, 13)])
-def test_any_length_and_size(cell, frames, height, width, monkeypatch):
+def test_any_length_and_size(cell, frames, height, width, monkeypatch) -> None:
     if (height, width) != (9, 13):
-        monkeypatch.setenv("MS_JIT", "0")  # a size of its own: not worth compiling
+        monkeypatch.setenv("MS_JIT", "0")  # compiling would take longer than running uncompiled
     output = run(cell, video(frames, height, width))
-    assert output.shape == (1, frames, 3, 4 * height, 4 * width)
+    assert output.shape == (1, frames, 4 * height, 4 * width, 3)
     assert np.isfinite(output).all()
 
 
-def test_compiled_stages_equal_plain_ones(cell, monkeypatch):
+def test_compiled_stages_equal_plain_ones(cell, monkeypatch) -> None:
     clip = video(3, 9, 13)
     compiled = run(cell, clip)
     monkeypatch.setenv("MS_JIT", "0")
     close(compiled, run(cell, clip))
 
 
-def test_batch_items_do_not_touch_each_other(cell, monkeypatch):
+def test_batch_items_are_independent(cell, monkeypatch) -> None:
     monkeypatch.setenv("MS_JIT", "0")
     pair = np.concatenate([video(3, 9, 13, seed=1), video(3, 9, 13, seed=2)])
     output = run(cell, pair)
@@ -180,9 +195,9 @@ def test_batch_items_do_not_touch_each_other(cell, monkeypatch):
         close(output[item : item + 1], run(cell, pair[item : item + 1]))
 
 
-def test_flow_is_of_a_size_that_tests_something(guided):
-    """Fields that lead far outside the frame would make every test of the guided network pass."""
-    flows = guided._flows(guided._clips(ms.Tensor(video(4, 9, 13))), None, False)
+def test_flow_has_a_useful_size(guided) -> None:
+    """With flows far outside the frame every test of the guided network would pass."""
+    flows = guided._estimate_flows(guided._clips(ms.Tensor(video(4, 9, 13))), None, False)
     largest = max(np.abs(flow.asnumpy()).max() for flow in [*flows.forward, *flows.backward])
     assert 0.3 < largest < 9, f"{largest:.2g} px"
 
@@ -190,7 +205,7 @@ def test_flow_is_of_a_size_that_tests_something(guided):
 # --- a call changes nothing
 
 
-def test_calls_leave_the_network_as_it_was(cell):
+def test_calls_do_not_change_the_network(cell) -> None:
     frames = video(4, 9, 13)
     before = {p.name: p.asnumpy().copy() for p in cell.get_parameters()}
     attributes = dict(vars(cell))
@@ -202,14 +217,14 @@ def test_calls_leave_the_network_as_it_was(cell):
     assert {name for name, value in vars(cell).items() if value is not attributes.get(name)} == set()
 
 
-def test_mirrored_belongs_to_one_call(guided):
+def test_mirrored_applies_to_one_call(guided) -> None:
     half = video(2, 9, 13)
     mirrored = np.concatenate([half, half[:, ::-1]], 1)
     other = video(4, 9, 13, seed=3)
     expected = run(guided, other)
     close(run(guided, mirrored, mirrored=True), run(guided, mirrored))
     np.testing.assert_array_equal(run(guided, other), expected)
-    # the option does something: on a clip that is not mirrored it takes the wrong flow
+    # the option has an effect: on a clip that is not mirrored it gives the wrong flow
     assert np.abs(run(guided, other, mirrored=True) - expected).max() > 1e-4
 
 
@@ -217,7 +232,7 @@ def test_mirrored_belongs_to_one_call(guided):
 
 
 def stream(cell: RVRT, frames: np.ndarray, window: int, lookahead: int, forget: bool = False) -> np.ndarray:
-    """In windows of `window` frames and so many more to look at."""
+    """In windows of `window` frames with `lookahead` more."""
     outputs, state = [], None
     for start in range(0, frames.shape[1], window):
         part = frames[:, start : start + window + lookahead]
@@ -227,30 +242,30 @@ def stream(cell: RVRT, frames: np.ndarray, window: int, lookahead: int, forget: 
 
 
 @pytest.mark.parametrize(("frames", "window"), [(6, 2), (6, 4), (5, 2)])
-def test_streaming_with_all_the_future_equals_the_whole_clip(cell, frames, window):
+def test_streaming_with_full_lookahead_equals_one_call(cell, frames, window) -> None:
     clip = video(frames, 9, 13)
     close(stream(cell, clip, window, frames), run(cell, clip))
 
 
-def test_the_past_comes_through_the_state(cell):
+def test_the_state_carries_the_past(cell) -> None:
     clip = video(6, 9, 13)
     whole = run(cell, clip)
-    forgetful = stream(cell, clip, 2, 6, forget=True)
-    np.testing.assert_allclose(forgetful[:, :2], whole[:, :2], atol=ROUNDING)
-    assert np.abs(forgetful[:, 2:] - whole[:, 2:]).max() > 1e-4
+    without_state = stream(cell, clip, 2, 6, forget=True)
+    np.testing.assert_allclose(without_state[:, :2], whole[:, :2], atol=ROUNDING)
+    assert np.abs(without_state[:, 2:] - whole[:, 2:]).max() > 1e-4
 
 
-def test_two_videos_in_turn_do_not_mix(cell):
+def test_alternating_videos_do_not_mix(cell) -> None:
     clips = [video(4, 9, 13, seed=seed) for seed in (7, 8)]
     alone = [stream(cell, clip, 2, 2) for clip in clips]
-    states: list[State | None] = [None, None]
+    states: list[RecurrentState | None] = [None, None]
     for start in (0, 2):
         for i, clip in enumerate(clips):
             output, states[i] = cell.stream(ms.Tensor(clip[:, start : start + 4].copy()), states[i], 2)
             np.testing.assert_array_equal(output.asnumpy(), alone[i][:, start : start + 2])
 
 
-def test_a_state_is_not_written_to(cell):
+def test_a_call_does_not_change_its_state(cell) -> None:
     clip = video(4, 9, 13)
     _, state = cell.stream(ms.Tensor(clip[:, :2].copy()), None, 2)
     held = {"frames": state.frames, **state.features}

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The C++ kernels of attention and warping against float64 definitions, through their plain C entry points."""
 
 from __future__ import annotations

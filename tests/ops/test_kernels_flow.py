@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The C++ kernels of optical flow and of the finer grid against float64 NumPy."""
 
 from __future__ import annotations

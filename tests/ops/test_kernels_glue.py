@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The kernels as MindSpore operations: equal to the definitions, forward and backward, in both of MindSpore's modes.
 
 What the kernels compute is held against float64 in test_kernels_attention.py and test_kernels_layers.py; this is about
@@ -21,7 +22,7 @@ from mindspore import Tensor
 from rvrt_cli import ops
 from rvrt_cli.model import PRESETS, RVRT, RVRTConfig, initial_weights
 from rvrt_cli.model.alignment import align_deformable, align_unguided, deformable_shapes
-from rvrt_cli.ops import attention, fusion, kernels, layers, lucas_kanade as flow, sampling
+from rvrt_cli.ops import attention, frame_fusion, kernels, layers, lucas_kanade_flow, sampling
 
 pytestmark = pytest.mark.skipif(kernels.library() is None, reason=str(kernels.problem()))
 
@@ -48,7 +49,7 @@ CASES = {
     "pixel_shuffle 4": (layers, [(N, H, W, 32)], (4, "leaky_relu")),
     "pixel_shuffle 3": (layers, [(N, H, W, 9)], (3,)),
     "reverse_time": (layers, [(N, 3, H, W, C)], ()),
-    "add_enlarged": (layers, [(N, 4 * H, 4 * W, 3), (N, H, W, 3)], ()),
+    "add_upsampled": (layers, [(N, 4 * H, 4 * W, 3), (N, H, W, 3)], ()),
     "charbonnier": (layers, [IMAGE, IMAGE], ()),
     "window_attention": (attention, [(N, T, H, W, 3 * C), (3 * C,)], (None, 2, (2, 4, 4), (0, 2, 2))),
     "window_attention bias": (attention, [(N, T, H, W, 3 * C), (3 * C,), (3, 16, 16)], (3, (1, 4, 4), (0, 0, 0))),
@@ -117,7 +118,7 @@ def test_fusion_equals_its_definition_without_gradients(shape: tuple, mode: str)
     flows[0, 0, 0, :2] = [[3e9, -1e4], [np.inf, 0.5]]  # far outside
     values = [rng.uniform(0.4, 0.7, (batch, height, width, 3)), rng.uniform(0.4, 0.7, (*shape, 3)), flows]
     values = [Tensor(value.astype(np.float32)) for value in values]
-    expected = fusion.fuse_frames(*values).asnumpy()
+    expected = frame_fusion.fuse_frames(*values).asnumpy()
     assert ops.use_kernels(True)
     output, gradients = value_and_gradients(ms.jit(ops.fuse_frames) if mode == "jit" else ops.fuse_frames, values)
     assert_close(output, expected, 1e-5, "fusion")
@@ -133,7 +134,7 @@ def test_flow_equals_its_definition_without_gradients(shape: tuple, mode: str) -
         texture = sum(np.roll(texture, by, axis) for by in (-2, -1, 0, 1, 2))
     texture = 0.5 + 0.2 * texture / texture.std()
     values = [Tensor(part.astype(np.float32)) for part in (texture[:, 3:-5, 4:-4], texture[:, 5:-3, 3:-5])]
-    expected = flow.lucas_kanade(*values).asnumpy()
+    expected = lucas_kanade_flow.lucas_kanade(*values).asnumpy()
     assert ops.use_kernels(True)
     kernel = ops.lucas_kanade
     output, gradients = value_and_gradients(ms.jit(kernel) if mode == "jit" else kernel, values)
@@ -151,7 +152,7 @@ def test_half_precision_runs_on_the_definitions() -> None:
 
 
 def test_without_a_library_the_definitions_run_and_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "_find", lambda: (None, "CPU kernels are missing"))
+    monkeypatch.setattr(kernels, "_locate_library", lambda: (None, "CPU kernels are missing"))
     kernels.library.cache_clear()
     try:
         assert ops.use_kernels(True) is False
@@ -170,8 +171,8 @@ def test_an_installation_without_a_library_names_the_way_it_was_installed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(kernels, "SOURCES", tmp_path)
-    monkeypatch.setattr(kernels, "_CHECKOUT", tmp_path)
-    library, problem = kernels._find.__wrapped__()
+    monkeypatch.setattr(kernels, "_REPOSITORY", tmp_path)
+    library, problem = kernels._locate_library.__wrapped__()
     assert library is None
     assert str(problem).endswith("install g++ and run, in the checkout: pip install --force-reinstall --no-deps .")
 
@@ -180,7 +181,7 @@ def test_kernels_at_a_path_that_mindspore_would_split_are_none(monkeypatch: pyte
     (tmp_path / "a:b").mkdir()
     (tmp_path / "a:b" / kernels.LIBRARY).write_bytes(b"")
     monkeypatch.setattr(kernels, "SOURCES", tmp_path / "a:b")
-    library, problem = kernels._find.__wrapped__()
+    library, problem = kernels._locate_library.__wrapped__()
     assert library is None
     assert "at a path without a colon" in str(problem)
 
@@ -210,14 +211,16 @@ def load(cell: RVRT, weights: dict[str, np.ndarray]) -> None:
 
 def clip(frames: int, height: int, width: int) -> tuple[Tensor, Tensor]:
     rng = np.random.default_rng(0)
-    low = rng.random((1, frames, 3, height, width), dtype=np.float32)
-    return Tensor(low), Tensor(rng.random((1, frames, 3, 4 * height, 4 * width), dtype=np.float32))
+    low = rng.random((1, frames, height, width, 3), dtype=np.float32)
+    return Tensor(low), Tensor(rng.random((1, frames, 4 * height, 4 * width, 3), dtype=np.float32))
 
 
 def test_network_with_optical_flow_on_kernels_equals_that_on_definitions() -> None:
     rows, columns = np.mgrid[:12, :10]
     waves = [0.9 * (columns - 0.5 * t) + 0.5 * rows + phase for t in range(3) for phase in (0, 1, 2)]
-    low = Tensor((0.5 + 0.4 * np.sin(waves)).astype(np.float32).reshape(1, 3, 3, 12, 10))  # noise would have no flow
+    low = Tensor(
+        (0.5 + 0.4 * np.sin(waves)).astype(np.float32).reshape(1, 3, 3, 12, 10).transpose(0, 1, 3, 4, 2).copy()
+    )  # noise has no flow
     outputs = []
     for fused in (True, False):
         cell, weights = network(TINY, fused)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The C++ kernels of layers, loss and optimizer against float64 definitions, forward and every gradient.
 
 Tolerance: 1e-5 of the largest value, the project's bound for float32 kernels.
@@ -266,7 +267,7 @@ def test_pixel_shuffle_moves_values_exactly(kernels, case):
 @pytest.mark.parametrize("shape", [(2, 3, 4, 5, 6), (3, 2, 7), (1, 1, 1, 1), (0, 2, 3, 4)], ids=str)
 def test_reversal_of_time_is_exact(kernels, shape):
     x = random(9, shape)[0]
-    np.testing.assert_array_equal(kernels("reverse_time", x, like=[x])[0], x[:, ::-1])
+    np.testing.assert_array_equal(kernels("reverse_time_forward", x, like=[x])[0], x[:, ::-1])
 
 
 @pytest.mark.parametrize(
@@ -281,7 +282,7 @@ def test_bilinear_enlargement_is_added(kernels, case):
         return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(size)))
 
     expected = add + np.einsum("yh,xw,bhwc->byxc", matrix(height), matrix(width), small.astype(np.float64))
-    assert_close(kernels("add_bilinear", small, add, like=[add]), [expected], "out")
+    assert_close(kernels("add_upsampled_forward", small, add, like=[add]), [expected], "out")
 
 
 # Loss and optimizer
@@ -322,8 +323,8 @@ def everything(kernels: Kernels) -> list[np.ndarray]:
         *kernels("layer_norm_backward", x, gamma, target, like=[x, gamma, gamma]),
         *kernels("pixel_shuffle_forward", np.resize(image, packed), attributes(3, 1), like=[large]),
         *kernels("pixel_shuffle_backward", large, large, attributes(3, 1), like=[packed]),
-        *kernels("reverse_time", clip, like=[clip]),
-        *kernels("add_bilinear", image, large, like=[large]),
+        *kernels("reverse_time_forward", clip, like=[clip]),
+        *kernels("add_upsampled_forward", image, large, like=[large]),
         *kernels("charbonnier_forward", x, target, scalars(1e-6), like=[(1,)]),
         *kernels("charbonnier_backward", x, target, scalars(1e-6), scalars(2), like=[x]),
     ]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The C++ kernels on shapes that nobody chose: the checks of the other test files, at random sizes.
 
 A failure is reduced by hypothesis to the smallest shape that fails; `RVRT_FUZZ=100 pytest -k any_shape` searches on.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The definitions in `rvrt_cli.ops` against loops over single pixels in float64; gradients against differences.
 
 N batch, T frames per clip, H×W frame size [px], C channels, G offset groups, K kernel points; channels last.
@@ -12,7 +13,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from rvrt_cli.ops import attention, fusion, layers, sampling
+from rvrt_cli.ops import attention, frame_fusion, layers, sampling
 
 FLOAT32, FLOAT64 = 1e-5, 1e-8  # of the largest value; in float64 MindSpore's Python numbers still are float32
 
@@ -359,14 +360,14 @@ def test_resize_bilinear(sizes, align_corners):
 def test_enlargement_and_its_gradient():
     small, x = normal(14, (2, 3, 4, 2), (2, 12, 16, 2))
     small32, x32 = (ms.Tensor(a.astype(np.float32)) for a in (small, x))
-    close(layers.add_enlarged(x32, small32).asnumpy(), x + loop_resize(small, 12, 16), FLOAT32)
+    close(layers.add_upsampled(x32, small32).asnumpy(), x + loop_resize(small, 12, 16), FLOAT32)
     # the operation E is linear in `small`, so its gradient E' satisfies <E s, x> = <s, E' x> for every s: unit vectors
     expected = np.zeros_like(small)
     for place in np.ndindex(*small.shape):
         unit = np.zeros_like(small)
         unit[place] = 1
         expected[place] = np.sum(loop_resize(unit, 12, 16) * x)
-    close(layers.enlarged_gradient(x32, 3, 4).asnumpy(), expected, FLOAT32, "gradient")
+    close(layers.upsampling_gradient(x32, 3, 4).asnumpy(), expected, FLOAT32, "gradient")
 
 
 def test_charbonnier():
@@ -456,7 +457,7 @@ def test_jit_gives_the_same_as_pynative(name):
 
 
 def regression(frame: np.ndarray, neighbors: np.ndarray, flows: np.ndarray) -> np.ndarray:
-    """`fusion.fuse_frames` a place and a sample at a time: (B, H, W, 64)."""
+    """`frame_fusion.fuse_frames` a place and a sample at a time: (B, H, W, 64)."""
     batch, height, width, _ = frame.shape
     out = np.zeros((batch, height, width, 64))
     for b, row, column, i, j in itertools.product(range(batch), range(height), range(width), range(4), range(4)):
@@ -496,7 +497,7 @@ def test_fusion_is_a_regression_over_all_samples(batch, neighbors, height, width
     around = rng.uniform(0.4, 0.7, (batch, neighbors, height, width, 3))
     flows = displacements(8, (batch, neighbors, height, width, 2), reach=2)
     expected = regression(frame, around, flows)
-    close(fusion.fuse_frames(*tensors((frame, around, flows), np.float32)).asnumpy(), expected, 2e-5)
+    close(frame_fusion.fuse_frames(*tensors((frame, around, flows), np.float32)).asnumpy(), expected, 2e-5)
 
 
 def test_fusion_finds_what_lies_between_the_pixels():
@@ -510,7 +511,9 @@ def test_fusion_finds_what_lies_between_the_pixels():
     aside = np.tile(wave(at - 0.375)[None, None, None, :, None], (1, 1, 1, 1, 3))
     flows = np.zeros((1, 1, 1, 12, 2))
     flows[..., 0] = 0.375
-    fused = fusion.fuse_frames(*tensors((frame, aside, flows), np.float32)).asnumpy()[0, 0, 2:-2, 4]  # row 1, column 0
+    fused = frame_fusion.fuse_frames(*tensors((frame, aside, flows), np.float32)).asnumpy()[
+        0, 0, 2:-2, 4
+    ]  # row 1, column 0
     truth = (wave(at - 0.375) - wave(at))[2:-2]
     assert np.abs(fused - truth).mean() < 0.25 * np.abs(truth).mean()
 
@@ -518,5 +521,5 @@ def test_fusion_finds_what_lies_between_the_pixels():
 def test_fusion_leaves_another_object_alone():
     frame = np.full((1, 4, 4, 3), 0.2)
     around, flows = np.full((1, 2, 4, 4, 3), 0.9), np.zeros((1, 2, 4, 4, 2))
-    fused = fusion.fuse_frames(*tensors((frame, around, flows), np.float32)).asnumpy()
+    fused = frame_fusion.fuse_frames(*tensors((frame, around, flows), np.float32)).asnumpy()
     assert np.abs(fused).max() < 1e-5

@@ -261,7 +261,7 @@ def test_another_machine_does_not_wait_for_one_that_only_has_to_assemble(
         raise MediaError("not today; try again")
 
     with monkeypatch.context() as broken:
-        broken.setattr(importlib.import_module("rvrt_cli.upscale.run"), "join", fail)
+        broken.setattr(importlib.import_module("rvrt_cli.upscale.run"), "assemble", fail)
         assert rvrt(clip, tmp_path / "out.mkv")[0] == 1
     monkeypatch.setattr(rvrt_cli.upscale.distribute, "run_ranks", fail)
     group = ("--ranks", 2, "--local-ranks", 1, "--master", "127.0.0.1:9999")

@@ -1,4 +1,9 @@
-"""The fused C++ kernels: where their library is, and what to tell a user who has none. No MindSpore import."""
+# SPDX-License-Identifier: Apache-2.0
+"""The C++ kernels: where their compiled library is, and why it may be missing.
+
+`build` compiles the `*.cc` files into one library, `hatch_build` does so while installing, `glue` makes its symbols
+MindSpore ops. No MindSpore import here.
+"""
 
 from __future__ import annotations
 
@@ -8,40 +13,40 @@ from pathlib import Path
 
 from rvrt_cli.ops.kernels.build import LIBRARY, SOURCES, build
 
-_CHECKOUT = SOURCES.parents[2]
+_REPOSITORY = SOURCES.parents[2]
 REBUILD = "python -m rvrt_cli.ops.kernels.build"
 
 
 @functools.cache
 def library() -> Path | None:
-    """The compiled kernels, or None. In a checkout that has none yet they are compiled once, beside their sources."""
-    return _find()[0]
+    """Path of the compiled kernels, or None. In a checkout without them they are compiled once, beside their sources."""
+    return _locate_library()[0]
 
 
 def problem() -> str | None:
-    """One line for the user where kernels are missing or older than their sources; None where all is well."""
-    return _find()[1]
+    """One line for the user if the kernels are missing or older than their sources, else None."""
+    return _locate_library()[1]
 
 
 @functools.cache
-def _find() -> tuple[Path | None, str | None]:
+def _locate_library() -> tuple[Path | None, str | None]:
     path = SOURCES / LIBRARY
-    if ":" in str(path):  # MindSpore splits "library:symbol" at the first one
+    if ":" in str(path):  # MindSpore splits "library:symbol" at the first colon
         return None, (
-            f"CPU kernels cannot be loaded from {SOURCES}, and rvrt runs several times slower on a CPU; install it at a path "
+            f"CPU kernels cannot be loaded from {SOURCES}, so rvrt runs several times slower on a CPU; install it at a path "
             "without a colon"
         )
-    checkout = (_CHECKOUT / "pyproject.toml").is_file()
+    checkout = (_REPOSITORY / "pyproject.toml").is_file()
     if not path.is_file():
         if not checkout:
             return None, (
                 "CPU kernels are missing: rvrt was installed without a C++ compiler and runs several times slower on a CPU; "
                 "install g++ and run, in the checkout: pip install --force-reinstall --no-deps ."
             )
-        logging.getLogger(__name__).warning("rvrt: compiling the CPU kernels, once, in about a minute")
+        logging.getLogger(__name__).warning("rvrt: compiling the CPU kernels (once, about a minute)")
         built = build(SOURCES)
         if built.library is None:
-            return None, f"CPU kernels are missing, and rvrt runs several times slower on a CPU: {built.note}"
+            return None, f"CPU kernels are missing, so rvrt runs several times slower on a CPU: {built.note}"
         return built.library, None
     sources = [source for end in ("*.cc", "*.h") for source in SOURCES.glob(end)] if checkout else []
     if any(source.stat().st_mtime > path.stat().st_mtime for source in sources):

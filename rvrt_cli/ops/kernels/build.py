@@ -1,6 +1,7 @@
-"""Compile the C++ kernels of this folder into one library. Standard library only: it also runs while installing.
+# SPDX-License-Identifier: Apache-2.0
+"""Compile the C++ kernels of this folder into one library. Uses the standard library only: it also runs while installing.
 
-`python -m rvrt_cli.ops.kernels.build [FOLDER]` compiles into FOLDER, beside the sources by default.
+`python -m rvrt_cli.ops.kernels.build [FOLDER]` compiles into FOLDER, by default beside the sources.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-LIBRARY = "librvrt_kernels.so"  # the suffix that MindSpore asks for, on every system
+LIBRARY = "librvrt_kernels.so"  # MindSpore requires this suffix on every system
 SOURCES = Path(__file__).resolve().parent
 COMPILERS = ("c++", "g++", "clang++")
-# No -march: every kernel holds its own versions for AVX-512, AVX2 and the rest. No -ffast-math: see common.h.
+# No -march: every kernel contains versions for AVX-512, AVX2 and portable code. No -ffast-math: see kernel.h.
 FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fPIC", "-fvisibility=hidden")
-TIMEOUT = 900  # seconds for one file
+COMPILE_TIMEOUT = 900  # seconds per file
 
 
 class Built(NamedTuple):
-    """The compiled library, or None, and one line on how it came about or why not."""
+    """The compiled library, or None; and one line that says how it was compiled, or why not."""
 
     library: Path | None
     note: str
@@ -33,8 +34,8 @@ class Built(NamedTuple):
 def build(out_dir: Path) -> Built:
     """Compile every *.cc of this folder into `out_dir`/librvrt_kernels.so, with OpenMP where the compiler has it.
 
-    The compiler is $CXX, or else the first of c++, g++ and clang++ that works. The library is replaced only when the
-    new one is complete. $CXXFLAGS is added to the flags of compiling and linking, for example a sanitizer.
+    The compiler is $CXX, or the first of c++, g++ and clang++ that works. The library is replaced only when the new one
+    is complete. $CXXFLAGS is added when compiling and linking, for example a sanitizer.
     """
     chosen = os.environ.get("CXX", "").strip()
     compilers = [shlex.split(chosen)] if chosen else [[name] for name in COMPILERS if shutil.which(name)]
@@ -43,7 +44,9 @@ def build(out_dir: Path) -> Built:
     reason = ""
     for compiler in compilers:
         for threads in (("-fopenmp",), ()):
-            problem = _compile(compiler, (*FLAGS, *threads, *shlex.split(os.environ.get("CXXFLAGS", ""))), out_dir)
+            problem = _compile_library(
+                compiler, (*FLAGS, *threads, *shlex.split(os.environ.get("CXXFLAGS", ""))), out_dir
+            )
             if problem is None:
                 how = "with OpenMP" if threads else "without OpenMP: kernels run on one core"
                 return Built(out_dir / LIBRARY, f"compiled by {shlex.join(compiler)} {how}")
@@ -51,26 +54,26 @@ def build(out_dir: Path) -> Built:
     return Built(None, reason)
 
 
-def _compile(compiler: list[str], flags: tuple[str, ...], out_dir: Path) -> str | None:
-    """Compile and link; the problem in one line, or None."""
+def _compile_library(compiler: list[str], flags: tuple[str, ...], out_dir: Path) -> str | None:
+    """Compile and link. Returns the error in one line, or None."""
     sources = sorted(SOURCES.glob("*.cc"))
 
     def compile_one(source: Path) -> str | None:
-        return _run([*compiler, *flags, "-c", str(source), "-o", str(scratch / f"{source.stem}.o")])
+        return _run_compiler([*compiler, *flags, "-c", str(source), "-o", str(scratch / f"{source.stem}.o")])
 
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out_dir, prefix=".kernels-") as name:
             scratch = Path(name)
-            # The smallest file alone first: a compiler that does not work is found out at once.
-            if problem := compile_one(SOURCES / "common.cc"):
+            # The smallest file first and alone: a broken compiler fails at once.
+            if problem := compile_one(SOURCES / "runtime.cc"):
                 return problem
             with ThreadPoolExecutor(os.cpu_count()) as pool:
-                for problem in pool.map(compile_one, (s for s in sources if s.name != "common.cc")):
+                for problem in pool.map(compile_one, (s for s in sources if s.name != "runtime.cc")):
                     if problem:
                         return problem
             objects = [str(scratch / f"{source.stem}.o") for source in sources]
-            if problem := _run([*compiler, *flags, "-shared", *objects, "-o", str(scratch / LIBRARY)]):
+            if problem := _run_compiler([*compiler, *flags, "-shared", *objects, "-o", str(scratch / LIBRARY)]):
                 return problem
             os.replace(scratch / LIBRARY, out_dir / LIBRARY)
     except OSError as error:
@@ -78,16 +81,16 @@ def _compile(compiler: list[str], flags: tuple[str, ...], out_dir: Path) -> str 
     return None
 
 
-def _run(command: list[str]) -> str | None:
-    """Run the compiler; its last line of complaint, or None."""
+def _run_compiler(command: list[str]) -> str | None:
+    """Run the compiler. Returns its first error message, or None."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_TIMEOUT)
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
     if done.returncode == 0:
         return None
-    complaints = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
-    return complaints[0].strip() if complaints else f"exit status {done.returncode}"
+    messages = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
+    return messages[0].strip() if messages else f"exit status {done.returncode}"
 
 
 if __name__ == "__main__":

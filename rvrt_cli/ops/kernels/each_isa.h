@@ -1,5 +1,6 @@
-// Compiles the file named by RVRT_KERNEL once per instruction set; see common.h. No include guard: every kernel file
-// includes it once. Standard headers must be included before, they do not belong into these namespaces.
+// SPDX-License-Identifier: Apache-2.0
+// Compiles the file named by RVRT_KERNEL once per instruction set; see kernel.h. No include guard: every kernel file
+// includes it once. Include standard headers first: they do not belong in these namespaces.
 
 #define RVRT_ISA
 namespace rvrt {

@@ -1,9 +1,10 @@
-// Matrix products on row-major float32 blocks that a cache holds. Include after simd.h, once per instruction set,
+// SPDX-License-Identifier: Apache-2.0
+// Matrix products on row-major float32 blocks that fit the cache. Include after simd.h, once per instruction set,
 // inside its namespace.
 //
-// The right-hand matrix B (K, N) is cut into panels of at most kPanel vectors. A panel is K rows of its columns, packed
-// side by side (see `pack_panels`), the last panel padded with zeros. Sums run over k in order and do not depend on how
-// rows are grouped, so neither do results on tiles or threads.
+// The right-hand matrix B (K, N) is split into panels of at most kPanel vectors. A panel is K rows of its columns,
+// packed side by side (see `pack_panels`), the last panel padded with zeros. Sums run over k in order and do not depend
+// on how rows are grouped, so results do not depend on tiles or threads.
 
 constexpr int kPanel = kRegisters == 32 ? 3 : 2;  // vectors in the widest panel
 constexpr int kTile = kRegisters == 32 ? 8 : 6;   // rows that stay in registers: kTile * kPanel accumulators

@@ -1,121 +1,200 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The C++ kernels as MindSpore operations: the same functions as the definitions, with gradients.
+"""The C++ kernels as MindSpore ops with gradients, and the table of them: `CPU_KERNELS`.
 
-Kernels take float32; for other types, and rare combinations of arguments, each function calls its definition. Shapes, activations
-and errors are those of the definitions; the C++ files say what a kernel's inputs and outputs are. A kernel's attributes (heads,
-activation...) are its last input, a constant tensor of numbers.
+Every `*_kernel` function has the signature, shapes and errors of its definition in `rvrt_cli.ops`. Kernels take float32;
+for other dtypes and rare arguments the definition runs. The `*.cc` files say what the inputs and outputs of a C symbol are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
-from rvrt_cli.ops import attention, fusion, layers, sampling
+from rvrt_cli.ops import attention, frame_fusion, layers, lucas_kanade_flow, sampling
 from rvrt_cli.ops.kernels import library
-from rvrt_cli.ops.lucas_kanade import FLOW_ITERATIONS, FLOW_LEVELS, lucas_kanade as lucas_kanade_definition
 
-Shape = list[int]
-MakeBprop = Callable[
-    [ops.Custom], Callable
-]  # of a kernel for the gradients → the function that MindSpore calls for them
-
-_ABSENT = Tensor(np.zeros(1, np.float32))  # in place of an optional tensor
-
-
-def _kernel(symbol: str, shapes: Callable, outputs: int = 1, bprop: Callable | None = None) -> ops.Custom:
-    """A function of the library; `shapes` makes the shapes of its outputs from those of its inputs.
-
-    Shape functions are named: graph mode cannot parse an inline lambda here.
-    """
-    types = ms.float32 if outputs == 1 else (ms.float32,) * outputs
-    kernel = ops.Custom(f"{library()}:{symbol}", shapes, types, func_type="aot", bprop=bprop)
-    if bprop is not None:  # else graph mode takes the gradient of another operation with the same symbol
-        kernel.add_prim_attr("gradient", bprop.__name__)
-    return kernel
+_NO_TENSOR = Tensor(np.zeros(1, np.float32))  # in place of an optional tensor
+_ACTIVATIONS = {"none": 0, "leaky_relu": 1, "relu": 3, "gelu": 4}
+_serial = itertools.count()
 
 
 def custom_op(
-    name: str, shape: Callable, gradient_shapes: Callable | None = None, gradients: int = 1, variant: str = ""
-) -> Callable[[MakeBprop], ops.Custom]:
-    """Make an operation of the kernels `NAME_forward` and `NAME_backward`; decorates a function that makes its bprop.
+    name: str,
+    inputs: str,
+    output_shape: Callable,
+    gradient: str | Callable = "",
+    gradient_shapes: Callable | None = None,
+) -> ops.Custom:
+    """The C symbol `{name}_forward` as a MindSpore op with a gradient.
 
     Args:
-        shape: shape of the output, from those of the inputs.
-        gradient_shapes: shapes of what the backward kernel returns, from those of its inputs; None: it has none.
-        gradients: how many that are.
-        variant: tells operations apart that share their kernels and differ in their bprop.
+        name: prefix of the C symbols.
+        inputs: names of the inputs, for example "x flow attributes".
+        output_shape: shape of the output from the shapes of the inputs. A named function: graph mode cannot parse a lambda.
+        gradient: inputs and outputs of `{name}_backward`, for example "x flow dout attributes -> dx dflow". It may read the
+            op's inputs, its output `out` and the gradient of that, `dout`; "dresidual=dout" names an input whose gradient is
+            `dout` itself. Inputs that are not listed get zeros. Or a function: MindSpore's `bprop` of the op.
+        gradient_shapes: shapes of the outputs of `{name}_backward` from those of its inputs; by default `dx` is like `x`.
     """
+    bprop = gradient if callable(gradient) else _bprop(name, inputs.split(), gradient, gradient_shapes)
+    # MindSpore identifies a gradient by its function's name in PyNative mode, and by the attributes of the op in graph mode:
+    # there it would take the gradient of another op with the same symbol.
+    bprop.__name__ = f"{name}_bprop_{next(_serial)}"
+    op = ops.Custom(f"{library()}:{name}_forward", output_shape, ms.float32, func_type="aot", bprop=bprop)
+    op.add_prim_attr("gradient", bprop.__name__)
+    return op
 
-    def decorate(make_bprop: MakeBprop) -> ops.Custom:
-        backward = None if gradient_shapes is None else _kernel(f"{name}_backward", gradient_shapes, gradients)
-        bprop = make_bprop(backward)  # its arguments are the operation's, then out and dout: MindSpore counts them
-        bprop.__name__ = f"{name}{variant}_bprop"  # MindSpore tells gradients apart by name
-        return _kernel(f"{name}_forward", shape, bprop=bprop)
 
-    return decorate
+def _backward_kernel(symbol: str, output_shapes: Callable, outputs: int = 1) -> ops.Custom:
+    types = ms.float32 if outputs == 1 else (ms.float32,) * outputs
+    return ops.Custom(f"{library()}:{symbol}", output_shapes, types, func_type="aot")
+
+
+def _bprop(name: str, inputs: list[str], gradient: str, gradient_shapes: Callable | None) -> Callable:
+    """The `bprop` that `custom_op` describes."""
+    read, _, made = (part.split() for part in gradient.partition(" -> "))
+    passed_on = {item.removesuffix("=dout") for item in made if item.endswith("=dout")}
+    made = [item for item in made if "=" not in item]
+    known = [*inputs, "out", "dout"]
+    reads = tuple(known.index(item) for item in read)
+
+    def like_inputs(*shapes: Sequence[int]) -> Any:
+        chosen = tuple(shapes[read.index(item.removeprefix("d"))] for item in made)
+        return chosen if len(chosen) > 1 else chosen[0]
+
+    backward = _backward_kernel(f"{name}_backward", gradient_shapes or like_inputs, len(made)) if made else None
+    zeros, is_dout = -1, -2
+    places = [is_dout if f"d{item}" in passed_on else zeros for item in inputs]
+    for place, item in enumerate(made):
+        places[inputs.index(item.removeprefix("d"))] = place
+    sources = tuple(places)  # of each input's gradient: a place in `made`, or one of the two above
+
+    # Graph mode compiles this function: its loops run over constants, and it cannot unpack into a tuple.
+    def gradients(values: tuple) -> tuple:
+        found: Any = ()
+        if backward is not None:
+            found = backward(*[values[i] for i in reads])
+            if len(made) == 1:
+                found = (found,)
+        results: Any = ()
+        for i in range(len(sources)):
+            if sources[i] == zeros:
+                results = results + (ops.zeros_like(values[i]),)  # noqa: RUF005
+            elif sources[i] == is_dout:
+                results = results + (values[-1],)  # noqa: RUF005
+            else:
+                results = results + (found[sources[i]],)  # noqa: RUF005
+        return results
+
+    return _of_arity(gradients, len(inputs))
+
+
+def _of_arity(gradients: Callable, inputs: int) -> Callable:
+    """`gradients` as a `bprop` with `inputs` parameters, `out` and `dout`: MindSpore counts them, and takes no `*values`."""
+
+    def of_1(a, out, dout):
+        return gradients((a, out, dout))
+
+    def of_2(a, b, out, dout):
+        return gradients((a, b, out, dout))
+
+    def of_3(a, b, c, out, dout):
+        return gradients((a, b, c, out, dout))
+
+    def of_4(a, b, c, d, out, dout):
+        return gradients((a, b, c, d, out, dout))
+
+    def of_5(a, b, c, d, e, out, dout):
+        return gradients((a, b, c, d, e, out, dout))
+
+    def of_6(a, b, c, d, e, f, out, dout):
+        return gradients((a, b, c, d, e, f, out, dout))
+
+    def of_7(a, b, c, d, e, f, g, out, dout):
+        return gradients((a, b, c, d, e, f, g, out, dout))
+
+    return (of_1, of_2, of_3, of_4, of_5, of_6, of_7)[inputs - 1]
 
 
 @ops.constexpr
 def _attributes(*values: int) -> Tensor:
+    """Numbers that a kernel takes as its last input."""
     return Tensor(np.array(values, np.int32))
 
 
 @ops.constexpr
-def _float_attributes(*values: float) -> Tensor:
-    return Tensor(np.array(values, np.float32))
-
-
-@ops.constexpr
 def _activation_code(activation: str) -> int:
-    return {"none": 0, "leaky_relu": 1, "relu": 3, "gelu": 4}[activation]
+    return _ACTIVATIONS[activation]
 
 
-# Shapes that several operations have
-
-
-def _like_first(first: Shape, *_: Shape) -> Shape:
+def _like_first(first, *others):
     return first
 
 
-def _like_first_two(first: Shape, second: Shape, *_: Shape) -> tuple[Shape, ...]:
-    return first, second
+# --- dense layers and convolution; attributes: activation, has_bias, has_residual
 
 
-def _like_first_three(first: Shape, second: Shape, third: Shape, *_: Shape) -> tuple[Shape, ...]:
-    return first, second, third
-
-
-def _like_first_five(*inputs: Shape) -> tuple[Shape, ...]:
-    return inputs[:5]
-
-
-def _dense_shape(x: Shape, weight: Shape, *_: Shape) -> Shape:
+def _dense_shape(x, weight, bias, residual, attributes):
     return [*x[:-1], weight[0]]
 
 
-# Dense layers: attributes are activation, has bias, has residual
+def _norm_linear_shape(x, gamma, beta, weight, bias, attributes):
+    return [*x[:-1], weight[0]]
 
 
-@custom_op("linear", _dense_shape, _like_first_three, gradients=3)
-def _linear(backward: ops.Custom) -> Callable:
-    def bprop(x, weight, bias, residual, attributes, out, dout):
-        dx, dweight, dbias = backward(x, weight, bias, dout, attributes)
-        return dx, dweight, dbias, ops.zeros_like(residual), ops.zeros_like(attributes)
-
-    return bprop
+def _conv2d_gradient_shapes(x, weight, out, dout, attributes):
+    return x, weight, [weight[0]]
 
 
-@custom_op("linear", _dense_shape, _like_first_three, gradients=3, variant="_residual")
-def _linear_residual(backward: ops.Custom) -> Callable:
-    def bprop(x, weight, bias, residual, attributes, out, dout):
-        dx, dweight, dbias = backward(x, weight, bias, dout, attributes)
-        return dx, dweight, dbias, dout, ops.zeros_like(attributes)
+def _layer_norm_gradient_shapes(x, gamma, dout):
+    return x, gamma, gamma
 
-    return bprop
+
+def _mlp_gradient_shapes(x, gamma, beta, w1, b1, w2, dout):
+    return x, gamma, beta, w1, b1, w2, beta
+
+
+_DENSE_INPUTS = "x weight bias residual attributes"
+_linear = custom_op("linear", _DENSE_INPUTS, _dense_shape, "x weight bias dout attributes -> dx dweight dbias")
+_linear_residual = custom_op(
+    "linear", _DENSE_INPUTS, _dense_shape, "x weight bias dout attributes -> dx dweight dbias dresidual=dout"
+)
+_norm_linear = custom_op(
+    "norm_linear",
+    "x gamma beta weight bias attributes",
+    _norm_linear_shape,
+    "x gamma beta weight bias dout attributes -> dx dgamma dbeta dweight dbias",
+)
+_mlp = custom_op(
+    "mlp",
+    "x gamma beta w1 b1 w2 b2",
+    _like_first,
+    "x gamma beta w1 b1 w2 dout -> dx dgamma dbeta dw1 db1 dw2 db2",
+    _mlp_gradient_shapes,
+)
+_layer_norm = custom_op(
+    "layer_norm",
+    "x gamma beta",
+    _like_first,
+    "x gamma dout -> dx dgamma dbeta",
+    _layer_norm_gradient_shapes,
+)
+# In the backward kernel `needs_dx` takes the place of `has_bias`.
+_conv2d = custom_op(
+    "conv2d", _DENSE_INPUTS, _dense_shape, "x weight out dout attributes -> dx dweight dbias", _conv2d_gradient_shapes
+)
+_conv2d_residual = custom_op(
+    "conv2d",
+    _DENSE_INPUTS,
+    _dense_shape,
+    "x weight dout dout attributes -> dx dweight dbias dresidual=dout",  # without activation `out` is not read
+    _conv2d_gradient_shapes,
+)
 
 
 def linear_kernel(
@@ -125,21 +204,8 @@ def linear_kernel(
     if x.dtype != ms.float32:
         return layers.linear(x, weight, bias, activation, residual)
     if residual is None:
-        return _linear(x, weight, bias, _ABSENT, _attributes(_activation_code(activation), 1, 0))
+        return _linear(x, weight, bias, _NO_TENSOR, _attributes(_activation_code(activation), 1, 0))
     return _linear_residual(x, weight, bias, residual, _attributes(_activation_code(activation), 1, 1))
-
-
-def _norm_linear_shape(x: Shape, gamma: Shape, beta: Shape, weight: Shape, *_: Shape) -> Shape:
-    return [*x[:-1], weight[0]]
-
-
-@custom_op("norm_linear", _norm_linear_shape, _like_first_five, gradients=5)
-def _norm_linear(backward: ops.Custom) -> Callable:
-    def bprop(x, gamma, beta, weight, bias, attributes, out, dout):
-        dx, dgamma, dbeta, dweight, dbias = backward(x, gamma, beta, weight, bias, dout, attributes)
-        return dx, dgamma, dbeta, dweight, dbias, ops.zeros_like(attributes)
-
-    return bprop
 
 
 def norm_linear_kernel(
@@ -149,18 +215,6 @@ def norm_linear_kernel(
     if x.dtype != ms.float32:
         return layers.norm_linear(x, gamma, beta, weight, bias, activation)
     return _norm_linear(x, gamma, beta, weight, bias, _attributes(_activation_code(activation), 1))
-
-
-def _mlp_gradient_shapes(x: Shape, gamma: Shape, beta: Shape, w1: Shape, b1: Shape, w2: Shape, dy: Shape) -> tuple:
-    return x, gamma, beta, w1, b1, w2, beta
-
-
-@custom_op("mlp", _like_first, _mlp_gradient_shapes, gradients=7)
-def _mlp(backward: ops.Custom) -> Callable:
-    def bprop(x, gamma, beta, w1, b1, w2, b2, out, dout):
-        return backward(x, gamma, beta, w1, b1, w2, dout)
-
-    return bprop
 
 
 def mlp_kernel(
@@ -174,48 +228,11 @@ def mlp_kernel(
     return _mlp(x, gamma, beta, w1, b1, w2, b2)
 
 
-def _layer_norm_gradient_shapes(x: Shape, gamma: Shape, dy: Shape) -> tuple[Shape, ...]:
-    return x, gamma, gamma
-
-
-@custom_op("layer_norm", _like_first, _layer_norm_gradient_shapes, gradients=3)
-def _layer_norm(backward: ops.Custom) -> Callable:
-    def bprop(x, gamma, beta, out, dout):
-        return backward(x, gamma, dout)
-
-    return bprop
-
-
-def layer_norm_kernel(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+def layer_norm_kernel(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """See `layers.layer_norm`."""
     if x.dtype != ms.float32:
-        return layers.layer_norm(x, gamma, beta)
-    return _layer_norm(x, gamma, beta)
-
-
-# Convolution: attributes are activation, has bias (for the gradient: needs dx, which lies in the same place), has residual
-
-
-def _conv2d_gradient_shapes(x: Shape, weight: Shape, *_: Shape) -> tuple:
-    return x, weight, [weight[0]]
-
-
-@custom_op("conv2d", _dense_shape, _conv2d_gradient_shapes, gradients=3)
-def _conv2d(backward: ops.Custom) -> Callable:
-    def bprop(x, weight, bias, residual, attributes, out, dout):
-        dx, dweight, dbias = backward(x, weight, out, dout, attributes)
-        return dx, dweight, dbias, ops.zeros_like(residual), ops.zeros_like(attributes)
-
-    return bprop
-
-
-@custom_op("conv2d", _dense_shape, _conv2d_gradient_shapes, gradients=3, variant="_residual")
-def _conv2d_residual(backward: ops.Custom) -> Callable:
-    def bprop(x, weight, bias, residual, attributes, out, dout):
-        dx, dweight, dbias = backward(x, weight, dout, dout, attributes)  # no activation: its output is not needed
-        return dx, dweight, dbias, dout, ops.zeros_like(attributes)
-
-    return bprop
+        return layers.layer_norm(x, weight, bias)
+    return _layer_norm(x, weight, bias)
 
 
 def conv2d_kernel(
@@ -227,27 +244,36 @@ def conv2d_kernel(
     if weight.shape[-2:] == (1, 1):
         return linear_kernel(x, weight.reshape(weight.shape[0], weight.shape[1]), bias, activation, residual)
     if residual is None:
-        return _conv2d(x, weight, bias, _ABSENT, _attributes(_activation_code(activation), 1, 0))
+        return _conv2d(x, weight, bias, _NO_TENSOR, _attributes(_activation_code(activation), 1, 0))
     if activation == "none":
         return _conv2d_residual(x, weight, bias, residual, _attributes(0, 1, 1))
-    # the gradient needs the output of the activation, without the residual
-    return _conv2d(x, weight, bias, _ABSENT, _attributes(_activation_code(activation), 1, 0)) + residual
+    # The gradient reads the activation's output, which the sum with the residual would hide.
+    return _conv2d(x, weight, bias, _NO_TENSOR, _attributes(_activation_code(activation), 1, 0)) + residual
 
 
-# Attention
+# --- attention and warping
 
 
-def _window_attention_shape(qkv: Shape, *_: Shape) -> Shape:
+def _window_shape(qkv, pad, bias, attributes):
     return [*qkv[:-1], qkv[-1] // 3]
 
 
-@custom_op("window_attention", _window_attention_shape, _like_first_three, gradients=3)
-def _window_attention(backward: ops.Custom) -> Callable:
-    def bprop(qkv, pad, bias, attributes, out, dout):
-        dqkv, dpad, dbias = backward(qkv, pad, bias, dout, attributes)
-        return dqkv, dpad, dbias, ops.zeros_like(attributes)
-
-    return bprop
+_window_attention = custom_op(
+    "window_attention", "qkv pad bias attributes", _window_shape, "qkv pad bias dout attributes -> dqkv dpad dbias"
+)
+_neighborhood_attention = custom_op(
+    "neighborhood_attention",
+    "query key_value attributes",
+    _like_first,
+    "query key_value dout attributes -> dquery dkey_value",
+)
+_deformable_attention = custom_op(
+    "deformable_attention",
+    "query key_value offset attributes",
+    _like_first,
+    "query key_value offset dout attributes -> dquery dkey_value doffset",
+)
+_warp = custom_op("warp", "x flow attributes", _like_first, "x flow dout attributes -> dx dflow")
 
 
 def window_attention_kernel(
@@ -262,17 +288,8 @@ def window_attention_kernel(
     if qkv.dtype != ms.float32:
         return attention.window_attention(qkv, pad, bias, heads, window, shift)
     if bias is None:
-        return _window_attention(qkv, pad, _ABSENT, _attributes(heads, *window, *shift, 0))
+        return _window_attention(qkv, pad, _NO_TENSOR, _attributes(heads, *window, *shift, 0))
     return _window_attention(qkv, pad, bias, _attributes(heads, *window, *shift, 1))
-
-
-@custom_op("neighborhood_attention", _like_first, _like_first_two, gradients=2)
-def _neighborhood_attention(backward: ops.Custom) -> Callable:
-    def bprop(query, key_value, attributes, out, dout):
-        dquery, dkey_value = backward(query, key_value, dout, attributes)
-        return dquery, dkey_value, ops.zeros_like(attributes)
-
-    return bprop
 
 
 def neighborhood_attention_kernel(query: Tensor, key_value: Tensor, heads: int, kernel: tuple[int, int]) -> Tensor:
@@ -280,15 +297,6 @@ def neighborhood_attention_kernel(query: Tensor, key_value: Tensor, heads: int, 
     if query.dtype != ms.float32:
         return attention.neighborhood_attention(query, key_value, heads, kernel)
     return _neighborhood_attention(query, key_value, _attributes(heads, *kernel))
-
-
-@custom_op("deformable_attention", _like_first, _like_first_three, gradients=3)
-def _deformable_attention(backward: ops.Custom) -> Callable:
-    def bprop(query, key_value, offset, attributes, out, dout):
-        dquery, dkey_value, doffset = backward(query, key_value, offset, dout, attributes)
-        return dquery, dkey_value, doffset, ops.zeros_like(attributes)
-
-    return bprop
 
 
 def deformable_attention_kernel(
@@ -300,18 +308,6 @@ def deformable_attention_kernel(
     return _deformable_attention(query, key_value, offset, _attributes(heads, *kernel))
 
 
-# Sampling and rearranging
-
-
-@custom_op("warp", _like_first, _like_first_two, gradients=2)
-def _warp(backward: ops.Custom) -> Callable:
-    def bprop(x, flow, attributes, out, dout):
-        dx, dflow = backward(x, flow, dout, attributes)
-        return dx, dflow, ops.zeros_like(attributes)
-
-    return bprop
-
-
 def warp_kernel(x: Tensor, flow: Tensor, border: bool = False) -> Tensor:
     """See `sampling.warp`."""
     if x.dtype != ms.float32 or flow.dtype != ms.float32:
@@ -319,96 +315,83 @@ def warp_kernel(x: Tensor, flow: Tensor, border: bool = False) -> Tensor:
     return _warp(x, flow, _attributes(int(border)))
 
 
-def _fuse_frames_shape(frame: Shape, *_: Shape) -> Shape:
-    return [*frame[:-1], fusion.FUSED_CHANNELS]
+# --- optical flow and frame fusion, which have no gradient
 
 
-@custom_op("fuse_frames", _fuse_frames_shape)
-def _fuse_frames(_: None) -> Callable:
-    def bprop(frame, neighbors, flows, out, dout):
-        return ops.zeros_like(frame), ops.zeros_like(neighbors), ops.zeros_like(flows)
-
-    return bprop
+def _fusion_shape(frame, neighbors, flows):
+    return [*frame[:-1], frame_fusion.FUSED_CHANNELS]
 
 
-def fuse_frames_kernel(frame: Tensor, neighbors: Tensor, flows: Tensor) -> Tensor:
-    """See `fusion.fuse_frames`."""
-    if frame.dtype != ms.float32:
-        return fusion.fuse_frames(frame, neighbors, flows)
-    return _fuse_frames(frame, neighbors, flows)
-
-
-def _flow_shape(reference: Shape, *_: Shape) -> Shape:
+def _flow_shape(reference, neighbor, attributes):
     return [*reference[:-1], 2]
 
 
-@custom_op("lucas_kanade", _flow_shape)
-def _lucas_kanade(_: None) -> Callable:
-    def bprop(reference, neighbor, attributes, out, dout):
-        return ops.zeros_like(reference), ops.zeros_like(neighbor), ops.zeros_like(attributes)
+_fuse_frames = custom_op("fuse_frames", "frame neighbors flows", _fusion_shape)
+_lucas_kanade = custom_op("lucas_kanade", "reference neighbor attributes", _flow_shape)
 
-    return bprop
+
+def fuse_frames_kernel(frame: Tensor, neighbors: Tensor, flows: Tensor) -> Tensor:
+    """See `frame_fusion.fuse_frames`."""
+    if frame.dtype != ms.float32:
+        return frame_fusion.fuse_frames(frame, neighbors, flows)
+    return _fuse_frames(frame, neighbors, flows)
 
 
 def lucas_kanade_kernel(reference: Tensor, neighbor: Tensor) -> Tensor:
-    """See `lucas_kanade.lucas_kanade`."""
+    """See `lucas_kanade_flow.lucas_kanade`."""
     if reference.dtype != ms.float32:
-        return lucas_kanade_definition(reference, neighbor)
-    return _lucas_kanade(reference, neighbor, _attributes(FLOW_LEVELS, FLOW_ITERATIONS))
+        return lucas_kanade_flow.lucas_kanade(reference, neighbor)
+    sizes = lucas_kanade_flow.PYRAMID_LEVELS, lucas_kanade_flow.ITERATIONS_PER_LEVEL
+    return _lucas_kanade(reference, neighbor, _attributes(*sizes))
 
 
-def _make_pixel_shuffle(factor: int) -> ops.Custom:
-    """The operation for one factor: its output's shape cannot follow from a tensor of numbers."""
+# --- rearrangements
 
-    def shape(x: Shape, attributes: Shape) -> Shape:
+
+def _pixel_shuffle_op(factor: int) -> ops.Custom:
+    """The op for one factor: the shape of an op's output cannot depend on the values of a tensor."""
+
+    def shape(x, attributes):
         return [x[0], x[1] * factor, x[2] * factor, x[3] // factor**2]
 
-    def gradient_shape(y: Shape, dy: Shape, attributes: Shape) -> Shape:
-        return [y[0], y[1] // factor, y[2] // factor, y[3] * factor**2]
+    def gradient_shape(out, dout, attributes):
+        return [out[0], out[1] // factor, out[2] // factor, out[3] * factor**2]
 
-    @custom_op("pixel_shuffle", shape, gradient_shape, variant=f"_{factor}")
-    def shuffle(backward: ops.Custom) -> Callable:
-        def bprop(x, attributes, out, dout):
-            return backward(out, dout, attributes), ops.zeros_like(attributes)
-
-        return bprop
-
-    return shuffle
+    return custom_op("pixel_shuffle", "x attributes", shape, "out dout attributes -> dx", gradient_shape)
 
 
-_PIXEL_SHUFFLES = {factor: _make_pixel_shuffle(factor) for factor in (2, 4)}
+_PIXEL_SHUFFLES = {factor: _pixel_shuffle_op(factor) for factor in (2, 4)}
+_reverse_back = _backward_kernel("reverse_time_forward", _like_first)  # reversal is its own gradient
+
+
+def _reverse_time_bprop(x, out, dout):
+    return (_reverse_back(dout),)
+
+
+_reverse_time = custom_op("reverse_time", "x", _like_first, _reverse_time_bprop)
+
+
+def _add_upsampled_shape(small, x):
+    return x
+
+
+def _add_upsampled_bprop(small, x, out, dout):
+    return layers.upsampling_gradient(dout, small.shape[1], small.shape[2]), dout
+
+
+_add_upsampled = custom_op("add_upsampled", "small x", _add_upsampled_shape, _add_upsampled_bprop)
 
 
 def pixel_shuffle_kernel(x: Tensor, factor: int, activation: str = "none") -> Tensor:
     """See `layers.pixel_shuffle`."""
     if x.dtype != ms.float32 or factor not in _PIXEL_SHUFFLES or activation == "gelu":
         return layers.pixel_shuffle(x, factor, activation)
-    attributes = _attributes(factor, _activation_code(activation))
-    return _PIXEL_SHUFFLES[factor](x, attributes)
-
-
-def _reverse_time_bprop(x, out, dout):
-    return (_reverse_time_gradient(dout),)
-
-
-_reverse_time_gradient = _kernel("reverse_time", _like_first)  # its own inverse
-_reverse_time = _kernel("reverse_time", _like_first, bprop=_reverse_time_bprop)
+    return _PIXEL_SHUFFLES[factor](x, _attributes(factor, _activation_code(activation)))
 
 
 def reverse_time_kernel(x: Tensor) -> Tensor:
     """See `layers.reverse_time`."""
     return _reverse_time(x) if x.dtype == ms.float32 else layers.reverse_time(x)
-
-
-def _like_second(first: Shape, second: Shape) -> Shape:
-    return second
-
-
-def _add_upsampled_bprop(small, x, out, dout):
-    return layers.upsampled_gradient(dout, small.shape[1], small.shape[2]), dout
-
-
-_add_upsampled = _kernel("add_bilinear", _like_second, bprop=_add_upsampled_bprop)
 
 
 def add_upsampled_kernel(x: Tensor, small: Tensor) -> Tensor:
@@ -418,27 +401,34 @@ def add_upsampled_kernel(x: Tensor, small: Tensor) -> Tensor:
     return _add_upsampled(small, x)
 
 
-# Loss
+# --- loss
 
 
-def _scalar_shape(*_: Shape) -> Shape:
+def _charbonnier_shape(x, y, epsilon2):
     return [1]  # graph mode takes [] for a Python number
 
 
-@custom_op("charbonnier", _scalar_shape, _like_first)
-def _charbonnier(backward: ops.Custom) -> Callable:
-    def bprop(x, y, attributes, out, dout):
-        dx = backward(x, y, attributes, dout)
-        return dx, -dx, ops.zeros_like(attributes)
+_charbonnier_backward = _backward_kernel("charbonnier_backward", _like_first)
 
-    return bprop
+
+def _charbonnier_bprop(x, y, epsilon2, out, dout):
+    dx = _charbonnier_backward(x, y, epsilon2, dout)
+    return dx, -dx, ops.zeros_like(epsilon2)
+
+
+_charbonnier = custom_op("charbonnier", "x y epsilon2", _charbonnier_shape, _charbonnier_bprop)
+
+
+@ops.constexpr
+def _float_constant(value: float) -> Tensor:
+    return Tensor(np.array([value], np.float32))
 
 
 def charbonnier_kernel(x: Tensor, y: Tensor, epsilon2: float = 1e-9) -> Tensor:
     """See `layers.charbonnier`."""
     if x.dtype != ms.float32 or y.dtype != ms.float32:
         return layers.charbonnier(x, y, epsilon2)
-    return _charbonnier(x, y, _float_attributes(epsilon2)).reshape(())
+    return _charbonnier(x, y, _float_constant(epsilon2)).reshape(())
 
 
 CPU_KERNELS: dict[str, Callable] = {

@@ -1,4 +1,5 @@
-"""Compile the kernels while a wheel is built or the project is installed; without a compiler, install without them."""
+# SPDX-License-Identifier: Apache-2.0
+"""Build hook: compile the kernels for a wheel or an editable install; without a compiler, install without them."""
 
 from __future__ import annotations
 
@@ -16,11 +17,11 @@ class KernelsHook(BuildHookInterface):
     """Adds librvrt_kernels.so to wheels and, for an editable install, to the source tree."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Compile, and mark the wheel as one for this platform (not for this Python: the library does not know it)."""
+        """Compile, and mark the wheel as built for this platform, but for any Python: the library does not depend on it."""
         if self.target_name != "wheel":
             return
         folder = Path(self.root, "rvrt_cli", "ops", "kernels")
-        build = runpy.run_path(str(folder / "build.py"))["build"]  # importing the package would need MindSpore
+        build = runpy.run_path(str(folder / "build.py"))["build"]  # importing the package needs MindSpore
         self.scratch = None if version == "editable" else tempfile.mkdtemp(prefix="rvrt-kernels-")
         built = build(Path(self.scratch or folder))
         if built.library is None:
@@ -35,6 +36,6 @@ class KernelsHook(BuildHookInterface):
         build_data["force_include"][str(built.library)] = f"rvrt_cli/ops/kernels/{built.library.name}"
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
-        """Remove what was compiled, now that the wheel holds it."""
+        """Remove the compiled library: the wheel holds it."""
         if scratch := getattr(self, "scratch", None):
             shutil.rmtree(scratch, ignore_errors=True)

@@ -1,10 +1,11 @@
-// Optical flow by Lucas and Kanade's method; see ops/flow.py.
+// SPDX-License-Identifier: Apache-2.0
+// Optical flow by the Lucas-Kanade method; see ops/lucas_kanade_flow.py.
 //
 // One pair of frames at a time, as passes over the rows of planes: the threads share the rows of a large frame, and the
-// pairs of small ones. A plane's rows are padded, so that whole vectors and the window may read past their ends.
+// pairs of small ones. Rows are padded, so that whole vectors and the window may read past their ends.
 #ifndef RVRT_ISA
 
-#include "common.h"
+#include "kernel.h"
 
 #include <algorithm>
 #include <cmath>
@@ -12,13 +13,13 @@
 namespace rvrt {
 namespace {
 
-constexpr int kReach = 5, kTaps = 2 * kReach + 1;  // px, of the window
+constexpr int kReach = 5, kTaps = 2 * kReach + 1;  // of the window [px]
 constexpr float kSigma = 2.0f, kDamping = 1e-4f;
 constexpr float kLuma[3] = {0.299f, 0.587f, 0.114f};
-constexpr int kMostLevels = 8;
-constexpr int kProducts = 5;        // of the slopes and of the change between the frames
-constexpr int64_t kPad = 16;        // floats on either side of a row: a vector
-constexpr int64_t kSmall = 64 * 64;  // px: of frames up to here the threads share the pairs
+constexpr int kMaxLevels = 8;
+constexpr int kProducts = 5;         // of the gradients and the temporal difference
+constexpr int64_t kPad = 16;         // floats on either side of a row: a vector
+constexpr int64_t kSmall = 64 * 64;  // px: up to this size threads share the pairs, above it the rows
 
 struct Plane {
   float* data = nullptr;
@@ -28,7 +29,7 @@ struct Plane {
 
 int64_t stride_of(int64_t width) { return 2 * kPad + round_up(width, kPad); }
 
-// One pair on one level; which members a pass reads and writes is said there.
+// One pair on one level; each pass states which members it reads and writes.
 struct FlowPair {
   const float *reference, *neighbor;
   float* out;
@@ -79,7 +80,7 @@ int64_t flow_of_pair(const FlowJob& job, int64_t index, float* block, bool alone
   const int64_t whole = int64_t{1} << (job.levels - 1);  // the coarsest level has whole pixels
   const int64_t height = round_up(job.H, whole), width = round_up(job.W, whole);
 
-  Plane luma[kMostLevels][2], flow[2][2];
+  Plane luma[kMaxLevels][2], flow[2][2];
   for (int level = 0; level < job.levels; ++level)
     for (Plane& plane : luma[level]) plane = take(arena, height >> level, width >> level);
   for (auto& planes : flow)
@@ -112,7 +113,7 @@ int64_t flow_of_pair(const FlowJob& job, int64_t index, float* block, bool alone
     if (level == job.levels - 1)
       pass(RVRT_DISPATCH(zero_rows), p, p.h, alone);
     else
-      pass(RVRT_DISPATCH(enlarge_rows), p, p.h, alone);
+      pass(RVRT_DISPATCH(upsample_flow_rows), p, p.h, alone);
     for (int i = 0; i < job.iterations; ++i) {
       pass(RVRT_DISPATCH(warp_luma_rows), p, p.h, alone);
       pass(RVRT_DISPATCH(sum_rows), p, p.h, alone);
@@ -140,7 +141,7 @@ RVRT_ENTRY(lucas_kanade_forward) {
   RVRT_CHECK(t.has_shape(0, {batch, height, width, 3}) && t.has_shape(3, {batch, height, width, 2}), rvrt::kShape);
   rvrt::FlowJob job{};
   job.levels = t.ints(2)[0], job.iterations = t.ints(2)[1];
-  RVRT_CHECK(job.levels >= 1 && job.levels <= rvrt::kMostLevels && job.iterations >= 0, rvrt::kAttribute);
+  RVRT_CHECK(job.levels >= 1 && job.levels <= rvrt::kMaxLevels && job.iterations >= 0, rvrt::kAttribute);
   job.reference = t.f(0), job.neighbor = t.f(1), job.out = t.f(3);
   job.H = height, job.W = width;
   float total = 0;
@@ -167,7 +168,7 @@ RVRT_ENTRY(lucas_kanade_forward) {
 
 RVRT_INLINE int64_t within(int64_t at, int64_t length) { return std::min(std::max<int64_t>(at, 0), length - 1); }
 
-// A row's first and last pixel once more beside it.
+// Repeat a row's first and last pixel in its padding.
 RVRT_INLINE void repeat_ends(float* row, int64_t width) { row[-1] = row[0], row[width] = row[width - 1]; }
 
 // Frames -> luma, extended at the bottom and on the right.
@@ -221,8 +222,8 @@ void zero_rows(const void* context, Span span) {
     for (const Plane& axis : p.flow) std::fill(axis.row(row), axis.row(row) + p.w, 0.0f);
 }
 
-// coarse (h / 2, w / 2) -> flow: twice as long, bilinear, half-pixel centers.
-void enlarge_rows(const void* context, Span span) {
+// coarse (h / 2, w / 2) -> flow: doubled and upsampled bilinearly, half-pixel centers.
+void upsample_flow_rows(const void* context, Span span) {
   const FlowPair& p = *static_cast<const FlowPair*>(context);
   const int64_t rows = p.h / 2, columns = p.w / 2;
   for (int64_t row = span.begin; row < span.end; ++row) {
@@ -247,7 +248,7 @@ RVRT_INLINE vf share_inside(vf at, int64_t length) {
   return vmax(vmin(vmin(at + 1.0f, static_cast<float>(length) - at), set1(1.0f)), vf{});
 }
 
-// smooth[1], flow -> warped, its border repeated, and inside: where the flow leads out of the frame is nothing to match.
+// smooth[1], flow -> warped, its border repeated, and inside: there is nothing to match where the flow leaves the frame.
 void warp_luma_rows(const void* context, Span span) {
   const FlowPair& p = *static_cast<const FlowPair*>(context);
   float lanes[W];
@@ -259,9 +260,10 @@ void warp_luma_rows(const void* context, Span span) {
     const float *across = p.flow[0].row(row), *down = p.flow[1].row(row);
     float *warped = p.warped.row(row), *inside = p.inside.row(row);
     for (int64_t col = 0; col < p.w; col += W) {
-      const vf x = load(across + col) + (lane + static_cast<float>(col)), y = load(down + col) + static_cast<float>(row);
+      const vf x = load(across + col) + (lane + static_cast<float>(col)),
+               y = load(down + col) + static_cast<float>(row);
       store(inside + col, share_inside(x, p.w) * share_inside(y, p.h));
-      // never NaN, and never negative: what follows cuts towards zero
+      // never NaN, and never negative: the conversion below truncates towards zero
       const vf at_x = vmin(vmax(x, vf{}), set1(right)), at_y = vmin(vmax(y, vf{}), set1(bottom));
       const vi left = __builtin_convertvector(at_x, vi), top = __builtin_convertvector(at_y, vi);
       const vf u = at_x - __builtin_convertvector(left, vf), v = at_y - __builtin_convertvector(top, vf);
@@ -288,7 +290,8 @@ void sum_rows(const void* context, Span span) {
   float products[kProducts][kPiece + 3 * kPad];
   for (int64_t row = span.begin; row < span.end; ++row) {
     const int64_t above = within(row - 1, p.h), below = within(row + 1, p.h);
-    const float *first = p.smooth[0].row(row), *first_above = p.smooth[0].row(above), *first_below = p.smooth[0].row(below);
+    const float *first = p.smooth[0].row(row), *first_above = p.smooth[0].row(above),
+                *first_below = p.smooth[0].row(below);
     const float *second = p.warped.row(row), *second_above = p.warped.row(above), *second_below = p.warped.row(below);
     const float* inside = p.inside.row(row);
     for (int64_t start = 0; start < p.w; start += kPiece) {
@@ -298,8 +301,10 @@ void sum_rows(const void* context, Span span) {
         const int64_t x = start + i;
         vf seen = {}, across = {}, down = {}, change = {};
         if (x >= 0 && x < p.w) {
-          across = 0.25f * ((load(first + x + 1) - load(first + x - 1)) + (load(second + x + 1) - load(second + x - 1)));
-          down = 0.25f * ((load(first_below + x) - load(first_above + x)) + (load(second_below + x) - load(second_above + x)));
+          across =
+              0.25f * ((load(first + x + 1) - load(first + x - 1)) + (load(second + x + 1) - load(second + x - 1)));
+          down = 0.25f *
+                 ((load(first_below + x) - load(first_above + x)) + (load(second_below + x) - load(second_above + x)));
           change = load(second + x) - load(first + x);
           seen = load(inside + x);
           if (x + W > p.w) {
@@ -329,7 +334,7 @@ void sum_rows(const void* context, Span span) {
   }
 }
 
-// sums -> flow: the window's rows, and what the least squares say.
+// sums -> flow: sum over the window's rows, then solve the least-squares problem.
 void solve_rows(const void* context, Span span) {
   const FlowPair& p = *static_cast<const FlowPair*>(context);
   for (int64_t row = span.begin; row < span.end; ++row) {

@@ -1,5 +1,6 @@
+// SPDX-License-Identifier: Apache-2.0
 // Vectors of RVRT_LANES floats through the compiler's vector extensions; included once per instruction set inside its
-// namespace (common.h), hence no include guard. Every function is `static inline` so that it belongs to its namespace's
+// namespace (kernel.h), hence no include guard. Every function is `static inline` so that it belongs to its namespace's
 // instruction set.
 
 constexpr int W = RVRT_LANES;               // floats in a vector
@@ -49,8 +50,8 @@ RVRT_INLINE float highest(vf v) {
 
 constexpr float kLog2e = 1.44269504088896340736f;
 
-// 2^x for x <= 127, to about 2e-7; below -64 it stays at 2^-64, nothing beside the largest weight of a softmax, but far
-// from the denormal numbers, at which Intel's processors multiply twenty times slower. x = n + r with n the nearest
+// 2^x for x <= 127, to about 2e-7; below -64 it stays at 2^-64, negligible beside the largest weight of a softmax, but
+// far from denormal numbers, on which Intel processors multiply twenty times slower. x = n + r with n the nearest
 // integer; 2^r by the polynomial of degree 5 with the least largest relative error on [-1/2, 1/2] (9.2e-8), 2^n by
 // adding to the exponent.
 RVRT_INLINE vf exp2(vf x) {

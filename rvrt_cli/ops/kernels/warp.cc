@@ -1,7 +1,8 @@
-// Warping by a flow, forward and backward. The simplest kernel file: read it as the example for common.h.
+// SPDX-License-Identifier: Apache-2.0
+// Warping by a flow, forward and backward. The simplest kernel file: read it as the example for kernel.h.
 #ifndef RVRT_ISA
 
-#include "common.h"
+#include "kernel.h"
 
 #include <algorithm>
 #include <vector>
@@ -12,21 +13,21 @@ namespace {
 struct WarpJob {
   const float *x, *flow, *dout;
   float *out, *dx, *dflow;
-  int32_t* reach;  // (B * H, 2): first and last row that a row of the output reads; empty if first > last
+  int32_t* reach;  // (B * H, 2): first and last input row that an output row reads; none if first > last
   int64_t B, H, W, C;
   int64_t bands;  // per image, of dx
   bool border;
 };
 
-// Where an output pixel reads: corner (y, x) weighs wy[y] * wx[x]; a weight is zero outside the frame, where the index
-// is moved inside to be safe to read. Where clamping to the border cuts the gradient, the slopes are zero.
+// What an output pixel reads: corner (y, x) has weight wy[y] * wx[x]. Outside the frame the weight is zero and the
+// index is clamped, so that it is safe to read. Where clamping to the border stops the gradient, the slopes are zero.
 struct Footprint {
   int64_t y[2], x[2];
   float wy[2], wx[2];
   float sy[2], sx[2];  // derivatives of the weights by the coordinate
 };
 
-// One axis. Coordinates are limited before they become integers: any float, NaN too, is safe.
+// One axis. Coordinates are clamped before they become integers: any float is safe, NaN too.
 inline void footprint_axis(float at, int64_t length, bool border, int64_t* index, float* weight, float* slope) {
   const float low = border ? 0.0f : -2.0f, high = static_cast<float>(border ? length - 1 : length + 1);
   const bool moves = at >= low && at <= high;

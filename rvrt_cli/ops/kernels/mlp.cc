@@ -1,8 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0
 // The transformer's feed-forward part, y = x + W2 gelu(W1 layer_norm(x) + b1) + b2, forward and gradients. Blocks of
-// rows stay in the cache from x to y; the backward kernel computes the hidden features again.
+// rows stay in the cache from x to y; the backward kernel recomputes the hidden features.
 #ifndef RVRT_ISA
 
-#include "layers.h"
+#include "row_blocks.h"
 
 namespace rvrt {
 
@@ -21,7 +22,7 @@ struct MlpJob {
 
 }  // namespace rvrt
 
-#define RVRT_KERNEL "layers_mlp.cc"
+#define RVRT_KERNEL "mlp.cc"
 #include "each_isa.h"
 
 namespace rvrt {
@@ -127,7 +128,7 @@ RVRT_ENTRY(mlp_backward) {
 
 #include "simd.h"
 #include "gemm.h"
-#include "layers_rows.h"
+#include "row_math.h"
 
 inline void mlp_forward_blocks(const void* pointer, Span span) {
   const MlpJob& job = *static_cast<const MlpJob*>(pointer);
@@ -147,7 +148,7 @@ inline void mlp_forward_blocks(const void* pointer, Span span) {
   }
 }
 
-// hidden = gelu(z), and z becomes gelu'(z); whole padded rows.
+// hidden = gelu(z), z = gelu'(z), over whole padded rows.
 inline void gelu_and_slope(int64_t count, float* z, float* hidden) {
   for (int64_t i = 0; i < count; i += W) {
     const vf v = load(z + i), phi = normal_cdf(v);

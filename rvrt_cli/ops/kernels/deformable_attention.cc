@@ -1,15 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
 // Guided deformable attention, forward and backward: bilinear samples, scores, softmax and weighted sum of one pixel at
 // a time; no sampled keys or values are ever stored.
 //
-// The corners and weights of all samples of a group are computed with samples along the vector lanes, what is read
-// there with channels along the lanes. Gradients need only the product of the query (of the output's gradient) with
-// each of the four corners: score, offset gradient and the weights of the scatter follow from these.
+// Corners and weights of a group's samples are computed with samples along the vector lanes, the sampled values with
+// channels along the lanes. Gradients need only the products of the query (and of the output's gradient) with each of
+// the four corners: score, offset gradient and scatter weights follow from these.
 //
-// Keys and values are first copied into a compact clip for each unit of channels (see DeformJob): samples of tensors
-// with many channels would fall into few sets of the cache, and those of rows of 2^n pixels all into the same ones.
+// Keys and values are first copied into a compact clip for each unit of channels (see DeformJob): samples from
+// tensors with many channels would map to few cache sets, and those from rows of 2^n pixels all to the same ones.
 #ifndef RVRT_ISA
 
-#include "common.h"
+#include "kernel.h"
 
 #include <algorithm>
 
@@ -23,10 +24,10 @@ struct DeformJob {
   // Heads and groups of keys divide the channels into `units` that share neither: within a unit either one group serves
   // several heads or one head has several groups. A segment belongs to one head and one group.
   int64_t units, unit_heads, unit_groups, segments, segment;
-  // A compact clip: (T, H, W, width) with gaps after rows and frames, so that they do not fall together in the cache.
+  // A compact clip: (T, H, W, width) padded after rows and frames, so that these do not share cache sets.
   int64_t width, row_floats, frame_floats, clip_floats;
   float *k, *v, *dk, *dv;  // clips: of the units of one sample (forward), of each thread (backward)
-  int64_t sample;          // in work (forward)
+  int64_t sample;          // being computed (forward)
   float* scratch;
   int64_t scratch_floats;
 
@@ -65,14 +66,14 @@ int parse_deform(const Tensors& t, int attributes, DeformJob& job) {
 }  // namespace
 }  // namespace rvrt
 
-#define RVRT_KERNEL "deform.cc"
+#define RVRT_KERNEL "deformable_attention.cc"
 #include "each_isa.h"
 
 // query (N, T, H, W, C), already scaled; key_value (N, T, H, W, 2C): keys | values, each head after head; offset
-// (N, T, H, W, T, G, K, 2) px as (y, x), flow included; attributes [heads, kernel_h, kernel_w] with K = kernel_h *
-// kernel_w
-// -> out (N, T, H, W, C). The G groups split the 2C channels: the first G/2 are keys', the rest values'; heads is a
-// multiple or a divisor of G/2. For query frame b the n-th field of offsets reads frame (n + b) % T at
+// (N, T, H, W, T, G, K, 2) px as (y, x), flow included; attributes [heads, kernel_h, kernel_w] with K =
+// kernel_h * kernel_w -> out (N, T, H, W, C). The G groups split the 2C channels: the first G/2 belong to the keys, the
+// rest to the values; heads is a multiple or a divisor of G/2. For query frame b, field n of the offsets reads frame
+// (n + b) % T at
 // (y + k / kernel_w - kernel_h / 2 + offset_y, x + k % kernel_w - kernel_w / 2 + offset_x), bilinearly, zero beyond the
 // frame; that score of 0 takes part in the softmax.
 RVRT_ENTRY(deformable_attention_forward) {
@@ -102,9 +103,9 @@ RVRT_ENTRY(deformable_attention_backward) {
 
 #include "simd.h"
 
-// A tile of queries: what neighbors sample stays in the cache.
+// A tile of queries: pixels sampled by neighboring queries stay in the cache.
 constexpr int64_t kTileHeight = 8, kTileWidth = 32;
-constexpr int64_t kAhead = 3;  // pixels
+constexpr int64_t kAhead = 3;  // prefetch distance [pixels]
 
 // Corners of one group's samples at one pixel, `length` (samples rounded up) long: corner i is (y i / 2, x i % 2). The
 // place is where its channels begin in the compact clip, moved inside the frame where the weight is zero.
@@ -147,8 +148,8 @@ struct DeformBuffers {
   }
 };
 
-// One axis: the two indices (moved inside), their weights and the weights' derivatives. Coordinates are limited before
-// they become integers, so any float is safe; two pixels beyond the frame all weights are zero.
+// One axis: the two indices (moved inside), their weights and the weights' derivatives. Coordinates are clamped before
+// they become integers, so any float is safe; two pixels outside the frame all weights are zero.
 RVRT_INLINE void axis(vf at, int64_t size, vi (&index)[2], vf (&weight)[2], vf (&slope)[2]) {
   const int32_t length = static_cast<int32_t>(size);
   const vf limited = vmin(vmax(at, set1(-2.0f)), set1(static_cast<float>(length + 1)));
@@ -164,7 +165,7 @@ RVRT_INLINE void axis(vf at, int64_t size, vi (&index)[2], vf (&weight)[2], vf (
   }
 }
 
-// Offsets, queries and outputs of a unit lie far apart from pixel to pixel: ask for them in time.
+// Offsets, queries and outputs of a unit lie far apart from pixel to pixel: prefetch them.
 RVRT_INLINE void prefetch(const float* p, int64_t floats) {
   for (int64_t i = 0; i < floats; i += 16) __builtin_prefetch(p + i);
 }
@@ -194,7 +195,7 @@ static void find_corners(const DeformJob& job, const DeformBuffers& b, const flo
         store(c.place[i] + at, load(b.frame + n) + y[i >> 1] * row_floats + x[i & 1] * width);
         store(c.weight[i] + at, wy[i >> 1] * wx[i & 1]);
       }
-      for (int i = 0; SLOPES && i < 2; ++i) {  // what only the offsets' gradient needs
+      for (int i = 0; SLOPES && i < 2; ++i) {  // only the gradient of the offsets needs these
         store(c.wy[i] + at, wy[i]), store(c.wx[i] + at, wx[i]);
         store(c.sy[i] + at, sy[i]), store(c.sx[i] + at, sx[i]);
       }
@@ -457,7 +458,7 @@ struct Unit {
   const float* offset(const DeformJob& job) const { return job.offset + pixel * job.T * job.G * job.K * 2; }
 };
 
-// Called kAhead pixels before `u` is; pixels of the next tile may be asked for in vain.
+// Called kAhead pixels before `u` is; pixels of the next tile may be prefetched in vain.
 RVRT_INLINE void prefetch_unit(const DeformJob& job, const Unit& u) {
   const int64_t pixel = std::min(u.pixel + kAhead, job.N * job.T * job.H * job.W - 1);
   const int64_t at = pixel * job.C + u.channel, floats = 2 * job.K * job.unit_groups;
@@ -499,8 +500,8 @@ template <int WIDTH>
 RVRT_INLINE void attend_backward(const DeformJob& job, const DeformBuffers& b, const Unit& u) {
   const int64_t segment = WIDTH ? WIDTH : job.segment, heads = job.unit_heads * b.length;
   const int64_t at = u.pixel * job.C + u.channel;
-  float* const weight[2] = {b.ds, b.p};               // what a sample of a key, of a value counts
-  const float* const row[2] = {job.query, job.dout};  // what it is multiplied with
+  float* const weight[2] = {b.ds, b.p};               // weight of a sample of a key, of a value
+  const float* const row[2] = {job.query, job.dout};  // what it multiplies
   const float* const clip[2] = {u.k, u.v};
   float* const gradient[2] = {u.dk, u.dv};
   const auto head_of = [&](int64_t s) { return job.unit_heads > 1 ? s * b.length : 0; };
@@ -575,13 +576,12 @@ void forward_tasks(const void* context, Span span) {
   int64_t prepared = -1;
   for (int64_t task = span.begin; task < span.end; ++task) {
     const int64_t unit = task / tiles(job), clip = unit * job.clip_floats;
-    over_tile(
-        job, task % tiles(job), [&](int64_t t, int64_t y, int64_t x) __attribute__((always_inline)) {
-          if (t != prepared) prepare_frame(job, b, prepared = t);
-          attend<WIDTH>(job, b,
-                        Unit{job.pixel(job.sample, t, y, x), y, x, unit * job.width, unit * job.unit_groups,
-                             job.k + clip, job.v + clip, nullptr, nullptr});
-        });
+    over_tile(job, task % tiles(job), [&](int64_t t, int64_t y, int64_t x) __attribute__((always_inline)) {
+      if (t != prepared) prepare_frame(job, b, prepared = t);
+      attend<WIDTH>(job, b,
+                    Unit{job.pixel(job.sample, t, y, x), y, x, unit * job.width, unit * job.unit_groups, job.k + clip,
+                         job.v + clip, nullptr, nullptr});
+    });
   }
 }
 
@@ -602,12 +602,11 @@ void backward_tasks(const void* context, Span span) {
     std::fill(dv, dv + job.clip_floats, 0.0f);
     int64_t prepared = -1;
     for (int64_t tile = 0; tile < tiles(job); ++tile)
-      over_tile(
-          job, tile, [&](int64_t t, int64_t y, int64_t x) __attribute__((always_inline)) {
-            if (t != prepared) prepare_frame(job, b, prepared = t);
-            attend_backward<WIDTH>(
-                job, b, Unit{job.pixel(sample, t, y, x), y, x, channel, unit * job.unit_groups, k, v, dk, dv});
-          });
+      over_tile(job, tile, [&](int64_t t, int64_t y, int64_t x) __attribute__((always_inline)) {
+        if (t != prepared) prepare_frame(job, b, prepared = t);
+        attend_backward<WIDTH>(job, b,
+                               Unit{job.pixel(sample, t, y, x), y, x, channel, unit * job.unit_groups, k, v, dk, dv});
+      });
     for (int64_t row = 0; row < job.T * job.H; ++row) {
       unpack_row(job, sample, row, channel, dk);
       unpack_row(job, sample, row, job.C + channel, dv);

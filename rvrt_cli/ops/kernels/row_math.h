@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Packing, LayerNorm and activations on blocks of rows. Include after gemm.h, once per instruction set, inside its
 // namespace.
 

@@ -1,7 +1,9 @@
-// Kernel regression of a frame's and its neighbors' samples on the grid of the enlarged frame; see ops/fusion.py.
+// SPDX-License-Identifier: Apache-2.0
+// Frame fusion: kernel regression of the samples of a frame and its neighbors on the grid of the upscaled frame; see
+// ops/frame_fusion.py.
 #ifndef RVRT_ISA
 
-#include "common.h"
+#include "kernel.h"
 
 #include <algorithm>
 #include <cmath>
@@ -11,7 +13,7 @@ namespace {
 
 constexpr int kScale = 4, kPlaces = kScale * kScale, kColors = 3;
 constexpr float kSpread = 0.2f, kTrust = 0.1f;
-constexpr float kFar = 1e6f;  // px; as far outside as anything beyond
+constexpr float kFar = 1e6f;  // px; anything farther is equally far outside
 
 struct FusionJob {
   const float *frame, *neighbors, *flows;
@@ -22,7 +24,7 @@ struct FusionJob {
 }  // namespace
 }  // namespace rvrt
 
-#define RVRT_KERNEL "fusion.cc"
+#define RVRT_KERNEL "fuse_frames.cc"
 #include "each_isa.h"
 
 // frame (B, H, W, 3), neighbors (B, K, H, W, 3), flows (B, K, H, W, 2) px as (x, y) -> (B, H, W, 64): 3 x 16 places of
@@ -100,11 +102,12 @@ void fuse_rows(const void* context, Span span) {
         const float* samples[4];
         int count = 0;
         for (int corner = 0; corner < 4; ++corner) {
-          const float step_x = whole_x + static_cast<float>(corner % 2), step_y = whole_y + static_cast<float>(corner / 2);
+          const float step_x = whole_x + static_cast<float>(corner % 2),
+                      step_y = whole_y + static_cast<float>(corner / 2);
           const int64_t at_x = col + static_cast<int64_t>(step_x), at_y = row + static_cast<int64_t>(step_y);
           if (at_x < 0 || at_x >= job.W || at_y < 0 || at_y >= job.H) continue;
           const float* sample = neighbor + at_y * line + at_x * kColors;
-          const float x = step_x - fx, y = step_y - fy;  // where it lies, from this pixel: within one pixel
+          const float x = step_x - fx, y = step_y - fy;  // its position relative to this pixel: within one pixel
           // the frame itself there, bilinearly, its border repeated
           const float px = std::min(std::max(static_cast<float>(col) + x, 0.0f), static_cast<float>(job.W - 1));
           const float py = std::min(std::max(static_cast<float>(row) + y, 0.0f), static_cast<float>(job.H - 1));

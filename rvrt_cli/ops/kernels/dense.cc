@@ -1,9 +1,10 @@
-// Dense layers over the last axis, with LayerNorm before and an activation behind: forward and gradients. A block of
-// rows goes through all of it while it lies in the cache; the backward kernels compute again what they need of the
-// forward.
+// SPDX-License-Identifier: Apache-2.0
+// Dense layers over the last axis, optionally after a LayerNorm and before an activation: forward and gradients. A block
+// of rows passes through all of them while it is in the cache; the backward kernels recompute what they need of the
+// forward pass.
 #ifndef RVRT_ISA
 
-#include "layers.h"
+#include "row_blocks.h"
 
 namespace rvrt {
 
@@ -24,7 +25,7 @@ struct DenseJob {
 
 }  // namespace rvrt
 
-#define RVRT_KERNEL "layers.cc"
+#define RVRT_KERNEL "dense.cc"
 #include "each_isa.h"
 
 namespace rvrt {
@@ -111,8 +112,8 @@ int dense_backward(const Tensors& t, DenseJob job, const float* weight, const fl
 
 // y = activation(x weightᵀ + bias) + residual.
 // Inputs: x (..., Ci); weight (Co, Ci); bias (Co); residual (..., Co); attributes int32 [activation, has_bias,
-//   has_residual]. Absent tensors are passed as anything float32, unread. activation: 0 none, 1 leaky ReLU 0.1, 2 leaky
-//   ReLU 0.2, 3 ReLU, 4 exact GELU.
+//   has_residual]. For an absent tensor pass any float32 tensor; it is not read. activation: 0 none, 1 leaky ReLU 0.1,
+//   2 leaky ReLU 0.2, 3 ReLU, 4 exact GELU.
 // Output: y (..., Co).
 RVRT_ENTRY(linear_forward) {
   using namespace rvrt;
@@ -129,7 +130,7 @@ RVRT_ENTRY(linear_forward) {
 }
 
 // Gradients of linear_forward (the residual's is dy itself).
-// Inputs: x (..., Ci); weight (Co, Ci); bias (Co), unread without bias or activation; dy (..., Co); attributes as
+// Inputs: x (..., Ci); weight (Co, Ci); bias (Co), not read without bias or activation; dy (..., Co); attributes as
 //   there.
 // Outputs: dx (..., Ci), dweight (Co, Ci), dbias (Co).
 RVRT_ENTRY(linear_backward) {
@@ -184,7 +185,7 @@ RVRT_ENTRY(norm_linear_backward) {
 
 #include "simd.h"
 #include "gemm.h"
-#include "layers_rows.h"
+#include "row_math.h"
 
 inline void dense_forward_blocks(const void* pointer, Span span) {
   const DenseJob& job = *static_cast<const DenseJob*>(pointer);

@@ -1,4 +1,5 @@
-// What every kernel file shares: entry points and their checks, threads, scratch memory, the choice of instruction set.
+// SPDX-License-Identifier: Apache-2.0
+// Shared by every kernel file: entry points and argument checks, threads, scratch memory, instruction-set dispatch.
 //
 // Build: one library from all files, no flags per file:  c++ -std=c++17 -O3 -fopenmp -shared -fPIC *.cc
 // (g++ >= 9, clang++ >= 14; x86-64, aarch64; without -fopenmp it builds too and runs on one thread). No -ffast-math:
@@ -9,7 +10,7 @@
 // functions that OpenMP outlines). RVRT_DISPATCH picks the namespace at run time. See warp.cc, the smallest example:
 //
 //   #ifndef RVRT_ISA                      // the file as the compiler opens it
-//   #include "common.h"
+//   #include "kernel.h"
 //   #define RVRT_KERNEL "name.cc"
 //   #include "each_isa.h"                 // compiles the #else part as rvrt::portable, rvrt::avx2, rvrt::avx512
 //   RVRT_ENTRY(name_forward) { ... return rvrt::parallel(tasks, RVRT_DISPATCH(forward_tasks), &job); }
@@ -18,8 +19,8 @@
 //   void forward_tasks(const void* job, Span span) { ... }
 //   #endif
 //
-// Only plain functions are handed to `parallel`, and no OpenMP pragma stands in a kernel: the code that OpenMP outlines
-// is always compiled for the baseline, and calls through a pointer what is not.
+// Pass only plain functions to `parallel`, and keep OpenMP pragmas out of kernels: the code that OpenMP outlines is
+// always compiled for the baseline instruction set, and reaches specialized code through a function pointer.
 #pragma once
 
 #include <cstddef>
@@ -28,10 +29,10 @@
 #include <initializer_list>
 
 #if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wpsabi"  // vectors are only passed between functions of one instruction set
+#pragma GCC diagnostic ignored "-Wpsabi"  // vectors are passed only between functions of one instruction set
 #endif
 
-#if defined(__x86_64__)  // a few shuffles in simd.h
+#if defined(__x86_64__)  // for a few shuffles in simd.h
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // of the header's deliberately undefined vectors
@@ -45,7 +46,7 @@
 
 #define RVRT_EXPORT __attribute__((visibility("default")))
 
-// MindSpore's ahead-of-time form: inputs, then outputs. Zero is success; see Status for the rest.
+// MindSpore's ahead-of-time calling convention: inputs, then outputs. Returns a Status; zero is success.
 #define RVRT_ENTRY(name)                                                                                               \
   static int name##_checked(const rvrt::Tensors& t);                                                                   \
   extern "C" RVRT_EXPORT int name(int nparam, void** params, int* ndims, int64_t** shapes, const char** dtypes, void*, \
@@ -77,7 +78,7 @@ enum Isa { kPortable = 0, kAvx2 = 1, kAvx512 = 2 };
 Isa isa();      // the best this processor has, or what rvrt_kernels_isa chose
 int threads();  // how many OpenMP would use, or what rvrt_kernels_threads chose
 
-// The parameters of one call.
+// The tensors of one call.
 struct Tensors {
   int count;
   void** data;
@@ -123,7 +124,7 @@ struct Tensors {
   }
 };
 
-// Tasks [begin, end) are this thread's; `thread` < `threads` indexes per-thread scratch and partial sums.
+// Tasks [begin, end) belong to this thread; `thread` < `threads` indexes per-thread scratch and partial sums.
 struct Span {
   int64_t begin, end;
   int thread, threads;
@@ -131,16 +132,16 @@ struct Span {
 
 using Body = void (*)(const void* job, Span span);
 
-// Cut `tasks` into one contiguous run per thread: the same cut for the same number of threads, so sums are repeatable.
-// Runs inline for a single task. `workers` limits the threads (0: no limit).
+// Split `tasks` into one contiguous range per thread. The split depends only on the number of threads, so sums are
+// reproducible. A single task runs inline. `workers` limits the threads (0: no limit).
 int parallel(int64_t tasks, Body body, const void* job, int workers = 0);
-int parallel_width(int64_t tasks, int workers = 0);  // how many threads `parallel` will use for them
+int parallel_width(int64_t tasks, int workers = 0);  // number of threads that `parallel` will use
 
-// The same in small runs that threads take as they come, for tasks whose results do not depend on who computes them:
-// no thread waits for one that the system has given less time, or a slower core.
+// The same with dynamic scheduling, in small ranges, for tasks whose results do not depend on the thread: no thread
+// waits for one that runs on a slower or busier core.
 int parallel_shared(int64_t tasks, Body body, const void* job);
 
-// Aligned to a cache line; `ok()` is false where there is no memory.
+// Memory aligned to a cache line; `ok()` is false if the allocation failed.
 class Scratch {
  public:
   explicit Scratch(int64_t floats);
@@ -155,7 +156,7 @@ class Scratch {
   float* data_;
 };
 
-// Hands out pieces of a scratch block, each on a cache line of its own.
+// Divides a scratch block into pieces, each starting on a cache line of its own.
 class Arena {
  public:
   explicit Arena(float* block) : block_(block) {}
@@ -164,7 +165,7 @@ class Arena {
     taken_ += (floats + 15) / 16 * 16;
     return piece;
   }
-  int64_t taken() const { return taken_; }  // of an arena on a null block: how large the block must be
+  int64_t taken() const { return taken_; }  // on a null block: the size that the block must have
 
  private:
   float* block_;

@@ -1,14 +1,16 @@
-// The training step's loss, in one pass over memory.
+// SPDX-License-Identifier: Apache-2.0
+// Charbonnier loss of a training step and its gradient, each in one pass over memory.
 #ifndef RVRT_ISA
 
-#include "common.h"
+#include "kernel.h"
 
 #include <algorithm>
 #include <vector>
 
 namespace rvrt {
 
-constexpr int64_t kChunk = 4096;  // elements of a task; sums are per chunk, so they do not depend on the threads
+constexpr int64_t kChunk =
+    4096;  // elements per task; sums are per chunk, so that they do not depend on the number of threads
 
 struct LossJob {
   int64_t count;
@@ -20,7 +22,7 @@ struct LossJob {
 
 }  // namespace rvrt
 
-#define RVRT_KERNEL "loss.cc"
+#define RVRT_KERNEL "charbonnier.cc"
 #include "each_isa.h"
 
 // loss = mean of sqrt((x - y)² + epsilon²) (Charbonnier et al. 1994).

@@ -1,5 +1,6 @@
-// Threads, scratch memory and the choice of instruction set: see common.h.
-#include "common.h"
+// SPDX-License-Identifier: Apache-2.0
+// Threads, scratch memory and the choice of instruction set: see kernel.h.
+#include "kernel.h"
 
 #include <algorithm>
 #include <atomic>
@@ -59,7 +60,7 @@ int parallel(int64_t tasks, Body body, const void* job, int workers) {
     return kOk;
   }
 #ifdef _OPENMP
-  // One iteration per thread's run: should OpenMP grant fewer threads, runs queue up and the sums stay the same.
+  // One iteration per thread's range: if OpenMP grants fewer threads, ranges queue up and the sums stay the same.
 #pragma omp parallel for schedule(static, 1) num_threads(n)
 #endif
   for (int i = 0; i < n; ++i) body(job, Span{tasks * i / n, tasks * (i + 1) / n, i, n});
@@ -88,14 +89,13 @@ Scratch::~Scratch() { std::free(data_); }
 
 }  // namespace rvrt
 
-// Use `count` threads from now on (0: as many as OpenMP would); returns the number in use.
+// Set the number of threads (0: OpenMP's default). Returns the number in use.
 extern "C" RVRT_EXPORT int rvrt_kernels_threads(int count) {
   rvrt::chosen_threads = std::max(count, 0);
   return rvrt::threads();
 }
 
-// Use at most this instruction set from now on: 0 portable, 1 AVX2, 2 AVX-512, -1 the best there is. Returns the one in
-// use.
+// Set the highest instruction set: 0 portable, 1 AVX2, 2 AVX-512, -1 the best available. Returns the one in use.
 extern "C" RVRT_EXPORT int rvrt_kernels_isa(int level) {
   rvrt::chosen_isa = level;
   return rvrt::isa();

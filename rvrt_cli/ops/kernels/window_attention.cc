@@ -1,5 +1,6 @@
-// Shifted-window attention (Swin), forward and backward, from qkv to the un-shifted output. No partition, roll or mask
-// is ever made: windows are read and written by index.
+// SPDX-License-Identifier: Apache-2.0
+// Shifted-window attention (Swin), forward and backward, from qkv to the un-shifted output. Windows are read and written
+// by index: no partition, roll or mask is ever materialized.
 //
 // Queries lie along the vector lanes, so that maxima, sums and weights of the softmax need no reduction across lanes:
 // scores S'[key][query] = sum_c k[key][c] * q'[c][query], and the outputs o'[c][query] = sum_key v[key][c] *
@@ -7,7 +8,7 @@
 // 2^x.
 #ifndef RVRT_ISA
 
-#include "common.h"
+#include "kernel.h"
 
 #include <algorithm>
 
@@ -20,7 +21,7 @@ struct WindowJob {
   int64_t N, size[3], C;  // size, window, shift: depth (frames), height, width
   int64_t heads, head_width, window[3], shift[3], grid[3], L;
   float scale;
-  // Made by the instruction set's own code:
+  // Filled by the code of each instruction set:
   float* blocked_bias;  // (heads, query blocks, L, queries of a block), times log2(e); one zero block if no bias
   float *scratch, *bias_partials, *pad_partials;  // per thread
   int64_t scratch_floats, blocked_bias_floats, partial_count;
@@ -82,7 +83,7 @@ bool locate_window(const WindowJob& job, int64_t w, int64_t* token, int32_t* reg
 }  // namespace
 }  // namespace rvrt
 
-#define RVRT_KERNEL "window.cc"
+#define RVRT_KERNEL "window_attention.cc"
 #include "each_isa.h"
 
 // qkv (N, D, H, W, 3C): q | k | v, each head after head, q not yet scaled by head_width^-1/2; pad (3C,): the value of
@@ -426,7 +427,7 @@ RVRT_INLINE void attend_backward(const WindowJob& job, const WindowBuffers& b, b
       float* to = job.dqkv + b.token[j] * 3 * job.C + channel;
       for (int64_t c = 0; c < hd; ++c) to[job.C + c] = dk[c] * job.scale;
       for (int64_t c = 0; c < hd; ++c) to[2 * job.C + c] = dv[c];
-    } else {  // its query gets no gradient: its output is dropped
+    } else {  // padding: its output is discarded, so its query gets no gradient
       for (int64_t c = 0; c < hd; ++c) dpad[job.C + c] += dk[c] * job.scale;
       for (int64_t c = 0; c < hd; ++c) dpad[2 * job.C + c] += dv[c];
     }

@@ -1,7 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0
 // LayerNorm over the last axis, epsilon 1e-5: forward and gradients.
 #ifndef RVRT_ISA
 
-#include "layers.h"
+#include "row_blocks.h"
 
 namespace rvrt {
 
@@ -15,7 +16,7 @@ struct NormJob {
 
 }  // namespace rvrt
 
-#define RVRT_KERNEL "layers_norm.cc"
+#define RVRT_KERNEL "layer_norm.cc"
 #include "each_isa.h"
 
 namespace rvrt {
@@ -72,7 +73,7 @@ RVRT_ENTRY(layer_norm_backward) {
 
 #include "simd.h"
 #include "gemm.h"
-#include "layers_rows.h"
+#include "row_math.h"
 
 inline void norm_forward_blocks(const void* pointer, Span span) {
   const NormJob& job = *static_cast<const NormJob*>(pointer);

@@ -1,11 +1,12 @@
-// Attention to the neighborhood of one's own position in every frame of the clip (RVRT Light), forward and backward.
+// SPDX-License-Identifier: Apache-2.0
+// Attention to the neighborhood of the query's position in every frame of the clip (RVRT Light), forward and backward.
 //
 // Pixels of a row lie along the vector lanes. Rows of keys and values are transposed once to (channel, column) and kept
-// in a ring of kernel_h rows; a neighbor is then the same row read at another column. Query frames go in pairs, so
-// that a key that was loaded serves two queries.
+// in a ring of kernel_h rows; a neighbor is then the same row read at another column. Query frames are processed
+// in pairs, so that each loaded key serves two queries.
 #ifndef RVRT_ISA
 
-#include "common.h"
+#include "kernel.h"
 
 #include <algorithm>
 
@@ -29,7 +30,7 @@ struct NeighborhoodJob {
   int64_t right() const { return kernel_w - 1 - left(); }
 };
 
-// A tile of keys and the queries to compute for it: in the backward pass all that reach into it.
+// A tile of keys and the queries to compute for it: in the backward pass all queries that reach into it.
 struct NeighborhoodTile {
   int64_t sample, channel;                                 // first of the group
   int64_t top, bottom, west, east;                         // owned
@@ -64,7 +65,7 @@ int parse_neighborhood(const Tensors& t, int attributes, NeighborhoodJob& job) {
 }  // namespace
 }  // namespace rvrt
 
-#define RVRT_KERNEL "neighborhood.cc"
+#define RVRT_KERNEL "neighborhood_attention.cc"
 #include "each_isa.h"
 
 // query (N, T, H, W, C), already scaled, key_value (N, T, H, W, 2C): keys | values, each head after head; attributes
@@ -80,7 +81,7 @@ RVRT_ENTRY(neighborhood_attention_forward) {
 }
 
 // query, key_value, dout as out, attributes as above -> dquery, dkey_value. Sums do not depend on the number of
-// threads: every thread owns tiles of dkey_value and computes again what reaches into them from beside.
+// threads: every thread owns tiles of dkey_value and recomputes the queries beside a tile that reach into it.
 RVRT_ENTRY(neighborhood_attention_backward) {
   if (const int bad = t.check(3, 3, 2)) return bad;
   rvrt::NeighborhoodJob job{};
@@ -97,7 +98,7 @@ RVRT_ENTRY(neighborhood_attention_backward) {
 constexpr int kKeys = 6;                             // keys in a tile of scores, of two query frames
 constexpr int kChannels = kRegisters == 32 ? 8 : 4;  // channels in a tile of outputs
 constexpr int64_t kStrip = 128;                      // largest number of columns in a tile
-constexpr int64_t kScratch = 160 << 10;  // floats that a thread's buffers should not exceed: they live in L2
+constexpr int64_t kScratch = 160 << 10;  // limit of a thread's buffers [floats], so that they fit in the L2 cache
 
 // Buffers of one thread. Column i of a row of queries stands for column first_column + i, column m of a row of keys for
 // first_column - left + m: key column = query column + dx. Rows of queries have zeros on both sides, for the sums over
@@ -159,7 +160,7 @@ static void push_row(const NeighborhoodJob& job, const NeighborhoodTile& tile, c
   }
 }
 
-// Write the gradients of a row that no later query reaches.
+// Write out the gradients of a row that no later query reaches.
 static void pop_row(const NeighborhoodJob& job, const NeighborhoodTile& tile, const NeighborhoodBuffers& b,
                     int64_t row) {
   if (row < tile.top || row >= tile.bottom) return;

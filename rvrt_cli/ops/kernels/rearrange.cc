@@ -1,8 +1,8 @@
-// Changes of layout between and around the layers: pixel shuffle, reversal of time, and the bilinear enlargement that
-// the network's output is added to.
+// SPDX-License-Identifier: Apache-2.0
+// Pixel shuffle, time reversal, and the bilinearly upsampled input that the network's output is added to.
 #ifndef RVRT_ISA
 
-#include "common.h"
+#include "kernel.h"
 
 #include <algorithm>
 
@@ -29,14 +29,14 @@ struct ReverseJob {
 
 }  // namespace rvrt
 
-#define RVRT_KERNEL "layers_shape.cc"
+#define RVRT_KERNEL "rearrange.cc"
 #include "each_isa.h"
 
 namespace rvrt {
 namespace {
 
-// Small image (B, H, W, C * f²) at parameter `small`, large one (B, H * f, W * f, C) at `large`, attributes [f,
-// activation].
+// Small image (B, H, W, C * f²) at parameter `small`, large one (B, H * f, W * f, C) at `large`,
+// attributes [f, activation].
 int shuffle_job(const Tensors& t, int attributes, int small, int large, ShuffleJob* job) {
   RVRT_CHECK(t.ndims[small] == 4 && t.ndims[large] == 4, kShape);
   const int64_t factor = t.ints(attributes)[0];
@@ -69,7 +69,7 @@ RVRT_ENTRY(pixel_shuffle_forward) {
   return parallel_shared(t.dim(0, 0) * job.height, RVRT_DISPATCH(shuffle_rows), &job);
 }
 
-// Inputs: y (B, H * f, W * f, C), what pixel_shuffle_forward gave; dy like y; attributes as there.
+// Inputs: y (B, H * f, W * f, C), the output of pixel_shuffle_forward; dy like y; attributes as there.
 // Output: dx (B, H, W, C * f²).
 RVRT_ENTRY(pixel_shuffle_backward) {
   using namespace rvrt;
@@ -83,10 +83,10 @@ RVRT_ENTRY(pixel_shuffle_backward) {
   return parallel_shared(t.dim(3, 0) * job.height, RVRT_DISPATCH(unshuffle_rows), &job);
 }
 
-// out = add + small enlarged by bilinear interpolation, half-pixel centers, edge pixels repeated beyond the edge. The
-// gradient towards `add` is that of `out`.
+// out = add + small upsampled bilinearly, half-pixel centers, edge pixels repeated outside. The gradient with respect to
+// `add` is that of `out`.
 // Inputs: small (B, h, w, C); add (B, f * h, f * w, C), any whole f >= 1. No attributes. Output: out like add.
-RVRT_ENTRY(add_bilinear) {
+RVRT_ENTRY(add_upsampled_forward) {
   using namespace rvrt;
   if (int status = t.check(2, 0, 1)) return status;
   RVRT_CHECK(t.ndims[0] == 4 && t.same_shape(1, 2), kShape);
@@ -98,8 +98,8 @@ RVRT_ENTRY(add_bilinear) {
   return parallel_shared(t.dim(0, 0) * job.height * job.factor, RVRT_DISPATCH(bilinear_rows), &job);
 }
 
-// out = x (N, T, H, ...) with its frames in reverse order, which is its own gradient. No attributes.
-RVRT_ENTRY(reverse_time) {
+// out = x (N, T, H, ...) with its frames in reverse order; its own gradient. No attributes.
+RVRT_ENTRY(reverse_time_forward) {
   using namespace rvrt;
   if (int status = t.check(1, 0, 1)) return status;
   RVRT_CHECK(t.ndims[0] >= 3 && t.same_shape(0, 1), kShape);

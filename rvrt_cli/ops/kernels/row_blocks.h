@@ -1,8 +1,9 @@
-// What the kernels of dense layers share outside the instruction sets: matrices to pack, sums to reduce, row blocks.
-// The definitions for one instruction set are in layers_rows.h.
+// SPDX-License-Identifier: Apache-2.0
+// Shared by dense layers, MLP and LayerNorm, independent of the instruction set: matrices to pack, per-thread sums to
+// reduce, blocks of rows. The parts compiled per instruction set are in row_math.h.
 #pragma once
 
-#include "common.h"
+#include "kernel.h"
 
 #include <algorithm>
 
@@ -15,8 +16,8 @@ struct PackMatrixJob {
   float* packed;
 };
 
-// out[i * stride_i + j * stride_j] = the sum over threads, in order, of sums[thread * stride + i * ld + j]; tasks are
-// i.
+// out[i * stride_i + j * stride_j] = the sum over threads, in order, of sums[thread * stride + i * ld + j];
+// tasks are the rows i.
 struct ReduceJob {
   const float* sums;
   int64_t stride, ld;
@@ -36,15 +37,15 @@ inline void reduce_rows(const void* pointer, Span span) {
     }
 }
 
-// Small matrices are packed and reduced by one thread: waking the others takes longer.
+// One thread packs and reduces small matrices: waking the others takes longer.
 inline int workers_for(int64_t floats) { return floats < 1 << 15 ? 1 : 0; }
 
 inline int reduce(const ReduceJob& job, int64_t rows) {
   return parallel(rows, reduce_rows, &job, workers_for(rows * job.columns));
 }
 
-// Rows are worked on in blocks whose features stay in the second-level cache: at most kBlock rows, all about as many,
-// and as many blocks for every thread.
+// Rows are processed in blocks whose features stay in the L2 cache: at most kBlock rows, blocks of nearly equal size,
+// the same number of blocks for every thread.
 constexpr int64_t kBlock = 96;
 
 struct Blocks {

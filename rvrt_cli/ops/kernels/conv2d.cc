@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // 2-D convolution, stride 1, zero padding, channels last: forward and gradients.
 //
 // A tile of the image is copied with its halo into scratch memory. There the kw taps of one kernel row lie side by
@@ -6,7 +7,7 @@
 // sum over p of x[p] g[p - tap], taken from the tile of x and the tile of g with halo.
 #ifndef RVRT_ISA
 
-#include "common.h"
+#include "kernel.h"
 
 #include <algorithm>
 
@@ -59,7 +60,7 @@ struct ConvReduceJob {
 
 }  // namespace rvrt
 
-#define RVRT_KERNEL "conv.cc"
+#define RVRT_KERNEL "conv2d.cc"
 #include "each_isa.h"
 
 namespace rvrt {
@@ -86,16 +87,16 @@ Convolution plan(int64_t batch, int64_t height, int64_t width, int64_t inputs, i
   return c;
 }
 
-// Packing and reducing few weights is one thread's work: waking the others takes longer.
+// One thread packs and reduces few weights: waking the others takes longer.
 int workers_for(int64_t floats) { return floats < 1 << 15 ? 1 : 0; }
 
 int64_t packed_floats(const Convolution& c) { return c.kh * c.groups * c.inputs * padded_floats(c.group_outputs); }
 
-// Sums of a tile before they are finished: one panel, or all of them where outputs are projected.
+// Partial sums of a tile: one panel, or all of them where outputs are projected.
 int64_t sum_floats(const Convolution& c) {
   const int64_t panel = RVRT_DISPATCH(kPanelFloats);
   return c.rows * (c.project ? c.halo_width() * padded_floats(c.group_outputs) : c.columns * panel) +
-         4;  // reads in fours
+         4;  // read four at a time
 }
 
 struct Sizes {
@@ -124,7 +125,7 @@ int conv_sizes(const Tensors& t, int x, int weight, Sizes* s) {
 
 // y = activation(x * weight + bias) + residual.
 // Inputs: x (..., H, W, Ci); weight (Co, Ci, [1,] kh, kw), odd; bias (Co); residual (..., H, W, Co);
-//   attributes int32 [activation, has_bias, has_residual]. Absent tensors are passed as anything float32, unread.
+//   attributes int32 [activation, has_bias, has_residual]. For an absent tensor pass any float32 tensor; it is not read.
 //   activation: 0 none, 1 leaky ReLU 0.1, 2 leaky ReLU 0.2, 3 ReLU.
 // Output: y (..., H, W, Co).
 RVRT_ENTRY(conv2d_forward) {
@@ -398,7 +399,7 @@ inline void conv_backward_tiles(const void* pointer, Span span) {
   }
 }
 
-// Gradients of the weights and biases of output channels [begin, end): the threads' sums in order.
+// Gradients of the weights and biases of output channels [begin, end): the per-thread sums, added in order.
 inline void conv_reduce_outputs(const void* pointer, Span span) {
   const ConvReduceJob& job = *static_cast<const ConvReduceJob*>(pointer);
   const int64_t taps = job.kh * job.kw, gradient = (job.kh * job.inputs * job.sum_columns + 15) / 16 * 16;

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compiled stages of the network, and how they receive its parameters.
+
+The network calls `compiled` stages and passes its parameters through `arguments`. What `arguments` hands on depends on
+whether gradients are wanted, and at what grain: see `ParameterPassing`. `differentiable` chooses.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
+from enum import Enum
+from typing import Any
+
+import mindspore as ms
+from mindspore import Parameter, Tensor
+from mindspore.graph import jit_trace
+
+from rvrt_cli.ops.backend import active_backend, kernels_active
+
+
+class ParameterPassing(Enum):
+    """How `arguments` passes parameters to a stage."""
+
+    DETACHED = "plain tensors on the same memory, without gradients: inference"
+    PER_STAGE = "tensors whose gradients lead to the parameters, from one compiled stage to the next"
+    ONE_GRAPH = "the parameters themselves, to stages that are traced into one graph"
+
+
+_passing: ContextVar[ParameterPassing] = ContextVar("parameter passing", default=ParameterPassing.DETACHED)
+# MindSpore identifies a graph by the id of its function. Keeping the functions keeps Python from reusing their ids.
+_traced_functions: list[Callable] = []
+
+
+def arguments(parameters: Iterable[Parameter]) -> list[Tensor]:
+    """Parameters as arguments of a compiled stage.
+
+    A `Parameter` argument would compile the stage anew for each parameter; a tensor shares the compiled stage. Within a
+    `differentiable` function gradients lead back to the parameters.
+    """
+    passing = _passing.get()
+    if passing is ParameterPassing.ONE_GRAPH:
+        return list(parameters)
+    if passing is ParameterPassing.PER_STAGE:
+        return [ms.ops.reshape(parameter, parameter.shape) for parameter in parameters]
+    return [Tensor(parameter) for parameter in parameters]
+
+
+def compiled(function: Callable) -> Callable:
+    """`function` compiled by MindSpore, once per combination of shapes and per backend.
+
+    Weights are arguments, never parameters of a surrounding cell: MindSpore 2.10 would keep their first values in inference
+    and mix up the gradients of calls that share them.
+    """
+    graphs: dict[str, Callable] = {}  # by backend
+
+    @functools.wraps(function)
+    def call(*args: Any) -> Any:
+        if _passing.get() is ParameterPassing.ONE_GRAPH:  # a graph within a graph would be taken for a constant
+            return function(*args)
+        name = active_backend()
+        if name not in graphs:
+            graphs[name] = ms.jit(function)
+        return graphs[name](*args)
+
+    return call
+
+
+def differentiable(function: Callable) -> Callable:
+    """`function`, the loss of a training step, with gradients with respect to the parameters that it reads.
+
+    With kernels, the function and everything that it calls is traced into one graph, once per combination of shapes. That
+    halves the time of stages that are compiled one by one, and costs seconds of compilation for each length of a sequence.
+    Definitions consist of hundreds of MindSpore ops and would take many minutes to trace: they run stage by stage.
+    """
+
+    def plain(*args: Any) -> Any:  # MindSpore traces functions, and methods of cells only
+        return function(*args)
+
+    _traced_functions.append(plain)
+    graph = ms.jit(plain, capture_mode="trace")
+
+    @functools.wraps(function)
+    def call(*args: Any) -> Any:
+        traced = kernels_active()
+        previous = _passing.set(ParameterPassing.ONE_GRAPH if traced else ParameterPassing.PER_STAGE)
+        try:
+            if not traced:
+                return plain(*args)
+            with _without_source_lines():
+                return graph(*args)
+        finally:
+            _passing.reset(previous)
+
+    return call
+
+
+@contextlib.contextmanager
+def _without_source_lines() -> Iterator[None]:
+    """Keep MindSpore's tracing from reading every caller's source line for every op, which fails under `python -m`."""
+    name = "_get_caller_lines"
+    original = getattr(jit_trace, name)
+    setattr(jit_trace, name, lambda: ([__file__], [1]))
+    try:
+        yield
+    finally:
+        setattr(jit_trace, name, original)

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Frame fusion: samples of neighboring frames on the upscaled grid of one frame, in plain MindSpore, without gradient.
+
+B batch, K neighbors, H×W frame size [px], S scale: S×S subpixels, the pixels of the upscaled frame, in every pixel.
+"""
+
+from __future__ import annotations
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, ops
+
+from rvrt_cli.ops.sampling import FAR_OUTSIDE, pixel_grid, warp
+
+FUSION_SCALE = 4
+SUBPIXELS = FUSION_SCALE**2
+FUSED_CHANNELS = 4 * SUBPIXELS  # RGB and the share of the neighbors
+POSITION_SIGMA = 0.2  # px: standard deviation of a sample's weight by distance
+COLOR_SIGMA = 0.1  # of RGB in [0, 1]: standard deviation by difference; farther colors belong to another object
+
+
+def fuse_frames(frame: Tensor, neighbors: Tensor, flows: Tensor) -> Tensor:
+    """Kernel regression over the samples of a frame and its neighbors, at the subpixels of the upscaled frame.
+
+    Every sample, a pixel of some frame, is placed by the flow. Its weight at a subpixel depends on its distance and on its
+    similarity to the frame there (Wronski et al., "Handheld Multi-Frame Super-Resolution", 2019, equations 1 and 2, with
+    isotropic kernels). What neighbors saw between the frame's own pixels stays sharp; a warp would blur it.
+
+    Args:
+        frame: (B, H, W, 3) RGB in [0, 1].
+        neighbors: (B, K, H, W, 3).
+        flows: (B, K, H, W, 2) px, as (x, y): where each pixel of the frame lies in the neighbor.
+
+    Returns:
+        (B, H, W, 4 S²): the regression minus the frame's pixel, as 3 channels of S² subpixels; then the neighbors' share
+        of the weight at each subpixel. Subpixel i * S + j is in row i and column j of the pixel.
+    """
+    dtype, frame = frame.dtype, frame.astype(ms.float32)
+    batch, height, width, _ = frame.shape
+    rows, columns = pixel_grid(height, width)
+    still = ops.zeros((batch, height, width), ms.float32)
+    empty = ops.zeros((batch, height, width, SUBPIXELS), ms.float32)
+    own_sum, own_weight = [empty] * 3, empty
+    for down in (-1, 0, 1):
+        for right in (-1, 0, 1):
+            sample = warp(frame, ops.stack((still + right, still + down), -1), border=True)
+            own_sum, own_weight = _add_sample(own_sum, own_weight, sample, still + right, still + down, 1.0)
+    total, weight = own_sum, own_weight
+    for k in range(neighbors.shape[1]):
+        neighbor, flow = neighbors[:, k].astype(ms.float32), flows[:, k].astype(ms.float32)
+        across, along = (ops.clamp(flow[..., i], -FAR_OUTSIDE, FAR_OUTSIDE) for i in (0, 1))
+        for down in (0, 1):
+            for right in (0, 1):
+                whole_x, whole_y = ops.floor(across) + right, ops.floor(along) + down
+                x, y = whole_x - across, whole_y - along  # position of the sample relative to the frame's pixel
+                sample = warp(neighbor, ops.stack((whole_x, whole_y), -1), border=True)
+                expected = warp(frame, ops.stack((x, y), -1), border=True)
+                distance = ops.square(sample - expected).mean(-1) / COLOR_SIGMA**2
+                seen = ops.logical_and(
+                    ops.logical_and(columns + whole_x >= 0, columns + whole_x <= width - 1),
+                    ops.logical_and(rows + whole_y >= 0, rows + whole_y <= height - 1),
+                )
+                trust = (ops.exp(-0.5 * distance) * seen.astype(ms.float32)).expand_dims(-1)
+                total, weight = _add_sample(total, weight, sample, x, y, trust)
+    estimates = [total[c] / weight - frame[..., c : c + 1] for c in range(3)]
+    fused = ops.concat((*estimates, 1 - own_weight / weight), -1)
+    return ops.stop_gradient(fused).astype(dtype)
+
+
+def _axis_weights(offset: Tensor) -> Tensor:
+    """Weight of a sample at `offset` (…) px along one axis, at the S subpixels of that axis: (…, S)."""
+    subpixels = Tensor(((np.arange(FUSION_SCALE) + 0.5) / FUSION_SCALE - 0.5).astype(np.float32))
+    return ops.exp(-0.5 * ops.square((subpixels - offset.expand_dims(-1)) / POSITION_SIGMA))
+
+
+def _add_sample(
+    total: list[Tensor], weight: Tensor, sample: Tensor, x: Tensor, y: Tensor, trust: Tensor | float
+) -> tuple[list[Tensor], Tensor]:
+    """Add a sample (B, H, W, 3) at (x, y) to the weighted sums (B, H, W, S²) of the channels and to the sum of weights."""
+    across, down = _axis_weights(x), _axis_weights(y)
+    grid = down.expand_dims(-1) * across.expand_dims(-2)
+    grid = trust * grid.reshape(*grid.shape[:-2], SUBPIXELS)
+    return [total[c] + grid * sample[..., c : c + 1] for c in range(3)], weight + grid
