@@ -45,10 +45,16 @@ def close(ours: np.ndarray, golden: np.ndarray, tolerance: float) -> None:
     assert error.max() <= tolerance, f"largest error {error.max():.2e} at {place}; {spread}"
 
 
+def channels_last(x: np.ndarray) -> np.ndarray:
+    """The golden vectors' (N, T, C, H, W) → (N, T, H, W, C), as the network takes it."""
+    return np.ascontiguousarray(np.moveaxis(x, 2, -1))
+
+
 def run(cell: object, x: np.ndarray, **options: bool) -> np.ndarray:
     import mindspore as ms
 
-    return cell(ms.Tensor(x), **options).asnumpy()[..., ::5, ::5]  # the golden vectors hold every fifth row and column
+    output = cell(ms.Tensor(channels_last(x)), **options).asnumpy()
+    return output[..., ::5, ::5, :].transpose(0, 1, 4, 2, 3)  # the golden vectors hold every fifth row and column
 
 
 def test_published_parameters(rvrt: object) -> None:
@@ -91,7 +97,7 @@ def test_flows_and_stages(rvrt: object) -> None:
     def nchw(tensor: ms.Tensor) -> np.ndarray:
         return tensor.asnumpy().transpose(0, 1, 4, 2, 3)
 
-    clips = rvrt._clips(ms.Tensor(VECTORS["x"]))
+    clips = rvrt._clips(ms.Tensor(channels_last(VECTORS["x"])))
     flows = rvrt._flows(clips, None, False)
     for name, ours in (("forward", flows.forward), ("backward", flows.backward)):
         joined = np.concatenate([nchw(clip) for clip in ours], 1)[:, 1:]  # the first frame has none before it
@@ -118,7 +124,8 @@ def test_state_continues_the_clip_and_the_network_keeps_nothing() -> None:
     import mindspore as ms
 
     cell = network("rvrt-light")
-    one, two = VECTORS["x"][..., :16, :24], VECTORS["x"][:, ::-1, :, 16:32, 24:48].copy()
+    x = channels_last(VECTORS["x"])
+    one, two = x[:, :, :16, :24].copy(), x[:, ::-1, 16:32, 24:48].copy()
     whole = {0: cell(ms.Tensor(one)).asnumpy(), 1: cell(ms.Tensor(two)).asnumpy()}
     states = {0: None, 1: None}
     for start in (0, 2, 4):  # two videos in turn, each with its whole future as lookahead
@@ -140,11 +147,11 @@ def test_any_length_and_size(frames: int, height: int, width: int) -> None:
         cell = RVRT(PRESETS[preset])
         for name, array in initial_weights(PRESETS[preset]).items():
             next(p for p in cell.get_parameters() if p.name == name).set_data(ms.Tensor(array))
-        x = np.random.default_rng(frames).random((1, frames, 3, height, width), dtype=np.float32)
+        x = np.random.default_rng(frames).random((1, frames, height, width, 3), dtype=np.float32)
         y = cell(ms.Tensor(x)).asnumpy()
-        assert y.shape == (1, frames, 3, 4 * height, 4 * width)
+        assert y.shape == (1, frames, 4 * height, 4 * width, 3)
         # bilinear, and very little: the mean over each enlarged pixel's middle stays near its source
-        middle = y[..., 1::4, 1::4] / 4 + y[..., 2::4, 1::4] / 4 + y[..., 1::4, 2::4] / 4 + y[..., 2::4, 2::4] / 4
-        inner = np.abs(middle - x)[..., 1:-1, 1:-1]
+        middle = sum(y[:, :, row::4, column::4] for row in (1, 2) for column in (1, 2)) / 4
+        inner = np.abs(middle - x)[:, :, 1:-1, 1:-1]
         assert np.isfinite(y).all()
         assert inner.mean() < 0.2

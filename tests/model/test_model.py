@@ -65,7 +65,7 @@ def video(frames: int, height: int, width: int, seed: int = 0, batch: int = 1) -
     for t in range(frames):
         phase = fields[0][..., 0, None, None] * (y - 0.5 * t) + fields[0][..., 1, None, None] * (x - t)
         clip[:, t] = np.sin(phase + fields[1][..., None, None]).mean(2)
-    return (0.5 + 0.4 * clip).astype(np.float32)
+    return np.ascontiguousarray((0.5 + 0.4 * np.moveaxis(clip, 2, -1)).astype(np.float32))
 
 
 def run(cell: RVRT, frames: np.ndarray, **options: bool) -> np.ndarray:
@@ -107,7 +107,7 @@ def test_a_network_starts_as_bilinear_enlargement():
     frames = video(2, 12, 16)
     at = [np.clip((np.arange(4 * n) + 0.5) / 4 - 0.5, 0, n - 1) for n in (12, 16)]
     rows, columns = (np.maximum(0, 1 - np.abs(a[:, None] - np.arange(n))) for a, n in zip(at, (12, 16), strict=True))
-    bilinear = np.einsum("ih,ntchw,jw->ntcij", rows, frames, columns)
+    bilinear = np.einsum("ih,nthwc,jw->ntijc", rows, frames, columns)
     added = np.abs(run(cell, frames) - bilinear)
     assert 1e-5 < added.max() < 0.05, f"adds up to {added.max():.3f}"  # zeros would stall training
 
@@ -161,7 +161,7 @@ def test_any_length_and_size(cell, frames, height, width, monkeypatch):
     if (height, width) != (9, 13):
         monkeypatch.setenv("MS_JIT", "0")  # a size of its own: not worth compiling
     output = run(cell, video(frames, height, width))
-    assert output.shape == (1, frames, 3, 4 * height, 4 * width)
+    assert output.shape == (1, frames, 4 * height, 4 * width, 3)
     assert np.isfinite(output).all()
 
 

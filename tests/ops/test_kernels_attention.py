@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import attention_reference as reference
+from helpers import attention_reference as reference
 import numpy as np
 import pytest
 from helpers.kernel_calls import attributes

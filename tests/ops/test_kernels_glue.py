@@ -21,7 +21,8 @@ from mindspore import Tensor
 from rvrt_cli import ops
 from rvrt_cli.model import PRESETS, RVRT, RVRTConfig, initial_weights
 from rvrt_cli.model.alignment import align_deformable, align_unguided, deformable_shapes
-from rvrt_cli.ops import attention, fusion, kernels, layers, lucas_kanade as flow, sampling
+from rvrt_cli.ops import attention, fusion, kernels, layers, sampling
+from rvrt_cli.ops.lucas_kanade import lucas_kanade
 
 pytestmark = pytest.mark.skipif(kernels.library() is None, reason=str(kernels.problem()))
 
@@ -133,7 +134,7 @@ def test_flow_equals_its_definition_without_gradients(shape: tuple, mode: str) -
         texture = sum(np.roll(texture, by, axis) for by in (-2, -1, 0, 1, 2))
     texture = 0.5 + 0.2 * texture / texture.std()
     values = [Tensor(part.astype(np.float32)) for part in (texture[:, 3:-5, 4:-4], texture[:, 5:-3, 3:-5])]
-    expected = flow.lucas_kanade(*values).asnumpy()
+    expected = lucas_kanade(*values).asnumpy()
     assert ops.use_kernels(True)
     kernel = ops.lucas_kanade
     output, gradients = value_and_gradients(ms.jit(kernel) if mode == "jit" else kernel, values)
@@ -210,14 +211,14 @@ def load(cell: RVRT, weights: dict[str, np.ndarray]) -> None:
 
 def clip(frames: int, height: int, width: int) -> tuple[Tensor, Tensor]:
     rng = np.random.default_rng(0)
-    low = rng.random((1, frames, 3, height, width), dtype=np.float32)
-    return Tensor(low), Tensor(rng.random((1, frames, 3, 4 * height, 4 * width), dtype=np.float32))
+    low = rng.random((1, frames, height, width, 3), dtype=np.float32)
+    return Tensor(low), Tensor(rng.random((1, frames, 4 * height, 4 * width, 3), dtype=np.float32))
 
 
 def test_network_with_optical_flow_on_kernels_equals_that_on_definitions() -> None:
     rows, columns = np.mgrid[:12, :10]
     waves = [0.9 * (columns - 0.5 * t) + 0.5 * rows + phase for t in range(3) for phase in (0, 1, 2)]
-    low = Tensor((0.5 + 0.4 * np.sin(waves)).astype(np.float32).reshape(1, 3, 3, 12, 10))  # noise would have no flow
+    low = Tensor((0.5 + 0.4 * np.sin(waves)).astype(np.float32).reshape(1, 3, 3, 12, 10).transpose(0, 1, 3, 4, 2).copy())  # noise would have no flow
     outputs = []
     for fused in (True, False):
         cell, weights = network(TINY, fused)
