@@ -218,7 +218,9 @@ def clip(frames: int, height: int, width: int) -> tuple[Tensor, Tensor]:
 def test_network_with_optical_flow_on_kernels_equals_that_on_definitions() -> None:
     rows, columns = np.mgrid[:12, :10]
     waves = [0.9 * (columns - 0.5 * t) + 0.5 * rows + phase for t in range(3) for phase in (0, 1, 2)]
-    low = Tensor((0.5 + 0.4 * np.sin(waves)).astype(np.float32).reshape(1, 3, 3, 12, 10).transpose(0, 1, 3, 4, 2).copy())  # noise would have no flow
+    low = Tensor(
+        (0.5 + 0.4 * np.sin(waves)).astype(np.float32).reshape(1, 3, 3, 12, 10).transpose(0, 1, 3, 4, 2).copy()
+    )  # noise would have no flow
     outputs = []
     for fused in (True, False):
         cell, weights = network(TINY, fused)
