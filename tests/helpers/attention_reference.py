@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Attention and warping as their formulas say, in NumPy and float64: what the C++ kernels are held against.
 
 Axes: N batch, T frames per clip, H×W feature size, C channels, G offset groups, K kernel points; channels last. Every

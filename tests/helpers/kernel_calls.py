@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The C++ kernels through their plain C entry points, called as MindSpore calls them."""
 
 from __future__ import annotations

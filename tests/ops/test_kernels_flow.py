@@ -6,26 +6,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from helpers.comparison import assert_all_close, assert_within
-from helpers.flow_reference import fuse_frames, lucas_kanade
+from helpers.flow_reference import fuse_frames, lucas_kanade, moved_texture
 from helpers.kernel_calls import Kernels, attributes
 from helpers.kernel_checks import doubles
 
 SIZES = [(1, 24, 24), (2, 9, 13), (3, 1, 5), (1, 70, 273)]
 
 
-def scenes(batch: int, height: int, width: int) -> list[np.ndarray]:
-    """Two views of one texture; in the second it has moved by a few pixels."""
-    texture = np.random.default_rng(5).standard_normal((batch, height + 8, width + 8, 3))
-    for axis in (1, 2):
-        texture = sum(np.roll(texture, by, axis) for by in (-2, -1, 0, 1, 2))
-    texture = (0.5 + 0.2 * texture / texture.std()).astype(np.float32)
-    return [texture[:, 3:-5, 4:-4].copy(), texture[:, 5:-3, 3:-5].copy()]
-
-
 @pytest.mark.parametrize("levels", [1, 4])
 @pytest.mark.parametrize("size", SIZES)
 def test_flow_matches_its_formulas(kernels: Kernels, size: tuple, levels: int) -> None:
-    views = scenes(*size)
+    views = moved_texture(*size)
     [flow] = kernels("lucas_kanade_forward", *views, attributes(levels, 2), like=[(*size, 2)])
     expected = np.stack([lucas_kanade(*pair, levels, 2) for pair in zip(*doubles(*views), strict=True)])
     assert np.abs(expected).max() > 0.5
@@ -46,7 +37,7 @@ def test_fusion_matches_its_formulas(kernels: Kernels, size: tuple) -> None:
 
 def test_a_missing_neighbor_has_no_weight(kernels: Kernels) -> None:
     """A missing neighbor is filled with `rvrt_cli.model.optical_flow.ABSENT`, which resembles no frame."""
-    frame = scenes(1, 12, 15)[0]
+    frame = moved_texture(1, 12, 15)[0]
     absent = np.full((1, 2, 12, 15, 3), -8, np.float32)
     flows = np.random.default_rng(0).standard_normal((1, 2, 12, 15, 2)).astype(np.float32)
     [fused] = kernels("fuse_frames_forward", frame, absent, flows, like=[(1, 12, 15, 64)])
@@ -55,7 +46,7 @@ def test_a_missing_neighbor_has_no_weight(kernels: Kernels) -> None:
 
 
 def test_nan_and_infinity_do_not_spread_to_other_items(kernels: Kernels) -> None:
-    views = scenes(2, 9, 13)
+    views = moved_texture(2, 9, 13)
     views[1][0, 4, 5] = [np.nan, np.inf, -np.inf]
     [flow] = kernels("lucas_kanade_forward", *views, attributes(4, 2), like=[(2, 9, 13, 2)])
     assert np.isfinite(flow[1]).all()
@@ -66,7 +57,7 @@ def test_nan_and_infinity_do_not_spread_to_other_items(kernels: Kernels) -> None
 
 @pytest.mark.parametrize("size", [(3, 20, 30), (1, 80, 70)])
 def test_results_do_not_depend_on_the_number_of_threads(library: Kernels, size: tuple) -> None:
-    views = scenes(*size)
+    views = moved_texture(*size)
     try:
         results = []
         for threads in (1, 2, 5):
@@ -79,7 +70,7 @@ def test_results_do_not_depend_on_the_number_of_threads(library: Kernels, size: 
 
 
 def test_wrong_calls_are_refused_and_write_nothing(library: Kernels) -> None:
-    first, second = scenes(1, 9, 13)
+    first, second = moved_texture(1, 9, 13)
     for inputs, output in (
         ([first, second[:, 1:], attributes(4, 2)], (1, 9, 13, 2)),
         ([first, second, attributes(0, 2)], (1, 9, 13, 2)),
