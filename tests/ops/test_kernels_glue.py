@@ -21,7 +21,6 @@ from mindspore import Tensor
 from rvrt_cli import ops
 from rvrt_cli.model import PRESETS, RVRT, RVRTConfig, initial_weights
 from rvrt_cli.model.alignment import align_deformable, align_unguided, deformable_shapes
-from rvrt_cli.model.optical_flow import fuse_neighbors
 from rvrt_cli.ops import attention, fusion, kernels, layers, sampling
 from rvrt_cli.ops.lucas_kanade import lucas_kanade
 
@@ -103,6 +102,7 @@ def test_kernel_equals_its_definition_with_gradients(name: str) -> None:
             assert_close(gradient, wanted, 1e-5, f"{name}, {mode}: gradient of input {i}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(2, 3, 9, 7), (1, 1, 1, 5), (1, 4, 33, 2)])
 def test_fusion_equals_its_definition_without_gradients(shape: tuple) -> None:
     batch, _, height, width = shape
@@ -113,25 +113,26 @@ def test_fusion_equals_its_definition_without_gradients(shape: tuple) -> None:
     check_without_gradients(fusion.fuse_frames, "fuse_frames", [Tensor(value.astype(np.float32)) for value in values])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(2, 24, 24), (1, 9, 13), (3, 1, 5), (1, 70, 300)])
 def test_flow_equals_its_definition_without_gradients(shape: tuple) -> None:
-    values = [Tensor(frames) for frames in moved_texture(*shape)]
-    assert np.abs(lucas_kanade(*values).asnumpy()).max() > 0.5
-    check_without_gradients(lucas_kanade, "lucas_kanade", values)
+    expected = check_without_gradients(lucas_kanade, "lucas_kanade", [Tensor(view) for view in moved_texture(*shape)])
+    assert np.abs(expected).max() > 0.5
 
 
 def both_modes(function: Callable) -> list[tuple[str, Callable]]:
     return [("pynative", function), ("jit", ms.jit(function))]
 
 
-def check_without_gradients(definition: Callable, name: str, values: list[Tensor]) -> None:
-    """The kernel gives what its definition gives, and no gradient."""
+def check_without_gradients(definition: Callable, name: str, values: list[Tensor]) -> np.ndarray:
+    """The kernel gives what its definition gives, and no gradient; returns the definition's output."""
     expected = definition(*values).asnumpy()
     assert ops.use_kernels(True)
     for mode, kernel in both_modes(getattr(ops, name)):
         output, gradients = value_and_gradients(kernel, values)
         assert_close(output, expected, 1e-5, f"{name}, {mode}")
         assert not any(gradient.any() for gradient in gradients)
+    return expected
 
 
 def test_half_precision_runs_on_the_definitions() -> None:
@@ -180,7 +181,7 @@ def test_kernels_at_a_path_with_a_colon_are_not_used(monkeypatch: pytest.MonkeyP
 # --- the network
 
 # One branch pair of width 16, and one shape for all tests: MindSpore compiles each stage once per shape
-TINY = replace(PRESETS["rvrt-tiny"], widths=(16, 16, 16), depths=(1, 1, 1))
+TINY = replace(PRESETS["rvrt-tiny"], widths=(16, 16, 16), depths=(1, 1, 1), fused_neighbors=1)
 UNGUIDED = replace(TINY, flow_guided=False, fused_neighbors=0)
 LIGHT = replace(
     PRESETS["rvrt-light"],
@@ -254,25 +255,12 @@ def output_and_gradients(cell: RVRT) -> tuple[np.ndarray, dict[str, np.ndarray]]
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_kernels_again")
-def test_network_with_optical_flow_on_kernels_equals_that_on_definitions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The definitions run operation by operation here; the next test compiles them."""
-    low, weights = moving_waves(), noisy_weights(TINY)
-    assert ops.use_kernels(True)
-    output = network(TINY, weights)(low).asnumpy()
-    monkeypatch.setenv("MS_JIT", "0")
-    ops.use_kernels(False)
-    assert_close(output, network(TINY, weights)(low).asnumpy(), 1e-5)
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("_kernels_again")
-def test_compiled_optical_flow_and_fusion_on_kernels_equal_those_on_definitions() -> None:
-    frames, outputs = moving_waves(), []
+def test_network_with_optical_flow_on_kernels_equals_that_on_definitions() -> None:
+    low, weights, outputs = moving_waves(), noisy_weights(TINY), []
     for kernels_wanted in (True, False):
         assert ops.use_kernels(kernels_wanted) == kernels_wanted
-        outputs.append(fuse_neighbors(frames, 1).asnumpy())
-    assert np.abs(outputs[1]).max() > 0.01
-    assert_close(*outputs, 1e-5, "fused neighbors")
+        outputs.append(network(TINY, weights)(low).asnumpy())
+    assert_close(*outputs, 1e-5)
 
 
 @pytest.mark.slow
