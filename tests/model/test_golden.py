@@ -23,6 +23,7 @@ def network(name: str) -> object:
     """The network at the width of the golden vectors, with the weights that their names give."""
     use_device("cpu")
     import mindspore as ms
+
     from rvrt_cli.model import RVRT
 
     cell = RVRT(replace(PRESETS[name], widths=(36, 36, 36)))
@@ -91,7 +92,7 @@ def test_batch_and_sides_that_no_window_divides(rvrt: object) -> None:
 @pytest.mark.usefixtures("_not_compiled")
 def test_mirrored_is_a_property_of_a_call(rvrt: object) -> None:
     mirrored = run(rvrt, VECTORS["x_mirror"], mirrored=True)
-    close(mirrored, VECTORS["y_mirror"], WHOLE)
+    assert_within(mirrored, VECTORS["y_mirror"], WHOLE)
     assert_within(run(rvrt, VECTORS["x_mirror"]), VECTORS["y_mirror"], WHOLE)
     assert_within(run(rvrt, VECTORS["x_4x35x41"]), VECTORS["y_4x35x41"], WHOLE)  # the call before left nothing behind
 
