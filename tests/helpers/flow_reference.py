@@ -1,11 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Optical flow and the regression on the finer grid in float64 NumPy, written from the formulas."""
+"""Optical flow and the fusion of neighboring frames in float64 NumPy, written from the formulas; frames to try them on."""
 
 from __future__ import annotations
 
 import numpy as np
 
-PLACES = (np.arange(4) + 0.5) / 4 - 0.5  # px, of the enlarged frame's pixels in one of the frame's
+PLACES = (np.arange(4) + 0.5) / 4 - 0.5  # px: output pixels within one input pixel, from its center
+
+
+def moved_texture(batch: int, height: int, width: int) -> list[np.ndarray]:
+    """Two views (B, H, W, 3) of one texture; in the second it has moved by a few pixels."""
+    texture = np.random.default_rng(5).standard_normal((batch, height + 8, width + 8, 3))
+    for axis in (1, 2):
+        texture = sum(np.roll(texture, by, axis) for by in (-2, -1, 0, 1, 2))
+    texture = (0.5 + 0.2 * texture / texture.std()).astype(np.float32)
+    return [texture[:, 3:-5, 4:-4].copy(), texture[:, 5:-3, 3:-5].copy()]
 
 
 def clamped(image: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:

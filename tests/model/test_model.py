@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Properties of the network: sizes, clips of any length, pure calls, state. test_golden compares it with the published one."""
+"""Properties of the network: its sizes, clips of any length and size, calls without side effects, streaming.
+
+test_golden.py compares its outputs with those of the published code.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,17 @@ import mindspore as ms
 import numpy as np
 import pytest
 from golden.named_weights import named_array
+from helpers.comparison import assert_within
 
 from rvrt_cli import ops
 from rvrt_cli.model import PRESETS, RVRT, RecurrentState, RVRTConfig, initial_weights, parameter_shapes
 from rvrt_cli.model.cost import count_flops
 
-# Small enough to compile in seconds, with everything of the published structure: flow, bias, shifted windows
+# Small enough to compile in seconds, with all that the published structure has: flow, bias, shifted windows
 GUIDED = RVRTConfig(
     widths=(12, 12, 12),
     groups=(1, 1, 1),
+    depths=(1, 2, 1),
     heads=(2, 2, 2),
     window=4,
     align_heads=4,
@@ -32,7 +37,7 @@ ROUNDING = 2e-5  # float32, sums in another order
 
 
 def network(config: RVRTConfig) -> RVRT:
-    """With weights so large that every part matters, and flows of a few pixels."""
+    """A network with weights so large that every part matters, and flows of a few pixels."""
     cell = RVRT(config)
     for parameter in cell.get_parameters():
         parameter.set_data(ms.Tensor(named_array(parameter.name, tuple(parameter.shape))))
@@ -65,28 +70,19 @@ def cell(request: pytest.FixtureRequest) -> RVRT:
 
 
 def video(frames: int, height: int, width: int, seed: int = 0, batch: int = 1) -> np.ndarray:
-    """Frames (batch, frames, H, W, 3) of a smooth pattern that moves 1 px right and 0.5 px down per frame."""
+    """(N, T, H, W, 3): a smooth pattern that moves 1 px right and 0.5 px down per frame, for optical flow to find."""
     generator = np.random.default_rng(seed)
     fields = generator.uniform(0.2, 0.9, (batch, 3, 4, 2)), generator.uniform(0, 6, (batch, 3, 4))
     y, x = np.mgrid[:height, :width]
-    clip = np.zeros((batch, frames, height, width, 3))
+    clip = np.zeros((batch, frames, 3, height, width))
     for t in range(frames):
         phase = fields[0][..., 0, None, None] * (y - 0.5 * t) + fields[0][..., 1, None, None] * (x - t)
-        clip[:, t] = np.moveaxis(np.sin(phase + fields[1][..., None, None]).mean(2), 1, -1)
-    return (0.5 + 0.4 * clip).astype(np.float32)
+        clip[:, t] = np.sin(phase + fields[1][..., None, None]).mean(2)
+    return np.ascontiguousarray((0.5 + 0.4 * np.moveaxis(clip, 2, -1)).astype(np.float32))
 
 
 def run(cell: RVRT, frames: np.ndarray, **options: bool) -> np.ndarray:
     return cell(ms.Tensor(frames), **options).asnumpy()
-
-
-def close(ours: np.ndarray, expected: np.ndarray, tolerance: float = ROUNDING) -> None:
-    assert ours.shape == expected.shape
-    error = np.abs(ours - expected)
-    worst = np.unravel_index(error.argmax(), error.shape)
-    assert error.max() <= tolerance, (
-        f"largest error {error.max():.2e} at {worst} of {ours.shape}, mean {error.mean():.1e}"
-    )
 
 
 # --- sizes
@@ -102,19 +98,24 @@ def test_presets_have_their_published_numbers_of_weights() -> None:
     assert not any("spynet" in name or "offset" in name for name in parameter_shapes(PRESETS["rvrt-light"]))
 
 
-def test_the_spelling_of_version_0_1_is_read() -> None:
-    config = PRESETS["rvrt-tiny"]
-    old = {("fused_neighbours" if name == "fused_neighbors" else name): v for name, v in config.to_dict().items()}
-    assert RVRTConfig.from_dict(old) == config
-    assert RVRTConfig.from_dict({"alignment": "neighbourhood"}) == RVRTConfig(alignment="neighborhood")
+def test_configuration_files_of_version_0_1_are_read() -> None:
+    """They use British spelling."""
+    old = PLAIN.to_dict() | {"alignment": "neighbourhood"}
+    old["fused_neighbours"] = old.pop("fused_neighbors")
+    assert RVRTConfig.from_dict(old) == PLAIN == RVRTConfig.from_dict(PLAIN.to_dict())
+    tiny = PRESETS["rvrt-tiny"].to_dict()
+    tiny["fused_neighbours"] = tiny.pop("fused_neighbors")
+    assert RVRTConfig.from_dict(tiny) == PRESETS["rvrt-tiny"]
 
 
-def test_tiny_costs_at_most_one_and_a_half_megaflops() -> None:
+def test_tiny_costs_at_most_one_and_a_half_megaflops_per_pixel() -> None:
     frames, edge = 2000, 32  # of a long sequence
     assert 0.5e6 < count_flops(PRESETS["rvrt-tiny"], frames, edge, edge).total / (frames * edge**2) <= 1.5e6
 
 
-def test_initial_network_upscales_bilinearly() -> None:
+@pytest.mark.slow
+def test_an_initial_network_upscales_almost_bilinearly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MS_JIT", "0")  # a size of its own: not worth compiling
     config = PRESETS["rvrt-tiny"]
     cell, weights = RVRT(config), initial_weights(config)
     for parameter in cell.get_parameters():
@@ -131,7 +132,7 @@ def test_initial_network_upscales_bilinearly() -> None:
 
 
 @pytest.mark.parametrize("motion", [(0.0, 0.0), (0.5, -0.25), (3.0, 1.5), (-6.0, 4.0)])
-def test_lucas_kanade_finds_the_motion_of_a_scene(motion) -> None:
+def test_lucas_kanade_finds_the_motion_of_a_scene(motion: tuple[float, float]) -> None:
     height, width, noise = 45, 61, np.random.default_rng(5)
     waves = noise.uniform(-0.9, 0.9, (24, 2)), noise.uniform(0, 6, 24), noise.uniform(0.02, 0.06, 24)
 
@@ -148,7 +149,7 @@ def test_lucas_kanade_finds_the_motion_of_a_scene(motion) -> None:
     assert np.mean(error < 0.25) > 0.9
 
 
-def test_lucas_kanade_is_zero_on_flat_frames_and_bounded_on_noise() -> None:
+def test_lucas_kanade_sees_no_motion_in_flat_frames() -> None:
     flat = ms.Tensor(np.full((1, 16, 24, 3), 0.4, np.float32))
     assert not ops.lucas_kanade(flat, flat + 0.1).asnumpy().any()
     noise = np.random.default_rng(1).uniform(0, 1, (2, 16, 24, 3)).astype(np.float32)
@@ -157,46 +158,51 @@ def test_lucas_kanade_is_zero_on_flat_frames_and_bounded_on_noise() -> None:
     assert np.abs(found).max() < 40
 
 
-def test_frame_fusion_across_a_window_border_equals_the_whole_sequence(kanade) -> None:
-    frames = ms.Tensor(video(8, 16, 20))
+@pytest.mark.slow
+def test_neighbors_across_a_window_border_are_those_of_the_whole_clip(kanade: RVRT) -> None:
+    frames = ms.Tensor(video(8, 9, 13))
     clips = kanade._clips(frames)
     whole = kanade._fuse_neighbors(clips, None)
     _, state = kanade.stream(frames[:, :6], None, 4)
     window = kanade._fuse_neighbors(clips[2:], state)
     assert np.abs(whole[2].asnumpy()).max() > 0.01
     for found, expected in zip(window, whole[2:], strict=True):
-        close(found.asnumpy(), expected.asnumpy())
+        assert_within(found.asnumpy(), expected.asnumpy(), ROUNDING)
 
 
-# --- any length and size
+# --- any clip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("frames", "height", "width"), [(1, 8, 8), (2, 9, 13), (3, 9, 13), (4, 33, 40), (5, 9, 13)])
-def test_any_length_and_size(cell, frames, height, width, monkeypatch) -> None:
+def test_any_length_and_size(cell: RVRT, frames: int, height: int, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     if (height, width) != (9, 13):
-        monkeypatch.setenv("MS_JIT", "0")  # compiling would take longer than running uncompiled
+        monkeypatch.setenv("MS_JIT", "0")  # a size of its own: not worth compiling
     output = run(cell, video(frames, height, width))
     assert output.shape == (1, frames, 4 * height, 4 * width, 3)
     assert np.isfinite(output).all()
 
 
-def test_compiled_stages_equal_plain_ones(cell, monkeypatch) -> None:
+@pytest.mark.slow
+def test_compiled_stages_equal_uncompiled_ones(cell: RVRT, monkeypatch: pytest.MonkeyPatch) -> None:
     clip = video(3, 9, 13)
     compiled = run(cell, clip)
     monkeypatch.setenv("MS_JIT", "0")
-    close(compiled, run(cell, clip))
+    assert_within(compiled, run(cell, clip), ROUNDING)
 
 
-def test_batch_items_are_independent(cell, monkeypatch) -> None:
+@pytest.mark.slow
+def test_batch_items_do_not_affect_each_other(cell: RVRT, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MS_JIT", "0")
     pair = np.concatenate([video(3, 9, 13, seed=1), video(3, 9, 13, seed=2)])
     output = run(cell, pair)
     for item in range(2):
-        close(output[item : item + 1], run(cell, pair[item : item + 1]))
+        assert_within(output[item : item + 1], run(cell, pair[item : item + 1]), ROUNDING)
 
 
-def test_flow_has_a_useful_size(guided) -> None:
-    """With flows far outside the frame every test of the guided network would pass."""
+@pytest.mark.slow
+def test_flows_of_the_test_network_are_of_realistic_size(guided: RVRT) -> None:
+    """Flows that lead far outside the frame would make every test of the guided network pass."""
     flows = guided._estimate_flows(guided._clips(ms.Tensor(video(4, 9, 13))), None, False)
     largest = max(np.abs(flow.asnumpy()).max() for flow in [*flows.forward, *flows.backward])
     assert 0.3 < largest < 9, f"{largest:.2g} px"
@@ -205,26 +211,30 @@ def test_flow_has_a_useful_size(guided) -> None:
 # --- a call changes nothing
 
 
-def test_calls_do_not_change_the_network(cell) -> None:
+@pytest.mark.slow
+def test_calls_leave_the_network_as_it_was(cell: RVRT, monkeypatch: pytest.MonkeyPatch) -> None:
     frames = video(4, 9, 13)
     before = {p.name: p.asnumpy().copy() for p in cell.get_parameters()}
     attributes = dict(vars(cell))
     first = run(cell, frames)
-    run(cell, video(2, 8, 8, seed=5))
+    with monkeypatch.context() as uncompiled:
+        uncompiled.setenv("MS_JIT", "0")  # a size of its own
+        run(cell, video(2, 8, 8, seed=5))
     np.testing.assert_array_equal(run(cell, frames), first)
     for parameter in cell.get_parameters():
         np.testing.assert_array_equal(parameter.asnumpy(), before[parameter.name], err_msg=parameter.name)
     assert {name for name, value in vars(cell).items() if value is not attributes.get(name)} == set()
 
 
-def test_mirrored_applies_to_one_call(guided) -> None:
+@pytest.mark.slow
+def test_mirrored_belongs_to_one_call(guided: RVRT) -> None:
     half = video(2, 9, 13)
     mirrored = np.concatenate([half, half[:, ::-1]], 1)
     other = video(4, 9, 13, seed=3)
     expected = run(guided, other)
-    close(run(guided, mirrored, mirrored=True), run(guided, mirrored))
+    assert_within(run(guided, mirrored, mirrored=True), run(guided, mirrored), ROUNDING)
     np.testing.assert_array_equal(run(guided, other), expected)
-    # the option has an effect: on a clip that is not mirrored it gives the wrong flow
+    # the option does something: on a clip that is not mirrored it takes the wrong flow
     assert np.abs(run(guided, other, mirrored=True) - expected).max() > 1e-4
 
 
@@ -232,7 +242,7 @@ def test_mirrored_applies_to_one_call(guided) -> None:
 
 
 def stream(cell: RVRT, frames: np.ndarray, window: int, lookahead: int, forget: bool = False) -> np.ndarray:
-    """In windows of `window` frames with `lookahead` more."""
+    """Upscale in windows of `window` frames, each with `lookahead` more."""
     outputs, state = [], None
     for start in range(0, frames.shape[1], window):
         part = frames[:, start : start + window + lookahead]
@@ -241,21 +251,26 @@ def stream(cell: RVRT, frames: np.ndarray, window: int, lookahead: int, forget: 
     return np.concatenate(outputs, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("frames", "window"), [(6, 2), (6, 4), (5, 2)])
-def test_streaming_with_full_lookahead_equals_one_call(cell, frames, window) -> None:
+def test_streaming_with_the_whole_future_as_lookahead_equals_the_whole_clip(
+    cell: RVRT, frames: int, window: int
+) -> None:
     clip = video(frames, 9, 13)
-    close(stream(cell, clip, window, frames), run(cell, clip))
+    assert_within(stream(cell, clip, window, frames), run(cell, clip), ROUNDING)
 
 
-def test_the_state_carries_the_past(cell) -> None:
+@pytest.mark.slow
+def test_the_state_carries_the_past(cell: RVRT) -> None:
     clip = video(6, 9, 13)
     whole = run(cell, clip)
-    without_state = stream(cell, clip, 2, 6, forget=True)
-    np.testing.assert_allclose(without_state[:, :2], whole[:, :2], atol=ROUNDING)
-    assert np.abs(without_state[:, 2:] - whole[:, 2:]).max() > 1e-4
+    forgetful = stream(cell, clip, 2, 6, forget=True)
+    np.testing.assert_allclose(forgetful[:, :2], whole[:, :2], atol=ROUNDING)
+    assert np.abs(forgetful[:, 2:] - whole[:, 2:]).max() > 1e-4
 
 
-def test_alternating_videos_do_not_mix(cell) -> None:
+@pytest.mark.slow
+def test_two_videos_in_turn_do_not_mix(cell: RVRT) -> None:
     clips = [video(4, 9, 13, seed=seed) for seed in (7, 8)]
     alone = [stream(cell, clip, 2, 2) for clip in clips]
     states: list[RecurrentState | None] = [None, None]
@@ -265,7 +280,8 @@ def test_alternating_videos_do_not_mix(cell) -> None:
             np.testing.assert_array_equal(output.asnumpy(), alone[i][:, start : start + 2])
 
 
-def test_a_call_does_not_change_its_state(cell) -> None:
+@pytest.mark.slow
+def test_a_state_is_not_modified(cell: RVRT) -> None:
     clip = video(4, 9, 13)
     _, state = cell.stream(ms.Tensor(clip[:, :2].copy()), None, 2)
     held = {"frames": state.frames, **state.features}

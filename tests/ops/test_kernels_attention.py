@@ -3,51 +3,25 @@
 
 from __future__ import annotations
 
-import attention_reference as reference
 import numpy as np
 import pytest
-from helpers.kernel_calls import attributes
-
-TOLERANCE = 1e-5  # of the largest value
-
-
-def normal(generator, *shape) -> np.ndarray:
-    return generator.standard_normal(shape, dtype=np.float32)
-
-
-def displacements(generator, *shape) -> np.ndarray:
-    """Offsets in 64ths of a pixel, exact in float32, never whole (there the gradient jumps), some far outside."""
-    steps = generator.integers(-6 * 64, 6 * 64, shape)
-    values = np.where(steps % 64 == 0, steps + 1, steps) / 64
-    chosen = generator.random(shape)
-    values[chosen < 0.02], values[chosen > 0.98] = 1e9, -3e38
-    values[(chosen > 0.5) & (chosen < 0.52)] = 12345.5
-    return values.astype(np.float32)
-
-
-def double(*arrays):
-    return [a.astype(np.float64) for a in arrays]
-
-
-def compare(got: list[np.ndarray], expected: list[np.ndarray], names: str) -> None:
-    for name, a, b in zip(names.split(), got, expected, strict=True):
-        error, largest = np.abs(a - b), max(np.abs(b).max(), 1e-3)
-        worst = np.unravel_index(np.nanargmax(error), error.shape)
-        assert np.isfinite(a).all(), f"{name}: {np.isnan(a).sum()} values are not numbers"
-        assert error.max() <= TOLERANCE * largest, (
-            f"{name}: error {error.max():.3g} at {worst} of {a.shape} ({a[worst]:.6g} for {b[worst]:.6g}), "
-            f"mean {error.mean():.3g}, largest value {largest:.3g}"
-        )
+from helpers import attention_reference as reference
+from helpers.comparison import assert_all_close
+from helpers.kernel_calls import Kernels, attributes
+from helpers.kernel_checks import (
+    check_deformable_attention,
+    check_neighborhood_attention,
+    check_warp,
+    check_window_attention,
+    displacements,
+    normal,
+)
 
 
 @pytest.mark.parametrize("padding", [0, 1], ids=["zeros", "border"])
 @pytest.mark.parametrize("shape", [(2, 7, 9, 3), (1, 1, 1, 5), (3, 12, 5, 33), (1, 33, 17, 36)])
-def test_warp(kernels, shape, padding):
-    generator = np.random.default_rng(shape[1])
-    x, flow, g = normal(generator, *shape), displacements(generator, *shape[:3], 2), normal(generator, *shape)
-    out = kernels("warp_forward", x, flow, attributes(padding), like=[shape])
-    gradients = kernels("warp_backward", x, flow, g, attributes(padding), like=[shape, flow.shape])
-    compare(out + gradients, reference.warp(*double(x, flow, g), bool(padding)), "out dx dflow")
+def test_warp(kernels: Kernels, shape: tuple, padding: int) -> None:
+    check_warp(kernels, shape, padding)
 
 
 DEFORMABLE = [  # N, T, H, W, C, heads, G, kernel
@@ -64,17 +38,8 @@ DEFORMABLE = [  # N, T, H, W, C, heads, G, kernel
 
 
 @pytest.mark.parametrize("case", DEFORMABLE, ids=str)
-def test_deformable_attention(kernels, case):
-    n, t, h, w, c, heads, groups, kernel = case
-    generator = np.random.default_rng(c)
-    q, kv, g = normal(generator, n, t, h, w, c), normal(generator, n, t, h, w, 2 * c), normal(generator, n, t, h, w, c)
-    offset = displacements(generator, n, t, h, w, t, groups, kernel[0] * kernel[1], 2)
-    numbers = [heads, *kernel]
-    out = kernels("deformable_attention_forward", q, kv, offset, attributes(*numbers), like=[q.shape])
-    shapes = [q.shape, kv.shape, offset.shape]
-    gradients = kernels("deformable_attention_backward", q, kv, offset, g, attributes(*numbers), like=shapes)
-    expected = reference.deformable_attention(*double(q, kv, offset, g), heads, kernel)
-    compare(out + gradients, expected, "out dquery dkey_value doffset")
+def test_deformable_attention(kernels: Kernels, case: tuple) -> None:
+    check_deformable_attention(kernels, case)
 
 
 NEIGHBORHOOD = [  # N, T, H, W, C, heads, kernel
@@ -91,16 +56,8 @@ NEIGHBORHOOD = [  # N, T, H, W, C, heads, kernel
 
 
 @pytest.mark.parametrize("case", NEIGHBORHOOD, ids=str)
-def test_neighborhood_attention(kernels, case):
-    n, t, h, w, c, heads, kernel = case
-    generator = np.random.default_rng(w)
-    q, kv, g = normal(generator, n, t, h, w, c), normal(generator, n, t, h, w, 2 * c), normal(generator, n, t, h, w, c)
-    q *= (c // heads) ** -0.5
-    numbers = [heads, *kernel]
-    out = kernels("neighborhood_attention_forward", q, kv, attributes(*numbers), like=[q.shape])
-    gradients = kernels("neighborhood_attention_backward", q, kv, g, attributes(*numbers), like=[q.shape, kv.shape])
-    expected = reference.neighborhood_attention(*double(q, kv, g), heads, kernel)
-    compare(out + gradients, expected, "out dquery dkey_value")
+def test_neighborhood_attention(kernels: Kernels, case: tuple) -> None:
+    check_neighborhood_attention(kernels, case)
 
 
 WINDOW = [  # N, D, H, W, C, heads, window, shift
@@ -120,23 +77,12 @@ WINDOW = [  # N, D, H, W, C, heads, window, shift
 
 @pytest.mark.parametrize("has_bias", [True, False], ids=["bias", "no bias"])
 @pytest.mark.parametrize("case", WINDOW, ids=str)
-def test_window_attention(kernels, case, has_bias):
-    n, d, h, w, c, heads, window, shift = case
-    generator, length = np.random.default_rng(c), int(np.prod(window))
-    qkv, pad, g = normal(generator, n, d, h, w, 3 * c), normal(generator, 3 * c), normal(generator, n, d, h, w, c)
-    bias = normal(generator, heads, length, length) if has_bias else np.zeros(1, np.float32)
-    numbers = [heads, *window, *shift, int(has_bias)]
-    out = kernels("window_attention_forward", qkv, pad, bias, attributes(*numbers), like=[g.shape])
-    shapes = [qkv.shape, pad.shape, bias.shape]
-    gradients = kernels("window_attention_backward", qkv, pad, bias, g, attributes(*numbers), like=shapes)
-    expected = list(reference.window_attention(*double(qkv, pad, bias, g), heads, window, shift))
-    if not has_bias:
-        expected[3] = np.zeros(1)
-    compare(out + gradients, expected, "out dqkv dpad dbias")
+def test_window_attention(kernels: Kernels, case: tuple, has_bias: bool) -> None:
+    check_window_attention(kernels, case, has_bias)
 
 
-def test_window_attention_survives_large_scores(kernels):
-    """Scores of some thousands: no overflow, and the largest key takes all."""
+def test_window_attention_survives_large_scores(kernels: Kernels) -> None:
+    """Scores in the thousands do not overflow, and the key with the largest score takes all the weight."""
     generator = np.random.default_rng(0)
     qkv = 40 * normal(generator, 1, 1, 8, 8, 24)
     pad, bias = np.zeros(24, np.float32), np.zeros(1, np.float32)
@@ -151,8 +97,8 @@ def test_window_attention_survives_large_scores(kernels):
     np.testing.assert_allclose(out.reshape(64, 8)[clear], tokens[best, 2][clear], rtol=1e-6)
 
 
-def calls(generator):
-    """Every kernel once, on tensors large enough to be shared among threads."""
+def calls(generator: np.random.Generator) -> list[tuple[str, list[np.ndarray], list[int], list[tuple[int, ...]]]]:
+    """Every kernel once, on tensors large enough for several threads: name, inputs, attributes, output shapes."""
     n, t, h, w, c = 1, 2, 24, 40, 24
     q, kv, g = normal(generator, n, t, h, w, c), normal(generator, n, t, h, w, 2 * c), normal(generator, n, t, h, w, c)
     offset, flow = displacements(generator, n, t, h, w, t, 4, 9, 2), displacements(generator, t, h, w, 2)
@@ -170,7 +116,7 @@ def calls(generator):
     ]
 
 
-def test_threads_agree_and_repeat_exactly(library):
+def test_threads_agree_and_results_repeat_exactly(library: Kernels) -> None:
     for name, inputs, numbers, shapes in calls(np.random.default_rng(3)):
         results = []
         for threads in (1, 2, 2, 5):
@@ -179,10 +125,11 @@ def test_threads_agree_and_repeat_exactly(library):
         library.limit()
         for one, two, again, five in zip(*results, strict=True):
             assert np.array_equal(two, again), f"{name} differs between two runs on two threads"
-            compare([two, five], [one, one], f"{name}-on-2-threads {name}-on-5-threads")
+            names = f"{name}-on-2-threads {name}-on-5-threads"
+            assert_all_close([two, five], [one, one], names, floor=1e-3)
 
 
-def test_wrong_arguments_are_refused(library):
+def test_wrong_arguments_are_refused(library: Kernels) -> None:
     for name, inputs, numbers, shapes in calls(np.random.default_rng(4)):
         outputs = [np.zeros(s, np.float32) for s in shapes]
         attribute = attributes(*numbers)
@@ -201,8 +148,8 @@ def test_wrong_arguments_are_refused(library):
 
 
 @pytest.mark.parametrize("name", ["warp", "deformable", "neighborhood", "window"])
-def test_reference_gradients_are_those_of_the_reference(name):
-    """Central differences along random directions: the yardstick's own gradients are right."""
+def test_gradients_of_the_reference_agree_with_differences(name: str) -> None:
+    """Central differences along random directions check the gradients that the kernels are compared with."""
     generator = np.random.default_rng(5)
     q, kv, g = (generator.standard_normal((1, 2, 4, 5, c)) for c in (8, 16, 8))
     offset = displacements(generator, 1, 2, 4, 5, 2, 4, 9, 2).clip(-50, 50).astype(np.float64)

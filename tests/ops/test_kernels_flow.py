@@ -1,60 +1,52 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The C++ kernels of optical flow and of the finer grid against float64 NumPy."""
+"""The C++ kernels of optical flow and of the fusion of neighboring frames against float64 NumPy."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers.flow_reference import fuse_frames, lucas_kanade
-from helpers.kernel_calls import attributes
-from test_kernels_layers import assert_close, doubles
+from helpers.comparison import assert_all_close, assert_within
+from helpers.flow_reference import fuse_frames, lucas_kanade, moved_texture
+from helpers.kernel_calls import Kernels, attributes
+from helpers.kernel_checks import doubles
 
 SIZES = [(1, 24, 24), (2, 9, 13), (3, 1, 5), (1, 70, 273)]
 
 
-def scenes(batch: int, height: int, width: int) -> list[np.ndarray]:
-    """Two views of one texture, the second of it moved by a few pixels."""
-    texture = np.random.default_rng(5).standard_normal((batch, height + 8, width + 8, 3))
-    for axis in (1, 2):
-        texture = sum(np.roll(texture, by, axis) for by in (-2, -1, 0, 1, 2))
-    texture = (0.5 + 0.2 * texture / texture.std()).astype(np.float32)
-    return [texture[:, 3:-5, 4:-4].copy(), texture[:, 5:-3, 3:-5].copy()]
-
-
 @pytest.mark.parametrize("levels", [1, 4])
 @pytest.mark.parametrize("size", SIZES)
-def test_flow_matches_its_formulas(kernels, size, levels):
-    views = scenes(*size)
+def test_flow_matches_its_formulas(kernels: Kernels, size: tuple, levels: int) -> None:
+    views = moved_texture(*size)
     [flow] = kernels("lucas_kanade_forward", *views, attributes(levels, 2), like=[(*size, 2)])
     expected = np.stack([lucas_kanade(*pair, levels, 2) for pair in zip(*doubles(*views), strict=True)])
     assert np.abs(expected).max() > 0.5
-    # not 1e-5 of what the last step computes: each iteration starts from the rounding of the one before
-    assert_close([flow], [expected], "flow", 5e-5)
+    # 5e-5, not 1e-5: each iteration starts from the rounding errors of the previous one
+    assert_all_close([flow], [expected], "flow", 5e-5)
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_finer_grid_matches_its_formulas(kernels, size):
+def test_fusion_matches_its_formulas(kernels: Kernels, size: tuple) -> None:
     rng = np.random.default_rng(3)
     frame, neighbors = rng.uniform(0.4, 0.7, (*size, 3)), rng.uniform(0.4, 0.7, (size[0], 3, *size[1:], 3))
     flows = 2 * rng.standard_normal((size[0], 3, *size[1:], 2))
     flows[0, 0, 0, :2] = [[3e9, -1e4], [np.inf, 0.5]]  # far outside
     values = [value.astype(np.float32) for value in (frame, neighbors, flows)]
     [fused] = kernels("fuse_frames_forward", *values, like=[(*size, 64)])
-    assert_close([fused], [np.stack([fuse_frames(*one) for one in zip(*doubles(*values), strict=True)])], "fused")
+    assert_all_close([fused], [np.stack([fuse_frames(*one) for one in zip(*doubles(*values), strict=True)])], "fused")
 
 
-def test_a_frame_like_no_other_has_no_weight(kernels):
-    """As `rvrt_cli.model.optical_flow.ABSENT` stands for a frame that is not there."""
-    frame = scenes(1, 12, 15)[0]
+def test_a_missing_neighbor_has_no_weight(kernels: Kernels) -> None:
+    """A missing neighbor is filled with `rvrt_cli.model.optical_flow.MISSING_FRAME`, which resembles no frame."""
+    frame = moved_texture(1, 12, 15)[0]
     absent = np.full((1, 2, 12, 15, 3), -8, np.float32)
     flows = np.random.default_rng(0).standard_normal((1, 2, 12, 15, 2)).astype(np.float32)
     [fused] = kernels("fuse_frames_forward", frame, absent, flows, like=[(1, 12, 15, 64)])
     alone = fuse_frames(frame[0].astype(np.float64), np.zeros((0, 12, 15, 3)), np.zeros((0, 12, 15, 2)))
-    np.testing.assert_allclose(fused[0], alone, atol=1e-6)
+    assert_within(fused[0], alone, 1e-6)
 
 
-def test_what_is_no_number_harms_nothing_else(kernels):
-    views = scenes(2, 9, 13)
+def test_nan_and_infinity_do_not_spread_to_other_items(kernels: Kernels) -> None:
+    views = moved_texture(2, 9, 13)
     views[1][0, 4, 5] = [np.nan, np.inf, -np.inf]
     [flow] = kernels("lucas_kanade_forward", *views, attributes(4, 2), like=[(2, 9, 13, 2)])
     assert np.isfinite(flow[1]).all()
@@ -64,8 +56,8 @@ def test_what_is_no_number_harms_nothing_else(kernels):
 
 
 @pytest.mark.parametrize("size", [(3, 20, 30), (1, 80, 70)])
-def test_the_same_for_any_number_of_threads(library, size):
-    views = scenes(*size)
+def test_results_do_not_depend_on_the_number_of_threads(library: Kernels, size: tuple) -> None:
+    views = moved_texture(*size)
     try:
         results = []
         for threads in (1, 2, 5):
@@ -77,8 +69,8 @@ def test_the_same_for_any_number_of_threads(library, size):
         library.limit()
 
 
-def test_wrong_calls_are_refused(library):
-    first, second = scenes(1, 9, 13)
+def test_wrong_calls_are_refused_and_write_nothing(library: Kernels) -> None:
+    first, second = moved_texture(1, 9, 13)
     for inputs, output in (
         ([first, second[:, 1:], attributes(4, 2)], (1, 9, 13, 2)),
         ([first, second, attributes(0, 2)], (1, 9, 13, 2)),

@@ -1,93 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The C++ kernels of layers, loss and optimizer against float64 definitions, forward and every gradient.
+"""The C++ kernels of layers, layout and loss against float64 definitions, forward and every gradient.
 
 Tolerance: 1e-5 of the largest value, the project's bound for float32 kernels.
 """
 
 from __future__ import annotations
 
-from math import erf, pi, sqrt
+from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.comparison import assert_all_close
 from helpers.kernel_calls import Kernels, attributes
+from helpers.kernel_checks import (
+    check_add_upsampled,
+    check_convolution,
+    check_layer_norm,
+    check_linear,
+    check_mlp,
+    check_norm_linear,
+    check_pixel_shuffle,
+    doubles,
+    random_arrays,
+)
+from helpers.layer_reference import GELU, activate, activation_slope, convolve
 
 from rvrt_cli.ops.kernels.build import build
-
-SLOPES = {0: 1.0, 1: 0.1, 2: 0.2, 3: 0.0}
-GELU = 4
 
 
 def scalars(*values: float) -> np.ndarray:
     return np.array(values, np.float32)
-
-
-def random(seed: int, *shapes: tuple[int, ...]) -> list[np.ndarray]:
-    rng = np.random.default_rng(seed)
-    return [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
-
-
-def doubles(*arrays: np.ndarray) -> list[np.ndarray]:
-    return [a.astype(np.float64) for a in arrays]
-
-
-def assert_close(got: list[np.ndarray], expected: list[np.ndarray], names: str, tolerance: float = 1e-5) -> None:
-    for name, g, e in zip(names.split(), got, expected, strict=True):
-        e = np.asarray(e, np.float64).reshape(g.shape)
-        error = np.abs(g - e)
-        worst = np.unravel_index(np.argmax(error), error.shape)
-        scale = max(np.abs(e).max(), 1e-30)
-        assert error.max() <= tolerance * scale, (
-            f"{name}: {g[worst]} instead of {e[worst]} at {worst}; largest {error.max() / scale:.1e} of {scale:.3g},"
-            f" {np.mean(~(error <= tolerance * scale)):.1%} of values beyond {tolerance}"
-        )
-
-
-# Definitions
-
-
-def normal_cdf(x):
-    return 0.5 * (1 + np.vectorize(erf, otypes=[np.float64])(x / sqrt(2)))
-
-
-def activate(z, activation):
-    return z * normal_cdf(z) if activation == GELU else np.where(z > 0, z, SLOPES[activation] * z)
-
-
-def activation_slope(z, activation):
-    if activation == GELU:
-        return normal_cdf(z) + z * np.exp(-z * z / 2) / sqrt(2 * pi)
-    return np.where(z > 0, 1.0, SLOPES[activation])
-
-
-def convolve(x, weight):
-    kh, kw = weight.shape[-2:]
-    height, width = x.shape[1:3]
-    around = np.pad(x, ((0, 0), (kh // 2,) * 2, (kw // 2,) * 2, (0, 0)))
-    return sum(around[:, i : i + height, j : j + width] @ weight[:, :, i, j].T for i in range(kh) for j in range(kw))
-
-
-def convolve_gradients(x, weight, g):
-    kh, kw = weight.shape[-2:]
-    height, width = x.shape[1:3]
-    around = np.pad(x, ((0, 0), (kh // 2,) * 2, (kw // 2,) * 2, (0, 0)))
-    daround, dweight = np.zeros_like(around), np.zeros_like(weight)
-    for i in range(kh):
-        for j in range(kw):
-            daround[:, i : i + height, j : j + width] += g @ weight[:, :, i, j]
-            dweight[:, :, i, j] = np.tensordot(g, around[:, i : i + height, j : j + width], ((0, 1, 2), (0, 1, 2)))
-    return daround[:, kh // 2 : kh // 2 + height, kw // 2 : kw // 2 + width], dweight, g.sum((0, 1, 2))
-
-
-def normalize(x):
-    scale = 1 / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
-    return (x - x.mean(-1, keepdims=True)) * scale, scale
-
-
-def normalize_gradients(n, scale, gamma, dn):
-    h = dn * gamma
-    dx = scale * (h - h.mean(-1, keepdims=True) - n * (h * n).mean(-1, keepdims=True))
-    return dx, (dn * n).sum(0), dn.sum(0)
 
 
 # Convolution: batch, height, width, inputs, outputs, kernel height and width, activation
@@ -109,33 +51,15 @@ CONVOLUTIONS = [
 
 
 @pytest.mark.parametrize("case", CONVOLUTIONS, ids=str)
-def test_convolution_matches_its_definition(kernels, case):
-    batch, height, width, inputs, outputs, kh, kw, activation = case
-    image = (batch, height, width)
-    x, weight, bias, residual, dy = random(
-        1, (*image, inputs), (outputs, inputs, kh, kw), (outputs,), (*image, outputs), (*image, outputs)
-    )
-    x64, weight64, bias64, residual64, dy64 = doubles(x, weight, bias, residual, dy)
-    z = convolve(x64, weight64) + bias64
-    y = kernels("conv2d_forward", x, weight, bias, residual, attributes(activation, 1, 0), like=[dy])[0]
-    added = kernels("conv2d_forward", x, weight, bias, residual, attributes(activation, 1, 1), like=[dy])[0]
-    bare = kernels("conv2d_forward", x, weight, bias[:1], bias[:1], attributes(activation, 0, 0), like=[dy])[0]
-    expected = activate(z, activation)
-    assert_close(
-        [y, added, bare], [expected, expected + residual64, activate(z - bias64, activation)], "y y+r without_bias"
-    )
-    gradients = kernels("conv2d_backward", x, weight, y, dy, attributes(activation, 1, 0), like=[x, weight, bias])
-    g = dy64 * activation_slope(y, activation)  # by the sign of y itself: rounding may have turned it
-    assert_close(gradients, list(convolve_gradients(x64, weight64, g)), "dx dweight dbias")
-    gradients = kernels("conv2d_backward", x, weight, y, dy, attributes(activation, 0, 0), like=[x, weight, bias])
-    assert_close(gradients, [np.zeros(x.shape), *convolve_gradients(x64, weight64, g)[1:]], "no_dx dweight dbias")
+def test_convolution(kernels: Kernels, case: tuple) -> None:
+    check_convolution(kernels, case)
 
 
-def test_convolution_takes_the_frames_of_a_clip_and_a_kernel_without_time(kernels):
-    x, weight, bias = random(2, (2, 3, 5, 6, 4), (8, 4, 1, 3, 3), (8,))
+def test_convolution_of_a_clip_with_weights_of_a_conv3d(kernels: Kernels) -> None:
+    x, weight, bias = random_arrays(2, (2, 3, 5, 6, 4), (8, 4, 1, 3, 3), (8,))
     y = kernels("conv2d_forward", x, weight, bias, bias, attributes(0, 1, 0), like=[(2, 3, 5, 6, 8)])[0]
     expected = convolve(*doubles(x.reshape(6, 5, 6, 4), weight[:, :, 0])) + bias
-    assert_close([y], [expected], "y")
+    assert_all_close([y], [expected], "y")
 
 
 # Dense layers: rows, inputs, outputs, activation
@@ -152,92 +76,26 @@ DENSE = [
 
 
 @pytest.mark.parametrize("case", DENSE, ids=str)
-def test_linear_matches_its_definition(kernels, case):
-    rows, inputs, outputs, activation = case
-    x, weight, bias, residual, dy = random(
-        3, (rows, inputs), (outputs, inputs), (outputs,), (rows, outputs), (rows, outputs)
-    )
-    x64, weight64, bias64, residual64, dy64 = doubles(x, weight, bias, residual, dy)
-    z = x64 @ weight64.T + bias64
-    y = kernels("linear_forward", x, weight, bias, residual, attributes(activation, 1, 1), like=[dy])
-    assert_close(y, [activate(z, activation) + residual64], "y")
-    y = kernels("linear_forward", x, weight, bias[:1], bias[:1], attributes(activation, 0, 0), like=[dy])
-    assert_close(y, [activate(z - bias64, activation)], "without_bias")
-    gradients = kernels("linear_backward", x, weight, bias, dy, attributes(activation, 1, 0), like=[x, weight, bias])
-    g = dy64 * activation_slope(z, activation)
-    assert_close(gradients, [g @ weight64, g.T @ x64, g.sum(0)], "dx dweight dbias")
+def test_linear(kernels: Kernels, case: tuple) -> None:
+    check_linear(kernels, case)
 
 
 @pytest.mark.parametrize("case", DENSE, ids=str)
-def test_norm_linear_matches_its_definition(kernels, case):
-    rows, inputs, outputs, activation = case
-    x, gamma, beta, weight, bias, dy = random(
-        4, (rows, inputs), (inputs,), (inputs,), (outputs, inputs), (outputs,), (rows, outputs)
-    )
-    x = 3 * x + 1
-    x64, gamma64, beta64, weight64, bias64, dy64 = doubles(x, gamma, beta, weight, bias, dy)
-    n, scale = normalize(x64)
-    normal = n * gamma64 + beta64
-    z = normal @ weight64.T + bias64
-    y = kernels("norm_linear_forward", x, gamma, beta, weight, bias, attributes(activation, 1), like=[dy])
-    assert_close(y, [activate(z, activation)], "y")
-    gradients = kernels(
-        "norm_linear_backward",
-        x,
-        gamma,
-        beta,
-        weight,
-        bias,
-        dy,
-        attributes(activation, 1),
-        like=[x, gamma, beta, weight, bias],
-    )
-    g = dy64 * activation_slope(z, activation)
-    expected = [*normalize_gradients(n, scale, gamma64, g @ weight64), g.T @ normal, g.sum(0)]
-    assert_close(gradients, expected, "dx dgamma dbeta dweight dbias")
+def test_norm_linear(kernels: Kernels, case: tuple) -> None:
+    check_norm_linear(kernels, case)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5), (101, 32), (64, 100), (250, 144)], ids=str)
-def test_layer_norm_matches_its_definition(kernels, shape):
-    x, gamma, beta, dy = random(5, shape, shape[1:], shape[1:], shape)
-    x = 0.5 * x + 4  # far from zero: the variance must not come from a difference of squares
-    x64, gamma64, beta64, dy64 = doubles(x, gamma, beta, dy)
-    n, scale = normalize(x64)
-    y = kernels("layer_norm_forward", x, gamma, beta, like=[x])
-    assert_close(y, [n * gamma64 + beta64], "y")
-    gradients = kernels("layer_norm_backward", x, gamma, dy, like=[x, gamma, beta])
-    assert_close(gradients, list(normalize_gradients(n, scale, gamma64, dy64)), "dx dgamma dbeta")
+def test_layer_norm(kernels: Kernels, shape: tuple) -> None:
+    check_layer_norm(kernels, shape)
 
 
 @pytest.mark.parametrize("case", [(1, 1, 1), (9, 5, 7), (333, 32, 64), (100, 144, 288), (50, 33, 100)], ids=str)
-def test_mlp_matches_its_definition(kernels, case):
-    rows, channels, hidden = case
-    x, gamma, beta, w1, b1, w2, b2, dy = random(
-        6,
-        (rows, channels),
-        (channels,),
-        (channels,),
-        (hidden, channels),
-        (hidden,),
-        (channels, hidden),
-        (channels,),
-        (rows, channels),
-    )
-    x64, gamma64, beta64, w164, b164, w264, b264, dy64 = doubles(x, gamma, beta, w1, b1, w2, b2, dy)
-    n, scale = normalize(x64)
-    normal = n * gamma64 + beta64
-    z = normal @ w164.T + b164
-    h = activate(z, GELU)
-    y = kernels("mlp_forward", x, gamma, beta, w1, b1, w2, b2, like=[x])
-    assert_close(y, [x64 + h @ w264.T + b264], "y")
-    got = kernels("mlp_backward", x, gamma, beta, w1, b1, w2, dy, like=[x, gamma, beta, w1, b1, w2, b2])
-    dz = (dy64 @ w264) * activation_slope(z, GELU)
-    dx, dgamma, dbeta = normalize_gradients(n, scale, gamma64, dz @ w164)
-    expected = [dy64 + dx, dgamma, dbeta, dz.T @ normal, dz.sum(0), dy64.T @ h, dy64.sum(0)]
-    assert_close(got, expected, "dx dgamma dbeta dw1 db1 dw2 db2")
+def test_mlp(kernels: Kernels, case: tuple) -> None:
+    check_mlp(kernels, case)
 
 
-def test_gelu_far_from_zero_is_the_identity_or_nothing(kernels):
+def test_gelu_far_from_zero_is_the_identity_or_zero(kernels: Kernels) -> None:
     x = np.array([[-1e4], [-40], [-5.3], [-1e-6], [0], [1e-6], [3], [5.4], [1e4]], np.float32)
     one = np.ones((1, 1), np.float32)
     y = kernels("linear_forward", x, one, x[:1], x[:1], attributes(GELU, 0, 0), like=[x])[0]
@@ -251,61 +109,47 @@ def test_gelu_far_from_zero_is_the_identity_or_nothing(kernels):
 
 
 @pytest.mark.parametrize("case", [(2, 3, 5, 64, 2), (1, 4, 4, 7, 2), (1, 2, 3, 5, 3), (1, 1, 1, 1, 4)], ids=str)
-def test_pixel_shuffle_moves_values_exactly(kernels, case):
-    batch, height, width, channels, f = case
-    large = (batch, height * f, width * f, channels)
-    x, dy = random(7, (batch, height, width, channels * f * f), large)
-    moved = x.reshape(batch, height, width, channels, f, f).transpose(0, 1, 4, 2, 5, 3).reshape(large)
-    expected = np.where(moved > 0, moved, np.float32(0.1) * moved)
-    y = kernels("pixel_shuffle_forward", x, attributes(f, 1), like=[large])[0]
-    np.testing.assert_array_equal(y, expected)
-    dx = kernels("pixel_shuffle_backward", y, dy, attributes(f, 1), like=[x])[0]
-    g = np.where(moved > 0, dy, np.float32(0.1) * dy).reshape(batch, height, f, width, f, channels)
-    np.testing.assert_array_equal(dx, g.transpose(0, 1, 3, 5, 2, 4).reshape(x.shape))
+def test_pixel_shuffle_moves_values_exactly(kernels: Kernels, case: tuple) -> None:
+    check_pixel_shuffle(kernels, case)
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 4, 5, 6), (3, 2, 7), (1, 1, 1, 1), (0, 2, 3, 4)], ids=str)
-def test_reversal_of_time_is_exact(kernels, shape):
-    x = random(9, shape)[0]
+def test_reversal_of_time_is_exact(kernels: Kernels, shape: tuple) -> None:
+    x = random_arrays(9, shape)[0]
     np.testing.assert_array_equal(kernels("reverse_time_forward", x, like=[x])[0], x[:, ::-1])
 
 
 @pytest.mark.parametrize(
     "case", [(2, 3, 5, 3, 4), (1, 1, 1, 3, 4), (1, 6, 4, 1, 3), (1, 2, 7, 5, 2), (1, 3, 3, 3, 1)], ids=str
 )
-def test_bilinear_enlargement_is_added(kernels, case):
-    batch, height, width, channels, f = case
-    small, add = random(9, (batch, height, width, channels), (batch, height * f, width * f, channels))
-
-    def matrix(size: int) -> np.ndarray:  # hat functions at half-pixel centers, the edge repeated
-        at = np.clip((np.arange(size * f) + 0.5) / f - 0.5, 0, size - 1)
-        return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(size)))
-
-    expected = add + np.einsum("yh,xw,bhwc->byxc", matrix(height), matrix(width), small.astype(np.float64))
-    assert_close(kernels("add_upsampled_forward", small, add, like=[add]), [expected], "out")
+def test_bilinear_upsampling_is_added(kernels: Kernels, case: tuple) -> None:
+    check_add_upsampled(kernels, case)
 
 
-# Loss and optimizer
+# Loss
 
 
 @pytest.mark.parametrize("shape", [(1,), (5, 7), (3, 4097)], ids=str)
-def test_charbonnier_matches_its_definition(kernels, shape):
-    x, y = random(10, shape, shape)
+def test_charbonnier(kernels: Kernels, shape: tuple) -> None:
+    x, y = random_arrays(10, shape, shape)
     y.flat[0] = x.flat[0]
     difference = x.astype(np.float64) - y
     root = np.sqrt(difference**2 + 1e-6)
-    assert_close(kernels("charbonnier_forward", x, y, scalars(1e-6), like=[(1,)]), [root.mean()], "loss")
+    assert_all_close(kernels("charbonnier_forward", x, y, scalars(1e-6), like=[(1,)]), [root.mean()], "loss")
     dx = kernels("charbonnier_backward", x, y, scalars(1e-6), scalars(2), like=[x])
-    assert_close(dx, [2 * difference / root / x.size], "dx")
+    assert_all_close(dx, [2 * difference / root / x.size], "dx")
 
 
-# Threads, and calls that make no sense
+# Threads, and invalid calls
 
 
 def everything(kernels: Kernels) -> list[np.ndarray]:
-    image, x, gamma, w1, w2, weight = random(12, (2, 19, 21, 24), (500, 24), (24,), (48, 24), (24, 48), (20, 24, 3, 3))
+    """The outputs of every kernel, on tensors large enough for several threads."""
+    image, x, gamma, w1, w2, weight = random_arrays(
+        12, (2, 19, 21, 24), (500, 24), (24,), (48, 24), (24, 48), (20, 24, 3, 3)
+    )
     b1, target = w1[:, 0].copy(), x[::-1].copy()
-    z, large, clip = random(14, (500, 48), (2, 57, 63, 24), (2, 3, 8, 9, 5))
+    z, large, clip = random_arrays(14, (500, 48), (2, 57, 63, 24), (2, 3, 8, 9, 5))
     y = kernels("conv2d_forward", image, weight, gamma[:20], gamma, attributes(1, 1, 0), like=[(2, 19, 21, 20)])
     packed = (2, 19, 21, 9 * 24)
     return [
@@ -330,7 +174,7 @@ def everything(kernels: Kernels) -> list[np.ndarray]:
     ]
 
 
-def test_results_repeat_and_do_not_depend_on_the_threads(library):
+def test_results_repeat_and_do_not_depend_on_the_number_of_threads(library: Kernels) -> None:
     results: dict[int, list[np.ndarray]] = {}
     try:
         for threads in (1, 2, 3, 5):
@@ -342,11 +186,11 @@ def test_results_repeat_and_do_not_depend_on_the_threads(library):
         library.limit()
     for threads in (2, 3, 5):
         names = " ".join(str(i) for i in range(len(results[1])))
-        assert_close(results[threads], [a.astype(np.float64) for a in results[1]], names, tolerance=1e-6)
+        assert_all_close(results[threads], [a.astype(np.float64) for a in results[1]], names, tolerance=1e-6)
 
 
-def test_calls_that_do_not_fit_are_refused_and_write_nothing(library):
-    x, weight, y = random(13, (1, 4, 4, 3), (5, 3, 3, 3), (1, 4, 4, 5))
+def test_calls_with_wrong_shapes_are_refused_and_write_nothing(library: Kernels) -> None:
+    x, weight, y = random_arrays(13, (1, 4, 4, 3), (5, 3, 3, 3), (1, 4, 4, 5))
     bias, flags = np.zeros(5, np.float32), attributes(0, 1, 0)
     wrong = [
         ([x, weight, bias, bias], [y]),  # no attributes
@@ -365,7 +209,9 @@ def test_calls_that_do_not_fit_are_refused_and_write_nothing(library):
     assert library.status("conv2d_forward", [x, weight, bias, bias, flags], [y]) == 0
 
 
-def test_no_compiler_gives_a_reason_instead_of_a_library(tmp_path, monkeypatch):
+def test_without_a_compiler_build_gives_a_reason_instead_of_a_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CXX", "/bin/false")
     library, note = build(tmp_path / "a")
     assert library is None

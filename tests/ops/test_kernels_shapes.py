@@ -1,14 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The C++ kernels on shapes that nobody chose: the checks of the other test files, at random sizes.
+"""The C++ kernels at random shapes: the checks of test_kernels_attention.py and test_kernels_layers.py.
 
-A failure is reduced by hypothesis to the smallest shape that fails; `RVRT_FUZZ=100 pytest -k any_shape` searches on.
+A failure is reduced by hypothesis to the smallest shape that fails; `RVRT_FUZZ=400 pytest -k any_shape` searches on.
 """
 
 from __future__ import annotations
 
-import test_kernels_attention as attention
-import test_kernels_layers as layers
 from helpers.fuzzing import searching
+from helpers.kernel_calls import Kernels
+from helpers.kernel_checks import (
+    check_add_upsampled,
+    check_convolution,
+    check_deformable_attention,
+    check_layer_norm,
+    check_linear,
+    check_mlp,
+    check_neighborhood_attention,
+    check_norm_linear,
+    check_pixel_shuffle,
+    check_warp,
+    check_window_attention,
+)
+from helpers.layer_reference import GELU
 from hypothesis import given, strategies as st
 
 EDGE = st.integers(1, 20)
@@ -20,7 +33,7 @@ ROWS = st.integers(8, 300)
 WIDTH = st.integers(8, 50)
 NORMED = st.integers(8, 160)
 # No kinks: within rounding of zero, float32 and float64 may differ in sign
-SMOOTH = st.sampled_from([0, layers.GELU])
+SMOOTH = st.sampled_from([0, GELU])
 
 
 @st.composite
@@ -57,67 +70,67 @@ def convolutions(draw: st.DrawFn) -> tuple:
     return *image, draw(CHANNELS), draw(WIDTH), *kernel, draw(st.integers(0, 3))
 
 
-@searching(25)
+@searching(6)
 @given(shape=st.tuples(FEW, EDGE, EDGE, CHANNELS), padding=st.integers(0, 1))
-def test_warp_of_any_shape(kernels, shape, padding):
-    attention.test_warp(kernels, shape, padding)
+def test_warp_of_any_shape(kernels: Kernels, shape: tuple, padding: int) -> None:
+    check_warp(kernels, shape, padding)
 
 
-@searching(25)
+@searching(6)
 @given(case=deformable())
-def test_deformable_attention_of_any_shape(kernels, case):
-    attention.test_deformable_attention(kernels, case)
+def test_deformable_attention_of_any_shape(kernels: Kernels, case: tuple) -> None:
+    check_deformable_attention(kernels, case)
 
 
-@searching(25)
+@searching(6)
 @given(case=neighborhood())
-def test_neighborhood_attention_of_any_shape(kernels, case):
-    attention.test_neighborhood_attention(kernels, case)
+def test_neighborhood_attention_of_any_shape(kernels: Kernels, case: tuple) -> None:
+    check_neighborhood_attention(kernels, case)
 
 
-@searching(25)
+@searching(6)
 @given(case=windows(), has_bias=st.booleans())
-def test_window_attention_of_any_shape(kernels, case, has_bias):
-    attention.test_window_attention(kernels, case, has_bias)
+def test_window_attention_of_any_shape(kernels: Kernels, case: tuple, has_bias: bool) -> None:
+    check_window_attention(kernels, case, has_bias)
 
 
-@searching(25)
+@searching(6)
 @given(case=convolutions())
-def test_convolution_of_any_shape(kernels, case):
-    layers.test_convolution_matches_its_definition(kernels, case)
+def test_convolution_of_any_shape(kernels: Kernels, case: tuple) -> None:
+    check_convolution(kernels, case)
 
 
-@searching(25)
+@searching(6)
 @given(case=st.tuples(ROWS, WIDTH, WIDTH, SMOOTH))
-def test_linear_of_any_shape(kernels, case):
-    layers.test_linear_matches_its_definition(kernels, case)
+def test_linear_of_any_shape(kernels: Kernels, case: tuple) -> None:
+    check_linear(kernels, case)
 
 
-@searching(25)
+@searching(6)
 @given(case=st.tuples(ROWS, NORMED, WIDTH, SMOOTH))
-def test_norm_linear_of_any_shape(kernels, case):
-    layers.test_norm_linear_matches_its_definition(kernels, case)
+def test_norm_linear_of_any_shape(kernels: Kernels, case: tuple) -> None:
+    check_norm_linear(kernels, case)
 
 
-@searching(25)
+@searching(6)
 @given(shape=st.tuples(ROWS, NORMED))
-def test_layer_norm_of_any_shape(kernels, shape):
-    layers.test_layer_norm_matches_its_definition(kernels, shape)
+def test_layer_norm_of_any_shape(kernels: Kernels, shape: tuple) -> None:
+    check_layer_norm(kernels, shape)
 
 
-@searching(25)
+@searching(6)
 @given(case=st.tuples(ROWS, NORMED, WIDTH))
-def test_mlp_of_any_shape(kernels, case):
-    layers.test_mlp_matches_its_definition(kernels, case)
+def test_mlp_of_any_shape(kernels: Kernels, case: tuple) -> None:
+    check_mlp(kernels, case)
 
 
-@searching(25)
+@searching(6)
 @given(case=st.tuples(FEW, EDGE, EDGE, st.integers(1, 20), st.integers(1, 4)))
-def test_pixel_shuffle_of_any_shape(kernels, case):
-    layers.test_pixel_shuffle_moves_values_exactly(kernels, case)
+def test_pixel_shuffle_of_any_shape(kernels: Kernels, case: tuple) -> None:
+    check_pixel_shuffle(kernels, case)
 
 
-@searching(25)
+@searching(6)
 @given(case=st.tuples(FEW, EDGE, EDGE, st.integers(1, 9), st.integers(1, 4)))
-def test_bilinear_enlargement_of_any_shape(kernels, case):
-    layers.test_bilinear_enlargement_is_added(kernels, case)
+def test_bilinear_upsampling_of_any_shape(kernels: Kernels, case: tuple) -> None:
+    check_add_upsampled(kernels, case)

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import mindspore as ms
 import numpy as np
 import pytest
+from helpers.comparison import assert_close
 
 from rvrt_cli.ops import attention, frame_fusion, layers, sampling
 
@@ -30,21 +33,14 @@ def displacements(seed: int, shape: tuple[int, ...], reach: int = 4) -> np.ndarr
 
 
 def close(ours: np.ndarray, expected: np.ndarray, tolerance: float, name: str = "output") -> None:
-    assert ours.shape == expected.shape, f"{name}: {ours.shape}, expected {expected.shape}"
-    error, largest = np.abs(ours - expected), max(np.abs(expected).max(), 1e-3)
-    worst = np.unravel_index(error.argmax(), error.shape)
-    assert np.isfinite(ours).all(), f"{name}: {np.sum(~np.isfinite(ours))} values are not finite"
-    assert error.max() <= tolerance * largest, (
-        f"{name}: error {error.max():.2e} at {worst} of {error.shape} ({ours[worst]:.7g} for {expected[worst]:.7g}); "
-        f"mean {error.mean():.1e}, largest value {largest:.3g}"
-    )
+    assert_close(ours, expected, tolerance, name, floor=1e-3)
 
 
-def tensors(arguments, dtype) -> list:
+def tensors(arguments: Iterable, dtype: type) -> list:
     return [ms.Tensor(a.astype(dtype)) if isinstance(a, np.ndarray) else a for a in arguments]
 
 
-def check(function, expected: np.ndarray, *arguments) -> None:
+def check(function: Callable, expected: np.ndarray, *arguments: Any) -> None:
     """`function` gives `expected`, in float64 and in float32."""
     close(function(*tensors(arguments, np.float64)).asnumpy(), expected, FLOAT64, "float64")
     close(function(*tensors(arguments, np.float32)).asnumpy(), expected, FLOAT32, "float32")
@@ -69,7 +65,7 @@ def attend(query: np.ndarray, keys: np.ndarray, values: np.ndarray, extra=0.0) -
     return scores @ values / scores.sum()
 
 
-def loop_warp(x, flow, border=False):
+def loop_warp(x, flow, border=False) -> np.ndarray:
     out = np.zeros_like(x)
     for b, i, j in np.ndindex(*x.shape[:3]):
         at_x, at_y = j + flow[b, i, j, 0], i + flow[b, i, j, 1]
@@ -79,7 +75,7 @@ def loop_warp(x, flow, border=False):
     return out
 
 
-def loop_window(qkv, pad, bias, heads, window, shift):
+def loop_window(qkv, pad, bias, heads, window, shift) -> np.ndarray:
     """Every pixel looks for the pixels that share its window, after the whole frame has moved by `shift`."""
     size, channels = qkv.shape[1:4], qkv.shape[4] // 3
     padded = [-(-n // w) * w for n, w in zip(size, window, strict=True)]
@@ -90,7 +86,7 @@ def loop_window(qkv, pad, bias, heads, window, shift):
     for p in np.ndindex(*padded):
         moved = [(a - s) % n for a, s, n in zip(p, shift, padded, strict=True)]
         which = tuple(m // w for m, w in zip(moved, window, strict=True))
-        wrapped = tuple(a < s for a, s in zip(p, shift, strict=True))  # came round from the other end
+        wrapped = tuple(a < s for a, s in zip(p, shift, strict=True))  # wrapped around
         places.setdefault(which, []).append((tuple(m % w for m, w in zip(moved, window, strict=True)), p, wrapped))
     out = np.zeros((len(qkv), *padded, channels))
     for n, members in itertools.product(range(len(qkv)), places.values()):
@@ -109,7 +105,7 @@ def loop_window(qkv, pad, bias, heads, window, shift):
     return out[:, : size[0], : size[1], : size[2]]
 
 
-def loop_deformable(query, key_value, offset, heads, kernel):
+def loop_deformable(query, key_value, offset, heads, kernel) -> np.ndarray:
     clips, frames, height, width, channels = query.shape
     groups, points = offset.shape[5:7]
     share = 2 * channels // groups
@@ -126,7 +122,7 @@ def loop_deformable(query, key_value, offset, heads, kernel):
     return out
 
 
-def loop_neighborhood(query, key_value, heads, kernel):
+def loop_neighborhood(query, key_value, heads, kernel) -> np.ndarray:
     clips, frames, height, width, channels = query.shape
     out = np.zeros_like(query)
     for n, b, i, j in np.ndindex(clips, frames, height, width):
@@ -146,7 +142,7 @@ def loop_neighborhood(query, key_value, heads, kernel):
 
 @pytest.mark.parametrize("border", [False, True], ids=["zeros", "border"])
 @pytest.mark.parametrize("shape", [(2, 5, 7, 3), (1, 1, 1, 2), (1, 1, 6, 1)], ids=str)
-def test_warp(shape, border):
+def test_warp(shape: tuple, border: bool) -> None:
     (x,) = normal(1, shape)
     flow = displacements(2, (*shape[:3], 2), 3)
     flow.flat[:4] = 0, 2, -1e4, 3e5  # whole pixels, and far outside
@@ -155,8 +151,8 @@ def test_warp(shape, border):
 
 @pytest.mark.parametrize("border", [False, True], ids=["zeros", "border"])
 @pytest.mark.parametrize("far", [1e9, -3e38, np.inf, -np.inf])
-def test_warp_by_an_absurd_flow(far, border):
-    """A flow that a network invents must neither crash nor spread: one pixel is lost, the others stay."""
+def test_warp_by_a_huge_flow(far: float, border: bool) -> None:
+    """A wild flow from a network must neither crash nor spread: one pixel is lost, the others stay."""
     (x,) = normal(3, (1, 3, 4, 2))
     flow = np.zeros((1, 3, 4, 2))
     flow[0, 1, 2] = far
@@ -166,7 +162,7 @@ def test_warp_by_an_absurd_flow(far, border):
     close(ours, expected, FLOAT32)
 
 
-def test_float16_does_not_move_what_lies_far_right():
+def test_float16_keeps_positions_in_wide_frames() -> None:
     """Positions are float32: float16 counts in halves from 512 px on, in wholes from 1024."""
     (x,) = normal(4, (1, 2, 1900, 1))
     x = x.astype(np.float16)
@@ -199,7 +195,7 @@ WINDOWS = [  # size (T, H, W), window, whether the layer is shifted, heads, batc
 
 @pytest.mark.parametrize("case", WINDOWS, ids=str)
 @pytest.mark.parametrize("biased", [True, False], ids=["bias", "plain"])
-def test_window_attention(case, biased):
+def test_window_attention(case: tuple, biased: bool) -> None:
     size, window, shifted, heads, batch = case
     fitted, shift = attention.window_and_shift(size, window, shifted)
     assert fitted == tuple(min(pair) for pair in zip(size, window, strict=True))
@@ -220,7 +216,7 @@ DEFORMABLE = [  # N, T, H, W, C, heads, G, kernel
 
 
 @pytest.mark.parametrize("case", DEFORMABLE, ids=str)
-def test_deformable_attention(case):
+def test_deformable_attention(case: tuple) -> None:
     n, t, h, w, c, heads, groups, kernel = case
     query, key_value = normal(5, (n, t, h, w, c), (n, t, h, w, 2 * c))
     offset = displacements(6, (n, t, h, w, t, groups, kernel[0] * kernel[1], 2))
@@ -229,8 +225,8 @@ def test_deformable_attention(case):
     check(attention.deformable_attention, loop_deformable(*arguments), *arguments)
 
 
-def test_deformable_attention_without_offsets_is_neighborhood_attention():
-    """Both say the same of a sample outside the frame: zero, and its score 0 takes part in the softmax."""
+def test_deformable_attention_without_offsets_is_neighborhood_attention() -> None:
+    """Both take zero for a sample outside the frame, and its score 0 takes part in the softmax."""
     query, key_value = (ms.Tensor(x) for x in normal(7, (2, 2, 4, 5, 8), (2, 2, 4, 5, 16)))
     offset = ms.Tensor(np.zeros((2, 2, 4, 5, 2, 4, 9, 2)))
     ours = attention.deformable_attention(query, key_value, offset, 2, (3, 3)).asnumpy()
@@ -240,7 +236,7 @@ def test_deformable_attention_without_offsets_is_neighborhood_attention():
 @pytest.mark.parametrize(
     "case", [(1, 2, 4, 5, 8, 2, (3, 3)), (2, 1, 3, 4, 4, 1, (3, 5)), (1, 3, 1, 2, 6, 3, (1, 1))], ids=str
 )
-def test_neighborhood_attention(case):
+def test_neighborhood_attention(case: tuple) -> None:
     n, t, h, w, c, heads, kernel = case
     arguments = *normal(8, (n, t, h, w, c), (n, t, h, w, 2 * c)), heads, kernel
     check(attention.neighborhood_attention, loop_neighborhood(*arguments), *arguments)
@@ -251,7 +247,7 @@ def test_neighborhood_attention(case):
 
 @pytest.mark.parametrize("kernel", [(3, 3), (7, 7), (1, 1), (5, 3)], ids=str)
 @pytest.mark.parametrize("rank", [4, 5])
-def test_conv2d(kernel, rank):
+def test_conv2d(kernel: tuple[int, int], rank: int) -> None:
     x, weight, bias, residual = normal(9, (2, 5, 4, 3), (4, 3, *kernel), (4,), (2, 5, 4, 4))
     expected = np.zeros_like(residual) + bias
     for b, i, j, o in np.ndindex(*expected.shape):
@@ -266,18 +262,18 @@ def test_conv2d(kernel, rank):
     close(layers.conv2d(x, weight, bias, "leaky_relu", added).asnumpy(), activated, FLOAT32, "activation, residual")
 
 
-def loop_norm(x, gamma, beta):
+def loop_norm(x, gamma, beta) -> np.ndarray:
     rows = [
         (row - row.mean()) / math.sqrt(np.mean((row - row.mean()) ** 2) + 1e-5) for row in x.reshape(-1, len(gamma))
     ]
     return np.stack(rows).reshape(x.shape) * gamma + beta
 
 
-def loop_gelu(x):
+def loop_gelu(x) -> np.ndarray:
     return np.vectorize(lambda value: 0.5 * value * (1 + math.erf(value / math.sqrt(2))))(x)
 
 
-def test_activations():
+def test_activations() -> None:
     x = np.linspace(-6, 6, 241)
     expected = {
         "gelu": loop_gelu(x),
@@ -291,14 +287,14 @@ def test_activations():
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 4, 6), (5, 33), (1, 1)], ids=str)
-def test_layer_norm(shape):
+def test_layer_norm(shape: tuple) -> None:
     x, gamma, beta = normal(10, shape, shape[-1:], shape[-1:])
     x = 0.3 * x + 5  # far from zero: the variance must not come from a difference of squares
     x = x.astype(np.float32).astype(float)
     check(layers.layer_norm, loop_norm(x, gamma, beta), x, gamma, beta)
 
 
-def test_layer_norm_of_equal_float16_values_has_a_gradient():
+def test_layer_norm_of_equal_float16_values_has_a_gradient() -> None:
     x = ms.Tensor(np.full((2, 8), 3, np.float16))
     ones, steps = ms.Tensor(np.ones(8, np.float16)), ms.Tensor(np.linspace(-1, 1, 8).astype(np.float16))
     gradient = ms.grad(lambda x: (layers.layer_norm(x, ones, ones) * steps).sum())(x).asnumpy()
@@ -306,7 +302,7 @@ def test_layer_norm_of_equal_float16_values_has_a_gradient():
     close(gradient.astype(float), expected.astype(float), 2e-3)
 
 
-def test_dense_layers():
+def test_dense_layers() -> None:
     x, gamma, beta, w1, b1, w2, b2 = normal(11, (2, 3, 5), (5,), (5,), (7, 5), (7,), (5, 7), (5,))
     y = np.einsum("...i,oi->...o", x, w1) + b1
     check(layers.linear, y, x, w1, b1)
@@ -320,13 +316,13 @@ def test_dense_layers():
     check(layers.mlp, plain, x, None, None, w1, b1, w2, b2)
 
 
-def test_reverse_time():
+def test_reverse_time() -> None:
     (x,) = normal(13, (2, 3, 4, 5))
     check(layers.reverse_time, x[:, ::-1], x)
 
 
 @pytest.mark.parametrize("factor", [2, 3])
-def test_pixel_shuffle(factor):
+def test_pixel_shuffle(factor: int) -> None:
     (x,) = normal(12, (2, 3, 4, 2 * factor**2))
     expected = np.zeros((2, 3 * factor, 4 * factor, 2))
     for b, i, j, c in np.ndindex(*expected.shape):
@@ -335,7 +331,7 @@ def test_pixel_shuffle(factor):
     check(layers.pixel_shuffle, expected, x, factor)
 
 
-def loop_resize(x, height, width, align_corners=False):
+def loop_resize(x, height, width, align_corners=False) -> np.ndarray:
     def place(index: int, small: int, large: int) -> float:
         if align_corners:
             return index * (small - 1) / max(large - 1, 1)
@@ -351,13 +347,13 @@ def loop_resize(x, height, width, align_corners=False):
 @pytest.mark.parametrize(
     "sizes", [((3, 5), (12, 20)), ((9, 13), (32, 32)), ((32, 32), (9, 13)), ((1, 1), (2, 2))], ids=str
 )
-def test_resize_bilinear(sizes, align_corners):
+def test_resize_bilinear(sizes: tuple, align_corners: bool) -> None:
     (x,) = normal(13, (2, *sizes[0], 3))
     resized = layers.resize_bilinear(ms.Tensor(x.astype(np.float32)), *sizes[1], align_corners)
     close(resized.asnumpy(), loop_resize(x, *sizes[1], align_corners), FLOAT32)
 
 
-def test_enlargement_and_its_gradient():
+def test_bilinear_upsampling_and_its_gradient() -> None:
     small, x = normal(14, (2, 3, 4, 2), (2, 12, 16, 2))
     small32, x32 = (ms.Tensor(a.astype(np.float32)) for a in (small, x))
     close(layers.add_upsampled(x32, small32).asnumpy(), x + loop_resize(small, 12, 16), FLOAT32)
@@ -370,7 +366,7 @@ def test_enlargement_and_its_gradient():
     close(layers.upsampling_gradient(x32, 3, 4).asnumpy(), expected, FLOAT32, "gradient")
 
 
-def test_charbonnier():
+def test_charbonnier() -> None:
     x, y = normal(15, (2, 3, 4), (2, 3, 4))
     y[0] = x[0]  # the loss's floor, ε
     expected = np.mean(np.sqrt((x - y) ** 2 + 1e-9))
@@ -403,13 +399,13 @@ DIFFERENTIABLE = {  # module, function, inputs (batch 1, where they have a batch
 }
 
 
-def output_and_gradients(function, arguments: list, dtype: type, compiled: bool = False) -> list[np.ndarray]:
+def output_and_gradients(function: Callable, arguments: list, dtype: type, compiled: bool = False) -> list[np.ndarray]:
     """The output, and the gradient towards every array of a weighted sum of it."""
     inputs = tensors(arguments, dtype)
     (weight,) = normal(26, function(*inputs).shape)
     factor = ms.Tensor(weight.astype(dtype))
 
-    def loss(*inputs):
+    def loss(*inputs: ms.Tensor) -> tuple[ms.Tensor, ms.Tensor]:
         output = function(*inputs)
         return (output * factor).sum(), output
 
@@ -420,7 +416,7 @@ def output_and_gradients(function, arguments: list, dtype: type, compiled: bool 
 
 
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
-def test_gradients_are_central_differences(name):
+def test_gradients_are_central_differences(name: str) -> None:
     """In float64, for every single element of every input; many inputs at a time, one to a batch item."""
     module, function, arrays, attributes = DIFFERENTIABLE[name]
     function = getattr(module, function)
@@ -443,8 +439,9 @@ def test_gradients_are_central_differences(name):
         close(ours, expected.reshape(array.shape), 1e-7, f"input {index}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
-def test_jit_gives_the_same_as_pynative(name):
+def test_jit_gives_the_same_as_pynative(name: str) -> None:
     module, function, arrays, attributes = DIFFERENTIABLE[name]
     arguments = [*arrays, *attributes]
     plain = output_and_gradients(getattr(module, function), arguments, np.float32)
@@ -490,8 +487,9 @@ def regression(frame: np.ndarray, neighbors: np.ndarray, flows: np.ndarray) -> n
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("batch", "neighbors", "height", "width"), [(2, 3, 5, 4), (1, 1, 1, 6), (1, 4, 3, 1)])
-def test_fusion_is_a_regression_over_all_samples(batch, neighbors, height, width):
+def test_fusion_is_a_regression_over_all_samples(batch: int, neighbors: int, height: int, width: int) -> None:
     rng = np.random.default_rng(7)
     frame = rng.uniform(0.4, 0.7, (batch, height, width, 3))
     around = rng.uniform(0.4, 0.7, (batch, neighbors, height, width, 3))
@@ -500,7 +498,7 @@ def test_fusion_is_a_regression_over_all_samples(batch, neighbors, height, width
     close(frame_fusion.fuse_frames(*tensors((frame, around, flows), np.float32)).asnumpy(), expected, 2e-5)
 
 
-def test_fusion_finds_what_lies_between_the_pixels():
+def test_fusion_recovers_values_between_pixels() -> None:
     """What a neighbor sees 0.375 px to the left of each pixel is the leftmost of its four places."""
     at = np.arange(12)
 
@@ -518,7 +516,7 @@ def test_fusion_finds_what_lies_between_the_pixels():
     assert np.abs(fused - truth).mean() < 0.25 * np.abs(truth).mean()
 
 
-def test_fusion_leaves_another_object_alone():
+def test_fusion_ignores_a_neighbor_that_shows_something_else() -> None:
     frame = np.full((1, 4, 4, 3), 0.2)
     around, flows = np.full((1, 2, 4, 4, 3), 0.9), np.zeros((1, 2, 4, 4, 2))
     fused = frame_fusion.fuse_frames(*tensors((frame, around, flows), np.float32)).asnumpy()

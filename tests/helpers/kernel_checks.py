@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One C++ kernel at one shape, forward and backward, against its float64 reference.
+
+Each check takes the library and a case, a tuple of sizes; chosen cases are in test_kernels_attention.py and
+test_kernels_layers.py, random ones in test_kernels_shapes.py. Tolerance: 1e-5 of the largest value, the project's bound
+for float32 kernels.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from helpers import attention_reference
+from helpers.comparison import assert_all_close
+from helpers.kernel_calls import Kernels, attributes
+from helpers.layer_reference import (
+    GELU,
+    activate,
+    activation_slope,
+    convolve,
+    convolve_gradients,
+    normalize,
+    normalize_gradients,
+)
+
+_SMALL = 1e-3  # attention: where all values are smaller than this, errors are measured against it
+
+
+def normal(generator: np.random.Generator, *shape: int) -> np.ndarray:
+    return generator.standard_normal(shape, dtype=np.float32)
+
+
+def random_arrays(seed: int, *shapes: tuple[int, ...]) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+
+
+def displacements(generator: np.random.Generator, *shape: int) -> np.ndarray:
+    """Offsets in 64ths of a pixel, exact in float32, never whole (there the gradient jumps), some far outside."""
+    steps = generator.integers(-6 * 64, 6 * 64, shape)
+    values = np.where(steps % 64 == 0, steps + 1, steps) / 64
+    chosen = generator.random(shape)
+    values[chosen < 0.02], values[chosen > 0.98] = 1e9, -3e38
+    values[(chosen > 0.5) & (chosen < 0.52)] = 12345.5
+    return values.astype(np.float32)
+
+
+def doubles(*arrays: np.ndarray) -> list[np.ndarray]:
+    return [a.astype(np.float64) for a in arrays]
+
+
+# --- sampling and attention
+
+
+def check_warp(kernels: Kernels, shape: tuple[int, ...], padding: int) -> None:
+    """`shape`: (B, H, W, C); `padding`: 0 zeros, 1 border."""
+    generator = np.random.default_rng(shape[1])
+    x, flow, g = normal(generator, *shape), displacements(generator, *shape[:3], 2), normal(generator, *shape)
+    out = kernels("warp_forward", x, flow, attributes(padding), like=[shape])
+    gradients = kernels("warp_backward", x, flow, g, attributes(padding), like=[shape, flow.shape])
+    expected = attention_reference.warp(*doubles(x, flow, g), bool(padding))
+    assert_all_close(out + gradients, expected, "out dx dflow", floor=_SMALL)
+
+
+def check_deformable_attention(kernels: Kernels, case: tuple) -> None:
+    """`case`: N, T, H, W, C, heads, G, kernel."""
+    n, t, h, w, c, heads, groups, kernel = case
+    generator = np.random.default_rng(c)
+    q, kv, g = normal(generator, n, t, h, w, c), normal(generator, n, t, h, w, 2 * c), normal(generator, n, t, h, w, c)
+    offset = displacements(generator, n, t, h, w, t, groups, kernel[0] * kernel[1], 2)
+    numbers = attributes(heads, *kernel)
+    out = kernels("deformable_attention_forward", q, kv, offset, numbers, like=[q])
+    gradients = kernels("deformable_attention_backward", q, kv, offset, g, numbers, like=[q, kv, offset])
+    expected = attention_reference.deformable_attention(*doubles(q, kv, offset, g), heads, kernel)
+    assert_all_close(out + gradients, expected, "out dquery dkey_value doffset", floor=_SMALL)
+
+
+def check_neighborhood_attention(kernels: Kernels, case: tuple) -> None:
+    """`case`: N, T, H, W, C, heads, kernel."""
+    n, t, h, w, c, heads, kernel = case
+    generator = np.random.default_rng(w)
+    q, kv, g = normal(generator, n, t, h, w, c), normal(generator, n, t, h, w, 2 * c), normal(generator, n, t, h, w, c)
+    q *= (c // heads) ** -0.5
+    numbers = attributes(heads, *kernel)
+    out = kernels("neighborhood_attention_forward", q, kv, numbers, like=[q])
+    gradients = kernels("neighborhood_attention_backward", q, kv, g, numbers, like=[q, kv])
+    expected = attention_reference.neighborhood_attention(*doubles(q, kv, g), heads, kernel)
+    assert_all_close(out + gradients, expected, "out dquery dkey_value", floor=_SMALL)
+
+
+def check_window_attention(kernels: Kernels, case: tuple, has_bias: bool) -> None:
+    """`case`: N, D, H, W, C, heads, window, shift."""
+    n, d, h, w, c, heads, window, shift = case
+    generator, length = np.random.default_rng(c), int(np.prod(window))
+    qkv, pad, g = normal(generator, n, d, h, w, 3 * c), normal(generator, 3 * c), normal(generator, n, d, h, w, c)
+    bias = normal(generator, heads, length, length) if has_bias else np.zeros(1, np.float32)
+    numbers = attributes(heads, *window, *shift, int(has_bias))
+    out = kernels("window_attention_forward", qkv, pad, bias, numbers, like=[g])
+    gradients = kernels("window_attention_backward", qkv, pad, bias, g, numbers, like=[qkv, pad, bias])
+    expected = list(attention_reference.window_attention(*doubles(qkv, pad, bias, g), heads, window, shift))
+    if not has_bias:
+        expected[3] = np.zeros(1)
+    assert_all_close(out + gradients, expected, "out dqkv dpad dbias", floor=_SMALL)
+
+
+# --- layers
+
+
+def check_convolution(kernels: Kernels, case: tuple) -> None:
+    """`case`: batch, height, width, inputs, outputs, kernel height and width, activation."""
+    batch, height, width, inputs, outputs, kh, kw, activation = case
+    image = (batch, height, width)
+    x, weight, bias, residual, dy = random_arrays(
+        1, (*image, inputs), (outputs, inputs, kh, kw), (outputs,), (*image, outputs), (*image, outputs)
+    )
+    x64, weight64, bias64, residual64, dy64 = doubles(x, weight, bias, residual, dy)
+    z = convolve(x64, weight64) + bias64
+    y = kernels("conv2d_forward", x, weight, bias, residual, attributes(activation, 1, 0), like=[dy])[0]
+    added = kernels("conv2d_forward", x, weight, bias, residual, attributes(activation, 1, 1), like=[dy])[0]
+    bare = kernels("conv2d_forward", x, weight, bias[:1], bias[:1], attributes(activation, 0, 0), like=[dy])[0]
+    expected = activate(z, activation)
+    wanted = [expected, expected + residual64, activate(z - bias64, activation)]
+    assert_all_close([y, added, bare], wanted, "y y+residual y_without_bias")
+    gradients = kernels("conv2d_backward", x, weight, y, dy, attributes(activation, 1, 0), like=[x, weight, bias])
+    g = dy64 * activation_slope(y, activation)  # by the sign of y itself: rounding may have turned it
+    wanted = convolve_gradients(x64, weight64, g)
+    assert_all_close(gradients, wanted, "dx dweight dbias")
+    gradients = kernels("conv2d_backward", x, weight, y, dy, attributes(activation, 0, 0), like=[x, weight, bias])
+    assert_all_close(gradients, [np.zeros(x.shape), *wanted[1:]], "no_dx dweight dbias")
+
+
+def check_linear(kernels: Kernels, case: tuple) -> None:
+    """`case`: rows, inputs, outputs, activation."""
+    rows, inputs, outputs, activation = case
+    x, weight, bias, residual, dy = random_arrays(
+        3, (rows, inputs), (outputs, inputs), (outputs,), (rows, outputs), (rows, outputs)
+    )
+    x64, weight64, bias64, residual64, dy64 = doubles(x, weight, bias, residual, dy)
+    z = x64 @ weight64.T + bias64
+    y = kernels("linear_forward", x, weight, bias, residual, attributes(activation, 1, 1), like=[dy])
+    assert_all_close(y, [activate(z, activation) + residual64], "y+residual")
+    y = kernels("linear_forward", x, weight, bias[:1], bias[:1], attributes(activation, 0, 0), like=[dy])
+    assert_all_close(y, [activate(z - bias64, activation)], "y_without_bias")
+    gradients = kernels("linear_backward", x, weight, bias, dy, attributes(activation, 1, 0), like=[x, weight, bias])
+    g = dy64 * activation_slope(z, activation)
+    assert_all_close(gradients, [g @ weight64, g.T @ x64, g.sum(0)], "dx dweight dbias")
+
+
+def check_norm_linear(kernels: Kernels, case: tuple) -> None:
+    """`case`: rows, inputs, outputs, activation."""
+    rows, inputs, outputs, activation = case
+    x, gamma, beta, weight, bias, dy = random_arrays(
+        4, (rows, inputs), (inputs,), (inputs,), (outputs, inputs), (outputs,), (rows, outputs)
+    )
+    x = 3 * x + 1
+    x64, gamma64, beta64, weight64, bias64, dy64 = doubles(x, gamma, beta, weight, bias, dy)
+    n, scale = normalize(x64)
+    normed = n * gamma64 + beta64
+    z = normed @ weight64.T + bias64
+    numbers, weights = attributes(activation, 1), [gamma, beta, weight, bias]
+    y = kernels("norm_linear_forward", x, *weights, numbers, like=[dy])
+    assert_all_close(y, [activate(z, activation)], "y")
+    gradients = kernels("norm_linear_backward", x, *weights, dy, numbers, like=[x, *weights])
+    g = dy64 * activation_slope(z, activation)
+    expected = [*normalize_gradients(n, scale, gamma64, g @ weight64), g.T @ normed, g.sum(0)]
+    assert_all_close(gradients, expected, "dx dgamma dbeta dweight dbias")
+
+
+def check_layer_norm(kernels: Kernels, shape: tuple[int, int]) -> None:
+    """`shape`: rows, channels."""
+    x, gamma, beta, dy = random_arrays(5, shape, shape[1:], shape[1:], shape)
+    x = 0.5 * x + 4  # far from zero: the variance must not come from a difference of squares
+    x64, gamma64, beta64, dy64 = doubles(x, gamma, beta, dy)
+    n, scale = normalize(x64)
+    y = kernels("layer_norm_forward", x, gamma, beta, like=[x])
+    assert_all_close(y, [n * gamma64 + beta64], "y")
+    gradients = kernels("layer_norm_backward", x, gamma, dy, like=[x, gamma, beta])
+    assert_all_close(gradients, normalize_gradients(n, scale, gamma64, dy64), "dx dgamma dbeta")
+
+
+def check_mlp(kernels: Kernels, case: tuple[int, int, int]) -> None:
+    """`case`: rows, channels, hidden channels."""
+    rows, channels, hidden = case
+    vector, tokens = (channels,), (rows, channels)
+    x, gamma, beta, w1, b1, w2, b2, dy = random_arrays(
+        6, tokens, vector, vector, (hidden, channels), (hidden,), (channels, hidden), vector, tokens
+    )
+    x64, gamma64, beta64, w164, b164, w264, b264, dy64 = doubles(x, gamma, beta, w1, b1, w2, b2, dy)
+    n, scale = normalize(x64)
+    normed = n * gamma64 + beta64
+    z = normed @ w164.T + b164
+    h = activate(z, GELU)
+    y = kernels("mlp_forward", x, gamma, beta, w1, b1, w2, b2, like=[x])
+    assert_all_close(y, [x64 + h @ w264.T + b264], "y")
+    gradients = kernels("mlp_backward", x, gamma, beta, w1, b1, w2, dy, like=[x, gamma, beta, w1, b1, w2, b2])
+    dz = (dy64 @ w264) * activation_slope(z, GELU)
+    dx, dgamma, dbeta = normalize_gradients(n, scale, gamma64, dz @ w164)
+    expected = [dy64 + dx, dgamma, dbeta, dz.T @ normed, dz.sum(0), dy64.T @ h, dy64.sum(0)]
+    assert_all_close(gradients, expected, "dx dgamma dbeta dw1 db1 dw2 db2")
+
+
+# --- layout
+
+
+def check_pixel_shuffle(kernels: Kernels, case: tuple[int, ...]) -> None:
+    """`case`: batch, height, width, channels after the shuffle, factor. Values are moved exactly, with a leaky ReLU."""
+    batch, height, width, channels, f = case
+    large = (batch, height * f, width * f, channels)
+    x, dy = random_arrays(7, (batch, height, width, channels * f * f), large)
+    moved = x.reshape(batch, height, width, channels, f, f).transpose(0, 1, 4, 2, 5, 3).reshape(large)
+    expected = np.where(moved > 0, moved, np.float32(0.1) * moved)
+    y = kernels("pixel_shuffle_forward", x, attributes(f, 1), like=[large])[0]
+    np.testing.assert_array_equal(y, expected)
+    dx = kernels("pixel_shuffle_backward", y, dy, attributes(f, 1), like=[x])[0]
+    g = np.where(moved > 0, dy, np.float32(0.1) * dy).reshape(batch, height, f, width, f, channels)
+    np.testing.assert_array_equal(dx, g.transpose(0, 1, 3, 5, 2, 4).reshape(x.shape))
+
+
+def check_add_upsampled(kernels: Kernels, case: tuple[int, ...]) -> None:
+    """`case`: batch, height, width, channels, factor."""
+    batch, height, width, channels, f = case
+    small, add = random_arrays(9, (batch, height, width, channels), (batch, height * f, width * f, channels))
+
+    def matrix(size: int) -> np.ndarray:  # hat functions at half-pixel centers, the edge repeated
+        at = np.clip((np.arange(size * f) + 0.5) / f - 0.5, 0, size - 1)
+        return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(size)))
+
+    expected = add + np.einsum("yh,xw,bhwc->byxc", matrix(height), matrix(width), small.astype(np.float64))
+    assert_all_close(kernels("add_upsampled_forward", small, add, like=[add]), [expected], "out")
