@@ -27,6 +27,7 @@ from rvrt_cli.signals import PR_SET_PDEATHSIG, handle_signals, kill_with_parent
 _ERRORS_FILE = "errors.txt"  # in the folder of the ranks' logs
 _LAUNCHER_VARIABLE = "RVRT_LAUNCHER"  # process id of msrun, for the ranks
 _LOGS_VARIABLE = "RVRT_RANK_LOGS"  # folder of the logs, for the ranks
+_ALL_HERE_VARIABLE = "RVRT_ALL_RANKS_HERE"  # how many ranks, if all of them are on this machine; otherwise empty
 # Becomes msrun. Its arguments: our process id, in case we die before prctl is called; and the command of msrun.
 _MSRUN_BOOTSTRAP = (
     f"import ctypes, os, sys; ctypes.CDLL(None).prctl({PR_SET_PDEATHSIG}, {signal.SIGKILL:d})\n"
@@ -34,8 +35,10 @@ _MSRUN_BOOTSTRAP = (
     f"os.environ[{_LAUNCHER_VARIABLE!r}] = str(os.getpid())\n"
     "os.execvp(sys.argv[2], sys.argv[2:])"
 )
+_FINISHED = ".finished"  # one such file per rank, in the folder of the ranks' logs
 _POLL_INTERVAL = 0.5  # s
-_EXIT_TIMEOUT = 5.0  # s for msrun to end after its ranks
+_FINISHED_INTERVAL = 0.05  # s
+_EXIT_TIMEOUT = 5.0  # s for msrun to end after its ranks, when other machines have some too
 _RENDEZVOUS_TIMEOUT = 600  # s that ranks wait for each other
 
 
@@ -84,7 +87,7 @@ def run_ranks(group: RankGroup, script: Path, argument: Path, logs: Path, poll: 
         )
     try:
         with _forwarding_signals(process.pid) as signals:
-            _wait_for_ranks(process, poll)
+            _wait_for_ranks(process, poll, 0.0 if group.here == group.count else _EXIT_TIMEOUT)
     finally:
         _kill_all(process)
         poll()
@@ -93,8 +96,8 @@ def run_ranks(group: RankGroup, script: Path, argument: Path, logs: Path, poll: 
     return bool(signals)
 
 
-def _wait_for_ranks(process: subprocess.Popen, poll: Callable[[], None]) -> None:
-    """Wait until msrun ends, or its ranks ended a while ago: it may hang on a scheduler that waits for dead ranks."""
+def _wait_for_ranks(process: subprocess.Popen, poll: Callable[[], None], timeout: float) -> None:
+    """Wait until msrun ends, or its ranks ended `timeout` s ago: it may hang on a scheduler that waits for dead ranks."""
     started = False
     gone_since: float | None = None
     while process.poll() is None:
@@ -103,7 +106,7 @@ def _wait_for_ranks(process: subprocess.Popen, poll: Callable[[], None]) -> None
         alive = bool(_running_ranks(process.pid))
         started = started or alive
         gone_since = None if alive or not started else gone_since or time.monotonic()
-        if gone_since is not None and time.monotonic() - gone_since > _EXIT_TIMEOUT:
+        if gone_since is not None and time.monotonic() - gone_since >= timeout:
             return
 
 
@@ -150,7 +153,9 @@ def _rank_environment(group: RankGroup, logs: Path) -> dict[str, str]:
     """Divide the cores among the ranks, and make this interpreter msrun's `python`."""
     threads = max(1, (group.threads or usable_cores()) // group.here)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    return {**os.environ, "PATH": path, "OMP_NUM_THREADS": str(threads), _LOGS_VARIABLE: str(logs)}
+    all_here = str(group.count) if group.here == group.count else ""
+    settings = {"PATH": path, "OMP_NUM_THREADS": str(threads), _LOGS_VARIABLE: str(logs), _ALL_HERE_VARIABLE: all_here}
+    return {**os.environ, **settings}
 
 
 def _free_port() -> int:
@@ -212,3 +217,20 @@ def join_ranks() -> tuple[int, int]:
 
     init()
     return get_rank(), get_group_size()
+
+
+def end_rank() -> None:
+    """End this process together with the other ranks, the last thing that a rank does after its work succeeded.
+
+    MindSpore's teardown waits about eight seconds for its scheduler. That can be left out when all ranks are on one machine,
+    whose command then stops the scheduler. Between machines this returns: the scheduler must know that a rank left in order.
+    """
+    if not os.environ[_ALL_HERE_VARIABLE]:
+        return
+    logs = Path(os.environ[_LOGS_VARIABLE])
+    (logs / f"{os.getpid()}{_FINISHED}").touch()
+    while len(list(logs.glob(f"*{_FINISHED}"))) < int(os.environ[_ALL_HERE_VARIABLE]):
+        time.sleep(_FINISHED_INTERVAL)  # the scheduler takes a rank that leaves before the others for dead
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

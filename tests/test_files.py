@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files are there whole or not at all; one command works in a folder at a time."""
 
 import multiprocessing

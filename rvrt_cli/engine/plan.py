@@ -80,7 +80,7 @@ def make_plan(network: StreamingNetwork, workload: Workload, options: WindowOpti
     """
     check_frame_size(workload.width, workload.height)
     demand = _Demand(network, workload, _whole_clips(options.lookahead, network.clip_size))
-    tried: list[_Candidate] = []
+    tried: list[_PlanCandidate] = []
     for windows in _window_choices(options.window, network.clip_size):
         tried = [
             demand.candidate(window, grid, options.overlap, budget)
@@ -109,7 +109,7 @@ def check_plan(plan: Plan, network: StreamingNetwork, workload: Workload, option
     check_tile(plan.tile, workload.width, workload.height)
 
 
-class _Candidate(NamedTuple):
+class _PlanCandidate(NamedTuple):
     """A plan, what it needs as a share of the memory (up to 1 fits), and what it costs in px computed per source px."""
 
     share: float
@@ -125,10 +125,10 @@ class _Demand:
     workload: Workload
     lookahead: int
 
-    def candidate(self, window: int, grid: TileGrid, overlap: int, budget: MemoryBudget) -> _Candidate:
+    def candidate(self, window: int, grid: TileGrid, overlap: int, budget: MemoryBudget) -> _PlanCandidate:
         device, host = self.device_bytes(window, grid), self.host_bytes(window, grid)
         plan = Plan(window, self.lookahead, grid.tile, overlap, len(grid), device, host)
-        return _Candidate(_share(device, host, budget), self.cost(window, grid), plan)
+        return _PlanCandidate(_share(device, host, budget), self.cost(window, grid), plan)
 
     def device_bytes(self, window: int, grid: TileGrid) -> int:
         return self.network.memory(self._frames(window), *grid.tile)

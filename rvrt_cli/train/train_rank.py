@@ -17,7 +17,7 @@ if __package__ in (None, ""):  # run as a script: its own folder is on the path,
 
 from rvrt_cli.errors import RvrtError
 from rvrt_cli.files import write_atomically
-from rvrt_cli.msrun import end_with_launcher, report_failure
+from rvrt_cli.msrun import end_rank, end_with_launcher, report_failure
 from rvrt_cli.train.loop import train
 from rvrt_cli.train.multi_rank import outcome_file
 from rvrt_cli.train.setup import RECIPE_FILE
@@ -34,6 +34,7 @@ def train_as_rank(folder: Path) -> None:
         report_failure(error)
         raise
     write_atomically(folder / outcome_file(outcome.pop("rank")), json.dumps(outcome).encode())
+    end_rank()
 
 
 if __name__ == "__main__":

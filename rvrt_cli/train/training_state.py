@@ -26,7 +26,7 @@ from rvrt_cli.train.training_counters import TrainingCounters
 
 CHECKPOINT_FOLDER = "checkpoints"
 RESUME_REMEDY = "free some space, then restart with --resume"  # where the run's folder cannot be written
-_METADATA_KEY = "rvrt-training"
+_STATE_KEY = "rvrt-training"
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def save_checkpoint(output: Path, state: TrainingState, keep: int) -> Path:
     path = output / CHECKPOINT_FOLDER / f"{state.counters.step:08d}.safetensors"
     arrays = {name: np.ascontiguousarray(array) for name, array in state.arrays.items()}
     metadata = {"counters": asdict(state.counters), "network": state.config.to_dict()}
-    write_atomically(path, save(arrays, metadata={_METADATA_KEY: json.dumps(metadata)}), RESUME_REMEDY)
+    write_atomically(path, save(arrays, metadata={_STATE_KEY: json.dumps(metadata)}), RESUME_REMEDY)
     for old in list_checkpoints(output)[:-keep]:
         old.unlink(missing_ok=True)
     return path
@@ -90,7 +90,7 @@ def load_checkpoint_metadata(path: Path) -> tuple[TrainingCounters, RVRTConfig]:
 
 
 def _read_metadata(file: Any) -> tuple[TrainingCounters, RVRTConfig]:
-    metadata = json.loads((file.metadata() or {})[_METADATA_KEY])
+    metadata = json.loads((file.metadata() or {})[_STATE_KEY])
     return TrainingCounters.from_dict(metadata["counters"]), RVRTConfig.from_dict(metadata["network"])
 
 

@@ -18,7 +18,7 @@ if __package__ in (None, ""):  # a script: its own folder is on the path, where 
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from rvrt_cli.errors import RvrtError
-from rvrt_cli.msrun import end_with_launcher, report_failure
+from rvrt_cli.msrun import end_rank, end_with_launcher, report_failure
 from rvrt_cli.upscale.distribute import work_as_rank
 
 
@@ -32,6 +32,7 @@ def run_upscale_rank(task: Path) -> None:
     end_with_launcher()
     try:
         work_as_rank(task)
+        end_rank()
     except (RvrtError, OSError) as error:
         report_failure(error)
         raise
