@@ -47,11 +47,21 @@ def test_output_size_keeps_the_aspect_and_an_even_width() -> None:
 @pytest.mark.parametrize(
     "bad",
     [
-        {"device": "tpu"}, {"precision": "int8"}, {"scale": 5}, {"window": -1}, {"lookahead": -2}, {"tile": 16},
-        {"overlap": -1}, {"tile": 64, "overlap": 40}, {"start": -1.0}, {"duration": 0.0}, {"crf": 64}, {"memory": "x"},
+        {"device": "tpu"},
+        {"precision": "int8"},
+        {"scale": 5},
+        {"window": -1},
+        {"lookahead": -2},
+        {"tile": 16},
+        {"overlap": -1},
+        {"tile": 64, "overlap": 40},
+        {"start": -1.0},
+        {"duration": 0.0},
+        {"crf": 64},
+        {"memory": "x"},
         {"size": "x"},
     ],
-)  # fmt: skip
+)
 def test_impossible_values_are_refused_by_name(bad: dict) -> None:
     name = "--" + list(bad)[-1]
     with pytest.raises(OptionError, match=name):
@@ -61,9 +71,15 @@ def test_impossible_values_are_refused_by_name(bad: dict) -> None:
 WORDS = st.text(max_size=8) | st.sampled_from(
     ["1080p", "99999999999999999999G", "0.0000001K", "1920x1080", "host:70000"]
 )
-KINDS = {"str": WORDS, "str | None": st.none() | WORDS, "bool": st.booleans(),
-         "int": st.integers(-2, 70) | st.integers(), "int | None": st.none() | st.integers(-2, 70) | st.integers(),
-         "float": st.floats(), "float | None": st.none() | st.floats()}  # fmt: skip
+KINDS = {
+    "str": WORDS,
+    "str | None": st.none() | WORDS,
+    "bool": st.booleans(),
+    "int": st.integers(-2, 70) | st.integers(),
+    "int | None": st.none() | st.integers(-2, 70) | st.integers(),
+    "float": st.floats(),
+    "float | None": st.none() | st.floats(),
+}
 
 
 @searching(100)

@@ -35,9 +35,15 @@ from rvrt_cli.model.cost import count_flops
 from rvrt_cli.options import usable_cores
 
 GUIDED = RVRTConfig(
-    widths=(8, 8, 8), groups=(1, 1, 1), depths=(1, 1, 1), heads=(2, 2, 2), align_heads=2, deformable_groups=2,
-    offset_width=8, upsampler_width=8,
-)  # fmt: skip
+    widths=(8, 8, 8),
+    groups=(1, 1, 1),
+    depths=(1, 1, 1),
+    heads=(2, 2, 2),
+    align_heads=2,
+    deformable_groups=2,
+    offset_width=8,
+    upsampler_width=8,
+)
 
 
 # --- operations
@@ -221,15 +227,23 @@ def test_a_sweep_skips_and_notes_what_does_not_fit(monkeypatch: pytest.MonkeyPat
     def pretend(function: object, options: BenchOptions, *arguments: object) -> dict:
         if options.frames > 14 or options.width_height[0] > 112:
             raise OutOfMemoryError("the process ended without a result")
-        return dict.fromkeys(KEYS) | {"frames": options.frames, "width": options.width_height[0],
-                "height": options.width_height[1], "seconds_per_call": 1.0, "peak_rss_mb": 1.0, "other_load": 0.0}  # fmt: skip
+        return dict.fromkeys(KEYS) | {
+            "frames": options.frames,
+            "width": options.width_height[0],
+            "height": options.width_height[1],
+            "seconds_per_call": 1.0,
+            "peak_rss_mb": 1.0,
+            "other_load": 0.0,
+        }
 
     monkeypatch.setattr(sweep, "run_isolated", pretend)
     options = BenchOptions()
     result = sweep.measure_sweep(options)
     assert [(p["frames"], p["width"]) for p in result["sweep"]] == [(4, 112), (7, 112), (14, 112), (14, 56), (14, 80)]
     assert [note.split(" (")[0] for note in result["notes"]] == [
-        "missing from the sweep: 28 frames of 112x64 px", "missing from the sweep: 14 frames of 168x96 px"]  # fmt: skip
+        "missing from the sweep: 28 frames of 112x64 px",
+        "missing from the sweep: 14 frames of 168x96 px",
+    ]
     machine = {"name": "a machine", "threads": 2, "precision": "float32"}
     for points in (result["sweep"], []):
         drawn = {"network": "n", "weights": "trained", "machine": machine, "sweep": points}
@@ -238,10 +252,17 @@ def test_a_sweep_skips_and_notes_what_does_not_fit(monkeypatch: pytest.MonkeyPat
 
 def sweep_points(options: BenchOptions, power: float) -> list[dict]:
     return [
-        {"frames": t, "width": w, "height": h, "seconds_per_call": t * (w * h) ** power, "peak_rss_mb": 500.0 + t,
-         "peak_device_mb": None, "other_load": 0.3}
+        {
+            "frames": t,
+            "width": w,
+            "height": h,
+            "seconds_per_call": t * (w * h) ** power,
+            "peak_rss_mb": 500.0 + t,
+            "peak_device_mb": None,
+            "other_load": 0.3,
+        }
         for t, w, h in sweep_sizes(options)
-    ]  # fmt: skip
+    ]
 
 
 def test_growth_is_the_exponent() -> None:
@@ -254,8 +275,10 @@ def test_growth_is_the_exponent() -> None:
 
 
 def test_memory_is_a_line_over_pixels_and_frames() -> None:
-    points = [{"frames": t, "width": w, "height": h, "peak_rss_mb": 400 + 2e-3 * t * w * h, "peak_device_mb": None}
-              for t, w, h in sweep_sizes(BenchOptions())]  # fmt: skip
+    points = [
+        {"frames": t, "width": w, "height": h, "peak_rss_mb": 400 + 2e-3 * t * w * h, "peak_device_mb": None}
+        for t, w, h in sweep_sizes(BenchOptions())
+    ]
     line = {
         "bytes_per_pixel": pytest.approx(2000),
         "base_mb": pytest.approx(400),

@@ -261,7 +261,7 @@ def test_an_interrupted_run_resumes(
         (("--plot", "x.png"), "add --sweep"),
         (("--json", "none/x.json"), "its folder does not exist"),
         (("--pipeline", "none.mp4"), "none.mp4"),
-        (("--model", "nope"), "no weights of this name"),
+        (("--model", "nope"), "unknown weights"),
         (("--size", "big"), "WIDTHxHEIGHT"),
         (("--protocol", "clips", "--frames", "14"), "--frames: measures speed; omit it, or --protocol"),
         (("--protocol", "clips", "--size", "64x64"), "--size: measures speed"),

@@ -32,7 +32,11 @@ def test_lines_come_at_intervals_and_when_all_is_done(
             display.update(done, 10, f"{done / 2:.1f}/s")
         display.update(10, 10, "again")
     assert capsys.readouterr().err.splitlines() == [
-        "3/10 frames: 1.5/s", "6/10 frames: 3.0/s", "9/10 frames: 4.5/s", "10/10 frames: 5.0/s"]  # fmt: skip
+        "3/10 frames: 1.5/s",
+        "6/10 frames: 3.0/s",
+        "9/10 frames: 4.5/s",
+        "10/10 frames: 5.0/s",
+    ]
 
 
 def test_lines_go_where_they_are_told_and_are_printable(capsys: pytest.CaptureFixture) -> None:

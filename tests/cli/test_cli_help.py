@@ -108,8 +108,16 @@ def _invoke(*arguments: str, recipes: list[dict] | None = None) -> tuple[dict, s
 
 def test_options_have_the_types_and_defaults_of_their_fields() -> None:
     values, shown = _invoke()
-    assert values == {"count": 5000, "small": 1e-9**0.5, "rooted": 1e-9**0.5, "share": 0.25, "zero": 0, "name": None,
-                      "kind": "b", "flag": False}  # fmt: skip
+    assert values == {
+        "count": 5000,
+        "small": 1e-9**0.5,
+        "rooted": 1e-9**0.5,
+        "share": 0.25,
+        "zero": 0,
+        "name": None,
+        "kind": "b",
+        "flag": False,
+    }
     for line in (
         "--count INTEGER Count. [default: 5000]",
         "--small FLOAT Small number. [default: 3.16e-5]",

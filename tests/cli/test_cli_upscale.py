@@ -44,13 +44,16 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["upscale", "-x.mp4", "out.mp4"], "No such option '-x'; a file of this name is ./-x.mp4; see rvrt upscale --help"),
+        (
+            ["upscale", "-x.mp4", "out.mp4"],
+            "No such option '-x'; a file of this name is ./-x.mp4; see rvrt upscale --help",
+        ),
         (["upscale", "in.mp4"], "Missing argument 'TARGET'; see rvrt upscale --help"),
         (["upscale", "in.mp4", "out.mp4", "--window", "ten"], "'ten' is not a valid integer; see rvrt upscale --help"),
         (["upscale", "in.mp4", "out.mp4", "--windw", "6"], "No such option '--windw' (Did you mean"),
         (["enlarge"], "No such command 'enlarge'"),
     ],
-)  # fmt: skip
+)
 def test_bad_command_lines_are_refused_in_one_line(
     words: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -118,9 +121,23 @@ def test_upscaled_video_keeps_frames_timestamps_and_audio(
 ) -> None:
     source, target = tmp_path / "a clip's näme.mkv", tmp_path / "out.mkv"
     ffmpeg(  # with an odd timestamp
-        "-f", "lavfi", "-i", "testsrc2=s=32x24:r=25:d=0.24", "-f", "lavfi", "-i", "sine=f=440:d=0.24:r=48000",
-        "-vf", "setpts='if(gt(N,3),PTS+0.013/TB,PTS)'", "-fps_mode", "passthrough", "-c:a", "flac", *FAST, source,
-    )  # fmt: skip
+        "-f",
+        "lavfi",
+        "-i",
+        "testsrc2=s=32x24:r=25:d=0.24",
+        "-f",
+        "lavfi",
+        "-i",
+        "sine=f=440:d=0.24:r=48000",
+        "-vf",
+        "setpts='if(gt(N,3),PTS+0.013/TB,PTS)'",
+        "-fps_mode",
+        "passthrough",
+        "-c:a",
+        "flac",
+        *FAST,
+        source,
+    )
     assert rvrt(monkeypatch, "upscale", source, target) == 0
     said = capsys.readouterr().err
     assert sorted(os.listdir(tmp_path)) == sorted([source.name, target.name])
@@ -187,11 +204,34 @@ def test_scale_size_part_and_streams_of_y4m(
     assert [events[0]["event"], events[-1]["event"]] == ["begin", "end"] or events[0]["event"] == "note"
     assert events[-1]["frames"] == 5
     [begin] = [event for event in events if event["event"] == "begin"]
-    assert list(begin) == ["event", "frames", "width", "height", "window", "lookahead", "tile", "tiles", "device",
-                           "network", "kept"]  # fmt: skip
+    assert list(begin) == [
+        "event",
+        "frames",
+        "width",
+        "height",
+        "window",
+        "lookahead",
+        "tile",
+        "tiles",
+        "device",
+        "network",
+        "kept",
+    ]
     assert {event["event"] for event in events} <= {"note", "begin", "progress", "end"}
-    keys = {"frames", "total", "computed", "kept", "elapsed", "network", "waiting_for_source", "waiting_for_target",
-            "notes", "warnings", "path", "scenes"}  # fmt: skip
+    keys = {
+        "frames",
+        "total",
+        "computed",
+        "kept",
+        "elapsed",
+        "network",
+        "waiting_for_source",
+        "waiting_for_target",
+        "notes",
+        "warnings",
+        "path",
+        "scenes",
+    }
     assert all(keys <= set(event) for event in events if event["event"] in ("progress", "end"))
 
 
@@ -287,8 +327,10 @@ def test_a_second_ctrl_c_exits_at_once_even_while_the_network_computes(tmp_path:
     source, target = write_clip(tmp_path / "in.mp4", "160x120", 60), tmp_path / "out.mp4"
     process = subprocess.Popen(
         [*RVRT, "upscale", str(source), str(target), "--json", "--window", "0", "--tile", "0"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout is not None
     for line in process.stdout:
         if json.loads(line)["event"] == "begin":

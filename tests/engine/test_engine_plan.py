@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import pytest
 from hypothesis import assume, given, settings, strategies as st
 
@@ -20,29 +22,36 @@ class Sized:
 
     scale, clip_size = 4, 2
 
-    def __call__(self, frames, state, emit):
+    def __call__(self, frames: object, state: object, emit: int) -> NoReturn:
         raise NotImplementedError
 
-    def memory(self, frames, height, width):
+    def memory(self, frames: int, height: int, width: int) -> int:
         return 50_000_000 + 4000 * frames * height * width
 
-    def state_shapes(self, height, width):
+    def state_shapes(self, height: int, width: int) -> dict[str, tuple[int, ...]]:
         return {"features": (1, 2, height, width, 50)}
 
 
-def planned(free, width=854, height=480, network=None, host_free=None, **options) -> Plan:
+def planned(
+    free: int,
+    width: int = 854,
+    height: int = 480,
+    network: Sized | None = None,
+    host_free: int | None = None,
+    **options: int | None,
+) -> Plan:
     """A plan for `free` bytes: of one memory for all, or of a device beside `host_free` bytes of main memory."""
     budget = MemoryBudget(free) if host_free is None else MemoryBudget(host_free, free)
     asked = {name: options.pop(name) for name in ("window", "tile", "overlap", "lookahead") if name in options}
     return make_plan(network or Sized(), Workload(width, height, **options), WindowOptions(**asked), budget)
 
 
-def test_plenty_of_memory_means_untiled_and_the_default_window():
+def test_plenty_of_memory_means_untiled_and_the_default_window() -> None:
     made = planned(1000 * GIB)
     assert (made.window, made.lookahead, made.tile, made.tiles) == (DEFAULT_WINDOW, 2, (480, 854), 1)
 
 
-def test_the_network_gets_what_it_says_and_frames_and_states_are_counted():
+def test_the_network_gets_what_it_says_and_frames_and_states_are_counted() -> None:
     made = planned(1000 * GIB)
     assert made.device_bytes == Sized().memory(16, 480, 854)
     output = 16 * 3 * 16 * 480 * 854
@@ -54,9 +63,9 @@ def test_the_network_gets_what_it_says_and_frames_and_states_are_counted():
     assert planned(1000 * GIB, pixel_bytes=2).host_bytes > made.host_bytes + output
 
 
-def test_states_are_counted_twice_as_a_window_may_have_to_be_repeated():
+def test_states_are_counted_twice_as_a_window_may_have_to_be_repeated() -> None:
     class Stateless(Sized):
-        def state_shapes(self, height, width):
+        def state_shapes(self, height: int, width: int) -> dict[str, tuple[int, ...]]:
             return {}
 
     made = planned(1000 * GIB, tile=256)
@@ -73,7 +82,9 @@ def test_states_are_counted_twice_as_a_window_may_have_to_be_repeated():
     st.sampled_from([None, 1, 15, 400]),
 )
 @settings(deadline=None, max_examples=60)
-def test_a_plan_fits_the_memory_and_says_what_the_engine_will_do(free, width, height, overlap, lookahead, count):
+def test_a_plan_fits_the_memory_and_says_what_the_engine_will_do(
+    free: int, width: int, height: int, overlap: int, lookahead: int, count: int | None
+) -> None:
     try:
         made = planned(free, width, height, overlap=overlap, lookahead=lookahead, frame_count=count)
     except OutOfMemoryError:
@@ -87,8 +98,8 @@ def test_a_plan_fits_the_memory_and_says_what_the_engine_will_do(free, width, he
     assert made.device_bytes == Sized().memory(frames, *made.tile)
 
 
-def test_more_memory_never_means_more_computing():
-    def cost(made):
+def test_more_memory_never_means_more_computing() -> None:
+    def cost(made: Plan) -> float:
         grid = TileGrid(480, 854, made.tile, made.overlap)
         return (made.window + made.lookahead) / made.window * grid.redundancy * (SEAM_COST if made.tiles > 1 else 1)
 
@@ -98,7 +109,7 @@ def test_more_memory_never_means_more_computing():
     assert len(set(costs)) > 5
 
 
-def test_a_somewhat_shorter_window_comes_before_tiles_and_tiles_before_a_very_short_one():
+def test_a_somewhat_shorter_window_comes_before_tiles_and_tiles_before_a_very_short_one() -> None:
     untiled = planned(1000 * GIB)
     a_little_less = planned(untiled.device_bytes + untiled.host_bytes - 1)
     assert a_little_less.tiles == 1
@@ -108,7 +119,7 @@ def test_a_somewhat_shorter_window_comes_before_tiles_and_tiles_before_a_very_sh
     assert little.window >= GOOD_WINDOW
 
 
-def test_the_window_falls_below_a_good_one_only_when_no_tile_fits():
+def test_the_window_falls_below_a_good_one_only_when_no_tile_fits() -> None:
     free = 16 * GIB
     while planned(free, 1920, 1080).window >= GOOD_WINDOW:
         free = free * 9 // 10
@@ -117,7 +128,7 @@ def test_the_window_falls_below_a_good_one_only_when_no_tile_fits():
             planned(free * 9 // 10, 1920, 1080, window=GOOD_WINDOW, tile=tile)
 
 
-def test_what_the_user_fixes_is_kept():
+def test_what_the_user_fixes_is_kept() -> None:
     made = planned(8 * GIB, window=9, tile=100, lookahead=3, overlap=20)
     assert (made.window, made.lookahead, made.tile, made.overlap) == (10, 4, (96, 96), 20)
     assert planned(8 * GIB, window=4).window == 4
@@ -127,7 +138,7 @@ def test_what_the_user_fixes_is_kept():
     assert planned(1000 * GIB, 100, 50, tile=96).tile == (50, 96)
 
 
-def test_the_whole_clip_is_judged_by_its_length():
+def test_the_whole_clip_is_judged_by_its_length() -> None:
     assert planned(20 * GIB, 160, 120, window=0, frame_count=40).window == 0
     assert planned(20 * GIB, 160, 120, window=0, frame_count=40).device_bytes == Sized().memory(40, 120, 160)
     assert planned(20 * GIB, 160, 120, window=0, frame_count=400).tiles > 1
@@ -135,7 +146,7 @@ def test_the_whole_clip_is_judged_by_its_length():
         planned(20 * GIB, 160, 120, window=0, frame_count=40000)
 
 
-def test_a_device_with_its_own_memory_leaves_frames_to_the_host():
+def test_a_device_with_its_own_memory_leaves_frames_to_the_host() -> None:
     shared = planned(3 * GIB)
     apart = planned(3 * GIB, host_free=64 * GIB)
     assert apart.tile[0] * apart.tile[1] * apart.window > shared.tile[0] * shared.tile[1] * shared.window
@@ -154,25 +165,25 @@ def test_a_device_with_its_own_memory_leaves_frames_to_the_host():
         ({"lookahead": 8}, "a smaller --lookahead"),
     ],
 )
-def test_what_cannot_fit_is_refused_with_a_remedy(options, remedy):
+def test_what_cannot_fit_is_refused_with_a_remedy(options: dict[str, int], remedy: str) -> None:
     with pytest.raises(OutOfMemoryError, match=remedy) as caught:
         planned(100_000_000, **options)
     assert "\n" not in str(caught.value)
     assert "0.09 GiB may be used" in str(caught.value)
 
 
-def test_no_remedy_is_offered_that_does_not_help():
+def test_no_remedy_is_offered_that_does_not_help() -> None:
     with pytest.raises(OutOfMemoryError) as caught:
         planned(50_000_000, lookahead=0)
     assert "smaller" not in str(caught.value)
 
 
-def test_tiny_frames_are_refused():
+def test_tiny_frames_are_refused() -> None:
     with pytest.raises(MediaError, match="2x2 px"):
         planned(GIB, 2, 2)
 
 
 @pytest.mark.parametrize("option", ["window", "tile", "overlap", "lookahead"])
-def test_negative_options_are_refused(option):
+def test_negative_options_are_refused(option: str) -> None:
     with pytest.raises(OptionError, match=f"--{option} -1"):
         planned(GIB, **{option: -1})

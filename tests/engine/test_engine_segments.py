@@ -4,19 +4,20 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import pytest
+from helpers.engine_networks import CausalMean, as_frames, clip
 from hypothesis import given, settings, strategies as st
-from test_engine_stream import CausalMean, as_frames, clip
 
-from rvrt_cli.engine import Plan, SegmentPlan, stream
+from rvrt_cli.engine import Carried, Plan, Segment, SegmentPlan, stream
 from rvrt_cli.engine.segments import cut_segments
 from rvrt_cli.engine.windows import Window
 from rvrt_cli.frame import Frame
 
 
-def windows(lengths, emit):
+def windows(lengths: list[int], emit: int) -> Iterator[Window]:
     """Windows of `emit` frames, the last one of a scene shorter, for scenes of these lengths."""
     first = 0
     for length in lengths:
@@ -27,7 +28,7 @@ def windows(lengths, emit):
 
 
 @given(st.lists(st.integers(1, 50), max_size=6), st.integers(1, 9), st.integers(1, 40))
-def test_segments_end_at_cuts_or_when_they_are_long_enough(lengths, emit, length):
+def test_segments_end_at_cuts_or_when_they_are_long_enough(lengths: list[int], emit: int, length: int) -> None:
     total, begun = 0, []
     for window, begins in cut_segments(windows(lengths, emit), length):
         assert window.first == total
@@ -46,7 +47,12 @@ LENGTHS = [9, 2, 13]
 FRAMES = clip(LENGTHS, 32, 48)
 
 
-def pieces(wanted, kept, fail_at=(), tile=(32, 32)):
+def pieces(
+    wanted: Callable[[int], bool],
+    kept: dict[int, Carried],
+    fail_at: Iterable[int] = (),
+    tile: tuple[int, int] = (32, 32),
+) -> tuple[dict[int, np.ndarray], list[Segment]]:
     """Frames by number and finished segments of one run; `kept` has the states that earlier runs have left."""
     frames, done = {}, []
     plan = SegmentPlan(4, lambda first, starts_scene: wanted(first), lambda first: kept[first])
@@ -63,16 +69,21 @@ WHOLE, SEGMENTS = pieces(lambda first: True, {})
 CARRIED = {segment.first + segment.frames: segment.carried for segment in SEGMENTS if segment.carried}
 
 
-def test_the_clip_has_segments_of_both_kinds():
+def test_the_clip_has_segments_of_both_kinds() -> None:
     assert [(segment.first, segment.frames, segment.starts_scene) for segment in SEGMENTS] == [
-        (0, 4, True), (4, 5, False), (9, 2, True), (11, 4, True), (15, 4, False), (19, 5, False)
-    ]  # fmt: skip
+        (0, 4, True),
+        (4, 5, False),
+        (9, 2, True),
+        (11, 4, True),
+        (15, 4, False),
+        (19, 5, False),
+    ]
     assert sorted(CARRIED) == [4, 15, 19]
 
 
 @settings(deadline=None, max_examples=30)
 @given(st.sets(st.sampled_from([segment.first for segment in SEGMENTS])))
-def test_any_choice_of_segments_gives_the_same_frames(chosen):
+def test_any_choice_of_segments_gives_the_same_frames(chosen: set[int]) -> None:
     frames, done = pieces(chosen.__contains__, CARRIED)
     assert [segment.first for segment in done] == sorted(chosen)
     expected = {n for s in SEGMENTS if s.first in chosen for n in range(s.first, s.first + s.frames)}
@@ -81,7 +92,7 @@ def test_any_choice_of_segments_gives_the_same_frames(chosen):
         assert np.array_equal(pixels, WHOLE[number]), f"frame {number} of a run that computes {sorted(chosen)}"
 
 
-def test_smaller_tiles_are_carried_with_their_states():
+def test_smaller_tiles_are_carried_with_their_states() -> None:
     """Memory runs out in the first segment; a later run goes on with the tiles that fitted."""
     whole, _ = pieces(lambda first: True, {}, fail_at={0}, tile=(32, 48))
     frames, done = pieces(lambda first: first < 4, {}, fail_at={0}, tile=(32, 48))
@@ -91,7 +102,7 @@ def test_smaller_tiles_are_carried_with_their_states():
     assert all(np.array_equal(pixels, whole[number]) for number, pixels in {**frames, **rest}.items())
 
 
-def test_a_segment_of_no_frames_is_refused():
+def test_a_segment_of_no_frames_is_refused() -> None:
     with pytest.raises(ValueError, match="1 or more"):
         list(cut_segments(windows([3], 2), 0))
 

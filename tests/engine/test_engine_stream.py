@@ -5,113 +5,53 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
+from helpers.engine_networks import CausalMean, Fake, as_frames, clip
 from hypothesis import given, settings, strategies as st
 
-from rvrt_cli.engine import Plan, SceneStarted, TileDone, TileShrunk, stream
+from rvrt_cli.engine import NetworkState, Plan, SceneStarted, TileDone, TileShrunk, stream
 from rvrt_cli.engine.scenes import DELAY
 from rvrt_cli.errors import MediaError, OutOfMemoryError, RvrtError
 from rvrt_cli.frame import Frame
 
 
-class Fake:
-    """Nearest-neighbor upscaling of `answer`, with a record of the calls; runs out of memory when told to."""
-
-    scale, clip_size = 4, 2
-
-    def __init__(self, fail_at=(), largest=None):
-        self.calls = []  # (T, h, w, emit, is there a state)
-        self.fail_at, self.largest, self.attempts = set(fail_at), largest, 0
-
-    def __call__(self, frames, state, emit):
-        assert frames.dtype == np.float32
-        assert frames.flags.c_contiguous
-        assert frames.min() >= 0
-        assert frames.max() <= 1
-        self.attempts += 1
-        _, total, h, w, _ = frames.shape
-        if self.attempts - 1 in self.fail_at or (self.largest and h * w > self.largest):
-            raise OutOfMemoryError("no memory left on the pretended device")
-        self.calls.append((total, h, w, emit, state is not None))
-        before = None if state is None else {name: array.copy() for name, array in state.items()}
-        small, after = self.answer(frames, state, emit)
-        if before is not None:
-            assert all((before[name] == state[name]).all() for name in before)
-        return small.astype(np.float32).repeat(4, 2).repeat(4, 3), after
-
-    def answer(self, frames, state, emit):
-        return frames[:, :emit], {}
-
-    def memory(self, frames, height, width):
-        return frames * height * width
-
-    def state_shapes(self, height, width):
-        return {"state": (1, 1, height, width, 1)}
-
-
-class CausalMean(Fake):
-    """The mean of all frames since the scene's start, carried as a sum and a count in the state."""
-
-    def answer(self, frames, state, emit):
-        n, _, h, w, _ = frames.shape
-        if state is None:
-            state = {"sum": np.zeros((n, 1, h, w, 3)), "count": np.zeros((n, 1, h, w, 1))}
-        sums = state["sum"] + np.cumsum(frames[:, :emit].astype(np.float64), 1)
-        counts = state["count"] + np.arange(1, emit + 1).reshape(1, -1, 1, 1, 1)
-        return sums / counts, {
-            "sum": sums[:, -1:],
-            "count": counts[:, -1:] + 0 * sums[:, -1:, ..., :1],
-        }
-
-
 class FutureMean(Fake):
     """The mean of a frame and the next four that there are."""
 
-    def answer(self, frames, state, emit):
+    def answer(self, frames: np.ndarray, state: NetworkState | None, emit: int) -> tuple[np.ndarray, NetworkState]:
         return np.stack([frames[:, t : t + 5].mean(1) for t in range(emit)], 1), {}
 
 
 class Blur(Fake):
     """The mean of 7×7 px, zero beyond the border: receptive field of 3 px."""
 
-    def answer(self, frames, state, emit):
+    def answer(self, frames: np.ndarray, state: NetworkState | None, emit: int) -> tuple[np.ndarray, NetworkState]:
         h, w = frames.shape[2:4]
         padded = np.pad(frames[:, :emit].astype(np.float64), [(0, 0), (0, 0), (3, 3), (3, 3), (0, 0)])
         return sum(padded[:, :, y : y + h, x : x + w] for y in range(7) for x in range(7)) / 49, {}
 
 
-def clip(lengths, height=32, width=32, dtype=np.uint8, seed=0):
-    """Scenes of coarse blocks, each with a view of its own and faint noise that tells the frames apart."""
-    rng = np.random.default_rng(seed)
-    top = np.iinfo(dtype).max
-    frames = []
-    for length in lengths:
-        blocks = rng.permutation(64).reshape(8, 8) / 63 * 0.9 + 0.05
-        view = blocks.repeat(-(-height // 8), 0).repeat(-(-width // 8), 1)[:height, :width, None]
-        for _ in range(length):
-            noisy = view + rng.uniform(-0.02, 0.02, (height, width, 3))
-            frames.append(np.rint(noisy * top).astype(dtype))
-    return frames
-
-
-def as_frames(arrays: Iterable[np.ndarray]) -> Iterator[Frame]:
-    for number, pixels in enumerate(arrays):
-        yield Frame(pixels, number)
-        del pixels  # the memory test counts what is alive
-
-
-def run(frames, network, window=0, lookahead=0, tile=(10**6, 10**6), overlap=16, **options) -> list[np.ndarray]:
+def run(
+    frames: Iterable[np.ndarray],
+    network: Fake,
+    window: int = 0,
+    lookahead: int = 0,
+    tile: tuple[int, int] = (10**6, 10**6),
+    overlap: int = 16,
+    **options: Any,
+) -> list[np.ndarray]:
     segments = stream(as_frames(frames), network, Plan(window, lookahead, tile, overlap), **options)
     return [frame.pixels for segment in segments for frame in segment]
 
 
-def nearest(frame):
+def nearest(frame: np.ndarray) -> np.ndarray:
     return frame.repeat(4, 0).repeat(4, 1)
 
 
-def assert_alike(out, expected, levels=0):
+def assert_alike(out: list[np.ndarray], expected: list[np.ndarray], levels: int = 0) -> None:
     assert len(out) == len(expected)
     for number, (a, b) in enumerate(zip(out, expected, strict=True)):
         assert a.dtype == b.dtype
@@ -124,16 +64,16 @@ def assert_alike(out, expected, levels=0):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_every_level_passes_through_unchanged(dtype):
+def test_every_level_passes_through_unchanged(dtype: type[np.unsignedinteger]) -> None:
     levels = np.arange(np.iinfo(dtype).max + 1, dtype=dtype).reshape(16, -1)
     frame = np.stack([levels, levels[::-1], levels[:, ::-1]], 2)
     assert_alike(run([frame], Fake()), [nearest(frame)])
     assert_alike(run([frame], Fake(), tile=(16, 64 if dtype == np.uint16 else 8)), [nearest(frame)])
 
 
-def test_output_is_clipped_and_rounded_to_the_nearest_level():
+def test_output_is_clipped_and_rounded_to_the_nearest_level() -> None:
     class Off(Fake):
-        def answer(self, frames, state, emit):
+        def answer(self, frames: np.ndarray, state: NetworkState | None, emit: int) -> tuple[np.ndarray, NetworkState]:
             values = np.array([-0.2, 1.3, 99.4 / 255, 99.6 / 255, 100.5 / 255, 1, 0, 254.7 / 255])
             return np.broadcast_to(values[:, None], frames[:, :emit].shape), {}
 
@@ -150,26 +90,28 @@ def test_output_is_clipped_and_rounded_to_the_nearest_level():
     st.booleans(),
 )
 @settings(deadline=None, max_examples=60)
-def test_frames_in_are_frames_out(lengths, window, lookahead, tile, overlap, scenes):
+def test_frames_in_are_frames_out(
+    lengths: list[int], window: int, lookahead: int, tile: tuple[int, int], overlap: int, scenes: bool
+) -> None:
     frames = clip(lengths, 36, 44)
     out = run(frames, Fake(), window, lookahead, tile, overlap, scenes=scenes)
     assert_alike(out, [nearest(frame) for frame in frames])
 
 
 @pytest.mark.parametrize("lengths", [[7, 5], [1], [2], [3], []])
-def test_window_0_untiled_is_one_call_per_scene_with_all_its_frames(lengths):
+def test_window_0_untiled_is_one_call_per_scene_with_all_its_frames(lengths: list[int]) -> None:
     network = Fake()
     run(clip(lengths), network, window=0)
     assert network.calls == [(length, 32, 32, length, False) for length in lengths]
 
 
-def test_without_scenes_the_whole_clip_is_one_call():
+def test_without_scenes_the_whole_clip_is_one_call() -> None:
     network = Fake()
     run(clip([7, 5]), network, window=0, scenes=False)
     assert network.calls == [(12, 32, 32, 12, False)]
 
 
-def test_the_calls_of_a_windowed_tiled_run():
+def test_the_calls_of_a_windowed_tiled_run() -> None:
     network = Fake()
     run(clip([13], 32, 64), network, window=4, lookahead=2, tile=(32, 40))
     assert network.calls == [
@@ -186,20 +128,22 @@ def test_the_calls_of_a_windowed_tiled_run():
     st.sampled_from([(100, 100), (24, 24), (40, 16)]),
 )
 @settings(deadline=None, max_examples=40)
-def test_state_is_carried_per_tile_and_cleared_at_cuts(lengths, window, lookahead, tile):
+def test_state_is_carried_per_tile_and_cleared_at_cuts(
+    lengths: list[int], window: int, lookahead: int, tile: tuple[int, int]
+) -> None:
     frames = clip(lengths, 40, 48)
     out = run(frames, CausalMean(), window, lookahead, tile)
     assert_alike(out, _causal_means(frames, lengths), levels=1)  # halves may round either way
 
 
-def test_state_runs_on_over_a_cut_when_scenes_are_disabled():
+def test_state_runs_on_over_a_cut_when_scenes_are_disabled() -> None:
     frames = clip([5, 6])
     out = run(frames, CausalMean(), 2, 2, scenes=False)
     assert_alike(out, _causal_means(frames, [11]), levels=1)
     assert np.abs(out[5].astype(int) - nearest(frames[5])).max() > 100
 
 
-def _causal_means(frames, lengths):
+def _causal_means(frames: list[np.ndarray], lengths: list[int]) -> list[np.ndarray]:
     expected, first = [], 0
     for length in lengths:
         scene = np.stack(frames[first : first + length]).astype(float)
@@ -210,7 +154,7 @@ def _causal_means(frames, lengths):
 
 
 @pytest.mark.parametrize("window", [2, 4, 6])
-def test_enough_lookahead_makes_windows_equal_to_the_whole_clip(window):
+def test_enough_lookahead_makes_windows_equal_to_the_whole_clip(window: int) -> None:
     frames = clip([9, 14])
     whole = run(frames, FutureMean())
     assert_alike(run(frames, FutureMean(), window, 4), whole)
@@ -219,26 +163,26 @@ def test_enough_lookahead_makes_windows_equal_to_the_whole_clip(window):
 
 
 @pytest.mark.parametrize("tile", [(48, 48), (80, 32), (40, 64)])
-def test_tiling_is_invisible_to_a_network_that_sees_less_than_the_margin(tile):
+def test_tiling_is_invisible_to_a_network_that_sees_less_than_the_margin(tile: tuple[int, int]) -> None:
     frames = clip([3], 80, 117)
     assert_alike(run(frames, Blur(), tile=tile, overlap=16), run(frames, Blur()), levels=0)
 
 
-def test_tiles_that_only_abut_would_show():
+def test_tiles_that_only_abut_would_show() -> None:
     frames = clip([1], 80, 120)
     seams = run(frames, Blur(), tile=(40, 40), overlap=0)[0] != run(frames, Blur())[0]
     assert seams[4 * 37 : 4 * 43].any()  # so the test above can fail
     assert not seams[: 4 * 37, : 4 * 37].any()
 
 
-def test_tiling_is_invisible_in_floats_too():
+def test_tiling_is_invisible_in_floats_too() -> None:
     frames = clip([2], 50, 70, np.uint16)
     assert_alike(run(frames, Fake(), tile=(32, 32), overlap=15), [nearest(frame) for frame in frames])
 
 
 @given(st.sets(st.integers(0, 25), max_size=4), st.sampled_from([0, 2, 4]))
 @settings(deadline=None, max_examples=40)
-def test_no_frame_is_lost_when_memory_runs_out_at_any_call(fail_at, window):
+def test_no_frame_is_lost_when_memory_runs_out_at_any_call(fail_at: set[int], window: int) -> None:
     lengths = [7, 6]
     frames = clip(lengths, 80, 96)
     events = []
@@ -251,7 +195,7 @@ def test_no_frame_is_lost_when_memory_runs_out_at_any_call(fail_at, window):
         assert event.after[0] * event.after[1] <= 0.6 * event.before[0] * event.before[1] or event.after == (32, 32)
 
 
-def test_smaller_tiles_stay_and_the_window_is_repeated():
+def test_smaller_tiles_stay_and_the_window_is_repeated() -> None:
     events = []
     network = CausalMean(fail_at={2})  # the second tile of the second window
     frames = clip([8], 32, 64)
@@ -269,7 +213,7 @@ def test_smaller_tiles_stay_and_the_window_is_repeated():
     ]
 
 
-def test_tiles_shrink_until_they_fit():
+def test_tiles_shrink_until_they_fit() -> None:
     network = Fake(largest=48 * 48)
     frames = clip([5], 120, 200)
     assert_alike(run(frames, network, 2, 2), [nearest(frame) for frame in frames])
@@ -278,34 +222,34 @@ def test_tiles_shrink_until_they_fit():
 
 
 @pytest.mark.parametrize(("height", "width"), [(100, 60), (16, 24)])
-def test_the_smallest_tile_failing_is_the_end(height, width):
+def test_the_smallest_tile_failing_is_the_end(height: int, width: int) -> None:
     with pytest.raises(
         OutOfMemoryError, match=r"frame 0, with 6 frames of .* the smallest tile; give a smaller --window"
     ):
         run(clip([9], height, width), Fake(largest=1), 4, 2)
 
 
-def test_frames_before_the_failure_have_come_out():
+def test_frames_before_the_failure_have_come_out() -> None:
     out = iter(next(stream(as_frames(clip([12])), Fake(fail_at={1}), Plan(4, 0, (32, 32), 16))))
     assert [frame.pixels.shape for _, frame in zip(range(4), out, strict=False)] == [(128, 128, 3)] * 4
     with pytest.raises(OutOfMemoryError, match="at frame 4"):
         next(out)
 
 
-def test_cuts_are_reported():
+def test_cuts_are_reported() -> None:
     events = []
     run(clip([6, 4, 5]), Fake(), 2, 0, on_event=events.append)
     assert [event.frame for event in events if isinstance(event, SceneStarted)] == [0, 6, 10]
 
 
 @pytest.mark.parametrize(("window", "lookahead", "scenes"), [(2, 0, True), (4, 2, True), (6, 4, False), (2, 8, False)])
-def test_memory_does_not_grow_with_the_clip(window, lookahead, scenes):
+def test_memory_does_not_grow_with_the_clip(window: int, lookahead: int, scenes: bool) -> None:
     alive, most = weakref.WeakSet(), 0
 
     class Counted(np.ndarray):
         __hash__ = object.__hash__
 
-    def frames():
+    def frames() -> Iterator[Counted]:
         nonlocal most
         for frame in clip([40, 30]):
             counted = frame.view(Counted)
@@ -317,7 +261,7 @@ def test_memory_does_not_grow_with_the_clip(window, lookahead, scenes):
     shown = weakref.WeakSet()
 
     class Watched(Fake):
-        def answer(self, tile, state, emit):
+        def answer(self, tile: np.ndarray, state: NetworkState | None, emit: int) -> tuple[np.ndarray, NetworkState]:
             nonlocal most
             most = max(most, len(alive))
             assert not shown, "frames of the window before are still held"
@@ -333,7 +277,7 @@ def test_memory_does_not_grow_with_the_clip(window, lookahead, scenes):
     assert window + lookahead < most <= window + lookahead + DELAY * scenes + 3
 
 
-def test_output_frames_are_freed_one_by_one():
+def test_output_frames_are_freed_one_by_one() -> None:
     out = iter(next(stream(as_frames(clip([8])), Fake(), Plan(8, 0, (24, 24), 8))))
     first = next(out).pixels
     assert first.base is None  # no view that would keep its window's frames
@@ -344,17 +288,17 @@ def test_output_frames_are_freed_one_by_one():
 
 
 @pytest.mark.parametrize("shape", [(2, 2), (7, 100), (100, 7)])
-def test_tiny_frames_are_refused(shape):
+def test_tiny_frames_are_refused(shape: tuple[int, int]) -> None:
     with pytest.raises(MediaError, match=f"{shape[1]}x{shape[0]} px"):
         run([np.zeros((*shape, 3), np.uint8)], Fake())
 
 
-def test_the_smallest_frames_pass():
+def test_the_smallest_frames_pass() -> None:
     frame = clip([1], 8, 8)[0]
     assert_alike(run([frame], Fake()), [nearest(frame)])
 
 
-def test_a_frame_of_another_size_or_depth_is_refused_by_number():
+def test_a_frame_of_another_size_or_depth_is_refused_by_number() -> None:
     frames = clip([3])
     with pytest.raises(MediaError, match="frame 3 is 20x16 uint8, those before 32x32"):
         run([*frames, np.zeros((16, 20, 3), np.uint8)], Fake())
@@ -365,30 +309,30 @@ def test_a_frame_of_another_size_or_depth_is_refused_by_number():
 @pytest.mark.parametrize(
     "frame", [np.zeros((16, 16), np.uint8), np.zeros((16, 16, 4), np.uint8), np.zeros((16, 16, 3))]
 )
-def test_what_is_no_rgb_frame_is_refused(frame):
+def test_what_is_no_rgb_frame_is_refused(frame: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"\(H, W, 3\) uint8 or uint16"):
         run([frame], Fake())
 
 
 @pytest.mark.parametrize(("window", "lookahead"), [(3, 2), (4, 1)])
-def test_a_plan_that_is_not_of_whole_clips_is_refused_at_once(window, lookahead):
+def test_a_plan_that_is_not_of_whole_clips_is_refused_at_once(window: int, lookahead: int) -> None:
     with pytest.raises(ValueError, match="multiples of 2"):
         stream(as_frames(clip([3])), Fake(), Plan(window, lookahead, (32, 32), 16))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_an_output_that_is_no_number_is_refused(value):
+def test_an_output_that_is_no_number_is_refused(value: float) -> None:
     class Broken(Fake):
-        def answer(self, frames, state, emit):
+        def answer(self, frames: np.ndarray, state: NetworkState | None, emit: int) -> tuple[np.ndarray, NetworkState]:
             return np.where(np.arange(frames.shape[3])[:, None] == 3, value, frames[:, :emit]), {}
 
     with pytest.raises(RvrtError, match="frame 0 on is not finite; use --precision float32"):
         run(clip([2]), Broken())
 
 
-def test_a_network_that_returns_another_number_of_frames_is_refused():
+def test_a_network_that_returns_another_number_of_frames_is_refused() -> None:
     class Short(Fake):
-        def answer(self, frames, state, emit):
+        def answer(self, frames: np.ndarray, state: NetworkState | None, emit: int) -> tuple[np.ndarray, NetworkState]:
             return frames[:, : emit - 1], {}
 
     with pytest.raises(ValueError, match="expected"):

@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from rvrt_cli.engine.windows import cut_windows
+from rvrt_cli.engine.windows import Window, cut_windows
 from rvrt_cli.frame import Frame
 
 
-def marked(lengths):
+def marked(lengths: list[int]) -> Iterator[tuple[Frame, bool]]:
     """Frames that carry their number, for scenes of these lengths."""
     number = 0
     for length in lengths:
@@ -20,7 +22,7 @@ def marked(lengths):
             number += 1
 
 
-def numbers(window):
+def numbers(window: Window) -> list[int]:
     return [frame.pts for frame in window.frames]
 
 
@@ -28,7 +30,7 @@ scenes = st.lists(st.integers(1, 40), max_size=5)
 
 
 @given(scenes, st.integers(1, 12), st.integers(0, 6))
-def test_every_frame_comes_out_once_with_its_future(lengths, window, lookahead):
+def test_every_frame_comes_out_once_with_its_future(lengths: list[int], window: int, lookahead: int) -> None:
     ends = np.cumsum(lengths)
     out = []
     for part in cut_windows(marked(lengths), window, lookahead):
@@ -44,22 +46,22 @@ def test_every_frame_comes_out_once_with_its_future(lengths, window, lookahead):
 
 
 @given(scenes, st.integers(0, 6))
-def test_window_0_is_a_whole_scene(lengths, lookahead):
+def test_window_0_is_a_whole_scene(lengths: list[int], lookahead: int) -> None:
     parts = list(cut_windows(marked(lengths), 0, lookahead))
     assert [part.emit for part in parts] == [len(part.frames) for part in parts] == lengths
     assert all(part.starts_scene for part in parts)
 
 
-def test_the_end_within_the_lookahead_is_taken_whole():
+def test_the_end_within_the_lookahead_is_taken_whole() -> None:
     assert [part.emit for part in cut_windows(marked([18]), 14, 4)] == [18]
     assert [part.emit for part in cut_windows(marked([19]), 14, 4)] == [14, 5]
 
 
 @given(scenes, st.integers(1, 12), st.integers(0, 6))
-def test_no_more_is_read_than_the_window_needs(lengths, window, lookahead):
+def test_no_more_is_read_than_the_window_needs(lengths: list[int], window: int, lookahead: int) -> None:
     read = 0
 
-    def frames():
+    def frames() -> Iterator[tuple[Frame, bool]]:
         nonlocal read
         for item in marked(lengths):
             read += 1
@@ -72,6 +74,6 @@ def test_no_more_is_read_than_the_window_needs(lengths, window, lookahead):
 
 
 @pytest.mark.parametrize(("window", "lookahead"), [(-1, 0), (2, -1)])
-def test_negative_numbers_are_refused(window, lookahead):
+def test_negative_numbers_are_refused(window: int, lookahead: int) -> None:
     with pytest.raises(ValueError, match="negative"):
         list(cut_windows(marked([3]), window, lookahead))

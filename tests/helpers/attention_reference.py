@@ -10,12 +10,16 @@ from __future__ import annotations
 import numpy as np
 
 
-def attend(q, k, v, g):
+def attend(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, g: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Softmax attention of `q` (..., i, d) over `k`, `v` (..., j, d); gradients of q, k, v, scores."""
     return attend_scores(q @ np.swapaxes(k, -1, -2), q, k, v, g)
 
 
-def attend_scores(scores, q, k, v, g):
+def attend_scores(
+    scores: np.ndarray, q: np.ndarray, k: np.ndarray, v: np.ndarray, g: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     e = np.exp(scores - scores.max(-1, keepdims=True))
     a = e / e.sum(-1, keepdims=True)
     da = g @ np.swapaxes(v, -1, -2)
@@ -23,7 +27,9 @@ def attend_scores(scores, q, k, v, g):
     return a @ v, ds @ k, np.swapaxes(ds, -1, -2) @ q, np.swapaxes(a, -1, -2) @ g, ds
 
 
-def bilinear(frame, y, x, border=False):
+def bilinear(
+    frame: np.ndarray, y: np.ndarray, x: np.ndarray, border: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[tuple[np.ndarray, np.ndarray, np.ndarray]]]:
     """Sample `frame` (H, W, C) at `y`, `x`: value, its derivatives by y and x, corners (row, column, weight)."""
     height, width, _ = frame.shape
     moves_y = moves_x = np.ones(np.shape(y))
@@ -47,7 +53,7 @@ def bilinear(frame, y, x, border=False):
     return value, by_y, by_x, corners
 
 
-def warp(x, flow, g, border):
+def warp(x: np.ndarray, flow: np.ndarray, g: np.ndarray, border: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`x` (B, H, W, C) at (column + flow_x, row + flow_y), and the gradients of x and flow."""
     rows, columns = np.mgrid[: x.shape[1], : x.shape[2]]
     out, dx, dflow = np.zeros_like(x), np.zeros_like(x), np.zeros_like(flow)
@@ -59,7 +65,9 @@ def warp(x, flow, g, border):
     return out, dx, dflow
 
 
-def deformable_attention(q, kv, offset, g, heads, kernel):
+def deformable_attention(
+    q: np.ndarray, kv: np.ndarray, offset: np.ndarray, g: np.ndarray, heads: int, kernel: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Guided deformable attention: q (N, T, H, W, C), kv (N, T, H, W, 2C), offset (N, T, H, W, T, G, K, 2) as y, x."""
     n_clips, n_frames, height, width, channels = q.shape
     groups, points = offset.shape[5:7]
@@ -67,7 +75,8 @@ def deformable_attention(q, kv, offset, g, heads, kernel):
     out, dq, dkv, doffset = np.zeros_like(q), np.zeros_like(q), np.zeros_like(kv), np.zeros_like(offset)
     fields = [(t, g_, k) for t in range(n_frames) for g_ in range(groups) for k in range(points)]
 
-    def split(a):  # (..., C) -> (..., heads, 1, C / heads), or samples first -> (..., heads, samples, C / heads)
+    # (..., C) -> (..., heads, 1, C / heads), or samples first -> (..., heads, samples, C / heads)
+    def split(a: np.ndarray) -> np.ndarray:
         a = a.reshape(*a.shape[:-1], heads, channels // heads)
         return np.moveaxis(a, 0, -2) if a.ndim == 5 else a[..., None, :]
 
@@ -97,7 +106,9 @@ def deformable_attention(q, kv, offset, g, heads, kernel):
     return out, dq, dkv, doffset
 
 
-def neighborhood_attention(q, kv, g, heads, kernel):
+def neighborhood_attention(
+    q: np.ndarray, kv: np.ndarray, g: np.ndarray, heads: int, kernel: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Each query's keys are the kernel's neighbors of its position in every frame, zero outside."""
     _, n_frames, height, width, channels = q.shape
     up, left = kernel[0] // 2, kernel[1] // 2
@@ -111,10 +122,10 @@ def neighborhood_attention(q, kv, g, heads, kernel):
     ]
     near = np.stack([padded[w] for w in window], 3)  # (N, H, W, keys, 2C)
 
-    def split(a):  # (N, H, W, i, C) -> (N, H, W, heads, i, C / heads)
+    def split(a: np.ndarray) -> np.ndarray:  # (N, H, W, i, C) -> (N, H, W, heads, i, C / heads)
         return np.moveaxis(a.reshape(*a.shape[:-1], heads, channels // heads), -3, -2)
 
-    def join(a):
+    def join(a: np.ndarray) -> np.ndarray:
         return np.moveaxis(a, -2, -3).reshape(*a.shape[:3], -1, channels)
 
     queries, gradient = (split(np.moveaxis(a, 1, 3)) for a in (q, g))
@@ -126,7 +137,15 @@ def neighborhood_attention(q, kv, g, heads, kernel):
     return np.moveaxis(join(out), 3, 1), np.moveaxis(join(dq), 3, 1), inner
 
 
-def window_attention(qkv, pad, bias, g, heads, window, shift):
+def window_attention(
+    qkv: np.ndarray,
+    pad: np.ndarray,
+    bias: np.ndarray,
+    g: np.ndarray,
+    heads: int,
+    window: tuple[int, int, int],
+    shift: tuple[int, int, int],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Shifted-window attention of Swin: pad to windows, roll, partition, mask by -100, attend, and all the way back."""
     size, channels = qkv.shape[1:4], qkv.shape[-1] // 3
     padded = tuple(-(-n // w) * w for n, w in zip(size, window, strict=True))
@@ -134,19 +153,19 @@ def window_attention(qkv, pad, bias, g, heads, window, shift):
     inside = (slice(None), *(slice(n) for n in size))
     length = int(np.prod(window))
 
-    def partition(a):  # (N, D, H, W, C) -> (windows, L, C)
+    def partition(a: np.ndarray) -> np.ndarray:  # (N, D, H, W, C) -> (windows, L, C)
         a = np.roll(a, [-s for s in shift], (1, 2, 3))
         a = a.reshape(len(a), *(n for pair in zip(count, window, strict=True) for n in pair), -1)
         return a.transpose(0, 1, 3, 5, 2, 4, 6, 7).reshape(-1, length, a.shape[-1])
 
-    def restore(a):
+    def restore(a: np.ndarray) -> np.ndarray:
         a = a.reshape(-1, *count, *window, a.shape[-1]).transpose(0, 1, 4, 2, 5, 3, 6, 7)
         return np.roll(a.reshape(len(a), *padded, -1), shift, (1, 2, 3))
 
-    def split(a):  # (windows, L, C) -> (windows, heads, L, C / heads)
+    def split(a: np.ndarray) -> np.ndarray:  # (windows, L, C) -> (windows, heads, L, C / heads)
         return a.reshape(len(a), length, heads, -1).transpose(0, 2, 1, 3)
 
-    def join(a):
+    def join(a: np.ndarray) -> np.ndarray:
         return a.transpose(0, 2, 1, 3).reshape(len(a), length, channels)
 
     region = np.zeros((1, *padded, 1))

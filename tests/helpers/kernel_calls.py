@@ -14,7 +14,7 @@ ISAS = ("portable", "avx2", "avx512")
 class Kernels:
     """A library of kernels."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path) -> None:
         self.library = ctypes.CDLL(str(path))
 
     def limit(self, isa: int = -1, threads: int = 0) -> bool:

@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,9 @@ class Echo:
     def __init__(self, log: str, seconds: float = 0.01) -> None:
         self.log, self.seconds, self.card = log, seconds, {"name": "echo"}
 
-    def __call__(self, frames, state, emit):
+    def __call__(
+        self, frames: np.ndarray, state: dict[str, np.ndarray] | None, emit: int
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         time.sleep(self.seconds)
         mean = np.zeros_like(frames[:, 0]) if state is None else state["mean"][:, 0]
         out = []
@@ -65,10 +68,10 @@ class Echo:
             log.write(f"{emit}\n")
         return np.stack(out, 1), {"mean": mean[:, None]}
 
-    def memory(self, frames, height, width):
+    def memory(self, frames: int, height: int, width: int) -> int:
         return frames * height * width
 
-    def state_shapes(self, height, width):
+    def state_shapes(self, height: int, width: int) -> dict[str, tuple[int, ...]]:
         return {"mean": (1, 1, height, width, 3)}
 
 
@@ -150,13 +153,13 @@ def _kill_at(moment: str) -> None:
         if left == 0 and at == when:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def killing(*arguments, **options):
+    def killing(*arguments: object, **options: object) -> object:
         pass_by("before")
         result = function(*arguments, **options)
         pass_by("after")
         return result
 
-    def killing_between(*arguments, **options):
+    def killing_between(*arguments: object, **options: object) -> Iterator[object]:
         for item in function(*arguments, **options):
             pass_by("before")
             yield item

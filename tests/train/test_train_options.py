@@ -80,8 +80,12 @@ def test_recipes_that_cannot_be_used_are_refused(tmp_path: Path, text: str) -> N
 
 
 def test_a_written_recipe_reads_back_the_same(tmp_path: Path) -> None:
-    options = TrainOptions(data='a "quoted" folder\\ü', network={"widths": (8, 8, 8), "relative_position_bias": True},
-                           final_rate=1e-7, mirror=True)  # fmt: skip
+    options = TrainOptions(
+        data='a "quoted" folder\\ü',
+        network={"widths": (8, 8, 8), "relative_position_bias": True},
+        final_rate=1e-7,
+        mirror=True,
+    )
     write_recipe(tmp_path / "recipe.toml", options)
     assert TrainOptions(**read_recipe(tmp_path / "recipe.toml")).config == options.config
     assert read_recipe(tmp_path / "recipe.toml")["data"] == options.data

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import av
 import imageio_ffmpeg
@@ -63,7 +64,7 @@ def rvrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         class Unlucky(Echo):
             calls = 0
 
-            def __call__(self, *given):
+            def __call__(self, *given: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
                 self.calls += 1
                 if self.calls == at:
                     accident()
@@ -71,7 +72,7 @@ def rvrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
         network = Unlucky(str(tmp_path / "calls"))
 
-        def load(*_):
+        def load(*_: object) -> Unlucky:
             if at == 0:
                 accident()
             return network
@@ -174,8 +175,9 @@ def test_a_name_longer_than_names_can_be_is_one_line(tmp_path: Path, rvrt: Calla
     long = tmp_path / f"{'x' * 300}.mkv"
     status, said = rvrt(*((long, tmp_path / "out.mkv") if which == "source" else (clip, long)))
     assert (status, said) == (
-        1, [f"rvrt: {long}: File name too long; check names, permissions and disks, and run it again"]
-    )  # fmt: skip
+        1,
+        [f"rvrt: {long}: File name too long; check names, permissions and disks, and run it again"],
+    )
     assert os.listdir(tmp_path) == []
 
 
@@ -201,8 +203,21 @@ def changing(*parts: tuple[str, str]) -> Callable[[Path], Path]:
         source = folder / "in.h264"
         for size, pix_fmt in parts:
             part = folder / "part.h264"
-            ffmpeg("-f", "lavfi", "-i", f"testsrc2=s={size}:r=25", "-frames:v", 25, "-pix_fmt", pix_fmt, "-c:v", "libx264",
-                   "-bsf:v", "dump_extra", part)  # fmt: skip
+            ffmpeg(
+                "-f",
+                "lavfi",
+                "-i",
+                f"testsrc2=s={size}:r=25",
+                "-frames:v",
+                25,
+                "-pix_fmt",
+                pix_fmt,
+                "-c:v",
+                "libx264",
+                "-bsf:v",
+                "dump_extra",
+                part,
+            )
             with source.open("ab") as file:
                 file.write(part.read_bytes())
         return source
@@ -322,8 +337,16 @@ def test_an_absurd_y4m_header_is_refused_before_anything_is_tried(
     assert "32.0 GiB may be used" in said[0]
 
 
-NAMES = ["it's \"quoted\" $HOME.mp4", "söme 名前.mp4", "-dash.mp4", "concat:a.mp4|b.mp4", "http:x.mp4", "100%d.mp4", "a\tb.mp4",
-         f"{'long' * 55}.mp4"]  # fmt: skip
+NAMES = [
+    'it\'s "quoted" $HOME.mp4',
+    "söme 名前.mp4",
+    "-dash.mp4",
+    "concat:a.mp4|b.mp4",
+    "http:x.mp4",
+    "100%d.mp4",
+    "a\tb.mp4",
+    f"{'long' * 55}.mp4",
+]
 
 
 @pytest.mark.slow
@@ -536,8 +559,10 @@ def test_another_network_or_ffmpeg_restarts_only_when_told(
 
     ffmpeg_exe = imageio_ffmpeg.get_ffmpeg_exe()
     newer = tmp_path / "ffmpeg"
-    newer.write_text(f'#!/bin/sh\nfor last; do :; done\n[ "$last" = -version ] && echo ffmpeg version N-1 && exit\n'
-                     f'exec "{ffmpeg_exe}" "$@"\n')  # fmt: skip
+    newer.write_text(
+        f'#!/bin/sh\nfor last; do :; done\n[ "$last" = -version ] && echo ffmpeg version N-1 && exit\n'
+        f'exec "{ffmpeg_exe}" "$@"\n'
+    )
     newer.chmod(0o755)
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(newer))
     status, said = rvrt(clip, tmp_path / "out.mkv", "--weights", tmp_path / "copy")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -23,7 +24,7 @@ VP9 = ["-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8", "-pix_fm
 
 
 @pytest.fixture
-def upscale(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfdbinary: pytest.CaptureFixture):
+def upscale(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfdbinary: pytest.CaptureFixture) -> Callable[..., str]:
     """The command in this process, with segments of 8 frames and a network of NumPy; what it says, and writes (`out`)."""
 
     def run(source: Path, target: Path | str, *options: object, status: int = 0) -> str:
@@ -86,10 +87,19 @@ ENDINGS = {
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "suffix"),
-    [("2", ".mp4"), ("2", ".webm"), ("10", ".mov"), ("23.976", ".mkv"), ("59.94", ".mp4"), ("59.94", ".mkv"),
-     ("120", ".mp4"), ("120", ".webm"), *itertools.product(["held"], [".mp4", ".mov", ".mkv", ".webm"])],
-)  # fmt: skip
-def test_audio_and_video_end_together(tmp_path: Path, upscale, name: str, suffix: str) -> None:
+    [
+        ("2", ".mp4"),
+        ("2", ".webm"),
+        ("10", ".mov"),
+        ("23.976", ".mkv"),
+        ("59.94", ".mp4"),
+        ("59.94", ".mkv"),
+        ("120", ".mp4"),
+        ("120", ".webm"),
+        *itertools.product(["held"], [".mp4", ".mov", ".mkv", ".webm"]),
+    ],
+)
+def test_audio_and_video_end_together(tmp_path: Path, upscale: Callable[..., str], name: str, suffix: str) -> None:
     rate, frames, hold = ENDINGS[name]
     end = (frames - 1) / rate + (hold or 1 / rate)
     source, target = tmp_path / f"in{suffix}", tmp_path / f"out{suffix}"
@@ -120,7 +130,7 @@ def test_audio_and_video_end_together(tmp_path: Path, upscale, name: str, suffix
 
 
 @pytest.mark.parametrize(("rate", "suffix"), [("24000/1001", ".mp4"), ("10", ".mkv")])
-def test_y4m_says_the_frame_rate(tmp_path: Path, upscale, rate: str, suffix: str) -> None:
+def test_y4m_says_the_frame_rate(tmp_path: Path, upscale: Callable[..., str], rate: str, suffix: str) -> None:
     source = tmp_path / f"in{suffix}"
     ffmpeg("-f", "lavfi", "-i", f"testsrc2=s=32x24:r={rate}:d=1", *BFRAMES, source)
     upscale(source, "-")
@@ -178,7 +188,9 @@ class Row:
 
 WAVES = "PTS+0.013*gt(N,6)/TB+0.02*gt(N,15)/TB"
 TABLE = {
-    "film mkv": Row(".mkv", X264, ["flac", "ac3"], ".mkv", aspect="12/11", times=WAVES, subtitles=(SRT, PGS), extras=True),
+    "film mkv": Row(
+        ".mkv", X264, ["flac", "ac3"], ".mkv", aspect="12/11", times=WAVES, subtitles=(SRT, PGS), extras=True
+    ),
     "film mkv to mp4": Row(".mkv", X264, ["flac", "aac"], ".mp4", rate="24000/1001", aspect="4/3", extras=True),
     "phone mp4": Row(".mp4", X264, ["aac"], ".mp4", rate="30000/1001", rotation=90, times=WAVES, extras=True),
     "phone mp4 to mov": Row(
@@ -189,14 +201,19 @@ TABLE = {
     "hlg mov": Row(
         ".mov", PRORES, ["pcm_s24le"], ".mov", "hlg", aspect="4/3", options=("--codec", "prores_ks"), languages=(None,)
     ),
-    "webm": Row(".webm", VP9, ["libopus", "libvorbis"], ".webm", "bt601", aspect="3/4", subtitles=("webvtt",), extras=True),
+    "webm": Row(
+        ".webm", VP9, ["libopus", "libvorbis"], ".webm", "bt601", aspect="3/4", subtitles=("webvtt",), extras=True
+    ),
     "webm to mkv": Row(".webm", VP9, ["libopus"], ".mkv", "full", rate="60000/1001", times=WAVES),
     "webm to mp4": Row(".webm", VP9, ["libopus"], ".mp4", "bt601", aspect="5/4"),
     "mkv to webm": Row(
-        ".mkv", X264, ["aac", "libopus"], ".webm",
+        ".mkv",
+        X264,
+        ["aac", "libopus"],
+        ".webm",
         notes=("stream 1 (audio, aac) is re-encoded to opus, since .webm cannot hold it",),
     ),
-}  # fmt: skip
+}
 
 
 def make(row: Row, folder: Path) -> Path:
@@ -264,7 +281,7 @@ def make(row: Row, folder: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TABLE)
-def test_nothing_is_lost_on_the_way(tmp_path: Path, upscale, name: str) -> None:
+def test_nothing_is_lost_on_the_way(tmp_path: Path, upscale: Callable[..., str], name: str) -> None:
     row = TABLE[name]
     source = make(row, tmp_path)
     target = tmp_path / f"out{row.target}"
@@ -334,7 +351,9 @@ def test_nothing_is_lost_on_the_way(tmp_path: Path, upscale, name: str) -> None:
         assert named == ["One", "Zwei"]
 
 
-def test_picture_subtitles_are_refused_before_the_work_where_they_do_not_fit(tmp_path: Path, upscale) -> None:
+def test_picture_subtitles_are_refused_before_the_work_where_they_do_not_fit(
+    tmp_path: Path, upscale: Callable[..., str]
+) -> None:
     source = make(TABLE["film mkv"], tmp_path)
     for suffix in (".mp4", ".mov", ".webm"):
         said = upscale(source, tmp_path / f"out{suffix}", status=1)

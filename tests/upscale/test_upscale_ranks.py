@@ -44,9 +44,18 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network of two branches that compiles in a few seconds."""
     config = RVRTConfig(
-        passes=2, bodies=("convolution",) * 3, widths=(8, 8, 8), groups=(1, 1, 1), depths=(1, 1, 1), heads=(1, 1, 1),
-        alignment="neighborhood", align_ratio=1, align_heads=1, relative_position_bias=False, upsampler_width=0,
-    )  # fmt: skip
+        passes=2,
+        bodies=("convolution",) * 3,
+        widths=(8, 8, 8),
+        groups=(1, 1, 1),
+        depths=(1, 1, 1),
+        heads=(1, 1, 1),
+        alignment="neighborhood",
+        align_ratio=1,
+        align_heads=1,
+        relative_position_bias=False,
+        upsampler_width=0,
+    )
     from rvrt_cli.model import initial_weights
 
     path = tmp_path_factory.mktemp("weights") / "small.safetensors"
@@ -152,9 +161,15 @@ def test_killed_and_interrupted_and_two_machines_finish_the_rest(
 
 @pytest.mark.parametrize(
     "bad",
-    [{"ranks": 0}, {"ranks": 2, "local_ranks": 3}, {"ranks": 2, "local_ranks": -1}, {"ranks": 2, "node": -1},
-     {"ranks": 2, "local_ranks": 1, "master": "host"}, {"segment": 0}],
-)  # fmt: skip
+    [
+        {"ranks": 0},
+        {"ranks": 2, "local_ranks": 3},
+        {"ranks": 2, "local_ranks": -1},
+        {"ranks": 2, "node": -1},
+        {"ranks": 2, "local_ranks": 1, "master": "host"},
+        {"segment": 0},
+    ],
+)
 def test_impossible_ranks_and_segments_are_refused_by_name(bad: dict) -> None:
     with pytest.raises(OptionError, match="--" + list(bad)[-1].replace("_", "-")):
         UpscaleOptions(**bad)

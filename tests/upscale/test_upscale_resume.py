@@ -26,10 +26,36 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("source") / "a clip's näme.mkv"
     scenes = "[0:v]trim=end_frame=35[a];[1:v]trim=end_frame=26[b];[a][b]concat,setpts='PTS+0.013*gt(N,20)/TB'[v]"
     ffmpeg(
-        "-f", "lavfi", "-i", "testsrc2=s=48x32:r=25", "-f", "lavfi", "-i", "mandelbrot=s=48x32:r=25:end_scale=0.01",
-        "-f", "lavfi", "-i", "sine=d=2.4", "-filter_complex", scenes, "-map", "[v]", "-map", "2:a", "-fps_mode",
-        "passthrough", "-c:v", "libx264", "-pix_fmt", "yuv444p", "-qp", "10", "-c:a", "flac", path,
-    )  # fmt: skip
+        "-f",
+        "lavfi",
+        "-i",
+        "testsrc2=s=48x32:r=25",
+        "-f",
+        "lavfi",
+        "-i",
+        "mandelbrot=s=48x32:r=25:end_scale=0.01",
+        "-f",
+        "lavfi",
+        "-i",
+        "sine=d=2.4",
+        "-filter_complex",
+        scenes,
+        "-map",
+        "[v]",
+        "-map",
+        "2:a",
+        "-fps_mode",
+        "passthrough",
+        "-c:v",
+        "libx264",
+        "-pix_fmt",
+        "yuv444p",
+        "-qp",
+        "10",
+        "-c:a",
+        "flac",
+        path,
+    )
     return path
 
 
@@ -55,9 +81,18 @@ def test_the_uninterrupted_result_is_whole(clip: Path, whole: dict[str, Path]) -
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "moment",
-    ["start:after:1", "states:after:2", "keep:before:2", "keep:after:3", "end:after:1", "mux:before:2",
-     "publishing:after:1", "publish:after:1", "remove:after:8"],
-)  # fmt: skip
+    [
+        "start:after:1",
+        "states:after:2",
+        "keep:before:2",
+        "keep:after:3",
+        "end:after:1",
+        "mux:before:2",
+        "publishing:after:1",
+        "publish:after:1",
+        "remove:after:8",
+    ],
+)
 def test_killed_at_every_step(tmp_path: Path, clip: Path, whole: dict[str, Path], moment: str) -> None:
     target = tmp_path / "out.mkv"
     killed = start(tmp_path, clip, target, *OPTIONS, moment=moment)
@@ -215,8 +250,23 @@ def test_memory_does_not_grow_with_the_length_of_a_video(tmp_path: Path) -> None
     alone, together = [], []
     for frames in (200, 2000):
         source, log = tmp_path / f"{frames}.mkv", f"calls{frames}"
-        ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x48:r=25", "-f", "lavfi", "-i", "sine=r=48000", "-t", frames / 25,
-               "-c:v", "libx264", "-c:a", "aac", source)  # fmt: skip
+        ffmpeg(
+            "-f",
+            "lavfi",
+            "-i",
+            "testsrc2=s=64x48:r=25",
+            "-f",
+            "lavfi",
+            "-i",
+            "sine=r=48000",
+            "-t",
+            frames / 25,
+            "-c:v",
+            "libx264",
+            "-c:a",
+            "aac",
+            source,
+        )
         process = start(tmp_path, source, tmp_path / f"out{frames}.mkv", "--preset", "ultrafast", log=log, seconds=0)
         together.append(peak_of_all(process))
         finish(process)

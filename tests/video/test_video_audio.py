@@ -38,9 +38,14 @@ SECOND = ["-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=1"]
 
 @pytest.mark.parametrize(
     ("suffix", "encoder", "channels", "wanted"),
-    [(".mkv", "pcm_s16le", 2, ".mp4"), (".avi", "pcm_s16le", 2, ".mp4"), (".nut", "pcm_s16le", 2, ".mov"),
-     (".mkv", "pcm_s24le", 6, ".mp4"), (".mkv", "pcm_s16le", 16, ".mp4")],
-)  # fmt: skip
+    [
+        (".mkv", "pcm_s16le", 2, ".mp4"),
+        (".avi", "pcm_s16le", 2, ".mp4"),
+        (".nut", "pcm_s16le", 2, ".mov"),
+        (".mkv", "pcm_s24le", 6, ".mp4"),
+        (".mkv", "pcm_s16le", 16, ".mp4"),
+    ],
+)
 def test_audio_with_unnamed_channels_is_copied(
     tmp_path: Path, suffix: str, encoder: str, channels: int, wanted: str
 ) -> None:

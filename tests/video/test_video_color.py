@@ -393,11 +393,13 @@ def test_a_change_of_matrix_or_range_midway_does_not_change_the_colors(tmp_path:
         error = np.abs(frame.pixels.astype(int) - [200, 40, 60]).max()
         assert error <= 2, f"frame {number} is {error} levels off"
     assert [warning for warning in reader.warnings if "change" in warning] == (
-        [] if tagged else [
+        []
+        if tagged
+        else [
             f"{source}: the color matrix or range changes midway or is no longer tagged; all frames were read as "
             "smpte170m, tv, like the first one"
         ]
-    )  # fmt: skip
+    )
 
 
 # tags of the source, lines of the output, and those that the note lists

@@ -22,6 +22,7 @@ import av
 import imageio_ffmpeg
 import numpy as np
 import pytest
+from helpers.processes import alive, needs_proc
 from helpers.video_clips import (
     FAST,
     decoded_times,
@@ -51,7 +52,6 @@ from rvrt_cli.video.write.target_check import check_target
 
 DamagedClip = tuple[Path, int | None, str]  # its path, its frames if known, the warning
 LONG = ["-f", "lavfi", "-i", "testsrc2=s=320x240:r=25:d=8"]
-needs_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks at Linux's /proc")
 
 
 def children(pid: int | str = "self") -> list[int]:
@@ -298,9 +298,9 @@ def test_ffmpeg_ends_with_python_even_when_that_is_killed(tmp_path: Path, clip: 
         assert len(processes) == 2
         process.send_signal(signal.SIGKILL)
     deadline = time.monotonic() + 20
-    while any(_alive(pid) for pid in processes) and time.monotonic() < deadline:
+    while any(alive(pid) for pid in processes) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not any(_alive(pid) for pid in processes)
+    assert not any(alive(pid) for pid in processes)
     assert not (tmp_path / "out.mp4").exists()
 
 
@@ -320,19 +320,12 @@ def test_an_ffmpeg_without_pipes_ends_too_when_python_is_killed(tmp_path: Path) 
             assert process.poll() is None
             time.sleep(0.01)
         helper = int(pid_file.read_text())
-        assert _alive(helper)
+        assert alive(helper)
         process.send_signal(signal.SIGKILL)
     deadline = time.monotonic() + 20
-    while _alive(helper) and time.monotonic() < deadline:
+    while alive(helper) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not _alive(helper)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+    assert not alive(helper)
 
 
 def test_ffmpeg_cannot_block_on_its_log() -> None:
@@ -348,9 +341,10 @@ def test_ffmpeg_cannot_block_on_its_log() -> None:
 def test_watched_messages_are_counted_in_a_long_log() -> None:
     """`showinfo` logs a line or two for each of 2000 frames; the watched message is in the first of them."""
     watched = FFmpeg(
-        ["-f", "lavfi", "-i", "testsrc2=s=16x16:d=80", "-vf", "showinfo", "-f", "null", "-"], level="info",
+        ["-f", "lavfi", "-i", "testsrc2=s=16x16:d=80", "-vf", "showinfo", "-f", "null", "-"],
+        level="info",
         watch={"first": r" n: +0 ", "all": r" n: *\d", "none": "no such words"},
-    )  # fmt: skip
+    )
     assert watched.wait() == 0
     assert not any(" n:   0 " in line for line in watched.lines)
     assert (watched.seen["first"], watched.seen["all"], watched.seen["none"]) == (1, 2000, 0)

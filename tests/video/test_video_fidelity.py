@@ -167,9 +167,8 @@ def test_audio_that_the_container_cannot_hold_is_transcoded_and_reported(
             f"c{number}=c0" for number in range(6)
         )
     ffmpeg(
-        *VIDEO, "-f", "lavfi", "-i", chirp, *FAST, "-copyts", "-c:a", encoder, "-metadata:s:a:0", "language=ita",
-        source,
-    )  # fmt: skip
+        *VIDEO, "-f", "lavfi", "-i", chirp, *FAST, "-copyts", "-c:a", encoder, "-metadata:s:a:0", "language=ita", source
+    )
     notes = upscale_clip(source, target)
     name = streams(source, "audio")[0].codec
     why = "rvrt cannot copy it into .mkv" if wanted == ".mkv" else f"{wanted} cannot hold it"
@@ -417,9 +416,15 @@ def test_a_mirrored_video_is_mirrored_back(tmp_path: Path, option: str, axis: in
 
 @pytest.mark.parametrize(
     ("suffix", "codec", "aspect"),
-    [(".mp4", "libx264", "12/11"), (".mkv", "libx264", "12/11"), (".mov", "prores_ks", "12/11"), (".mkv", "ffv1", "3/2"),
-     (".webm", "libvpx-vp9", "3/4"), (".mp4", "libvpx-vp9", "3/4")],
-)  # fmt: skip
+    [
+        (".mp4", "libx264", "12/11"),
+        (".mkv", "libx264", "12/11"),
+        (".mov", "prores_ks", "12/11"),
+        (".mkv", "ffv1", "3/2"),
+        (".webm", "libvpx-vp9", "3/4"),
+        (".mp4", "libvpx-vp9", "3/4"),
+    ],
+)
 def test_the_sample_aspect_is_kept_or_follows_the_size(tmp_path: Path, suffix: str, codec: Any, aspect: str) -> None:
     """H.264 has it in its bitstream; the others leave it to the container."""
     source, target = tmp_path / "in.mkv", tmp_path / f"out{suffix}"

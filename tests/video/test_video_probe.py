@@ -227,8 +227,19 @@ def test_a_display_matrix_of_zeros_is_ignored(tmp_path: Path, clip: Path) -> Non
 @pytest.mark.parametrize(("size", "rate"), [("720x480", Fraction(30000, 1001)), ("720x576", Fraction(25))])
 def test_raw_dv_has_its_frame_rate(tmp_path: Path, size: str, rate: Fraction) -> None:
     path = tmp_path / "in.dv"
-    ffmpeg("-f", "lavfi", "-i", f"testsrc2=s={size}:r={rate}", "-frames:v", 6, "-c:v", "dvvideo",
-           "-pix_fmt", "yuv411p" if size == "720x480" else "yuv420p", path)  # fmt: skip
+    ffmpeg(
+        "-f",
+        "lavfi",
+        "-i",
+        f"testsrc2=s={size}:r={rate}",
+        "-frames:v",
+        6,
+        "-c:v",
+        "dvvideo",
+        "-pix_fmt",
+        "yuv411p" if size == "720x480" else "yuv420p",
+        path,
+    )
     info = probe(path)
     assert (info.frame_rate, info.frame_count, len(read_all(path))) == (rate, 6, 6)
 
@@ -280,9 +291,20 @@ def test_images_of_different_sizes_are_refused_by_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("pix_fmt", "suffix"),
-    slow_after(1, [("gray16be", "png"), ("rgb48be", "png"), ("rgba64be", "png"), ("ya16be", "png"), ("rgb48le", "tif"),
-     ("gray16le", "tif"), ("rgb48be", "ppm"), ("gray16be", "pgm")]),
-)  # fmt: skip
+    slow_after(
+        1,
+        [
+            ("gray16be", "png"),
+            ("rgb48be", "png"),
+            ("rgba64be", "png"),
+            ("ya16be", "png"),
+            ("rgb48le", "tif"),
+            ("gray16le", "tif"),
+            ("rgb48be", "ppm"),
+            ("gray16be", "pgm"),
+        ],
+    ),
+)
 def test_one_16_bit_image_among_8_bit_ones_keeps_its_depth(tmp_path: Path, pix_fmt: str, suffix: str) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
@@ -357,8 +379,9 @@ def test_further_images_of_a_file_are_read_or_reported(tmp_path: Path) -> None:
     for name in ("in.png", "in.apng"):
         info = probe(tmp_path / name)
         assert (info.kind, [int(frame.pixels[0, 0, 0]) for frame in read_all(tmp_path / name)]) == (
-            "video", [0, 60, 120, 180]
-        )  # fmt: skip
+            "video",
+            [0, 60, 120, 180],
+        )
         assert unread(info) == []
     for name, count in (("in.tif", 3), ("folder", 6)):
         (note,) = unread(probe(tmp_path / name))
