@@ -5,7 +5,7 @@ Axes: N samples, T frames, h×w low and H×W high resolution, channels last.
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -158,9 +158,25 @@ def test_optical_flow_is_frozen_at_first(monkeypatch: pytest.MonkeyPatch) -> Non
     assert np.abs(rest.value - before).max() > 0.5e-3
 
 
-@pytest.mark.slow
-def test_optical_flow_is_trained_at_a_lower_rate() -> None:
+@dataclass(frozen=True)
+class KernelGradients:
+    """What the first call of a compiled learner has found, and the learner."""
+
+    learner: Learner
+    loss: float
+    gradients: list[np.ndarray]  # by group
+
+
+@pytest.fixture(scope="module")
+def with_spynet() -> KernelGradients:
     learner = new_learner(replace(WITH_SPYNET, spynet_frozen=0, spynet_rate=0.25))
+    loss, _, gradients = learner.gradients(*batch(), learner.groups)
+    return KernelGradients(learner, loss, [gradient.copy() for gradient in gradients])
+
+
+@pytest.mark.slow
+def test_optical_flow_is_trained_at_a_lower_rate(with_spynet: KernelGradients) -> None:
+    learner = with_spynet.learner
     rest, flow = learner.groups
     first, before = flow.value.copy(), rest.value.copy()
     learner.step(*batch(), 1e-3)
@@ -178,17 +194,14 @@ def _definitions() -> Iterator[None]:
     ops.use_kernels()
 
 
-@pytest.fixture(scope="module")
-def kernel_gradients() -> tuple[float, list[np.ndarray]]:
-    learner = new_learner(WITHOUT_SPYNET)
-    loss, _, gradients = learner.gradients(*batch(), learner.groups)
-    return loss, gradients
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("_definitions")
-def test_gradients_without_kernels_equal_those_with_kernels(kernel_gradients: tuple[float, list[np.ndarray]]) -> None:
-    check_definitions(WITHOUT_SPYNET, *kernel_gradients)
+def test_gradients_without_kernels_equal_those_with_kernels(
+    with_spynet: KernelGradients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Uncompiled, which takes a fifth of the time; the soak test and test_kernels_glue compile definitions."""
+    monkeypatch.setenv("MS_JIT", "0")
+    check_definitions(WITH_SPYNET, with_spynet.loss, with_spynet.gradients)
 
 
 @pytest.mark.soak
@@ -215,16 +228,20 @@ def check_definitions(options: TrainOptions, expected_loss: float, expected_grad
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_definitions")
-def test_float16_learns_with_a_scaled_loss(kernel_gradients: tuple[float, list[np.ndarray]]) -> None:
-    """As on an accelerator, where it is untested; too high an initial scale only costs some skipped steps."""
+def test_float16_learns_with_a_scaled_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled as on an accelerator, where it is untested; too high an initial scale only costs some skipped steps."""
+    with monkeypatch.context() as uncompiled:
+        uncompiled.setenv("MS_JIT", "0")
+        float32 = new_learner(WITHOUT_SPYNET)
+        loss, _, gradients = float32.gradients(*batch(), float32.groups)
     learner = new_learner(WITHOUT_SPYNET, Device("cpu", "float16"))
     low, high = batch()
     results = [learner.step(low, high, 2e-4) for _ in range(12)]
     taken = [result for result in results if not result.skipped]
     assert learner.counters.loss_scale == INITIAL_LOSS_SCALE / 2 ** (len(results) - len(taken))
     assert len(taken) >= 8, "the loss scale does not settle"
-    assert taken[0].loss == pytest.approx(kernel_gradients[0], rel=1e-3)
-    assert taken[0].norm == pytest.approx(np.linalg.norm(np.concatenate(kernel_gradients[1])), rel=0.02)
+    assert taken[0].loss == pytest.approx(loss, rel=1e-3)
+    assert taken[0].norm == pytest.approx(np.linalg.norm(np.concatenate(gradients)), rel=0.02)
     assert taken[-1].loss < 0.95 * taken[0].loss
     assert all(array.dtype == np.float32 for array in learner.arrays().values()), "the master weights stay float32"
 
