@@ -36,9 +36,12 @@ def compute(job: Job, reporter: Reporter, claim: Callable[[int], bool] = lambda 
         writer = stack.enter_context(_open_writer(job, reader))
         source = _CountedFrames(reader)
         segments = engine.stream(
-            watch.iterate("waiting_for_source", source), job.network, job.plan,
-            segments=_missing_segments(job, claim), on_event=reporter.on_event,
-        )  # fmt: skip
+            watch.iterate("waiting_for_source", source),
+            job.network,
+            job.plan,
+            segments=_missing_segments(job, claim),
+            on_event=reporter.on_event,
+        )
         for segment in watch.iterate("network", segments):
             with watch("waiting_for_target"):
                 with writer.segment(segment.first):

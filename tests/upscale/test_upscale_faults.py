@@ -170,6 +170,16 @@ def test_a_source_that_vanishes_is_one_line(tmp_path: Path, rvrt: Callable, clip
     assert os.listdir(tmp_path) == []
 
 
+def test_a_start_beyond_the_end_is_refused_before_the_network_is_loaded(
+    tmp_path: Path, rvrt: Callable, clip: Path
+) -> None:
+    loaded: list[bool] = []
+    status, said = rvrt(clip, tmp_path / "out.mkv", "--start", 3, at=0, accident=lambda: loaded.append(True))
+    assert (status, len(said), loaded) == (1, 1, [])
+    assert "--start 3 is beyond the end of the source, which lasts 2.44 s; lower --start" in said[0]
+    assert os.listdir(tmp_path) == []
+
+
 @pytest.mark.parametrize("which", ["source", "target"])
 def test_a_name_longer_than_names_can_be_is_one_line(tmp_path: Path, rvrt: Callable, clip: Path, which: str) -> None:
     long = tmp_path / f"{'x' * 300}.mkv"
