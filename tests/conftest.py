@@ -13,6 +13,7 @@ from helpers.kernel_calls import ISAS, Kernels
 
 import rvrt_cli
 from rvrt_cli.device import set_environment
+from rvrt_cli.options import usable_cores
 
 set_environment()
 # Processes that tests start import what the tests import, be it the installed package or the checkout, and these helpers.
@@ -20,6 +21,12 @@ _IMPORTED = [*map(str, (Path(rvrt_cli.__file__).parents[1], Path(__file__).paren
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, _IMPORTED))
 # A shell starts what it runs in the background with Ctrl-C ignored; programs under test would inherit that, and keep it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than cores for the tests, as some tests wait for processes of their own."""
+    return usable_cores() + 1
 
 
 @pytest.fixture(scope="session")
