@@ -107,6 +107,7 @@ def test_killed_while_writing_the_last_complete_checkpoint_remains(tmp_path: Pat
     assert any(kill_writer(tmp_path, wait.uniform(0, 0.05)) for _ in range(30)), "no kill fell into a write"
 
 
+@pytest.mark.slow
 @pytest.mark.soak
 def test_killed_many_times_while_writing_the_last_complete_checkpoint_remains(tmp_path: Path) -> None:
     wait = random.Random(1)

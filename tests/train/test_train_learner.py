@@ -204,6 +204,7 @@ def test_gradients_without_kernels_equal_those_with_kernels(
     check_definitions(WITH_SPYNET, with_spynet.loss, with_spynet.gradients)
 
 
+@pytest.mark.slow
 @pytest.mark.soak
 def test_gradients_of_four_branches_without_kernels_equal_those_with_kernels() -> None:
     learner = new_learner(FOUR_BRANCHES)
