@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import re
@@ -22,7 +21,7 @@ import av
 import imageio_ffmpeg
 import numpy as np
 import pytest
-from helpers.processes import alive, needs_proc
+from helpers.processes import alive, children, needs_proc
 from helpers.video_clips import (
     FAST,
     decoded_times,
@@ -52,15 +51,6 @@ from rvrt_cli.video.write.target_check import check_target
 
 DamagedClip = tuple[Path, int | None, str]  # its path, its frames if known, the warning
 LONG = ["-f", "lavfi", "-i", "testsrc2=s=320x240:r=25:d=8"]
-
-
-def children(pid: int | str = "self") -> list[int]:
-    """Child processes, zombies included: nobody else waits for them."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # the thread has ended meanwhile
-            found += [int(child) for child in (task / "children").read_text().split()]
-    return found
 
 
 @pytest.fixture
