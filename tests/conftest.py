@@ -16,6 +16,8 @@ from rvrt_cli.device import set_environment
 from rvrt_cli.options import usable_cores
 
 set_environment()
+# Several processes share the cores: threads that wait must not spin.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # Processes that tests start import what the tests import, be it the installed package or the checkout, and these helpers.
 _IMPORTED = [*map(str, (Path(rvrt_cli.__file__).parents[1], Path(__file__).parent)), os.environ.get("PYTHONPATH", "")]
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, _IMPORTED))

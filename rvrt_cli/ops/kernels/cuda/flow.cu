@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+// Lucas-Kanade optical flow and frame fusion; see ops/lucas_kanade_flow.py and ops/frame_fusion.py. Images between the
+// kernels are float32.
+#include "portable.h"
+
+using namespace rvrt::cuda;
+
+namespace {
+
+constexpr float kDamping = 1e-4f;
+constexpr int kReach = 5, kTile = 16;  // of the Gaussian window; of the pixels of a block
+constexpr int kHalo = kTile + 2 * kReach;
+
+RVRT_DEVICE float bilinear(const float* image, int height, int width, float y, float x, int stride) {
+  const Footprint down = footprint(y, height, true), across = footprint(x, width, true);
+  float sum = 0;
+#pragma unroll
+  for (int i = 0; i < 2; ++i)
+#pragma unroll
+    for (int j = 0; j < 2; ++j)
+      sum += down.weight[i] * across.weight[j] *
+             image[(static_cast<Index>(down.index[i]) * width + across.index[j]) * stride];
+  return sum;
+}
+
+// Limited to ±1e6 px, where a float still converts to an integer; NaN is as far outside as -1e6.
+RVRT_DEVICE float limit_flow(float flow) { return flow > -1e6f ? (flow < 1e6f ? flow : 1e6f) : -1e6f; }
+
+RVRT_DEVICE float square(float x) { return x * x; }
+
+}  // namespace
+
+// Luma, padded at the bottom and right by the last row and column.
+template <class T>
+RVRT_DEVICE void flow_luma(const PyramidArguments& a) {
+  const Index plane = static_cast<Index>(a.height) * a.width, half = a.count / 2;
+  for (Index i = thread_index(); i < a.count; i += thread_count()) {
+    const void* frames = i < half ? a.first : a.second;
+    const Index image = i % half / plane;
+    const int y = smaller(i % plane / a.width, a.frame_height - 1), x = smaller(i % a.width, a.frame_width - 1);
+    const Index pixel = ((image * a.frame_height + y) * a.frame_width + x) * 3;
+    a.out[i] = 0.299f * load<T>(frames, pixel) + 0.587f * load<T>(frames, pixel + 1) + 0.114f * load<T>(frames, pixel + 2);
+  }
+}
+RVRT_KERNELS(flow_luma, PyramidArguments)
+
+template <class T>
+RVRT_DEVICE void flow_halve(const FilterArguments& a) {
+  for (Index i = thread_index(); i < a.count; i += thread_count()) {
+    const int x = i % a.width;
+    const Index row = i / a.width;  // of all images
+    const float* from = a.x + (2 * row * 2 * a.width) + 2 * x;
+    a.out[i] = 0.5f * (0.5f * (from[0] + from[2 * a.width]) + 0.5f * (from[1] + from[2 * a.width + 1]));
+  }
+}
+RVRT_KERNELS(flow_halve, FilterArguments)
+
+// 1 2 1 along both axes; the edge repeats.
+template <class T>
+RVRT_DEVICE void flow_smooth(const FilterArguments& a) {
+  for (Index i = thread_index(); i < a.count; i += thread_count()) {
+    const int x = i % a.width, y = i / a.width % a.height;
+    const float* image = a.x + (i - x - static_cast<Index>(y) * a.width);
+    float sum = 0;
+#pragma unroll
+    for (int dy = -1; dy <= 1; ++dy) {
+      const float* line = image + static_cast<Index>(clamp_index(y + dy, a.height)) * a.width;
+      const float across = 0.5f * line[x] + 0.25f * (line[clamp_index(x - 1, a.width)] + line[clamp_index(x + 1, a.width)]);
+      sum += (dy ? 0.25f : 0.5f) * across;
+    }
+    a.out[i] = sum;
+  }
+}
+RVRT_KERNELS(flow_smooth, FilterArguments)
+
+// The flow that a level starts from: zero, or that of the coarser level at twice its size.
+template <class T>
+RVRT_DEVICE void flow_start(const FlowArguments& a) {
+  for (Index i = thread_index(); i < a.count; i += thread_count()) {
+    const int x = i % a.width, y = i / a.width % a.height;
+    const Index image = i / (static_cast<Index>(a.width) * a.height);
+    for (int c = 0; c < 2; ++c) {
+      float flow = 0;
+      if (a.coarse) {
+        const float* coarse = a.coarse + image * (a.height / 2) * (a.width / 2) * 2 + c;
+        flow = 2 * bilinear(coarse, a.height / 2, a.width / 2, 0.5f * (y + 0.5f) - 0.5f, 0.5f * (x + 0.5f) - 0.5f, 2);
+      }
+      a.flow[2 * i + c] = flow;
+    }
+  }
+}
+RVRT_KERNELS(flow_start, FlowArguments)
+
+// Products of slopes and of the change between the warped second image and the first.
+template <class T>
+RVRT_DEVICE void flow_products(const FlowArguments& a) {
+  for (Index i = thread_index(); i < a.count; i += thread_count()) {
+    const int x = i % a.width, y = i / a.width % a.height;
+    const Index start = i - x - static_cast<Index>(y) * a.width;
+    const float *first = a.first + start, *second = a.second + start, *flow = a.flow + 2 * start;
+    const auto place = [&](int py, int px) { return static_cast<Index>(py) * a.width + px; };
+    const auto warped = [&](int py, int px) {
+      const float* f = flow + 2 * place(py, px);
+      return bilinear(second, a.height, a.width, py + f[1], px + f[0], 1);
+    };
+    const int left = larger(x - 1, 0), right = smaller(x + 1, a.width - 1);
+    const int up = larger(y - 1, 0), below = smaller(y + 1, a.height - 1);
+    const float* f = flow + 2 * place(y, x);
+    const Footprint down = footprint(y + f[1], a.height, false), across = footprint(x + f[0], a.width, false);
+    const float inside = (down.weight[0] + down.weight[1]) * (across.weight[0] + across.weight[1]);
+    const float slope_x =
+        0.25f * (first[place(y, right)] - first[place(y, left)] + (warped(y, right) - warped(y, left)));
+    const float slope_y =
+        0.25f * (first[place(below, x)] - first[place(up, x)] + (warped(below, x) - warped(up, x)));
+    const float change = inside * (warped(y, x) - first[place(y, x)]);
+    float* out = a.products + 5 * i;
+    out[0] = inside * slope_x * slope_x, out[1] = inside * slope_x * slope_y, out[2] = inside * slope_y * slope_y;
+    out[3] = slope_x * change, out[4] = slope_y * change;
+  }
+}
+RVRT_KERNELS(flow_products, FlowArguments)
+
+// Sums of the products over the Gaussian window, and the step that they imply. A block per 16 x 16 pixels.
+template <class T>
+RVRT_DEVICE void flow_step(const FlowArguments& a) {
+  __shared__ float products[5][kHalo][kHalo], down[5][kTile][kHalo];
+  const int top = blockIdx.y * kTile, west = blockIdx.x * kTile;
+  const Index image = static_cast<Index>(blockIdx.z) * a.height * a.width;
+  float taps[2 * kReach + 1], total = 0;
+#pragma unroll
+  for (int i = 0; i <= 2 * kReach; ++i) {
+    taps[i] = expf(-0.125f * (i - kReach) * (i - kReach));  // sigma 2
+    total += taps[i];
+  }
+  for (int e = threadIdx.x; e < kHalo * kHalo; e += blockDim.x) {
+    const int y = top + e / kHalo - kReach, x = west + e % kHalo - kReach;
+    const bool inside = y >= 0 && y < a.height && x >= 0 && x < a.width;
+    for (int c = 0; c < 5; ++c)
+      products[c][e / kHalo][e % kHalo] =
+          inside ? a.products[(image + static_cast<Index>(y) * a.width + x) * 5 + c] : 0.0f;
+  }
+  __syncthreads();
+  for (int e = threadIdx.x; e < kTile * kHalo; e += blockDim.x)
+    for (int c = 0; c < 5; ++c) {
+      float sum = 0;
+#pragma unroll
+      for (int i = 0; i <= 2 * kReach; ++i) sum += taps[i] / total * products[c][e / kHalo + i][e % kHalo];
+      down[c][e / kHalo][e % kHalo] = sum;
+    }
+  __syncthreads();
+  const int row = threadIdx.x / kTile, column = threadIdx.x % kTile;
+  if (top + row >= a.height || west + column >= a.width) return;
+  float sums[5];
+  for (int c = 0; c < 5; ++c) {
+    sums[c] = 0;
+#pragma unroll
+    for (int i = 0; i <= 2 * kReach; ++i) sums[c] += taps[i] / total * down[c][row][column + i];
+  }
+  const float xx = sums[0] + kDamping, xy = sums[1], yy = sums[2] + kDamping, determinant = xx * yy - xy * xy;
+  const float step[2] = {(yy * sums[3] - xy * sums[4]) / determinant, (xx * sums[4] - xy * sums[3]) / determinant};
+  float* flow = a.flow + 2 * (image + static_cast<Index>(top + row) * a.width + west + column);
+  for (int c = 0; c < 2; ++c) flow[c] -= step[c] > 1.0f ? 1.0f : step[c] < -1.0f ? -1.0f : step[c];
+}
+RVRT_KERNELS(flow_step, FlowArguments)
+
+template <class T>
+RVRT_DEVICE void flow_crop(const FlowArguments& a) {
+  for (Index i = thread_index(); i < a.count; i += thread_count()) {
+    const int x = i / 2 % a.out_width, y = i / 2 / a.out_width % a.out_height;
+    const Index image = i / 2 / a.out_width / a.out_height;
+    store<T>(a.out, i, a.flow[((image * a.height + y) * a.width + x) * 2 + i % 2]);
+  }
+}
+RVRT_KERNELS(flow_crop, FlowArguments)
+
+// Four threads per pixel, one for each row of its subpixels.
+template <class T>
+RVRT_DEVICE void fuse_frames_forward(const FusionArguments& a) {
+  constexpr int kScale = 4;
+  constexpr float kPosition = 1.0f / 0.2f, kColor = 1.0f / (0.1f * 0.1f);
+  const Index plane = static_cast<Index>(a.height) * a.width;
+  for (Index e = thread_index(); e < a.count; e += thread_count()) {
+    const Index pixel = e / kScale, image = pixel / plane;
+    const int row = e % kScale, x = pixel % a.width, y = pixel % plane / a.width;
+    const auto subpixel = [](int i) { return (i + 0.5f) / kScale - 0.5f; };
+    float sums[kScale][3] = {}, weights[kScale] = {}, own[kScale];
+    const auto add = [&](const float (&color)[3], float dx, float dy, float trust) {
+      const float down = trust * expf(-0.5f * square((subpixel(row) - dy) * kPosition));
+#pragma unroll
+      for (int j = 0; j < kScale; ++j) {
+        const float weight = down * expf(-0.5f * square((subpixel(j) - dx) * kPosition));
+        weights[j] += weight;
+#pragma unroll
+        for (int c = 0; c < 3; ++c) sums[j][c] += weight * color[c];
+      }
+    };
+    const auto color_of = [&](const void* frames, Index frame, int py, int px, float (&color)[3]) {
+      const Index at = frame * plane + static_cast<Index>(clamp_index(py, a.height)) * a.width + clamp_index(px, a.width);
+#pragma unroll
+      for (int c = 0; c < 3; ++c) color[c] = load<T>(frames, at * 3 + c);
+    };
+    float color[3], corner[3];
+    for (int dy = -1; dy <= 1; ++dy)
+      for (int dx = -1; dx <= 1; ++dx) {
+        color_of(a.frame, image, y + dy, x + dx, color);
+        add(color, dx, dy, 1.0f);
+      }
+#pragma unroll
+    for (int j = 0; j < kScale; ++j) own[j] = weights[j];
+    for (int n = 0; n < a.neighbor_count; ++n) {
+      const Index neighbor = image * a.neighbor_count + n, flow = (neighbor * plane + pixel % plane) * 2;
+      const float across = limit_flow(load<T>(a.flows, flow)), along = limit_flow(load<T>(a.flows, flow + 1));
+      for (int k = 0; k < 4; ++k) {
+        const float whole_x = floorf(across) + k % 2, whole_y = floorf(along) + k / 2;
+        const float dx = whole_x - across, dy = whole_y - along;
+        const int px = x + static_cast<int>(whole_x), py = y + static_cast<int>(whole_y);
+        if (px < 0 || px >= a.width || py < 0 || py >= a.height) continue;
+        color_of(a.neighbors, neighbor, py, px, color);
+        const Footprint down = footprint(y + dy, a.height, true), beside = footprint(x + dx, a.width, true);
+        float expected[3] = {};
+        for (int i = 0; i < 4; ++i) {
+          color_of(a.frame, image, down.index[i / 2], beside.index[i % 2], corner);
+#pragma unroll
+          for (int c = 0; c < 3; ++c) expected[c] += down.weight[i / 2] * beside.weight[i % 2] * corner[c];
+        }
+        float distance = 0;
+#pragma unroll
+        for (int c = 0; c < 3; ++c) distance += square(color[c] - expected[c]);
+        add(color, dx, dy, expf(-0.5f * distance / 3 * kColor));
+      }
+    }
+    color_of(a.frame, image, y, x, color);
+#pragma unroll
+    for (int j = 0; j < kScale; ++j) {
+      const Index out = pixel * 4 * kScale * kScale + row * kScale + j;
+#pragma unroll
+      for (int c = 0; c < 3; ++c) store<T>(a.out, out + c * kScale * kScale, sums[j][c] / weights[j] - color[c]);
+      store<T>(a.out, out + 3 * kScale * kScale, 1.0f - own[j] / weights[j]);
+    }
+  }
+}
+RVRT_KERNELS(fuse_frames_forward, FusionArguments)
