@@ -16,14 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from rvrt_cli.errors import OptionError, OutOfMemoryError, RvrtError
-from rvrt_cli.options import DEVICES, PRECISIONS
+from rvrt_cli.gpu_libraries import gpu_free_bytes, load_gpu_plugin, visible_to_linker
+from rvrt_cli.options import PRECISIONS, check_choice, parse_device
 from rvrt_cli.signals import defer_signals
 
 _MINDSPORE_NAMES = {"cpu": "CPU", "gpu": "GPU", "ascend": "Ascend"}
-_REQUIREMENTS = {
-    "gpu": "MindSpore needs an NVIDIA driver and the CUDA 11 libraries (pip install 'rvrt[gpu]')",
-    "ascend": "MindSpore needs an Ascend NPU and Huawei's CANN",
-}
 
 
 @dataclass(frozen=True)
@@ -33,26 +30,31 @@ class Device:
     Attributes:
         kind: "cpu", "gpu" or "ascend".
         precision: "float32", or "float16" on an accelerator.
+        number: of the accelerator, from 0.
     """
 
     kind: str
     precision: str = "float32"
+    number: int = 0
 
     def free_bytes(self) -> int | None:
         """Free memory of an accelerator; None on the CPU, which computes in the host's."""
         if self.kind == "cpu":
             return None
+        if self.kind == "gpu" and (free := gpu_free_bytes(self.number)) is not None:
+            return free
         import mindspore as ms
 
-        properties = ms.hal.get_device_properties(0, _MINDSPORE_NAMES[self.kind])
+        properties = ms.hal.get_device_properties(self.number, _MINDSPORE_NAMES[self.kind])
         return int(getattr(properties, "free_memory", 0) or properties.total_memory)
 
 
-def use_device(kind: str = "auto", precision: str = "float32", threads: int | None = None) -> Device:
+def use_device(device: str = "auto", precision: str = "float32", threads: int | None = None) -> Device:
     """Make MindSpore compute on a device, in this process.
 
     Args:
-        kind: "auto" takes an Ascend NPU, else an NVIDIA GPU, else the CPU.
+        device: "cpu", "gpu", "ascend", or with a number, "gpu:1"; "auto" takes an Ascend NPU, else an NVIDIA GPU, else the
+            CPU. Without a number, a rank takes the accelerator of its number on its machine, other processes the first.
         precision: "float16" only on an accelerator.
         threads: of the CPU; None: as many as the process may use.
 
@@ -60,27 +62,54 @@ def use_device(kind: str = "auto", precision: str = "float32", threads: int | No
         OptionError: an unknown name, or float16 on the CPU.
         RvrtError: there is no such device.
     """
-    if kind not in DEVICES or precision not in PRECISIONS:
-        raise OptionError(f"device {kind!r}, precision {precision!r}: choose from {DEVICES} and {PRECISIONS}")
+    kind, number = parse_device(device)
+    check_choice("--precision", precision, PRECISIONS)
     if kind == "cpu" and precision != "float32":
         raise OptionError("--precision float16: the CPU computes in float32; leave it out, or choose --device gpu")
     set_environment(threads)
-    with defer_signals():  # an interrupted import leaves half a MindSpore, or aborts
+    missing = {}  # why there is no such accelerator
+    if kind in ("auto", "gpu"):
+        missing["gpu"] = load_gpu_plugin()
+    if kind in ("auto", "ascend"):
+        missing["ascend"] = _ascend_problem()
+    with defer_signals(), visible_to_linker():  # an interrupted import leaves half a MindSpore, or aborts
         import mindspore as ms
 
-    found = [name for name in ("ascend", "gpu") if kind in ("auto", name) and _available(ms, name)]
+        found = [name for name in ("ascend", "gpu") if name in missing and not missing[name] and _available(ms, name)]
     chosen = found[0] if found else "cpu"
     if kind not in ("auto", chosen):
-        raise RvrtError(f"--device {kind}: none was found; {_REQUIREMENTS[kind]}, or choose --device cpu")
+        reason = missing[kind] or f"MindSpore finds none, although its {kind.upper()} plugin was loaded"
+        raise RvrtError(f"--device {device}: {reason}; or choose --device cpu")
     if chosen == "cpu" and precision != "float32":
         raise OptionError("--precision float16: the CPU computes in float32, and no accelerator was found")
-    if (
-        ms.get_context("device_target") != _MINDSPORE_NAMES[chosen]
-    ):  # once MindSpore has computed, even the same is refused
-        ms.set_device(_MINDSPORE_NAMES[chosen])
     if chosen == "cpu":
+        number = 0
+    elif number is None:
+        number = int(os.environ["DEVICE_ID"]) if os.environ.get("MS_ROLE") == "MS_WORKER" else 0  # as set by msrun
+    _select(ms, chosen, number, device)
+    return Device(chosen, precision, number)
+
+
+def _select(ms: Any, kind: str, number: int, device: str) -> None:
+    count = ms.hal.device_count(_MINDSPORE_NAMES[kind])
+    if number >= count:
+        raise RvrtError(f"--device {device}: there is no {kind} {number}; this machine has {count}, counted from 0")
+    if (
+        ms.get_context("device_target") != _MINDSPORE_NAMES[kind]
+    ):  # once MindSpore has computed, even the same is refused
+        with visible_to_linker():
+            ms.set_device(_MINDSPORE_NAMES[kind], number)
+    if kind == "cpu":
         ms.runtime.launch_blocking()  # the launch queue's threads spin while they wait: a quarter of two cores
-    return Device(chosen, precision)
+
+
+def _ascend_problem() -> str | None:
+    """Why there is no Ascend NPU, with the remedy; None if there may be one. CANN's set_env.sh sets these variables."""
+    if not Path("/dev/davinci_manager").exists():
+        return "there is no Ascend driver; install Huawei's driver and firmware"
+    if not any(os.environ.get(name) for name in ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")):
+        return "CANN's environment is not set; run source /usr/local/Ascend/ascend-toolkit/set_env.sh"
+    return None
 
 
 def set_environment(threads: int | None = None) -> None:

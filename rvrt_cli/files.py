@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -92,3 +93,13 @@ def _is_file_at(path: Path, descriptor: int) -> bool:
     with contextlib.suppress(OSError):
         return os.path.samestat(os.fstat(descriptor), path.stat())
     return False
+
+
+def cache_folder() -> Path:
+    """The folder of what can be downloaded or made again, such as weights: $RVRT_CACHE, or "rvrt" in the user's cache folder. It may not exist yet."""
+    if os.environ.get("RVRT_CACHE"):
+        return Path(os.environ["RVRT_CACHE"]).expanduser()
+    if sys.platform == "win32" and os.environ.get("LOCALAPPDATA"):
+        return Path(os.environ["LOCALAPPDATA"]) / "rvrt" / "cache"
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (given if given.is_absolute() else Path.home() / ".cache") / "rvrt"  # XDG: relative paths are ignored

@@ -15,6 +15,7 @@ from typing import Any
 from rvrt_cli.errors import OptionError
 
 DEVICES = ("auto", "cpu", "gpu", "ascend")
+DEVICE_HELP = "Device that runs the network: auto, cpu, gpu or ascend; gpu:1 is the second GPU."
 PRECISIONS = ("float32", "float16")
 PRESET_HEIGHTS = {"480p": 480, "720p": 720, "1080p": 1080, "1440p": 1440, "2160p": 2160, "4320p": 4320}
 NATIVE_SCALE = 4
@@ -49,7 +50,7 @@ class UpscaleOptions:
 
     model: str = setting("rvrt-tiny", "Weights to use; see `rvrt weights list`.", metavar="NAME")
     weights: str | None = setting(None, "Weights file to use in place of --model.", metavar="FILE")
-    device: str = setting("auto", "Device that runs the network.", choices=DEVICES)
+    device: str = setting("auto", DEVICE_HELP, metavar="DEVICE")
     precision: str = setting(
         "float32", "Floating-point precision of the network; float16 needs a GPU or NPU.", choices=PRECISIONS
     )
@@ -89,7 +90,7 @@ class UpscaleOptions:
     )
 
     def __post_init__(self) -> None:
-        check_choice("--device", self.device, DEVICES)
+        parse_device(self.device)
         check_choice("--precision", self.precision, PRECISIONS)
         if self.scale not in (2, 3, 4):
             raise OptionError(f"--scale {self.scale}: the network upscales 4 times; choose 2, 3 or 4")
@@ -155,6 +156,18 @@ def check_choice(option: str, value: str, allowed: tuple[str, ...]) -> None:
     """
     if value not in allowed:
         raise OptionError(f"{option} {value!r}: choose one of {', '.join(allowed)}")
+
+
+def parse_device(text: str) -> tuple[str, int | None]:
+    """("gpu", 1) of "gpu:1", ("gpu", None) of "gpu".
+
+    Raises:
+        OptionError: an unknown device, or a number where there is none.
+    """
+    kind, colon, number = text.partition(":")
+    if kind not in DEVICES or (colon and (kind not in ("gpu", "ascend") or not re.fullmatch(r"[0-9]{1,3}", number))):
+        raise OptionError(f"--device {text!r}: choose one of {', '.join(DEVICES)}, or with a number such as gpu:1")
+    return kind, int(number) if colon else None
 
 
 def usable_cores() -> int:

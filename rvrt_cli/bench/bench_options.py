@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rvrt_cli.errors import OptionError
-from rvrt_cli.options import DEVICES, PRECISIONS, UpscaleOptions, check_choice, parse_size, setting
+from rvrt_cli.options import DEVICE_HELP, PRECISIONS, UpscaleOptions, check_choice, parse_device, parse_size, setting
 
 PROTOCOLS = ("vimeo90k-t", "vid4", "reds4", "udm10", "clips")
 TEST_DEGRADATIONS = ("bi", "bd", "video")  # MATLAB's bicubic; blur and decimation; bicubic, then H.264
@@ -28,7 +28,7 @@ class BenchOptions:
         "Weights file to use in place of --model; 'random' measures the speed of a preset without its weights.",
         metavar="FILE",
     )
-    device: str = setting(UpscaleOptions.device, "Device that runs the network.", choices=DEVICES)
+    device: str = setting(UpscaleOptions.device, DEVICE_HELP, metavar="DEVICE")
     precision: str = setting(
         UpscaleOptions.precision,
         "Floating-point precision of the network; float16 needs a GPU or NPU.",
@@ -56,7 +56,7 @@ class BenchOptions:
     force: bool = setting(False, "Score weights on data that they were not trained for.")
 
     def __post_init__(self) -> None:
-        check_choice("--device", self.device, DEVICES)
+        parse_device(self.device)
         check_choice("--precision", self.precision, PRECISIONS)
         if self.frames < 1:
             raise OptionError(f"--frames {self.frames}: give 1 or more")

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from rvrt_cli.bench.bench_options import BenchOptions
 from rvrt_cli.bench.datasets import Dataset
+from rvrt_cli.files import cache_folder
 from rvrt_cli.version import __version__
-from rvrt_cli.weights import cache_folder, file_sha256
+from rvrt_cli.weights import file_sha256
 
 if TYPE_CHECKING:
     from rvrt_cli.model import Network

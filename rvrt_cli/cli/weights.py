@@ -32,7 +32,8 @@ def weights_list_command(as_json: bool) -> None:
     """
     from rich.table import Table
 
-    from rvrt_cli.weights import cache_folder, list_weights
+    from rvrt_cli.files import cache_folder
+    from rvrt_cli.weights import list_weights
 
     entries = list_weights()
     if as_json:
@@ -129,7 +130,8 @@ def weights_pull_command(name: str, file: Path | None, url: str | None, overwrit
       rvrt weights pull rvrt-bi-reds
     """
     from rvrt_cli.errors import WeightsError
-    from rvrt_cli.weights import PUBLISHED_LICENSE, cache_folder, find_published, pull_weights
+    from rvrt_cli.files import cache_folder
+    from rvrt_cli.weights import PUBLISHED_LICENSE, find_published, pull_weights
 
     entry = find_published(name)
     if (cache_folder() / f"{entry.name}.safetensors").is_file() and not overwrite:

@@ -18,6 +18,7 @@ from rvrt_cli import ops
 Shapes = list[tuple[str, tuple[int, ...]]]  # name and shape of each weight
 Weights = tuple[Tensor, ...]
 RefineSizes = tuple[int, int, int, tuple[int, int, int], bool]  # groups, layers per group, heads, window, biased
+Body = RefineSizes | None  # of a part: Swin layers, or None for convolutions
 
 _TRANSFORMER_WEIGHTS = 12  # of a layer, and the table of relative position biases if it has one
 _BLOCK_WEIGHTS = 4  # of a pair of convolutions
@@ -124,7 +125,6 @@ def refine_shapes(name: str, channels: int, sizes: RefineSizes, ratio: int) -> S
     return shapes + norm_shapes(f"{name}.main.7", channels)
 
 
-@ops.compiled
 def refine(x: Tensor, sizes: RefineSizes, *weights: Tensor) -> Tensor:
     """LayerNorm, residual groups (RSTB), LayerNorm: the body of feature extraction, branches and reconstruction.
 
@@ -157,7 +157,6 @@ def convolve_shapes(name: str, channels: int, blocks: int) -> Shapes:
     return [shape for conv in convs for shape in conv_shapes(conv, channels, channels, 3)]
 
 
-@ops.compiled
 def convolve(x: Tensor, *weights: Tensor) -> Tensor:
     """Residual blocks of two 3x3 convolutions in place of `refine`, without norms and windows (not in the paper).
 
@@ -171,7 +170,6 @@ def convolve(x: Tensor, *weights: Tensor) -> Tensor:
     return x.reshape(shape)
 
 
-@ops.compiled
 def convolve_onto(x: Tensor, source: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """x (N, T, H, W, C) plus a convolution of `source` (N, T, H, W, S)."""
     shape = x.shape
@@ -180,10 +178,16 @@ def convolve_onto(x: Tensor, source: Tensor, weight: Tensor, bias: Tensor) -> Te
     return ops.conv2d(source, weight, bias, "none", x).reshape(shape)
 
 
-@ops.compiled
 def merge(weight: Tensor, bias: Tensor, *sources: Tensor) -> Tensor:
     """Convolution of concatenated features, (N, T, H, W, C) each."""
     x = sources[0] if len(sources) == 1 else msops.concat(sources, -1)
     batch, time, height, width, channels = x.shape
     y = ops.conv2d(x.reshape(batch * time, height, width, channels), weight, bias)
     return y.reshape(batch, time, height, width, -1)
+
+
+def run_body(x: Tensor, body: Body, weights: Weights) -> Tensor:
+    """`refine`, or `convolve`: (N, T, H, W, C) → (N, T, H, W, C)."""
+    if body is None:
+        return convolve(x, *weights)
+    return refine(x, body, *weights)

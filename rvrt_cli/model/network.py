@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor
+from mindspore import Tensor, ops as msops
 
 from rvrt_cli.device import Device, memory_errors
 from rvrt_cli.model.config import RVRTConfig
@@ -36,7 +36,8 @@ class Network:
         self._cell = RVRT(config)
         for parameter in self._cell.get_parameters():
             parameter.set_dtype(self._dtype)
-            parameter.set_data(Tensor(arrays[parameter.name], self._dtype))
+            # Not `set_data`, which would leave the values in the host's memory, to be copied to a GPU at every use
+            msops.assign(parameter, Tensor(arrays[parameter.name], self._dtype))
         self._cell.set_train(False)
 
     @property

@@ -17,16 +17,15 @@ from rvrt_cli.model.alignment import (
     deformable_shapes,
 )
 from rvrt_cli.model.blocks import (
-    RefineSizes,
+    Body,
     Shapes,
     conv_shapes,
-    convolve,
     convolve_onto,
     convolve_shapes,
     merge,
     parameters,
-    refine,
     refine_shapes,
+    run_body,
 )
 from rvrt_cli.model.config import RVRTConfig
 from rvrt_cli.ops.frame_fusion import FUSED_CHANNELS
@@ -48,10 +47,8 @@ class Extract(nn.Cell):
 
     def construct(self, frames: Tensor, fused: Tensor | None = None) -> Tensor:
         """Frames (N, T, H, W, 3) and the output of `fuse_neighbors` or None → (N, T, H, W, C)."""
-        x = merge(*ops.arguments(self.conv), frames)
-        if fused is not None:
-            x = convolve_onto(x, fused, *ops.arguments(self.fused))
-        return _run_body(x, self.config, _EXTRACTION, self.body)
+        weights = *ops.arguments(self.conv), *ops.arguments(self.fused), *ops.arguments(self.body)
+        return extract_features(frames, fused, _body(self.config, _EXTRACTION), *weights)
 
 
 class Align(nn.Cell):
@@ -86,10 +83,9 @@ class Branch(nn.Cell):
 
     def construct(self, aligned: Tensor, *features: Tensor) -> Tensor:
         """Aligned propagated features and the clip's features of earlier branches, (N, T, H, W, C) each → same shape."""
-        if self.config.carry != 1:
-            aligned = self.config.carry * aligned
-        merged = merge(*ops.arguments(self.conv), *features, aligned)
-        return aligned + _run_body(merged, self.config, _BRANCH, self.body)
+        weights = *ops.arguments(self.conv), *ops.arguments(self.body)
+        body = _body(self.config, _BRANCH)
+        return refine_branch(aligned, self.config.carry, len(features), body, *features, *weights)
 
 
 class Reconstruct(nn.Cell):
@@ -120,36 +116,81 @@ class Reconstruct(nn.Cell):
         Returns:
             (N, T, 4H, 4W, 3), not clamped.
         """
-        x = _run_body(merge(*ops.arguments(self.conv), *features), self.config, _RECONSTRUCTION, self.body)
-        if self.config.upsampler_width:
-            return upsample(frames, x, *ops.arguments(self.head))
-        subpixels = merge(*ops.arguments(self.head), x)
-        if fused is not None:
-            colors = fused[..., : subpixels.shape[-1]]  # without the neighbors' share of the weight
-            subpixels = convolve_onto(subpixels, colors, *ops.arguments(self.fused))
-        return upsample_pixels(frames, subpixels, self.config.scale)
+        parts = self.conv, self.body, self.head, self.fused
+        sizes = tuple(len(part) for part in parts)
+        weights = [weight for part in parts for weight in ops.arguments(part)]
+        body = _body(self.config, _RECONSTRUCTION)
+        upsampler = self.config.upsampler_width > 0
+        return reconstruct(frames, fused, len(features), body, upsampler, sizes, self.config.scale, *features, *weights)
 
 
-# --- the body of a part: `refine`, or `convolve`
+# --- the body of a part: Swin layers, or convolutions
 
 
 def _body_shapes(name: str, config: RVRTConfig, part: int) -> Shapes:
-    """Weights of `_run_body`."""
-    if config.bodies[part] == "convolution":
+    """Weights of `run_body`."""
+    body = _body(config, part)
+    if body is None:
         return convolve_shapes(name, config.widths[part], config.groups[part] * config.depths[part])
-    return refine_shapes(name, config.widths[part], _refine_sizes(config, part), config.mlp_ratio)
+    return refine_shapes(name, config.widths[part], body, config.mlp_ratio)
 
 
-def _run_body(x: Tensor, config: RVRTConfig, part: int, weights: ParameterTuple) -> Tensor:
-    """(N, T, H, W, C) → (N, T, H, W, C)."""
+def _body(config: RVRTConfig, part: int) -> Body:
     if config.bodies[part] == "convolution":
-        return convolve(x, *ops.arguments(weights))
-    return refine(x, _refine_sizes(config, part), *ops.arguments(weights))
-
-
-def _refine_sizes(config: RVRTConfig, part: int) -> RefineSizes:
+        return None
     window = (config.clip_size if part == _BRANCH else 1, config.window, config.window)
     return config.groups[part], config.depths[part], config.heads[part], window, config.relative_position_bias
+
+
+# --- the compiled stages
+
+
+@ops.compiled
+def extract_features(frames: Tensor, fused: Tensor | None, body: Body, *weights: Tensor) -> Tensor:
+    """See `Extract.construct`; weights of its convolution, of that of `fused`, and of its body."""
+    conv_w, conv_b = weights[:2]
+    x = merge(conv_w, conv_b, frames)
+    if fused is None:
+        return run_body(x, body, weights[2:])
+    fused_w, fused_b = weights[2:4]
+    return run_body(convolve_onto(x, fused, fused_w, fused_b), body, weights[4:])
+
+
+@ops.compiled
+def refine_branch(aligned: Tensor, carry: float, count: int, body: Body, *tensors: Tensor) -> Tensor:
+    """See `Branch.construct`; `count` features, then weights of the convolution and of the body."""
+    features, weights = tensors[:count], tensors[count:]
+    conv_w, conv_b = weights[:2]
+    if carry != 1:
+        aligned = carry * aligned
+    return aligned + run_body(merge(conv_w, conv_b, *features, aligned), body, weights[2:])
+
+
+@ops.compiled
+def reconstruct(
+    frames: Tensor,
+    fused: Tensor | None,
+    count: int,
+    body: Body,
+    upsampler: bool,
+    sizes: tuple[int, ...],
+    scale: int,
+    *tensors: Tensor,
+) -> Tensor:
+    """See `Reconstruct.construct`; `count` features, then weights, `sizes` of each part."""
+    features, weights = tensors[:count], tensors[count:]
+    convs, bodies, heads = sizes[0], sizes[0] + sizes[1], sizes[0] + sizes[1] + sizes[2]
+    conv_w, conv_b = weights[:convs]
+    x = run_body(merge(conv_w, conv_b, *features), body, weights[convs:bodies])
+    if upsampler:
+        return upsample(frames, x, *weights[bodies:heads])
+    last_w, last_b = weights[bodies:heads]
+    subpixels = merge(last_w, last_b, x)
+    if fused is not None:
+        fused_w, fused_b = weights[heads:]
+        colors = fused[..., : subpixels.shape[-1]]  # without the neighbors' share of the weight
+        subpixels = convolve_onto(subpixels, colors, fused_w, fused_b)
+    return upsample_pixels(frames, subpixels, scale)
 
 
 # --- upsampling
@@ -166,7 +207,6 @@ def _upsampler_shapes(width: int, hidden: int) -> Shapes:
     ]
 
 
-@ops.compiled
 def upsample(frames: Tensor, x: Tensor, *weights: Tensor) -> Tensor:
     """Frames (N, T, H, W, 3) and refined features (N, T, H, W, C) → (N, T, 4H, 4W, 3)."""
     before_w, before_b, shuffle1_w, shuffle1_b, shuffle2_w, shuffle2_b, after_w, after_b, last_w, last_b = weights
@@ -179,7 +219,6 @@ def upsample(frames: Tensor, x: Tensor, *weights: Tensor) -> Tensor:
     return ops.add_upsampled(x, frames).reshape(batch, time, 4 * height, 4 * width, 3)
 
 
-@ops.compiled
 def upsample_pixels(frames: Tensor, subpixels: Tensor, scale: int) -> Tensor:
     """Output of a network without upsampler (not in the paper): a pixel shuffle and the bilinear residual.
 

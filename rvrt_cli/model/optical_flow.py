@@ -15,26 +15,28 @@ MISSING_FRAME = -8.0  # pixel value of a missing frame: so far from any color th
 
 
 @ops.compiled
-def estimate_flow(frames: Tensor, both: bool, *weights: Tensor) -> tuple[Tensor, Tensor]:
+def estimate_flow(before: Tensor, clip: Tensor, both: bool, *weights: Tensor) -> tuple[Tensor, Tensor]:
     """Optical flow along a clip in both directions.
 
     Args:
-        frames: (N, T+1, H, W, 3), a clip and the frame before it.
-        both: otherwise the backward flow is returned twice.
+        before: (N, T, H, W, 3), the frames before the clip; only the last one is read.
+        clip: (N, T, H, W, 3).
+        both: otherwise the forward flow has the values of the backward flow.
         weights: see `spynet_shapes`; without weights `ops.lucas_kanade` estimates the flow.
 
     Returns:
-        forward and backward flow, (N, T, H, W, 2) px each.
+        forward flow, in time order, and backward flow, in reversed time; (N, T, H, W, 2) px each.
     """
-    batch, length, height, width, _ = frames.shape
-    before = frames[:, :-1].reshape(-1, height, width, 3)
-    after = frames[:, 1:].reshape(-1, height, width, 3)
-    reference, neighbor = before, after
+    batch, time, height, width, _ = clip.shape
+    last = before[:, time - 1 :]
+    earlier = msops.concat((last, clip[:, : time - 1]), 1).reshape(-1, height, width, 3)
+    later = clip.reshape(-1, height, width, 3)
+    reference, neighbor = earlier, later
     if both:
-        reference, neighbor = msops.concat((after, before)), msops.concat((before, after))
+        reference, neighbor = msops.concat((later, earlier)), msops.concat((earlier, later))
     flow = spynet(reference, neighbor, weights) if weights else ops.lucas_kanade(reference, neighbor)
-    flow = flow.reshape(-1, batch, length - 1, height, width, 2)
-    return flow[0], flow[-1]
+    flow = flow.reshape(-1, batch, time, height, width, 2)
+    return flow[0], ops.reverse_time(flow[-1])
 
 
 @ops.compiled

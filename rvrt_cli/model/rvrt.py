@@ -42,7 +42,7 @@ class Flows:
 
     Attributes:
         forward: `forward[c]` leads from each frame of clip c to the frame before it.
-        backward: `backward[c]` leads to each frame of clip c from the frame before it.
+        backward: `backward[c]` leads to each frame of clip c from the frame before it; frames in reversed time.
         past: forward flow of the last clip of the state, or None.
 
     The first frame of the sequence has no predecessor: its entries are meaningless and never used.
@@ -59,7 +59,7 @@ class Flows:
 
     def backward_to(self, c: int) -> Tensor:
         """The same in reversed time: steps forward in time through clip c and the next clip."""
-        return msops.concat((ops.reverse_time(self.backward[c + 1]), ops.reverse_time(self.backward[c][:, 1:])), 1)
+        return msops.concat((self.backward[c + 1], self.backward[c][:, :-1]), 1)
 
 
 @dataclass
@@ -68,6 +68,7 @@ class _WindowPass:
 
     Attributes:
         features: by "shallow" and branch, in the order of computation.
+        reversed: the same clips with their frames in reversed time, as far as a backward branch has needed or made them.
         guides: by direction ("backward", "forward") and clip, the flows to the adjacent clip as the first pass corrected
             them; the second pass reads them.
     """
@@ -75,7 +76,14 @@ class _WindowPass:
     state: RecurrentState | None
     flows: Flows | None
     features: dict[str, Clips]
+    reversed: dict[str, Clips] = field(default_factory=dict)
     guides: dict[str, dict[int, Tensor]] = field(default_factory=lambda: {"backward": {}, "forward": {}})
+
+    def in_reversed_time(self, name: str) -> Clips:
+        """The clips of `features[name]`, each with its frames in reversed time."""
+        if name not in self.reversed:
+            self.reversed[name] = [ops.reverse_time(clip) for clip in self.features[name]]
+        return self.reversed[name]
 
 
 class RVRT(nn.Cell):
@@ -156,9 +164,7 @@ class RVRT(nn.Cell):
         direction = branch.split("_")[0]
         backward = direction == "backward"
         guides = window.guides[direction]
-        sources = list(window.features.values())
-        if backward:
-            sources = [[ops.reverse_time(clip) for clip in clips] for clips in sources]
+        sources = [window.in_reversed_time(name) for name in window.features] if backward else [*window.features.values()]
         key = propagated = None
         if window.state is not None and not backward:
             key, propagated = window.state.features[list(window.features)[-1]], window.state.features[branch]
@@ -175,7 +181,10 @@ class RVRT(nn.Cell):
             propagated = self.branches[index](aligned, *[clips[c] for clips in sources])
             outputs.append(propagated)
             key = query
-        return [ops.reverse_time(clip) for clip in reversed(outputs)] if backward else outputs
+        if not backward:
+            return outputs
+        window.reversed[branch] = outputs[::-1]
+        return [ops.reverse_time(clip) for clip in window.reversed[branch]]
 
     def _compose_guide(self, flows: Flows, c: int, backward: bool) -> Tensor:
         """(N, T, T, H, W, 2) px: the flows that guide the offsets from clip c to the previous clip of the direction."""
@@ -187,7 +196,7 @@ class RVRT(nn.Cell):
         missing = -frames.shape[1] % size
         if missing:
             frames = msops.concat((frames, *[frames[:, -1:]] * missing), 1)
-        return [frames[:, t : t + size] for t in range(0, frames.shape[1], size)]
+        return list(msops.split(frames, size, 1))
 
     def _history(self, clips: Clips, state: RecurrentState | None) -> Tensor:
         """The last `history` frames, `MISSING_FRAME` before the start of the sequence."""
@@ -208,21 +217,20 @@ class RVRT(nn.Cell):
 
     def _estimate_flows(self, clips: Clips, state: RecurrentState | None, mirrored: bool) -> Flows:
         """Optical flow along the clips, and along the last clip of the state."""
-        weights = ops.arguments(self.spynet)
-        before = clips[0][:, :1] if state is None else state.frames[:, -1:]
+        size, weights = self.config.clip_size, ops.arguments(self.spynet)
+        # A reversed clip ends with the frame that has none before it.
+        before = ops.reverse_time(clips[0]) if state is None else state.frames[:, -size:]
         forward, backward = [], []
         for clip in clips:
-            pair = estimate_flow(msops.concat((before, clip), 1), not mirrored, *weights)
+            pair = estimate_flow(before, clip, not mirrored, *weights)
             forward.append(pair[0])
             backward.append(pair[1])
-            before = clip[:, -1:]
-        size = self.config.clip_size
+            before = clip
         if mirrored:  # of L frames, the flow from p to p-1 equals that from L-p-1 to L-p
-            steps = [clip[:, t : t + 1] for clip in backward for t in range(clip.shape[1])]
-            reflected = [steps[-p] for p in range(len(steps))]
-            forward = [msops.concat(reflected[t : t + size], 1) for t in range(0, len(reflected), size)]
+            turned = msops.concat(backward[::-1], 1)
+            forward = list(msops.split(msops.concat((turned[:, -1:], turned[:, :-1]), 1), size, 1))
         if state is None:
             return Flows(forward=forward, backward=backward, past=None)
         clip = state.frames[:, -size:]
-        past, _ = estimate_flow(msops.concat((clip[:, :1], clip), 1), True, *weights)
+        past, _ = estimate_flow(ops.reverse_time(clip), clip, True, *weights)
         return Flows(forward=forward, backward=backward, past=past)

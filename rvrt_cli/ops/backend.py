@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which implementation of an op runs: one table per backend, same names and signatures in each.
 
-To add a backend, write its table beside `kernels.glue.CPU_KERNELS` and list it in `KERNELS` under MindSpore's device target.
+To add a backend, write its table beside `kernels.glue.FUSED_OPS` and list it in `KERNELS` under MindSpore's device target.
 A table of kernels may lack ops; their definitions run instead.
 """
 
@@ -13,6 +13,7 @@ from typing import NamedTuple
 import mindspore as ms
 
 from rvrt_cli.ops import attention, frame_fusion, kernels, layers, lucas_kanade_flow, sampling
+from rvrt_cli.ops.kernels import cuda
 
 OpTable = dict[str, Callable]
 
@@ -45,12 +46,21 @@ class Kernels(NamedTuple):
 def _load_cpu_kernels() -> OpTable | None:
     if kernels.library() is None:
         return None
-    from rvrt_cli.ops.kernels.glue import CPU_KERNELS  # importing it opens the library
+    from rvrt_cli.ops.kernels.glue import FUSED_OPS  # importing it opens the library
 
-    return CPU_KERNELS
+    return FUSED_OPS
 
 
-KERNELS = {"CPU": Kernels("CPU kernels", _load_cpu_kernels)}  # by MindSpore's device target
+def _load_cuda_kernels() -> OpTable | None:
+    if not cuda.load(kernels.library(), ms.get_context("device_id")):
+        return None
+    from rvrt_cli.ops.kernels.glue import FUSED_OPS
+
+    return FUSED_OPS
+
+
+# By MindSpore's device target
+KERNELS = {"CPU": Kernels("CPU kernels", _load_cpu_kernels), "GPU": Kernels("CUDA kernels", _load_cuda_kernels)}
 DEFINITIONS_NAME = "definitions"
 
 _active_name = DEFINITIONS_NAME

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from enum import Enum
 from typing import Any
 
 import mindspore as ms
-from mindspore import Parameter, Tensor
+from mindspore import ParameterTuple, Tensor
 from mindspore.graph import jit_trace
 
 from rvrt_cli.ops.backend import active_backend, kernels_active
@@ -29,23 +29,28 @@ class ParameterPassing(Enum):
     ONE_GRAPH = "the parameters themselves, to stages that are traced into one graph"
 
 
+_DETACHED = "detached_tensors"  # attribute of a ParameterTuple
 _passing: ContextVar[ParameterPassing] = ContextVar("parameter passing", default=ParameterPassing.DETACHED)
 # MindSpore identifies a graph by the id of its function. Keeping the functions keeps Python from reusing their ids.
 _traced_functions: list[Callable] = []
 
 
-def arguments(parameters: Iterable[Parameter]) -> list[Tensor]:
+def arguments(parameters: ParameterTuple) -> list[Tensor]:
     """Parameters as arguments of a compiled stage.
 
     A `Parameter` argument would compile the stage anew for each parameter; a tensor shares the compiled stage. Within a
     `differentiable` function gradients lead back to the parameters.
+
+    Values may change in place only (`ops.assign`, not `set_data`): the tensors for inference are made once.
     """
     passing = _passing.get()
     if passing is ParameterPassing.ONE_GRAPH:
         return list(parameters)
     if passing is ParameterPassing.PER_STAGE:
         return [ms.ops.reshape(parameter, parameter.shape) for parameter in parameters]
-    return [Tensor(parameter) for parameter in parameters]
+    if not hasattr(parameters, _DETACHED):
+        setattr(parameters, _DETACHED, [Tensor(parameter) for parameter in parameters])
+    return getattr(parameters, _DETACHED)
 
 
 def compiled(function: Callable) -> Callable:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from mindspore import Parameter, Tensor
+from mindspore import Parameter, Tensor, ops
 
 from rvrt_cli.train.train_options import TrainOptions
 
@@ -108,7 +108,7 @@ class ParameterGroup:
     def load_parameters(self, flat: np.ndarray) -> None:
         """Copy `flat`, the weights or their average, into the network's parameters."""
         for parameter, part in zip(self.parameters, self._parts(flat), strict=True):
-            parameter.copy_(Tensor(part, parameter.dtype))  # in place: compiled stages keep a reference
+            ops.assign(parameter, Tensor(part, parameter.dtype))  # in place: compiled stages keep a reference
 
     def step(self, gradient: np.ndarray, rate: float, factor: float, options: TrainOptions) -> None:
         """Update the weights with `factor` × `gradient` (n,), at the schedule's `rate`."""

@@ -19,7 +19,7 @@ from rvrt_cli.data.degradation import TRAINING_DEGRADATIONS
 from rvrt_cli.errors import OptionError, WeightsError
 from rvrt_cli.files import write_atomically
 from rvrt_cli.model.config import PRESETS, RVRTConfig
-from rvrt_cli.options import DEVICES, PRECISIONS, check_ranks, setting
+from rvrt_cli.options import DEVICE_HELP, PRECISIONS, check_ranks, parse_device, setting
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -100,7 +100,7 @@ class TrainOptions:
     keep: int = setting(3, "Number of checkpoints to keep.")
     minutes: float = setting(0.0, "Time limit, after which a checkpoint is written [min]; 0 sets none.", shown="none")
 
-    device: str = setting("auto", f"Device: {', '.join(DEVICES)}.")
+    device: str = setting("auto", DEVICE_HELP)
     precision: str = setting("float32", "Precision: float32, or float16 with a dynamic loss scale on gpu and ascend.")
     threads: int = setting(
         0, "CPU threads of this machine for all its ranks together; 0 uses all cores.", shown="all cores"
@@ -117,7 +117,7 @@ class TrainOptions:
         self.config  # noqa: B018  validates
         self.spec  # noqa: B018  validates
         check_ranks(self.ranks, self.local_ranks, self.node, self.master)
-        for name, allowed in (("schedule", SCHEDULES), ("device", DEVICES), ("precision", PRECISIONS)):
+        for name, allowed in (("schedule", SCHEDULES), ("precision", PRECISIONS)):
             if getattr(self, name) not in allowed:
                 raise OptionError(f"{flag(name)} {getattr(self, name)!r}: choose one of {', '.join(allowed)}")
         for name in ("steps", "save_every", "keep", "max_skipped", "val_frames"):

@@ -10,7 +10,6 @@ inferred) → `weights_file` (safetensors that carry the configuration and a mod
 from rvrt_cli.weights.catalog import (
     PUBLISHED,
     PUBLISHED_LICENSE,
-    cache_folder,
     embedded_folder,
     file_sha256,
     find_published,
@@ -25,7 +24,6 @@ from rvrt_cli.weights.weights_file import check_names, load_weights, read_about,
 __all__ = [
     "PUBLISHED",
     "PUBLISHED_LICENSE",
-    "cache_folder",
     "check_names",
     "convert_checkpoint",
     "embedded_folder",

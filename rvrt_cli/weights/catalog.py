@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rvrt_cli.errors import WeightsError
+from rvrt_cli.files import cache_folder
 from rvrt_cli.weights.safe_pickle import sanitize
 from rvrt_cli.weights.weights_file import read_about
 
@@ -100,16 +99,6 @@ def find_published(name: str) -> PublishedCheckpoint:
         names = ", ".join(known.name for known in PUBLISHED)
         raise WeightsError(f"{sanitize(name)}: no published x4 weights of this name; choose one of {names}")
     return entry
-
-
-def cache_folder() -> Path:
-    """The folder of downloaded weights: $RVRT_CACHE, or "rvrt" in the user's cache folder. It may not exist yet."""
-    if os.environ.get("RVRT_CACHE"):
-        return Path(os.environ["RVRT_CACHE"]).expanduser()
-    if sys.platform == "win32" and os.environ.get("LOCALAPPDATA"):
-        return Path(os.environ["LOCALAPPDATA"]) / "rvrt" / "cache"
-    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (given if given.is_absolute() else Path.home() / ".cache") / "rvrt"  # XDG: relative paths are ignored
 
 
 def embedded_folder() -> Path:

@@ -6,8 +6,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from rvrt_cli.errors import WeightsError
+from rvrt_cli.files import cache_folder
 from rvrt_cli.model.config import PRESETS
-from rvrt_cli.weights.catalog import PUBLISHED_URL, PublishedCheckpoint, cache_folder
+from rvrt_cli.weights.catalog import PUBLISHED_URL, PublishedCheckpoint
 from rvrt_cli.weights.convert import read_published
 from rvrt_cli.weights.download import DownloadProgress, discard_download, download
 from rvrt_cli.weights.weights_file import save_weights

@@ -19,9 +19,9 @@ from helpers.fuzzing import searching
 from hypothesis import given, strategies as st
 
 from rvrt_cli.errors import WeightsError
+from rvrt_cli.files import cache_folder
 from rvrt_cli.model.config import PRESETS, RVRTConfig
 from rvrt_cli.weights import (
-    cache_folder,
     catalog,
     check_names,
     find_weights,

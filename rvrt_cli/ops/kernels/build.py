@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compile the C++ kernels of this folder into one library. Uses the standard library only: it also runs while installing.
+"""Compile the C++ kernels of this folder, and the host's part of the CUDA kernels, into one library. Uses the standard library only: it also runs while installing.
 
 `python -m rvrt_cli.ops.kernels.build [FOLDER]` compiles into FOLDER, by default beside the sources.
 """
@@ -32,7 +32,7 @@ class Built(NamedTuple):
 
 
 def build(out_dir: Path) -> Built:
-    """Compile every *.cc of this folder into `out_dir`/librvrt_kernels.so, with OpenMP where the compiler has it.
+    """Compile every *.cc of this folder and of `cuda` into `out_dir`/librvrt_kernels.so, with OpenMP where the compiler has it.
 
     The compiler is $CXX, or the first of c++, g++ and clang++ that works. The library is replaced only when the new one
     is complete. $CXXFLAGS is added when compiling and linking, for example a sanitizer.
@@ -56,7 +56,7 @@ def build(out_dir: Path) -> Built:
 
 def _compile_library(compiler: list[str], flags: tuple[str, ...], out_dir: Path) -> str | None:
     """Compile and link. Returns the error in one line, or None."""
-    sources = sorted(SOURCES.glob("*.cc"))
+    sources = sorted([*SOURCES.glob("*.cc"), *SOURCES.glob("cuda/*.cc")])
 
     def compile_one(source: Path) -> str | None:
         return _run_compiler([*compiler, *flags, "-c", str(source), "-o", str(scratch / f"{source.stem}.o")])
@@ -73,7 +73,7 @@ def _compile_library(compiler: list[str], flags: tuple[str, ...], out_dir: Path)
                     if problem:
                         return problem
             objects = [str(scratch / f"{source.stem}.o") for source in sources]
-            if problem := _run_compiler([*compiler, *flags, "-shared", *objects, "-o", str(scratch / LIBRARY)]):
+            if problem := _run_compiler([*compiler, *flags, "-shared", *objects, "-ldl", "-o", str(scratch / LIBRARY)]):
                 return problem
             os.replace(scratch / LIBRARY, out_dir / LIBRARY)
     except OSError as error:

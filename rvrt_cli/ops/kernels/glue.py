@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The C++ kernels as MindSpore ops with gradients, and the table of them: `CPU_KERNELS`.
+"""The kernels of a device as MindSpore ops with gradients, and the table of them: `FUSED_OPS`.
 
-Every `*_kernel` function has the signature, shapes and errors of its definition in `rvrt_cli.ops`. Kernels take float32;
-for other dtypes and rare arguments the definition runs. The `*.cc` files say what the inputs and outputs of a C symbol are.
+Every `*_kernel` function has the signature, shapes and errors of its definition in `rvrt_cli.ops`. Kernels take float32, on
+a GPU float16 too; for other dtypes and rare arguments the definition runs. The CPU's and the GPU's kernels have the same
+names, inputs and outputs, which the `*.cc` files of the CPU describe. Import this module after the device was selected.
 """
 
 from __future__ import annotations
@@ -18,7 +19,13 @@ from mindspore import Tensor, ops
 from rvrt_cli.ops import attention, frame_fusion, layers, lucas_kanade_flow, sampling
 from rvrt_cli.ops.kernels import library
 
-_NO_TENSOR = Tensor(np.zeros(1, np.float32))  # in place of an optional tensor
+_ON_GPU = ms.get_context("device_target") == "GPU"
+_SYMBOL_PREFIX = "cuda_" if _ON_GPU else ""
+# Channels of the widest attention head; cuda/launch_attention.cc refuses wider ones. The CPU has no limit.
+_WIDEST_HEAD = 32 if _ON_GPU else 1 << 30
+# In place of an optional tensor, which has the type of the others
+_NO_TENSOR = Tensor(np.zeros(1, np.float32))
+_NO_HALF_TENSOR = Tensor(np.zeros(1, np.float16))
 _ACTIVATIONS = {"none": 0, "leaky_relu": 1, "relu": 3, "gelu": 4}
 _serial = itertools.count()
 
@@ -45,14 +52,25 @@ def custom_op(
     # MindSpore identifies a gradient by its function's name in PyNative mode, and by the attributes of the op in graph mode:
     # there it would take the gradient of another op with the same symbol.
     bprop.__name__ = f"{name}_bprop_{next(_serial)}"
-    op = ops.Custom(f"{library()}:{name}_forward", output_shape, ms.float32, func_type="aot", bprop=bprop)
+    op = ops.Custom(_symbol(f"{name}_forward"), output_shape, _type_of_first, func_type="aot", bprop=bprop)
     op.add_prim_attr("gradient", bprop.__name__)
     return op
 
 
-def _backward_kernel(symbol: str, output_shapes: Callable, outputs: int = 1) -> ops.Custom:
-    types = ms.float32 if outputs == 1 else (ms.float32,) * outputs
-    return ops.Custom(f"{library()}:{symbol}", output_shapes, types, func_type="aot")
+def _symbol(name: str) -> str:
+    return f"{library()}:{_SYMBOL_PREFIX}{name}"
+
+
+def _type_of_first(first, *others):
+    return first
+
+
+def _backward_kernel(name: str, output_shapes: Callable, outputs: int = 1) -> ops.Custom:
+    def types_of_first(first, *others):
+        return (first,) * outputs
+
+    types = _type_of_first if outputs == 1 else types_of_first
+    return ops.Custom(_symbol(name), output_shapes, types, func_type="aot")
 
 
 def _bprop(name: str, inputs: list[str], gradient: str, gradient_shapes: Callable | None) -> Callable:
@@ -123,8 +141,8 @@ def _of_arity(gradients: Callable, inputs: int) -> Callable:
 
 @ops.constexpr
 def _attributes(*values: int) -> Tensor:
-    """Numbers that a kernel takes as its last input."""
-    return Tensor(np.array(values, np.int32))
+    """Numbers that a kernel takes as its last input; on a GPU, which is not read from here, as the shape of an empty one."""
+    return Tensor(np.zeros((0, *values), np.int8)) if _ON_GPU else Tensor(np.array(values, np.int32))
 
 
 @ops.constexpr
@@ -134,6 +152,14 @@ def _activation_code(activation: str) -> int:
 
 def _like_first(first, *others):
     return first
+
+
+def _has_kernel(x: Tensor) -> bool:
+    return x.dtype == ms.float32 or (_ON_GPU and x.dtype == ms.float16)
+
+
+def _no_tensor(x: Tensor) -> Tensor:
+    return _NO_HALF_TENSOR if x.dtype == ms.float16 else _NO_TENSOR
 
 
 # --- dense layers and convolution; attributes: activation, has_bias, has_residual
@@ -201,10 +227,10 @@ def linear_kernel(
     x: Tensor, weight: Tensor, bias: Tensor, activation: str = "none", residual: Tensor | None = None
 ) -> Tensor:
     """See `layers.linear`."""
-    if x.dtype != ms.float32:
+    if not _has_kernel(x):
         return layers.linear(x, weight, bias, activation, residual)
     if residual is None:
-        return _linear(x, weight, bias, _NO_TENSOR, _attributes(_activation_code(activation), 1, 0))
+        return _linear(x, weight, bias, _no_tensor(x), _attributes(_activation_code(activation), 1, 0))
     return _linear_residual(x, weight, bias, residual, _attributes(_activation_code(activation), 1, 1))
 
 
@@ -212,7 +238,7 @@ def norm_linear_kernel(
     x: Tensor, gamma: Tensor, beta: Tensor, weight: Tensor, bias: Tensor, activation: str = "none"
 ) -> Tensor:
     """See `layers.norm_linear`."""
-    if x.dtype != ms.float32:
+    if not _has_kernel(x):
         return layers.norm_linear(x, gamma, beta, weight, bias, activation)
     return _norm_linear(x, gamma, beta, weight, bias, _attributes(_activation_code(activation), 1))
 
@@ -221,7 +247,7 @@ def mlp_kernel(
     x: Tensor, gamma: Tensor | None, beta: Tensor | None, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor
 ) -> Tensor:
     """See `layers.mlp`."""
-    if x.dtype != ms.float32:
+    if not _has_kernel(x):
         return layers.mlp(x, gamma, beta, w1, b1, w2, b2)
     if gamma is None:
         return linear_kernel(linear_kernel(x, w1, b1, "gelu"), w2, b2, "none", x)
@@ -230,7 +256,7 @@ def mlp_kernel(
 
 def layer_norm_kernel(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """See `layers.layer_norm`."""
-    if x.dtype != ms.float32:
+    if not _has_kernel(x):
         return layers.layer_norm(x, weight, bias)
     return _layer_norm(x, weight, bias)
 
@@ -239,16 +265,16 @@ def conv2d_kernel(
     x: Tensor, weight: Tensor, bias: Tensor, activation: str = "none", residual: Tensor | None = None
 ) -> Tensor:
     """See `layers.conv2d`."""
-    if x.dtype != ms.float32 or activation == "gelu":
+    if not _has_kernel(x) or activation == "gelu":
         return layers.conv2d(x, weight, bias, activation, residual)
     if weight.shape[-2:] == (1, 1):
         return linear_kernel(x, weight.reshape(weight.shape[0], weight.shape[1]), bias, activation, residual)
     if residual is None:
-        return _conv2d(x, weight, bias, _NO_TENSOR, _attributes(_activation_code(activation), 1, 0))
+        return _conv2d(x, weight, bias, _no_tensor(x), _attributes(_activation_code(activation), 1, 0))
     if activation == "none":
         return _conv2d_residual(x, weight, bias, residual, _attributes(0, 1, 1))
     # The gradient reads the activation's output, which the sum with the residual would hide.
-    return _conv2d(x, weight, bias, _NO_TENSOR, _attributes(_activation_code(activation), 1, 0)) + residual
+    return _conv2d(x, weight, bias, _no_tensor(x), _attributes(_activation_code(activation), 1, 0)) + residual
 
 
 # --- attention and warping
@@ -285,16 +311,16 @@ def window_attention_kernel(
     shift: tuple[int, int, int],
 ) -> Tensor:
     """See `attention.window_attention`."""
-    if qkv.dtype != ms.float32:
+    if not _has_kernel(qkv) or qkv.shape[-1] // 3 // heads > _WIDEST_HEAD:
         return attention.window_attention(qkv, pad, bias, heads, window, shift)
     if bias is None:
-        return _window_attention(qkv, pad, _NO_TENSOR, _attributes(heads, *window, *shift, 0))
+        return _window_attention(qkv, pad, _no_tensor(qkv), _attributes(heads, *window, *shift, 0))
     return _window_attention(qkv, pad, bias, _attributes(heads, *window, *shift, 1))
 
 
 def neighborhood_attention_kernel(query: Tensor, key_value: Tensor, heads: int, kernel: tuple[int, int]) -> Tensor:
     """See `attention.neighborhood_attention`."""
-    if query.dtype != ms.float32:
+    if not _has_kernel(query) or query.shape[-1] // heads > _WIDEST_HEAD:
         return attention.neighborhood_attention(query, key_value, heads, kernel)
     return _neighborhood_attention(query, key_value, _attributes(heads, *kernel))
 
@@ -303,14 +329,14 @@ def deformable_attention_kernel(
     query: Tensor, key_value: Tensor, offset: Tensor, heads: int, kernel: tuple[int, int]
 ) -> Tensor:
     """See `attention.deformable_attention`."""
-    if query.dtype != ms.float32 or offset.dtype != ms.float32:
+    if not _has_kernel(query) or offset.dtype != query.dtype or query.shape[-1] // heads > _WIDEST_HEAD:
         return attention.deformable_attention(query, key_value, offset, heads, kernel)
     return _deformable_attention(query, key_value, offset, _attributes(heads, *kernel))
 
 
 def warp_kernel(x: Tensor, flow: Tensor, border: bool = False) -> Tensor:
     """See `sampling.warp`."""
-    if x.dtype != ms.float32 or flow.dtype != ms.float32:
+    if not _has_kernel(x) or flow.dtype != x.dtype:
         return sampling.warp(x, flow, border)
     return _warp(x, flow, _attributes(int(border)))
 
@@ -332,14 +358,14 @@ _lucas_kanade = custom_op("lucas_kanade", "reference neighbor attributes", _flow
 
 def fuse_frames_kernel(frame: Tensor, neighbors: Tensor, flows: Tensor) -> Tensor:
     """See `frame_fusion.fuse_frames`."""
-    if frame.dtype != ms.float32:
+    if not _has_kernel(frame):
         return frame_fusion.fuse_frames(frame, neighbors, flows)
     return _fuse_frames(frame, neighbors, flows)
 
 
 def lucas_kanade_kernel(reference: Tensor, neighbor: Tensor) -> Tensor:
     """See `lucas_kanade_flow.lucas_kanade`."""
-    if reference.dtype != ms.float32:
+    if not _has_kernel(reference):
         return lucas_kanade_flow.lucas_kanade(reference, neighbor)
     sizes = lucas_kanade_flow.PYRAMID_LEVELS, lucas_kanade_flow.ITERATIONS_PER_LEVEL
     return _lucas_kanade(reference, neighbor, _attributes(*sizes))
@@ -384,19 +410,19 @@ _add_upsampled = custom_op("add_upsampled", "small x", _add_upsampled_shape, _ad
 
 def pixel_shuffle_kernel(x: Tensor, factor: int, activation: str = "none") -> Tensor:
     """See `layers.pixel_shuffle`."""
-    if x.dtype != ms.float32 or factor not in _PIXEL_SHUFFLES or activation == "gelu":
+    if not _has_kernel(x) or factor not in _PIXEL_SHUFFLES or activation == "gelu":
         return layers.pixel_shuffle(x, factor, activation)
     return _PIXEL_SHUFFLES[factor](x, _attributes(factor, _activation_code(activation)))
 
 
 def reverse_time_kernel(x: Tensor) -> Tensor:
     """See `layers.reverse_time`."""
-    return _reverse_time(x) if x.dtype == ms.float32 else layers.reverse_time(x)
+    return _reverse_time(x) if _has_kernel(x) else layers.reverse_time(x)
 
 
 def add_upsampled_kernel(x: Tensor, small: Tensor) -> Tensor:
     """See `layers.add_upsampled`."""
-    if x.dtype != ms.float32:
+    if not _has_kernel(x):
         return layers.add_upsampled(x, small)
     return _add_upsampled(small, x)
 
@@ -431,7 +457,7 @@ def charbonnier_kernel(x: Tensor, y: Tensor, epsilon2: float = 1e-9) -> Tensor:
     return _charbonnier(x, y, _float_constant(epsilon2)).reshape(())
 
 
-CPU_KERNELS: dict[str, Callable] = {
+FUSED_OPS: dict[str, Callable] = {
     "add_upsampled": add_upsampled_kernel,
     "charbonnier": charbonnier_kernel,
     "conv2d": conv2d_kernel,
