@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rvrt_cli.errors import OptionError, OutOfMemoryError, RvrtError
-from rvrt_cli.gpu_libraries import gpu_free_bytes, load_gpu_plugin, visible_to_linker
+from rvrt_cli.gpu_libraries import first_gpu_use, gpu_free_bytes, load_gpu_plugin, visible_to_linker
 from rvrt_cli.options import PRECISIONS, check_choice, parse_device
 from rvrt_cli.signals import defer_signals
 
@@ -94,11 +94,13 @@ def _select(ms: Any, kind: str, number: int, device: str) -> None:
     count = ms.hal.device_count(_MINDSPORE_NAMES[kind])
     if number >= count:
         raise RvrtError(f"--device {device}: there is no {kind} {number}; this machine has {count}, counted from 0")
-    if (
-        ms.get_context("device_target") != _MINDSPORE_NAMES[kind]
-    ):  # once MindSpore has computed, even the same is refused
+    # Once MindSpore has computed, it refuses to be told even what is selected already.
+    if (ms.get_context("device_target"), ms.get_context("device_id")) != (_MINDSPORE_NAMES[kind], number):
         with visible_to_linker():
             ms.set_device(_MINDSPORE_NAMES[kind], number)
+    if kind == "gpu":
+        with first_gpu_use(number):
+            (ms.Tensor([0.0]) + 1).asnumpy()
     if kind == "cpu":
         ms.runtime.launch_blocking()  # the launch queue's threads spin while they wait: a quarter of two cores
 
@@ -173,7 +175,9 @@ def host_free_bytes() -> int:
 
 
 _OUT_OF_MEMORY = re.compile(
-    r"memory isn't enough|out of memory|alloc\w* .*fail|malloc|memory not enough", re.IGNORECASE
+    r"memory isn't enough|out of memory|alloc\w* .*fail|malloc|memory not enough"
+    r"|function\(cuda_\w+\) is 5\b",  # status kMemory of the CUDA kernels
+    re.IGNORECASE,
 )
 
 

@@ -11,11 +11,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib.util
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from rvrt_cli.errors import RvrtError
+from rvrt_cli.files import cache_folder, write_atomically
 
 # In the order in which they need one another, as NVIDIA's packages for CUDA 11 name them
 _CUDA_LIBRARIES = (
@@ -32,6 +34,8 @@ _CUDA_LIBRARIES = (
 _PLUGIN = "lib/plugin/libmindspore_gpu.so.11.6"
 _OLDEST_DRIVER = 11060  # the CUDA version that a driver is for: MindSpore's plugin is built with CUDA 11.6
 _OLDEST_CARD = 60  # compute capability × 10 of the oldest card that the plugin has code for
+_COMPILED_CARDS = 90  # from here on the plugin has no machine code, and the driver compiles what it needs
+_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # attributes of a device, in cuda.h
 
 
 def load_gpu_plugin() -> str | None:
@@ -66,9 +70,55 @@ def _check_driver() -> None:
     driver.cuDriverGetVersion(ctypes.byref(version))
     if version.value < _OLDEST_DRIVER:
         found = f"{version.value // 1000}.{version.value % 1000 // 10}"
-        raise RvrtError(f"the NVIDIA driver is for CUDA {found} and MindSpore needs 11.6; update it to version 510 or later")
+        raise RvrtError(
+            f"the NVIDIA driver is for CUDA {found} and MindSpore needs 11.6; update it to version 510 or later"
+        )
     if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or count.value == 0:
         raise RvrtError("the NVIDIA driver finds no card; check nvidia-smi and CUDA_VISIBLE_DEVICES")
+    if all(card_capability(card) < _OLDEST_CARD for card in range(count.value)):
+        raise RvrtError(
+            f"MindSpore has no code for a card of compute capability {card_capability(0) / 10}, only from 6.0 on"
+        )
+
+
+def card_capability(card: int) -> int:
+    """Compute capability of a card, such as 90 for 9.0.
+
+    Raises:
+        RvrtError: there is no such card.
+    """
+    driver = ctypes.CDLL("libcuda.so.1")
+    numbers = []
+    for attribute in (_CAPABILITY_MAJOR, _CAPABILITY_MINOR):
+        value = ctypes.c_int()
+        if driver.cuInit(0) or driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, card):
+            raise RvrtError(f"NVIDIA's driver does not know card {card}")
+        numbers.append(value.value)
+    return 10 * numbers[0] + numbers[1]
+
+
+@contextlib.contextmanager
+def first_gpu_use(card: int) -> Iterator[None]:
+    """To be held around MindSpore's first operation on a card.
+
+    On a card that is newer than the plugin this takes minutes, once for each version of the driver: the user is told. And
+    MindSpore makes an empty folder `offload` in the working directory, which is removed.
+    """
+    version = ctypes.c_int()
+    ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
+    capability, folder = card_capability(card), Path("offload")
+    known = cache_folder() / "cuda-kernels" / f"mindspore-{capability}-{version.value}"
+    if capability >= _COMPILED_CARDS and not known.exists():
+        logging.getLogger(__name__).warning(
+            "rvrt: the driver compiles MindSpore's own kernels for this card, for some minutes, and keeps them"
+        )
+    was_there = folder.exists()
+    yield
+    if not was_there:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+    with contextlib.suppress(RvrtError):
+        write_atomically(known, b"", shared=True)
 
 
 def _load_library(name: str) -> None:

@@ -4,15 +4,20 @@
 from __future__ import annotations
 
 import os
+import platform
+import shutil
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from helpers.kernel_calls import ISAS, Kernels
+from helpers.kernel_calls import ISAS, CudaKernels, Kernels
+from helpers.null_gpu import build_emulated_driver, build_null_gpu
 
 import rvrt_cli
 from rvrt_cli.device import set_environment
+from rvrt_cli.files import locked
 from rvrt_cli.options import usable_cores
 
 set_environment()
@@ -46,12 +51,59 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Kernels:
     return Kernels(built.library)
 
 
-@pytest.fixture(params=range(len(ISAS)), ids=ISAS)
-def kernels(library: Kernels, request: pytest.FixtureRequest) -> Iterator[Kernels]:
-    """The library on every instruction set that this processor has, on two threads."""
+@pytest.fixture(scope="session")
+def gpu_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the emulated GPU, which all processes of this run share."""
+    if platform.system() != "Linux" or platform.machine() != "x86_64" or shutil.which("g++") is None:
+        pytest.skip("the emulated GPU needs Linux, x86-64 and g++")
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "emulated-gpu"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def _build_once(folder: Path, name: str, build: Callable[[], object]) -> None:
+    """Build something in a folder unless another process has done so; wait for one that is at it."""
+    while not (folder / f"{name}.done").exists():
+        with locked(folder / "lock") as alone:
+            if alone and not (folder / f"{name}.done").exists():
+                build()
+                (folder / f"{name}.done").touch()
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="session")
+def cuda_kernels(library: Kernels, gpu_folder: Path) -> CudaKernels:
+    """The CUDA kernels, emulated on the CPU."""
+    driver = gpu_folder / "libemulated_gpu.so"
+    _build_once(gpu_folder, "emulated", lambda: build_emulated_driver(gpu_folder, driver.name))
+    os.environ["NULL_GPU_COMPUTES"] = "1"  # read when the library is loaded
     try:
-        if not library.limit(request.param, threads=2):
-            pytest.skip(f"this processor has no {ISAS[request.param]}")
+        return CudaKernels(library.path, driver)
+    finally:
+        del os.environ["NULL_GPU_COMPUTES"]
+
+
+@pytest.fixture(scope="session")
+def null_gpu(gpu_folder: Path) -> Path:
+    """The libraries of `helpers.null_gpu`."""
+    _build_once(gpu_folder, "emulated", lambda: build_emulated_driver(gpu_folder, "libemulated_gpu.so"))
+    _build_once(gpu_folder, "null", lambda: build_null_gpu(gpu_folder))
+    return gpu_folder
+
+
+_CUDA = "cuda"
+
+
+@pytest.fixture(params=[*ISAS, _CUDA])
+def kernels(library: Kernels, request: pytest.FixtureRequest) -> Iterator[Kernels]:
+    """The library on every instruction set that this processor has, on two threads; and the CUDA kernels, emulated."""
+    if request.param == _CUDA:
+        yield request.getfixturevalue("cuda_kernels")
+        return
+    try:
+        if not library.limit(ISAS.index(request.param), threads=2):
+            pytest.skip(f"this processor has no {request.param}")
         yield library
     finally:
         library.limit()

@@ -23,6 +23,7 @@ PACKAGE = Path(rvrt_cli.__file__).parent
 # From low to high: a part may import itself and the levels below
 LEVELS = (
     ("errors", "version", "options", "files", "frame", "signals", "metrics", "plot"),
+    ("gpu_libraries",),
     ("device", "msrun"),
     ("ops",),
     ("model", "video", "engine"),

@@ -35,7 +35,7 @@ def describe_machine(device: Device) -> dict[str, Any]:
         "simd": next((name for flag, name in _INSTRUCTION_SETS.items() if flag in flags), None),
         "precision": device.precision,
         "mindspore": ms.__version__,
-        "kernels": device.kind == "cpu" and kernels_active(),
+        "kernels": kernels_active(),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
     }

@@ -60,7 +60,8 @@ def _network_table(result: dict[str, Any]) -> Table:
         result["weights"], "trained weights"
     )
     simd = f", {machine['simd']}" if machine["simd"] else ""
-    kernels = "C++ kernels" if machine["kernels"] else "MindSpore's operations"
+    own = "C++ kernels" if machine["device"] == "cpu" else "CUDA kernels"
+    kernels = own if machine["kernels"] else "MindSpore's operations"
     processor = safe_markup(machine["name"])
     if machine["device"] != "cpu":
         processor += f" on a host with {safe_markup(machine['processor'])}"

@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, ops as msops
+from mindspore import Tensor
 
 from rvrt_cli.device import Device, memory_errors
+from rvrt_cli.errors import OutOfMemoryError
 from rvrt_cli.model.config import RVRTConfig
 from rvrt_cli.model.rvrt import RVRT, RecurrentState
-from rvrt_cli.ops import kernels_active
+from rvrt_cli.ops import forget_compiled, kernels_active
 from rvrt_cli.ops.frame_fusion import FUSED_CHANNELS
 from rvrt_cli.ops.kernels import problem as kernels_problem
+from rvrt_cli.ops.kernels.cuda import cuda_problem
 from rvrt_cli.signals import defer_signals
 
 _FRAMES = "frames"  # key of the state's input frames, beside the names of the branches
@@ -32,12 +34,11 @@ class Network:
         """`arrays` holds exactly the network's parameters, see `parameter_shapes`."""
         self.config, self.card, self.device = config, card, device
         self._dtype = ms.float16 if device.precision == "float16" else ms.float32
-        self._uses_kernels = device.kind == "cpu" and kernels_active()
+        self._uses_kernels = kernels_active()
         self._cell = RVRT(config)
         for parameter in self._cell.get_parameters():
             parameter.set_dtype(self._dtype)
-            # Not `set_data`, which would leave the values in the host's memory, to be copied to a GPU at every use
-            msops.assign(parameter, Tensor(arrays[parameter.name], self._dtype))
+        self._cell.load(arrays)
         self._cell.set_train(False)
 
     @property
@@ -50,6 +51,8 @@ class Network:
             )
         if self.device.kind == "cpu" and not self._uses_kernels:
             notes.append(f"the CPU is many times slower without the C++ kernels: {kernels_problem()}")
+        if self.device.kind == "gpu" and not self._uses_kernels:
+            notes.append(str(cuda_problem()))
         return notes
 
     @property
@@ -88,10 +91,15 @@ class Network:
         if state is not None:
             features = {branch: self._tensor(state[branch]) for branch in self.config.branches}
             past = RecurrentState(frames=self._tensor(state[_FRAMES]), features=features)
-        with defer_signals(), memory_errors():
-            output, new = self._cell.stream(self._tensor(frames), past, emit, mirrored)
-            arrays = {branch: self._array(feature) for branch, feature in new.features.items()}
-            return self._array(output), {_FRAMES: self._array(new.frames), **arrays}
+        try:
+            with defer_signals(), memory_errors():
+                output, new = self._cell.stream(self._tensor(frames), past, emit, mirrored)
+                arrays = {branch: self._array(feature) for branch, feature in new.features.items()}
+                return self._array(output), {_FRAMES: self._array(new.frames), **arrays}
+        except OutOfMemoryError:
+            if self.device.kind != "cpu":
+                forget_compiled()
+            raise
 
     def memory(self, frames: int, height: int, width: int) -> int:
         """Predicted peak bytes of one call with N = 1, T = `frames`; including input, output and weights.

@@ -6,7 +6,7 @@ N batch, T frames of a clip, H×W frame size [px], C channels.
 
 from __future__ import annotations
 
-from mindspore import ParameterTuple, Tensor, nn
+from mindspore import Tensor, nn
 
 from rvrt_cli import ops
 from rvrt_cli.model.alignment import (

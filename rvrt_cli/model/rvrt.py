@@ -8,8 +8,10 @@ Python. Calls do not change the network: the recurrent state is an argument and 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 from mindspore import Tensor, nn, ops as msops
 
 from rvrt_cli import ops
@@ -89,7 +91,7 @@ class _WindowPass:
 class RVRT(nn.Cell):
     """The network: shallow features, recurrent branches over clips, reconstruction.
 
-    Parameters have their published names and are zero at first; load weights before use.
+    Parameters have their published names and are zero at first: `load` weights before use.
     """
 
     def __init__(self, config: RVRTConfig):
@@ -101,6 +103,15 @@ class RVRT(nn.Cell):
         branches = [Branch(branch, i + 1, config) for i, branch in enumerate(config.branches)]
         self.branches = nn.CellList(branches, auto_prefix=False)
         self.reconstruct = Reconstruct(config)
+
+    def load(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Set the parameters' values, by name.
+
+        In place: `set_data` would not reach compiled stages, and would leave the values in the host's memory, from where a
+        GPU copies them at every use.
+        """
+        for parameter in self.get_parameters():
+            msops.assign(parameter, Tensor(arrays[parameter.name], parameter.dtype))
 
     def construct(self, frames: Tensor, mirrored: bool = False) -> Tensor:
         """Upscale a whole sequence in one call, as published.
@@ -164,7 +175,9 @@ class RVRT(nn.Cell):
         direction = branch.split("_")[0]
         backward = direction == "backward"
         guides = window.guides[direction]
-        sources = [window.in_reversed_time(name) for name in window.features] if backward else [*window.features.values()]
+        sources = (
+            [window.in_reversed_time(name) for name in window.features] if backward else [*window.features.values()]
+        )
         key = propagated = None
         if window.state is not None and not backward:
             key, propagated = window.state.features[list(window.features)[-1]], window.state.features[branch]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import types
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from enum import Enum
@@ -33,6 +34,7 @@ _DETACHED = "detached_tensors"  # attribute of a ParameterTuple
 _passing: ContextVar[ParameterPassing] = ContextVar("parameter passing", default=ParameterPassing.DETACHED)
 # MindSpore identifies a graph by the id of its function. Keeping the functions keeps Python from reusing their ids.
 _traced_functions: list[Callable] = []
+_compiled_stages: list[dict[str, Callable]] = []  # the graphs of each stage
 
 
 def arguments(parameters: ParameterTuple) -> list[Tensor]:
@@ -41,7 +43,8 @@ def arguments(parameters: ParameterTuple) -> list[Tensor]:
     A `Parameter` argument would compile the stage anew for each parameter; a tensor shares the compiled stage. Within a
     `differentiable` function gradients lead back to the parameters.
 
-    Values may change in place only (`ops.assign`, not `set_data`): the tensors for inference are made once.
+    Values may change in place only (`ops.assign`, not `set_data`): the tensors for inference are made once, which saves
+    their creation at each of many calls.
     """
     passing = _passing.get()
     if passing is ParameterPassing.ONE_GRAPH:
@@ -53,6 +56,25 @@ def arguments(parameters: ParameterTuple) -> list[Tensor]:
     return getattr(parameters, _DETACHED)
 
 
+def forget_compiled() -> None:
+    """Compile every stage anew when it is next called.
+
+    After an error on an accelerator, such as too little memory, MindSpore's graphs are left with outputs of the failed run.
+    """
+    for graphs in _compiled_stages:
+        graphs.clear()
+
+
+def _copy_of(function: Callable) -> Callable:
+    """A function of its own for each graph: MindSpore would find the old graph of the same function."""
+    copy = types.FunctionType(
+        function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
+    )
+    copy.__kwdefaults__ = function.__kwdefaults__
+    _traced_functions.append(copy)
+    return copy
+
+
 def compiled(function: Callable) -> Callable:
     """`function` compiled by MindSpore, once per combination of shapes and per backend.
 
@@ -60,6 +82,7 @@ def compiled(function: Callable) -> Callable:
     and mix up the gradients of calls that share them.
     """
     graphs: dict[str, Callable] = {}  # by backend
+    _compiled_stages.append(graphs)
 
     @functools.wraps(function)
     def call(*args: Any) -> Any:
@@ -67,7 +90,7 @@ def compiled(function: Callable) -> Callable:
             return function(*args)
         name = active_backend()
         if name not in graphs:
-            graphs[name] = ms.jit(function)
+            graphs[name] = ms.jit(_copy_of(function))
         return graphs[name](*args)
 
     return call

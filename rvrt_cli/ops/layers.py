@@ -131,7 +131,8 @@ def add_upsampled(x: Tensor, small: Tensor) -> Tensor:
 def upsampling_gradient(gradient: Tensor, height: int, width: int) -> Tensor:
     """Gradient of `add_upsampled` with respect to `small` (B, height, width, C), from that of its output."""
     batch, rows, columns, channels = gradient.shape
-    down, across = _bilinear_weights(height, rows), _bilinear_weights(width, columns)
+    down = _bilinear_weights(height, rows).astype(gradient.dtype)
+    across = _bilinear_weights(width, columns).astype(gradient.dtype)
     gradient = ops.matmul(down, gradient.reshape(batch, rows, columns * channels))
     return ops.matmul(across, gradient.reshape(batch, height, columns, channels))
 

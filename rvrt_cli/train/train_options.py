@@ -19,7 +19,7 @@ from rvrt_cli.data.degradation import TRAINING_DEGRADATIONS
 from rvrt_cli.errors import OptionError, WeightsError
 from rvrt_cli.files import write_atomically
 from rvrt_cli.model.config import PRESETS, RVRTConfig
-from rvrt_cli.options import DEVICE_HELP, PRECISIONS, check_ranks, parse_device, setting
+from rvrt_cli.options import DEVICE_HELP, PRECISIONS, check_ranks, setting
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -176,8 +176,7 @@ def test_whole_clip_untiled_is_exactly_the_network(tmp_path: Path, clip: Path, m
 
     weights = load_weights(find_weights("rvrt-tiny"))
     network = RVRT(weights.config)
-    for parameter in network.get_parameters():
-        parameter.set_data(ms.Tensor(weights.arrays[parameter.name]))
+    network.load(weights.arrays)
     frames = np.stack([frame.pixels for frame in read_all(clip)[:6]])
     output = network(ms.Tensor(frames[None].astype(np.float32) / 255)).asnumpy()[0]
     expected = np.rint(np.clip(output, 0, 1) * 255).astype(np.uint8)

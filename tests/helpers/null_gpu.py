@@ -41,28 +41,29 @@ _LIBRARIES = {  # file name: prefix of its functions, in the order in which they
 _FLAGS = ("-std=c++17", "-O2", "-U_FORTIFY_SOURCE", "-fno-strict-aliasing", "-fPIC", "-w")
 
 
-def build_emulated_driver(folder: Path, more: tuple[Path, ...] = ()) -> Path:
-    """The driver with the CUDA kernels, libcuda.so.1; `more` are objects to link into it."""
+def build_emulated_driver(folder: Path, name: str, more: tuple[Path, ...] = ()) -> Path:
+    """The driver with the CUDA kernels as a library `name`; `more` are objects to link into it."""
     emulation = ("-include", str(HERE / "cuda_emulation.h"), "-x", "c++")
     jobs = [((*_FLAGS, *emulation), source) for source in sorted(KERNELS.glob("*.cu"))]
     jobs.append((_FLAGS, HERE / "emulated_driver.cc"))
 
     def compile_one(job: tuple[tuple[str, ...], Path]) -> str:
         flags, source = job
-        target = str(folder / f"{source.stem}.o")
-        subprocess.run(["g++", *flags, "-c", str(source), "-o", target], check=True)
-        return target
+        target = folder / f"{source.stem}.o"
+        if not target.exists():
+            subprocess.run(["g++", *flags, "-c", str(source), "-o", str(target)], check=True)
+        return str(target)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(compile_one, jobs))
-    library = folder / "libcuda.so.1"
+    library = folder / name
     command = ["g++", "-shared", f"-Wl,-soname,{library.name}", *objects, *map(str, more), "-ldl", "-o", str(library)]
     subprocess.run(command, check=True)
     return library
 
 
 def build_null_gpu(folder: Path) -> None:
-    """All libraries of `_LIBRARIES`."""
+    """All libraries of `_LIBRARIES`. Objects that are in the folder already are taken as they are."""
     plugins = _plugins()
     operations = plugins / "gpu" / "libcuda_ops.so.11"
     plugin = _symbols(plugins / "libmindspore_gpu.so.11.6", "--undefined-only")
@@ -96,7 +97,7 @@ def _build_null_library(folder: Path, name: str, functions: list[str], source: s
         objects.append(part.with_name(f"{name}{part.suffix}.o"))
         subprocess.run(["cc", "-w", "-O1", "-fPIC", "-c", str(part), "-o", str(objects[-1])], check=True)
     if name == "libcuda.so.1":
-        build_emulated_driver(folder, tuple(objects))
+        build_emulated_driver(folder, name, tuple(objects))
         return
     versions = [f"-Wl,--version-script={folder / 'null.map'}"] if source else []
     command = ["cc", "-shared", f"-Wl,-soname,{name}", *versions, *map(str, objects), "-o", str(folder / name)]
@@ -120,7 +121,8 @@ def load_null_gpu(folder: Path) -> ctypes.CDLL:
 
     The project's kernels are emulated if the environment has NULL_GPU_COMPUTES; otherwise their launches do nothing.
     """
-    return [ctypes.CDLL(str(folder / name)) for name in _LIBRARIES][0]
+    libraries = {name: ctypes.CDLL(str(folder / name)) for name in _LIBRARIES}
+    return libraries["libcuda.so.1"]
 
 
 if __name__ == "__main__":

@@ -22,13 +22,10 @@ WHOLE, STAGE, FLOW = 2e-4, 2e-5, 1e-3  # largest error of a whole network, of on
 def network(name: str) -> object:
     """The network at the width of the golden vectors, with the weights that their names give."""
     use_device("cpu")
-    import mindspore as ms
-
     from rvrt_cli.model import RVRT
 
     cell = RVRT(replace(PRESETS[name], widths=(36, 36, 36)))
-    for parameter in cell.get_parameters():
-        parameter.set_data(ms.Tensor(named_array(parameter.name, tuple(parameter.shape))))
+    cell.load({p.name: named_array(p.name, tuple(p.shape)) for p in cell.get_parameters()})
     return cell
 
 
@@ -159,8 +156,7 @@ def test_any_length_and_size(frames: int, height: int, width: int) -> None:
 
     for preset in ("rvrt-tiny", "rvrt") if frames == 1 else ("rvrt-tiny",):
         cell = RVRT(PRESETS[preset])
-        for name, array in initial_weights(PRESETS[preset]).items():
-            next(p for p in cell.get_parameters() if p.name == name).set_data(ms.Tensor(array))
+        cell.load(initial_weights(PRESETS[preset]))
         x = np.random.default_rng(frames).random((1, frames, height, width, 3), dtype=np.float32)
         y = cell(ms.Tensor(x)).asnumpy()
         assert y.shape == (1, frames, 4 * height, 4 * width, 3)

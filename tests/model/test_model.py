@@ -39,8 +39,7 @@ ROUNDING = 2e-5  # float32, sums in another order
 def network(config: RVRTConfig) -> RVRT:
     """A network with weights so large that every part matters, and flows of a few pixels."""
     cell = RVRT(config)
-    for parameter in cell.get_parameters():
-        parameter.set_data(ms.Tensor(named_array(parameter.name, tuple(parameter.shape))))
+    cell.load({name: named_array(name, shape) for name, shape in parameter_shapes(config).items()})
     return cell
 
 
@@ -117,9 +116,8 @@ def test_tiny_costs_at_most_one_and_a_half_megaflops_per_pixel() -> None:
 def test_an_initial_network_upscales_almost_bilinearly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MS_JIT", "0")  # a size of its own: not worth compiling
     config = PRESETS["rvrt-tiny"]
-    cell, weights = RVRT(config), initial_weights(config)
-    for parameter in cell.get_parameters():
-        parameter.set_data(ms.Tensor(weights[parameter.name]))
+    cell = RVRT(config)
+    cell.load(initial_weights(config))
     frames = video(2, 12, 16)
     at = [np.clip((np.arange(4 * n) + 0.5) / 4 - 0.5, 0, n - 1) for n in (12, 16)]
     rows, columns = (np.maximum(0, 1 - np.abs(a[:, None] - np.arange(n))) for a, n in zip(at, (12, 16), strict=True))

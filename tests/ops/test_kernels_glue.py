@@ -218,13 +218,8 @@ def noisy_weights(config: RVRTConfig) -> dict[str, np.ndarray]:
 
 def network(config: RVRTConfig, weights: dict[str, np.ndarray]) -> RVRT:
     cell = RVRT(config)
-    load(cell, weights)
+    cell.load(weights)
     return cell
-
-
-def load(cell: RVRT, weights: dict[str, np.ndarray]) -> None:
-    for parameter in cell.get_parameters():
-        parameter.set_data(Tensor(weights[parameter.name]))
 
 
 def clip() -> tuple[Tensor, Tensor]:
@@ -338,7 +333,7 @@ def test_gradients_of_shared_graphs_agree_with_differences() -> None:
         length = float(np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in step.values())))
         ends = []
         for sign in (1, -1):
-            load(cell, {n: w + sign * 0.003 / length * step.get(n, 0 * w) for n, w in weights.items()})
+            cell.load({n: w + sign * 0.003 / length * step.get(n, 0 * w) for n, w in weights.items()})
             ends.append(float(((cell(low).asnumpy().astype(np.float64) - high.asnumpy()) ** 2).mean()))
         assert (ends[0] - ends[1]) / 0.006 == pytest.approx(length, rel=0.02), part
 
@@ -349,8 +344,8 @@ def test_network_sees_weights_that_change_after_it_was_compiled() -> None:
     low, weights = moving_waves(), noisy_weights(TINY)
     cell = network(TINY, weights)
     first = cell(low).asnumpy()
-    load(cell, {name: 1.1 * array for name, array in weights.items()})
+    cell.load({name: 1.1 * array for name, array in weights.items()})
     changed = cell(low).asnumpy()
     assert np.abs(changed - first).max() > 1e-3
-    load(cell, weights)
+    cell.load(weights)
     np.testing.assert_array_equal(cell(low).asnumpy(), first)

@@ -48,7 +48,9 @@ def _locate_library() -> tuple[Path | None, str | None]:
         if built.library is None:
             return None, f"CPU kernels are missing, so rvrt runs several times slower on a CPU: {built.note}"
         return built.library, None
-    sources = [source for end in ("*.cc", "*.h", "cuda/*.cc", "cuda/*.h") for source in SOURCES.glob(end)] if checkout else []
+    sources = (
+        [source for end in ("*.cc", "*.h", "cuda/*.cc", "cuda/*.h") for source in SOURCES.glob(end)] if checkout else []
+    )
     if any(source.stat().st_mtime > path.stat().st_mtime for source in sources):
         return path, f"CPU kernels are older than their sources; run {REBUILD}"
     return path, None

@@ -17,11 +17,11 @@ from pathlib import Path
 
 from rvrt_cli.errors import RvrtError
 from rvrt_cli.files import cache_folder, write_atomically
+from rvrt_cli.gpu_libraries import card_capability
 
 CUDA_SOURCES = Path(__file__).resolve().parent
 _HEADERS = ("portable.h", "arguments.h")
 _OPTIONS = ("--std=c++14",)
-_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # attributes of a device, in cuda.h
 _OLDEST_CAPABILITY = 70  # the first with the warp operations that the kernels use
 
 _problem: str | None = "the CUDA kernels have not been loaded"
@@ -37,7 +37,7 @@ def load(library: Path | None, card: int = 0) -> bool:
     try:
         if library is None:
             raise RvrtError("the library that launches them is missing: rvrt was installed without a C++ compiler")
-        _give_to_library(library, compile_kernels(_Nvrtc(), card_capability(card)))
+        _give_to_library(library, compile_kernels(Nvrtc(), card_capability(card)))
         _problem = None
     except (RvrtError, OSError) as error:
         _problem = f"the CUDA kernels cannot be used, and the network runs many times slower: {error}"
@@ -49,23 +49,7 @@ def cuda_problem() -> str | None:
     return _problem
 
 
-def card_capability(card: int) -> int:
-    """Compute capability of a card, such as 90 for 9.0.
-
-    Raises:
-        RvrtError: there is no such card.
-    """
-    driver = ctypes.CDLL("libcuda.so.1")
-    numbers = []
-    for attribute in (_CAPABILITY_MAJOR, _CAPABILITY_MINOR):
-        value = ctypes.c_int()
-        if driver.cuInit(0) or driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, card):
-            raise RvrtError(f"NVIDIA's driver does not know card {card}")
-        numbers.append(value.value)
-    return 10 * numbers[0] + numbers[1]
-
-
-def compile_kernels(nvrtc: _Nvrtc, capability: int) -> list[bytes]:
+def compile_kernels(nvrtc: Nvrtc, capability: int) -> list[bytes]:
     """The compiled kernels, one image per source file, from the cache where they are there.
 
     Args:
@@ -93,7 +77,7 @@ def compile_kernels(nvrtc: _Nvrtc, capability: int) -> list[bytes]:
     return images
 
 
-def _fingerprint(nvrtc: _Nvrtc, target: str) -> str:
+def _fingerprint(nvrtc: Nvrtc, target: str) -> str:
     """Names everything that the images depend on."""
     digest = hashlib.sha256(repr((nvrtc.version(), target, _OPTIONS)).encode())
     for path in sorted([*CUDA_SOURCES.glob("*.cu"), *CUDA_SOURCES.glob("*.h")]):
@@ -107,18 +91,21 @@ def _give_to_library(library: Path, images: list[bytes]) -> None:
         add(ctypes.c_char_p(image), ctypes.c_int64(len(image)))
 
 
-class _Nvrtc:
-    """NVIDIA's run-time compiler, in the version that the libraries of CUDA 11 brought.
+class Nvrtc:
+    """NVIDIA's run-time compiler, of CUDA 11.
+
+    Args:
+        name: its library, which `rvrt_cli.gpu_libraries` has loaded.
 
     Raises:
         RvrtError: it is not there.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "libnvrtc.so.11.2") -> None:
         try:
-            self._library = ctypes.CDLL("libnvrtc.so.11.2")
+            self._library = ctypes.CDLL(name)
         except OSError:
-            raise RvrtError("libnvrtc.so.11.2 is missing (pip install 'rvrt[gpu]')") from None
+            raise RvrtError(f"{name} is missing (pip install 'rvrt[gpu]')") from None
 
     def version(self) -> tuple[int, int]:
         """Such as (11, 8)."""

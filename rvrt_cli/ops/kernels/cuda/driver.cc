@@ -16,6 +16,8 @@ namespace rvrt {
 namespace cuda {
 namespace {
 
+std::string driver_name = "libcuda.so.1";
+
 struct Driver {
   int (*current_context)(void**);
   int (*load_module)(void**, const void*);
@@ -28,7 +30,7 @@ struct Driver {
   bool complete;
 
   Driver() : complete(true) {
-    void* library = dlopen("libcuda.so.1", RTLD_NOW);
+    void* library = dlopen(driver_name.c_str(), RTLD_NOW);
     const auto find = [&](auto& function, const char* name) {
       function = library ? reinterpret_cast<std::decay_t<decltype(function)>>(dlsym(library, name)) : nullptr;
       complete = complete && function;
@@ -150,6 +152,9 @@ int Call::check(int inputs, int attributes, int outputs) const {
 
 }  // namespace cuda
 }  // namespace rvrt
+
+// The driver's library, if not libcuda.so.1; before the first launch.
+extern "C" RVRT_EXPORT void rvrt_cuda_use_driver(const char* name) { rvrt::cuda::driver_name = name; }
 
 // Adds compiled kernels: a cubin, or PTX that ends with a zero.
 extern "C" RVRT_EXPORT void rvrt_cuda_add_image(const char* image, int64_t bytes) {

@@ -7,6 +7,13 @@
 
 using namespace rvrt::cuda;
 
+// Blocks that share a multiprocessor: two hide the latency of memory. Without tensor cores float16 needs more registers.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 750
+#define RVRT_PRODUCT_BOUNDS __launch_bounds__(256, 1)
+#else
+#define RVRT_PRODUCT_BOUNDS __launch_bounds__(256, 2)
+#endif
+
 namespace {
 
 constexpr int kRows = 128, kThreads = 256;
@@ -244,13 +251,13 @@ template <class T>
 RVRT_DEVICE void product_64(const ProductArguments& p) {
   product<T, 64>(p);
 }
-RVRT_KERNELS(product_64, ProductArguments, __launch_bounds__(256, 2))
+RVRT_KERNELS(product_64, ProductArguments, RVRT_PRODUCT_BOUNDS)
 
 template <class T>
 RVRT_DEVICE void product_32(const ProductArguments& p) {
   product<T, 32>(p);
 }
-RVRT_KERNELS(product_32, ProductArguments, __launch_bounds__(256, 2))
+RVRT_KERNELS(product_32, ProductArguments, RVRT_PRODUCT_BOUNDS)
 
 // A block computes 64 output by 64 input channels of one tap, over one slice of the pixels; each thread 4 by 4 of them.
 template <class T>

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What tests/test_gpu_route.py runs on the null GPU, each in a process of its own: gpu_route.py NAME [ARGUMENTS]."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import sys
+from typing import Any
+
+import numpy as np
+
+
+def command(*arguments: str) -> None:
+    """`rvrt` with these arguments."""
+    from rvrt_cli.cli import main
+
+    sys.argv = ["rvrt", *arguments]
+    main()
+
+
+def select(device: str) -> None:
+    """Select a device, and say which it is and how much memory it has."""
+    from rvrt_cli.device import use_device
+
+    chosen = use_device(device)
+    import mindspore as ms
+
+    print(json.dumps([chosen.kind, chosen.number, ms.get_context("device_id"), chosen.free_bytes()]))
+
+
+def _network(preset: str, **changes: Any) -> Any:
+    from dataclasses import replace
+
+    from rvrt_cli.device import use_device
+
+    device = use_device("gpu")
+    from rvrt_cli.model import PRESETS, Network, initial_weights
+
+    config = replace(PRESETS[preset], **changes)
+    return Network(config, initial_weights(config), {"name": preset}, device)
+
+
+def call(preset: str) -> None:
+    """What one call costs, after a first one that compiles: launches of our kernels, bytes from the host, waits."""
+    network = _network(preset)
+    frames = np.random.default_rng(0).random((1, 14, 64, 112, 3), dtype=np.float32)
+    network(frames, None, 14)
+    runtime, driver = ctypes.CDLL("libcudart.so.11.0"), ctypes.CDLL("libcuda.so.1")
+
+    def counts() -> list[int]:
+        return [driver.emulated_gpu_launches(), runtime.null_gpu_copied_bytes(1), runtime.null_gpu_waits()]
+
+    before = counts()
+    network(frames, None, 14)
+    print(json.dumps([after - earlier for after, earlier in zip(counts(), before, strict=True)]))
+
+
+def out_of_memory() -> None:
+    """The driver refuses memory, then has some again."""
+    from rvrt_cli.errors import OutOfMemoryError
+
+    network = _network("rvrt", widths=(24, 24, 24), heads=(2, 2, 2), align_heads=4, deformable_groups=4)
+    driver = ctypes.CDLL("libcuda.so.1")
+    frames = np.random.default_rng(0).random((1, 2, 16, 16, 3), dtype=np.float32)
+    for left in (0, -1):
+        driver.emulated_gpu_fail_after(ctypes.c_long(left))
+        try:
+            network(frames, None, 2)
+            print("a result")
+        except OutOfMemoryError as error:
+            print(error)
+
+
+def operations(file: str) -> None:
+    """Every op through MindSpore, on emulated kernels: outputs and gradients go into FILE, from the inputs in it.
+
+    MindSpore's own GPU kernels compute nothing here, so only ops that consist of ours alone are right.
+    """
+    from rvrt_cli.device import use_device
+
+    use_device("gpu")
+    import mindspore as ms
+    from mindspore import Tensor
+    from ops.test_kernels_glue import CASES
+
+    from rvrt_cli import ops
+
+    assert ops.active_backend() == "CUDA kernels", ops.active_backend()
+    given = np.load(file)
+    results = {}
+    for name in given["names"]:
+        values: list[Any] = [Tensor(given[f"{name}/{i}"]) for i in range(int(given[f"{name}/count"]))]
+        rest = CASES[name][2]
+        if "residual" in name:
+            values = [*values[:3], *(rest or ("none",)), values[3]]
+        else:
+            values += rest
+        function = getattr(ops, name.split()[0])
+        places = [i for i, value in enumerate(values) if isinstance(value, Tensor)]
+
+        def of_tensors(*tensors: Tensor, filled: list = values, at: list = places, call: Any = function) -> Tensor:
+            chosen = list(filled)
+            for i, tensor in zip(at, tensors, strict=True):
+                chosen[i] = tensor
+            return call(*chosen)
+
+        tensors = [values[i] for i in places]
+        results[f"{name}/output"] = of_tensors(*tensors).asnumpy()
+        gradient = ms.ops.GradOperation(get_all=True, sens_param=True)(of_tensors)
+        for i, found in enumerate(gradient(*tensors, Tensor(given[f"{name}/dout"]))):
+            results[f"{name}/gradient {i}"] = found.asnumpy()
+    np.savez(file, **results)
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](*sys.argv[2:])

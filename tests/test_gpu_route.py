@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The way to an NVIDIA GPU, without one: MindSpore's GPU plugin on the null GPU of helpers/null_gpu.py.
+
+What MindSpore has no GPU kernel for, a wrong shape, a copy too many or a broken installation shows here. Results are not
+compared, but those of our own kernels where nothing of MindSpore's takes part.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import gpu_route
+from helpers.comparison import assert_close
+from helpers.train_runs import make_store
+from helpers.video_clips import decoded_times
+from ops.test_kernels_glue import CASES, arguments
+
+from rvrt_cli import ops
+
+MEDIA = Path(__file__).parent / "media"
+FREE_BYTES, CARDS = 6 << 30, 2  # of the null GPU
+
+
+def on_null_gpu(folder: Path, *arguments: object, status: int = 0, **environment: str) -> str:
+    """Run a check of helpers/gpu_route.py; returns what it printed."""
+    command = [sys.executable, "-m", "helpers.null_gpu", folder, gpu_route.__file__, *arguments]
+    cache = {"RVRT_CACHE": str(Path.cwd() / "cache")}
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, check=False, env={**os.environ, **cache, **environment}
+    )
+    assert done.returncode == status, done.stderr
+    return done.stdout if status == 0 else done.stderr
+
+
+@pytest.mark.slow
+def test_upscale_writes_every_frame_and_leaves_nothing_behind(null_gpu: Path, tmp_path: Path) -> None:
+    source, target = MEDIA / "city.mp4", tmp_path / "out.mkv"
+    on_null_gpu(null_gpu, "command", "upscale", source, target, "--duration", "0.3", "--device", "gpu")
+    assert len(decoded_times(target)) == 8
+    assert sorted(path.name for path in Path.cwd().iterdir()) == ["cache"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("preset", "precision"), [("rvrt-tiny", "float16"), ("rvrt-light", "float32"), ("rvrt", "float16")]
+)
+def test_bench_runs_on_the_cuda_kernels(null_gpu: Path, preset: str, precision: str) -> None:
+    small = ["--model", preset, "--weights", "random", "--frames", "4", "--size", "24x16", "--repeat", "1"]
+    told = json.loads(
+        on_null_gpu(null_gpu, "command", "bench", *small, "--device", "gpu", "--precision", precision, "--json", "-")
+    )
+    assert told["machine"]["device"] == "gpu"
+    assert told["machine"]["precision"] == precision
+    assert told["machine"]["kernels"] is True
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("preset", "launches"), [("rvrt", 2000), ("rvrt-light", 1500), ("rvrt-tiny", 1000)])
+def test_a_call_brings_only_its_frames_to_the_card(null_gpu: Path, preset: str, launches: int) -> None:
+    """Weights stay there, and nothing makes the host wait for each stage: both once cost most of a call."""
+    launched, copied, waits = json.loads(on_null_gpu(null_gpu, "call", preset))
+    assert 0 < launched <= launches
+    frames = 14 * 64 * 112 * 3 * 4
+    assert frames <= copied < 1.2 * frames
+    assert waits <= 40
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_a_network_is_trained(null_gpu: Path, tmp_path: Path, precision: str) -> None:
+    network = ["depths=[1,1,1]", "widths=[12,12,12]", "heads=[2,2,2]", "align_heads=4", "upsampler_width=8"]
+    settings = [word for setting in network for word in ("--network", setting)]
+    data, output = make_store(tmp_path / "data"), tmp_path / "run"
+    sizes = ["--model", "rvrt-light", "--steps", "2", "--batch", "1", "--crop", "32", "--frames", "2", "--no-mirror"]
+    device = ["--device", "gpu", "--precision", precision]
+    on_null_gpu(null_gpu, "command", "train", "--data", data, "--output", output, *sizes, *settings, *device)
+    assert (output / "weights.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_ops_through_mindspore_equal_those_on_the_cpu(null_gpu: Path, tmp_path: Path) -> None:
+    """Shapes, attributes and gradients pass between MindSpore and the CUDA kernels as on the CPU."""
+    import mindspore as ms
+
+    # MindSpore's own GPU kernels take part in these
+    foreign = ("conv2d gelu", "pixel_shuffle 3", "add_upsampled", "charbonnier", "conv2d relu residual")
+    given: dict[str, np.ndarray] = {"names": np.array([name for name in CASES if name not in foreign])}
+    expected = {}
+    assert ops.use_kernels(True)
+    for name in map(str, given["names"]):
+        values = arguments(name, *CASES[name][1:])
+        tensors = [value for value in values if isinstance(value, ms.Tensor)]
+        function = getattr(ops, name.split()[0])
+        output = function(*values).asnumpy()
+        dout = np.random.default_rng(1).standard_normal(output.shape).astype(np.float32)
+        given[f"{name}/count"], given[f"{name}/dout"] = np.array(len(tensors)), dout
+        given.update({f"{name}/{i}": tensor.asnumpy() for i, tensor in enumerate(tensors)})
+        expected[f"{name}/output"] = output
+
+        def of_tensors(*parts: ms.Tensor, filled: list = values, call: object = function) -> ms.Tensor:
+            remaining = iter(parts)
+            return call(*[next(remaining) if isinstance(value, ms.Tensor) else value for value in filled])  # type: ignore[operator]
+
+        gradient = ms.ops.GradOperation(get_all=True, sens_param=True)(of_tensors)
+        for i, found in enumerate(gradient(*tensors, ms.Tensor(dout))):
+            expected[f"{name}/gradient {i}"] = found.asnumpy()
+    file = tmp_path / "operations.npz"
+    np.savez(file, **given)
+    on_null_gpu(null_gpu, "operations", file, NULL_GPU_COMPUTES="1")
+    with np.load(file) as found:
+        assert sorted(found.files) == sorted(expected)
+        for name, wanted in expected.items():
+            assert_close(found[name], wanted.astype(np.float64), 2e-5, name, floor=1e-3)
+
+
+@pytest.mark.slow
+def test_too_little_memory_is_one_error_after_which_it_goes_on(null_gpu: Path) -> None:
+    first, second = on_null_gpu(null_gpu, "out_of_memory").splitlines()
+    assert "memory is not enough" in first
+    assert second == "a result"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("device", "rank", "number"), [("gpu", None, 0), ("gpu:1", None, 1), ("auto", None, 0), ("gpu", "1", 1)]
+)
+def test_a_card_is_chosen_by_its_number_or_by_the_rank(
+    null_gpu: Path, device: str, rank: str | None, number: int
+) -> None:
+    environment = {"MS_ROLE": "MS_WORKER", "DEVICE_ID": rank} if rank else {}
+    told = json.loads(on_null_gpu(null_gpu, "select", device, **environment).splitlines()[-1])
+    assert told == ["gpu", number, number, FREE_BYTES]
+
+
+def test_a_card_that_is_not_there_is_refused(null_gpu: Path) -> None:
+    assert f"--device gpu:{CARDS}: there is no gpu {CARDS}" in on_null_gpu(null_gpu, "select", f"gpu:{CARDS}", status=1)
+
+
+# --- installations that do not work
+
+_DRIVER = """
+int cuInit(unsigned flags) {{ return {init}; }}
+int cuDriverGetVersion(int *version) {{ *version = {version}; return 0; }}
+int cuDeviceGetCount(int *count) {{ *count = {count}; return 0; }}
+int cuDeviceGetAttribute(int *value, int attribute, int card) {{ *value = attribute == 75 ? {major} : 0; return 0; }}
+"""
+
+
+@pytest.mark.parametrize(
+    ("driver", "reason"),
+    [
+        (None, "there is no NVIDIA driver; install one (version 510 or later)"),
+        ({"version": 11040}, "the NVIDIA driver is for CUDA 11.4 and MindSpore needs 11.6; update it"),
+        ({"count": 0}, "finds no card; check nvidia-smi and CUDA_VISIBLE_DEVICES"),
+        ({"init": 100}, "finds no card; check nvidia-smi and CUDA_VISIBLE_DEVICES"),
+        ({"major": 5}, "MindSpore has no code for a card of compute capability 5.0"),
+        ({}, "libcudart.so.11.0 of CUDA 11 is missing; install it with pip install 'rvrt[gpu]'"),
+    ],
+    ids=["no driver", "old driver", "no card", "driver without a card", "old card", "no CUDA"],
+)
+def test_what_is_missing_is_said_in_one_line_with_the_remedy(
+    tmp_path: Path, driver: dict[str, int] | None, reason: str
+) -> None:
+    if shutil.which("cc") is None:
+        pytest.skip("the driver that the test makes needs a C compiler")
+    environment = dict(os.environ)
+    if driver is not None:
+        values = {"version": 12020, "init": 0, "count": 1, "major": 9, **driver}
+        (tmp_path / "driver.c").write_text(_DRIVER.format(**values))
+        library = tmp_path / "libcuda.so.1"
+        subprocess.run(["cc", "-shared", "-fPIC", "-o", library, tmp_path / "driver.c"], check=True)
+        environment["LD_LIBRARY_PATH"] = str(tmp_path)
+    elif Path("/dev/nvidiactl").exists():
+        pytest.skip("this machine has an NVIDIA driver")
+    code = "from rvrt_cli.gpu_libraries import load_gpu_plugin; print(load_gpu_plugin())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert reason in done.stdout
+    assert len(done.stdout.splitlines()) == 1
