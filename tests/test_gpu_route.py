@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from helpers import gpu_route
 from helpers.comparison import assert_close
+from helpers.op_cases import CASES, arguments
 from helpers.train_runs import make_store
 from helpers.video_clips import decoded_times
-from ops.test_kernels_glue import CASES, arguments
 
 from rvrt_cli import ops
 
@@ -141,6 +141,32 @@ def test_a_card_is_chosen_by_its_number_or_by_the_rank(
 
 def test_a_card_that_is_not_there_is_refused(null_gpu: Path) -> None:
     assert f"--device gpu:{CARDS}: there is no gpu {CARDS}" in on_null_gpu(null_gpu, "select", f"gpu:{CARDS}", status=1)
+
+
+# --- the check for a machine with a card
+
+CHECK = Path(__file__).parent / "hardware" / "check.py"
+
+
+@pytest.mark.slow
+def test_the_hardware_check_passes_kernels_on_the_cpu_and_fails_those_of_a_card_that_does_not_compute(
+    null_gpu: Path,
+) -> None:
+    paths = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ["PYTHONPATH"]])}
+    step = [CHECK, "--step", "kernels"]
+    results = []
+    for command in (
+        [sys.executable, *step, "cpu", "float32"],
+        [sys.executable, "-m", "helpers.null_gpu", null_gpu, *step, "gpu", "float32"],
+    ):
+        words = list(map(str, command))
+        done = subprocess.run(words, capture_output=True, text=True, check=True, env={**os.environ, **paths})
+        results.append(json.loads(done.stdout.splitlines()[-1]))
+    on_cpu, on_card = results
+    assert on_cpu["passed"], on_cpu
+    assert not on_card["passed"]
+    assert on_card["backend"] == "CUDA kernels"
+    assert len(on_card["wrong"]) > 10
 
 
 # --- installations that do not work

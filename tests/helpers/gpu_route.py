@@ -82,8 +82,8 @@ def operations(file: str) -> None:
     use_device("gpu")
     import mindspore as ms
     from mindspore import Tensor
-    from ops.test_kernels_glue import CASES
 
+    from helpers.op_cases import CASES
     from rvrt_cli import ops
 
     assert ops.active_backend() == "CUDA kernels", ops.active_backend()

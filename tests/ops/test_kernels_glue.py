@@ -16,75 +16,16 @@ import numpy as np
 import pytest
 from helpers.comparison import assert_close
 from helpers.flow_reference import moved_texture
+from helpers.op_cases import CASES, VECTOR, X, arguments, value_and_gradients
 from mindspore import Tensor
 
 from rvrt_cli import ops
 from rvrt_cli.model import PRESETS, RVRT, RVRTConfig, initial_weights
 from rvrt_cli.model.alignment import align_deformable, align_unguided, deformable_shapes
-from rvrt_cli.ops import attention, frame_fusion, kernels, layers, sampling
+from rvrt_cli.ops import frame_fusion, kernels, layers
 from rvrt_cli.ops.lucas_kanade_flow import lucas_kanade
 
 pytestmark = pytest.mark.skipif(kernels.library() is None, reason=str(kernels.problem()))
-
-N, T, H, W, C = 2, 2, 9, 7, 6
-X, WIDE = (N, T, H, W, C), (N, T, H, W, 10)
-IMAGE = (N, H, W, C)
-VECTOR, HIDDEN = (C,), (10,)
-
-# name: (definitions, shapes of the tensors, what follows them)
-CASES = {
-    "linear": (layers, [X, (10, C), HIDDEN], ()),
-    "linear gelu": (layers, [X, (10, C), HIDDEN], ("gelu",)),
-    "linear residual": (layers, [X, (10, C), HIDDEN, WIDE], ("leaky_relu",)),
-    "norm_linear": (layers, [X, VECTOR, VECTOR, (10, C), HIDDEN], ("relu",)),
-    "mlp": (layers, [X, VECTOR, VECTOR, (10, C), HIDDEN, (C, 10), VECTOR], ()),
-    "layer_norm": (layers, [X, VECTOR, VECTOR], ()),
-    "conv2d": (layers, [IMAGE, (10, C, 1, 3, 3), HIDDEN], ("leaky_relu",)),
-    "conv2d 5x3": (layers, [IMAGE, (10, C, 5, 3), HIDDEN], ()),
-    "conv2d 1x1": (layers, [IMAGE, (10, C, 1, 1), HIDDEN], ("relu",)),
-    "conv2d residual": (layers, [IMAGE, (C, C, 3, 3), VECTOR, IMAGE], ()),
-    "conv2d relu residual": (layers, [IMAGE, (C, C, 3, 3), VECTOR, IMAGE], ("relu",)),
-    "conv2d gelu": (layers, [IMAGE, (10, C, 3, 3), HIDDEN], ("gelu",)),
-    "pixel_shuffle": (layers, [(N, H, W, 8)], (2, "leaky_relu")),
-    "pixel_shuffle 4": (layers, [(N, H, W, 32)], (4, "leaky_relu")),
-    "pixel_shuffle 3": (layers, [(N, H, W, 9)], (3,)),
-    "reverse_time": (layers, [(N, 3, H, W, C)], ()),
-    "add_upsampled": (layers, [(N, 4 * H, 4 * W, 3), (N, H, W, 3)], ()),
-    "charbonnier": (layers, [IMAGE, IMAGE], ()),
-    "window_attention": (attention, [(N, T, H, W, 3 * C), (3 * C,)], (None, 2, (2, 4, 4), (0, 2, 2))),
-    "window_attention bias": (attention, [(N, T, H, W, 3 * C), (3 * C,), (3, 16, 16)], (3, (1, 4, 4), (0, 0, 0))),
-    "neighborhood_attention": (attention, [X, (N, T, H, W, 2 * C)], (2, (3, 3))),
-    "deformable_attention": (attention, [X, (N, T, H, W, 2 * C), (N, T, H, W, T, 4, 9, 2)], (2, (3, 3))),
-    "warp": (sampling, [IMAGE, (N, H, W, 2)], ()),
-    "warp border": (sampling, [IMAGE, (N, H, W, 2)], (True,)),
-}
-
-
-def arguments(name: str, shapes: list, rest: tuple) -> list:
-    """Random tensors, then what follows them; a residual comes after the activation."""
-    rng = np.random.default_rng(len(name))
-    tensors = [Tensor(rng.standard_normal(shape).astype(np.float32)) for shape in shapes]
-    if "residual" in name:
-        return [*tensors[:3], *(rest or ("none",)), tensors[3]]
-    return [*tensors, *rest]
-
-
-def value_and_gradients(function: Callable, values: list) -> tuple[np.ndarray, list[np.ndarray]]:
-    """The output, and the gradient of its sum with random weights towards every tensor."""
-    places = [i for i, value in enumerate(values) if isinstance(value, Tensor)]
-
-    def weighted(*tensors: Tensor) -> tuple[Tensor, Tensor]:
-        filled = list(values)
-        for i, tensor in zip(places, tensors, strict=True):
-            filled[i] = tensor
-        output = function(*filled)
-        weights = np.random.default_rng(1).standard_normal(output.shape).astype(np.float32)
-        return (output * Tensor(weights)).sum(), output
-
-    gradient = ms.value_and_grad(weighted, tuple(range(len(places))), has_aux=True)
-    (_, output), gradients = gradient(*[values[i] for i in places])
-    gradients = gradients if isinstance(gradients, tuple) else (gradients,)
-    return output.asnumpy(), [g.asnumpy() for g in gradients]
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -6,9 +6,11 @@ N batch, T frames per clip, H×W frame size [px], C channels, G offset groups, K
 
 from __future__ import annotations
 
+import ast
 import itertools
 import math
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import mindspore as ms
@@ -16,8 +18,10 @@ import numpy as np
 import pytest
 from helpers.comparison import assert_close
 
+from rvrt_cli import ops
 from rvrt_cli.ops import attention, frame_fusion, layers, sampling
 
+_TRACED_PARTS = ("alignment", "blocks", "network_parts", "optical_flow", "rvrt", "spynet")
 FLOAT32, FLOAT64 = 1e-5, 1e-8  # of the largest value; in float64 MindSpore's Python numbers still are float32
 
 
@@ -521,3 +525,15 @@ def test_fusion_ignores_a_neighbor_that_shows_something_else() -> None:
     around, flows = np.full((1, 2, 4, 4, 3), 0.9), np.zeros((1, 2, 4, 4, 2))
     fused = frame_fusion.fuse_frames(*tensors((frame, around, flows), np.float32)).asnumpy()
     assert np.abs(fused).max() < 1e-5
+
+
+def test_definitions_hold_nothing_that_ascend_refuses() -> None:
+    """Graph mode with static shapes on Ascend: no `arange` of MindSpore's, nothing that reads a tensor's values."""
+    package = Path(ops.__file__).parents[1]
+    traced = [*package.glob("ops/*.py"), *(package / "model" / f"{name}.py" for name in _TRACED_PARTS)]
+    for path in traced:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                owner = node.func.value.id if isinstance(node.func.value, ast.Name) else ""
+                assert (owner, node.func.attr) not in {("ops", "arange"), ("msops", "arange")}, path.name
+                assert node.func.attr not in ("asnumpy", "item", "nonzero", "unique"), f"{path.name}:{node.lineno}"
