@@ -94,8 +94,9 @@ def _select(ms: Any, kind: str, number: int, device: str) -> None:
     count = ms.hal.device_count(_MINDSPORE_NAMES[kind])
     if number >= count:
         raise RvrtError(f"--device {device}: there is no {kind} {number}; this machine has {count}, counted from 0")
-    # Once MindSpore has computed, it refuses to be told even what is selected already.
-    if (ms.get_context("device_target"), ms.get_context("device_id")) != (_MINDSPORE_NAMES[kind], number):
+    # Once MindSpore has computed, it refuses to be told even what is selected already. Of the CPU there is no number.
+    selected = ms.get_context("device_target"), number if kind == "cpu" else ms.get_context("device_id")
+    if selected != (_MINDSPORE_NAMES[kind], number):
         with visible_to_linker():
             ms.set_device(_MINDSPORE_NAMES[kind], number)
     if kind == "gpu":

@@ -12,7 +12,7 @@ import rvrt_cli
 
 PACKAGE = Path(rvrt_cli.__file__).parent
 ROOT = Path(__file__).parents[1]
-SOURCES = {".py": "#", ".cc": "//", ".h": "//"}  # suffix → how a comment starts
+SOURCES = {".py": "#", ".cc": "//", ".h": "//", ".cu": "//", ".c": "//"}  # suffix → how a comment starts
 
 
 def top_level_names(path: Path) -> Iterator[str]:

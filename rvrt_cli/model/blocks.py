@@ -88,7 +88,7 @@ def transformer_layer(
     if biased:
         bias_table = weights[_TRANSFORMER_WEIGHTS]
         index = _position_index(window, fitted[0] * fitted[1] * fitted[2])
-        bias = bias_table[index].transpose(2, 0, 1)  # (heads, L, L)
+        bias = msops.gather(bias_table, index, 0).transpose(2, 0, 1)  # (heads, L, L)
     qkv = ops.norm_linear(x, norm1_g, norm1_b, qkv_w, qkv_b)  # (N, T, H, W, 3C)
     attended = ops.window_attention(qkv, qkv_b, bias, heads, fitted, shift)
     x = ops.linear(attended, proj_w, proj_b, "none", x)

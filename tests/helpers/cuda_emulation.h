@@ -155,9 +155,9 @@ inline float atomicAdd(float* p, float x) {
 
 // Runs a kernel (see RVRT_ENTRY_POINT in portable.h) over a grid. Threads lie along x.
 extern "C" inline __attribute__((used, visibility("default"))) int emulated_launch(void (*kernel)(const void*),
-                                                                                    const unsigned* grid,
-                                                                                    unsigned threads,
-                                                                                    const void* arguments) {
+                                                                                   const unsigned* grid,
+                                                                                   unsigned threads,
+                                                                                   const void* arguments) {
   using namespace emulated;
   if (threads > kMostThreads) return 1;
   if (!stacks) stacks = static_cast<char*>(std::malloc(static_cast<size_t>(kMostThreads) * kStackBytes));

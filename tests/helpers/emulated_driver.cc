@@ -36,7 +36,8 @@ int cuLaunchKernel(void* function, unsigned x, unsigned y, unsigned z, unsigned 
   ++launches;
   if (!x || !y || !z || y > 65535 || z > 65535) return 1;  // CUDA_ERROR_INVALID_VALUE
   const unsigned grid[] = {x, y, z};
-  return computes ? emulated_launch(reinterpret_cast<void (*)(const void*)>(function), grid, threads, parameters[0]) : 0;
+  return computes ? emulated_launch(reinterpret_cast<void (*)(const void*)>(function), grid, threads, parameters[0])
+                  : 0;
 }
 
 int cuMemAlloc_v2(void** memory, size_t bytes) {

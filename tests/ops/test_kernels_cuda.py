@@ -87,6 +87,28 @@ def test_float16_is_float32_rounded(cuda_kernels: CudaKernels, call: Call) -> No
         assert_close(value, wanted.astype(np.float64), 2e-3, f"output {i}", floor=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("size", "window", "shift"),
+    [
+        ((1, 2, 10, 16), (2, 8, 8), (1, 4, 4)),  # 128 queries, padded below
+        ((2, 1, 9, 7), (1, 4, 4), (0, 2, 1)),  # fewer than a chunk of keys, padded on both sides
+        ((1, 2, 9, 9), (2, 9, 9), (0, 0, 0)),  # 162: more than a block of queries, no whole chunk
+    ],
+)
+@pytest.mark.parametrize("width", [24, 32, 5])
+def test_window_attention_on_tensor_cores(
+    cuda_kernels: CudaKernels, size: tuple, window: tuple, shift: tuple, width: int
+) -> None:
+    """In float16 a matrix product of whole warps, for which the emulator has the fragments of mma.m16n8k16."""
+    rng, heads, length = np.random.default_rng(width), 2, int(np.prod(window))
+    qkv, pad = normal(rng, *size, 3 * heads * width), normal(rng, 3 * heads * width)
+    half = [value.astype(np.float16) for value in (qkv, pad, normal(rng, heads, length, length))]
+    numbers, shape = attributes(heads, *window, *shift, 1), (*size, heads * width)
+    [ours] = cuda_kernels("window_attention_forward", *half, numbers, like=[shape])
+    [wanted] = cuda_kernels("window_attention_forward", *[x.astype(np.float32) for x in half], numbers, like=[shape])
+    assert_close(ours, wanted.astype(np.float64), 2e-3)
+
+
 @pytest.mark.parametrize("call", list(calls()), ids=lambda call: call[0])
 def test_wrong_calls_are_refused_before_a_launch(cuda_kernels: CudaKernels, call: Call) -> None:
     name, inputs, numbers, shapes = call

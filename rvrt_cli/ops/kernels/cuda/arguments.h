@@ -128,8 +128,8 @@ struct WeightGradientArguments {
 struct WindowArguments {
   const void *qkv, *pad, *bias, *dout;
   void *out, *dqkv;
-  float *dbias, *dpad;    // float, by slice: (slices, heads, L keys, L queries), (slices, 3C); dbias null: there is none
-  float* rows;            // float, by block: (L, 3), maximum, 1 / sum and mean gradient of each query
+  float *dbias, *dpad;  // float, by slice: (slices, heads, L keys, L queries), (slices, 3C); dbias null: there is none
+  float* rows;          // float, by block: (L, 3), maximum, 1 / sum and mean gradient of each query
   int size[3], window[3], shift[3], grid[3];  // frames, height, width
   int channels, heads, head_width, length, windows, slices;
   float scale;

@@ -48,9 +48,9 @@ const Driver& driver() {
 }
 
 std::mutex lock;
-std::vector<std::string> images;                                // compiled kernels, in the form that the driver loads
-std::map<void*, std::vector<void*>> modules;                    // by context: MindSpore has one per card
-std::map<std::pair<void*, std::string>, void*> functions;       // by context and name
+std::vector<std::string> images;                           // compiled kernels, in the form that the driver loads
+std::map<void*, std::vector<void*>> modules;               // by context: MindSpore has one per card
+std::map<std::pair<void*, std::string>, void*> functions;  // by context and name
 struct Block {
   void* memory = nullptr;
   int64_t bytes = 0;
@@ -102,9 +102,8 @@ int launch_bytes(const Call& call, const char* name, Grid grid, int threads, con
   }
   if (!function) return kDriver;
   void* parameters[] = {const_cast<void*>(arguments)};
-  const int code =
-      driver().launch(function, static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y),
-                      static_cast<unsigned>(grid.z), threads, 1, 1, 0, call.stream, parameters, nullptr);
+  const int code = driver().launch(function, static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y),
+                                   static_cast<unsigned>(grid.z), threads, 1, 1, 0, call.stream, parameters, nullptr);
   return code ? complain((std::string("launch ") + name).c_str(), code) : kOk;
 }
 

@@ -17,7 +17,8 @@ RVRT_DEVICE void sum_slices(const SlicesArguments& a) {
   for (Index i = thread_index(); i < a.count; i += thread_count()) {
     Index from = i;
     if (a.rows) {
-      const Index matrix = i / (static_cast<Index>(a.rows) * a.columns), place = i % (static_cast<Index>(a.rows) * a.columns);
+      const Index matrix = i / (static_cast<Index>(a.rows) * a.columns),
+                  place = i % (static_cast<Index>(a.rows) * a.columns);
       from = matrix * a.rows * a.columns + place % a.rows * a.columns + place / a.rows;
     }
     float sum = 0;

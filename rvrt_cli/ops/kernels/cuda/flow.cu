@@ -39,7 +39,8 @@ RVRT_DEVICE void flow_luma(const PyramidArguments& a) {
     const Index image = i % half / plane;
     const int y = smaller(i % plane / a.width, a.frame_height - 1), x = smaller(i % a.width, a.frame_width - 1);
     const Index pixel = ((image * a.frame_height + y) * a.frame_width + x) * 3;
-    a.out[i] = 0.299f * load<T>(frames, pixel) + 0.587f * load<T>(frames, pixel + 1) + 0.114f * load<T>(frames, pixel + 2);
+    a.out[i] =
+        0.299f * load<T>(frames, pixel) + 0.587f * load<T>(frames, pixel + 1) + 0.114f * load<T>(frames, pixel + 2);
   }
 }
 RVRT_KERNELS(flow_luma, PyramidArguments)
@@ -65,7 +66,8 @@ RVRT_DEVICE void flow_smooth(const FilterArguments& a) {
 #pragma unroll
     for (int dy = -1; dy <= 1; ++dy) {
       const float* line = image + static_cast<Index>(clamp_index(y + dy, a.height)) * a.width;
-      const float across = 0.5f * line[x] + 0.25f * (line[clamp_index(x - 1, a.width)] + line[clamp_index(x + 1, a.width)]);
+      const float across =
+          0.5f * line[x] + 0.25f * (line[clamp_index(x - 1, a.width)] + line[clamp_index(x + 1, a.width)]);
       sum += (dy ? 0.25f : 0.5f) * across;
     }
     a.out[i] = sum;
@@ -110,8 +112,7 @@ RVRT_DEVICE void flow_products(const FlowArguments& a) {
     const float inside = (down.weight[0] + down.weight[1]) * (across.weight[0] + across.weight[1]);
     const float slope_x =
         0.25f * (first[place(y, right)] - first[place(y, left)] + (warped(y, right) - warped(y, left)));
-    const float slope_y =
-        0.25f * (first[place(below, x)] - first[place(up, x)] + (warped(below, x) - warped(up, x)));
+    const float slope_y = 0.25f * (first[place(below, x)] - first[place(up, x)] + (warped(below, x) - warped(up, x)));
     const float change = inside * (warped(y, x) - first[place(y, x)]);
     float* out = a.products + 5 * i;
     out[0] = inside * slope_x * slope_x, out[1] = inside * slope_x * slope_y, out[2] = inside * slope_y * slope_y;
@@ -195,7 +196,8 @@ RVRT_DEVICE void fuse_frames_forward(const FusionArguments& a) {
       }
     };
     const auto color_of = [&](const void* frames, Index frame, int py, int px, float (&color)[3]) {
-      const Index at = frame * plane + static_cast<Index>(clamp_index(py, a.height)) * a.width + clamp_index(px, a.width);
+      const Index at =
+          frame * plane + static_cast<Index>(clamp_index(py, a.height)) * a.width + clamp_index(px, a.width);
 #pragma unroll
       for (int c = 0; c < 3; ++c) color[c] = load<T>(frames, at * 3 + c);
     };

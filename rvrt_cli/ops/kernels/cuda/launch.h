@@ -10,12 +10,12 @@
 #include "../kernel.h"
 #include "arguments.h"
 
-#define RVRT_CUDA_ENTRY(name)                                                                                   \
-  static int cuda_##name##_checked(const rvrt::cuda::Call& t);                                                  \
-  extern "C" RVRT_EXPORT int cuda_##name(int nparam, void** params, int* ndims, int64_t** shapes,               \
-                                         const char** dtypes, void* stream, void*) {                            \
-    return cuda_##name##_checked(rvrt::cuda::Call{{nparam, params, ndims, shapes, dtypes}, stream, false});     \
-  }                                                                                                             \
+#define RVRT_CUDA_ENTRY(name)                                                                                          \
+  static int cuda_##name##_checked(const rvrt::cuda::Call& t);                                                         \
+  extern "C" RVRT_EXPORT int cuda_##name(int nparam, void** params, int* ndims, int64_t** shapes, const char** dtypes, \
+                                         void* stream, void*) {                                                        \
+    return cuda_##name##_checked(rvrt::cuda::Call{{nparam, params, ndims, shapes, dtypes}, stream, false});            \
+  }                                                                                                                    \
   static int cuda_##name##_checked(const rvrt::cuda::Call& t)
 
 #define RVRT_TRY(expression) \

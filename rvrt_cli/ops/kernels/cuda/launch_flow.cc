@@ -65,7 +65,8 @@ RVRT_CUDA_ENTRY(fuse_frames_forward) {
   RVRT_CHECK(t.ndims[0] == 4 && t.ndims[1] == 5, kShape);
   const int64_t batch = t.dim(0, 0), neighbors = t.dim(1, 1), height = t.dim(0, 1), width = t.dim(0, 2);
   RVRT_CHECK(t.has_shape(0, {batch, height, width, 3}) && t.has_shape(1, {batch, neighbors, height, width, 3}), kShape);
-  RVRT_CHECK(t.has_shape(2, {batch, neighbors, height, width, 2}) && t.has_shape(3, {batch, height, width, 64}), kShape);
+  RVRT_CHECK(t.has_shape(2, {batch, neighbors, height, width, 2}) && t.has_shape(3, {batch, height, width, 64}),
+             kShape);
   FusionArguments a{t.in(0), t.in(1), t.in(2), t.out(3), 4 * batch * height * width, 0, 0, 0};
   a.neighbor_count = neighbors, a.height = height, a.width = width;
   return launch_elements(t, "fuse_frames_forward", a);

@@ -48,8 +48,8 @@ struct Norm {
 int launch_product(const Call& t, const ProductArguments& p) {
   if (p.rows == 0) return kOk;
   const int columns = p.columns <= 32 || (p.columns > 64 && p.columns % 64 <= 32 && p.columns < 128) ? 32 : 64;
-  return launch(t, columns == 32 ? "product_32" : "product_64", Grid{ceil_div(p.rows, 128), ceil_div(p.columns, columns)},
-                kThreads, p);
+  return launch(t, columns == 32 ? "product_32" : "product_64",
+                Grid{ceil_div(p.rows, 128), ceil_div(p.columns, columns)}, kThreads, p);
 }
 
 // out = epilogue(x * weightᵀ): the layer itself.
@@ -136,8 +136,9 @@ int norm_gradients(const Call& t, const void* x, const void* gamma, const void* 
 int64_t norm_floats(int64_t rows, int64_t channels) { return 2 * column_slices(rows, channels) * channels; }
 
 // Gradients of activation(x * weightᵀ + bias), x possibly normalized: of weight and bias, and `dx` of the layer's input.
-int dense_gradients(const Call& t, const Layer& l, const Norm& norm, const void* x, const void* weight, const void* bias,
-                    const void* dout, int activation, void* dz, float* partial, void* dx, void* dweight, void* dbias) {
+int dense_gradients(const Call& t, const Layer& l, const Norm& norm, const void* x, const void* weight,
+                    const void* bias, const void* dout, int activation, void* dz, float* partial, void* dx,
+                    void* dweight, void* dbias) {
   const void* g = dout;
   if (activation) {
     ProductArguments p = layer_product(l, x, weight, bias, dz, norm);
@@ -231,8 +232,8 @@ RVRT_CUDA_ENTRY(norm_linear_backward) {
   RVRT_TRY(norm_statistics(t, t.in(0), l.rows, l.inputs, statistics));
   const Norm norm{statistics, t.in(1), t.in(2)};
   const void* bias = t.attribute(6, 1) ? t.in(4) : nullptr;
-  RVRT_TRY(dense_gradients(t, l, norm, t.in(0), t.in(3), bias, t.in(5), activation, dz, partial, dn, t.out(10),
-                           t.out(11)));
+  RVRT_TRY(
+      dense_gradients(t, l, norm, t.in(0), t.in(3), bias, t.in(5), activation, dz, partial, dn, t.out(10), t.out(11)));
   return norm_gradients(t, t.in(0), t.in(1), dn, nullptr, l.rows, l.inputs, statistics, partial, t.out(7), t.out(8),
                         t.out(9));
 }
@@ -303,7 +304,8 @@ RVRT_CUDA_ENTRY(mlp_backward) {
   RVRT_TRY(t.check(7, 0, 7));
   Layer first, second;
   RVRT_TRY(mlp_layers(t, 4, &first, &second));
-  RVRT_CHECK(t.same_shape(0, 6) && t.same_shape(0, 7) && t.size(8) == first.inputs && t.size(9) == first.inputs, kShape);
+  RVRT_CHECK(t.same_shape(0, 6) && t.same_shape(0, 7) && t.size(8) == first.inputs && t.size(9) == first.inputs,
+             kShape);
   RVRT_CHECK(t.same_shape(3, 10) && t.size(11) == first.outputs && t.same_shape(5, 12) && t.size(13) == first.inputs,
              kShape);
   const int64_t rows = first.rows, channels = first.inputs, hidden = first.outputs;

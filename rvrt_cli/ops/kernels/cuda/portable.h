@@ -107,8 +107,7 @@ RVRT_DEVICE float activate(float z, int activation) {
 
 // Derivative of the activation at z; of all but GELU also at the activation's output.
 RVRT_DEVICE float activation_slope(float z, int activation) {
-  if (activation == kGelu)
-    return 0.5f * (1.0f + erff(z * 0.70710678f)) + z * 0.39894228f * expf(-0.5f * z * z);
+  if (activation == kGelu) return 0.5f * (1.0f + erff(z * 0.70710678f)) + z * 0.39894228f * expf(-0.5f * z * z);
   if (activation == kNone || z > 0) return 1.0f;
   return activation == kLeaky ? 0.1f : activation == kLeaky2 ? 0.2f : 0.0f;
 }

@@ -51,8 +51,7 @@ RVRT_DEVICE void fetch_a(const ProductArguments& p, const Row& row, int dy, int 
 #pragma unroll
   for (int i = 0; i < kLength; ++i)
     if (c + i < p.depth)
-      put(&v.elements[i],
-          (to_float(v.elements[i]) - mean) * scale * load<T>(p.gamma, c + i) + load<T>(p.beta, c + i));
+      put(&v.elements[i], (to_float(v.elements[i]) - mean) * scale * load<T>(p.gamma, c + i) + load<T>(p.beta, c + i));
 }
 
 template <class T>
@@ -194,9 +193,9 @@ template <class T, int kColumns>
 RVRT_DEVICE void product(const ProductArguments& p) {
   typedef Tile<T, kColumns> Block;
   constexpr int kLength = Vector<T>::kLength, kDepth = Block::kDepth;
-  constexpr int kPieces = kDepth / kLength;                        // 16-byte pieces of a row of `a`
-  constexpr int kRowsEach = kRows * kPieces / kThreads;            // pieces that a thread fetches
-  constexpr int kWeightsEach = kColumns * kDepth / kThreads;       // numbers of `b`
+  constexpr int kPieces = kDepth / kLength;                   // 16-byte pieces of a row of `a`
+  constexpr int kRowsEach = kRows * kPieces / kThreads;       // pieces that a thread fetches
+  constexpr int kWeightsEach = kColumns * kDepth / kThreads;  // numbers of `b`
   __shared__ union {
     typename Block::Shared step;
     float out[kRows][kColumns + 1];
@@ -278,7 +277,8 @@ RVRT_DEVICE void weight_gradient(const WeightGradientArguments& p) {
       float g = 0, x = 0;
       if (pixel < last && first_output + c < p.outputs)
         g = load<T>(p.g, static_cast<Index>(pixel) * p.outputs + first_output + c);
-      const int column = p.taps == 1 ? 0 : pixel % p.width + dx, row = p.taps == 1 ? 0 : pixel / p.width % p.height + dy;
+      const int column = p.taps == 1 ? 0 : pixel % p.width + dx,
+                row = p.taps == 1 ? 0 : pixel / p.width % p.height + dy;
       const bool inside = p.taps == 1 || (column >= 0 && column < p.width && row >= 0 && row < p.height);
       if (pixel < last && inside && first_input + c < p.inputs) {
         const Index moved = p.taps == 1 ? pixel : pixel + static_cast<Index>(dy) * p.width + dx;
@@ -306,7 +306,8 @@ RVRT_DEVICE void weight_gradient(const WeightGradientArguments& p) {
     for (int j = 0; j < 4; ++j) {
       const int output = first_output + t / 16 * 4 + i, input = first_input + t % 16 * 4 + j;
       if (output < p.outputs && input < p.inputs)
-        p.partial[((static_cast<Index>(blockIdx.z) * p.outputs + output) * p.inputs + input) * p.taps + tap] = sums[i][j];
+        p.partial[((static_cast<Index>(blockIdx.z) * p.outputs + output) * p.inputs + input) * p.taps + tap] =
+            sums[i][j];
     }
 }
 RVRT_KERNELS(weight_gradient, WeightGradientArguments)

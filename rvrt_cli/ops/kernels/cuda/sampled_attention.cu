@@ -226,8 +226,8 @@ RVRT_DEVICE void sample_lane(const DeformableArguments& a, const Unit& u, const 
     for (int i = 0; i < 2; ++i)
 #pragma unroll
       for (int j = 0; j < 2; ++j)
-        out[n] += s.down.weight[i] * s.across.weight[j] *
-                  load<T>(a.key_value, sample_element(a, point, s, i, j, channel));
+        out[n] +=
+            s.down.weight[i] * s.across.weight[j] * load<T>(a.key_value, sample_element(a, point, s, i, j, channel));
   }
 }
 
@@ -329,18 +329,18 @@ RVRT_DEVICE void deformable_backward(const DeformableArguments& a) {
 }  // namespace
 
 // One entry point for each bound of the head width, in channels per lane.
-#define RVRT_SAMPLED(name, Arguments, each)                    \
-  template <class T>                                           \
-  RVRT_DEVICE void name##_##each(const Arguments& a) {         \
-    name<T, each>(a);                                          \
-  }                                                            \
+#define RVRT_SAMPLED(name, Arguments, each)            \
+  template <class T>                                   \
+  RVRT_DEVICE void name##_##each(const Arguments& a) { \
+    name<T, each>(a);                                  \
+  }                                                    \
   RVRT_KERNELS(name##_##each, Arguments)
 
-#define RVRT_SAMPLED_ALL(each)                                        \
-  RVRT_SAMPLED(neighborhood_forward, NeighborhoodArguments, each)     \
-  RVRT_SAMPLED(neighborhood_queries, NeighborhoodArguments, each)     \
-  RVRT_SAMPLED(neighborhood_keys, NeighborhoodArguments, each)        \
-  RVRT_SAMPLED(deformable_forward, DeformableArguments, each)         \
+#define RVRT_SAMPLED_ALL(each)                                    \
+  RVRT_SAMPLED(neighborhood_forward, NeighborhoodArguments, each) \
+  RVRT_SAMPLED(neighborhood_queries, NeighborhoodArguments, each) \
+  RVRT_SAMPLED(neighborhood_keys, NeighborhoodArguments, each)    \
+  RVRT_SAMPLED(deformable_forward, DeformableArguments, each)     \
   RVRT_SAMPLED(deformable_backward, DeformableArguments, each)
 
 RVRT_SAMPLED_ALL(2)

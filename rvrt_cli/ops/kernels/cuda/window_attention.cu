@@ -2,7 +2,8 @@
 // Shifted-window attention (Swin), forward and backward, from qkv to the un-shifted output. Windows are read and written
 // by index: no partition, roll or mask is stored.
 //
-// A thread owns a query, or in the second half of the backward pass a key; the others pass by in shared memory.
+// A thread owns a query, or in the second half of the backward pass a key; the others pass by in shared memory. Forward in
+// float16, a warp owns 32 queries and multiplies on tensor cores.
 #include "portable.h"
 
 using namespace rvrt::cuda;
@@ -135,6 +136,169 @@ RVRT_DEVICE void forward(const WindowArguments& a) {
     if (c < a.head_width) store<T>(a.out, token.row * a.channels + head * a.head_width + c, out[c] / total);
 }
 
+// --- float16 on tensor cores
+//
+// A block has 4 warps of 32 queries each, in two tiles of 16. Keys and values pass by in chunks of 32; scores and weights
+// stay in registers, as the fragments of `warp_product`: lane 4 g + t of a warp holds rows g and g + 8 of a tile, and its
+// columns 2 t and 2 t + 1.
+
+template <int kWidth>
+struct HalfChunk {
+  static constexpr int kPadded = (kWidth + 15) / 16 * 16;
+  Half keys[kChunk][kPadded + 8];    // zeros beyond the head
+  Half values[kPadded][kChunk + 8];  // transposed
+  int region[kChunk];
+};
+
+RVRT_DEVICE unsigned half_pair(float low, float high) {
+  return to_half(low).bits | static_cast<unsigned>(to_half(high).bits) << 16;
+}
+
+RVRT_DEVICE unsigned pair_at(const Half* p) { return *reinterpret_cast<const unsigned*>(p); }
+
+template <int kWidth>
+RVRT_DEVICE void fetch_half_chunk(const WindowArguments& a, int window, int head, int start, HalfChunk<kWidth>& chunk) {
+  constexpr int kPadded = HalfChunk<kWidth>::kPadded;
+  __syncthreads();  // the previous one has been read
+  for (int e = threadIdx.x; e < kChunk * kPadded; e += kThreads) {
+    const int j = e / kPadded, c = e % kPadded;
+    const bool has = start + j < a.length && c < a.head_width;
+    const Token token = find_token(a, window, start + j);
+    chunk.keys[j][c] = to_half(has ? qkv_of<Half>(a, token, 1, head, c) : 0.0f);
+    chunk.values[c][j] = to_half(has ? qkv_of<Half>(a, token, 2, head, c) : 0.0f);
+  }
+  if (threadIdx.x < kChunk) chunk.region[threadIdx.x] = find_token(a, window, start + threadIdx.x).region;
+  __syncthreads();
+}
+
+template <int kWidth>
+RVRT_DEVICE void forward_on_tensor_cores(const WindowArguments& a) {
+  constexpr int kPadded = HalfChunk<kWidth>::kPadded, kSteps = kPadded / 16, kTiles = 2, kGroups = kChunk / 8;
+  __shared__ HalfChunk<kWidth> chunk;
+  const int window = blockIdx.x, head = blockIdx.y, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  const int first = blockIdx.z * kThreads + threadIdx.x / 32 * 32;
+  // Per tile of 16 queries and half of it: rows g and g + 8.
+  Token token[kTiles][2];
+  unsigned q[kTiles][kSteps][4];
+  float out[kTiles][kPadded / 8][4], top[kTiles][2], total[kTiles][2];
+#pragma unroll
+  for (int i = 0; i < kTiles; ++i) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      token[i][r] = find_token(a, window, first + 16 * i + 8 * r + g);
+      top[i][r] = kFloor, total[i][r] = 0;
+      const bool has_row = first + 16 * i + 8 * r + g < a.length;
+#pragma unroll
+      for (int k = 0; k < kSteps; ++k)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const int c = 16 * k + 8 * half + 2 * t;
+          float pair[2];
+#pragma unroll
+          for (int e = 0; e < 2; ++e)
+            pair[e] = has_row && c + e < a.head_width ? qkv_of<Half>(a, token[i][r], 0, head, c + e) * a.scale : 0.0f;
+          q[i][k][2 * half + r] = half_pair(pair[0], pair[1]);
+        }
+    }
+#pragma unroll
+    for (int n = 0; n < kPadded / 8; ++n)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) out[i][n][e] = 0;
+  }
+  for (int start = 0; start < a.length; start += kChunk) {
+    fetch_half_chunk<kWidth>(a, window, head, start, chunk);
+#pragma unroll
+    for (int i = 0; i < kTiles; ++i) {
+      float scores[kGroups][4];
+#pragma unroll
+      for (int n = 0; n < kGroups; ++n) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) scores[n][e] = 0;
+#pragma unroll
+        for (int k = 0; k < kSteps; ++k) {
+          const Half* row = &chunk.keys[8 * n + g][16 * k + 2 * t];
+          const unsigned keys[2] = {pair_at(row), pair_at(row + 8)};
+          warp_product(scores[n], q[i][k], keys);
+        }
+      }
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        const int query = first + 16 * i + 8 * r + g;
+        float highest = top[i][r];
+#pragma unroll
+        for (int n = 0; n < kGroups; ++n)
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            const int j = 8 * n + 2 * t + e;
+            float& score = scores[n][2 * r + e];
+            if (query < a.length && start + j < a.length)
+              score += bias_of<Half>(a, head, query, start + j) +
+                       (chunk.region[j] == token[i][r].region ? 0.0f : kShiftMask);
+            else
+              score = kFloor;
+            highest = fmaxf(highest, score);
+          }
+#pragma unroll
+        for (int step = 1; step < 4; step *= 2) highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, step));
+        const float shrink = expf(top[i][r] - highest);
+        top[i][r] = highest, total[i][r] *= shrink;
+#pragma unroll
+        for (int n = 0; n < kPadded / 8; ++n) out[i][n][2 * r] *= shrink, out[i][n][2 * r + 1] *= shrink;
+#pragma unroll
+        for (int n = 0; n < kGroups; ++n)
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            const bool counts = start + 8 * n + 2 * t + e < a.length;
+            const float p = counts ? expf(scores[n][2 * r + e] - highest) : 0.0f;
+            scores[n][2 * r + e] = p;
+            total[i][r] += p;
+          }
+      }
+#pragma unroll
+      for (int k = 0; k < kChunk / 16; ++k) {
+        const unsigned weights[4] = {half_pair(scores[2 * k][0], scores[2 * k][1]),
+                                     half_pair(scores[2 * k][2], scores[2 * k][3]),
+                                     half_pair(scores[2 * k + 1][0], scores[2 * k + 1][1]),
+                                     half_pair(scores[2 * k + 1][2], scores[2 * k + 1][3])};
+#pragma unroll
+        for (int n = 0; n < kPadded / 8; ++n) {
+          const Half* row = &chunk.values[8 * n + g][16 * k + 2 * t];
+          const unsigned values[2] = {pair_at(row), pair_at(row + 8)};
+          warp_product(out[i][n], weights, values);
+        }
+      }
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kTiles; ++i)
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const float sum = lane_sum<4>(total[i][r]);
+      if (first + 16 * i + 8 * r + g >= a.length || token[i][r].row < 0) continue;
+#pragma unroll
+      for (int n = 0; n < kPadded / 8; ++n)
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const int c = 8 * n + 2 * t + e;
+          if (c < a.head_width)
+            store<Half>(a.out, token[i][r].row * a.channels + head * a.head_width + c, out[i][n][2 * r + e] / sum);
+        }
+    }
+}
+
+// Which of the two: without tensor cores, collecting rows and columns from other lanes would take longer.
+template <class T, int kWidth>
+struct Forward {
+  RVRT_DEVICE void run(const WindowArguments& a) { forward<T, kWidth>(a); }
+};
+
+#if defined(RVRT_EMULATED) || __CUDA_ARCH__ >= 750
+template <int kWidth>
+struct Forward<Half, kWidth> {
+  RVRT_DEVICE void run(const WindowArguments& a) { forward_on_tensor_cores<kWidth>(a); }
+};
+#endif
+
 // Statistics of the queries of a window, their gradients and those of the bias.
 template <class T, int kWidth>
 RVRT_DEVICE void query_gradients(const WindowArguments& a, int window, int head, float* rows, Chunk<kWidth>& chunk) {
@@ -168,7 +332,8 @@ RVRT_DEVICE void query_gradients(const WindowArguments& a, int window, int head,
     const float inverse = works ? 1.0f / total : 0.0f;
     mean *= inverse;
     if (works) rows[3 * query] = top, rows[3 * query + 1] = inverse, rows[3 * query + 2] = mean;
-    float* dbias = a.dbias ? a.dbias + (static_cast<Index>(blockIdx.x) * a.heads + head) * a.length * a.length : nullptr;
+    float* dbias =
+        a.dbias ? a.dbias + (static_cast<Index>(blockIdx.x) * a.heads + head) * a.length * a.length : nullptr;
     for (int start = 0; start < a.length; start += kChunk) {
       fetch_chunk<T, kWidth>(a, window, head, start, false, chunk);
       for (int j = 0; works && j < smaller(kChunk, a.length - start); ++j) {
@@ -182,8 +347,7 @@ RVRT_DEVICE void query_gradients(const WindowArguments& a, int window, int head,
     if (works && token.row >= 0)
 #pragma unroll
       for (int c = 0; c < kWidth; ++c)
-        if (c < a.head_width)
-          store<T>(a.dqkv, token.row * 3 * a.channels + head * a.head_width + c, dq[c] * a.scale);
+        if (c < a.head_width) store<T>(a.dqkv, token.row * 3 * a.channels + head * a.head_width + c, dq[c] * a.scale);
   }
 }
 
@@ -222,7 +386,8 @@ RVRT_DEVICE void key_gradients(const WindowArguments& a, int window, int head, c
       const Index at = token.row * 3 * a.channels + head * a.head_width;
 #pragma unroll
       for (int c = 0; c < kWidth; ++c)
-        if (c < a.head_width) store<T>(a.dqkv, at + a.channels + c, dk[c]), store<T>(a.dqkv, at + 2 * a.channels + c, dv[c]);
+        if (c < a.head_width)
+          store<T>(a.dqkv, at + a.channels + c, dk[c]), store<T>(a.dqkv, at + 2 * a.channels + c, dv[c]);
     }
     if (whole) continue;
     float* dpad = a.dpad + static_cast<Index>(blockIdx.x) * 3 * a.channels + head * a.head_width;
@@ -256,16 +421,16 @@ RVRT_DEVICE void backward(const WindowArguments& a) {
 }  // namespace
 
 // One entry point for each bound of the head width.
-#define RVRT_WINDOW_ATTENTION(width)                                    \
-  template <class T>                                                    \
+#define RVRT_WINDOW_ATTENTION(width)                                             \
+  template <class T>                                                             \
   RVRT_DEVICE void window_attention_forward_##width(const WindowArguments& a) {  \
-    forward<T, width>(a);                                               \
-  }                                                                     \
-  RVRT_KERNELS(window_attention_forward_##width, WindowArguments)       \
-  template <class T>                                                    \
+    Forward<T, width>::run(a);                                                   \
+  }                                                                              \
+  RVRT_KERNELS(window_attention_forward_##width, WindowArguments)                \
+  template <class T>                                                             \
   RVRT_DEVICE void window_attention_backward_##width(const WindowArguments& a) { \
-    backward<T, width>(a);                                              \
-  }                                                                     \
+    backward<T, width>(a);                                                       \
+  }                                                                              \
   RVRT_KERNELS(window_attention_backward_##width, WindowArguments)
 
 RVRT_WINDOW_ATTENTION(24)
