@@ -11,9 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
-import locale
 import logging
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -71,22 +69,12 @@ def compile_kernels(nvrtc: Nvrtc, capability: int) -> list[bytes]:
     if all(path.is_file() for path in kept):
         return [path.read_bytes() for path in kept]
     logging.getLogger(__name__).warning("rvrt: compiling the CUDA kernels for this card (once, some seconds)")
-    with _kept_locale(), ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor() as pool:
         images = list(pool.map(lambda source: nvrtc.compile(source, target), sources))
     with contextlib.suppress(RvrtError):  # without a cache they are compiled each time
         for path, image in zip(kept, images, strict=True):
             write_atomically(path, image, shared=True)
     return images
-
-
-@contextlib.contextmanager
-def _kept_locale() -> Iterator[None]:
-    """NVRTC leaves the process in the locale "C", where Python reads the text of other programs as ASCII."""
-    before = locale.setlocale(locale.LC_ALL)
-    try:
-        yield
-    finally:
-        locale.setlocale(locale.LC_ALL, before)
 
 
 def _fingerprint(nvrtc: Nvrtc, target: str) -> str:
