@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import locale
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -235,8 +236,10 @@ def test_a_new_card_gets_ptx_an_old_one_is_refused(
     for header in ("portable.h", "arguments.h"):
         (tmp_path / header).write_bytes((cuda.CUDA_SOURCES / header).read_bytes())
     monkeypatch.setattr(cuda, "CUDA_SOURCES", tmp_path)
+    encoding = locale.getpreferredencoding(False)
     [newer] = cuda.compile_kernels(nvrtc, 120)
     assert b".target sm_90" in newer
+    assert locale.getpreferredencoding(False) == encoding, "NVRTC changes the locale"
     [known] = cuda.compile_kernels(nvrtc, 86)
     assert known.startswith(b"\x7fELF")
     monkeypatch.setattr(nvrtc, "compile", None)  # what follows comes from the cache

@@ -124,9 +124,15 @@ class Nvrtc:
     def compile(self, source: Path, target: str) -> bytes:
         """A source file for "sm_NN", as machine code, or for "compute_NN", as PTX.
 
+        In a thread of its own: NVRTC leaves its thread in the locale "C", where Python reads other programs' text as ASCII.
+
         Raises:
             RvrtError: it does not compile.
         """
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(self._compile_here, source, target).result()
+
+    def _compile_here(self, source: Path, target: str) -> bytes:
         program = ctypes.c_void_p()
         headers = [(CUDA_SOURCES / name).read_bytes() for name in _HEADERS]
         options = [f"--gpu-architecture={target}".encode(), *(option.encode() for option in _OPTIONS)]
