@@ -96,7 +96,10 @@ def _is_file_at(path: Path, descriptor: int) -> bool:
 
 
 def cache_folder() -> Path:
-    """The folder of what can be downloaded or made again, such as weights: $RVRT_CACHE, or "rvrt" in the user's cache folder. It may not exist yet."""
+    """The folder of what can be downloaded or made again, such as weights; it may not exist yet.
+
+    $RVRT_CACHE, or "rvrt" in the user's cache folder.
+    """
     if os.environ.get("RVRT_CACHE"):
         return Path(os.environ["RVRT_CACHE"]).expanduser()
     if sys.platform == "win32" and os.environ.get("LOCALAPPDATA"):

@@ -108,7 +108,8 @@ def first_gpu_use(card: int) -> Iterator[None]:
     ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
     capability, folder = card_capability(card), Path("offload")
     known = cache_folder() / "cuda-kernels" / f"mindspore-{capability}-{version.value}"
-    if capability >= _COMPILED_CARDS and not known.exists():
+    compiles = capability >= _COMPILED_CARDS and not known.exists()
+    if compiles:
         logging.getLogger(__name__).warning(
             "rvrt: the driver compiles MindSpore's own kernels for this card, for some minutes, and keeps them"
         )
@@ -117,8 +118,9 @@ def first_gpu_use(card: int) -> Iterator[None]:
     if not was_there:
         with contextlib.suppress(OSError):
             folder.rmdir()
-    with contextlib.suppress(RvrtError):
-        write_atomically(known, b"", shared=True)
+    if compiles:
+        with contextlib.suppress(RvrtError):
+            write_atomically(known, b"", shared=True)
 
 
 def _load_library(name: str) -> None:

@@ -44,17 +44,15 @@ class Kernels(NamedTuple):
 
 
 def _load_cpu_kernels() -> OpTable | None:
-    if kernels.library() is None:
-        return None
-    from rvrt_cli.ops.kernels.glue import FUSED_OPS  # importing it opens the library
-
-    return FUSED_OPS
+    return None if kernels.library() is None else _fused_ops()
 
 
 def _load_cuda_kernels() -> OpTable | None:
-    if not cuda.load(kernels.library(), ms.get_context("device_id")):
-        return None
-    from rvrt_cli.ops.kernels.glue import FUSED_OPS
+    return _fused_ops() if cuda.load(kernels.library(), ms.get_context("device_id")) else None
+
+
+def _fused_ops() -> OpTable:
+    from rvrt_cli.ops.kernels.glue import FUSED_OPS  # importing it opens the library
 
     return FUSED_OPS
 

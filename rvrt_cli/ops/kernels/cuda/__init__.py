@@ -34,6 +34,8 @@ def load(library: Path | None, card: int = 0) -> bool:
         whether they can be launched; if not, `cuda_problem` says why.
     """
     global _problem
+    if _problem is None:  # the library keeps what it has been given
+        return True
     try:
         if library is None:
             raise RvrtError("the library that launches them is missing: rvrt was installed without a C++ compiler")
