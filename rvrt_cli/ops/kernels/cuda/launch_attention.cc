@@ -28,7 +28,7 @@ int launch_bounded(const Call& t, const char* name, int needed, std::initializer
 
 // --- shifted windows; attributes [heads, window, shift, has_bias]
 
-constexpr int kWindowThreads = 128, kMaskSlices = 64;
+constexpr int kWindowThreads = 128, kMostSlices = 64;
 
 int window_arguments(const Call& t, int attributes, WindowArguments* a) {
   RVRT_CHECK(t.ndims[0] == 5 && t.dim(0, 4) % 3 == 0, kShape);
@@ -114,7 +114,7 @@ RVRT_CUDA_ENTRY(window_attention_backward) {
   RVRT_CHECK(t.same_shape(0, 5) && t.same_shape(1, 6) && t.same_shape(2, 7), kShape);
   a.dout = t.in(3), a.dqkv = t.out(5);
   const int64_t matrix = static_cast<int64_t>(a.length) * a.length;
-  a.slices = std::max<int64_t>(1, std::min<int64_t>(a.windows, kMaskSlices));
+  a.slices = std::max<int64_t>(1, std::min<int64_t>(a.windows, kMostSlices));
   float *dbias = nullptr, *dpad = nullptr;
   CardScratch scratch(t);
   RVRT_TRY(scratch.allocate([&] {

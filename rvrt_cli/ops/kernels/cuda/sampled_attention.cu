@@ -16,10 +16,10 @@ constexpr float kFloor = -1e30f;
 struct RunningSoftmax {
   float top = kFloor, total = 0, mean = 0;
   // Returns what earlier sums have to be multiplied with; `p` becomes the weight of the new point.
-  RVRT_DEVICE float add(RunningSoftmax& s, float score, float& p) {
-    const float highest = fmaxf(s.top, score), shrink = expf(s.top - highest);
+  __device__ __forceinline__ float add(float score, float& p) {
+    const float highest = fmaxf(top, score), shrink = expf(top - highest);
     p = expf(score - highest);
-    s.top = highest, s.total = s.total * shrink + p;
+    top = highest, total = total * shrink + p;
     return shrink;
   }
 };
@@ -77,6 +77,71 @@ RVRT_DEVICE float lane_dot(const float (&x)[kEach], const float (&y)[kEach]) {
 
 RVRT_DEVICE Index units_of_blocks(Index units) { return (units + 31) / 32 * 32; }  // whole warps: 4 units each
 
+// Points that a query attends to, in all frames.
+template <class Arguments>
+RVRT_DEVICE int point_count(const Arguments& a) {
+  return a.frames * a.kernel_h * a.kernel_w;
+}
+
+// The two kinds of attention differ in where the key and value of a point come from: `load_point`, below for each.
+template <class T, int kEach>
+RVRT_DEVICE void load_point(const NeighborhoodArguments& a, const Unit& u, int point, float (&k)[kEach],
+                            float (&v)[kEach]);
+template <class T, int kEach>
+RVRT_DEVICE void load_point(const DeformableArguments& a, const Unit& u, int point, float (&k)[kEach],
+                            float (&v)[kEach]);
+
+template <class T, int kEach, class Arguments>
+RVRT_DEVICE void attend(const Arguments& a) {
+  for (Index unit = thread_index() / kLanes; unit < units_of_blocks(a.units); unit += thread_count() / kLanes) {
+    const Unit u = find_unit(a, unit);
+    const int start = u.head * a.head_width;
+    float q[kEach], k[kEach], v[kEach], out[kEach] = {};
+    load_lane<T>(a.query, u.pixel, a.channels, start, a.head_width, q);
+    RunningSoftmax softmax;
+    for (int point = 0; point < point_count(a); ++point) {
+      load_point<T>(a, u, point, k, v);
+      float p;
+      const float shrink = softmax.add(lane_dot(q, k), p);
+#pragma unroll
+      for (int i = 0; i < kEach; ++i) out[i] = out[i] * shrink + p * v[i];
+    }
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) out[i] /= softmax.total;
+    if (u.valid) store_lane<T>(a.out, u.pixel, a.channels, start, a.head_width, out);
+  }
+}
+
+// A query, the gradient `g` of its output, and what its softmax needs to be differentiated.
+template <int kEach>
+struct Query {
+  float q[kEach], g[kEach];
+  float top, inverse, mean;
+
+  // Weight of a point, and the gradient of its score.
+  __device__ __forceinline__ float weight(const float (&k)[kEach], const float (&v)[kEach], float& ds) const {
+    const float p = expf(lane_dot(q, k) - top) * inverse;
+    ds = p * (lane_dot(g, v) - mean);
+    return p;
+  }
+};
+
+template <class T, int kEach, class Arguments>
+RVRT_DEVICE void find_query(const Arguments& a, const Unit& u, Query<kEach>& query) {
+  const int start = u.head * a.head_width;
+  float k[kEach], v[kEach];
+  load_lane<T>(a.query, u.pixel, a.channels, start, a.head_width, query.q);
+  load_lane<T>(a.dout, u.pixel, a.channels, start, a.head_width, query.g);
+  RunningSoftmax softmax;
+  for (int point = 0; point < point_count(a); ++point) {
+    load_point<T>(a, u, point, k, v);
+    float p;
+    const float shrink = softmax.add(lane_dot(query.q, k), p);
+    softmax.mean = softmax.mean * shrink + p * lane_dot(query.g, v);
+  }
+  query.top = softmax.top, query.inverse = 1.0f / softmax.total, query.mean = softmax.mean * query.inverse;
+}
+
 // --- neighborhood
 
 // The pixel of kernel point `k` in frame `t`, or -1 beyond the frame; `sign` -1: the query that sees this key there.
@@ -95,55 +160,36 @@ RVRT_DEVICE void load_key_value(const NeighborhoodArguments& a, const Unit& u, I
 }
 
 template <class T, int kEach>
-RVRT_DEVICE void neighborhood_forward(const NeighborhoodArguments& a) {
+RVRT_DEVICE void load_point(const NeighborhoodArguments& a, const Unit& u, int point, float (&k)[kEach],
+                            float (&v)[kEach]) {
   const int points = a.kernel_h * a.kernel_w;
-  for (Index unit = thread_index() / kLanes; unit < units_of_blocks(a.units); unit += thread_count() / kLanes) {
-    const Unit u = find_unit(a, unit);
-    const int start = u.head * a.head_width;
-    float q[kEach], k[kEach], v[kEach], out[kEach] = {};
-    load_lane<T>(a.query, u.pixel, a.channels, start, a.head_width, q);
-    RunningSoftmax softmax;
-    for (int point = 0; point < a.frames * points; ++point) {
-      load_key_value<T>(a, u, neighbor(a, u, point / points, point % points, 1), k, v);
-      float p;
-      const float shrink = RunningSoftmax::add(softmax, lane_dot(q, k), p);
-#pragma unroll
-      for (int i = 0; i < kEach; ++i) out[i] = out[i] * shrink + p * v[i];
-    }
-#pragma unroll
-    for (int i = 0; i < kEach; ++i) out[i] /= softmax.total;
-    if (u.valid) store_lane<T>(a.out, u.pixel, a.channels, start, a.head_width, out);
-  }
+  load_key_value<T>(a, u, neighbor(a, u, point / points, point % points, 1), k, v);
+}
+
+template <class T, int kEach>
+RVRT_DEVICE void neighborhood_forward(const NeighborhoodArguments& a) {
+  attend<T, kEach>(a);
 }
 
 // Gradients of the queries, and their statistics for the keys.
 template <class T, int kEach>
 RVRT_DEVICE void neighborhood_queries(const NeighborhoodArguments& a) {
-  const int points = a.kernel_h * a.kernel_w;
   for (Index unit = thread_index() / kLanes; unit < units_of_blocks(a.units); unit += thread_count() / kLanes) {
     const Unit u = find_unit(a, unit);
-    const int start = u.head * a.head_width;
-    float q[kEach], g[kEach], k[kEach], v[kEach], dq[kEach] = {};
-    load_lane<T>(a.query, u.pixel, a.channels, start, a.head_width, q);
-    load_lane<T>(a.dout, u.pixel, a.channels, start, a.head_width, g);
-    RunningSoftmax softmax;
-    for (int point = 0; point < a.frames * points; ++point) {
-      load_key_value<T>(a, u, neighbor(a, u, point / points, point % points, 1), k, v);
-      float p;
-      const float shrink = RunningSoftmax::add(softmax, lane_dot(q, k), p);
-      softmax.mean = softmax.mean * shrink + p * lane_dot(g, v);
-    }
-    const float inverse = 1.0f / softmax.total, mean = softmax.mean * inverse;
-    for (int point = 0; point < a.frames * points; ++point) {
-      load_key_value<T>(a, u, neighbor(a, u, point / points, point % points, 1), k, v);
-      const float p = expf(lane_dot(q, k) - softmax.top) * inverse, ds = p * (lane_dot(g, v) - mean);
+    Query<kEach> query;
+    find_query<T>(a, u, query);
+    float k[kEach], v[kEach], dq[kEach] = {};
+    for (int point = 0; point < point_count(a); ++point) {
+      load_point<T>(a, u, point, k, v);
+      float ds;
+      query.weight(k, v, ds);
 #pragma unroll
       for (int i = 0; i < kEach; ++i) dq[i] += ds * k[i];
     }
     if (!u.valid) continue;
-    store_lane<T>(a.dquery, u.pixel, a.channels, start, a.head_width, dq);
+    store_lane<T>(a.dquery, u.pixel, a.channels, u.head * a.head_width, a.head_width, dq);
     float* row = a.rows + (u.pixel * a.heads + u.head) * 3;
-    if (threadIdx.x % kLanes == 0) row[0] = softmax.top, row[1] = inverse, row[2] = mean;
+    if (threadIdx.x % kLanes == 0) row[0] = query.top, row[1] = query.inverse, row[2] = query.mean;
   }
 }
 
@@ -155,7 +201,7 @@ RVRT_DEVICE void neighborhood_keys(const NeighborhoodArguments& a) {
     const int start = u.head * a.head_width;
     float k[kEach], v[kEach], q[kEach], g[kEach], dk[kEach] = {}, dv[kEach] = {};
     load_key_value<T>(a, u, u.pixel, k, v);
-    for (int point = 0; point < a.frames * points; ++point) {
+    for (int point = 0; point < point_count(a); ++point) {
       const Index pixel = neighbor(a, u, point / points, point % points, -1);
       const int width = pixel < 0 ? 0 : a.head_width;
       load_lane<T>(a.query, pixel, a.channels, start, width, q);
@@ -268,61 +314,39 @@ RVRT_DEVICE void spread_lane(const DeformableArguments& a, const Unit& u, const 
 }
 
 template <class T, int kEach>
+RVRT_DEVICE void load_point(const DeformableArguments& a, const Unit& u, int point, float (&k)[kEach],
+                            float (&v)[kEach]) {
+  const Point found = find_point(a, u, point);
+  sample_lane<T>(a, u, found, 0, k);
+  sample_lane<T>(a, u, found, 1, v);
+}
+
+template <class T, int kEach>
 RVRT_DEVICE void deformable_forward(const DeformableArguments& a) {
-  const int points = a.frames * a.kernel_h * a.kernel_w;
-  for (Index unit = thread_index() / kLanes; unit < units_of_blocks(a.units); unit += thread_count() / kLanes) {
-    const Unit u = find_unit(a, unit);
-    float q[kEach], k[kEach], v[kEach], out[kEach] = {};
-    load_lane<T>(a.query, u.pixel, a.channels, u.head * a.head_width, a.head_width, q);
-    RunningSoftmax softmax;
-    for (int i = 0; i < points; ++i) {
-      const Point point = find_point(a, u, i);
-      sample_lane<T>(a, u, point, 0, k);
-      sample_lane<T>(a, u, point, 1, v);
-      float p;
-      const float shrink = RunningSoftmax::add(softmax, lane_dot(q, k), p);
-#pragma unroll
-      for (int n = 0; n < kEach; ++n) out[n] = out[n] * shrink + p * v[n];
-    }
-#pragma unroll
-    for (int n = 0; n < kEach; ++n) out[n] /= softmax.total;
-    if (u.valid) store_lane<T>(a.out, u.pixel, a.channels, u.head * a.head_width, a.head_width, out);
-  }
+  attend<T, kEach>(a);
 }
 
 template <class T, int kEach>
 RVRT_DEVICE void deformable_backward(const DeformableArguments& a) {
-  const int points = a.frames * a.kernel_h * a.kernel_w;
   for (Index unit = thread_index() / kLanes; unit < units_of_blocks(a.units); unit += thread_count() / kLanes) {
     const Unit u = find_unit(a, unit);
-    const int start = u.head * a.head_width;
-    float q[kEach], g[kEach], k[kEach], v[kEach], dq[kEach] = {};
-    load_lane<T>(a.query, u.pixel, a.channels, start, a.head_width, q);
-    load_lane<T>(a.dout, u.pixel, a.channels, start, a.head_width, g);
-    RunningSoftmax softmax;
-    for (int i = 0; i < points; ++i) {
-      const Point point = find_point(a, u, i);
-      sample_lane<T>(a, u, point, 0, k);
-      sample_lane<T>(a, u, point, 1, v);
-      float p;
-      const float shrink = RunningSoftmax::add(softmax, lane_dot(q, k), p);
-      softmax.mean = softmax.mean * shrink + p * lane_dot(g, v);
-    }
-    const float inverse = 1.0f / softmax.total, mean = softmax.mean * inverse;
-    for (int i = 0; i < points; ++i) {
-      const Point point = find_point(a, u, i);
-      sample_lane<T>(a, u, point, 0, k);
-      sample_lane<T>(a, u, point, 1, v);
-      const float p = expf(lane_dot(q, k) - softmax.top) * inverse, ds = p * (lane_dot(g, v) - mean);
+    Query<kEach> query;
+    find_query<T>(a, u, query);
+    float k[kEach], v[kEach], dq[kEach] = {};
+    for (int i = 0; i < point_count(a); ++i) {
+      load_point<T>(a, u, i, k, v);
+      float ds;
+      const float p = query.weight(k, v, ds);
 #pragma unroll
       for (int n = 0; n < kEach; ++n) {
         dq[n] += ds * k[n];
-        k[n] = ds * q[n], v[n] = p * g[n];  // now gradients
+        k[n] = ds * query.q[n], v[n] = p * query.g[n];  // now gradients
       }
+      const Point point = find_point(a, u, i);
       spread_lane<T>(a, u, point, 0, k);
       spread_lane<T>(a, u, point, 1, v);
     }
-    if (u.valid) store_lane<T>(a.dquery, u.pixel, a.channels, start, a.head_width, dq);
+    if (u.valid) store_lane<T>(a.dquery, u.pixel, a.channels, u.head * a.head_width, a.head_width, dq);
   }
 }
 
