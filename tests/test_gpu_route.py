@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from helpers import gpu_route
 from helpers.comparison import assert_close
-from helpers.op_cases import CASES, arguments
+from helpers.op_cases import CASES, results_of
 from helpers.train_runs import make_store
 from helpers.video_clips import decoded_times
 
@@ -96,33 +96,13 @@ def test_a_network_is_trained(null_gpu: Path, tmp_path: Path, preset: str, preci
 @pytest.mark.slow
 def test_ops_through_mindspore_equal_those_on_the_cpu(null_gpu: Path, tmp_path: Path) -> None:
     """Shapes, attributes and gradients pass between MindSpore and the CUDA kernels as on the CPU."""
-    import mindspore as ms
-
     # MindSpore's own GPU kernels take part in these
     foreign = ("conv2d gelu", "pixel_shuffle 3", "add_upsampled", "charbonnier", "conv2d relu residual")
-    given: dict[str, np.ndarray] = {"names": np.array([name for name in CASES if name not in foreign])}
-    expected = {}
+    names = [name for name in CASES if name not in foreign]
     assert ops.use_kernels(True)
-    for name in map(str, given["names"]):
-        values = arguments(name, *CASES[name][1:])
-        tensors = [value for value in values if isinstance(value, ms.Tensor)]
-        function = getattr(ops, name.split()[0])
-        output = function(*values).asnumpy()
-        dout = np.random.default_rng(1).standard_normal(output.shape).astype(np.float32)
-        given[f"{name}/count"], given[f"{name}/dout"] = np.array(len(tensors)), dout
-        given.update({f"{name}/{i}": tensor.asnumpy() for i, tensor in enumerate(tensors)})
-        expected[f"{name}/output"] = output
-
-        def of_tensors(*parts: ms.Tensor, filled: list = values, call: object = function) -> ms.Tensor:
-            remaining = iter(parts)
-            return call(*[next(remaining) if isinstance(value, ms.Tensor) else value for value in filled])  # type: ignore[operator]
-
-        gradient = ms.ops.GradOperation(get_all=True, sens_param=True)(of_tensors)
-        for i, found in enumerate(gradient(*tensors, ms.Tensor(dout))):
-            expected[f"{name}/gradient {i}"] = found.asnumpy()
+    expected = results_of(names)
     file = tmp_path / "operations.npz"
-    np.savez(file, **given)
-    on_null_gpu(null_gpu, "operations", file, NULL_GPU_COMPUTES="1")
+    on_null_gpu(null_gpu, "operations", file, *names, NULL_GPU_COMPUTES="1")
     with np.load(file) as found:
         assert sorted(found.files) == sorted(expected)
         for name, wanted in expected.items():

@@ -72,45 +72,19 @@ def out_of_memory() -> None:
             print(error)
 
 
-def operations(file: str) -> None:
-    """Every op through MindSpore, on emulated kernels: outputs and gradients go into FILE, from the inputs in it.
+def operations(file: str, *names: str) -> None:
+    """The results of ops through MindSpore, on emulated kernels, into FILE.
 
     MindSpore's own GPU kernels compute nothing here, so only ops that consist of ours alone are right.
     """
     from rvrt_cli.device import use_device
 
     use_device("gpu")
-    import mindspore as ms
-    from mindspore import Tensor
-
-    from helpers.op_cases import CASES
+    from helpers.op_cases import results_of
     from rvrt_cli import ops
 
     assert ops.active_backend() == "CUDA kernels", ops.active_backend()
-    given = np.load(file)
-    results = {}
-    for name in given["names"]:
-        values: list[Any] = [Tensor(given[f"{name}/{i}"]) for i in range(int(given[f"{name}/count"]))]
-        rest = CASES[name][2]
-        if "residual" in name:
-            values = [*values[:3], *(rest or ("none",)), values[3]]
-        else:
-            values += rest
-        function = getattr(ops, name.split()[0])
-        places = [i for i, value in enumerate(values) if isinstance(value, Tensor)]
-
-        def of_tensors(*tensors: Tensor, filled: list = values, at: list = places, call: Any = function) -> Tensor:
-            chosen = list(filled)
-            for i, tensor in zip(at, tensors, strict=True):
-                chosen[i] = tensor
-            return call(*chosen)
-
-        tensors = [values[i] for i in places]
-        results[f"{name}/output"] = of_tensors(*tensors).asnumpy()
-        gradient = ms.ops.GradOperation(get_all=True, sens_param=True)(of_tensors)
-        for i, found in enumerate(gradient(*tensors, Tensor(given[f"{name}/dout"]))):
-            results[f"{name}/gradient {i}"] = found.asnumpy()
-    np.savez(file, **results)
+    np.savez(file, **results_of(names))
 
 
 if __name__ == "__main__":

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
+from rvrt_cli import ops
 from rvrt_cli.ops import attention, layers, sampling
 
 N, T, H, W, C = 2, 2, 9, 7, 6
@@ -46,7 +47,7 @@ CASES = {
 
 
 def arguments(name: str, shapes: list, rest: tuple) -> list:
-    """Random tensors, then what follows them; a residual comes after the activation."""
+    """Random tensors, always the same for a name, then what follows them; a residual comes after the activation."""
     rng = np.random.default_rng(len(name))
     tensors = [Tensor(rng.standard_normal(shape).astype(np.float32)) for shape in shapes]
     if "residual" in name:
@@ -54,19 +55,44 @@ def arguments(name: str, shapes: list, rest: tuple) -> list:
     return [*tensors, *rest]
 
 
-def value_and_gradients(function: Callable, values: list) -> tuple[np.ndarray, list[np.ndarray]]:
-    """The output, and the gradient of its sum with random weights towards every tensor."""
+def of_tensors(function: Callable, values: list) -> tuple[Callable, list[Tensor]]:
+    """`function` as one of the tensors among its arguments `values` alone, and these tensors."""
     places = [i for i, value in enumerate(values) if isinstance(value, Tensor)]
 
-    def weighted(*tensors: Tensor) -> tuple[Tensor, Tensor]:
+    def call(*tensors: Tensor) -> Tensor:
         filled = list(values)
         for i, tensor in zip(places, tensors, strict=True):
             filled[i] = tensor
-        output = function(*filled)
+        return function(*filled)
+
+    return call, [values[i] for i in places]
+
+
+def value_and_gradients(function: Callable, values: list) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The output, and the gradient of its sum with random weights towards every tensor."""
+    call, parts = of_tensors(function, values)
+
+    def weighted(*tensors: Tensor) -> tuple[Tensor, Tensor]:
+        output = call(*tensors)
         weights = np.random.default_rng(1).standard_normal(output.shape).astype(np.float32)
         return (output * Tensor(weights)).sum(), output
 
-    gradient = ms.value_and_grad(weighted, tuple(range(len(places))), has_aux=True)
-    (_, output), gradients = gradient(*[values[i] for i in places])
+    gradient = ms.value_and_grad(weighted, tuple(range(len(parts))), has_aux=True)
+    (_, output), gradients = gradient(*parts)
     gradients = gradients if isinstance(gradients, tuple) else (gradients,)
     return output.asnumpy(), [g.asnumpy() for g in gradients]
+
+
+def results_of(names: Iterable[str]) -> dict[str, np.ndarray]:
+    """Outputs of the ops of some cases, and their gradients from a random one of the output: NAME/output, NAME/gradient i.
+
+    Between the op and the result there is no other operation of MindSpore's.
+    """
+    results = {}
+    for name in names:
+        call, parts = of_tensors(getattr(ops, name.split()[0]), arguments(name, *CASES[name][1:]))
+        output = results[f"{name}/output"] = call(*parts).asnumpy()
+        dout = Tensor(np.random.default_rng(1).standard_normal(output.shape).astype(np.float32))
+        gradient = ms.ops.GradOperation(get_all=True, sens_param=True)(call)
+        results |= {f"{name}/gradient {i}": found.asnumpy() for i, found in enumerate(gradient(*parts, dout))}
+    return results
