@@ -7,7 +7,7 @@
 // sum over p of x[p] g[p - tap], taken from the tile of x and the tile of g with halo.
 #ifndef RVRT_ISA
 
-#include "kernel.h"
+#include "convolution.h"
 
 #include <algorithm>
 
@@ -120,6 +120,49 @@ int conv_sizes(const Tensors& t, int x, int weight, Sizes* s) {
   return kOk;
 }
 
+// conv2d_forward and conv2d_backward by Winograd's algorithm.
+int winograd_forward(const Tensors& t, const Sizes& s) {
+  const int32_t* attributes = t.ints(4);
+  WinogradCall call{};
+  call.batch = s.batch, call.height = s.height, call.width = s.width;
+  call.inputs = s.inputs, call.outputs = s.outputs;
+  call.x = {1, {t.f(0)}, {s.inputs}};
+  call.weight = t.f(1);
+  call.bias = attributes[1] ? t.f(2) : nullptr;
+  call.residual = attributes[2] ? t.f(3) : nullptr;
+  call.y = t.f(5);
+  call.activation = attributes[0];
+  return winograd_convolve(call);
+}
+
+int winograd_backward(const Tensors& t, const Sizes& s) {
+  const int32_t* attributes = t.ints(4);
+  const float slope = attributes[0] == 1 ? 0.1f : attributes[0] == 2 ? 0.2f : 0.0f;
+  if (attributes[1]) {
+    WinogradCall call{};  // from dy to dx: inputs are the layer's outputs
+    call.batch = s.batch, call.height = s.height, call.width = s.width;
+    call.inputs = s.outputs, call.outputs = s.inputs;
+    call.x = {1, {t.f(3)}, {s.outputs}};
+    call.through = attributes[0] ? t.f(2) : nullptr;
+    call.through_slope = slope;
+    call.weight = t.f(1);
+    call.flipped = true;
+    call.y = t.f(5);
+    if (int status = winograd_convolve(call)) return status;
+  } else {
+    std::memset(t.f(5), 0, sizeof(float) * t.size(5));
+  }
+  WinogradGradientCall call{};
+  call.batch = s.batch, call.height = s.height, call.width = s.width;
+  call.inputs = s.inputs, call.outputs = s.outputs;
+  call.x = t.f(0);
+  call.y = attributes[0] ? t.f(2) : nullptr;
+  call.dy = t.f(3);
+  call.slope = slope;
+  call.dweight = t.f(6), call.dbias = t.f(7);
+  return winograd_weight_gradient(call);
+}
+
 }  // namespace
 }  // namespace rvrt
 
@@ -140,6 +183,7 @@ RVRT_ENTRY(conv2d_forward) {
   RVRT_CHECK(!attributes[1] || t.size(2) == s.outputs, kShape);
   RVRT_CHECK(!attributes[2] || t.size(3) == pixels * s.outputs, kShape);
   if (!pixels) return kOk;
+  if (winograd_suits(s.batch, s.height, s.width, s.inputs, s.outputs, s.kh, s.kw)) return winograd_forward(t, s);
   ConvForwardJob job{};
   job.conv = plan(s.batch, s.height, s.width, s.inputs, s.outputs, s.kh, s.kw);
   const Convolution& c = job.conv;
@@ -175,6 +219,8 @@ RVRT_ENTRY(conv2d_backward) {
   const int64_t pixels = s.batch * s.height * s.width;
   RVRT_CHECK(t.size(3) == pixels * s.outputs && (!attributes[0] || t.same_shape(2, 3)), kShape);
   RVRT_CHECK(t.same_shape(5, 0) && t.size(6) == t.size(1) && t.size(7) == s.outputs, kShape);
+  if (pixels && winograd_suits(s.batch, s.height, s.width, s.inputs, s.outputs, s.kh, s.kw))
+    return winograd_backward(t, s);
   ConvBackwardJob job{};
   job.conv =
       plan(s.batch, std::max<int64_t>(s.height, 1), std::max<int64_t>(s.width, 1), s.outputs, s.inputs, s.kh, s.kw);

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+// Shared by the direct convolution (conv2d.cc) and Winograd's (winograd.cc).
+#pragma once
+
+#include "kernel.h"
+
+namespace rvrt {
+
+constexpr int kMostSources = 8;
+
+// The input of a convolution or dense layer: tensors of the same pixels whose channels lie side by side.
+struct Sources {
+  int count = 0;
+  const float* data[kMostSources] = {};
+  int64_t channels[kMostSources] = {};
+  int64_t total() const {
+    int64_t n = 0;
+    for (int i = 0; i < count; ++i) n += channels[i];
+    return n;
+  }
+};
+
+// A convolution by Winograd's algorithm: y = activation(x * weight + bias) + residual. With `through`, x is a gradient
+// towards `through`, which the activation gave, and passes back through its slope first.
+struct WinogradCall {
+  int64_t batch, height, width, inputs, outputs;
+  Sources x;
+  const float* through;  // (batch, height, width, inputs), or null
+  float through_slope;   // of the activation, where its output is negative
+  const float* weight;   // (outputs, inputs, 3, 3), or `flipped`: (inputs, outputs, 3, 3) with reversed taps
+  bool flipped;
+  const float *bias, *residual;  // or null
+  float* y;
+  int activation;
+};
+
+// dweight (outputs, inputs, 3, 3) = the sum over pixels p of x[p + tap] g[p], and dbias (outputs); g is dy, through the
+// slope of the activation that gave `y` (null: no activation).
+struct WinogradGradientCall {
+  int64_t batch, height, width, inputs, outputs;
+  const float *x, *y, *dy;
+  float slope;
+  float *dweight, *dbias;
+};
+
+// Whether Winograd's algorithm is faster than the direct one.
+bool winograd_suits(int64_t batch, int64_t height, int64_t width, int64_t inputs, int64_t outputs, int64_t kh,
+                    int64_t kw);
+
+int winograd_convolve(const WinogradCall& call);
+int winograd_weight_gradient(const WinogradGradientCall& call);
+
+}  // namespace rvrt

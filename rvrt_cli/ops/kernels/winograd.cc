@@ -1,0 +1,502 @@
+// SPDX-License-Identifier: Apache-2.0
+// 3x3 convolution by Winograd's minimal filtering F(4x4, 3x3) (Lavin & Gray, "Fast Algorithms for Convolutional Neural
+// Networks", 2016): 36 products per tile of 4x4 pixels and pair of channels in place of 144.
+//
+// A tile's 6x6 input pixels d become V = Bᵀ d B, the weights U = G g Gᵀ, and the output is Aᵀ (sum over channels of
+// U V) A. Each of the 36 places is one matrix product: (tiles, inputs) x (inputs, outputs). A block of tiles passes
+// through transform, products and transform back while it is in the cache.
+//
+// The matrices are those of polynomial interpolation at 0, ±5/8, ±3/2 and infinity: with these points the rounding
+// error is less than half of that at the usual 0, ±1, ±2 (Barabasz et al., "Error Analysis and Improving the Accuracy of
+// Winograd Convolution for Deep Neural Networks", 2020, choose such points by search). The weights' gradient is F(3x3,
+// 4x4) at the same points: V as above, G' g G'ᵀ of the gradient's 4x4 tile, products summed over tiles, transform back.
+#ifndef RVRT_ISA
+
+#include "convolution.h"
+
+#include <algorithm>
+#include <vector>
+
+namespace rvrt {
+
+constexpr int64_t kTileEdge = 4, kPatchEdge = 6, kPlaces = kPatchEdge * kPatchEdge;
+
+// Input channels that are multiplied together: `depth` of one source.
+struct Chunk {
+  const float* data;  // first of these channels of the first pixel
+  int64_t stride;     // channels of the source
+  int64_t at, depth;  // place among all input channels
+};
+
+struct TileGrid {
+  int64_t batch, height, width, down, across;  // tiles per image
+  int64_t block;                               // tiles that are processed together
+  int64_t tiles() const { return batch * down * across; }
+  int64_t blocks() const { return ceil_div(tiles(), block); }
+};
+
+struct WinogradWeightsJob {
+  const WinogradCall* call;
+  const std::vector<Chunk>* chunks;
+  float* packed;
+};
+
+struct WinogradJob {
+  const WinogradCall* call;
+  TileGrid grid;
+  const std::vector<Chunk>* chunks;
+  const float *packed, *bias;
+  float* scratch;
+  int64_t scratch_floats, patch_floats, place_v,
+      place_m;  // floats from one place to the next, of V and of the products
+};
+
+struct WinogradGradientJob {
+  const WinogradGradientCall* call;
+  TileGrid grid;
+  float* scratch;  // per thread: two patches, V, G' g G'ᵀ, sums (36, inputs, padded outputs), bias sums
+  int64_t scratch_floats, patch_x, patch_g, place_x, place_g, sum_floats;
+  int threads;
+};
+
+}  // namespace rvrt
+
+#define RVRT_KERNEL "winograd.cc"
+#include "each_isa.h"
+
+namespace rvrt {
+namespace {
+
+constexpr int64_t kMostDepth = 192;  // input channels of a chunk: its V and weights stay in the L2 cache
+constexpr int64_t kMostTiles = 48;   // of a block: rows of a product
+constexpr int64_t kSkew = 16;        // floats between places, which would all map to the same cache set otherwise
+
+int64_t padded_channels(int64_t n) { return round_up(n, RVRT_DISPATCH(W)); }
+
+TileGrid tile_grid(int64_t batch, int64_t height, int64_t width) {
+  TileGrid grid{batch, height, width, ceil_div(height, kTileEdge), ceil_div(width, kTileEdge), 1};
+  const int64_t rows = RVRT_DISPATCH(kTile), fair = grid.tiles() / (4 * threads());
+  grid.block = std::min(kMostTiles, std::max(rows, fair / rows * rows));
+  return grid;
+}
+
+std::vector<Chunk> split_channels(const Sources& x) {
+  std::vector<Chunk> chunks;
+  int64_t at = 0;
+  for (int i = 0; i < x.count; ++i) {
+    const int64_t parts = ceil_div(x.channels[i], kMostDepth);
+    for (int64_t part = 0; part < parts; ++part) {
+      const int64_t begin = x.channels[i] * part / parts, end = x.channels[i] * (part + 1) / parts;
+      chunks.push_back({x.data[i] + begin, x.channels[i], at + begin, end - begin});
+    }
+    at += x.channels[i];
+  }
+  return chunks;
+}
+
+}  // namespace
+
+bool winograd_suits(int64_t batch, int64_t height, int64_t width, int64_t inputs, int64_t outputs, int64_t kh,
+                    int64_t kw) {
+  const int64_t lanes = RVRT_DISPATCH(W), tiles = batch * ceil_div(height, kTileEdge) * ceil_div(width, kTileEdge);
+  return kh == 3 && kw == 3 && inputs >= lanes && outputs >= lanes && tiles >= 16;
+}
+
+int winograd_convolve(const WinogradCall& call) {
+  WinogradJob job{};
+  const std::vector<Chunk> chunks = split_channels(call.x);
+  job.call = &call;
+  job.grid = tile_grid(call.batch, call.height, call.width);
+  job.chunks = &chunks;
+  int64_t widest = 0;
+  for (const Chunk& chunk : chunks) widest = std::max(widest, padded_channels(chunk.depth));
+  const int64_t outputs = padded_channels(call.outputs);
+  job.patch_floats = kPlaces * widest;
+  job.place_v = job.grid.block * widest + kSkew;
+  job.place_m = job.grid.block * outputs + kSkew;
+  job.scratch_floats = round_up(job.patch_floats + kPlaces * (job.place_v + job.place_m), 16);
+  const Scratch scratch(parallel_width(job.grid.blocks()) * job.scratch_floats);
+  const Scratch packed(kPlaces * call.inputs * outputs), bias(outputs, true);
+  RVRT_CHECK(scratch.ok() && packed.ok() && bias.ok(), kMemory);
+  const WinogradWeightsJob weights{&call, &chunks, packed.data()};
+  parallel(call.inputs, RVRT_DISPATCH(transform_weights), &weights);
+  if (call.bias) std::memcpy(bias.data(), call.bias, sizeof(float) * call.outputs);
+  job.packed = packed.data();
+  job.bias = bias.data();
+  job.scratch = scratch.data();
+  return parallel_shared(job.grid.blocks(), RVRT_DISPATCH(winograd_blocks), &job);
+}
+
+int winograd_weight_gradient(const WinogradGradientCall& call) {
+  WinogradGradientJob job{};
+  job.call = &call;
+  job.grid = tile_grid(call.batch, call.height, call.width);
+  const int64_t inputs = padded_channels(call.inputs), outputs = padded_channels(call.outputs);
+  job.patch_x = kPlaces * inputs, job.patch_g = kPlaces * outputs;
+  job.place_x = job.grid.block * inputs + kSkew, job.place_g = job.grid.block * outputs + kSkew;
+  job.sum_floats = round_up(kPlaces * call.inputs * outputs + outputs, 16);
+  job.scratch_floats = round_up(job.patch_x + job.patch_g + kPlaces * (job.place_x + job.place_g), 16) + job.sum_floats;
+  job.threads = parallel_width(job.grid.blocks());
+  const Scratch scratch(job.threads * job.scratch_floats, true);
+  RVRT_CHECK(scratch.ok(), kMemory);
+  job.scratch = scratch.data();
+  parallel(job.grid.blocks(), RVRT_DISPATCH(weight_gradient_blocks), &job);
+  return parallel(call.inputs, RVRT_DISPATCH(reduce_weight_gradient), &job);
+}
+
+}  // namespace rvrt
+
+#else
+
+#include "simd.h"
+#include "gemm.h"
+
+constexpr float kA = 0.625f, kB = 1.5f;  // the points; their powers are exact
+constexpr float kA2 = kA * kA, kB2 = kB * kB, kA3 = kA2 * kA, kB3 = kB2 * kB;
+
+// The transforms along one axis. Rows of ±p share their even and odd parts.
+RVRT_INLINE void transform_data(const vf (&d)[6], vf (&v)[6]) {
+  const vf even_a = d[4] - kB2 * d[2], odd_a = d[3] - kB2 * d[1];
+  const vf even_b = d[4] - kA2 * d[2], odd_b = d[3] - kA2 * d[1];
+  v[0] = kA2 * kB2 * d[0] + (d[4] - (kA2 + kB2) * d[2]);
+  v[1] = even_a + kA * odd_a;
+  v[2] = even_a - kA * odd_a;
+  v[3] = even_b + kB * odd_b;
+  v[4] = even_b - kB * odd_b;
+  v[5] = kA2 * kB2 * d[1] + (d[5] - (kA2 + kB2) * d[3]);
+}
+
+RVRT_INLINE void transform_products(const vf (&m)[6], vf (&y)[4]) {
+  const vf sum_a = m[1] + m[2], difference_a = m[1] - m[2];
+  const vf sum_b = m[3] + m[4], difference_b = m[3] - m[4];
+  y[0] = (m[0] + sum_a) + sum_b;
+  y[1] = kA * difference_a + kB * difference_b;
+  y[2] = kA2 * sum_a + kB2 * sum_b;
+  y[3] = (m[5] + kA3 * difference_a) + kB3 * difference_b;
+}
+
+// Rows of G' for the four pixels of a gradient's tile, without the factors 1 / f of the interpolation, which the
+// transform back applies to the sums.
+RVRT_INLINE void transform_gradient(const vf (&g)[4], vf (&u)[6]) {
+  const vf even_a = g[0] + kA2 * g[2], odd_a = kA * g[1] + kA3 * g[3];
+  const vf even_b = g[0] + kB2 * g[2], odd_b = kB * g[1] + kB3 * g[3];
+  u[0] = g[0];
+  u[1] = even_a + odd_a;
+  u[2] = even_a - odd_a;
+  u[3] = even_b + odd_b;
+  u[4] = even_b - odd_b;
+  u[5] = g[3];
+}
+
+constexpr double kFactor[6] = {1.0 / (kA2 * kB2),
+                               1.0 / (2.0 * kA2 * (kA2 - kB2)),
+                               1.0 / (2.0 * kA2 * (kA2 - kB2)),
+                               1.0 / (2.0 * kB2 * (kB2 - kA2)),
+                               1.0 / (2.0 * kB2 * (kB2 - kA2)),
+                               1.0};
+constexpr double kPoint[6] = {0, kA, -kA, kB, -kB, 0};
+
+// --- weights
+
+// U = G g Gᵀ in double precision, for all outputs of input channels [begin, end), into panels per chunk and place.
+inline void transform_weights(const void* pointer, Span span) {
+  const WinogradWeightsJob& job = *static_cast<const WinogradWeightsJob*>(pointer);
+  const WinogradCall& call = *job.call;
+  const int64_t stride_in = call.flipped ? call.outputs * 9 : 9, stride_out = call.flipped ? 9 : call.inputs * 9;
+  const int64_t all = vectors(call.outputs), columns = all * W;
+  for (const Chunk& chunk : *job.chunks) {
+    const int64_t begin = chunk.at > span.begin ? chunk.at : span.begin;
+    const int64_t end = chunk.at + chunk.depth < span.end ? chunk.at + chunk.depth : span.end;
+    float* matrices = job.packed + kPlaces * chunk.at * columns;
+    for (int64_t in = begin; in < end; ++in)
+      for (int64_t v = 0; v < all;) {
+        const int width = panel_vectors(all - v);
+        for (int j = 0; j < width; ++j) {
+          double g[9][W], half[6][3][W];
+          for (int lane = 0; lane < W; ++lane) {
+            const int64_t out = (v + j) * W + lane;
+            const float* source = call.weight + in * stride_in + out * stride_out;
+            for (int tap = 0; tap < 9; ++tap)
+              g[tap][lane] = out < call.outputs ? source[call.flipped ? 8 - tap : tap] : 0.0f;
+          }
+          for (int i = 0; i < 6; ++i)
+            for (int x = 0; x < 3; ++x)
+              for (int lane = 0; lane < W; ++lane)
+                half[i][x][lane] =
+                    i == 5 ? g[6 + x][lane]
+                           : kFactor[i] * (g[x][lane] + kPoint[i] * (g[3 + x][lane] + kPoint[i] * g[6 + x][lane]));
+          float* to = matrices + v * W * chunk.depth + (in - chunk.at) * width * W + j * W;
+          for (int i = 0; i < 6; ++i)
+            for (int k = 0; k < 6; ++k)
+              for (int lane = 0; lane < W; ++lane)
+                to[(i * 6 + k) * chunk.depth * columns + lane] = static_cast<float>(
+                    k == 5 ? half[i][2][lane]
+                           : kFactor[k] *
+                                 (half[i][0][lane] + kPoint[k] * (half[i][1][lane] + kPoint[k] * half[i][2][lane])));
+        }
+        v += width;
+      }
+  }
+}
+
+// --- tiles
+
+struct TilePlace {
+  int64_t image, y, x;  // first pixel of its output
+};
+
+inline TilePlace tile_place(const TileGrid& grid, int64_t tile) {
+  return {tile / (grid.down * grid.across), tile / grid.across % grid.down * kTileEdge, tile % grid.across * kTileEdge};
+}
+
+// Whether all pixels of the patch, the tile and one pixel around it, lie in the image.
+inline bool is_inner(const TileGrid& grid, const TilePlace& p) {
+  return p.y > 0 && p.x > 0 && p.y + kTileEdge < grid.height && p.x + kTileEdge < grid.width;
+}
+
+// The 6x6 pixels of a patch that starts at (y, x), zeros beyond the image, `channels` of each, padded with zeros to `ld`.
+// With `through`, a gradient passes through the slope of the activation.
+inline void copy_patch(const TileGrid& grid, int64_t image, int64_t y, int64_t x, const float* data, int64_t stride,
+                       int64_t channels, const float* through, float slope, float* out, int64_t ld) {
+  for (int64_t i = 0; i < kPatchEdge; ++i)
+    for (int64_t j = 0; j < kPatchEdge; ++j, out += ld) {
+      const int64_t row = y + i, column = x + j;
+      if (row < 0 || row >= grid.height || column < 0 || column >= grid.width) {
+        std::memset(out, 0, sizeof(float) * ld);
+        continue;
+      }
+      const int64_t at = ((image * grid.height + row) * grid.width + column) * stride;
+      if (!through) {
+        std::memcpy(out, data + at, sizeof(float) * channels);
+      } else {
+        int64_t c = 0;
+        for (; c + W <= channels; c += W) {
+          const vf g = load(data + at + c);
+          store(out + c, load(through + at + c) > 0.0f ? g : g * slope);
+        }
+        for (; c < channels; ++c) out[c] = through[at + c] > 0.0f ? data[at + c] : data[at + c] * slope;
+      }
+      std::memset(out + channels, 0, sizeof(float) * (ld - channels));
+    }
+}
+
+// V of one tile, `channels` (whole vectors) of 6x6 pixels: place i * 6 + j at out + (i * 6 + j) * place.
+inline void transform_patch(const float* pixels, int64_t row, int64_t pixel, int64_t channels, float* out,
+                            int64_t place) {
+  for (int64_t c = 0; c < channels; c += W) {
+    vf columns[6][6];
+#pragma GCC unroll 6
+    for (int x = 0; x < 6; ++x) {
+      vf d[6], v[6];
+#pragma GCC unroll 6
+      for (int y = 0; y < 6; ++y) d[y] = load(pixels + y * row + x * pixel + c);
+      transform_data(d, v);
+#pragma GCC unroll 6
+      for (int y = 0; y < 6; ++y) columns[y][x] = v[y];
+    }
+#pragma GCC unroll 6
+    for (int y = 0; y < 6; ++y) {
+      vf v[6];
+      transform_data(columns[y], v);
+#pragma GCC unroll 6
+      for (int x = 0; x < 6; ++x) store(out + (y * 6 + x) * place + c, v[x]);
+    }
+  }
+}
+
+// What becomes of a tile's output: `rows` x `columns` pixels of it lie in the image, from `first` on.
+struct TileFinish {
+  const WinogradCall* call;
+  const float* bias;
+  int64_t first, rows, columns;
+};
+
+RVRT_INLINE void transform_back(const float* products, int64_t place, vf (&y)[4][4]) {
+  vf half[4][6];
+#pragma GCC unroll 6
+  for (int j = 0; j < 6; ++j) {
+    vf m[6], v[4];
+#pragma GCC unroll 6
+    for (int i = 0; i < 6; ++i) m[i] = load(products + (i * 6 + j) * place);
+    transform_products(m, v);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) half[i][j] = v[i];
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) transform_products(half[i], y[i]);
+}
+
+inline void finish_tile(const float* products, int64_t place, const TileFinish& f) {
+  const WinogradCall& call = *f.call;
+  const float slope = negative_slope(call.activation);
+  for (int64_t c = 0; c < call.outputs; c += W) {
+    vf y[4][4];
+    transform_back(products + c, place, y);
+    const vf bias = load(f.bias + c);
+    const int64_t part = call.outputs - c;
+    for (int64_t i = 0; i < f.rows; ++i)
+      for (int64_t j = 0; j < f.columns; ++j) {
+        const int64_t at = (f.first + i * call.width + j) * call.outputs + c;
+        vf v = y[i][j] + bias;
+        v = vmax(v, v * slope);
+        if (part >= W) {
+          store(call.y + at, call.residual ? v + load(call.residual + at) : v);
+        } else {
+          store_part(call.y + at, part, call.residual ? v + load_part(call.residual + at, part) : v);
+        }
+      }
+  }
+}
+
+inline void winograd_blocks(const void* pointer, Span span) {
+  const WinogradJob& job = *static_cast<const WinogradJob*>(pointer);
+  const WinogradCall& call = *job.call;
+  const TileGrid& grid = job.grid;
+  float* patch = job.scratch + span.thread * job.scratch_floats;
+  float* v = patch + job.patch_floats;
+  float* m = v + kPlaces * job.place_v;
+  const int64_t all = vectors(call.outputs), columns = all * W;
+  const float zeros[kPanelFloats] = {};
+  for (int64_t block = span.begin; block < span.end; ++block) {
+    const int64_t first = block * grid.block;
+    const int64_t tiles = grid.tiles() - first < grid.block ? grid.tiles() - first : grid.block;
+    bool begins = true;
+    for (const Chunk& chunk : *job.chunks) {
+      const int64_t ld = padded(chunk.depth);
+      const bool whole = ld == chunk.depth && !call.through;
+      for (int64_t tile = 0; tile < tiles; ++tile) {
+        const TilePlace p = tile_place(grid, first + tile);
+        if (whole && is_inner(grid, p)) {
+          const int64_t at = ((p.image * grid.height + p.y - 1) * grid.width + p.x - 1) * chunk.stride;
+          transform_patch(chunk.data + at, grid.width * chunk.stride, chunk.stride, ld, v + tile * ld, job.place_v);
+        } else {
+          const float* through = call.through ? call.through + chunk.at : nullptr;
+          copy_patch(grid, p.image, p.y - 1, p.x - 1, chunk.data, chunk.stride, chunk.depth, through,
+                     call.through_slope, patch, ld);
+          transform_patch(patch, kPatchEdge * ld, ld, ld, v + tile * ld, job.place_v);
+        }
+      }
+      const float* matrices = job.packed + kPlaces * chunk.at * columns;
+      for (int64_t place = 0; place < kPlaces; ++place)
+        for (int64_t first_vector = 0; first_vector < all;) {
+          const int width = panel_vectors(all - first_vector);
+          float* c = m + place * job.place_m + first_vector * W;
+          product({tiles, width, chunk.depth, v + place * job.place_v, ld,
+                   matrices + place * chunk.depth * columns + first_vector * W * chunk.depth, width * W,
+                   begins ? zeros : c, begins ? 0 : columns, c, columns});
+          first_vector += width;
+        }
+      begins = false;
+    }
+    for (int64_t tile = 0; tile < tiles; ++tile) {
+      const TilePlace p = tile_place(grid, first + tile);
+      const int64_t rows = grid.height - p.y < kTileEdge ? grid.height - p.y : kTileEdge;
+      const int64_t wide = grid.width - p.x < kTileEdge ? grid.width - p.x : kTileEdge;
+      finish_tile(m + tile * columns, job.place_m,
+                  {&call, job.bias, (p.image * grid.height + p.y) * grid.width + p.x, rows, wide});
+    }
+  }
+}
+
+// --- gradient of the weights
+
+// G' g G'ᵀ of the inner 4x4 pixels of a patch.
+inline void transform_gradient_patch(const float* pixels, int64_t ld, float* out, int64_t place) {
+  for (int64_t c = 0; c < ld; c += W) {
+    vf columns[6][4];
+#pragma GCC unroll 4
+    for (int x = 0; x < 4; ++x) {
+      vf g[4], u[6];
+#pragma GCC unroll 4
+      for (int y = 0; y < 4; ++y) g[y] = load(pixels + ((y + 1) * kPatchEdge + x + 1) * ld + c);
+      transform_gradient(g, u);
+#pragma GCC unroll 6
+      for (int y = 0; y < 6; ++y) columns[y][x] = u[y];
+    }
+#pragma GCC unroll 6
+    for (int y = 0; y < 6; ++y) {
+      vf u[6];
+      transform_gradient(columns[y], u);
+#pragma GCC unroll 6
+      for (int x = 0; x < 6; ++x) store(out + (y * 6 + x) * place + c, u[x]);
+    }
+  }
+}
+
+inline void weight_gradient_blocks(const void* pointer, Span span) {
+  const WinogradGradientJob& job = *static_cast<const WinogradGradientJob*>(pointer);
+  const WinogradGradientCall& call = *job.call;
+  const TileGrid& grid = job.grid;
+  const int64_t inputs = padded(call.inputs), outputs = padded(call.outputs);
+  float* patch_x = job.scratch + span.thread * job.scratch_floats;
+  float* patch_g = patch_x + job.patch_x;
+  float* v = patch_g + job.patch_g;
+  float* u = v + kPlaces * job.place_x;
+  float* sums = job.scratch + (span.thread + 1) * job.scratch_floats - job.sum_floats;
+  float* bias_sums = sums + kPlaces * call.inputs * outputs;
+  for (int64_t block = span.begin; block < span.end; ++block) {
+    const int64_t first = block * grid.block;
+    const int64_t tiles = grid.tiles() - first < grid.block ? grid.tiles() - first : grid.block;
+    for (int64_t tile = 0; tile < tiles; ++tile) {
+      const TilePlace p = tile_place(grid, first + tile);
+      if (inputs == call.inputs && is_inner(grid, p)) {
+        const int64_t at = ((p.image * grid.height + p.y - 1) * grid.width + p.x - 1) * inputs;
+        transform_patch(call.x + at, grid.width * inputs, inputs, inputs, v + tile * inputs, job.place_x);
+      } else {
+        copy_patch(grid, p.image, p.y - 1, p.x - 1, call.x, call.inputs, call.inputs, nullptr, 1.0f, patch_x, inputs);
+        transform_patch(patch_x, kPatchEdge * inputs, inputs, inputs, v + tile * inputs, job.place_x);
+      }
+      copy_patch(grid, p.image, p.y - 1, p.x - 1, call.dy, call.outputs, call.outputs, call.y, call.slope, patch_g,
+                 outputs);
+      transform_gradient_patch(patch_g, outputs, u + tile * outputs, job.place_g);
+      for (int64_t i = 1; i <= kTileEdge; ++i)
+        add_columns(kTileEdge, outputs, patch_g + (i * kPatchEdge + 1) * outputs, outputs, bias_sums);
+    }
+    for (int64_t place = 0; place < kPlaces; ++place)
+      add_outer(call.inputs, call.outputs, tiles, v + place * job.place_x, inputs, u + place * job.place_g, outputs,
+                sums + place * call.inputs * outputs);
+  }
+}
+
+// Gradients of the weights of input channels [begin, end): the sums of all threads, in order, transformed back. The
+// first of them reduces the bias's too.
+inline void reduce_weight_gradient(const void* pointer, Span span) {
+  const WinogradGradientJob& job = *static_cast<const WinogradGradientJob*>(pointer);
+  const WinogradGradientCall& call = *job.call;
+  const int64_t outputs = padded(call.outputs);
+  const float* sums = job.scratch + job.scratch_floats - job.sum_floats;
+  for (int64_t in = span.begin; in < span.end; ++in)
+    for (int64_t out = 0; out < call.outputs; out += W) {
+      vf s[6][6];
+      for (int place = 0; place < kPlaces; ++place) {
+        vf total = {};
+        for (int thread = 0; thread < job.threads; ++thread)
+          total += load(sums + thread * job.scratch_floats + (place * call.inputs + in) * outputs + out);
+        s[place / 6][place % 6] = total * static_cast<float>(kFactor[place / 6] * kFactor[place % 6]);
+      }
+      vf half[3][6];
+      for (int j = 0; j < 6; ++j) {
+        const vf sum_a = s[1][j] + s[2][j], sum_b = s[3][j] + s[4][j];
+        half[0][j] = (s[0][j] + sum_a) + sum_b;
+        half[1][j] = kA * (s[1][j] - s[2][j]) + kB * (s[3][j] - s[4][j]);
+        half[2][j] = (s[5][j] + kA2 * sum_a) + kB2 * sum_b;
+      }
+      for (int i = 0; i < 3; ++i) {
+        const vf sum_a = half[i][1] + half[i][2], sum_b = half[i][3] + half[i][4];
+        const vf taps[3] = {(half[i][0] + sum_a) + sum_b,
+                            kA * (half[i][1] - half[i][2]) + kB * (half[i][3] - half[i][4]),
+                            (half[i][5] + kA2 * sum_a) + kB2 * sum_b};
+        for (int j = 0; j < 3; ++j)
+          for (int lane = 0; lane < W && out + lane < call.outputs; ++lane)
+            call.dweight[((out + lane) * call.inputs + in) * 9 + i * 3 + j] = taps[j][lane];
+      }
+    }
+  if (span.begin > 0) return;
+  for (int64_t out = 0; out < call.outputs; ++out) {
+    float s = 0;
+    for (int thread = 0; thread < job.threads; ++thread)
+      s += sums[thread * job.scratch_floats + kPlaces * call.inputs * outputs + out];
+    call.dbias[out] = s;
+  }
+}
+#endif
