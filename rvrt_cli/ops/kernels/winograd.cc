@@ -68,7 +68,7 @@ namespace rvrt {
 namespace {
 
 constexpr int64_t kMostDepth = 192;  // input channels of a chunk: its V and weights stay in the L2 cache
-constexpr int64_t kMostTiles = 48;   // of a block: rows of a product
+constexpr int64_t kMostTiles = 32;   // of a block: rows of a product
 constexpr int64_t kSkew = 16;        // floats between places, which would all map to the same cache set otherwise
 
 int64_t padded_channels(int64_t n) { return round_up(n, RVRT_DISPATCH(W)); }
