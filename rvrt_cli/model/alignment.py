@@ -125,14 +125,11 @@ def align_deformable(
     Returns:
         aligned features (N, T, H, W, C); `flows` corrected by the mean offset.
     """
-    batch, time, height, width, _ = query.shape
-    fields = [flows[:, :, n].reshape(batch * time, height, width, 2) for n in range(time)]
-    frames = _rolled_frames(value)
-    warped = [ops.warp(frames[n], fields[n]) for n in range(time)]
-    residue = _offset_residue(query, [*warped, *fields], sizes, max_offset, weights[:_OFFSET_WEIGHTS])
-    guide = _swap_xy(flows.transpose(0, 1, 3, 4, 2, 5))  # (N, T, H, W, T, 2) as (y, x)
-    offset = residue + guide.expand_dims(5).expand_dims(5)  # (N, T, H, W, T, G, K, 2)
-    corrected = _swap_xy(offset.mean((5, 6)).transpose(0, 1, 4, 2, 3, 5))
+    _, edge, groups = sizes
+    hidden = _offset_features((query, ops.warp_clip(value, flows)), weights)
+    last_w, last_b = weights[_OFFSET_WEIGHTS - 2 : _OFFSET_WEIGHTS]
+    last_w = last_w.reshape(last_w.shape[0], last_w.shape[1])
+    offset, corrected = ops.guided_offsets(hidden, last_w, last_b, flows, (groups, edge * edge), max_offset)
     return _attend_at_offsets(query, key, value, offset, sizes, weights[_OFFSET_WEIGHTS:]), corrected
 
 
@@ -141,37 +138,32 @@ def align_unguided(
     query: Tensor, key: Tensor, value: Tensor, sizes: tuple[int, int, int], max_offset: float, *weights: Tensor
 ) -> Tensor:
     """`align_deformable` without optical flow: the residue is the offset, and nothing is warped to predict it."""
-    offset = _offset_residue(query, _rolled_frames(value), sizes, max_offset, weights[:_OFFSET_WEIGHTS])
+    _, edge, groups = sizes
+    batch, time, height, width, _ = query.shape
+    x = _offset_features((query, *_rolled_frames(value)), weights)
+    last_w, last_b = weights[_OFFSET_WEIGHTS - 2 : _OFFSET_WEIGHTS]
+    residue = max_offset * msops.tanh(ops.linear(x, last_w.reshape(last_w.shape[0], last_w.shape[1]), last_b))
+    offset = residue.reshape(batch, time, height, width, time, groups, edge * edge, 2)
     return _attend_at_offsets(query, key, value, offset, sizes, weights[_OFFSET_WEIGHTS:])
 
 
-def _swap_xy(field: Tensor) -> Tensor:
-    """(..., 2) from (x, y) to (y, x), or back."""
-    return ops.stack([field[..., 1], field[..., 0]], -1)
-
-
 def _rolled_frames(value: Tensor) -> list[Tensor]:
-    """For n = 0 … T-1: frame (n + b) % T of the previous clip, for every frame b of the current clip; (N·T, H, W, C)."""
-    batch, time, height, width, channels = value.shape
-    rolled = [ops.stack([value[:, (n + b) % time] for b in range(time)], 1) for n in range(time)]
-    return [frames.reshape(batch * time, height, width, channels) for frames in rolled]
+    """For n = 0 … T-1: frame (n + b) % T of the previous clip, for every frame b of the current clip; (N, T, H, W, C)."""
+    time = value.shape[1]
+    return [ops.stack([value[:, (n + b) % time] for b in range(time)], 1) for n in range(time)]
 
 
-def _offset_residue(
-    query: Tensor, guides: list[Tensor], sizes: tuple[int, int, int], max_offset: float, weights: Weights
-) -> Tensor:
-    """Residue of the flow, by six convolutions (equation 7): (N, T, H, W, T, G, K, 2) px, as (y, x)."""
-    conv1_w, conv1_b, conv2_w, conv2_b, conv3_w, conv3_b, conv4_w, conv4_b, conv5_w, conv5_b, conv6_w, conv6_b = weights
-    _, edge, groups = sizes
-    batch, time, height, width, channels = query.shape
-    x = msops.concat([query.reshape(batch * time, height, width, channels), *guides], -1)
-    x = ops.conv2d(x, conv1_w, conv1_b, "leaky_relu")
+def _offset_features(guides: tuple[Tensor, ...], weights: Weights) -> Tensor:
+    """What the offsets are predicted from, by five of the six convolutions: guides (N, T, H, W, …) → (N, T, H, W, I)."""
+    conv1_w, conv1_b, conv2_w, conv2_b, conv3_w, conv3_b, conv4_w, conv4_b, conv5_w, conv5_b = weights[:10]
+    x = ops.linear(guides, conv1_w.reshape(conv1_w.shape[0], conv1_w.shape[1]), conv1_b, "leaky_relu")
+    batch, time, height, width, hidden = x.shape
+    x = x.reshape(batch * time, height, width, hidden)
     x = ops.conv2d(x, conv2_w, conv2_b, "leaky_relu")
     x = ops.conv2d(x, conv3_w, conv3_b, "leaky_relu")
     x = ops.conv2d(x, conv4_w, conv4_b, "leaky_relu")
     x = ops.conv2d(x, conv5_w, conv5_b, "leaky_relu")
-    x = ops.conv2d(x, conv6_w, conv6_b)
-    return (max_offset * msops.tanh(x)).reshape(batch, time, height, width, time, groups, edge * edge, 2)
+    return x.reshape(batch, time, height, width, hidden)
 
 
 def _attend_at_offsets(

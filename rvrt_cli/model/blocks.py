@@ -179,10 +179,10 @@ def convolve_onto(x: Tensor, source: Tensor, weight: Tensor, bias: Tensor) -> Te
 
 
 def merge(weight: Tensor, bias: Tensor, *sources: Tensor) -> Tensor:
-    """Convolution of concatenated features, (N, T, H, W, C) each."""
-    x = sources[0] if len(sources) == 1 else msops.concat(sources, -1)
-    batch, time, height, width, channels = x.shape
-    y = ops.conv2d(x.reshape(batch * time, height, width, channels), weight, bias)
+    """Convolution of features side by side, (N, T, H, W, C) each."""
+    batch, time, height, width, _ = sources[0].shape
+    frames = [source.reshape(batch * time, height, width, source.shape[-1]) for source in sources]
+    y = ops.conv2d(frames[0] if len(frames) == 1 else tuple(frames), weight, bias)
     return y.reshape(batch, time, height, width, -1)
 
 

@@ -11,7 +11,14 @@ Call ops as attributes of this package (`ops.conv2d(...)`): importing an op by n
 from __future__ import annotations
 
 from rvrt_cli.ops import backend
-from rvrt_cli.ops.attention import deformable_attention, neighborhood_attention, window_and_shift, window_attention
+from rvrt_cli.ops.attention import (
+    deformable_attention,
+    guided_offsets,
+    neighborhood_attention,
+    swap_xy,
+    window_and_shift,
+    window_attention,
+)
 from rvrt_cli.ops.backend import active_backend, kernels_active
 from rvrt_cli.ops.compilation import arguments, compiled, differentiable, forget_compiled
 from rvrt_cli.ops.frame_fusion import fuse_frames
@@ -31,7 +38,7 @@ from rvrt_cli.ops.layers import (
     stack,
 )
 from rvrt_cli.ops.lucas_kanade_flow import lucas_kanade
-from rvrt_cli.ops.sampling import warp
+from rvrt_cli.ops.sampling import warp, warp_clip
 
 __all__ = [
     "activate",
@@ -45,6 +52,7 @@ __all__ = [
     "differentiable",
     "forget_compiled",
     "fuse_frames",
+    "guided_offsets",
     "halve",
     "kernels_active",
     "layer_norm",
@@ -57,8 +65,10 @@ __all__ = [
     "resize_bilinear",
     "reverse_time",
     "stack",
+    "swap_xy",
     "use_kernels",
     "warp",
+    "warp_clip",
     "window_and_shift",
     "window_attention",
 ]

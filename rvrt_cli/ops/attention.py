@@ -7,11 +7,13 @@ Channels come last.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
-from rvrt_cli.ops.layers import stack, widen_half
+from rvrt_cli.ops.layers import linear, stack, widen_half
 from rvrt_cli.ops.sampling import bilinear_corners, index_range, pixel_grid
 
 SHIFT_MASK = -100.0  # added to the score of pixels that only the cyclic shift made neighbors; as published, not -inf
@@ -110,6 +112,42 @@ def _shift_mask(padded: tuple, window: tuple, shift: tuple) -> Tensor:
     region = region.reshape(counts[0], window[0], counts[1], window[1], counts[2], window[2])
     region = region.transpose(0, 2, 4, 1, 3, 5).reshape(int(np.prod(counts)), 1, -1)
     return Tensor((SHIFT_MASK * (region[..., :, None] != region[..., None, :])).astype(np.float32))
+
+
+def guided_offsets(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    flows: Tensor,
+    sizes: tuple[int, int],
+    max_offset: float,
+    linear: Callable = linear,
+) -> tuple[Tensor, Tensor]:
+    """Offsets of the sampling points: a last dense layer predicts their residue of the flow (equation 7).
+
+    Args:
+        x: (N, T, H, W, I), features from which the offsets are predicted.
+        weight: (T·G·K·2, I).
+        bias: (T·G·K·2,).
+        flows: (N, T, T, H, W, 2) px, as (x, y).
+        sizes: offset groups G, sampling points K.
+        max_offset: largest residue [px].
+        linear: implementation of `layers.linear`.
+
+    Returns:
+        offsets (N, T, H, W, T, G, K, 2) px, as (y, x), for `deformable_attention`; `flows` corrected by the mean residue.
+    """
+    batch, time, height, width, _ = x.shape
+    residue = max_offset * ops.tanh(linear(x, weight, bias))
+    residue = residue.reshape(batch, time, height, width, time, sizes[0], sizes[1], 2)
+    guide = swap_xy(flows.transpose(0, 1, 3, 4, 2, 5))  # (N, T, H, W, T, 2) as (y, x)
+    offset = residue + guide.expand_dims(5).expand_dims(5)
+    return offset, swap_xy(offset.mean((5, 6)).transpose(0, 1, 4, 2, 3, 5))
+
+
+def swap_xy(field: Tensor) -> Tensor:
+    """(..., 2) from (x, y) to (y, x), or back."""
+    return stack([field[..., 1], field[..., 0]], -1)
 
 
 def deformable_attention(

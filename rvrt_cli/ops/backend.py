@@ -23,6 +23,7 @@ DEFINITIONS: OpTable = {
     "conv2d": layers.conv2d,
     "deformable_attention": attention.deformable_attention,
     "fuse_frames": frame_fusion.fuse_frames,
+    "guided_offsets": attention.guided_offsets,
     "layer_norm": layers.layer_norm,
     "linear": layers.linear,
     "lucas_kanade": lucas_kanade_flow.lucas_kanade,
@@ -32,6 +33,7 @@ DEFINITIONS: OpTable = {
     "pixel_shuffle": layers.pixel_shuffle,
     "reverse_time": layers.reverse_time,
     "warp": sampling.warp,
+    "warp_clip": sampling.warp_clip,
     "window_attention": attention.window_attention,
 }
 

@@ -24,11 +24,21 @@ def activate(x: Tensor, activation: str) -> Tensor:
     return x
 
 
-def conv2d(x: Tensor, weight: Tensor, bias: Tensor, activation: str = "none", residual: Tensor | None = None) -> Tensor:
+Features = Tensor | tuple[Tensor, ...]  # a tuple: tensors whose channels lie side by side
+
+
+def side_by_side(x: Features) -> Tensor:
+    """Features as one tensor."""
+    return ops.concat(x, -1) if isinstance(x, tuple) else x
+
+
+def conv2d(
+    x: Features, weight: Tensor, bias: Tensor, activation: str = "none", residual: Tensor | None = None
+) -> Tensor:
     """Convolution with stride 1 and zero padding that keeps the frame size, then activation, then the residual added.
 
     Args:
-        x: (B, H, W, Ci).
+        x: (B, H, W, Ci), or a tuple of such tensors, whose channels lie side by side.
         weight: (Co, Ci, [1,] h, w), h and w odd.
         bias: (Co,).
         residual: (B, H, W, Co).
@@ -36,6 +46,7 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor, activation: str = "none", re
     Returns:
         (B, H, W, Co).
     """
+    x = side_by_side(x)
     kernel = weight.shape[-2:]
     weight = weight.reshape(weight.shape[0], weight.shape[1], kernel[0], kernel[1])
     if kernel == (1, 1):
@@ -45,11 +56,15 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor, activation: str = "none", re
     return y if residual is None else residual + y
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor, activation: str = "none", residual: Tensor | None = None) -> Tensor:
+def linear(
+    x: Features, weight: Tensor, bias: Tensor, activation: str = "none", residual: Tensor | None = None
+) -> Tensor:
     """Dense layer over the last axis, activation, residual added.
 
-    x (..., Ci), weight (Co, Ci), bias (Co,), residual (..., Co) → (..., Co).
+    x (..., Ci) or a tuple of such tensors, whose channels lie side by side; weight (Co, Ci), bias (Co,), residual (..., Co)
+    → (..., Co).
     """
+    x = side_by_side(x)
     y = ops.matmul(x.reshape(-1, x.shape[-1]), weight.swapaxes(0, 1)) + bias
     y = activate(y, activation).reshape(*x.shape[:-1], weight.shape[0])
     return y if residual is None else residual + y

@@ -6,6 +6,8 @@ B batch, H×W frame size [px], C channels, P points. Channels come last, so that
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
@@ -75,3 +77,25 @@ def warp(x: Tensor, flow: Tensor, border: bool = False) -> Tensor:
         sample = ops.gather(table, index + first, 0) * ops.cast(weight, x.dtype).expand_dims(-1)
         out = sample if out is None else out + sample
     return out
+
+
+def warp_clip(x: Tensor, flows: Tensor, warp: Callable = warp) -> Tensor:
+    """Every frame of a clip warped to every frame of the next one, and the flows: what predicts the offsets (equation 7).
+
+    Args:
+        x: (N, T, H, W, C).
+        flows: (N, T, T, H, W, 2) px, as (x, y): field n of frame b leads to frame (n + b) % T of `x`.
+        warp: implementation of `warp`.
+
+    Returns:
+        (N, T, H, W, T * C + T * 2): the warped frames of fields 0 … T-1 side by side, zero where a field leads outside the
+        frame, then the fields.
+    """
+    batch, time, height, width, channels = x.shape
+    parts = []
+    for n in range(time):
+        frames = ops.concat([x[:, (n + b) % time] for b in range(time)], 0)  # (T·N, H, W, C)
+        field = flows[:, :, n].swapaxes(0, 1).reshape(time * batch, height, width, 2)
+        parts.append(warp(frames, field).reshape(time, batch, height, width, channels))
+    parts += [flows[:, :, n].swapaxes(0, 1) for n in range(time)]
+    return ops.concat(parts, -1).swapaxes(0, 1)

@@ -34,7 +34,8 @@ struct PackJob {
 
 struct ConvForwardJob {
   Convolution conv;
-  const float *x, *bias, *residual, *packed;
+  Sources x;
+  const float *bias, *residual, *packed;
   float* y;
   int activation;
   float* scratch;
@@ -103,34 +104,35 @@ struct Sizes {
   int64_t batch, height, width, inputs, outputs, kh, kw;
 };
 
-// x (..., H, W, Ci) and weight (Co, Ci, [1,] kh, kw), kh and kw odd.
-int conv_sizes(const Tensors& t, int x, int weight, Sizes* s) {
-  const int nx = t.ndims[x], nw = t.ndims[weight];
+// x (..., H, W, Ci), the first tensors of the call, and weight (Co, Ci, [1,] kh, kw), kh and kw odd.
+int conv_sizes(const Tensors& t, const Sources& x, int weight, Sizes* s) {
+  const int nx = t.ndims[0], nw = t.ndims[weight];
   RVRT_CHECK(nx >= 3 && (nw == 4 || (nw == 5 && t.dim(weight, 2) == 1)), kShape);
-  s->height = t.dim(x, nx - 3);
-  s->width = t.dim(x, nx - 2);
-  s->inputs = t.dim(x, nx - 1);
+  s->height = t.dim(0, nx - 3);
+  s->width = t.dim(0, nx - 2);
+  s->inputs = x.total();
   s->outputs = t.dim(weight, 0);
   s->kh = t.dim(weight, nw - 2);
   s->kw = t.dim(weight, nw - 1);
   RVRT_CHECK(t.dim(weight, 1) == s->inputs && s->inputs > 0 && s->outputs > 0, kShape);
   RVRT_CHECK(s->kh % 2 == 1 && s->kw % 2 == 1, kShape);
-  const int64_t image = s->height * s->width * s->inputs;
-  s->batch = image > 0 ? t.size(x) / image : 0;
+  const int64_t image = s->height * s->width * x.channels[0];
+  s->batch = image > 0 ? t.size(0) / image : 0;
   return kOk;
 }
 
 // conv2d_forward and conv2d_backward by Winograd's algorithm.
-int winograd_forward(const Tensors& t, const Sizes& s) {
-  const int32_t* attributes = t.ints(4);
+int winograd_forward(const Tensors& t, const Sources& x, const Sizes& s) {
+  const int weight = x.count;
+  const int32_t* attributes = t.ints(weight + 3);
   WinogradCall call{};
   call.batch = s.batch, call.height = s.height, call.width = s.width;
   call.inputs = s.inputs, call.outputs = s.outputs;
-  call.x = {1, {t.f(0)}, {s.inputs}};
-  call.weight = t.f(1);
-  call.bias = attributes[1] ? t.f(2) : nullptr;
-  call.residual = attributes[2] ? t.f(3) : nullptr;
-  call.y = t.f(5);
+  call.x = x;
+  call.weight = t.f(weight);
+  call.bias = attributes[1] ? t.f(weight + 1) : nullptr;
+  call.residual = attributes[2] ? t.f(weight + 2) : nullptr;
+  call.y = t.f(weight + 4);
   call.activation = attributes[0];
   return winograd_convolve(call);
 }
@@ -167,39 +169,43 @@ int winograd_backward(const Tensors& t, const Sizes& s) {
 }  // namespace rvrt
 
 // y = activation(x * weight + bias) + residual.
-// Inputs: x (..., H, W, Ci); weight (Co, Ci, [1,] kh, kw), odd; bias (Co); residual (..., H, W, Co);
-//   attributes int32 [activation, has_bias, has_residual]. For an absent tensor pass any float32 tensor; it is not read.
-//   activation: 0 none, 1 leaky ReLU 0.1, 2 leaky ReLU 0.2, 3 ReLU.
+// Inputs: x (..., H, W, Ci), or up to five such tensors whose channels lie side by side; weight (Co, Ci, [1,] kh, kw),
+//   odd; bias (Co); residual (..., H, W, Co); attributes int32 [activation, has_bias, has_residual]. For an absent
+//   tensor pass any float32 tensor; it is not read. activation: 0 none, 1 leaky ReLU 0.1, 2 leaky ReLU 0.2, 3 ReLU.
 // Output: y (..., H, W, Co).
 RVRT_ENTRY(conv2d_forward) {
   using namespace rvrt;
-  if (int status = t.check(4, 3, 1)) return status;
+  const int weight = t.count - 5;
+  if (int status = t.check(weight + 3, 3, 1)) return status;
+  Sources x;
+  if (int status = read_sources(t, weight, &x)) return status;
   Sizes s;
-  if (int status = conv_sizes(t, 0, 1, &s)) return status;
-  const int32_t* attributes = t.ints(4);
+  if (int status = conv_sizes(t, x, weight, &s)) return status;
+  const int bias = weight + 1, residual = weight + 2, y = weight + 4;
+  const int32_t* attributes = t.ints(weight + 3);
   RVRT_CHECK(attributes[0] >= 0 && attributes[0] <= 3, kAttribute);
   const int64_t pixels = s.batch * s.height * s.width;
-  RVRT_CHECK(t.size(5) == pixels * s.outputs, kShape);
-  RVRT_CHECK(!attributes[1] || t.size(2) == s.outputs, kShape);
-  RVRT_CHECK(!attributes[2] || t.size(3) == pixels * s.outputs, kShape);
+  RVRT_CHECK(t.size(y) == pixels * s.outputs, kShape);
+  RVRT_CHECK(!attributes[1] || t.size(bias) == s.outputs, kShape);
+  RVRT_CHECK(!attributes[2] || t.size(residual) == pixels * s.outputs, kShape);
   if (!pixels) return kOk;
-  if (winograd_suits(s.batch, s.height, s.width, s.inputs, s.outputs, s.kh, s.kw)) return winograd_forward(t, s);
+  if (winograd_suits(s.batch, s.height, s.width, s.inputs, s.outputs, s.kh, s.kw)) return winograd_forward(t, x, s);
   ConvForwardJob job{};
   job.conv = plan(s.batch, s.height, s.width, s.inputs, s.outputs, s.kh, s.kw);
   const Convolution& c = job.conv;
   const int n = parallel_width(c.tiles());
   job.scratch_floats = round_up(c.halo_floats(c.inputs), 16) + round_up(sum_floats(c), 16);
   const Scratch scratch(n * job.scratch_floats), packed(packed_floats(c));
-  const Scratch bias(padded_floats(c.outputs) + padded_floats(c.group_outputs), true);
-  RVRT_CHECK(scratch.ok() && packed.ok() && bias.ok(), kMemory);
-  const PackJob pack{&c, t.f(1), false, packed.data()};
+  const Scratch padded_bias(padded_floats(c.outputs) + padded_floats(c.group_outputs), true);
+  RVRT_CHECK(scratch.ok() && packed.ok() && padded_bias.ok(), kMemory);
+  const PackJob pack{&c, t.f(weight), false, packed.data()};
   parallel(c.inputs, RVRT_DISPATCH(conv_pack), &pack, workers_for(packed_floats(c)));
-  if (attributes[1]) std::memcpy(bias.data(), t.f(2), sizeof(float) * s.outputs);
-  job.x = t.f(0);
-  job.bias = bias.data();
-  job.residual = attributes[2] ? t.f(3) : nullptr;
+  if (attributes[1]) std::memcpy(padded_bias.data(), t.f(bias), sizeof(float) * s.outputs);
+  job.x = x;
+  job.bias = padded_bias.data();
+  job.residual = attributes[2] ? t.f(residual) : nullptr;
   job.packed = packed.data();
-  job.y = t.f(5);
+  job.y = t.f(y);
   job.activation = attributes[0];
   job.scratch = scratch.data();
   return parallel_shared(c.tiles(), RVRT_DISPATCH(conv_forward_tiles), &job);
@@ -212,8 +218,10 @@ RVRT_ENTRY(conv2d_forward) {
 RVRT_ENTRY(conv2d_backward) {
   using namespace rvrt;
   if (int status = t.check(4, 3, 3)) return status;
+  Sources x;
+  if (int status = read_sources(t, 1, &x)) return status;
   Sizes s;
-  if (int status = conv_sizes(t, 0, 1, &s)) return status;
+  if (int status = conv_sizes(t, x, 1, &s)) return status;
   const int32_t* attributes = t.ints(4);
   RVRT_CHECK(attributes[0] >= 0 && attributes[0] <= 3, kAttribute);
   const int64_t pixels = s.batch * s.height * s.width;
@@ -333,6 +341,22 @@ inline void copy_halo(const Convolution& c, const TilePlace& p, const float* ima
   }
 }
 
+// The same of several tensors, whose channels come to lie side by side.
+inline void copy_halo(const Convolution& c, const TilePlace& p, const Sources& x, float* out) {
+  if (x.count == 1) return copy_halo(c, p, x.data[0], nullptr, 1.0f, c.inputs, c.kh / 2, c.kw / 2, out);
+  for (int64_t row = p.y - c.kh / 2; row < p.y + p.rows + c.kh / 2; ++row)
+    for (int64_t column = p.x - c.kw / 2; column < p.x + p.columns + c.kw / 2; ++column) {
+      const bool inside = row >= 0 && row < c.height && column >= 0 && column < c.width;
+      const int64_t pixel = (p.image * c.height + row) * c.width + column;
+      for (int i = 0; i < x.count; out += x.channels[i++]) {
+        if (inside)
+          std::memcpy(out, x.data[i] + pixel * x.channels[i], sizeof(float) * x.channels[i]);
+        else
+          std::memset(out, 0, sizeof(float) * x.channels[i]);
+      }
+    }
+}
+
 // Few outputs leave most of a vector empty. So for each pixel of a row all kw * outputs products are formed, and a
 // pixel's sum is gathered from its kw neighbors.
 inline void gather_projected(const Convolution& c, int64_t columns, const float* sums, const float* bias,
@@ -396,7 +420,7 @@ inline void conv_forward_tiles(const void* pointer, Span span) {
   float* sums = halo + (c.halo_floats(c.inputs) + 15) / 16 * 16;
   for (int64_t tile = span.begin; tile < span.end; ++tile) {
     const TilePlace p = place(c, tile);
-    copy_halo(c, p, job.x, nullptr, 1.0f, c.inputs, c.kh / 2, c.kw / 2, halo);
+    copy_halo(c, p, job.x, halo);
     const int64_t offset = ((p.image * c.height + p.y) * c.width + p.x) * c.outputs;
     conv_tile(c, p, halo, job.packed, job.bias, sums,
               {job.activation, job.residual ? job.residual + offset : nullptr, c.outputs, job.y + offset, c.outputs});

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Shared by the direct convolution (conv2d.cc) and Winograd's (winograd.cc).
+// Shared by dense layers (dense.cc), the direct convolution (conv2d.cc) and Winograd's (winograd.cc).
 #pragma once
 
 #include "kernel.h"
 
 namespace rvrt {
 
-constexpr int kMostSources = 8;
+constexpr int kMostSources = 5;
 
 // The input of a convolution or dense layer: tensors of the same pixels whose channels lie side by side.
 struct Sources {
@@ -19,6 +19,20 @@ struct Sources {
     return n;
   }
 };
+
+// The first `count` tensors of a call, alike but for their last axis. Returns a Status.
+inline int read_sources(const Tensors& t, int count, Sources* x) {
+  RVRT_CHECK(count >= 1 && count <= kMostSources && t.ndims[0] >= 1, kCount);
+  x->count = count;
+  for (int i = 0; i < count; ++i) {
+    RVRT_CHECK(t.ndims[i] == t.ndims[0], kShape);
+    for (int axis = 0; axis + 1 < t.ndims[0]; ++axis) RVRT_CHECK(t.dim(i, axis) == t.dim(0, axis), kShape);
+    x->data[i] = t.f(i);
+    x->channels[i] = t.dim(i, t.ndims[i] - 1);
+    RVRT_CHECK(x->channels[i] > 0, kShape);
+  }
+  return kOk;
+}
 
 // A convolution by Winograd's algorithm: y = activation(x * weight + bias) + residual. With `through`, x is a gradient
 // towards `through`, which the activation gave, and passes back through its slope first.

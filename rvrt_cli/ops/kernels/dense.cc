@@ -4,6 +4,7 @@
 // forward pass.
 #ifndef RVRT_ISA
 
+#include "convolution.h"
 #include "row_blocks.h"
 
 namespace rvrt {
@@ -12,6 +13,7 @@ namespace rvrt {
 struct DenseJob {
   Blocks blocks;
   int64_t inputs, outputs;
+  Sources sources;                           // of x; if there are several, `x` is not read
   const float *x, *gamma, *beta, *residual;  // gamma null: no LayerNorm
   const float *packed, *bias;                // weightᵀ; bias padded
   float* y;
@@ -43,13 +45,15 @@ int64_t scratch_floats(int64_t block, int64_t inputs, int64_t outputs) {
   return round_up(block * (2 * in + 2 * out + RVRT_DISPATCH(kPanelFloats) + 2), 16);
 }
 
-// `x` (..., Ci), weight (Co, Ci).
-int dense_sizes(const Tensors& t, int x, int weight, DenseJob* job) {
-  RVRT_CHECK(t.ndims[x] >= 1 && t.ndims[weight] == 2, kShape);
+// x (..., Ci), the first `sources` tensors of the call; weight (Co, Ci).
+int dense_sizes(const Tensors& t, int sources, int weight, DenseJob* job) {
+  if (int status = read_sources(t, sources, &job->sources)) return status;
+  RVRT_CHECK(t.ndims[weight] == 2, kShape);
   job->inputs = t.dim(weight, 1);
   job->outputs = t.dim(weight, 0);
-  RVRT_CHECK(job->inputs > 0 && job->outputs > 0 && t.dim(x, t.ndims[x] - 1) == job->inputs, kShape);
-  job->blocks = row_blocks(t.size(x) / job->inputs);
+  RVRT_CHECK(job->inputs > 0 && job->outputs > 0 && job->sources.total() == job->inputs, kShape);
+  job->blocks = row_blocks(t.size(0) / job->sources.channels[0]);
+  job->x = t.f(0);
   return kOk;
 }
 
@@ -111,22 +115,22 @@ int dense_backward(const Tensors& t, DenseJob job, const float* weight, const fl
 }  // namespace rvrt
 
 // y = activation(x weightᵀ + bias) + residual.
-// Inputs: x (..., Ci); weight (Co, Ci); bias (Co); residual (..., Co); attributes int32 [activation, has_bias,
-//   has_residual]. For an absent tensor pass any float32 tensor; it is not read. activation: 0 none, 1 leaky ReLU 0.1,
-//   2 leaky ReLU 0.2, 3 ReLU, 4 exact GELU.
+// Inputs: x (..., Ci), or up to five such tensors whose channels lie side by side; weight (Co, Ci); bias (Co); residual
+//   (..., Co); attributes int32 [activation, has_bias, has_residual]. For an absent tensor pass any float32 tensor; it is
+//   not read. activation: 0 none, 1 leaky ReLU 0.1, 2 leaky ReLU 0.2, 3 ReLU, 4 exact GELU.
 // Output: y (..., Co).
 RVRT_ENTRY(linear_forward) {
   using namespace rvrt;
-  if (int status = t.check(4, 3, 1)) return status;
+  const int weight = t.count - 5, bias = weight + 1, residual = weight + 2;
+  if (int status = t.check(weight + 3, 3, 1)) return status;
   DenseJob job{};
-  if (int status = dense_sizes(t, 0, 1, &job)) return status;
-  const int32_t* attributes = t.ints(4);
-  RVRT_CHECK(!attributes[1] || t.size(2) == job.outputs, kShape);
-  RVRT_CHECK(!attributes[2] || t.size(3) == job.blocks.rows * job.outputs, kShape);
-  job.x = t.f(0);
-  job.residual = attributes[2] ? t.f(3) : nullptr;
+  if (int status = dense_sizes(t, weight, weight, &job)) return status;
+  const int32_t* attributes = t.ints(weight + 3);
+  RVRT_CHECK(!attributes[1] || t.size(bias) == job.outputs, kShape);
+  RVRT_CHECK(!attributes[2] || t.size(residual) == job.blocks.rows * job.outputs, kShape);
+  job.residual = attributes[2] ? t.f(residual) : nullptr;
   job.activation = attributes[0];
-  return dense_forward(t, job, t.f(1), attributes[1] ? t.f(2) : nullptr, 5);
+  return dense_forward(t, job, t.f(weight), attributes[1] ? t.f(bias) : nullptr, weight + 4);
 }
 
 // Gradients of linear_forward (the residual's is dy itself).
@@ -137,10 +141,9 @@ RVRT_ENTRY(linear_backward) {
   using namespace rvrt;
   if (int status = t.check(4, 3, 3)) return status;
   DenseJob job{};
-  if (int status = dense_sizes(t, 0, 1, &job)) return status;
+  if (int status = dense_sizes(t, 1, 1, &job)) return status;
   const int32_t* attributes = t.ints(4);
   RVRT_CHECK(!attributes[1] || t.size(2) == job.outputs, kShape);
-  job.x = t.f(0);
   job.activation = attributes[0];
   return dense_backward(t, job, t.f(1), attributes[1] ? t.f(2) : nullptr, 3, 5, 0, 6);
 }
@@ -152,11 +155,10 @@ RVRT_ENTRY(norm_linear_forward) {
   using namespace rvrt;
   if (int status = t.check(5, 2, 1)) return status;
   DenseJob job{};
-  if (int status = dense_sizes(t, 0, 3, &job)) return status;
+  if (int status = dense_sizes(t, 1, 3, &job)) return status;
   const int32_t* attributes = t.ints(5);
   RVRT_CHECK(t.size(1) == job.inputs && t.size(2) == job.inputs, kShape);
   RVRT_CHECK(!attributes[1] || t.size(4) == job.outputs, kShape);
-  job.x = t.f(0);
   job.gamma = t.f(1);
   job.beta = t.f(2);
   job.activation = attributes[0];
@@ -170,11 +172,10 @@ RVRT_ENTRY(norm_linear_backward) {
   using namespace rvrt;
   if (int status = t.check(6, 2, 5)) return status;
   DenseJob job{};
-  if (int status = dense_sizes(t, 0, 3, &job)) return status;
+  if (int status = dense_sizes(t, 1, 3, &job)) return status;
   const int32_t* attributes = t.ints(6);
   for (int i : {1, 2, 8, 9}) RVRT_CHECK(t.size(i) == job.inputs, kShape);
   RVRT_CHECK(!attributes[1] || t.size(4) == job.outputs, kShape);
-  job.x = t.f(0);
   job.gamma = t.f(1);
   job.beta = t.f(2);
   job.activation = attributes[0];
@@ -186,6 +187,15 @@ RVRT_ENTRY(norm_linear_backward) {
 #include "simd.h"
 #include "gemm.h"
 #include "row_math.h"
+
+// Rows [first, first + rows) of x, the sources' channels side by side, `ld` floats apart.
+inline void gather_rows(const Sources& x, int64_t first, int64_t rows, float* out, int64_t ld) {
+  for (int64_t i = first; i < first + rows; ++i, out += ld) {
+    float* to = out;
+    for (int k = 0; k < x.count; to += x.channels[k++])
+      std::memcpy(to, x.data[k] + i * x.channels[k], sizeof(float) * x.channels[k]);
+  }
+}
 
 inline void dense_forward_blocks(const void* pointer, Span span) {
   const DenseJob& job = *static_cast<const DenseJob*>(pointer);
@@ -200,6 +210,9 @@ inline void dense_forward_blocks(const void* pointer, Span span) {
     if (job.gamma) {
       row_statistics(rows, job.inputs, a, statistics);
       normalize(rows, job.inputs, a, statistics, job.gamma, job.beta, normal, in);
+      a = normal, lda = in;
+    } else if (job.sources.count > 1) {
+      gather_rows(job.sources, first, rows, normal, in);
       a = normal, lda = in;
     }
     const int64_t out = first * job.outputs;

@@ -36,6 +36,7 @@ def custom_op(
     output_shape: Callable,
     gradient: str | Callable = "",
     gradient_shapes: Callable | None = None,
+    outputs: int = 1,
 ) -> ops.Custom:
     """The C symbol `{name}_forward` as a MindSpore op with a gradient.
 
@@ -47,12 +48,14 @@ def custom_op(
             op's inputs, its output `out` and the gradient of that, `dout`; "dresidual=dout" names an input whose gradient is
             `dout` itself. Inputs that are not listed get zeros. Or a function: MindSpore's `bprop` of the op.
         gradient_shapes: shapes of the outputs of `{name}_backward` from those of its inputs; by default `dx` is like `x`.
+        outputs: how many; `output_shape` returns a tuple of their shapes if there are several.
     """
     bprop = gradient if callable(gradient) else _bprop(name, inputs.split(), gradient, gradient_shapes)
     # MindSpore identifies a gradient by its function's name in PyNative mode, and by the attributes of the op in graph mode:
     # there it would take the gradient of another op with the same symbol.
     bprop.__name__ = f"{name}_bprop_{next(_serial)}"
-    op = ops.Custom(_symbol(f"{name}_forward"), output_shape, _type_of_first, func_type="aot", bprop=bprop)
+    types = _types_of_first(outputs)
+    op = ops.Custom(_symbol(f"{name}_forward"), output_shape, types, func_type="aot", bprop=bprop)
     op.add_prim_attr("gradient", bprop.__name__)
     return op
 
@@ -65,12 +68,15 @@ def _type_of_first(first, *others):
     return first
 
 
-def _backward_kernel(name: str, output_shapes: Callable, outputs: int = 1) -> ops.Custom:
+def _types_of_first(outputs: int) -> Callable:
     def types_of_first(first, *others):
         return (first,) * outputs
 
-    types = _type_of_first if outputs == 1 else types_of_first
-    return ops.Custom(_symbol(name), output_shapes, types, func_type="aot")
+    return _type_of_first if outputs == 1 else types_of_first
+
+
+def _backward_kernel(name: str, output_shapes: Callable, outputs: int = 1) -> ops.Custom:
+    return ops.Custom(_symbol(name), output_shapes, _types_of_first(outputs), func_type="aot")
 
 
 def _bprop(name: str, inputs: list[str], gradient: str, gradient_shapes: Callable | None) -> Callable:
@@ -136,13 +142,24 @@ def _of_arity(gradients: Callable, inputs: int) -> Callable:
     def of_7(a, b, c, d, e, f, g, out, dout):
         return gradients((a, b, c, d, e, f, g, out, dout))
 
-    return (of_1, of_2, of_3, of_4, of_5, of_6, of_7)[inputs - 1]
+    def of_8(a, b, c, d, e, f, g, h, out, dout):
+        return gradients((a, b, c, d, e, f, g, h, out, dout))
+
+    def of_9(a, b, c, d, e, f, g, h, i, out, dout):
+        return gradients((a, b, c, d, e, f, g, h, i, out, dout))
+
+    return (of_1, of_2, of_3, of_4, of_5, of_6, of_7, of_8, of_9)[inputs - 1]
 
 
 @ops.constexpr
 def _attributes(*values: int) -> Tensor:
     """Numbers that a kernel takes as its last input; on a GPU, which is not read from here, as the shape of an empty one."""
     return Tensor(np.zeros((0, *values), np.int8)) if _ON_GPU else Tensor(np.array(values, np.int32))
+
+
+@ops.constexpr
+def _float_constant(value: float) -> Tensor:
+    return Tensor(np.array([value], np.float32))
 
 
 @ops.constexpr
@@ -223,10 +240,41 @@ _conv2d_residual = custom_op(
 )
 
 
+def _side_by_side_op(name: str, sources: int) -> ops.Custom:
+    """The dense layer or convolution of several tensors whose channels lie side by side."""
+    backward = _backward_kernel(f"{name}_backward", _conv2d_gradient_shapes, 3)
+    weight, bias, residual, attributes, out, dout = range(sources, sources + 6)
+    read = out if name == "conv2d" else bias
+
+    def shape(first, *others):
+        return [*first[:-1], others[sources - 1][0]]
+
+    def gradients(values: tuple) -> tuple:
+        x = ops.concat(values[:sources], -1)
+        dx, dweight, dbias = backward(x, values[weight], values[read], values[dout], values[attributes])
+        parts = ops.split(dx, [source.shape[-1] for source in values[:sources]], -1)
+        return parts + (dweight, dbias, ops.zeros_like(values[residual]), ops.zeros_like(values[attributes]))  # noqa: RUF005
+
+    names = " ".join(f"x{i}" for i in range(sources))
+    return custom_op(name, f"{names} weight bias residual attributes", shape, _of_arity(gradients, sources + 4))
+
+
+_MOST_SOURCES = 1 if _ON_GPU else 5  # kMostSources of the kernels
+_SIDE_BY_SIDE = {
+    name: {sources: _side_by_side_op(name, sources) for sources in range(2, _MOST_SOURCES + 1)}
+    for name in ("linear", "conv2d")
+}
+
+
 def linear_kernel(
-    x: Tensor, weight: Tensor, bias: Tensor, activation: str = "none", residual: Tensor | None = None
+    x: layers.Features, weight: Tensor, bias: Tensor, activation: str = "none", residual: Tensor | None = None
 ) -> Tensor:
     """See `layers.linear`."""
+    if isinstance(x, tuple):
+        if residual is not None or len(x) not in _SIDE_BY_SIDE["linear"] or not _has_kernel(x[0]):
+            return linear_kernel(layers.side_by_side(x), weight, bias, activation, residual)
+        code = _attributes(_activation_code(activation), 1, 0)
+        return _SIDE_BY_SIDE["linear"][len(x)](*x, weight, bias, _no_tensor(x[0]), code)
     if not _has_kernel(x):
         return layers.linear(x, weight, bias, activation, residual)
     if residual is None:
@@ -262,13 +310,19 @@ def layer_norm_kernel(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def conv2d_kernel(
-    x: Tensor, weight: Tensor, bias: Tensor, activation: str = "none", residual: Tensor | None = None
+    x: layers.Features, weight: Tensor, bias: Tensor, activation: str = "none", residual: Tensor | None = None
 ) -> Tensor:
     """See `layers.conv2d`."""
-    if not _has_kernel(x) or activation == "gelu":
-        return layers.conv2d(x, weight, bias, activation, residual)
     if weight.shape[-2:] == (1, 1):
         return linear_kernel(x, weight.reshape(weight.shape[0], weight.shape[1]), bias, activation, residual)
+    if isinstance(x, tuple):
+        fits = residual is None and activation != "gelu" and len(x) in _SIDE_BY_SIDE["conv2d"] and _has_kernel(x[0])
+        if not fits:
+            return conv2d_kernel(layers.side_by_side(x), weight, bias, activation, residual)
+        code = _attributes(_activation_code(activation), 1, 0)
+        return _SIDE_BY_SIDE["conv2d"][len(x)](*x, weight, bias, _no_tensor(x[0]), code)
+    if not _has_kernel(x) or activation == "gelu":
+        return layers.conv2d(x, weight, bias, activation, residual)
     if residual is None:
         return _conv2d(x, weight, bias, _no_tensor(x), _attributes(_activation_code(activation), 1, 0))
     if activation == "none":
@@ -299,6 +353,12 @@ _deformable_attention = custom_op(
     _like_first,
     "query key_value offset dout attributes -> dquery dkey_value doffset",
 )
+
+
+def _warp_gradient_shapes(x, flow, dout, attributes):
+    return x, flow
+
+
 _warp = custom_op("warp", "x flow attributes", _like_first, "x flow dout attributes -> dx dflow")
 
 
@@ -339,6 +399,96 @@ def warp_kernel(x: Tensor, flow: Tensor, border: bool = False) -> Tensor:
     if not _has_kernel(x) or flow.dtype != x.dtype:
         return sampling.warp(x, flow, border)
     return _warp(x, flow, _attributes(int(border)))
+
+
+# --- what surrounds the deformable attention; the CPU has kernels for it
+
+
+def _warp_clip_shape(x, flows):
+    return [*x[:-1], x[1] * (x[4] + 2)]
+
+
+_warp_back = _backward_kernel("warp_backward", _warp_gradient_shapes, 2)
+
+
+def _warp_clip_bprop(x, flows, out, dout):
+    batch, time, height, width, channels = x.shape
+    dx, dflows = ops.zeros_like(x), ()
+    for n in range(time):
+        frames = ops.concat([x[:, (n + b) % time] for b in range(time)], 0)  # (T·N, H, W, C)
+        field = flows[:, :, n].swapaxes(0, 1).reshape(time * batch, height, width, 2)
+        first = time * channels + 2 * n
+        gradient = dout[..., n * channels : (n + 1) * channels].swapaxes(0, 1)
+        gradient = gradient.reshape(time * batch, height, width, channels)
+        dframes, dfield = _warp_back(frames, field, gradient, _attributes(0))
+        dframes = dframes.reshape(time, batch, height, width, channels)
+        dx = dx + ops.concat([dframes[(t - n) % time].expand_dims(1) for t in range(time)], 1)
+        dfield = dfield.reshape(time, batch, height, width, 2).swapaxes(0, 1) + dout[..., first : first + 2]
+        dflows = dflows + (dfield.expand_dims(2),)  # noqa: RUF005
+    return dx, ops.concat(dflows, 2)
+
+
+_warp_clip = custom_op("warp_clip", "x flows", _warp_clip_shape, _warp_clip_bprop)
+
+
+def warp_clip_kernel(x: Tensor, flows: Tensor) -> Tensor:
+    """See `sampling.warp_clip`."""
+    if _ON_GPU or not _has_kernel(x) or flows.dtype != x.dtype:
+        return sampling.warp_clip(x, flows, warp_kernel)
+    return _warp_clip(x, flows)
+
+
+def _guided_offsets_op(groups: int, points: int) -> ops.Custom:
+    """The op for the sizes of one network: the shape of an op's output cannot depend on the values of a tensor."""
+
+    def shapes(x, weight, bias, flows, max_offset, attributes):
+        return [*x[:-1], flows[2], groups, points, 2], flows
+
+    return custom_op(
+        "guided_offsets", "x weight bias flows max_offset attributes", shapes, _guided_offsets_bprop, outputs=2
+    )
+
+
+def _guided_offsets_gradient_shapes(raw, flows, *others):
+    return raw, flows
+
+
+_guided_offsets_back = _backward_kernel("guided_offsets_backward", _guided_offsets_gradient_shapes, 2)
+_linear_back = _backward_kernel("linear_backward", _conv2d_gradient_shapes, 3)
+
+
+def _guided_offsets_bprop(x, weight, bias, flows, max_offset, attributes, out, dout):
+    raw = linear_kernel(x, weight, bias)
+    draw, dflows = _guided_offsets_back(raw, flows, max_offset, dout[0], dout[1], attributes)
+    dx, dweight, dbias = _linear_back(x, weight, bias, draw, _attributes(0, 1, 0))
+    return dx, dweight, dbias, dflows, ops.zeros_like(max_offset), ops.zeros_like(attributes)
+
+
+_GUIDED_OFFSETS: dict[tuple[int, int], ops.Custom] = {}
+
+
+@ops.constexpr
+def _guided_offsets(groups: int, points: int) -> ops.Custom:
+    if (groups, points) not in _GUIDED_OFFSETS:
+        _GUIDED_OFFSETS[groups, points] = _guided_offsets_op(groups, points)
+    return _GUIDED_OFFSETS[groups, points]
+
+
+def guided_offsets_kernel(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    flows: Tensor,
+    sizes: tuple[int, int],
+    max_offset: float,
+) -> tuple[Tensor, Tensor]:
+    """See `attention.guided_offsets`."""
+    if _ON_GPU or not _has_kernel(x) or flows.dtype != x.dtype:
+        return attention.guided_offsets(x, weight, bias, flows, sizes, max_offset, linear_kernel)
+    groups, points = sizes
+    return _guided_offsets(groups, points)(
+        x, weight, bias, flows, _float_constant(max_offset), _attributes(groups * points)
+    )
 
 
 # --- optical flow and frame fusion, which have no gradient
@@ -445,11 +595,6 @@ def _charbonnier_bprop(x, y, epsilon2, out, dout):
 _charbonnier = custom_op("charbonnier", "x y epsilon2", _charbonnier_shape, _charbonnier_bprop)
 
 
-@ops.constexpr
-def _float_constant(value: float) -> Tensor:
-    return Tensor(np.array([value], np.float32))
-
-
 def charbonnier_kernel(x: Tensor, y: Tensor, epsilon2: float = 1e-9) -> Tensor:
     """See `layers.charbonnier`."""
     if x.dtype != ms.float32 or y.dtype != ms.float32:
@@ -463,6 +608,7 @@ FUSED_OPS: dict[str, Callable] = {
     "conv2d": conv2d_kernel,
     "deformable_attention": deformable_attention_kernel,
     "fuse_frames": fuse_frames_kernel,
+    "guided_offsets": guided_offsets_kernel,
     "layer_norm": layer_norm_kernel,
     "linear": linear_kernel,
     "lucas_kanade": lucas_kanade_kernel,
@@ -472,5 +618,6 @@ FUSED_OPS: dict[str, Callable] = {
     "pixel_shuffle": pixel_shuffle_kernel,
     "reverse_time": reverse_time_kernel,
     "warp": warp_kernel,
+    "warp_clip": warp_clip_kernel,
     "window_attention": window_attention_kernel,
 }

@@ -15,6 +15,7 @@ struct WarpJob {
   float *out, *dx, *dflow;
   int32_t* reach;  // (B * H, 2): first and last input row that an output row reads; none if first > last
   int64_t B, H, W, C;
+  int64_t T;      // frames of a clip: warp_clip
   int64_t bands;  // per image, of dx
   bool border;
 };
@@ -91,29 +92,62 @@ RVRT_ENTRY(warp_backward) {
   return rvrt::parallel_shared(job.B * job.bands, RVRT_DISPATCH(warp_input_gradient), &job);
 }
 
+// x (N, T, H, W, C), flows (N, T, T, H, W, 2) px as (x, y) -> out (N, T, H, W, T * C + T * 2): field n of frame b, warped
+// from frame (n + b) % T with zeros beyond the frame, at channels n * C on; then the fields.
+RVRT_ENTRY(warp_clip_forward) {
+  if (const int bad = t.check(2, 0, 1)) return bad;
+  RVRT_CHECK(t.ndims[0] == 5, rvrt::kShape);
+  const int64_t N = t.dim(0, 0), T = t.dim(0, 1), H = t.dim(0, 2), W = t.dim(0, 3), C = t.dim(0, 4);
+  RVRT_CHECK(t.has_shape(1, {N, T, T, H, W, 2}) && t.has_shape(2, {N, T, H, W, T * (C + 2)}), rvrt::kShape);
+  rvrt::WarpJob job{};
+  job.B = N * T, job.T = T, job.H = H, job.W = W, job.C = C;
+  job.x = t.f(0), job.flow = t.f(1), job.out = t.f(2);
+  return rvrt::parallel_shared(job.B * job.H, RVRT_DISPATCH(warp_clip_rows), &job);
+}
+
 #else
 
 #include "simd.h"
+
+// out[c] = the corners' weighted sum, `channels` of them.
+RVRT_INLINE void sample(const Footprint& f, const float* frame, int64_t width, int64_t channels, float* out) {
+  const float* p[4];
+  float w[4];
+  for (int i = 0; i < 4; ++i) {
+    p[i] = frame + (f.y[i >> 1] * width + f.x[i & 1]) * channels;
+    w[i] = f.wy[i >> 1] * f.wx[i & 1];
+  }
+  int64_t c = 0;
+  for (; c + W <= channels; c += W)
+    store(out + c, load(p[0] + c) * w[0] + load(p[1] + c) * w[1] + load(p[2] + c) * w[2] + load(p[3] + c) * w[3]);
+  for (; c < channels; ++c) out[c] = p[0][c] * w[0] + p[1][c] * w[1] + p[2][c] * w[2] + p[3][c] * w[3];
+}
+
+void warp_clip_rows(const void* context, Span span) {
+  const WarpJob& job = *static_cast<const WarpJob*>(context);
+  const int64_t stride = job.T * (job.C + 2), frame_floats = job.H * job.W * job.C;
+  for (int64_t task = span.begin; task < span.end; ++task) {
+    const int64_t image = task / job.H, row = task % job.H, clip = image / job.T, b = image % job.T;
+    for (int64_t n = 0; n < job.T; ++n) {
+      const float* frame = job.x + (clip * job.T + (n + b) % job.T) * frame_floats;
+      const int64_t field = image * job.T + n;
+      for (int64_t col = 0; col < job.W; ++col) {
+        float* out = job.out + (task * job.W + col) * stride;
+        const float* flow = job.flow + ((field * job.H + row) * job.W + col) * 2;
+        sample(footprint(job, field, row, col), frame, job.W, job.C, out + n * job.C);
+        std::memcpy(out + job.T * job.C + 2 * n, flow, 2 * sizeof(float));
+      }
+    }
+  }
+}
 
 void warp_rows(const void* context, Span span) {
   const WarpJob& job = *static_cast<const WarpJob*>(context);
   for (int64_t task = span.begin; task < span.end; ++task) {
     const int64_t image = task / job.H, row = task % job.H;
     const float* frame = job.x + image * job.H * job.W * job.C;
-    for (int64_t col = 0; col < job.W; ++col) {
-      const Footprint f = footprint(job, image, row, col);
-      const float* p[4];
-      float w[4];
-      for (int i = 0; i < 4; ++i) {
-        p[i] = frame + (f.y[i >> 1] * job.W + f.x[i & 1]) * job.C;
-        w[i] = f.wy[i >> 1] * f.wx[i & 1];
-      }
-      float* out = job.out + (task * job.W + col) * job.C;
-      int64_t c = 0;
-      for (; c + W <= job.C; c += W)
-        store(out + c, load(p[0] + c) * w[0] + load(p[1] + c) * w[1] + load(p[2] + c) * w[2] + load(p[3] + c) * w[3]);
-      for (; c < job.C; ++c) out[c] = p[0][c] * w[0] + p[1][c] * w[1] + p[2][c] * w[2] + p[3][c] * w[3];
-    }
+    for (int64_t col = 0; col < job.W; ++col)
+      sample(footprint(job, image, row, col), frame, job.W, job.C, job.out + (task * job.W + col) * job.C);
   }
 }
 
