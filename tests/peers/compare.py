@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Time rvrt against PyTorch and OpenVINO on the same processor, in turn.
+
+    python3 -m venv peers && peers/bin/pip install -r tests/peers/requirements.txt
+    git clone https://github.com/JingyunLiang/RVRT && git clone https://github.com/njulj/RFDN
+    python tests/peers/compare.py --peers-python peers/bin/python --rvrt RVRT --rfdn RFDN
+
+Run it with the Python in which rvrt is installed. `--rvrt` compares the published RVRT on one clip: the published code in
+PyTorch, the same converted to OpenVINO, and rvrt with the same weights; their outputs are compared too, so all do the same
+work. `--rfdn` compares rvrt-tiny with RFDN, a single-image network of about its cost, in OpenVINO.
+
+Each measurement is a process of its own; all sides take turns, once per round. A side's time is the median over the rounds
+of each round's median, warmed up and without compiling. Operations are counted from the architecture, for all sides of one
+network alike: a fast algorithm such as Winograd shows as a higher rate.
+
+`--isa avx2` holds all sides to AVX2, except OpenVINO's dense layers that use MLAS, which heeds no setting: the table says
+what share of OpenVINO's time is spent in them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+RVRT = [sys.executable, "-m", "rvrt_cli"]
+TOLERANCE = 1e-4  # largest difference of two float32 outputs in [0, 1]
+# Every library that multiplies has a variable of its own. PyTorch: ATen, oneDNN, MKL. OpenVINO: oneDNN. rvrt: its kernels,
+# and for the matrix product it is compared with, OpenBLAS in NumPy and oneDNN in MindSpore.
+AVX2_ENVIRONMENT = {
+    "RVRT_ISA": "avx2",
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "DNNL_MAX_CPU_ISA": "AVX2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    "OPENBLAS_CORETYPE": "Haswell",
+}
+Measurement = dict[str, Any]  # seconds, peak_mb, gflop, isa, version
+
+
+class PeerError(Exception):
+    """A process failed; its last line of standard error."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all sides of a comparison share.
+
+    Args:
+        peers_python: Python of the environment of requirements.txt.
+        folder: for weights, converted networks, inputs and outputs.
+        repeat: timed calls of each side per round.
+        threads: per call; None leaves the choice to each side.
+    """
+
+    peers_python: str
+    folder: Path
+    rounds: int
+    repeat: int
+    precision: str
+    threads: int | None
+    isa: str | None
+
+    def run(self, command: list[str]) -> Measurement:
+        """Run a process that prints one JSON object.
+
+        Raises:
+            PeerError: it fails.
+        """
+        environment = {**os.environ, **(AVX2_ENVIRONMENT if self.isa == "avx2" else {})}
+        if self.threads:
+            environment["OMP_NUM_THREADS"] = str(self.threads)
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        if done.returncode != 0:
+            raise PeerError((done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1])
+        return json.loads(done.stdout) if done.stdout.startswith("{") else {}
+
+    def peer(self, command: str, *arguments: Any) -> Measurement:
+        """Run a command of measure_peer.py."""
+        return self.run([self.peers_python, str(HERE / "measure_peer.py"), command, *map(str, arguments)])
+
+    @property
+    def call_options(self) -> list[str]:
+        """Options of measure_peer.py that say how to call a network."""
+        options = ["--repeat", str(self.repeat), "--precision", self.precision]
+        return options + (["--threads", str(self.threads)] if self.threads else [])
+
+    def bench(self, *arguments: str) -> Measurement:
+        """Run `rvrt bench` on the CPU."""
+        options = ["--device", "cpu", "--precision", self.precision, "--repeat", str(self.repeat), "--json", "-"]
+        report = self.run([*RVRT, "bench", *arguments, *options])
+        return {
+            "seconds": report["seconds_per_call"],
+            "peak_mb": report["peak_rss_mb"],
+            "gflop": report["gflop_per_call"],
+            "isa": report["machine"]["simd"],
+            "version": report["rvrt"],
+            "report": report,
+        }
+
+
+def compare_rvrt(settings: Settings, checkout: Path, frames: int, size: tuple[int, int]) -> dict[str, Any]:
+    """The published RVRT in rvrt, PyTorch and OpenVINO, on a clip of `frames` frames of `size` (width, height) px."""
+    folder, width_height = settings.folder, [str(side) for side in size]
+    checkpoint, weights, clip = (folder / name for name in ("checkpoint.pth", "weights.safetensors", "clip.npy"))
+    outputs = {side: folder / f"{side}.npy" for side in ("rvrt", "PyTorch", "OpenVINO")}
+    _say("converting the published network for OpenVINO and for rvrt")
+    settings.peer("prepare-rvrt", checkout, folder, "--frames", frames, "--size", *width_height)
+    settings.run([*RVRT, "weights", "convert", str(checkpoint), str(weights), "--overwrite"])
+    script = [sys.executable, str(HERE / "run_rvrt.py"), str(weights), str(frames), *width_height]
+    settings.run([*script, "float32", str(clip), str(outputs["rvrt"])])
+
+    call = settings.call_options
+    sides: dict[str, Callable[[], Measurement]] = {
+        "rvrt": lambda: settings.bench(
+            "--weights", str(weights), "--frames", str(frames), "--size", "x".join(width_height)
+        ),
+        "PyTorch": lambda: settings.peer("pytorch", checkout, clip, outputs["PyTorch"], *call),
+        "OpenVINO": lambda: settings.peer("openvino", folder / "rvrt.xml", clip, outputs["OpenVINO"], *call),
+    }
+    result = _take_turns(settings, sides)
+    gflop = result["sides"]["rvrt"]["gflop"] if "rvrt" in result["sides"] else None
+    for side, measured in result["sides"].items():
+        measured |= {"gflop": gflop, "frames": frames}
+        difference = np.abs(np.load(outputs[side]) - np.load(outputs["rvrt"]))
+        measured["difference"] = float(difference.max())  # from rvrt in float32
+        if settings.precision == "float32" and not measured["difference"] <= TOLERANCE:
+            place = np.unravel_index(difference.argmax(), difference.shape)
+            result["failures"].append(f"{side}: output differs from that of rvrt by {difference.max():.1e} at {place}")
+    return {"network": f"published RVRT, {frames} frames of {'x'.join(width_height)} px", **result}
+
+
+def compare_rfdn(settings: Settings, checkout: Path, frames: int, size: tuple[int, int]) -> dict[str, Any]:
+    """rvrt-tiny on a clip of `frames` frames of `size` (width, height) px, and RFDN in OpenVINO on one such image."""
+    width, height = size
+    image = settings.folder / "image.npy"
+    np.save(image, np.random.default_rng(0).random((1, height, width, 3), np.float32))
+    _say("converting RFDN for OpenVINO")
+    gflop = settings.peer("prepare-rfdn", checkout, settings.folder, "--size", width, height)["gflop"]
+    files = (settings.folder / "rfdn.xml", image, settings.folder / "rfdn.npy")
+    sides: dict[str, Callable[[], Measurement]] = {
+        "rvrt-tiny": lambda: (
+            settings.bench("--frames", str(frames), "--size", f"{width}x{height}") | {"frames": frames}
+        ),
+        "RFDN, OpenVINO": lambda: (
+            settings.peer("openvino", *files, *settings.call_options) | {"gflop": gflop, "frames": 1}
+        ),
+    }
+    return {"network": f"rvrt-tiny and RFDN, {width}x{height} px", **_take_turns(settings, sides)}
+
+
+def _take_turns(settings: Settings, sides: dict[str, Callable[[], Measurement]]) -> dict[str, Any]:
+    """Measure all sides once per round. A side that fails is left out of later rounds, and reported."""
+    measured: dict[str, list[Measurement]] = {side: [] for side in sides}
+    failures: list[str] = []
+    for number in range(settings.rounds):
+        for side in [side for side in sides if len(measured[side]) == number]:
+            _say(f"round {number + 1} of {settings.rounds}: {side}")
+            try:
+                measured[side].append(sides[side]())
+            except PeerError as error:
+                failures.append(f"{side}: {error}")
+    complete = {side: runs for side, runs in measured.items() if len(runs) == settings.rounds}
+    return {"sides": {side: _over_rounds(runs) for side, runs in complete.items()}, "failures": failures}
+
+
+def _over_rounds(runs: list[Measurement]) -> Measurement:
+    """Median time, largest memory, and the rest from the last round."""
+    seconds = [run["seconds"] for run in runs]
+    summary = {"seconds": statistics.median(seconds), "seconds_by_round": seconds}
+    return {**runs[-1], **summary, "peak_mb": max(run["peak_mb"] for run in runs)}
+
+
+def _print_table(comparison: dict[str, Any]) -> None:
+    """One row per side; the first side is what the others are compared with."""
+    sides = comparison["sides"]
+    print(f"\n{comparison['network']}")
+    print(
+        f"{'':16}{'s/frame':>9}{'s/call':>9}{'GFLOP':>8}{'GFLOP/s':>9}{'rate':>7}{'diff.':>9}{'MB':>7}  instruction set"
+    )
+    reference: float | None = None
+    for side, run in sides.items():
+        rate = run["gflop"] / run["seconds"] if run["gflop"] else None
+        reference = reference or rate
+        share = f"{rate / reference:.2f}x" if rate and reference else ""
+        difference = f"{run['difference']:.0e}" if "difference" in run else ""
+        wide = f", {run['wider_than_avx2']:.0%} of the time wider than AVX2" if run.get("wider_than_avx2") else ""
+        print(
+            f"{side:16}{run['seconds'] / run['frames']:9.3f}{run['seconds']:9.3f}{run['gflop'] or 0:8.1f}{rate or 0:9.1f}"
+            f"{share:>7}{difference:>9}{run['peak_mb']:7.0f}  {run['isa']}{wide}"
+        )
+    for report in (run["report"] for run in sides.values() if "report" in run):
+        print(f"best 2048³ matrix product in the last round of rvrt: {report['gemm_gflops']:.0f} GFLOP/s")
+        for note in report["notes"]:
+            print(f"note: {note}")
+    for failure in comparison["failures"]:
+        print(f"failed: {failure}")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peers-python", required=True, metavar="PYTHON", help="Python with PyTorch and OpenVINO.")
+    parser.add_argument("--rvrt", type=Path, metavar="CHECKOUT", help="Checkout of github.com/JingyunLiang/RVRT.")
+    parser.add_argument("--rfdn", type=Path, metavar="CHECKOUT", help="Checkout of github.com/njulj/RFDN.")
+    parser.add_argument("--rounds", type=int, default=3, help="Measurements of each side, in turn. [3]")
+    parser.add_argument("--repeat", type=int, default=3, help="Timed calls per measurement. [3]")
+    parser.add_argument("--threads", type=int, help="Threads of each side. [their own choice, usually all cores]")
+    parser.add_argument("--isa", choices=["avx2"], help="Widest instruction set. [the processor's]")
+    parser.add_argument(
+        "--precision", choices=["float32", "bfloat16"], default="float32", help="Of all sides. [float32]"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="JSON file for the result.")
+    parsed = parser.parse_args()
+    if parsed.rvrt is None and parsed.rfdn is None:
+        parser.error("give --rvrt CHECKOUT, --rfdn CHECKOUT, or both")
+    return parsed
+
+
+def main() -> int:
+    """Compare, print and save. 1 if a side failed or its output differs."""
+    options = _parse()
+    comparisons = []
+    shared = {name: getattr(options, name) for name in ("rounds", "repeat", "precision", "threads", "isa")}
+    with tempfile.TemporaryDirectory(prefix="rvrt-peers-") as folder:
+        settings = Settings(peers_python=options.peers_python, folder=Path(folder), **shared)
+        if options.rvrt is not None:
+            comparisons.append(compare_rvrt(settings, options.rvrt.resolve(), frames=4, size=(64, 64)))
+        if options.rfdn is not None:
+            comparisons.append(compare_rfdn(settings, options.rfdn.resolve(), frames=6, size=(320, 180)))
+    for comparison in comparisons:
+        _print_table(comparison)
+    if options.json is not None:
+        options.json.write_text(json.dumps({"settings": shared, "comparisons": comparisons}, indent=2) + "\n")
+    return int(any(comparison["failures"] for comparison in comparisons))
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except PeerError as error:
+        sys.exit(f"compare.py: {error}")
