@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
-RVRT = [sys.executable, "-m", "rvrt_cli"]
+RVRT = [sys.executable, "-c", "import sys; from rvrt_cli.cli import main; sys.exit(main())"]
 TOLERANCE = 1e-4  # largest difference of two float32 outputs in [0, 1]
 # Every library that multiplies has a variable of its own. PyTorch: ATen, oneDNN, MKL. OpenVINO: oneDNN. rvrt: its kernels,
 # and for the matrix product it is compared with, OpenBLAS in NumPy and oneDNN in MindSpore.
@@ -83,7 +83,8 @@ class Settings:
             environment["OMP_NUM_THREADS"] = str(self.threads)
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         if done.returncode != 0:
-            raise PeerError((done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1])
+            told = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+            raise PeerError(f"{told[-1]} ({command[0]})")
         return json.loads(done.stdout) if done.stdout.startswith("{") else {}
 
     def peer(self, command: str, *arguments: Any) -> Measurement:

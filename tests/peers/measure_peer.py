@@ -39,8 +39,8 @@ def published_rvrt(checkout: Path, points_per_call: int) -> Any:
 
     sys.path[:0] = [str(checkout), str(Path(__file__).resolve().parents[1] / "golden")]
     sys.modules.setdefault("torchvision", types.ModuleType("torchvision"))  # imported, never used
-    with mock.patch.object(cpp_extension, "load", lambda *_args, **_options: None):
-        published = importlib.import_module("models.network_rvrt")
+    with mock.patch.object(cpp_extension, "load"):
+        published: Any = importlib.import_module("models.network_rvrt")
     published.deform_attn = SampledAttention(points_per_call)
     network = published.RVRT().eval()
     named_array = importlib.import_module("named_weights").named_array

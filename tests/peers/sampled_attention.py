@@ -70,7 +70,7 @@ def _sampling_grid(offset: Tensor, kernel_width: int, padding: int) -> Tensor:
     Returns:
         (N * T * G, K, H, W, 2).
     """
-    points, height, width = offset.shape[2], *offset.shape[4:]
+    points, _, height, width = offset.shape[2:]
     point = torch.arange(points).view(points, 1, 1)
     y = offset[:, :, :, 0] + (point // kernel_width - padding + torch.arange(height).view(height, 1))
     x = offset[:, :, :, 1] + (point % kernel_width - padding + torch.arange(width))
