@@ -105,7 +105,7 @@ class Settings:
             "seconds": report["seconds_per_call"],
             "peak_mb": report["peak_rss_mb"],
             "gflop": report["gflop_per_call"],
-            "isa": report["machine"]["simd"],
+            "isa": report["machine"].get("kernels_isa") or "unknown",
             "version": report["rvrt"],
             "report": report,
         }
@@ -114,28 +114,29 @@ class Settings:
 def compare_rvrt(settings: Settings, checkout: Path, frames: int, size: tuple[int, int]) -> dict[str, Any]:
     """The published RVRT in rvrt, PyTorch and OpenVINO, on a clip of `frames` frames of `size` (width, height) px."""
     folder, width_height = settings.folder, [str(side) for side in size]
-    checkpoint, weights, clip = (folder / name for name in ("checkpoint.pth", "weights.safetensors", "clip.npy"))
+    checkpoint, weights = folder / "checkpoint.pth", folder / "weights.safetensors"
+    clip, reference = folder / "clip.npy", folder / "float32.npy"
     outputs = {side: folder / f"{side}.npy" for side in ("rvrt", "PyTorch", "OpenVINO")}
     _say("converting the published network for OpenVINO and for rvrt")
     settings.peer("prepare-rvrt", checkout, folder, "--frames", frames, "--size", *width_height)
     settings.run([*RVRT, "weights", "convert", str(checkpoint), str(weights), "--overwrite"])
     script = [sys.executable, str(HERE / "run_rvrt.py"), str(weights), str(frames), *width_height]
-    settings.run([*script, "float32", str(clip), str(outputs["rvrt"])])
+    gflop = settings.run([*script, "float32", str(clip), str(reference)])["gflop"]
+
+    def rvrt() -> Measurement:
+        settings.run([*script, settings.precision, str(clip), str(outputs["rvrt"])])
+        return settings.bench("--weights", str(weights), "--frames", str(frames), "--size", "x".join(width_height))
 
     call = settings.call_options
     sides: dict[str, Callable[[], Measurement]] = {
-        "rvrt": lambda: settings.bench(
-            "--weights", str(weights), "--frames", str(frames), "--size", "x".join(width_height)
-        ),
+        "rvrt": rvrt,
         "PyTorch": lambda: settings.peer("pytorch", checkout, clip, outputs["PyTorch"], *call),
         "OpenVINO": lambda: settings.peer("openvino", folder / "rvrt.xml", clip, outputs["OpenVINO"], *call),
     }
     result = _take_turns(settings, sides)
-    gflop = result["sides"]["rvrt"]["gflop"] if "rvrt" in result["sides"] else None
     for side, measured in result["sides"].items():
-        measured |= {"gflop": gflop, "frames": frames}
-        difference = np.abs(np.load(outputs[side]) - np.load(outputs["rvrt"]))
-        measured["difference"] = float(difference.max())  # from rvrt in float32
+        difference = np.abs(np.load(outputs[side]) - np.load(reference))
+        measured |= {"gflop": gflop, "frames": frames, "difference": float(difference.max())}
         if settings.precision == "float32" and not measured["difference"] <= TOLERANCE:
             place = np.unravel_index(difference.argmax(), difference.shape)
             result["failures"].append(f"{side}: output differs from that of rvrt by {difference.max():.1e} at {place}")
@@ -172,8 +173,11 @@ def _take_turns(settings: Settings, sides: dict[str, Callable[[], Measurement]])
                 measured[side].append(sides[side]())
             except PeerError as error:
                 failures.append(f"{side}: {error}")
-    complete = {side: runs for side, runs in measured.items() if len(runs) == settings.rounds}
-    return {"sides": {side: _over_rounds(runs) for side, runs in complete.items()}, "failures": failures}
+    complete = {side: _over_rounds(runs) for side, runs in measured.items() if len(runs) == settings.rounds}
+    if settings.isa == "avx2":
+        wide = [(side, run["isa"]) for side, run in complete.items() if "avx2" not in run["isa"].lower()]
+        failures += [f"{side}: ran on {isa}, not held to AVX2" for side, isa in wide]
+    return {"sides": complete, "failures": failures}
 
 
 def _over_rounds(runs: list[Measurement]) -> Measurement:
@@ -184,22 +188,21 @@ def _over_rounds(runs: list[Measurement]) -> Measurement:
 
 
 def _print_table(comparison: dict[str, Any]) -> None:
-    """One row per side; the first side is what the others are compared with."""
+    """One row per side. `rvrt vs.` is the rate of rvrt, the first side, divided by that of the row."""
     sides = comparison["sides"]
     print(f"\n{comparison['network']}")
     print(
-        f"{'':16}{'s/frame':>9}{'s/call':>9}{'GFLOP':>8}{'GFLOP/s':>9}{'rate':>7}{'diff.':>9}{'MB':>7}  instruction set"
+        f"{'':16}{'s/frame':>9}{'s/call':>9}{'GFLOP':>8}{'GFLOP/s':>9}{'rvrt vs.':>10}{'diff.':>9}{'MB':>7}  instruction set"
     )
-    reference: float | None = None
+    rates = {side: run["gflop"] / run["seconds"] for side, run in sides.items()}
     for side, run in sides.items():
-        rate = run["gflop"] / run["seconds"] if run["gflop"] else None
-        reference = reference or rate
-        share = f"{rate / reference:.2f}x" if rate and reference else ""
+        own = next((rate for name, rate in rates.items() if name.startswith("rvrt")), None)
+        factor = f"{own / rates[side]:.2f}x" if own else ""
         difference = f"{run['difference']:.0e}" if "difference" in run else ""
         wide = f", {run['wider_than_avx2']:.0%} of the time wider than AVX2" if run.get("wider_than_avx2") else ""
         print(
-            f"{side:16}{run['seconds'] / run['frames']:9.3f}{run['seconds']:9.3f}{run['gflop'] or 0:8.1f}{rate or 0:9.1f}"
-            f"{share:>7}{difference:>9}{run['peak_mb']:7.0f}  {run['isa']}{wide}"
+            f"{side:16}{run['seconds'] / run['frames']:9.3f}{run['seconds']:9.3f}{run['gflop']:8.1f}{rates[side]:9.1f}"
+            f"{factor:>10}{difference:>9}{run['peak_mb']:7.0f}  {run['isa']}{wide}"
         )
     for report in (run["report"] for run in sides.values() if "report" in run):
         print(f"best 2048³ matrix product in the last round of rvrt: {report['gemm_gflops']:.0f} GFLOP/s")
