@@ -10,8 +10,9 @@ PyTorch, the same converted to OpenVINO, and rvrt with the same weights; their o
 work. `--rfdn` compares rvrt-tiny with RFDN, a single-image network of about its cost, in OpenVINO.
 
 Each measurement is a process of its own; all sides take turns, once per round. A side's time is the median over the rounds
-of each round's median, warmed up and without compiling. Operations are counted from the architecture, for all sides of one
-network alike: a fast algorithm such as Winograd shows as a higher rate.
+of each round's median, warmed up and without compiling. Run it on a quiet machine: other programs slow PyTorch, whose threads
+wait for one another, several times as much as they slow the others; the column "load" is what they took. Operations are
+counted from the architecture, so a fast algorithm such as Winograd's shows as a higher rate.
 
 `--isa avx2` holds all sides to AVX2, except OpenVINO's dense layers that use MLAS, which heeds no setting: the table says
 what share of OpenVINO's time is spent in them.
@@ -26,27 +27,26 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 HERE = Path(__file__).resolve().parent
 RVRT = [sys.executable, "-c", "import sys; from rvrt_cli.cli import main; sys.exit(main())"]
 TOLERANCE = 1e-4  # largest difference of two float32 outputs in [0, 1]
-# Every library that multiplies has a variable of its own. PyTorch: ATen, oneDNN, MKL. OpenVINO: oneDNN. rvrt: its kernels,
-# and for the matrix product it is compared with, OpenBLAS in NumPy and oneDNN in MindSpore.
+# Every library that multiplies has a variable of its own: rvrt; PyTorch's ATen, oneDNN and MKL; OpenVINO's oneDNN.
 AVX2_ENVIRONMENT = {
     "RVRT_ISA": "avx2",
     "ATEN_CPU_CAPABILITY": "avx2",
     "ONEDNN_MAX_CPU_ISA": "AVX2",
-    "DNNL_MAX_CPU_ISA": "AVX2",
     "MKL_ENABLE_INSTRUCTIONS": "AVX2",
-    "OPENBLAS_CORETYPE": "Haswell",
 }
-Measurement = dict[str, Any]  # seconds, peak_mb, gflop, isa, version
+Measurement = dict[str, Any]  # seconds, fastest, peak_mb, gflop, isa, version, other_load
 
 
 class PeerError(Exception):
@@ -81,7 +81,8 @@ class Settings:
         environment = {**os.environ, **(AVX2_ENVIRONMENT if self.isa == "avx2" else {})}
         if self.threads:
             environment["OMP_NUM_THREADS"] = str(self.threads)
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        # In its own folder, where no `rvrt_cli` of the working directory is found before the one that is installed
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=self.folder, check=False)
         if done.returncode != 0:
             told = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
             raise PeerError(f"{told[-1]} ({command[0]})")
@@ -103,6 +104,7 @@ class Settings:
         report = self.run([*RVRT, "bench", *arguments, *options])
         return {
             "seconds": report["seconds_per_call"],
+            "fastest": report["seconds_per_call_min"],
             "peak_mb": report["peak_rss_mb"],
             "gflop": report["gflop_per_call"],
             "isa": report["machine"].get("kernels_isa") or "unknown",
@@ -170,7 +172,8 @@ def _take_turns(settings: Settings, sides: dict[str, Callable[[], Measurement]])
         for side in [side for side in sides if len(measured[side]) == number]:
             _say(f"round {number + 1} of {settings.rounds}: {side}")
             try:
-                measured[side].append(sides[side]())
+                load = _OtherLoad()
+                measured[side].append(sides[side]() | {"other_load": load.share()})
             except PeerError as error:
                 failures.append(f"{side}: {error}")
     complete = {side: _over_rounds(runs) for side, runs in measured.items() if len(runs) == settings.rounds}
@@ -181,28 +184,56 @@ def _take_turns(settings: Settings, sides: dict[str, Callable[[], Measurement]])
 
 
 def _over_rounds(runs: list[Measurement]) -> Measurement:
-    """Median time, largest memory, and the rest from the last round."""
+    """Median time, fastest call, largest memory and load, and the rest from the last round."""
     seconds = [run["seconds"] for run in runs]
     summary = {"seconds": statistics.median(seconds), "seconds_by_round": seconds}
-    return {**runs[-1], **summary, "peak_mb": max(run["peak_mb"] for run in runs)}
+    largest = {key: max(run[key] for run in runs) for key in ("peak_mb", "other_load")}
+    return {**runs[-1], **summary, **largest, "fastest": min(run["fastest"] for run in runs)}
 
 
-def _print_table(comparison: dict[str, Any]) -> None:
-    """One row per side. `rvrt vs.` is the rate of rvrt, the first side, divided by that of the row."""
+class _OtherLoad:
+    """Share of the processors that programs other than this one's children take from now on."""
+
+    def __init__(self) -> None:
+        self._start = self._seconds()
+
+    @staticmethod
+    def _seconds() -> np.ndarray:
+        """Processor time: of all processors together, in use, used by this program's finished children."""
+        all_processors, own = psutil.cpu_times(), os.times()
+        idle = all_processors.idle + getattr(all_processors, "iowait", 0)
+        total = psutil.cpu_count() * time.monotonic()
+        return np.array([total, total - idle, own.children_user + own.children_system])
+
+    def share(self) -> float:
+        """In [0, 1]; 0 on a quiet machine."""
+        total, used, own = self._seconds() - self._start
+        return float(np.clip((used - own) / total, 0, 1))
+
+
+def _print_table(comparison: dict[str, Any], held: bool) -> None:
+    """One row per side.
+
+    `rvrt vs.` is the rate of rvrt divided by that of the row, diff. the largest difference from rvrt's float32 output, and
+    load what other programs took of the processors. `held`: to AVX2.
+    """
     sides = comparison["sides"]
     print(f"\n{comparison['network']}")
     print(
-        f"{'':16}{'s/frame':>9}{'s/call':>9}{'GFLOP':>8}{'GFLOP/s':>9}{'rvrt vs.':>10}{'diff.':>9}{'MB':>7}  instruction set"
+        f"{'':16}{'s/frame':>9}{'s/call':>8}{'fastest':>9}{'GFLOP':>8}{'GFLOP/s':>9}{'rvrt vs.':>10}{'diff.':>7}{'MB':>6}"
+        "  load  instruction set"
     )
     rates = {side: run["gflop"] / run["seconds"] for side, run in sides.items()}
     for side, run in sides.items():
         own = next((rate for name, rate in rates.items() if name.startswith("rvrt")), None)
         factor = f"{own / rates[side]:.2f}x" if own else ""
         difference = f"{run['difference']:.0e}" if "difference" in run else ""
-        wide = f", {run['wider_than_avx2']:.0%} of the time wider than AVX2" if run.get("wider_than_avx2") else ""
+        wide = (
+            f", {run['wider_than_avx2']:.0%} of the time wider than AVX2" if held and run.get("wider_than_avx2") else ""
+        )
         print(
-            f"{side:16}{run['seconds'] / run['frames']:9.3f}{run['seconds']:9.3f}{run['gflop']:8.1f}{rates[side]:9.1f}"
-            f"{factor:>10}{difference:>9}{run['peak_mb']:7.0f}  {run['isa']}{wide}"
+            f"{side:16}{run['seconds'] / run['frames']:9.3f}{run['seconds']:8.3f}{run['fastest']:9.3f}{run['gflop']:8.1f}"
+            f"{rates[side]:9.1f}{factor:>10}{difference:>7}{run['peak_mb']:6.0f}{run['other_load']:6.0%}  {run['isa']}{wide}"
         )
     for report in (run["report"] for run in sides.values() if "report" in run):
         print(f"best 2048³ matrix product in the last round of rvrt: {report['gemm_gflops']:.0f} GFLOP/s")
@@ -218,7 +249,9 @@ def _say(text: str) -> None:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peers-python", required=True, metavar="PYTHON", help="Python with PyTorch and OpenVINO.")
+    parser.add_argument(
+        "--peers-python", type=Path, required=True, metavar="PYTHON", help="Python with PyTorch and OpenVINO."
+    )
     parser.add_argument("--rvrt", type=Path, metavar="CHECKOUT", help="Checkout of github.com/JingyunLiang/RVRT.")
     parser.add_argument("--rfdn", type=Path, metavar="CHECKOUT", help="Checkout of github.com/njulj/RFDN.")
     parser.add_argument("--rounds", type=int, default=3, help="Measurements of each side, in turn. [3]")
@@ -241,13 +274,13 @@ def main() -> int:
     comparisons = []
     shared = {name: getattr(options, name) for name in ("rounds", "repeat", "precision", "threads", "isa")}
     with tempfile.TemporaryDirectory(prefix="rvrt-peers-") as folder:
-        settings = Settings(peers_python=options.peers_python, folder=Path(folder), **shared)
+        settings = Settings(peers_python=str(options.peers_python.absolute()), folder=Path(folder), **shared)
         if options.rvrt is not None:
             comparisons.append(compare_rvrt(settings, options.rvrt.resolve(), frames=4, size=(64, 64)))
         if options.rfdn is not None:
             comparisons.append(compare_rfdn(settings, options.rfdn.resolve(), frames=6, size=(320, 180)))
     for comparison in comparisons:
-        _print_table(comparison)
+        _print_table(comparison, held=options.isa == "avx2")
     if options.json is not None:
         options.json.write_text(json.dumps({"settings": shared, "comparisons": comparisons}, indent=2) + "\n")
     return int(any(comparison["failures"] for comparison in comparisons))
