@@ -7,6 +7,7 @@
 // sum over p of x[p] g[p - tap], taken from the tile of x and the tile of g with halo.
 #ifndef RVRT_ISA
 
+#include "bfloat16.h"
 #include "convolution.h"
 
 #include <algorithm>
@@ -40,6 +41,20 @@ struct ConvForwardJob {
   int activation;
   float* scratch;
   int64_t scratch_floats;
+};
+
+// The forward pass with bfloat16 operands.
+struct HalfConvJob {
+  Convolution conv;
+  Sources x;
+  const float *weight, *bias, *residual;
+  float* y;
+  int activation;
+  uint16_t* packed;
+  int64_t depth;   // of a kernel row: kw * inputs, up to whole tiles
+  int64_t panels;  // of 32 output channels
+  float* scratch;  // halo as bfloat16, sums
+  int64_t scratch_floats, halo_floats;
 };
 
 struct ConvBackwardJob {
@@ -168,6 +183,51 @@ int winograd_backward(const Tensors& t, const Sizes& s) {
 }  // namespace
 }  // namespace rvrt
 
+namespace rvrt {
+namespace {
+
+// Few channels fill no tile of operands. Without AMX, products of bfloat16 are at best twice as fast as those of float32,
+// and Winograd's algorithm, which would multiply their rounding error, gains more.
+bool half_suits(const Sizes& s) {
+  if (operands() == kFloat32 || s.kw * s.inputs < kHalfDepth || s.outputs < 16) return false;
+  return operands() != kAvx512Bf16 || !winograd_suits(s.batch, s.height, s.width, s.inputs, s.outputs, s.kh, s.kw);
+}
+
+int half_forward(const Tensors& t, const Sources& x, const Sizes& s) {
+  const int weight = x.count;
+  const int32_t* attributes = t.ints(weight + 3);
+  HalfConvJob job{};
+  Convolution& c = job.conv;
+  c = plan(s.batch, s.height, s.width, s.inputs, s.outputs, s.kh, s.kw);
+  c.across = ceil_div(c.width, 64);
+  c.columns = std::min(c.width, round_up(ceil_div(c.width, c.across), 16));
+  c.across = ceil_div(c.width, c.columns);
+  job.depth = round_up(c.kw * c.inputs, kHalfDepth);
+  job.panels = ceil_div(c.outputs, kHalfColumns);
+  // Rows are read beyond the halo: up to whole tiles of pixels and of channels.
+  const int64_t halo = c.halo_floats(c.inputs) + 16 * c.inputs + job.depth,
+                sums = round_up(c.columns, 16) * kHalfColumns;
+  job.halo_floats = round_up(ceil_div(halo, 2), 16);
+  job.scratch_floats = job.halo_floats + round_up(c.halo_width() * c.inputs, 16) + sums;
+  const Scratch scratch(parallel_width(c.tiles()) * job.scratch_floats, true);
+  const Scratch packed(job.panels * c.kh * job.depth * kHalfColumns / 2), bias(job.panels * kHalfColumns, true);
+  RVRT_CHECK(scratch.ok() && packed.ok() && bias.ok(), kMemory);
+  job.x = x;
+  job.weight = t.f(weight);
+  if (attributes[1]) std::memcpy(bias.data(), t.f(weight + 1), sizeof(float) * c.outputs);
+  job.bias = bias.data();
+  job.residual = attributes[2] ? t.f(weight + 2) : nullptr;
+  job.y = t.f(weight + 4);
+  job.activation = attributes[0];
+  job.packed = reinterpret_cast<uint16_t*>(packed.data());
+  job.scratch = scratch.data();
+  parallel(job.panels * c.kh, RVRT_DISPATCH(half_conv_pack), &job);
+  return parallel_shared(c.tiles(), RVRT_DISPATCH(half_conv_tiles), &job);
+}
+
+}  // namespace
+}  // namespace rvrt
+
 // y = activation(x * weight + bias) + residual.
 // Inputs: x (..., H, W, Ci), or up to five such tensors whose channels lie side by side; weight (Co, Ci, [1,] kh, kw),
 //   odd; bias (Co); residual (..., H, W, Co); attributes int32 [activation, has_bias, has_residual]. For an absent
@@ -189,6 +249,7 @@ RVRT_ENTRY(conv2d_forward) {
   RVRT_CHECK(!attributes[1] || t.size(bias) == s.outputs, kShape);
   RVRT_CHECK(!attributes[2] || t.size(residual) == pixels * s.outputs, kShape);
   if (!pixels) return kOk;
+  if (half_suits(s)) return half_forward(t, x, s);
   if (winograd_suits(s.batch, s.height, s.width, s.inputs, s.outputs, s.kh, s.kw)) return winograd_forward(t, x, s);
   ConvForwardJob job{};
   job.conv = plan(s.batch, s.height, s.width, s.inputs, s.outputs, s.kh, s.kw);
@@ -269,6 +330,7 @@ RVRT_ENTRY(conv2d_backward) {
 
 #include "simd.h"
 #include "gemm.h"
+#include "half.h"
 
 // The weights of input channels [begin, end) into panels, one matrix per kernel row: B[kx * inputs + c, n], or
 // B[c, kx * outputs + n] where outputs are projected.
@@ -424,6 +486,71 @@ inline void conv_forward_tiles(const void* pointer, Span span) {
     const int64_t offset = ((p.image * c.height + p.y) * c.width + p.x) * c.outputs;
     conv_tile(c, p, halo, job.packed, job.bias, sums,
               {job.activation, job.residual ? job.residual + offset : nullptr, c.outputs, job.y + offset, c.outputs});
+  }
+}
+
+// --- bfloat16
+
+// Tasks are kernel rows of panels.
+inline void half_conv_pack(const void* pointer, Span span) {
+  const HalfConvJob& job = *static_cast<const HalfConvJob*>(pointer);
+  const Convolution& c = job.conv;
+  const int64_t taps = c.kh * c.kw, used = c.kw * c.inputs;
+  for (int64_t task = span.begin; task < span.end; ++task) {
+    const int64_t panel = task / c.kh, ky = task % c.kh;
+    uint16_t* to = job.packed + task * job.depth * kHalfColumns;
+    for (int64_t k = 0; k < job.depth; ++k) {
+      const float* source = job.weight + (k % c.inputs) * taps + ky * c.kw + k / c.inputs;
+      uint16_t* row = to + k / kHalfDepth * 2 * kHalfTile + k % kHalfDepth / 2 * 32 + k % 2;
+      for (int64_t j = 0; j < kHalfColumns; ++j) {
+        const int64_t out = panel * kHalfColumns + j;
+        row[j / 16 * kHalfTile + j % 16 * 2] =
+            k < used && out < c.outputs ? to_bfloat16(source[out * c.inputs * taps]) : 0;
+      }
+    }
+  }
+}
+
+// The tile's pixels with their halo, as bfloat16; `line` holds one row of them in float32.
+inline void copy_half_halo(const HalfConvJob& job, const TilePlace& p, float* line, uint16_t* out) {
+  Convolution c = job.conv;
+  const int64_t top = c.kh / 2, count = (p.columns + c.kw - 1) * c.inputs;
+  c.kh = 1;  // one row at a time
+  for (int64_t row = p.y - top; row < p.y + p.rows + top; ++row, out += count) {
+    if (row < 0 || row >= c.height) {
+      std::memset(out, 0, sizeof(uint16_t) * count);
+      continue;
+    }
+    copy_halo(c, {p.image, row, p.x, 1, p.columns}, job.x, line);
+    round_to_half(line, count, out);
+  }
+}
+
+inline void half_conv_tiles(const void* pointer, Span span) {
+  const HalfConvJob& job = *static_cast<const HalfConvJob*>(pointer);
+  const Convolution& c = job.conv;
+  float* scratch = job.scratch + span.thread * job.scratch_floats;
+  uint16_t* halo = reinterpret_cast<uint16_t*>(scratch);
+  float* line = scratch + job.halo_floats;
+  float* sums = line + (c.halo_width() * c.inputs + 15) / 16 * 16;
+  for (int64_t tile = span.begin; tile < span.end; ++tile) {
+    const TilePlace p = place(c, tile);
+    copy_half_halo(job, p, line, halo);
+    const int64_t stride = (p.columns + c.kw - 1) * c.inputs;
+    for (int64_t panel = 0; panel < job.panels; ++panel) {
+      const int64_t first = panel * kHalfColumns;
+      const int64_t count = c.outputs - first < kHalfColumns ? c.outputs - first : kHalfColumns;
+      for (int64_t row = 0; row < p.rows; ++row) {
+        half_product({p.columns, job.depth, c.kh, halo + row * stride, c.inputs, stride,
+                      job.packed + panel * c.kh * job.depth * kHalfColumns, sums, kHalfColumns});
+        for (int64_t x = 0; x < p.columns; ++x)
+          for (int64_t j = 0; j < kHalfColumns; j += W)
+            store(sums + x * kHalfColumns + j, load(sums + x * kHalfColumns + j) + load(job.bias + first + j));
+        const int64_t at = (((p.image * c.height + p.y + row) * c.width) + p.x) * c.outputs + first;
+        finish(p.columns, count, sums, kHalfColumns,
+               {job.activation, job.residual ? job.residual + at : nullptr, c.outputs, job.y + at, c.outputs});
+      }
+    }
   }
 }
 

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+// Matrix products of bfloat16 operands with float32 sums, by AMX, AVX512-BF16 or plain code.
+#pragma once
+
+#include "kernel.h"
+
+namespace rvrt {
+
+// How products of bfloat16 operands are computed; kFloat32: operands keep float32, the default.
+enum Operands { kFloat32 = 0, kEmulated = 1, kAvx512Bf16 = 2, kAmx = 3 };
+Operands operands();
+
+// A matrix on the right is packed in panels of 32 columns. A panel holds, for each 32 rows, two tiles of 16 pairs of
+// rows by 16 columns, in each of which the two elements of a pair lie side by side: what AMX multiplies.
+constexpr int64_t kHalfDepth = 32, kHalfColumns = 32, kHalfTile = 512;
+
+// c[i, j] = sum over t < taps and k < depth of a[i * lda + t * tap_stride + k] * b[t, k, j], for 32 columns j. `depth` is
+// a multiple of 32. Rows of a are read and rows of c written up to a multiple of 16.
+struct HalfProduct {
+  int64_t rows, depth, taps;
+  const uint16_t* a;
+  int64_t lda, tap_stride;
+  const uint16_t* b;
+  float* c;
+  int64_t ldc;
+};
+
+void half_product(const HalfProduct& p);
+
+// To the nearest bfloat16, ties to even.
+inline uint16_t to_bfloat16(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof(bits));
+  if (x != x) return 0x7fc0;
+  return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+}  // namespace rvrt
