@@ -18,13 +18,14 @@ namespace rvrt {
 namespace {
 
 struct DeformJob {
-  const float *query, *kv, *offset, *dout;
+  const float *query, *kv, *offset, *offset_end, *dout;
   float *out, *dquery, *dkv, *doffset;
   int64_t N, T, H, W, C, G, K, heads, kernel_h, kernel_w;
   // Heads and groups of keys divide the channels into `units` that share neither: within a unit either one group serves
   // several heads or one head has several groups. A segment belongs to one head and one group.
   int64_t units, unit_heads, unit_groups, segments, segment;
-  // A compact clip: (T, H, W, width) padded after rows and frames, so that these do not share cache sets.
+  // A compact clip: (T, 1 + H + 1, 1 + W + 1, width) with zeros around each frame, so that the four corners of a sample
+  // always lie side by side; padded after rows and frames, so that these do not share cache sets.
   int64_t width, row_floats, frame_floats, clip_floats;
   float *k, *v, *dk, *dv;  // clips: of the units of one sample (forward), of each thread (backward)
   int64_t sample;          // being computed (forward)
@@ -53,13 +54,13 @@ int parse_deform(const Tensors& t, int attributes, DeformJob& job) {
   RVRT_CHECK(job.C % (job.units * job.segments) == 0, kAttribute);
   job.segment = job.C / (job.units * job.segments), job.width = job.C / job.units;
   const int64_t line = 16, page = 64 * line;
-  job.row_floats = round_up(job.W * job.width, line) / line * line;
+  job.row_floats = round_up((job.W + 2) * job.width, line);
   while (job.row_floats % page / line % 16 != 13) job.row_floats += line;
-  job.frame_floats = job.H * job.row_floats;
+  job.frame_floats = (job.H + 2) * job.row_floats;
   while (job.frame_floats % page / line != 7) job.frame_floats += line;
   job.clip_floats = job.T * job.frame_floats;
   RVRT_CHECK(job.clip_floats < (int64_t{1} << 31) && job.H < (1 << 24) && job.W < (1 << 24), kShape);
-  job.query = t.f(0), job.kv = t.f(1), job.offset = t.f(2);
+  job.query = t.f(0), job.kv = t.f(1), job.offset = t.f(2), job.offset_end = job.offset + t.size(2);
   return kOk;
 }
 
@@ -106,35 +107,44 @@ RVRT_ENTRY(deformable_attention_backward) {
 // A tile of queries: pixels sampled by neighboring queries stay in the cache.
 constexpr int64_t kTileHeight = 8, kTileWidth = 32;
 constexpr int64_t kAhead = 3;  // prefetch distance [pixels]
+constexpr int64_t kRun = 8;    // pixels whose steps alternate, so that one need not wait for the other: see attend_run
 
 // Corners of one group's samples at one pixel, `length` (samples rounded up) long: corner i is (y i / 2, x i % 2). The
-// place is where its channels begin in the compact clip, moved inside the frame where the weight is zero.
+// place is where the channels of corner 0 begin in the compact clip; a corner outside the frame has no weight.
 struct Corners {
-  int32_t* place[4];
+  int32_t* place;
   float* weight[4];
   float *wy[2], *wx[2], *sy[2], *sx[2];  // weights per axis and their derivatives
 };
 
 struct DeformBuffers {
   int64_t length;
-  float *base_y, *base_x, *oy, *ox;  // kernel points of all samples, their offsets
-  int32_t* frame;                    // where each sample's frame begins in the compact clip
-  Corners corners[2];                // of keys, of values; (unit_groups, length) each
-  float *p, *ds;                     // (unit_heads, length)
-  float* dots[2];                    // (segments, 4, length)
-  float* mixed[4];                   // weight of a corner times weight of the sample
-  float* partial;                    // (length, 16)
+  float *base_y, *base_x;        // kernel points of all samples
+  float *oy, *ox, *pairs;        // their offsets: gradients; as they are stored, (y, x)
+  int32_t* frame;                // where each sample's frame begins in the compact clip
+  Corners corners[2];            // of keys, of values; (unit_groups, length) each
+  float *p, *ds;                 // (unit_heads, length)
+  float* dots[2];                // (segments, 4, length)
+  float* mixed[4];               // weight of a corner times weight of the sample
+  float* partial;                // (length, 16), or (length, 2, 16) for two heads
+  Corners run_corners[kRun][2];  // of two heads with one group, at the pixels of a run
+  float* run_p[kRun];
 
   DeformBuffers(const DeformJob& job, Arena arena, int64_t* taken = nullptr) {
     length = round_up(job.samples(), W < 4 ? 4 : W);
     const auto floats = [&](int64_t n) { return arena.take(n * length); };
-    base_y = floats(1), base_x = floats(1), oy = floats(1), ox = floats(1);
+    base_y = floats(1), base_x = floats(1), oy = floats(1), ox = floats(1), pairs = floats(3);
     frame = reinterpret_cast<int32_t*>(floats(1));
-    for (Corners& c : corners) {
-      for (int i = 0; i < 4; ++i) {
-        c.place[i] = reinterpret_cast<int32_t*>(floats(job.unit_groups));
-        c.weight[i] = floats(job.unit_groups);
+    for (int i = 0; i < kRun; ++i) {
+      run_p[i] = floats(2);
+      for (Corners& c : run_corners[i]) {
+        c.place = reinterpret_cast<int32_t*>(floats(1));
+        for (float*& weight : c.weight) weight = floats(1);
       }
+    }
+    for (Corners& c : corners) {
+      c.place = reinterpret_cast<int32_t*>(floats(job.unit_groups));
+      for (float*& weight : c.weight) weight = floats(job.unit_groups);
       for (int i = 0; i < 2; ++i) {
         c.wy[i] = floats(job.unit_groups), c.wx[i] = floats(job.unit_groups);
         c.sy[i] = floats(job.unit_groups), c.sx[i] = floats(job.unit_groups);
@@ -143,14 +153,14 @@ struct DeformBuffers {
     p = floats(job.unit_heads), ds = floats(job.unit_heads);
     dots[0] = floats(4 * job.segments), dots[1] = floats(4 * job.segments);
     for (float*& m : mixed) m = floats(1);
-    partial = floats(16);
+    partial = floats(32);
     if (taken) *taken = arena.taken();
   }
 };
 
-// One axis: the two indices (moved inside), their weights and the weights' derivatives. Coordinates are clamped before
-// they become integers, so any float is safe; two pixels outside the frame all weights are zero.
-RVRT_INLINE void axis(vf at, int64_t size, vi (&index)[2], vf (&weight)[2], vf (&slope)[2]) {
+// One axis: where the first of two pixels is in a padded row or column, their weights and the weights' derivatives.
+// Coordinates are clamped before they become integers, so any float is safe; beyond the padding all weights are zero.
+RVRT_INLINE vi axis(vf at, int64_t size, vf (&weight)[2], vf (&slope)[2]) {
   const int32_t length = static_cast<int32_t>(size);
   const vf limited = vmin(vmax(at, set1(-2.0f)), set1(static_cast<float>(length + 1)));
   vi first = __builtin_convertvector(limited, vi);
@@ -159,10 +169,11 @@ RVRT_INLINE void axis(vf at, int64_t size, vi (&index)[2], vf (&weight)[2], vf (
   const vf one = set1(1.0f);
   for (int i = 0; i < 2; ++i) {
     const vi k = first + i, inside = (k >= 0) & (k < length);
-    index[i] = k & inside;
     weight[i] = (vf)((vi)(i ? part : one - part) & inside);
     slope[i] = (vf)((vi)(i ? one : -one) & inside);
   }
+  const vi padded = first + 1, most = vi{} + length;
+  return padded < 0 ? vi{} : padded < most ? padded : most;
 }
 
 // Offsets, queries and outputs of a unit lie far apart from pixel to pixel: prefetch them.
@@ -180,21 +191,23 @@ static void find_corners(const DeformJob& job, const DeformBuffers& b, const flo
                          int64_t column, Corners c) {
   const int32_t row_floats = static_cast<int32_t>(job.row_floats), width = static_cast<int32_t>(job.width);
   for (int64_t g = 0; g < job.unit_groups; ++g) {
-    int64_t n = 0;
+    const int64_t numbers = 2 * job.K;
     for (int64_t t = 0; t < job.T; ++t) {
-      const float* o = offset + (t * job.G + group + g) * job.K * 2;
-      for (int64_t k = 0; k < job.K; ++k, ++n) b.oy[n] = o[2 * k], b.ox[n] = o[2 * k + 1];
+      const float* from = offset + (t * job.G + group + g) * numbers;
+      float* to = b.pairs + t * numbers;
+      if (from + round_up(numbers, W) <= job.offset_end)  // what whole vectors store in excess, the next frame replaces
+        for (int64_t i = 0; i < numbers; i += W) store(to + i, load(from + i));
+      else
+        std::copy(from, from + numbers, to);
     }
-    for (n = 0; n < b.length; n += W) {
-      vi y[2], x[2];
-      vf wy[2], wx[2], sy[2], sx[2];
-      axis(load(b.base_y + n) + static_cast<float>(row) + load(b.oy + n), job.H, y, wy, sy);
-      axis(load(b.base_x + n) + static_cast<float>(column) + load(b.ox + n), job.W, x, wx, sx);
+    for (int64_t n = 0; n < b.length; n += W) {
+      vf oy, ox, wy[2], wx[2], sy[2], sx[2];
+      split_pairs(b.pairs + 2 * n, oy, ox);
+      const vi y = axis(load(b.base_y + n) + static_cast<float>(row) + oy, job.H, wy, sy);
+      const vi x = axis(load(b.base_x + n) + static_cast<float>(column) + ox, job.W, wx, sx);
       const int64_t at = g * b.length + n;
-      for (int i = 0; i < 4; ++i) {
-        store(c.place[i] + at, load(b.frame + n) + y[i >> 1] * row_floats + x[i & 1] * width);
-        store(c.weight[i] + at, wy[i >> 1] * wx[i & 1]);
-      }
+      store(c.place + at, load(b.frame + n) + y * row_floats + x * width);
+      for (int i = 0; i < 4; ++i) store(c.weight[i] + at, wy[i >> 1] * wx[i & 1]);
       for (int i = 0; SLOPES && i < 2; ++i) {  // only the gradient of the offsets needs these
         store(c.wy[i] + at, wy[i]), store(c.wx[i] + at, wx[i]);
         store(c.sy[i] + at, sy[i]), store(c.sx[i] + at, sx[i]);
@@ -215,9 +228,16 @@ struct Lanes {
 // The samples of a group at one pixel.
 struct Samples {
   int64_t count, length;
-  const int32_t* const* place;
-  int64_t first;  // where the group's samples begin in `place` and in the weights
+  const int32_t* place;  // of the group's first sample
+  int64_t first;         // where the group's samples begin in the weights
+  int64_t right, down;   // floats from a pixel to the next ones
+
+  int64_t corner(int i) const { return i / 2 * down + i % 2 * right; }
 };
+
+RVRT_INLINE Samples samples_of(const DeformJob& job, const Corners& c, int64_t length, int64_t first) {
+  return {job.samples(), length, c.place + first, first, job.width, job.row_floats};
+}
 
 // sums[n] += the sum over the lanes of partial[n].
 template <int LANES>
@@ -233,7 +253,7 @@ RVRT_INLINE void add_lanes(const float* partial, int64_t count, float* sums) {
   }
 }
 
-// score[n] += sum_c row[c] * sum_i weight[i][n] * base[place[i][n]][c], over LANES * VECTORS channels.
+// score[n] += sum_c row[c] * sum_i weight[i][n] * base[place[n] + corner(i)][c], over LANES * VECTORS channels.
 template <int LANES, int VECTORS>
 RVRT_INLINE void score_chunk(const Samples& s, const float* base, const float* row, const float* const* weight,
                              float* partial, float* score) {
@@ -243,7 +263,7 @@ RVRT_INLINE void score_chunk(const Samples& s, const float* base, const float* r
   for (int64_t n = 0; n < s.count; ++n) {
     const float* p[4];
     float w[4];
-    for (int i = 0; i < 4; ++i) p[i] = base + s.place[i][s.first + n], w[i] = weight[i][s.first + n];
+    for (int i = 0; i < 4; ++i) p[i] = base + s.place[n] + s.corner(i), w[i] = weight[i][s.first + n];
     typename L::vec sum = {};
     for (int v = 0; v < VECTORS; ++v) {
       const int at = v * LANES;
@@ -259,7 +279,7 @@ RVRT_INLINE void score_chunk(const Samples& s, const float* base, const float* r
   if (LANES >= 4) add_lanes<LANES>(partial, s.count, score);
 }
 
-// dots[i][n] += sum_c row[c] * base[place[i][n]][c].
+// dots[i][n] += sum_c row[c] * base[place[n] + corner(i)][c].
 template <int LANES, int VECTORS>
 RVRT_INLINE void dots_chunk(const Samples& s, const float* base, const float* row, float* partial, float* dots) {
   using L = Lanes<LANES>;
@@ -267,7 +287,7 @@ RVRT_INLINE void dots_chunk(const Samples& s, const float* base, const float* ro
   for (int v = 0; v < VECTORS; ++v) q[v] = L::get(row + v * LANES);
   for (int i = 0; i < 4; ++i) {
     for (int64_t n = 0; n < s.count; ++n) {
-      const float* p = base + s.place[i][s.first + n];
+      const float* p = base + s.place[n] + s.corner(i);
       typename L::vec sum = {};
       for (int v = 0; v < VECTORS; ++v) sum += q[v] * L::get(p + v * LANES);
       if (LANES < 4)
@@ -279,7 +299,7 @@ RVRT_INLINE void dots_chunk(const Samples& s, const float* base, const float* ro
   }
 }
 
-// row[c] = sum_n sum_i mixed[i][n] * base[place[i][n]][c].
+// row[c] = sum_n sum_i mixed[i][n] * base[place[n] + corner(i)][c].
 template <int LANES, int VECTORS>
 RVRT_INLINE void combine_chunk(const Samples& s, const float* base, const float* const* mixed, float* row) {
   using L = Lanes<LANES>;
@@ -287,7 +307,7 @@ RVRT_INLINE void combine_chunk(const Samples& s, const float* base, const float*
   for (int64_t n = 0; n < s.count; ++n) {
     const float* p[4];
     float w[4];
-    for (int i = 0; i < 4; ++i) p[i] = base + s.place[i][s.first + n], w[i] = mixed[i][n];
+    for (int i = 0; i < 4; ++i) p[i] = base + s.place[n] + s.corner(i), w[i] = mixed[i][n];
     for (int v = 0; v < VECTORS; ++v) {
       const int at = v * LANES;
       sum[v] += L::get(p[0] + at) * w[0];
@@ -299,7 +319,7 @@ RVRT_INLINE void combine_chunk(const Samples& s, const float* base, const float*
   for (int v = 0; v < VECTORS; ++v) L::put(row + v * LANES, sum[v] + more[v]);
 }
 
-// base[place[i][n]][c] += mixed[i][n] * row[c].
+// base[place[n] + corner(i)][c] += mixed[i][n] * row[c].
 template <int LANES, int VECTORS>
 RVRT_INLINE void scatter_chunk(const Samples& s, float* base, const float* const* mixed, const float* row) {
   using L = Lanes<LANES>;
@@ -307,7 +327,7 @@ RVRT_INLINE void scatter_chunk(const Samples& s, float* base, const float* const
   for (int v = 0; v < VECTORS; ++v) q[v] = L::get(row + v * LANES);
   for (int64_t n = 0; n < s.count; ++n)
     for (int i = 0; i < 4; ++i) {
-      float* p = base + s.place[i][s.first + n];
+      float* p = base + s.place[n] + s.corner(i);
       for (int v = 0; v < VECTORS; ++v) L::put(p + v * LANES, L::get(p + v * LANES) + q[v] * mixed[i][n]);
     }
 }
@@ -431,21 +451,30 @@ static void prepare_frame(const DeformJob& job, const DeformBuffers& b, int64_t 
     b.base_y[n] = static_cast<float>(k / job.kernel_w - job.kernel_h / 2);
     b.base_x[n] = static_cast<float>(k % job.kernel_w - job.kernel_w / 2);
     b.frame[n] = static_cast<int32_t>(from * job.frame_floats);
-    b.oy[n] = b.ox[n] = 0;
   }
+}
+
+// Row `row` of all frames' rows in a compact clip.
+RVRT_INLINE int64_t clip_row(const DeformJob& job, int64_t row) {
+  return row / job.H * job.frame_floats + (row % job.H + 1) * job.row_floats;
 }
 
 // Channels [channel, channel + width) of one row of the tensor of keys and values -> compact clip, or back.
 static void pack_row(const DeformJob& job, int64_t sample, int64_t row, int64_t channel, float* clip) {
   const float* from = job.kv + job.pixel(sample, 0, row, 0) * 2 * job.C + channel;
-  float* to = clip + row / job.H * job.frame_floats + row % job.H * job.row_floats;
+  float* to = clip + clip_row(job, row);
+  if (row % job.H == 0) std::fill(to - job.row_floats, to, 0.0f);
+  if (row % job.H == job.H - 1) std::fill(to + job.row_floats, to + 2 * job.row_floats, 0.0f);
+  std::fill(to, to + job.width, 0.0f);
+  to += job.width;
   for (int64_t x = 0; x < job.W; ++x)
     std::copy(from + x * 2 * job.C, from + x * 2 * job.C + job.width, to + x * job.width);
+  std::fill(to + job.W * job.width, to + (job.W + 1) * job.width, 0.0f);
 }
 
 static void unpack_row(const DeformJob& job, int64_t sample, int64_t row, int64_t channel, const float* clip) {
   float* to = job.dkv + job.pixel(sample, 0, row, 0) * 2 * job.C + channel;
-  const float* from = clip + row / job.H * job.frame_floats + row % job.H * job.row_floats;
+  const float* from = clip + clip_row(job, row) + job.width;
   for (int64_t x = 0; x < job.W; ++x) std::copy(from + x * job.width, from + (x + 1) * job.width, to + x * 2 * job.C);
 }
 
@@ -458,9 +487,9 @@ struct Unit {
   const float* offset(const DeformJob& job) const { return job.offset + pixel * job.T * job.G * job.K * 2; }
 };
 
-// Called kAhead pixels before `u` is; pixels of the next tile may be prefetched in vain.
-RVRT_INLINE void prefetch_unit(const DeformJob& job, const Unit& u) {
-  const int64_t pixel = std::min(u.pixel + kAhead, job.N * job.T * job.H * job.W - 1);
+// Called `ahead` pixels before its turn; pixels of the next tile may be prefetched in vain.
+RVRT_INLINE void prefetch_unit(const DeformJob& job, const Unit& u, int64_t ahead) {
+  const int64_t pixel = std::min(u.pixel + ahead, job.N * job.T * job.H * job.W - 1);
   const int64_t at = pixel * job.C + u.channel, floats = 2 * job.K * job.unit_groups;
   prefetch(job.query + at, job.width);
   if (job.out) prefetch_for_write(job.out + at, job.width);
@@ -477,22 +506,131 @@ template <int WIDTH>
 RVRT_INLINE void attend(const DeformJob& job, const DeformBuffers& b, const Unit& u) {
   const int64_t segment = WIDTH ? WIDTH : job.segment, at = u.pixel * job.C + u.channel;
   const Corners &k = b.corners[0], &v = b.corners[1];
-  prefetch_unit(job, u);
+  prefetch_unit(job, u, kAhead);
   find_corners<false>(job, b, u.offset(job), u.group, u.row, u.column, k);
   find_corners<false>(job, b, u.offset(job), u.group + job.G / 2, u.row, u.column, v);
   std::fill(b.p, b.p + job.unit_heads * b.length, 0.0f);
   for (int64_t s = 0; s < job.segments; ++s) {
     const int64_t head = job.unit_heads > 1 ? s * b.length : 0, group = job.unit_groups > 1 ? s * b.length : 0;
-    const Samples samples{job.samples(), b.length, k.place, group};
+    const Samples samples = samples_of(job, k, b.length, group);
     over_segment<WIDTH>(
         segment, ScoreChunk{samples, u.k + s * segment, job.query + at + s * segment, k.weight, b.partial, b.p + head});
   }
   for (int64_t h = 0; h < job.unit_heads; ++h) softmax(job.samples(), b.length, b.p + h * b.length);
   for (int64_t s = 0; s < job.segments; ++s) {
     const int64_t head = job.unit_heads > 1 ? s * b.length : 0, group = job.unit_groups > 1 ? s * b.length : 0;
-    const Samples samples{job.samples(), b.length, v.place, group};
+    const Samples samples = samples_of(job, v, b.length, group);
     mix(b, v, group, b.p + head);
     over_segment<WIDTH>(segment, CombineChunk{samples, u.v + s * segment, b.mixed, job.out + at + s * segment});
+  }
+}
+
+// Two heads of SEGMENT channels each that share one group of samples, together in vectors: head 0, then head 1.
+template <int SEGMENT>
+struct HeadPair {
+  static constexpr int kWidth = 2 * SEGMENT;
+  static constexpr int kLanes = kWidth % 16 == 0 && W >= 16 ? 16 : kWidth % 8 == 0 && W >= 8 ? 8 : 4;
+  static constexpr int kVectors = kWidth / kLanes;
+  using L = Lanes<kLanes>;
+  using vec = typename L::vec;
+
+  // Whether vector v has channels of a head.
+  static constexpr bool has(int v, int head) {
+    return v * kLanes < (head + 1) * SEGMENT && (v + 1) * kLanes > head * SEGMENT;
+  }
+
+  RVRT_INLINE vec sample(const float* p, const Samples& s, const float* w) {
+    return (L::get(p) * w[0] + L::get(p + s.right) * w[1]) +
+           (L::get(p + s.down) * w[2] + L::get(p + s.down + s.right) * w[3]);
+  }
+
+  // Scores of both heads at p and p + s.length; `partial` (length, 2, kLanes).
+  RVRT_INLINE void scores(const Samples& s, const float* base, const float* row, const float* const* weight,
+                          float* partial, float* p) {
+    float rows[2][kWidth] = {};  // the query, zero in the channels of the other head
+    for (int h = 0; h < 2; ++h) std::copy(row + h * SEGMENT, row + (h + 1) * SEGMENT, rows[h] + h * SEGMENT);
+    vec q[2][kVectors];
+    for (int h = 0; h < 2; ++h)
+      for (int v = 0; v < kVectors; ++v) q[h][v] = L::get(rows[h] + v * kLanes);
+    for (int64_t n = 0; n < s.count; ++n) {
+      const float w[4] = {weight[0][n], weight[1][n], weight[2][n], weight[3][n]};
+      const float* from = base + s.place[n];
+      vec sum[2] = {};
+#pragma GCC unroll 12
+      for (int v = 0; v < kVectors; ++v) {
+        const vec value = sample(from + v * kLanes, s, w);
+        if (has(v, 0)) sum[0] += q[0][v] * value;
+        if (has(v, 1)) sum[1] += q[1][v] * value;
+      }
+      L::put(partial + 2 * n * kLanes, sum[0]), L::put(partial + (2 * n + 1) * kLanes, sum[1]);
+    }
+    for (int h = 0; h < 2; ++h) add_rows(partial + h * kLanes, s.count, p + h * s.length);
+  }
+
+  // sums[n] = the sum over the lanes of partial[n][0].
+  RVRT_INLINE void add_rows(const float* partial, int64_t count, float* sums) {
+    for (int64_t n = 0; n < count; n += 4) {
+      v4 total = {};
+      if constexpr (kLanes == W) {
+        vf r[4];
+        for (int u = 0; u < 4; ++u) r[u] = load(partial + (n + u) * 2 * kLanes);
+        transpose_quarters(r);
+        float quarters[W];
+        store(quarters, (r[0] + r[1]) + (r[2] + r[3]));
+        for (int l = 0; l < W; l += 4) total += load4(quarters + l);
+      } else {
+        v4 r[4] = {};
+        for (int u = 0; u < 4; ++u)
+          for (int l = 0; l < kLanes; l += 4) r[u] += load4(partial + (n + u) * 2 * kLanes + l);
+        transpose4(r[0], r[1], r[2], r[3]);
+        total = (r[0] + r[1]) + (r[2] + r[3]);
+      }
+      store4(sums + n, total);
+    }
+  }
+
+  // row = the samples, weighted by both heads' weights at p and p + s.length.
+  RVRT_INLINE void combine(const Samples& s, const float* base, const float* const* weight, const float* p,
+                           float* row) {
+    float ones[kWidth];  // of head 0
+    for (int c = 0; c < kWidth; ++c) ones[c] = c < SEGMENT ? 1.0f : 0.0f;
+    vec total[kVectors] = {};
+    for (int64_t n = 0; n < s.count; ++n) {
+      const float w[4] = {weight[0][n], weight[1][n], weight[2][n], weight[3][n]};
+      const float* from = base + s.place[n];
+      const vec first = p[n] - vec{}, second = p[s.length + n] - vec{};
+#pragma GCC unroll 12
+      for (int v = 0; v < kVectors; ++v) {
+        const vec both = L::get(ones + v * kLanes) > 0.5f ? first : second;
+        total[v] += (has(v, 0) && has(v, 1) ? both : has(v, 0) ? first : second) * sample(from + v * kLanes, s, w);
+      }
+    }
+    for (int v = 0; v < kVectors; ++v) L::put(row + v * kLanes, total[v]);
+  }
+};
+
+// A run of pixels in a row, from `u` on. Within a pixel every step waits for the one before, and the processor does not
+// look far enough ahead to fill the gaps with the next pixel.
+template <int SEGMENT>
+RVRT_INLINE void attend_run(const DeformJob& job, const DeformBuffers& b, const Unit& u, int64_t count) {
+  using Pair = HeadPair<SEGMENT>;
+  const int64_t at = u.pixel * job.C + u.channel, numbers = job.T * job.G * job.K * 2;
+  for (int64_t i = 0; i < count; ++i) {
+    const Corners* c = b.run_corners[i];
+    const float* offset = u.offset(job) + i * numbers;
+    prefetch_unit(job, u, i + kRun);
+    find_corners<false>(job, b, offset, u.group, u.row, u.column + i, c[0]);
+    find_corners<false>(job, b, offset, u.group + job.G / 2, u.row, u.column + i, c[1]);
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    const Corners& c = b.run_corners[i][0];
+    Pair::scores(samples_of(job, c, b.length, 0), u.k, job.query + at + i * job.C, c.weight, b.partial, b.run_p[i]);
+  }
+  for (int64_t i = 0; i < count; ++i)
+    for (int h = 0; h < 2; ++h) softmax(job.samples(), b.length, b.run_p[i] + h * b.length);
+  for (int64_t i = 0; i < count; ++i) {
+    const Corners& c = b.run_corners[i][1];
+    Pair::combine(samples_of(job, c, b.length, 0), u.v, c.weight, b.run_p[i], job.out + at + i * job.C);
   }
 }
 
@@ -507,7 +645,7 @@ RVRT_INLINE void attend_backward(const DeformJob& job, const DeformBuffers& b, c
   const auto head_of = [&](int64_t s) { return job.unit_heads > 1 ? s * b.length : 0; };
   const auto group_of = [&](int64_t s) { return job.unit_groups > 1 ? s * b.length : 0; };
 
-  prefetch_unit(job, u);
+  prefetch_unit(job, u, kAhead);
   std::fill(b.p, b.p + heads, 0.0f);
   std::fill(b.ds, b.ds + heads, 0.0f);
   for (int part = 0; part < 2; ++part) {  // scores, then the gradients of the weights
@@ -515,7 +653,7 @@ RVRT_INLINE void attend_backward(const DeformJob& job, const DeformBuffers& b, c
     find_corners<true>(job, b, u.offset(job), u.group + part * job.G / 2, u.row, u.column, c);
     std::fill(b.dots[part], b.dots[part] + 4 * job.segments * b.length, 0.0f);
     for (int64_t s = 0; s < job.segments; ++s) {
-      const Samples samples{job.samples(), b.length, c.place, group_of(s)};
+      const Samples samples = samples_of(job, c, b.length, group_of(s));
       float* dots = b.dots[part] + 4 * s * b.length;
       over_segment<WIDTH>(segment,
                           DotsChunk{samples, clip[part] + s * segment, row[part] + at + s * segment, b.partial, dots});
@@ -529,7 +667,7 @@ RVRT_INLINE void attend_backward(const DeformJob& job, const DeformBuffers& b, c
   for (int part = 0; part < 2; ++part) {
     const Corners& c = b.corners[part];
     for (int64_t s = 0; s < job.segments; ++s) {
-      const Samples samples{job.samples(), b.length, c.place, group_of(s)};
+      const Samples samples = samples_of(job, c, b.length, group_of(s));
       mix(b, c, group_of(s), weight[part] + head_of(s));
       if (part == 0)
         over_segment<WIDTH>(segment, CombineChunk{samples, u.k + s * segment, b.mixed, job.dquery + at + s * segment});
@@ -545,13 +683,14 @@ RVRT_INLINE void attend_backward(const DeformJob& job, const DeformBuffers& b, c
   }
 }
 
-// Calls visit(query frame, row, column) for the pixels of tile `tile`.
-template <typename Visit>
+// Calls visit(query frame, row, column, count) for runs of up to LENGTH pixels of tile `tile`.
+template <int64_t LENGTH, typename Visit>
 RVRT_INLINE void over_tile(const DeformJob& job, int64_t tile, const Visit& visit) {
   const int64_t across = ceil_div(job.W, kTileWidth), down = ceil_div(job.H, kTileHeight);
   const int64_t left = tile % across * kTileWidth, top = tile / across % down * kTileHeight, t = tile / (across * down);
+  const int64_t right = std::min(left + kTileWidth, job.W);
   for (int64_t y = top; y < std::min(top + kTileHeight, job.H); ++y)
-    for (int64_t x = left; x < std::min(left + kTileWidth, job.W); ++x) visit(t, y, x);
+    for (int64_t x = left; x < right; x += LENGTH) visit(t, y, x, std::min(LENGTH, right - x));
 }
 
 static int64_t tiles(const DeformJob& job) {
@@ -568,20 +707,32 @@ void pack_tasks(const void* context, Span span) {
     }
 }
 
-// Tasks are tiles of units of one sample.
-template <int WIDTH>
+// Tasks are units of tiles of one sample; those of a tile follow each other, for their offsets share cache lines.
+template <int WIDTH, bool PAIR>
 void forward_tasks(const void* context, Span span) {
   const DeformJob& job = *static_cast<const DeformJob*>(context);
   const DeformBuffers b(job, Arena(job.scratch + span.thread * job.scratch_floats));
   int64_t prepared = -1;
   for (int64_t task = span.begin; task < span.end; ++task) {
-    const int64_t unit = task / tiles(job), clip = unit * job.clip_floats;
-    over_tile(job, task % tiles(job), [&](int64_t t, int64_t y, int64_t x) __attribute__((always_inline)) {
-      if (t != prepared) prepare_frame(job, b, prepared = t);
-      attend<WIDTH>(job, b,
-                    Unit{job.pixel(job.sample, t, y, x), y, x, unit * job.width, unit * job.unit_groups, job.k + clip,
-                         job.v + clip, nullptr, nullptr});
-    });
+    const int64_t unit = task % job.units, clip = unit * job.clip_floats;
+    over_tile<PAIR ? kRun : 1>(job, task / job.units,
+                               [&](int64_t t, int64_t y, int64_t x, [[maybe_unused]] int64_t count)
+                                   __attribute__((always_inline)) {
+                                     if (t != prepared) prepare_frame(job, b, prepared = t);
+                                     const Unit at{job.pixel(job.sample, t, y, x),
+                                                   y,
+                                                   x,
+                                                   unit * job.width,
+                                                   unit * job.unit_groups,
+                                                   job.k + clip,
+                                                   job.v + clip,
+                                                   nullptr,
+                                                   nullptr};
+                                     if constexpr (PAIR)
+                                       attend_run<WIDTH>(job, b, at, count);
+                                     else
+                                       attend<WIDTH>(job, b, at);
+                                   });
   }
 }
 
@@ -602,7 +753,7 @@ void backward_tasks(const void* context, Span span) {
     std::fill(dv, dv + job.clip_floats, 0.0f);
     int64_t prepared = -1;
     for (int64_t tile = 0; tile < tiles(job); ++tile)
-      over_tile(job, tile, [&](int64_t t, int64_t y, int64_t x) __attribute__((always_inline)) {
+      over_tile<1>(job, tile, [&](int64_t t, int64_t y, int64_t x, int64_t) __attribute__((always_inline)) {
         if (t != prepared) prepare_frame(job, b, prepared = t);
         attend_backward<WIDTH>(job, b,
                                Unit{job.pixel(sample, t, y, x), y, x, channel, unit * job.unit_groups, k, v, dk, dv});
@@ -637,19 +788,24 @@ int run_backward(DeformJob& job, Body body) {
   return parallel_shared(tasks, body, &job);
 }
 
-int deform_forward(DeformJob& job) {
+template <bool PAIR>
+int deform_forward_in(DeformJob& job) {
   switch (job.segment) {
     case 8:
-      return run_forward(job, forward_tasks<8>);
+      return run_forward(job, forward_tasks<8, PAIR>);
     case 12:
-      return run_forward(job, forward_tasks<12>);
+      return run_forward(job, forward_tasks<12, PAIR>);
     case 16:
-      return run_forward(job, forward_tasks<16>);
+      return run_forward(job, forward_tasks<16, PAIR>);
     case 24:
-      return run_forward(job, forward_tasks<24>);
+      return run_forward(job, forward_tasks<24, PAIR>);
     default:
-      return run_forward(job, forward_tasks<0>);
+      return run_forward(job, forward_tasks<0, false>);
   }
+}
+
+int deform_forward(DeformJob& job) {
+  return job.unit_heads == 2 && job.unit_groups == 1 ? deform_forward_in<true>(job) : deform_forward_in<false>(job);
 }
 
 int deform_backward(DeformJob& job) {

@@ -1,24 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
 // Frame fusion: kernel regression of the samples of a frame and its neighbors on the grid of the upscaled frame; see
 // ops/frame_fusion.py.
+//
+// Vector lanes are pixels of a row: the exponentials of a pixel's places are few, and sums need no broadcasts.
 #ifndef RVRT_ISA
 
 #include "kernel.h"
 
 #include <algorithm>
-#include <cmath>
 
 namespace rvrt {
 namespace {
 
 constexpr int kScale = 4, kPlaces = kScale * kScale, kColors = 3;
 constexpr float kSpread = 0.2f, kTrust = 0.1f;
-constexpr float kFar = 1e6f;  // px; anything farther is equally far outside
+constexpr int64_t kPadding = 16;  // floats on either side of a row of colors: a vector
+constexpr float kFar = 1e6f;      // px; anything farther is equally far outside
 
 struct FusionJob {
   const float *frame, *neighbors, *flows;
   float* out;
   int64_t B, K, H, W;
+  float* scratch;
+  int64_t scratch_floats;
 };
 
 }  // namespace
@@ -38,7 +42,12 @@ RVRT_ENTRY(fuse_frames_forward) {
   RVRT_CHECK(t.has_shape(1, {job.B, job.K, job.H, job.W, rvrt::kColors}), rvrt::kShape);
   RVRT_CHECK(t.has_shape(2, {job.B, job.K, job.H, job.W, 2}), rvrt::kShape);
   RVRT_CHECK(t.has_shape(3, {job.B, job.H, job.W, (rvrt::kColors + 1) * rvrt::kPlaces}), rvrt::kShape);
+  RVRT_CHECK(job.H < (1 << 24) && job.W < (1 << 24), rvrt::kShape);
   job.frame = t.f(0), job.neighbors = t.f(1), job.flows = t.f(2), job.out = t.f(3);
+  job.scratch_floats = 9 * (job.W + 2 * rvrt::kPadding);
+  const rvrt::Scratch scratch(rvrt::parallel_width(job.B * job.H) * job.scratch_floats, true);
+  RVRT_CHECK(scratch.ok(), rvrt::kMemory);
+  job.scratch = scratch.data();
   return rvrt::parallel_shared(job.B * job.H, RVRT_DISPATCH(fuse_rows), &job);
 }
 
@@ -46,99 +55,186 @@ RVRT_ENTRY(fuse_frames_forward) {
 
 #include "simd.h"
 
-// The regression at the places of one pixel.
-struct Sums {
-  float color[kColors][kPlaces], weight[kPlaces];
+// Weights at the four places of one axis for samples at `offset` px. The ratio of one weight to the one before is
+// geometric: two exponentials suffice.
+RVRT_INLINE void place_weights(vf offset, vf (&weights)[kScale]) {
+  constexpr float kSharpness = 0.5f * kLog2e / (kSpread * kSpread), kStep = 1.0f / kScale;
+  const vf distance = (0.5f * kStep - 0.5f) - offset;
+  const vf narrowing = exp2(set1(-2 * kSharpness * kStep * kStep));
+  weights[0] = exp2(-kSharpness * distance * distance);
+  vf ratio = exp2(-kSharpness * kStep * (2.0f * distance + kStep));
+  for (int i = 1; i < kScale; ++i) weights[i] = weights[i - 1] * ratio, ratio *= narrowing;
+}
 
-  void add(const float* sample, const float* down, const float* across, float trust) {
-    float w[kPlaces];
-    for (int p = 0; p < kPlaces; ++p) w[p] = trust * down[p / kScale] * across[p % kScale];
-    for (int p = 0; p < kPlaces; ++p) weight[p] += w[p];
-    for (int c = 0; c < kColors; ++c)
-      for (int p = 0; p < kPlaces; ++p) color[c][p] += w[p] * sample[c];
-  }
+// Colors of the frame at W pixels and around them, the frame's border repeated.
+struct Surroundings {
+  const float* rows[3][kColors];
+
+  vf at(int down, int right, int color) const { return load(rows[down + 1][color] + right); }
 };
 
-RVRT_INLINE int64_t inside(int64_t at, int64_t length) { return std::min(std::max<int64_t>(at, 0), length - 1); }
+// The regression at the places of W pixels.
+struct Sums {
+  vf color[kColors][kPlaces], weight[kPlaces];
+};
 
-// Exponents (base 2) of the weights of the four places of one axis for a sample at `offset` px.
-RVRT_INLINE void place_exponents(float offset, float* exponents) {
-  for (int i = 0; i < kScale; ++i) {
-    const float d = ((static_cast<float>(i) + 0.5f) / kScale - 0.5f - offset) / kSpread;
-    exponents[i] = -0.5f * kLog2e * d * d;
+// What the frame's own pixels add up to; their weights are the same everywhere.
+RVRT_INLINE void start_sums(const Surroundings& frame, const vf (&own)[3][kScale], Sums& sums) {
+  vf total[kScale];
+  for (int i = 0; i < kScale; ++i) total[i] = own[0][i] + own[1][i] + own[2][i];
+  for (int p = 0; p < kPlaces; ++p) sums.weight[p] = total[p / kScale] * total[p % kScale];
+  for (int c = 0; c < kColors; ++c) {
+    vf across[3][kScale];
+    for (int y = 0; y < 3; ++y)
+      for (int j = 0; j < kScale; ++j)
+        across[y][j] =
+            own[0][j] * frame.at(y - 1, -1, c) + own[1][j] * frame.at(y - 1, 0, c) + own[2][j] * frame.at(y - 1, 1, c);
+    for (int p = 0; p < kPlaces; ++p) {
+      const int i = p / kScale, j = p % kScale;
+      sums.color[c][p] = own[0][i] * across[0][j] + own[1][i] * across[1][j] + own[2][i] * across[2][j];
+    }
   }
 }
 
-RVRT_INLINE void exp2_all(const float* from, float* to, int count) {  // both as long as whole vectors
-  for (int i = 0; i < count; i += W) store(to + i, exp2(load(from + i)));
+// One axis of the two pixels of a neighbor on either side of where the flow leads.
+struct Pair {
+  vf offset[2];  // px from this pixel: the first in (-1, 0], the second in (0, 1]
+  vi index[2], inside[2];
+};
+
+RVRT_INLINE Pair pair_at(vf flow, vi index, int64_t size) {
+  const int32_t length = static_cast<int32_t>(size);
+  const vf limited = vmin(vmax(flow, set1(-kFar)), set1(kFar));  // NaN, too, is far
+  vi whole = __builtin_convertvector(limited, vi);
+  whole += __builtin_convertvector(whole, vf) > limited;  // truncation to floor; true is -1
+  Pair pair;
+  pair.offset[0] = __builtin_convertvector(whole, vf) - limited;
+  pair.offset[1] = pair.offset[0] + 1.0f;
+  for (int i = 0; i < 2; ++i) {
+    const vi at = index + whole + i;
+    pair.inside[i] = (at >= 0) & (at < length);
+    pair.index[i] = at & pair.inside[i];
+  }
+  return pair;
+}
+
+// Weight of corners (y, x) by their likeness to the frame itself there.
+RVRT_INLINE void trust_corners(const Surroundings& frame, const Pair& y, const Pair& x,
+                               const float (&samples)[4][kColors][W], vf (&trust)[4]) {
+  constexpr float kFactor = -0.5f * kLog2e / (kColors * kTrust * kTrust);
+  // Less would not count beside the frame's own weights, and times two small weights it would be a denormal number.
+  constexpr float kLeast = -40.0f;
+  vf unlike[4] = {};
+  for (int c = 0; c < kColors; ++c) {
+    vf across[3][2];
+    for (int r = 0; r < 3; ++r) {
+      const vf middle = frame.at(r - 1, 0, c);
+      across[r][0] = middle + x.offset[0] * (middle - frame.at(r - 1, -1, c));
+      across[r][1] = middle + x.offset[1] * (frame.at(r - 1, 1, c) - middle);
+    }
+    for (int i = 0; i < 4; ++i) {
+      const int down = i / 2, right = i % 2;
+      const vf expected = across[1][right] + y.offset[down] * (across[down + 1][right] - across[down][right]);
+      const vf difference = load(samples[i][c]) - expected;
+      unlike[i] += difference * difference;
+    }
+  }
+  for (int i = 0; i < 4; ++i) {
+    const vf exponent = kFactor * unlike[i];
+    trust[i] = (vf)((vi)exp2(exponent) & y.inside[i / 2] & x.inside[i % 2] & (exponent > kLeast));
+  }
+}
+
+// Add a neighbor's samples at the corners (y, x).
+RVRT_INLINE void add_neighbor(const float* neighbor, int64_t line, const Pair& y, const Pair& x,
+                              const Surroundings& frame, Sums& sums) {
+  int32_t rows[2][W], columns[2][W];
+  for (int i = 0; i < 2; ++i) store(rows[i], y.index[i]), store(columns[i], x.index[i] * kColors);
+  float samples[4][kColors][W];
+  for (int lane = 0; lane < W; ++lane)
+    for (int i = 0; i < 4; ++i) {
+      const float* sample = neighbor + rows[i / 2][lane] * line + columns[i % 2][lane];
+      for (int c = 0; c < kColors; ++c) samples[i][c][lane] = sample[c];
+    }
+  vf trust[4], down[2][kScale], across[2][kScale];
+  trust_corners(frame, y, x, samples, trust);
+  for (int i = 0; i < 2; ++i) place_weights(y.offset[i], down[i]), place_weights(x.offset[i], across[i]);
+  vf colors[4][kColors];
+  for (int i = 0; i < 4; ++i)  // outside, whatever was read instead must not count, even if it is NaN
+    for (int c = 0; c < kColors; ++c) colors[i][c] = (vf)((vi)load(samples[i][c]) & y.inside[i / 2] & x.inside[i % 2]);
+  for (int r = 0; r < kScale; ++r) {
+    vf weight[4];
+    for (int i = 0; i < 4; ++i) weight[i] = trust[i] * down[i / 2][r];
+    for (int j = 0; j < kScale; ++j) {
+      const int p = r * kScale + j;
+      vf at[4];
+      for (int i = 0; i < 4; ++i) at[i] = weight[i] * across[i % 2][j];
+      sums.weight[p] += (at[0] + at[1]) + (at[2] + at[3]);
+      for (int c = 0; c < kColors; ++c) {
+        vf total = sums.color[c][p];
+        for (int i = 0; i < 4; ++i) total += at[i] * colors[i][c];
+        sums.color[c][p] = total;
+      }
+    }
+  }
+}
+
+// Sums -> (count, 64).
+RVRT_INLINE void write_pixels(const Sums& sums, const Surroundings& frame, const vf (&own)[3][kScale], int64_t count,
+                              float* out) {
+  float planes[(kColors + 1) * kPlaces][W];
+  for (int p = 0; p < kPlaces; ++p) {
+    const int i = p / kScale, j = p % kScale;
+    const vf inverse = 1.0f / sums.weight[p];
+    const vf alone = (own[0][i] + own[1][i] + own[2][i]) * (own[0][j] + own[1][j] + own[2][j]);
+    for (int c = 0; c < kColors; ++c) store(planes[c * kPlaces + p], sums.color[c][p] * inverse - frame.at(0, 0, c));
+    store(planes[kColors * kPlaces + p], 1.0f - alone * inverse);
+  }
+  constexpr int kChannels = (kColors + 1) * kPlaces;
+  transpose(planes[0], W, kChannels, count, 1.0f, out, kChannels);
+}
+
+RVRT_INLINE void split_colors(const float* pixels, int64_t width, float* const* rows) {
+  for (int c = 0; c < kColors; ++c) {
+    float* row = rows[c];
+    for (int64_t x = 0; x < width; ++x) row[x] = pixels[x * kColors + c];
+    row[-1] = row[0], row[width] = row[width - 1];
+  }
 }
 
 void fuse_rows(const void* context, Span span) {
   const FusionJob& job = *static_cast<const FusionJob*>(context);
-  constexpr int kEach = 2 * kScale + 1, kMost = 4 * kEach, kPadded = (kMost + 15) / 16 * 16;
-  float own[3][16], exponents[kPadded] = {}, weights[kPadded];
-  for (int d = 0; d < 3; ++d) {
-    std::fill(own[d], own[d] + 16, 0.0f);
-    place_exponents(static_cast<float>(d - 1), own[d]);
-    exp2_all(own[d], own[d], 16);
-  }
   const int64_t line = job.W * kColors, plane = job.H * line;
+  vf own[3][kScale];
+  for (int d = 0; d < 3; ++d) place_weights(set1(static_cast<float>(d - 1)), own[d]);
+  vi lanes;
+  for (int i = 0; i < W; ++i) lanes[i] = i;
+  float* rows[3][kColors];
+  for (int i = 0; i < 3 * kColors; ++i)
+    rows[i / kColors][i % kColors] =
+        job.scratch + span.thread * job.scratch_floats + i * (job.W + 2 * kPadding) + kPadding;
   for (int64_t task = span.begin; task < span.end; ++task) {
     const int64_t image = task / job.H, row = task % job.H;
-    const float* frame = job.frame + image * plane;
-    for (int64_t col = 0; col < job.W; ++col) {
-      Sums sums = {};
-      for (int y = 0; y < 3; ++y)
-        for (int x = 0; x < 3; ++x)
-          sums.add(frame + inside(row + y - 1, job.H) * line + inside(col + x - 1, job.W) * kColors, own[y], own[x], 1);
-      float own_weight[kPlaces];
-      std::copy(sums.weight, sums.weight + kPlaces, own_weight);
+    for (int y = 0; y < 3; ++y) {
+      const int64_t near = std::min(std::max<int64_t>(row + y - 1, 0), job.H - 1);
+      split_colors(job.frame + image * plane + near * line, job.W, rows[y]);
+    }
+    for (int64_t col = 0; col < job.W; col += W) {
+      const int64_t count = std::min<int64_t>(W, job.W - col);
+      Surroundings frame;
+      for (int i = 0; i < 3 * kColors; ++i) frame.rows[i / kColors][i % kColors] = rows[i / kColors][i % kColors] + col;
+      Sums sums;
+      start_sums(frame, own, sums);
       for (int64_t k = 0; k < job.K; ++k) {
-        const float* neighbor = job.neighbors + (image * job.K + k) * plane;
-        const float* flow = job.flows + (((image * job.K + k) * job.H + row) * job.W + col) * 2;
-        const float fx = flow[0] > -kFar ? std::min(flow[0], kFar) : -kFar;  // NaN, too, is far
-        const float fy = flow[1] > -kFar ? std::min(flow[1], kFar) : -kFar;
-        const float whole_x = std::floor(fx), whole_y = std::floor(fy);
-        const float* samples[4];
-        int count = 0;
-        for (int corner = 0; corner < 4; ++corner) {
-          const float step_x = whole_x + static_cast<float>(corner % 2),
-                      step_y = whole_y + static_cast<float>(corner / 2);
-          const int64_t at_x = col + static_cast<int64_t>(step_x), at_y = row + static_cast<int64_t>(step_y);
-          if (at_x < 0 || at_x >= job.W || at_y < 0 || at_y >= job.H) continue;
-          const float* sample = neighbor + at_y * line + at_x * kColors;
-          const float x = step_x - fx, y = step_y - fy;  // its position relative to this pixel: within one pixel
-          // the frame itself there, bilinearly, its border repeated
-          const float px = std::min(std::max(static_cast<float>(col) + x, 0.0f), static_cast<float>(job.W - 1));
-          const float py = std::min(std::max(static_cast<float>(row) + y, 0.0f), static_cast<float>(job.H - 1));
-          const int64_t left = static_cast<int64_t>(px), top = static_cast<int64_t>(py);
-          const int64_t right = inside(left + 1, job.W) * kColors, bottom = inside(top + 1, job.H) * line;
-          const float u = px - static_cast<float>(left), v = py - static_cast<float>(top);
-          float unlike = 0;
-          for (int c = 0; c < kColors; ++c) {
-            const float* color = frame + c;
-            const float upper = (1 - u) * color[top * line + left * kColors] + u * color[top * line + right];
-            const float lower = (1 - u) * color[bottom + left * kColors] + u * color[bottom + right];
-            const float difference = sample[c] - ((1 - v) * upper + v * lower);
-            unlike += difference * difference;
-          }
-          float* e = exponents + count * kEach;
-          place_exponents(y, e);
-          place_exponents(x, e + kScale);
-          e[2 * kScale] = -0.5f * kLog2e * unlike / (kColors * kTrust * kTrust);
-          samples[count++] = sample;
-        }
-        exp2_all(exponents, weights, count * kEach);
-        for (int i = 0; i < count; ++i) {
-          const float* w = weights + i * kEach;
-          sums.add(samples[i], w, w + kScale, w[2 * kScale]);
-        }
+        const int64_t neighbor = image * job.K + k;
+        const float* flow = job.flows + ((neighbor * job.H + row) * job.W + col) * 2;
+        float across[W] = {}, along[W] = {};
+        for (int64_t i = 0; i < count; ++i) across[i] = flow[2 * i], along[i] = flow[2 * i + 1];
+        const Pair y = pair_at(load(along), vi{} + static_cast<int32_t>(row), job.H);
+        const Pair x = pair_at(load(across), lanes + static_cast<int32_t>(col), job.W);
+        add_neighbor(job.neighbors + neighbor * plane, line, y, x, frame, sums);
       }
-      const float* pixel = frame + row * line + col * kColors;
-      float* out = job.out + (task * job.W + col) * (kColors + 1) * kPlaces;
-      for (int c = 0; c < kColors; ++c)
-        for (int p = 0; p < kPlaces; ++p) out[c * kPlaces + p] = sums.color[c][p] / sums.weight[p] - pixel[c];
-      for (int p = 0; p < kPlaces; ++p) out[kColors * kPlaces + p] = 1 - own_weight[p] / sums.weight[p];
+      write_pixels(sums, frame, own, count, job.out + (task * job.W + col) * (kColors + 1) * kPlaces);
     }
   }
 }

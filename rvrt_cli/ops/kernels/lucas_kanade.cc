@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Optical flow by the Lucas-Kanade method; see ops/lucas_kanade_flow.py.
 //
-// One pair of frames at a time, as passes over the rows of planes: the threads share the rows of a large frame, and the
-// pairs of small ones. Rows are padded, so that whole vectors and the window may read past their ends.
+// One pair of frames at a time, as passes over the rows of planes. The threads share the pairs if these are many or
+// small, and else the rows. Rows are padded, so that whole vectors and the window may read past their ends.
 #ifndef RVRT_ISA
 
 #include "kernel.h"
@@ -17,9 +17,10 @@ constexpr int kReach = 5, kTaps = 2 * kReach + 1;  // of the window [px]
 constexpr float kSigma = 2.0f, kDamping = 1e-4f;
 constexpr float kLuma[3] = {0.299f, 0.587f, 0.114f};
 constexpr int kMaxLevels = 8;
-constexpr int kProducts = 5;         // of the gradients and the temporal difference
-constexpr int64_t kPad = 16;         // floats on either side of a row: a vector
-constexpr int64_t kSmall = 64 * 64;  // px: up to this size threads share the pairs, above it the rows
+constexpr int kProducts = 5;                        // of the gradients and the temporal difference
+constexpr int64_t kPad = 16;                        // floats on either side of a row: a vector
+constexpr int64_t kSmall = 64 * 64;                 // px: up to this size threads always share the pairs
+constexpr int64_t kMostScratch = int64_t{1} << 26;  // floats, of all threads that share larger pairs
 
 struct Plane {
   float* data = nullptr;
@@ -153,11 +154,13 @@ RVRT_ENTRY(lucas_kanade_forward) {
   if (batch * height * width == 0) return rvrt::kOk;
 
   job.scratch_floats = rvrt::flow_of_pair(job, 0, nullptr, true);
-  const bool share_pairs = height * width <= rvrt::kSmall;
+  RVRT_CHECK(job.scratch_floats < (int64_t{1} << 31), rvrt::kShape);
+  const bool many = batch >= 2 * rvrt::threads() && job.scratch_floats * rvrt::threads() <= rvrt::kMostScratch;
+  const bool share_pairs = many || height * width <= rvrt::kSmall;
   const rvrt::Scratch scratch(job.scratch_floats * (share_pairs ? rvrt::parallel_width(batch) : 1), true);
   RVRT_CHECK(scratch.ok(), rvrt::kMemory);
   job.scratch = scratch.data();
-  if (share_pairs) return rvrt::parallel(batch, rvrt::flow_pairs, &job);
+  if (share_pairs) return rvrt::parallel_shared(batch, rvrt::flow_pairs, &job);
   for (int64_t index = 0; index < batch; ++index) rvrt::flow_of_pair(job, index, job.scratch, false);
   return rvrt::kOk;
 }
@@ -178,9 +181,16 @@ void luma_rows(const void* context, Span span) {
     const int64_t image = task / p.h, row = task % p.h;
     const float* from = (image ? p.neighbor : p.reference) + within(row, p.H) * p.W * 3;
     float* to = p.luma[image].row(row);
-    for (int64_t x = 0; x < p.W; ++x)
-      to[x] = kLuma[0] * from[3 * x] + kLuma[1] * from[3 * x + 1] + kLuma[2] * from[3 * x + 2];
-    for (int64_t x = p.W; x < p.w; ++x) to[x] = to[p.W - 1];
+    int64_t x = 0;
+    for (; x + W < p.W; x += W) {  // quarters of a vector read one float past their pixels
+      vf color[4];
+      for (int i = 0; i < 4; ++i) color[i] = load_quarters(from + 3 * (x + i), 12);
+      transpose_quarters(color);
+      store(to + x, kLuma[0] * color[0] + kLuma[1] * color[1] + kLuma[2] * color[2]);
+    }
+    for (; x < p.W; ++x) to[x] = kLuma[0] * from[3 * x] + kLuma[1] * from[3 * x + 1] + kLuma[2] * from[3 * x + 2];
+    for (; x < p.w; ++x) to[x] = to[p.W - 1];
+    repeat_ends(to, p.w);
   }
 }
 
@@ -193,6 +203,7 @@ void halve_rows(const void* context, Span span) {
     float* to = p.halved[image].row(row);
     for (int64_t x = 0; x < p.w; ++x)
       to[x] = 0.25f * ((upper[2 * x] + lower[2 * x]) + (upper[2 * x + 1] + lower[2 * x + 1]));
+    repeat_ends(to, p.w);
   }
 }
 
@@ -204,12 +215,13 @@ void smooth_rows(const void* context, Span span) {
     const float* middle = p.luma[image].row(row);
     const float *upper = p.luma[image].row(within(row - 1, p.h)), *lower = p.luma[image].row(within(row + 1, p.h));
     float* to = p.smooth[image].row(row);
-    float before = 0, here = 0;  // of the row smoothed downwards
-    for (int64_t x = 0; x <= p.w; ++x) {
-      const int64_t at = std::min(x, p.w - 1);
-      const float after = 0.5f * middle[at] + 0.25f * (upper[at] + lower[at]);
-      if (x == 0) before = here = after;
-      if (x > 0) to[x - 1] = 0.5f * here + 0.25f * (before + after), before = here, here = after;
+    for (int64_t x = 0; x < p.w; x += W) {
+      vf down[3];  // of the pixels to the left, here and to the right
+      for (int i = 0; i < 3; ++i) {
+        const int64_t at = x + i - 1;
+        down[i] = 0.5f * load(middle + at) + 0.25f * (load(upper + at) + load(lower + at));
+      }
+      store(to + x, 0.5f * down[1] + 0.25f * (down[0] + down[2]));
     }
     repeat_ends(to, p.w);
   }
@@ -255,7 +267,8 @@ void warp_luma_rows(const void* context, Span span) {
   for (int i = 0; i < W; ++i) lanes[i] = static_cast<float>(i);
   const vf lane = load(lanes);
   const float right = static_cast<float>(p.w - 1), bottom = static_cast<float>(p.h - 1);
-  const Plane& image = p.smooth[1];
+  const float* start = p.smooth[1].row(0);
+  const int32_t stride = static_cast<int32_t>(p.smooth[1].stride);
   for (int64_t row = span.begin; row < span.end; ++row) {
     const float *across = p.flow[0].row(row), *down = p.flow[1].row(row);
     float *warped = p.warped.row(row), *inside = p.inside.row(row);
@@ -267,16 +280,18 @@ void warp_luma_rows(const void* context, Span span) {
       const vf at_x = vmin(vmax(x, vf{}), set1(right)), at_y = vmin(vmax(y, vf{}), set1(bottom));
       const vi left = __builtin_convertvector(at_x, vi), top = __builtin_convertvector(at_y, vi);
       const vf u = at_x - __builtin_convertvector(left, vf), v = at_y - __builtin_convertvector(top, vf);
-      int32_t columns[W], rows[W];
-      store(columns, left), store(rows, top);
-      float corners[4][W];
+      int32_t upper[W], lower[W];                                    // indices of the left pixels
+      const vi under = top - (top < static_cast<int32_t>(p.h - 1));  // true is -1
+      store(upper, top * stride + left), store(lower, under * stride + left);
+      float pairs[2][2 * W];
       for (int i = 0; i < W; ++i) {  // the pixel right of the last repeats it, see repeat_ends
-        const float* upper = image.row(rows[i]) + columns[i];
-        const float* lower = image.row(std::min<int64_t>(rows[i] + 1, p.h - 1)) + columns[i];
-        corners[0][i] = upper[0], corners[1][i] = upper[1], corners[2][i] = lower[0], corners[3][i] = lower[1];
+        std::copy(start + upper[i], start + upper[i] + 2, pairs[0] + 2 * i);
+        std::copy(start + lower[i], start + lower[i] + 2, pairs[1] + 2 * i);
       }
-      const vf above = (1.0f - u) * load(corners[0]) + u * load(corners[1]);
-      const vf below = (1.0f - u) * load(corners[2]) + u * load(corners[3]);
+      vf corners[4];
+      for (int i = 0; i < 2; ++i) split_pairs(pairs[i], corners[2 * i], corners[2 * i + 1]);
+      const vf above = (1.0f - u) * corners[0] + u * corners[1];
+      const vf below = (1.0f - u) * corners[2] + u * corners[3];
       store(warped + col, (1.0f - v) * above + v * below);
     }
     repeat_ends(warped, p.w);
@@ -308,10 +323,9 @@ void sum_rows(const void* context, Span span) {
           change = load(second + x) - load(first + x);
           seen = load(inside + x);
           if (x + W > p.w) {
-            float kept[W];
-            store(kept, seen);
-            for (int64_t lane = p.w - x; lane < W; ++lane) kept[lane] = 0;
-            seen = load(kept);
+            int32_t kept[W];  // outside are arbitrary numbers, NaN too
+            for (int lane = 0; lane < W; ++lane) kept[lane] = lane < p.w - x ? -1 : 0;
+            for (vf* v : {&seen, &across, &down, &change}) *v = (vf)((vi)*v & load(kept));
           }
         }
         const vf seen_across = seen * across, seen_down = seen * down;
@@ -334,31 +348,65 @@ void sum_rows(const void* context, Span span) {
   }
 }
 
+// Window sums of W pixels -> a step of the flow at u, v.
+RVRT_INLINE void solve(const vf (&total)[kProducts], float* u, float* v) {
+  const vf xx = total[0] + kDamping, xy = total[1], yy = total[2] + kDamping;
+  const vf inverse = 1.0f / (xx * yy - xy * xy);  // of at least the damping squared
+  const vf across = (yy * total[3] - xy * total[4]) * inverse;
+  const vf down = (xx * total[4] - xy * total[3]) * inverse;
+  store(u, load(u) - vmax(vmin(across, set1(1.0f)), set1(-1.0f)));
+  store(v, load(v) - vmax(vmin(down, set1(1.0f)), set1(-1.0f)));
+}
+
+constexpr int kBlock = 4;  // rows: what several of them read is loaded once
+
+// The flow of kBlock rows whose windows lie within the frame.
+RVRT_INLINE void solve_block(const FlowPair& p, int64_t row) {
+  for (int64_t x = 0; x < p.w; x += W) {
+    vf total[kBlock][kProducts];
+    for (int c = 0; c < kProducts; ++c) {
+      vf sums[kBlock] = {};
+      const float* from = p.sums[c].row(row - kReach) + x;
+#pragma GCC unroll 14
+      for (int near = 0; near < kTaps + kBlock - 1; ++near, from += p.sums[c].stride) {
+        const vf values = load(from);
+#pragma GCC unroll 4
+        for (int i = 0; i < kBlock; ++i)
+          if (near >= i && near - i < kTaps) sums[i] += p.taps[near - i] * values;
+      }
+      for (int i = 0; i < kBlock; ++i) total[i][c] = sums[i];
+    }
+    for (int i = 0; i < kBlock; ++i) solve(total[i], p.flow[0].row(row + i) + x, p.flow[1].row(row + i) + x);
+  }
+}
+
+RVRT_INLINE void solve_row(const FlowPair& p, int64_t row) {
+  const int64_t begin = std::max<int64_t>(row - kReach, 0), end = std::min(row + kReach + 1, p.h);
+  for (int64_t x = 0; x < p.w; x += W) {
+    vf total[kProducts] = {};
+    for (int64_t r = begin; r < end; ++r)
+      for (int c = 0; c < kProducts; ++c) total[c] += p.taps[r - row + kReach] * load(p.sums[c].row(r) + x);
+    solve(total, p.flow[0].row(row) + x, p.flow[1].row(row) + x);
+  }
+}
+
 // sums -> flow: sum over the window's rows, then solve the least-squares problem.
 void solve_rows(const void* context, Span span) {
   const FlowPair& p = *static_cast<const FlowPair*>(context);
-  for (int64_t row = span.begin; row < span.end; ++row) {
-    const int64_t begin = std::max<int64_t>(row - kReach, 0), end = std::min(row + kReach + 1, p.h);
-    for (int64_t x = 0; x < p.w; x += W) {
-      vf total[kProducts] = {};
-      for (int64_t r = begin; r < end; ++r)
-        for (int c = 0; c < kProducts; ++c) total[c] += p.taps[r - row + kReach] * load(p.sums[c].row(r) + x);
-      const vf xx = total[0] + kDamping, xy = total[1], yy = total[2] + kDamping;
-      const vf determinant = xx * yy - xy * xy;  // at least the damping squared
-      const vf across = (yy * total[3] - xy * total[4]) / determinant;
-      const vf down = (xx * total[4] - xy * total[3]) / determinant;
-      float *u = p.flow[0].row(row) + x, *v = p.flow[1].row(row) + x;
-      store(u, load(u) - vmax(vmin(across, set1(1.0f)), set1(-1.0f)));
-      store(v, load(v) - vmax(vmin(down, set1(1.0f)), set1(-1.0f)));
-    }
-  }
+  for (int64_t row = span.begin; row < span.end;)
+    if (row >= kReach && row + kBlock + kReach <= p.h && row + kBlock <= span.end)
+      solve_block(p, row), row += kBlock;
+    else
+      solve_row(p, row++);
 }
 
 void write_rows(const void* context, Span span) {
   const FlowPair& p = *static_cast<const FlowPair*>(context);
-  for (int64_t row = span.begin; row < span.end; ++row)
-    for (int64_t x = 0; x < p.W; ++x)
-      for (int axis = 0; axis < 2; ++axis) p.out[(row * p.W + x) * 2 + axis] = p.flow[axis].row(row)[x];
+  for (int64_t row = span.begin; row < span.end; ++row) {
+    const float *across = p.flow[0].row(row), *down = p.flow[1].row(row);
+    float* out = p.out + row * p.W * 2;
+    for (int64_t x = 0; x < p.W; ++x) out[2 * x] = across[x], out[2 * x + 1] = down[x];
+  }
 }
 
 #endif

@@ -18,7 +18,8 @@ struct ShuffleJob {
 struct BilinearJob {
   int64_t height, width, factor, channels;  // of the small image
   const float *small, *add;
-  float* out;
+  float *out, *scratch;
+  int64_t scratch_floats() const { return round_up((width + 3) * channels + factor, 16); }
 };
 
 struct ReverseJob {
@@ -90,12 +91,16 @@ RVRT_ENTRY(add_upsampled_forward) {
   using namespace rvrt;
   if (int status = t.check(2, 0, 1)) return status;
   RVRT_CHECK(t.ndims[0] == 4 && t.same_shape(1, 2), kShape);
-  BilinearJob job{t.dim(0, 1), t.dim(0, 2), 1, t.dim(0, 3), t.f(0), t.f(1), t.f(2)};
+  BilinearJob job{t.dim(0, 1), t.dim(0, 2), 1, t.dim(0, 3), t.f(0), t.f(1), t.f(2), nullptr};
   if (t.size(0) == 0) return t.size(1) == 0 ? kOk : kShape;
   job.factor = t.ndims[1] == 4 ? t.dim(1, 1) / job.height : 0;
   RVRT_CHECK(job.factor >= 1, kShape);
   RVRT_CHECK(t.has_shape(1, {t.dim(0, 0), job.height * job.factor, job.width * job.factor, job.channels}), kShape);
-  return parallel_shared(t.dim(0, 0) * job.height * job.factor, RVRT_DISPATCH(bilinear_rows), &job);
+  const int64_t rows = t.dim(0, 0) * job.height * job.factor;
+  const Scratch scratch(parallel_width(rows) * job.scratch_floats(), true);
+  RVRT_CHECK(scratch.ok(), kMemory);
+  job.scratch = scratch.data();
+  return parallel_shared(rows, RVRT_DISPATCH(bilinear_rows), &job);
 }
 
 // out = x (N, T, H, ...) with its frames in reverse order; its own gradient. No attributes.
@@ -113,6 +118,17 @@ RVRT_ENTRY(reverse_time_forward) {
 
 #include "simd.h"
 
+// The 4x4 pixels of RGB of one small pixel. Vectors of four floats store RGB and one float that the next pixel
+// overwrites: not for the last pixel of a row.
+RVRT_INLINE void shuffle_colors(const float* from, float slope, float* to, int64_t line) {
+  for (int i = 0; i < 4; ++i) {
+    v4 q[4] = {load4(from + 4 * i), load4(from + 16 + 4 * i), load4(from + 32 + 4 * i), v4{}};
+    for (int c = 0; c < 3; ++c) q[c] = q[c] > 0.0f ? q[c] : q[c] * slope;
+    transpose4(q[0], q[1], q[2], q[3]);
+    for (int j = 0; j < 4; ++j) store4(to + i * line + 3 * j, q[j]);
+  }
+}
+
 inline void shuffle_rows(const void* pointer, Span span) {
   const ShuffleJob& job = *static_cast<const ShuffleJob*>(pointer);
   const int64_t f = job.factor, n = job.channels, parts = f * f, line = job.width * f * n;
@@ -120,6 +136,10 @@ inline void shuffle_rows(const void* pointer, Span span) {
     for (int64_t x = 0; x < job.width; ++x) {
       const float* from = job.small + (row * job.width + x) * n * parts;
       float* to = job.out + row * f * line + x * f * n;
+      if (f == 4 && n == 3 && x + 1 < job.width) {
+        shuffle_colors(from, job.slope, to, line);
+        continue;
+      }
       int64_t c = 0;
       for (; f == 2 && c + 4 <= n; c += 4) {
         v4 q[4] = {load4(from + 4 * c), load4(from + 4 * c + 4), load4(from + 4 * c + 8), load4(from + 4 * c + 12)};
@@ -184,23 +204,37 @@ RVRT_INLINE Between between(int64_t p, int64_t factor, int64_t size) {
   return {first < 0 ? 0 : first, first + 1 < size ? first + 1 : size - 1, at < 0.0f ? at + 1.0f : at};
 }
 
+// out = add + left + weight * (right - left), for one pixel.
+RVRT_INLINE void blend(const float* left, int64_t channels, float weight, const float* add, float* out) {
+  const float* right = left + channels;
+  for (int64_t c = 0; c < channels; ++c) out[c] = add[c] + left[c] + weight * (right[c] - left[c]);
+}
+
 inline void bilinear_rows(const void* pointer, Span span) {
   const BilinearJob& job = *static_cast<const BilinearJob*>(pointer);
-  const int64_t rows = job.height * job.factor, columns = job.width * job.factor, n = job.channels;
+  const int64_t f = job.factor, n = job.channels, rows = job.height * f, line = job.width * n;
+  float* weights = job.scratch + span.thread * job.scratch_floats();
+  float* middle = weights + f + n;  // a row interpolated downwards, its ends repeated
+  for (int64_t j = 0; j < f; ++j) weights[j] = between(j, f, job.width).weight;
   for (int64_t row = span.begin; row < span.end; ++row) {
-    const Between y = between(row % rows, job.factor, job.height);
-    const float* image = job.small + row / rows * job.height * job.width * n;
-    const float *above = image + y.first * job.width * n, *below = image + y.second * job.width * n;
-    for (int64_t column = 0; column < columns; ++column) {
-      const Between x = between(column, job.factor, job.width);
-      const int64_t at = (row * columns + column) * n;
-      for (int64_t c = 0; c < n; ++c) {
-        const int64_t i = x.first * n + c, j = x.second * n + c;
-        const float left = above[i] + y.weight * (below[i] - above[i]);
-        const float right = above[j] + y.weight * (below[j] - above[j]);
-        job.out[at + c] = job.add[at + c] + left + x.weight * (right - left);
+    const Between y = between(row % rows, f, job.height);
+    const float* image = job.small + row / rows * job.height * line;
+    const float *above = image + y.first * line, *below = image + y.second * line;
+    for (int64_t i = 0; i < line; ++i) middle[i] = above[i] + y.weight * (below[i] - above[i]);
+    std::copy(middle, middle + n, middle - n);
+    std::copy(middle + line - n, middle + line, middle + line);
+    const float* add = job.add + row * line * f;
+    float* out = job.out + row * line * f;
+    for (int64_t x = 0; x < job.width; ++x)
+      for (int64_t j = 0; j < f; ++j, add += n, out += n) {
+        const float* left = middle + (2 * j + 1 < f ? x - 1 : x) * n;
+        if (n == 3 && x + 1 < job.width) {  // stores a fourth float that the next pixel overwrites
+          const v4 first = load4(left), second = load4(left + 3);
+          store4(out, load4(add) + first + weights[j] * (second - first));
+        } else {
+          blend(left, n, weights[j], add, out);
+        }
       }
-    }
   }
 }
 #endif

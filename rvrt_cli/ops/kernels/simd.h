@@ -119,6 +119,22 @@ RVRT_INLINE void transpose_quarters(vf (&r)[4]) {
 #endif
 }
 
+// The numbers at even and at odd places of 2 * W at p.
+RVRT_INLINE void split_pairs(const float* p, vf& even, vf& odd) {
+  const vf a = load(p), b = load(p + W);
+#if RVRT_LANES == 16
+  const __m512i evens = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  even = (vf)_mm512_permutex2var_ps((__m512)a, evens, (__m512)b);
+  odd = (vf)_mm512_permutex2var_ps((__m512)a, _mm512_add_epi32(evens, _mm512_set1_epi32(1)), (__m512)b);
+#elif RVRT_LANES == 8
+  const __m256 low = _mm256_permute2f128_ps((__m256)a, (__m256)b, 0x20);
+  const __m256 high = _mm256_permute2f128_ps((__m256)a, (__m256)b, 0x31);
+  even = (vf)_mm256_shuffle_ps(low, high, 0x88), odd = (vf)_mm256_shuffle_ps(low, high, 0xdd);
+#else
+  even = RVRT_SHUFFLE4(a, b, 0, 2, 4, 6), odd = RVRT_SHUFFLE4(a, b, 1, 3, 5, 7);
+#endif
+}
+
 // A strip of `rows` = W (wide) or 4 rows of `transpose`.
 template <bool WIDE>
 RVRT_INLINE void transpose_strip(const float* from, int64_t from_stride, int64_t columns, float factor, float* to,
