@@ -17,7 +17,7 @@ from typing import Any
 
 from rvrt_cli.errors import OptionError, OutOfMemoryError, RvrtError
 from rvrt_cli.gpu_libraries import first_gpu_use, gpu_free_bytes, load_gpu_plugin, visible_to_linker
-from rvrt_cli.options import PRECISIONS, check_choice, parse_device
+from rvrt_cli.options import PRECISIONS, check_choice, isa_limit, parse_device
 from rvrt_cli.signals import defer_signals
 
 _MINDSPORE_NAMES = {"cpu": "CPU", "gpu": "GPU", "ascend": "Ascend"}
@@ -59,11 +59,12 @@ def use_device(device: str = "auto", precision: str = "float32", threads: int | 
         threads: of the CPU; None: as many as the process may use.
 
     Raises:
-        OptionError: an unknown name, or float16 on the CPU.
+        OptionError: an unknown name, float16 on the CPU, or an unknown RVRT_ISA.
         RvrtError: there is no such device.
     """
     kind, number = parse_device(device)
     check_choice("--precision", precision, PRECISIONS)
+    isa_limit()  # the C++ library takes what it does not know for no limit
     if kind == "cpu" and precision != "float32":
         raise OptionError("--precision float16: the CPU computes in float32; leave it out, or choose --device gpu")
     set_environment(threads)
