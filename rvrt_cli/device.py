@@ -64,7 +64,6 @@ def use_device(device: str = "auto", precision: str = "float32", threads: int | 
     """
     kind, number = parse_device(device)
     check_choice("--precision", precision, PRECISIONS)
-    isa_limit()  # the C++ library takes what it does not know for no limit
     if kind == "cpu" and precision != "float32":
         raise OptionError("--precision float16: the CPU computes in float32; leave it out, or choose --device gpu")
     set_environment(threads)
@@ -117,12 +116,17 @@ def _ascend_problem() -> str | None:
 
 
 def set_environment(threads: int | None = None) -> None:
-    """Set the environment variables that MindSpore reads once, at import; those that the user has set stay."""
+    """Set the environment variables that MindSpore reads once, at import; those that the user has set stay.
+
+    Raises:
+        OptionError: an unknown RVRT_ISA; the C++ library would take it for no limit.
+    """
+    limit = isa_limit()
     # Errors are raised. Besides, MindSpore logs as errors what are none: on 12 cores or more, that a part of a tensor is
     # smaller than the tensor.
     os.environ.setdefault("GLOG_v", "4")
     # Under AVX-512, oneDNN runs convolutions in NCHW layout by its reference code: 1 instead of 100 GFLOP/s.
-    os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
+    os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "SSE41" if limit == "portable" else "AVX2")
     # Folders that a compilation leaves behind (rank_0, kernel_meta) must not land in the working directory.
     folder = str(Path(tempfile.gettempdir()) / f"rvrt-mindspore-{os.getuid() if hasattr(os, 'getuid') else 0}")
     os.environ.setdefault("MS_OM_PATH", folder)

@@ -12,7 +12,7 @@ from rvrt_cli.bench.kernel_cost import Shape
 from rvrt_cli.model.config import PRESETS
 
 _CASE_FRAMES = 2  # a clip
-_WINDOW = (2, 8, 8)
+_CASE_WINDOW = (2, 8, 8)
 _UPSAMPLER_WIDTH = 64  # channels
 
 
@@ -83,12 +83,12 @@ def _attention_cases(sizes: CaseSizes, rng: np.random.Generator) -> list[KernelC
     align_width, heads, points = 2 * sizes.width, 2 * sizes.heads, 9
     query, key_value = _normal(rng, 1, *plane, align_width), _normal(rng, 1, *plane, 2 * align_width)
     offsets = _normal(rng, 1, *plane, _CASE_FRAMES, heads, points, 2, scale=3)
-    length = int(np.prod(_WINDOW))
+    length = int(np.prod(_CASE_WINDOW))
     windows = [_normal(rng, 1, *plane, triple), _normal(rng, triple), _normal(rng, sizes.heads, length, length)]
     return [
         KernelCase("guided deformable attention", "deformable_attention", [query, key_value, offsets, heads, (3, 3)]),
         KernelCase("neighborhood attention", "neighborhood_attention", [query, key_value, heads, (3, 3)]),
-        KernelCase("window attention", "window_attention", [*windows, sizes.heads, _WINDOW, (0, 4, 4)]),
+        KernelCase("window attention", "window_attention", [*windows, sizes.heads, _CASE_WINDOW, (0, 4, 4)]),
     ]
 
 
@@ -101,7 +101,8 @@ def _convolution_cases(sizes: CaseSizes, rng: np.random.Generator) -> list[Kerne
     edge, width, hidden = sizes.edge, sizes.width, _UPSAMPLER_WIDTH
     frame, tiny_frame, tiny = (edge, edge), (sizes.tiny_height, sizes.tiny_width), PRESETS["rvrt-tiny"]
     return [
-        convolution("rvrt", frame, width, width),
+        convolution("rvrt", frame, width, width),  # not in the network: what others measure
+        convolution("rvrt", frame, 2 * width, width),  # the input of the first branch
         convolution("rvrt", frame, hidden, hidden),  # the offsets
         convolution("rvrt", (2 * edge, 2 * edge), hidden, 4 * hidden),  # the second shuffle of the upsampler
         convolution("rvrt", frame, 32, 64, 7),  # SpyNet
