@@ -16,7 +16,7 @@ import numpy as np
 
 from rvrt_cli.bench.bench_options import BenchOptions
 from rvrt_cli.bench.kernel_cases import CaseSizes, KernelCase, kernel_cases
-from rvrt_cli.bench.kernel_cost import GRADIENT_PRODUCTS, kernel_bytes, kernel_flops
+from rvrt_cli.bench.kernel_cost import GRADIENT_PRODUCTS, Shape, kernel_bytes, kernel_flops
 from rvrt_cli.errors import RvrtError
 
 CASE_SIZES = CaseSizes()
@@ -64,13 +64,13 @@ def measure_kernels(repeat: int, gemm_gflops: float) -> list[dict[str, Any]]:
 
 
 def _measure_rate(case: KernelCase, repeat: int, gemm_gflops: float) -> dict[str, Any]:
-    kernel, output = _call_times(case, _KERNEL_CALLS, repeat, use_kernels=True)
+    output = _output_shape(case)
     flops = kernel_flops(case.function, case.shapes, case.settings)
     moved = kernel_bytes(case.function, case.shapes, output)
     products = {"forward": 1, "with_gradient": 1 + GRADIENT_PRODUCTS}  # over those of the forward pass
     passes = {"forward": 1, "with_gradient": 2}  # over the memory
     row: dict[str, Any] = {"shape": list(case.shapes[0]), "gflop": None if flops is None else flops / 1e9}
-    for part, seconds in kernel.items():
+    for part, seconds in _call_seconds_by_part(case, output, _KERNEL_CALLS, repeat).items():
         gflops = None if flops is None else products[part] * flops / seconds / 1e9
         row[part] = {
             "seconds": seconds,
@@ -82,8 +82,15 @@ def _measure_rate(case: KernelCase, repeat: int, gemm_gflops: float) -> dict[str
 
 
 def _compare(case: KernelCase, repeat: int) -> dict[str, Any]:
-    kernel, _ = _call_times(case, _KERNEL_CALLS, repeat, use_kernels=True)
-    definition, _ = _call_times(case, _DEFINITION_CALLS, 1, use_kernels=False)
+    from rvrt_cli import ops
+
+    output = _output_shape(case)
+    kernel = _call_seconds_by_part(case, output, _KERNEL_CALLS, repeat)
+    ops.use_kernels(False)
+    try:
+        definition = _call_seconds_by_part(case, output, _DEFINITION_CALLS, 1)
+    finally:
+        ops.use_kernels(True)
     row: dict[str, Any] = {"shape": list(case.shapes[0])}
     for part, seconds in kernel.items():
         row[part] = {
@@ -94,29 +101,29 @@ def _compare(case: KernelCase, repeat: int) -> dict[str, Any]:
     return row
 
 
-def _call_times(
-    case: KernelCase, calls: int, repeat: int, use_kernels: bool
-) -> tuple[dict[str, float], tuple[int, ...]]:
-    """Seconds of one of `calls` in a compiled graph, "forward" and, if there are gradients, "with_gradient"; output shape."""
+def _output_shape(case: KernelCase) -> Shape:
     import mindspore as ms
 
     from rvrt_cli import ops
 
-    tensors = [ms.Tensor(array) for array in case.tensors]
-    ops.use_kernels(use_kernels)
-    try:
-        operation = _with_settings(getattr(ops, case.function), case.settings)
-        shape = tuple(ms.jit(operation)(*tensors).shape)
-        mark = ms.Tensor(np.zeros(1, np.float32))
-        forward = ms.jit(_repeated(operation, calls))
-        seconds = {"forward": _time_graph(lambda: forward(mark, *tensors), repeat) / calls}
-        if case.has_gradient:
-            sensitivity = ms.Tensor(np.ones(shape, np.float32))
-            trained = ms.jit(_repeated(_with_gradients(operation), calls))
-            seconds["with_gradient"] = _time_graph(lambda: trained(mark, *tensors, sensitivity), repeat) / calls
-        return seconds, shape
-    finally:
-        ops.use_kernels(True)
+    return tuple(getattr(ops, case.function)(*map(ms.Tensor, case.tensors), *case.settings).shape)
+
+
+def _call_seconds_by_part(case: KernelCase, output: Shape, calls: int, repeat: int) -> dict[str, float]:
+    """Seconds of one of `calls` in a compiled graph: "forward", and "with_gradient" if there is one."""
+    import mindspore as ms
+
+    from rvrt_cli import ops
+
+    tensors, mark = [ms.Tensor(array) for array in case.tensors], ms.Tensor(np.zeros(1, np.float32))
+    operation = _with_settings(getattr(ops, case.function), case.settings)
+    forward = ms.jit(_repeated(operation, calls))
+    seconds = {"forward": _time_graph(lambda: forward(mark, *tensors), repeat) / calls}
+    if case.has_gradient:
+        sensitivity = ms.Tensor(np.ones(output, np.float32))
+        trained = ms.jit(_repeated(_with_gradients(operation), calls))
+        seconds["with_gradient"] = _time_graph(lambda: trained(mark, *tensors, sensitivity), repeat) / calls
+    return seconds
 
 
 def _with_settings(operation: Callable, settings: list[Any]) -> Callable:
