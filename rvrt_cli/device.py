@@ -17,7 +17,7 @@ from typing import Any
 
 from rvrt_cli.errors import OptionError, OutOfMemoryError, RvrtError
 from rvrt_cli.gpu_libraries import first_gpu_use, gpu_free_bytes, load_gpu_plugin, visible_to_linker
-from rvrt_cli.options import PRECISIONS, check_choice, parse_device
+from rvrt_cli.options import PRECISIONS, check_choice, isa_limit, parse_device
 from rvrt_cli.signals import defer_signals
 
 _MINDSPORE_NAMES = {"cpu": "CPU", "gpu": "GPU", "ascend": "Ascend"}
@@ -59,7 +59,7 @@ def use_device(device: str = "auto", precision: str = "float32", threads: int | 
         threads: of the CPU; None: as many as the process may use.
 
     Raises:
-        OptionError: an unknown name, or float16 on the CPU.
+        OptionError: an unknown name, float16 on the CPU, or an unknown RVRT_ISA.
         RvrtError: there is no such device.
     """
     kind, number = parse_device(device)
@@ -116,12 +116,17 @@ def _ascend_problem() -> str | None:
 
 
 def set_environment(threads: int | None = None) -> None:
-    """Set the environment variables that MindSpore reads once, at import; those that the user has set stay."""
+    """Set the environment variables that MindSpore reads once, at import; those that the user has set stay.
+
+    Raises:
+        OptionError: an unknown RVRT_ISA; the C++ library would take it for no limit.
+    """
+    limit = isa_limit()
     # Errors are raised. Besides, MindSpore logs as errors what are none: on 12 cores or more, that a part of a tensor is
     # smaller than the tensor.
     os.environ.setdefault("GLOG_v", "4")
     # Under AVX-512, oneDNN runs convolutions in NCHW layout by its reference code: 1 instead of 100 GFLOP/s.
-    os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
+    os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "SSE41" if limit == "portable" else "AVX2")
     # Folders that a compilation leaves behind (rank_0, kernel_meta) must not land in the working directory.
     folder = str(Path(tempfile.gettempdir()) / f"rvrt-mindspore-{os.getuid() if hasattr(os, 'getuid') else 0}")
     os.environ.setdefault("MS_OM_PATH", folder)

@@ -18,6 +18,7 @@ DEVICES = ("auto", "cpu", "gpu", "ascend")
 DEVICE_HELP = "Device that runs the network: auto, cpu, gpu or ascend; gpu:1 is the second GPU."
 PRECISIONS = ("float32", "float16")
 PRESET_HEIGHTS = {"480p": 480, "720p": 720, "1080p": 1080, "1440p": 1440, "2160p": 2160, "4320p": 4320}
+ISA_NAMES = ("portable", "avx2", "avx512")  # values of RVRT_ISA, from low to high as in ops/kernels/kernel.h
 NATIVE_SCALE = 4
 _MAX_COUNT = 1_000_000  # frames or px that any option may ask for
 
@@ -173,6 +174,20 @@ def parse_device(text: str) -> tuple[str, int | None]:
 def usable_cores() -> int:
     """Processors that this process may use; in a container or batch system often fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def isa_limit() -> str | None:
+    """The highest instruction set that the environment variable RVRT_ISA allows the kernels; None: the best.
+
+    Raises:
+        OptionError: not one of `ISA_NAMES`.
+    """
+    limit = os.environ.get("RVRT_ISA")
+    if not limit:
+        return None
+    if limit not in ISA_NAMES:
+        raise OptionError(f"RVRT_ISA={limit}: choose one of {', '.join(ISA_NAMES)}, or unset it")
+    return limit
 
 
 def parse_memory(text: str) -> int:

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from rvrt_cli.device import host_free_bytes, memory_errors, use_device
+from rvrt_cli.device import host_free_bytes, memory_errors, set_environment, use_device
 from rvrt_cli.errors import OptionError, OutOfMemoryError, RvrtError
 
 
@@ -35,6 +35,16 @@ def test_mindspore_prints_no_errors_that_it_does_not_raise() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "GLOG_v"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
     assert (done.stdout.split(), done.stderr) == (["done"], "")
+
+
+@pytest.mark.parametrize(("limit", "expected"), [("portable", "SSE41"), ("avx2", "AVX2"), ("avx512", "AVX2")])
+def test_mindspores_operations_stay_within_the_instruction_set(
+    monkeypatch: pytest.MonkeyPatch, limit: str, expected: str
+) -> None:
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    monkeypatch.setenv("RVRT_ISA", limit)
+    set_environment()
+    assert os.environ["ONEDNN_MAX_CPU_ISA"] == expected
 
 
 @pytest.mark.parametrize("kind", ["gpu", "ascend"])

@@ -41,7 +41,9 @@ class BenchOptions:
         None, "Video for a timing of the whole `rvrt upscale`, decoding and encoding included.", metavar="VIDEO"
     )
     training: bool = setting(False, "Time a whole training step of the network too.")
-    kernels: bool = setting(False, "Time each C++ kernel against its MindSpore definition too.")
+    kernels: bool = setting(
+        False, "Time each C++ kernel too: its rate, and its time against its MindSpore definition's."
+    )
     sweep: bool = setting(False, "Measure other frame counts and frame sizes too: how time and memory grow.")
     protocol: str | None = setting(None, "Quality protocol; without one, speed is measured.", choices=PROTOCOLS)
     data: str | None = setting(

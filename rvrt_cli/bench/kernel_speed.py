@@ -1,33 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time of each C++ kernel and of its plain MindSpore definition, on the same input, forward and gradient."""
+"""Rate of each C++ kernel, and its time beside that of its plain MindSpore definition on the same input.
+
+The time is that of the kernel inside a compiled graph, as the network runs it: a graph holds several calls, one after the
+other, so that MindSpore's own time for starting a graph (about 0.4 ms) is shared among them.
+"""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from rvrt_cli.bench.bench_options import BenchOptions
+from rvrt_cli.bench.kernel_cases import CaseSizes, KernelCase, kernel_cases
+from rvrt_cli.bench.kernel_cost import GRADIENT_PRODUCTS, Shape, kernel_bytes, kernel_flops
 from rvrt_cli.errors import RvrtError
 
-# Sizes of the published network: a clip of 2 frames of 32×32 LR px (at twice that size the definition of deformable
-# attention takes gigabytes), 144 channels, and twice as many in the alignment
-_CASE_FRAMES, _CASE_EDGE, _CASE_WIDTH = 2, 32, 144
-_ALIGN_HEADS, _KERNEL_POINTS = 12, 9
-
-
-@dataclass(frozen=True)
-class KernelCase:
-    """A function of `rvrt_cli.ops` and its arguments; arrays become tensors, towards which the gradient is taken."""
-
-    name: str
-    function: str
-    arguments: list[Any]
-    has_gradient: bool = True
+CASE_SIZES = CaseSizes()
+_KERNEL_CALLS, _DEFINITION_CALLS = 8, 2  # in a graph
 
 
 def check_kernels(options: BenchOptions) -> None:
@@ -45,103 +38,92 @@ def check_kernels(options: BenchOptions) -> None:
         raise RvrtError(f"--kernels: the C++ kernels are missing: {kernels.problem()}")
 
 
-def measure_kernels(repeat: int) -> list[dict[str, Any]]:
-    """Time every kernel and its definition, which is compiled as in the network.
+def measure_kernels(repeat: int, gemm_gflops: float) -> list[dict[str, Any]]:
+    """Time every kernel, and on a part of the frame its definition too, compiled as in the network.
+
+    Args:
+        repeat: timed graphs of a kernel; of a definition there is one.
+        gemm_gflops: rate of the matrix product with which the kernels' are compared [GFLOP/s].
 
     Returns:
-        for every kernel "name", and for "forward" and, where there is one, "gradient" (towards all its tensors, with the
-        part of the forward pass that it needs) the median seconds of kernel and definition and the factor between them.
+        for every kernel "name", "shape" (of its first tensor), "gflop" (of the forward pass, None where nothing is counted,
+        see `kernel_flops`), "forward" and, where there is a gradient, "with_gradient" (forward pass and gradients of all
+        tensors), and "part". "forward" and "with_gradient" have "seconds", "gflops", "efficiency" (gflops over
+        `gemm_gflops`), and "gb_per_second" of kernels that only move memory (see `kernel_bytes`), None where it is another
+        kind of kernel. "part" has its own "shape", and "forward" and "with_gradient" with "kernel_seconds",
+        "definition_seconds" and their "factor".
     """
     from rvrt_cli.device import use_device
 
     use_device("cpu")
     rows = []
-    for case in kernel_cases():
-        kernel = _median_seconds(case, use_kernels=True, repeat=repeat)
-        definition = _median_seconds(case, use_kernels=False, repeat=repeat)
-        row: dict[str, Any] = {"name": case.name}
-        for part, seconds in kernel.items():
-            row[part] = {
-                "kernel_seconds": seconds,
-                "definition_seconds": definition[part],
-                "factor": definition[part] / seconds,
-            }
+    for case, part in zip(kernel_cases(CASE_SIZES), kernel_cases(CASE_SIZES.part()), strict=True):
+        row = {"name": case.name, **_measure_rate(case, repeat, gemm_gflops), "part": _compare(part, repeat)}
         rows.append(row)
     return rows
 
 
-def kernel_cases(edge: int = _CASE_EDGE, width: int = _CASE_WIDTH) -> list[KernelCase]:
-    """Every kernel with random input: `edge` px, `width` channels."""
-    rng = np.random.default_rng(0)
-
-    def normal(*shape: int, scale: float = 1.0) -> np.ndarray:
-        return (scale * rng.standard_normal(shape)).astype(np.float32)
-
-    def colors(*shape: int) -> np.ndarray:
-        return rng.uniform(0, 1, (*shape, edge, edge, 3)).astype(np.float32)
-
-    wide, triple = 2 * width, 3 * width
-    plane = (_CASE_FRAMES, edge, edge)
-    image, clip = (*plane, width), (1, *plane, width)
-    query, key_value = (1, *plane, wide), (1, *plane, 2 * wide)
-    offsets = (1, *plane, _CASE_FRAMES, _ALIGN_HEADS, _KERNEL_POINTS, 2)
-    upscaled = (_CASE_FRAMES, 4 * edge, 4 * edge, 3)
-    weight_scale = 1 / np.sqrt(width)  # keeps the magnitude of what a dense layer gets
-    to_triple = [normal(triple, width, scale=weight_scale), normal(triple)]
-    norm = [normal(width), normal(width)]
-    hidden = [normal(wide, width, scale=weight_scale), normal(wide)]
-    output = [normal(width, wide, scale=weight_scale), normal(width)]
-    window_bias, conv_weight = normal(6, 128, 128), normal(width, width, 3, 3, scale=weight_scale / 3)
-    attention = [normal(*query), normal(*key_value)]
-    fusion = [colors(_CASE_FRAMES), colors(_CASE_FRAMES, 4), normal(_CASE_FRAMES, 4, edge, edge, 2)]
-    return [
-        KernelCase(
-            "guided deformable attention",
-            "deformable_attention",
-            [*attention, normal(*offsets, scale=3), _ALIGN_HEADS, (3, 3)],
-        ),
-        KernelCase("neighborhood attention", "neighborhood_attention", [*attention, _ALIGN_HEADS, (3, 3)]),
-        KernelCase(
-            "window attention",
-            "window_attention",
-            [normal(1, *plane, triple), normal(triple), window_bias, 6, (2, 8, 8), (0, 4, 4)],
-        ),
-        KernelCase("warp", "warp", [normal(*image), normal(*plane, 2, scale=3)]),
-        KernelCase("convolution 3x3", "conv2d", [normal(*image), conv_weight, normal(width)]),
-        KernelCase("dense layer", "linear", [normal(*clip), *to_triple]),
-        KernelCase("norm and dense layer", "norm_linear", [normal(*clip), *norm, *to_triple]),
-        KernelCase("feed-forward", "mlp", [normal(*clip), *norm, *hidden, *output]),
-        KernelCase("layer norm", "layer_norm", [normal(*clip), *norm]),
-        KernelCase("pixel shuffle", "pixel_shuffle", [normal(_CASE_FRAMES, 2 * edge, 2 * edge, 256), 2, "leaky_relu"]),
-        KernelCase("time reversal", "reverse_time", [normal(*clip)]),
-        KernelCase("bilinear residual", "add_upsampled", [normal(*upscaled), normal(*plane, 3)]),
-        KernelCase("optical flow", "lucas_kanade", [colors(_CASE_FRAMES), colors(_CASE_FRAMES)], has_gradient=False),
-        KernelCase("frame fusion", "fuse_frames", fusion, has_gradient=False),
-        KernelCase("Charbonnier loss", "charbonnier", [normal(*upscaled), normal(*upscaled)]),
-    ]
+def _measure_rate(case: KernelCase, repeat: int, gemm_gflops: float) -> dict[str, Any]:
+    output = _output_shape(case)
+    flops = kernel_flops(case.function, case.shapes, case.settings)
+    moved = kernel_bytes(case.function, case.shapes, output)
+    products = {"forward": 1, "with_gradient": 1 + GRADIENT_PRODUCTS}  # over those of the forward pass
+    passes = {"forward": 1, "with_gradient": 2}  # over the memory
+    row: dict[str, Any] = {"shape": list(case.shapes[0]), "gflop": None if flops is None else flops / 1e9}
+    for part, seconds in _call_seconds_by_part(case, output, _KERNEL_CALLS, repeat).items():
+        gflops = None if flops is None else products[part] * flops / seconds / 1e9
+        row[part] = {
+            "seconds": seconds,
+            "gflops": gflops,
+            "efficiency": None if gflops is None else gflops / gemm_gflops,
+            "gb_per_second": None if moved is None else passes[part] * moved / seconds / 1e9,
+        }
+    return row
 
 
-def _median_seconds(case: KernelCase, use_kernels: bool, repeat: int) -> dict[str, float]:
-    """Of the compiled function ("forward"), and of its gradients ("gradient") if it has any."""
+def _compare(case: KernelCase, repeat: int) -> dict[str, Any]:
+    from rvrt_cli import ops
+
+    output = _output_shape(case)
+    kernel = _call_seconds_by_part(case, output, _KERNEL_CALLS, repeat)
+    ops.use_kernels(False)
+    try:
+        definition = _call_seconds_by_part(case, output, _DEFINITION_CALLS, 1)
+    finally:
+        ops.use_kernels(True)
+    row: dict[str, Any] = {"shape": list(case.shapes[0])}
+    for part, seconds in kernel.items():
+        row[part] = {
+            "kernel_seconds": seconds,
+            "definition_seconds": definition[part],
+            "factor": definition[part] / seconds,
+        }
+    return row
+
+
+def _output_shape(case: KernelCase) -> Shape:
     import mindspore as ms
 
     from rvrt_cli import ops
 
-    tensors = [ms.Tensor(argument) for argument in case.arguments if isinstance(argument, np.ndarray)]
-    settings = [argument for argument in case.arguments if not isinstance(argument, np.ndarray)]
-    ops.use_kernels(use_kernels)
-    try:
-        operation = getattr(ops, case.function)
-        forward = ms.jit(_with_settings(operation, settings))
-        output = forward(*tensors)
-        seconds = {"forward": _time_calls(lambda: forward(*tensors), repeat)}
-        if case.has_gradient:
-            sensitivity = ms.Tensor(np.ones(output.shape, np.float32))
-            gradients = ms.jit(_gradients(operation, settings, len(tensors)))
-            seconds["gradient"] = _time_calls(lambda: gradients(sensitivity, *tensors)[-1], repeat)
-        return seconds
-    finally:
-        ops.use_kernels(True)
+    return tuple(getattr(ops, case.function)(*map(ms.Tensor, case.tensors), *case.settings).shape)
+
+
+def _call_seconds_by_part(case: KernelCase, output: Shape, calls: int, repeat: int) -> dict[str, float]:
+    """Seconds of one of `calls` in a compiled graph: "forward", and "with_gradient" if there is one."""
+    import mindspore as ms
+
+    from rvrt_cli import ops
+
+    tensors, mark = [ms.Tensor(array) for array in case.tensors], ms.Tensor(np.zeros(1, np.float32))
+    operation = _with_settings(getattr(ops, case.function), case.settings)
+    forward = ms.jit(_repeated(operation, calls))
+    seconds = {"forward": _time_graph(lambda: forward(mark, *tensors), repeat) / calls}
+    if case.has_gradient:
+        sensitivity = ms.Tensor(np.ones(output, np.float32))
+        trained = ms.jit(_repeated(_with_gradients(operation), calls))
+        seconds["with_gradient"] = _time_graph(lambda: trained(mark, *tensors, sensitivity), repeat) / calls
+    return seconds
 
 
 def _with_settings(operation: Callable, settings: list[Any]) -> Callable:
@@ -151,21 +133,41 @@ def _with_settings(operation: Callable, settings: list[Any]) -> Callable:
     return call
 
 
-def _gradients(operation: Callable, settings: list[Any], count: int) -> Callable:
-    import mindspore as ms
+def _with_gradients(operation: Callable) -> Callable:
+    """Of tensors and the gradient of the output: the output, and the gradients of the tensors."""
+    from mindspore import ops as msops
 
-    def weighted_sum(sensitivity: Any, *tensors: Any) -> Any:
-        return (operation(*tensors, *settings) * sensitivity).sum()
+    gradients = msops.GradOperation(get_all=True, sens_param=True)(operation)
 
-    return ms.grad(weighted_sum, tuple(range(1, count + 1)))
+    def call(*tensors: Any) -> Any:
+        return operation(*tensors[:-1]), gradients(*tensors)
+
+    return call
 
 
-def _time_calls(call: Callable[[], Any], repeat: int) -> float:
-    """Median of `repeat` calls after one that warms up [s]."""
-    call().asnumpy()
+def _repeated(operation: Callable, calls: int) -> Callable:
+    """`operation` of the same tensors, `calls` times one after the other; the result is its first argument.
+
+    Each call depends on the one before, or MindSpore would make one of them. The outputs stay where they are: fetching
+    them would take longer than some kernels.
+    """
+    from mindspore import ops as msops
+
+    def call(mark: Any, first: Any, *others: Any) -> Any:
+        done = operation(first, *others)
+        for _ in range(calls - 1):
+            done = operation(msops.depend(first, done), *others)
+        return msops.depend(mark, done) + 1
+
+    return call
+
+
+def _time_graph(graph: Callable[[], Any], repeat: int) -> float:
+    """Median of `repeat` runs after one that warms up [s]."""
+    graph().asnumpy()
     seconds = []
     for _ in range(repeat):
         start = time.perf_counter()
-        call().asnumpy()
+        graph().asnumpy()
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds)

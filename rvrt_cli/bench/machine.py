@@ -11,37 +11,50 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rvrt_cli.options import usable_cores
+from rvrt_cli.options import isa_limit, usable_cores
 
 if TYPE_CHECKING:
     from rvrt_cli.device import Device
 
-_INSTRUCTION_SETS = {"avx512f": "AVX-512", "avx2": "AVX2", "asimd": "NEON"}  # the widest first
+_SIMD_OF_FLAGS = {"avx512f": "AVX-512", "avx2": "AVX2", "asimd": "NEON"}  # the widest first
+SHOWN_ISA = {"portable": "portable", "avx2": "AVX2", "avx512": "AVX-512"}  # of `ISA_NAMES`
 
 
 def describe_machine(device: Device) -> dict[str, Any]:
     """The machine, for a reader of the figures: no host name, user or path."""
     import mindspore as ms
 
-    from rvrt_cli.ops import kernels_active
+    from rvrt_cli.ops import kernels, kernels_active
 
     processor, flags = _processor()
+    on_cpu = kernels_active() and device.kind == "cpu"
+    isa = kernels.instruction_set() if on_cpu else None
     return {
         "device": device.kind,
         "name": processor if device.kind == "cpu" else _accelerator_name(device),
         "processor": processor,
         "cores": usable_cores(),
-        "threads": _openmp_threads(),
-        "simd": next((name for flag, name in _INSTRUCTION_SETS.items() if flag in flags), None),
+        "threads": openmp_threads(),
+        "simd": next((name for flag, name in _SIMD_OF_FLAGS.items() if flag in flags), None),
         "precision": device.precision,
         "mindspore": ms.__version__,
         "kernels": kernels_active(),
+        "kernels_isa": None if isa is None else SHOWN_ISA[isa],
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
     }
 
 
-def _openmp_threads() -> int:
+def isa_note(machine: dict[str, Any]) -> str | None:
+    """A line for the reader where the processor lacks the instruction set that RVRT_ISA names, which is a limit only."""
+    limit, used = isa_limit(), machine["kernels_isa"]
+    order = list(SHOWN_ISA.values())
+    if limit is None or used is None or order.index(used) >= order.index(SHOWN_ISA[limit]):
+        return None
+    return f"RVRT_ISA={limit}: this processor has no {SHOWN_ISA[limit]}; the kernels' instruction set is {used}"
+
+
+def openmp_threads() -> int:
     """Threads per operation: of OpenMP's numbers, one for each level of nesting such as "2,1", the first."""
     first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     return int(first) if first.isdecimal() and int(first) else usable_cores()

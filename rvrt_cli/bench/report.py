@@ -19,8 +19,9 @@ KEYS = {
     "network": "name on the weights' card, or of the preset",
     "weights": '"trained", "untrained" or "random"',
     "parameters": "number of parameters of the network",
-    "machine": "what it ran on: device, name, processor (of the host), cores, threads (per operation), simd, precision, "
-    "mindspore, kernels, python, system",
+    "machine": "what it ran on: device, name, processor (of the host), cores, threads (per operation), simd (the widest that "
+    "the processor has), precision, mindspore, kernels, kernels_isa (instruction set of the C++ kernels: AVX-512, AVX2 or "
+    "portable; null without them), python, system",
     "notes": "caveats for the reader, one line each",
     # speed
     "other_load": "share of the processors that other programs took while the calls were timed; 0 on a quiet machine",
@@ -35,7 +36,12 @@ KEYS = {
     "frames_per_second": "frames / seconds_per_call",
     "gflop_per_call": "operations of convolutions, dense layers and attention, counted from the configuration [GFLOP]",
     "gflops": "gflop_per_call / seconds_per_call [GFLOP/s]",
-    "gemm_gflops": "rate of a 2048x2048x2048 matrix product under ms.jit in the same run, median [GFLOP/s]",
+    "gemm_gflops": "rate of a 2048x2048x2048 matrix product in the same run: the best of gemm_numpy_gflops and "
+    "gemm_mindspore_gflops [GFLOP/s]",
+    "gemm_numpy_gflops": "of NumPy's product in float32, in a process of its own, median; null on an accelerator [GFLOP/s]",
+    "gemm_numpy": "how NumPy's product ran: threads (all usable cores), core (processor whose kernels OpenBLAS took; null for "
+    "another library), held_to (instruction set to which RVRT_ISA held it; null: the library's choice)",
+    "gemm_mindspore_gflops": "of MindSpore's product under ms.jit, in the precision of the network, median [GFLOP/s]",
     "efficiency": "gflops / gemm_gflops",
     "compile_seconds": "time of the first call beyond that of a later one [s]",
     "peak_rss_mb": "peak main memory of the process until the end of the timed calls, MindSpore included [MB]",
@@ -45,8 +51,10 @@ KEYS = {
     "sweep": "points (frames, width, height, seconds_per_call, peak_rss_mb, ...), each measured in a process of its own",
     "training": "a whole training step: network, batch, frames, width, height (of LR samples), seconds_per_step (median), "
     "steps_per_hour, gflop_per_step, gflops, gemm_gflops, efficiency, compile_seconds, peak_rss_mb",
-    "kernels": "each C++ kernel against its definition: name, and for forward and gradient kernel_seconds, "
-    "definition_seconds, factor",
+    "kernels": "each C++ kernel at the sizes of the networks: name, shape (of its first tensor), gflop (of the forward pass), "
+    "and for forward and with_gradient (forward pass and gradients) seconds, gflops, efficiency (gflops / gemm_gflops), "
+    "gb_per_second (of kernels that only move memory); part: at a quarter of each side (shape), kernel_seconds, "
+    "definition_seconds and factor, the kernel against its MindSpore definition",
     "growth": "exponents of the time over frames and over px, from the sweep: 1 is linear",
     "memory_growth": "from the sweep: bytes_per_pixel (per LR px of each frame), base_mb, off_line (largest deviation, as a "
     "share)",

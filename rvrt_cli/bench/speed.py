@@ -14,15 +14,17 @@ from rvrt_cli.bench.bench_options import RANDOM, BenchOptions
 from rvrt_cli.bench.machine import (
     OtherLoad,
     describe_machine,
+    isa_note,
     peak_device_bytes,
     peak_rss_bytes,
     reset_device_peak,
     synchronize,
 )
+from rvrt_cli.bench.matrix_product import measure_product
 from rvrt_cli.bench.published_figures import published_speed
 from rvrt_cli.bench.report import make_report
 from rvrt_cli.bench.stages import stage_seconds
-from rvrt_cli.device import Device, host_free_bytes, use_device
+from rvrt_cli.device import host_free_bytes, use_device
 from rvrt_cli.errors import OptionError, OutOfMemoryError, WeightsError
 from rvrt_cli.model.config import PRESETS, RVRTConfig
 from rvrt_cli.upscale import load_network
@@ -32,8 +34,6 @@ if TYPE_CHECKING:
 
 MB = 1e6
 LOAD_THRESHOLD = 0.05  # share of the processors; more taken by other programs is reported
-_GEMM_EDGE = 2048  # of the matrices whose product shows what the machine can do
-_GEMM_REPEAT, _GEMM_CHAIN = 5, 4  # measurements, and products chained in each, so that the final fetch costs little
 
 
 def open_network(options: BenchOptions) -> Network:
@@ -72,7 +72,7 @@ def measure_speed(options: BenchOptions, network: Network | None = None, whole: 
 
     Args:
         network: by default the one that `options` names.
-        whole: measure the time by stage and the rate of a matrix product too, not only the calls.
+        whole: measure the time by stage and the rates of a matrix product too, not only the calls.
 
     Raises:
         RvrtError: with the remedy.
@@ -99,10 +99,13 @@ def measure_speed(options: BenchOptions, network: Network | None = None, whole: 
         ) from error
     median = statistics.median(seconds)
     gflop = count_flops(network.config, frames, height, width).total / 1e9
-    gemm = gemm_gflops(device) if whole else None
+    product = measure_product(device) if whole else None
+    facts = _with_load_note(network_facts(network, random=options.weights == RANDOM), other)
+    if product is not None:
+        facts |= {**product.facts(), "notes": [*facts["notes"], *product.notes()]}
     return make_report(
         "speed",
-        **_with_load_note(network_facts(network, random=options.weights == RANDOM), other),
+        **facts,
         other_load=other,
         frames=frames,
         width=width,
@@ -115,8 +118,7 @@ def measure_speed(options: BenchOptions, network: Network | None = None, whole: 
         frames_per_second=frames / median,
         gflop_per_call=gflop,
         gflops=gflop / median,
-        gemm_gflops=gemm,
-        efficiency=gflop / median / gemm if gemm else None,
+        efficiency=gflop / median / product.best if product else None,
         compile_seconds=max(0.0, first - median),
         peak_rss_mb=peak / MB,
         peak_device_mb=None if device_peak is None else device_peak / MB,
@@ -133,11 +135,13 @@ def network_facts(network: Network, random: bool = False) -> dict[str, Any]:
         notes.append(
             "random weights: only speed is meaningful, and even that depends on the weights, which decide where samples are fetched"
         )
+    machine = describe_machine(network.device)
+    notes += filter(None, [isa_note(machine)])
     return {
         "network": network.card["name"],
         "weights": RANDOM if random else "trained" if network.card["trained"] else "untrained",
         "parameters": sum(math.prod(parameter.shape) for parameter in network.cell.get_parameters()),
-        "machine": describe_machine(network.device),
+        "machine": machine,
         "notes": notes,
     }
 
@@ -156,31 +160,6 @@ def moving_clip(frames: int, height: int, width: int) -> np.ndarray:
     for axis in (0, 1):  # averaged over 4 px
         noise = np.stack([np.roll(noise, shift, axis) for shift in range(4)]).mean(0)
     return np.stack([noise[t : t + height, t : t + width] for t in range(frames)])[None]
-
-
-def gemm_gflops(device: Device) -> float:
-    """Rate of a 2048×2048×2048 matrix product under `ms.jit`, in the device's precision, median [GFLOP/s]."""
-    import mindspore as ms
-
-    rng = np.random.default_rng(0)
-    dtype = ms.float16 if device.precision == "float16" else ms.float32
-    elements = rng.standard_normal((_GEMM_EDGE, _GEMM_EDGE)) / math.sqrt(_GEMM_EDGE)  # products keep their magnitude
-    matrix = ms.Tensor(elements, dtype)
-    graph = ms.jit(_matrix_product)
-    seconds = []
-    for _ in range(_GEMM_REPEAT + 1):  # the first one compiles and warms up
-        product = matrix
-        synchronize(device)
-        start = time.perf_counter()
-        for _ in range(_GEMM_CHAIN):
-            product = graph(matrix, product)
-        synchronize(device, product)
-        seconds.append(time.perf_counter() - start)
-    return 2 * _GEMM_EDGE**3 * _GEMM_CHAIN / statistics.median(seconds[1:]) / 1e9
-
-
-def _matrix_product(a: Any, b: Any) -> Any:  # a function of this module: MindSpore knows a graph by the function's id
-    return a @ b
 
 
 def _call_seconds(network: Network, clip: np.ndarray) -> float:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rvrt_cli.bench.machine import peak_rss_bytes
-from rvrt_cli.bench.speed import MB, gemm_gflops, moving_clip
+from rvrt_cli.bench.speed import MB, moving_clip
 
 if TYPE_CHECKING:
     from rvrt_cli.model import Network
@@ -19,8 +19,12 @@ STEP_BATCH, STEP_FRAMES, STEP_EDGE = 4, 6, 32  # samples, frames, LR px
 _STEP_PASSES = 3  # operations of a step over those of its forward pass: each product has two gradients
 
 
-def measure_training(network: Network, repeat: int) -> dict[str, Any]:
+def measure_training(network: Network, repeat: int, gemm_gflops: float) -> dict[str, Any]:
     """Time steps of a network of the same sizes, from its initial weights: 4 samples of 6 frames of 32×32 LR px.
+
+    Args:
+        repeat: timed steps.
+        gemm_gflops: rate of the matrix product with which the step's is compared [GFLOP/s].
 
     Returns:
         "network" (its name), "batch", "frames", "width", "height", "seconds_per_step" (median of `repeat`),
@@ -55,7 +59,7 @@ def measure_training(network: Network, repeat: int) -> dict[str, Any]:
     step_seconds()
     seconds = statistics.median(step_seconds() for _ in range(repeat))
     forward = count_flops(run.config, STEP_FRAMES, STEP_EDGE, STEP_EDGE).total * STEP_BATCH
-    gflop, gemm = _STEP_PASSES * forward / 1e9, gemm_gflops(device)
+    gflop = _STEP_PASSES * forward / 1e9
     return {
         "network": network.card["name"],
         "batch": STEP_BATCH,
@@ -66,8 +70,8 @@ def measure_training(network: Network, repeat: int) -> dict[str, Any]:
         "steps_per_hour": 3600 / seconds,
         "gflop_per_step": gflop,
         "gflops": gflop / seconds,
-        "gemm_gflops": gemm,
-        "efficiency": gflop / seconds / gemm,
+        "gemm_gflops": gemm_gflops,
+        "efficiency": gflop / seconds / gemm_gflops,
         "compile_seconds": max(0.0, first - seconds),
         "peak_rss_mb": peak_rss_bytes() / MB,
     }

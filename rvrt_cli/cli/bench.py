@@ -42,8 +42,9 @@ if TYPE_CHECKING:
 def bench_command(json_file: Path | None, plot: Path | None, debug: bool, **values: Any) -> None:
     """Measure a network: speed and memory of one call, or with --protocol its quality.
 
-    Speed: time of a call between device synchronizations, operations per second beside those of a matrix product, memory,
-    and time by stage. Quality: PSNR and SSIM by the published protocols, beside those of bicubic; an interrupted command
+    Speed: time of a call between device synchronizations, operations per second beside those of a matrix product (on a CPU
+    the best of NumPy's and MindSpore's), memory, and time by stage. The environment variable RVRT_ISA (portable, avx2 or
+    avx512) limits the instruction set of the kernels and of that product. Quality: PSNR and SSIM by the published protocols, beside those of bicubic; an interrupted command
     resumes when it is run again. The keys of --json are documented in rvrt_cli/bench/report.py.
 
     \b
@@ -127,12 +128,12 @@ def _measure_speed(options: BenchOptions) -> dict[str, Any]:
         from rvrt_cli.bench.training_speed import measure_training
 
         with _working("measuring training steps"):
-            result["training"] = measure_training(network, options.repeat)
+            result["training"] = measure_training(network, options.repeat, result["gemm_gflops"])
     if options.kernels:
         from rvrt_cli.bench.kernel_speed import measure_kernels
 
         with _working("measuring each kernel and its definition"):
-            result["kernels"] = measure_kernels(options.repeat)
+            result["kernels"] = measure_kernels(options.repeat, result["gemm_gflops"])
     if options.sweep:
         from rvrt_cli.bench.sweep import measure_sweep
 

@@ -24,7 +24,6 @@ def print_speed(result: dict[str, Any]) -> None:
         _add_rows(table, "whole upscale", _pipeline_lines(result["pipeline"]))
     if result["training"]:
         _add_rows(table, "training step", _training_lines(result["training"]))
-    _add_rows(table, "kernels", [_kernel_line(row) for row in result["kernels"] or []])
     if result["growth"]:
         rows = (f"{name} to the power {value:.2f}" for name, value in result["growth"].items() if value is not None)
         table.add_row("time grows with", ", ".join(rows))
@@ -39,6 +38,8 @@ def print_speed(result: dict[str, Any]) -> None:
     _add_rows(table, "published, not measured here", published, style="dim")
     _add_notes(table, result)
     print_table(table)
+    if result["kernels"]:
+        print_table(_kernels_table(result))
 
 
 def print_quality(result: dict[str, Any]) -> None:
@@ -62,6 +63,7 @@ def _network_table(result: dict[str, Any]) -> Table:
     simd = f", {machine['simd']}" if machine["simd"] else ""
     own = "C++ kernels" if machine["device"] == "cpu" else "CUDA kernels"
     kernels = own if machine["kernels"] else "MindSpore's operations"
+    kernels += f" ({machine['kernels_isa']})" if machine["kernels_isa"] else ""
     processor = safe_markup(machine["name"])
     if machine["device"] != "cpu":
         processor += f" on a host with {safe_markup(machine['processor'])}"
@@ -83,6 +85,7 @@ def _add_call(table: Table, result: dict[str, Any]) -> None:
     )
     table.add_row("compilation", f"{three_digits(result['compile_seconds'])} s more for the first call")
     table.add_row("rate", f"{three_digits(result['gflop_per_call'])} GFLOP per call, {_rate_text(result)}")
+    table.add_row("matrix product", _product_text(result))
     device = "" if result["peak_device_mb"] is None else f", {result['peak_device_mb']:.0f} MB on the device"
     table.add_row("peak memory", f"{result['peak_rss_mb']:.0f} MB{device}")
 
@@ -92,6 +95,19 @@ def _rate_text(measured: dict[str, Any]) -> str:
         f"{three_digits(measured['gflops'])} GFLOP/s: {measured['efficiency']:.0%} of a matrix product's "
         f"{three_digits(measured['gemm_gflops'])}"
     )
+
+
+def _product_text(result: dict[str, Any]) -> str:
+    text = f"2048×2048×2048, MindSpore {three_digits(result['gemm_mindspore_gflops'])} GFLOP/s"
+    if result["gemm_numpy"] is None:
+        return text
+    blas = result["gemm_numpy"]
+    facts = [plural(blas["threads"], "thread")]
+    if blas["held_to"]:
+        facts.append(f"held to {blas['held_to']}")
+    if blas["core"]:
+        facts.append(f"OpenBLAS for {safe_markup(blas['core'])}")
+    return f"{text}, NumPy {three_digits(result['gemm_numpy_gflops'])} GFLOP/s ({', '.join(facts)})"
 
 
 def _stage_lines(stages: dict[str, float]) -> list[str]:
@@ -119,13 +135,32 @@ def _training_lines(training: dict[str, Any]) -> list[str]:
     ]
 
 
-def _kernel_line(row: dict[str, Any]) -> str:
-    parts = (
-        f"{name} {three_digits(1e3 * row[name]['kernel_seconds'])} ms, {three_digits(row[name]['factor'])} times as fast"
-        for name in ("forward", "gradient")
-        if name in row
-    )
-    return f"{row['name']:<27} {'; '.join(parts)}"
+def _kernels_table(result: dict[str, Any]) -> Table:
+    from rich.table import Table
+
+    table = Table(header_style="bold")
+    table.add_column("kernel")
+    table.add_column("input")
+    for prefix in ("", "with gradient "):
+        for name in ("ms", "rate", "of the product", "times its definition"):
+            table.add_column(prefix + name, justify="right")
+    for row in result["kernels"]:
+        cells = [cell for part in ("forward", "with_gradient") for cell in _kernel_cells(row, part)]
+        table.add_row(row["name"], "×".join(map(str, row["shape"])), *cells)
+    return table
+
+
+def _kernel_cells(row: dict[str, Any], part: str) -> tuple[str, ...]:
+    """Time, rate, share of the matrix product's rate, and how many times as fast as the definition."""
+    if part not in row:
+        return "", "", "", ""
+    figures = row[part]
+    rate = share = ""
+    if figures["gflops"] is not None:
+        rate, share = f"{three_digits(figures['gflops'])} GFLOP/s", f"{figures['efficiency']:.0%}"
+    elif figures["gb_per_second"] is not None:
+        rate = f"{three_digits(figures['gb_per_second'])} GB/s"
+    return three_digits(1e3 * figures["seconds"]), rate, share, three_digits(row["part"][part]["factor"])
 
 
 def _published_speed_line(entry: dict[str, Any]) -> str:

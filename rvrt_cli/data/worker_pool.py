@@ -19,14 +19,14 @@ TaskResult = TypeVar("TaskResult")
 
 # Spawned, not forked: a fork of a process with running threads (MindSpore's, OpenBLAS's) can deadlock.
 SPAWN_CONTEXT = get_context("spawn")
-_THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+BLAS_THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @contextmanager
 def single_threaded_children() -> Iterator[None]:
     """Processes started inside run NumPy on one thread; this process keeps its own setting."""
-    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
+    before = {name: os.environ.get(name) for name in BLAS_THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(BLAS_THREAD_VARIABLES, "1"))
     try:
         yield
     finally:

@@ -18,7 +18,7 @@ import pytest
 from helpers.isolated_functions import die, double, refuse
 from PIL import Image
 
-from rvrt_cli.bench import sweep
+from rvrt_cli.bench import matrix_product, sweep
 from rvrt_cli.bench.bench_options import BenchOptions
 from rvrt_cli.bench.isolated import run_isolated
 from rvrt_cli.bench.machine import OtherLoad, describe_machine, peak_rss_bytes
@@ -83,6 +83,8 @@ def test_a_report_is_complete_and_consistent() -> None:
     config = open_network(options).config
     assert result["gflop_per_call"] == pytest.approx(count_flops(config, 2, 16, 24).total / 1e9)
     assert result["gflops"] == pytest.approx(result["gflop_per_call"] / middle)
+    assert result["gemm_gflops"] == max(result["gemm_numpy_gflops"], result["gemm_mindspore_gflops"])
+    assert result["gemm_numpy"]["threads"] == usable_cores()
     assert result["efficiency"] == pytest.approx(result["gflops"] / result["gemm_gflops"])
     assert result["compile_seconds"] >= 0
     assert 0 <= result["other_load"] <= 1
@@ -309,7 +311,9 @@ def test_the_report_refuses_keys_that_are_not_documented() -> None:
 
 def test_nested_keys_are_documented_too() -> None:
     published = [*published_speed(14, 112, 64), *published_speed(1, 320, 180), *published_quality("vimeo90k-t", "bi")]
+    blas = matrix_product.NumpyProduct(gflops=2.0, threads=1, core=None, held_to=None)
     inside = {
+        "gemm_numpy": set(matrix_product.MatrixProduct(1.0, blas).facts()["gemm_numpy"]),
         "machine": set(describe_machine(use_device("cpu"))),
         "published": {key for entry in published for key in entry},
     }

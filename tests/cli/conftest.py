@@ -6,10 +6,10 @@ from __future__ import annotations
 import pytest
 from helpers.commands import keep_networks
 
-from rvrt_cli.bench import speed
+from rvrt_cli.bench import matrix_product
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     keep_networks(monkeypatch)
-    monkeypatch.setattr(speed, "_GEMM_EDGE", 256)
+    monkeypatch.setattr(matrix_product, "_PRODUCT_EDGE", 256)

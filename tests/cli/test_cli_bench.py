@@ -23,6 +23,7 @@ from helpers.video_clips import ffmpeg
 
 from rvrt_cli.bench import datasets, kernel_speed, pipeline, speed, sweep, training_speed
 from rvrt_cli.bench.bench_options import BenchOptions
+from rvrt_cli.bench.kernel_cases import CaseSizes
 from rvrt_cli.bench.report import KEYS
 
 SPEED = ("bench", "--frames", 2, "--size", "24x16", "--repeat", 1)
@@ -38,7 +39,7 @@ def test_speed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, t
     file = tmp_path / "speed.json"
     assert rvrt(monkeypatch, *SPEED, "--json", file) == 0
     shown = capsys.readouterr().out
-    for word in ("rvrt-tiny", "2 frames of 24x16 px", "GFLOP/s", "MindSpore", "reconstruction", "peak memory"):
+    for word in ("rvrt-tiny", "2 frames of 24x16 px", "GFLOP/s", "MindSpore", "reconstruction", "peak memory", "NumPy"):
         assert word in shown
     assert "published" not in shown  # nobody has published figures for this job
     result = json.loads(file.read_text())
@@ -195,17 +196,53 @@ def test_missing_kernels_are_refused_before_anything_is_measured(
 def test_kernels_are_measured_while_mindspore_prints_nothing(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
-    cases = [case for case in kernel_speed.kernel_cases(8, 12) if case.function in ("warp", "linear", "lucas_kanade")]
-    monkeypatch.setattr(kernel_speed, "kernel_cases", lambda: cases)
+    every = kernel_speed.kernel_cases
+    chosen = ("warp", "linear", "lucas_kanade")
+    monkeypatch.setattr(
+        kernel_speed, "kernel_cases", lambda sizes: [case for case in every(sizes) if case.function in chosen]
+    )
+    monkeypatch.setattr(kernel_speed, "CASE_SIZES", CaseSizes(edge=32, width=12, tiny_height=32, tiny_width=40))
     assert rvrt(monkeypatch, *SPEED, "--kernels", "--json", "-") == 0
     shown, said = capfd.readouterr()
     assert said == ""
-    warp, dense, flow = json.loads(shown)["kernels"]
-    assert list(warp) == list(dense) == ["name", "forward", "gradient"]
-    assert list(flow) == ["name", "forward"]
-    for figures in (warp["forward"], warp["gradient"], dense["forward"], dense["gradient"], flow["forward"]):
-        assert figures["factor"] == pytest.approx(figures["definition_seconds"] / figures["kernel_seconds"])
-        assert 0 < figures["factor"] < float("inf")
+    result = json.loads(shown)
+    dense, square, warp, flow = result["kernels"]
+    for row in (dense, square, warp):
+        assert list(row) == ["name", "shape", "gflop", "forward", "with_gradient", "part"]
+    assert list(flow) == ["name", "shape", "gflop", "forward", "part"]
+    assert (dense["shape"], dense["part"]["shape"]) == ([1, 2, 32, 32, 12], [1, 2, 8, 8, 12])
+    for row, products in ((dense, {"forward": 1, "with_gradient": 3}), (square, {"forward": 1, "with_gradient": 3})):
+        for part, count in products.items():
+            figures = row[part]
+            assert figures["gflops"] == pytest.approx(count * row["gflop"] / figures["seconds"])
+            assert figures["efficiency"] == pytest.approx(figures["gflops"] / result["gemm_gflops"])
+            assert figures["gb_per_second"] is None
+    assert (warp["gflop"], warp["forward"]["gflops"], warp["forward"]["efficiency"]) == (None, None, None)
+    moved = 4 * 2 * 32 * 32 * (12 + 2 + 12) / 1e9  # features, flow, result
+    assert warp["forward"]["gb_per_second"] == pytest.approx(moved / warp["forward"]["seconds"])
+    assert warp["with_gradient"]["gb_per_second"] == pytest.approx(2 * moved / warp["with_gradient"]["seconds"])
+    assert (flow["forward"]["gflops"], flow["forward"]["gb_per_second"]) == (None, None)
+    for row in result["kernels"]:
+        for part in ("forward", "with_gradient"):
+            if part in row:
+                compared = row["part"][part]
+                assert compared["factor"] == pytest.approx(compared["definition_seconds"] / compared["kernel_seconds"])
+                assert 0 < compared["factor"] < float("inf")
+                assert not {*row, *row[part], *compared} - set(re.findall(r"\w+", KEYS["kernels"]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["bench", "upscale"])
+def test_an_unknown_instruction_set_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str) -> None:
+    """In a process of its own: in this one the network may be loaded already."""
+    monkeypatch.setenv("RVRT_ISA", "sse9")
+    ffmpeg("-f", "lavfi", "-i", "testsrc2=s=32x24:r=25", "-frames:v", "2", "-c:v", "ffv1", tmp_path / "in.mkv")
+    arguments = map(str, SPEED if command == "bench" else ("upscale", tmp_path / "in.mkv", tmp_path / "out.mkv"))
+    done = subprocess.run([*RVRT, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.splitlines()[-1] == "rvrt: RVRT_ISA=sse9: choose one of portable, avx2, avx512, or unset it"
+    assert not (tmp_path / "out.mkv").exists()
 
 
 @pytest.mark.slow

@@ -7,13 +7,16 @@ MindSpore ops. No MindSpore import here.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import logging
 from pathlib import Path
 
 from rvrt_cli.ops.kernels.build import LIBRARY, SOURCES, build
+from rvrt_cli.options import ISA_NAMES
 
 _REPOSITORY = SOURCES.parents[2]
+_ONLY_ASK = -2  # argument of rvrt_kernels_isa
 REBUILD = "python -m rvrt_cli.ops.kernels.build"
 
 
@@ -26,6 +29,15 @@ def library() -> Path | None:
 def problem() -> str | None:
     """One line for the user if the kernels are missing or older than their sources, else None."""
     return _locate_library()[1]
+
+
+def instruction_set() -> str | None:
+    """The instruction set in which the kernels run, one of `ISA_NAMES`; None where they are missing.
+
+    It is the best that the processor has, at most that of the environment variable RVRT_ISA.
+    """
+    path = library()
+    return None if path is None else ISA_NAMES[ctypes.CDLL(str(path)).rvrt_kernels_isa(_ONLY_ASK)]
 
 
 @functools.cache

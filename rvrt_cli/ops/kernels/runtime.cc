@@ -17,6 +17,14 @@ namespace {
 std::atomic<int> chosen_threads{0};
 std::atomic<int> chosen_isa{-1};
 
+// What RVRT_ISA allows: it caps every choice, in every process that inherits it. The program refuses other values.
+Isa isa_limit() {
+  const char* name = std::getenv("RVRT_ISA");
+  if (name && std::strcmp(name, "portable") == 0) return kPortable;
+  if (name && std::strcmp(name, "avx2") == 0) return kAvx2;
+  return kAvx512;
+}
+
 Isa best_isa() {
 #if defined(__x86_64__) && !defined(RVRT_PORTABLE_ONLY)
   __builtin_cpu_init();
@@ -32,7 +40,7 @@ Isa best_isa() {
 }  // namespace
 
 Isa isa() {
-  static const Isa best = best_isa();
+  static const Isa best = std::min(best_isa(), isa_limit());
   const int chosen = chosen_isa.load(std::memory_order_relaxed);
   return chosen < 0 ? best : static_cast<Isa>(std::min<int>(chosen, best));
 }
@@ -95,8 +103,9 @@ extern "C" RVRT_EXPORT int rvrt_kernels_threads(int count) {
   return rvrt::threads();
 }
 
-// Set the highest instruction set: 0 portable, 1 AVX2, 2 AVX-512, -1 the best available. Returns the one in use.
+// Set the highest instruction set: 0 portable, 1 AVX2, 2 AVX-512, -1 the best available, -2 as before. Returns the one in
+// use, which is never above RVRT_ISA.
 extern "C" RVRT_EXPORT int rvrt_kernels_isa(int level) {
-  rvrt::chosen_isa = level;
+  if (level >= -1) rvrt::chosen_isa = level;
   return rvrt::isa();
 }

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calls of every kernel at the sizes at which the networks make them, with random input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from rvrt_cli.bench.kernel_cost import Shape
+from rvrt_cli.model.config import PRESETS
+
+_CASE_FRAMES = 2  # a clip
+_CASE_WINDOW = (2, 8, 8)
+_UPSAMPLER_WIDTH = 64  # channels
+
+
+@dataclass(frozen=True)
+class KernelCase:
+    """A function of `rvrt_cli.ops` and its arguments; arrays become tensors, towards which the gradient is taken."""
+
+    name: str
+    function: str
+    arguments: list[Any]
+    has_gradient: bool = True
+
+    @property
+    def tensors(self) -> list[np.ndarray]:
+        """The arrays among the arguments, which come first."""
+        return [argument for argument in self.arguments if isinstance(argument, np.ndarray)]
+
+    @property
+    def settings(self) -> list[Any]:
+        """The other arguments."""
+        return [argument for argument in self.arguments if not isinstance(argument, np.ndarray)]
+
+    @property
+    def shapes(self) -> list[Shape]:
+        """Of `tensors`."""
+        return [array.shape for array in self.tensors]
+
+
+@dataclass(frozen=True)
+class CaseSizes:
+    """Sizes of the cases: of the published network, and of the frames that rvrt-tiny gets.
+
+    Attributes:
+        edge: LR px of both sides of the published network's frames.
+        width: its channels.
+        heads: of its windows; its alignment has twice as many, and twice the channels.
+        tiny_height, tiny_width: LR px of rvrt-tiny's frames.
+    """
+
+    edge: int = 64
+    width: int = PRESETS["rvrt"].width
+    heads: int = PRESETS["rvrt"].heads[1]
+    tiny_height: int = 180
+    tiny_width: int = 320
+
+    def part(self) -> CaseSizes:
+        """A quarter of each side, for the definitions: of whole frames that of deformable attention takes 30 GB."""
+        return replace(self, edge=self.edge // 4, tiny_height=self.tiny_height // 4, tiny_width=self.tiny_width // 4)
+
+
+def kernel_cases(sizes: CaseSizes) -> list[KernelCase]:
+    """Every kernel with random input, and convolutions of several sizes."""
+    rng = np.random.default_rng(0)
+    return [
+        *_attention_cases(sizes, rng),
+        *_convolution_cases(sizes, rng),
+        *_layer_cases(sizes, rng),
+        *_image_cases(sizes, rng),
+    ]
+
+
+def _normal(rng: np.random.Generator, *shape: int, scale: float = 1.0) -> np.ndarray:
+    return (scale * rng.standard_normal(shape)).astype(np.float32)
+
+
+def _attention_cases(sizes: CaseSizes, rng: np.random.Generator) -> list[KernelCase]:
+    plane, triple = (_CASE_FRAMES, sizes.edge, sizes.edge), 3 * sizes.width
+    align_width, heads, points = 2 * sizes.width, 2 * sizes.heads, 9
+    query, key_value = _normal(rng, 1, *plane, align_width), _normal(rng, 1, *plane, 2 * align_width)
+    offsets = _normal(rng, 1, *plane, _CASE_FRAMES, heads, points, 2, scale=3)
+    length = int(np.prod(_CASE_WINDOW))
+    windows = [_normal(rng, 1, *plane, triple), _normal(rng, triple), _normal(rng, sizes.heads, length, length)]
+    return [
+        KernelCase("guided deformable attention", "deformable_attention", [query, key_value, offsets, heads, (3, 3)]),
+        KernelCase("neighborhood attention", "neighborhood_attention", [query, key_value, heads, (3, 3)]),
+        KernelCase("window attention", "window_attention", [*windows, sizes.heads, _CASE_WINDOW, (0, 4, 4)]),
+    ]
+
+
+def _convolution_cases(sizes: CaseSizes, rng: np.random.Generator) -> list[KernelCase]:
+    def convolution(owner: str, frame: tuple[int, int], inputs: int, outputs: int, kernel: int = 3) -> KernelCase:
+        weight = _normal(rng, outputs, inputs, kernel, kernel, scale=1 / (kernel * np.sqrt(inputs)))
+        arguments = [_normal(rng, _CASE_FRAMES, *frame, inputs), weight, _normal(rng, outputs)]
+        return KernelCase(f"{owner}: convolution {kernel}x{kernel}, {inputs} to {outputs}", "conv2d", arguments)
+
+    edge, width, hidden = sizes.edge, sizes.width, _UPSAMPLER_WIDTH
+    frame, tiny_frame, tiny = (edge, edge), (sizes.tiny_height, sizes.tiny_width), PRESETS["rvrt-tiny"]
+    return [
+        convolution("rvrt", frame, width, width),  # not in the network: what others measure
+        convolution("rvrt", frame, 2 * width, width),  # the input of the first branch
+        convolution("rvrt", frame, hidden, hidden),  # the offsets
+        convolution("rvrt", (2 * edge, 2 * edge), hidden, 4 * hidden),  # the second shuffle of the upsampler
+        convolution("rvrt", frame, 32, 64, 7),  # SpyNet
+        convolution("rvrt-tiny", tiny_frame, tiny.width, tiny.width),  # the bodies
+        convolution("rvrt-tiny", tiny_frame, 2 * tiny.width, tiny.width),  # the input of a branch
+        convolution("rvrt-tiny", tiny_frame, 3 * tiny.width, tiny.width),  # of the second branch, and of reconstruction
+        convolution("rvrt-tiny", tiny_frame, tiny.offset_width, tiny.offset_width),  # the offsets
+    ]
+
+
+def _layer_cases(sizes: CaseSizes, rng: np.random.Generator) -> list[KernelCase]:
+    width = sizes.width
+    scale = 1 / np.sqrt(width)  # keeps the magnitude of what a dense layer gets
+    clip = _normal(rng, 1, _CASE_FRAMES, sizes.edge, sizes.edge, width)
+    norm = [_normal(rng, width), _normal(rng, width)]
+    to_triple = [_normal(rng, 3 * width, width, scale=scale), _normal(rng, 3 * width)]
+    square = [_normal(rng, width, width, scale=scale), _normal(rng, width)]
+    hidden = [_normal(rng, 2 * width, width, scale=scale), _normal(rng, 2 * width)]
+    output = [_normal(rng, width, 2 * width, scale=scale), _normal(rng, width)]
+    shuffled = _normal(rng, _CASE_FRAMES, 2 * sizes.edge, 2 * sizes.edge, 4 * _UPSAMPLER_WIDTH)
+    return [
+        KernelCase(f"dense layer, {width} to {3 * width}", "linear", [clip, *to_triple]),
+        KernelCase(f"dense layer, {width} to {width}", "linear", [clip, *square]),
+        KernelCase(f"norm and dense layer, {width} to {3 * width}", "norm_linear", [clip, *norm, *to_triple]),
+        KernelCase("feed-forward", "mlp", [clip, *norm, *hidden, *output]),
+        KernelCase("layer norm", "layer_norm", [clip, *norm]),
+        KernelCase("pixel shuffle", "pixel_shuffle", [shuffled, 2, "leaky_relu"]),
+        KernelCase("time reversal", "reverse_time", [clip]),
+    ]
+
+
+def _image_cases(sizes: CaseSizes, rng: np.random.Generator) -> list[KernelCase]:
+    edge, width = sizes.edge, sizes.width
+    plane, tiny_plane = (_CASE_FRAMES, edge, edge), (_CASE_FRAMES, sizes.tiny_height, sizes.tiny_width)
+    neighbors = PRESETS["rvrt-tiny"].fused_neighbors * 2
+
+    def colors(*shape: int) -> np.ndarray:
+        return rng.uniform(0, 1, (*shape, 3)).astype(np.float32)
+
+    def upscaled() -> np.ndarray:
+        return colors(_CASE_FRAMES, 4 * edge, 4 * edge)
+
+    stack = (_CASE_FRAMES, neighbors, *tiny_plane[1:])
+    fusion = [colors(*tiny_plane), colors(*stack), _normal(rng, *stack, 2)]
+    return [
+        KernelCase("warp", "warp", [_normal(rng, *plane, width), _normal(rng, *plane, 2, scale=3)]),
+        KernelCase("bilinear residual", "add_upsampled", [upscaled(), colors(*plane)]),
+        KernelCase("Charbonnier loss", "charbonnier", [upscaled(), upscaled()]),
+        KernelCase(
+            "rvrt-tiny: optical flow",
+            "lucas_kanade",
+            [colors(*tiny_plane), colors(*tiny_plane)],
+            has_gradient=False,
+        ),
+        KernelCase("rvrt-tiny: frame fusion", "fuse_frames", fusion, has_gradient=False),
+    ]

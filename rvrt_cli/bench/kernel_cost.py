@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Operations of a kernel, and the bytes that it has to move, counted from the shapes of its tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+GRADIENT_PRODUCTS = 2  # of each product of the forward pass: towards either factor
+_FLOAT_BYTES = 4
+
+Shape = tuple[int, ...]
+
+
+def kernel_flops(function: str, shapes: Sequence[Shape], settings: Sequence[Any]) -> float | None:
+    """Operations of the forward pass of a function of `rvrt_cli.ops`.
+
+    The convention is that of `rvrt_cli.model.cost`: a multiplication and an addition each count as one. Counted are
+    convolutions (taps in the zero padding included), dense layers, and the two products of an attention; not sampling,
+    activations, norms and softmax. A gradient has `GRADIENT_PRODUCTS` times the operations of the forward pass; what its
+    kernel computes again is not counted.
+
+    Args:
+        shapes: of the tensors, in the order of the function's arguments.
+        settings: the arguments after the tensors.
+
+    Returns:
+        None for a function without such products: it moves memory, or samples images.
+    """
+    first = shapes[0]
+    positions = math.prod(first[:-1])
+    if function == "conv2d":  # x (B, H, W, Ci), weight (Co, Ci, h, w)
+        return 2.0 * positions * math.prod(shapes[1])
+    if function == "linear":  # x (..., Ci), weight (Co, Ci)
+        return 2.0 * positions * math.prod(shapes[1])
+    if function == "norm_linear":  # x, gamma, beta, weight
+        return 2.0 * positions * math.prod(shapes[3])
+    if function == "mlp":  # x, gamma, beta, w1, b1, w2
+        return 2.0 * positions * (math.prod(shapes[3]) + math.prod(shapes[5]))
+    if function == "window_attention":  # qkv (..., 3C); each position attends to those of its window
+        _, window, _ = settings
+        return 4.0 * positions * math.prod(window) * (first[-1] // 3)
+    if function in (
+        "neighborhood_attention",
+        "deformable_attention",
+    ):  # query (N, T, H, W, A); to T frames, K points each
+        _, kernel = settings
+        return 4.0 * positions * first[1] * math.prod(kernel) * first[-1]
+    return None
+
+
+# Functions that only move memory, apart from a few operations per element
+_MEMORY_FUNCTIONS = ("add_upsampled", "charbonnier", "layer_norm", "pixel_shuffle", "reverse_time", "warp")
+
+
+def kernel_bytes(function: str, shapes: Sequence[Shape], output: Shape) -> float | None:
+    """Bytes that the forward pass of a function that moves memory has to: each tensor is read or written once.
+
+    A gradient has to move as many: it reads the gradient of the output and writes those of the inputs.
+
+    Returns:
+        None for other functions.
+    """
+    if function not in _MEMORY_FUNCTIONS:
+        return None
+    return float(_FLOAT_BYTES * sum(map(math.prod, (*shapes, output))))

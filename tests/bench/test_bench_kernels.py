@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the rates of kernels are made of: every kernel has a case, operations and bytes are right, no call is left out."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rvrt_cli.bench import kernel_speed
+from rvrt_cli.bench.kernel_cases import CaseSizes, kernel_cases
+from rvrt_cli.bench.kernel_cost import kernel_bytes, kernel_flops
+from rvrt_cli.model.config import PRESETS, RVRTConfig
+from rvrt_cli.model.cost import count_flops
+from rvrt_cli.ops.backend import DEFINITIONS
+
+_COUNTER = """
+static int calls;
+extern "C" int calls_so_far() { return calls; }
+extern "C" int counted(int, void **params, int *, long **, const char **, void *, void *) {
+  ++calls;
+  static_cast<float *>(params[1])[0] = static_cast<float *>(params[0])[0];
+  return 0;
+}
+"""
+
+
+def test_every_kernel_has_a_case_with_a_name_of_its_own() -> None:
+    cases = kernel_cases(CaseSizes(edge=8, width=12, tiny_height=8, tiny_width=8))
+    assert {case.function for case in cases} == set(DEFINITIONS)
+    assert len({case.name for case in cases}) == len(cases)
+
+
+def test_a_part_has_the_same_cases_with_fewer_pixels() -> None:
+    whole = kernel_cases(CaseSizes())
+    part = kernel_cases(CaseSizes().part())
+    for large, small in zip(whole, part, strict=True):
+        assert (large.name, large.settings) == (small.name, small.settings)
+        assert math.prod(small.shapes[0]) * 16 == pytest.approx(math.prod(large.shapes[0]), rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("function", "shapes", "settings", "flops"),
+    [
+        ("conv2d", [(1, 4, 5, 2), (3, 2, 3, 3), (3,)], [], 2 * (4 * 5) * 3 * (2 * 9)),
+        ("linear", [(2, 7, 10), (4, 10), (4,)], [], 2 * (2 * 7) * 10 * 4),
+        ("norm_linear", [(2, 7, 10), (10,), (10,), (4, 10), (4,)], [], 2 * (2 * 7) * 10 * 4),
+        ("mlp", [(6, 10), (10,), (10,), (20, 10), (20,), (10, 20), (10,)], [], 2 * 6 * (200 + 200)),
+        # 2 frames of 8×8 px in windows of 128: two products, of 128 positions by 128 by 12 channels
+        ("window_attention", [(1, 2, 8, 8, 36), (36,)], [3, (2, 8, 8), (0, 0, 0)], 2 * 2 * 128 * 128 * 12),
+        # each of 2·3·3 pixels attends to 9 points in each of 2 frames with 12 channels
+        ("neighborhood_attention", [(1, 2, 3, 3, 12), (1, 2, 3, 3, 24)], [4, (3, 3)], 2 * 2 * 18 * (2 * 9) * 12),
+        ("deformable_attention", [(1, 2, 3, 3, 12), (1, 2, 3, 3, 24)], [4, (3, 3)], 2 * 2 * 18 * (2 * 9) * 12),
+        ("warp", [(1, 4, 4, 2), (1, 4, 4, 2)], [], None),
+        ("lucas_kanade", [(1, 4, 4, 3), (1, 4, 4, 3)], [], None),
+    ],
+)
+def test_operations(function: str, shapes: list, settings: list, flops: int | None) -> None:
+    assert kernel_flops(function, shapes, settings) == flops
+
+
+def test_attention_counts_as_in_the_cost_of_the_network() -> None:
+    """The attention of the published network on one clip is that of its 12 Swin layers; a second clip is aligned too."""
+    config, edge = RVRTConfig(), 64
+    windows = lambda span: kernel_flops(  # noqa: E731
+        "window_attention", [(1, 2, edge, edge, 3 * 144)], [6, (span, 8, 8), (0, 4, 4)]
+    )
+    one = count_flops(config, 2, edge, edge).attention
+    assert one == pytest.approx(2 * windows(1) + 16 * windows(2) + 2 * windows(1))
+    aligned = kernel_flops("deformable_attention", [(1, 2, edge, edge, 288), (1, 2, edge, edge, 576)], [12, (3, 3)])
+    assert count_flops(config, 4, edge, edge).attention == pytest.approx(2 * one + 4 * aligned)
+
+
+def test_dense_layers_have_as_many_operations_as_ones_sum_up_to() -> None:
+    x, weight = np.ones((5, 7)), np.ones((3, 7))
+    assert kernel_flops("linear", [x.shape, weight.shape, (3,)], []) == 2 * (x @ weight.T).sum()
+
+
+def test_bytes_are_those_of_all_tensors() -> None:
+    x, gamma = (1, 2, 4, 4, 6), (6,)
+    assert kernel_bytes("layer_norm", [x, gamma, gamma], x) == 4 * (192 + 6 + 6 + 192)
+    assert kernel_bytes("pixel_shuffle", [(1, 2, 2, 8)], (1, 4, 4, 2)) == 4 * 64
+    assert kernel_bytes("conv2d", [(1, 4, 4, 2), (2, 2, 3, 3), (2,)], (1, 4, 4, 2)) is None
+
+
+@pytest.mark.parametrize(("model", "others"), [("rvrt", {(144, 144, 3, 3)}), ("rvrt-tiny", set())])
+def test_convolutions_are_those_of_the_networks(model: str, others: set) -> None:
+    from rvrt_cli.model.initialization import parameter_shapes
+
+    shapes = {(*shape[:2], *shape[-2:]) for shape in parameter_shapes(PRESETS[model]).values() if len(shape) > 2}
+    cases = {case.shapes[1] for case in kernel_cases(CaseSizes()) if case.name.startswith(f"{model}: convolution")}
+    assert len(cases) >= 4
+    assert cases - shapes == others
+
+
+def test_a_graph_makes_every_call(tmp_path: Path) -> None:
+    """MindSpore would make one of equal calls, and the rates would be several times too high."""
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        pytest.skip("needs a C++ compiler")
+    from rvrt_cli.device import use_device
+
+    use_device("cpu")
+    import mindspore as ms
+
+    (tmp_path / "counter.cc").write_text(_COUNTER)
+    library = tmp_path / "counter.so"
+    subprocess.run([compiler, "-shared", "-fPIC", str(tmp_path / "counter.cc"), "-o", str(library)], check=True)
+    operation = ms.ops.Custom(f"{library}:counted", lambda x: x, lambda x: x, func_type="aot")
+
+    def call(x: ms.Tensor) -> ms.Tensor:
+        return operation(x)
+
+    graph = ms.jit(kernel_speed._repeated(call, 5))
+    mark, x = ms.Tensor(np.zeros(1, np.float32)), ms.Tensor(np.ones(4, np.float32))
+    for runs in (1, 2):
+        graph(mark, x).asnumpy()
+        assert ctypes.CDLL(str(library)).calls_so_far() == 5 * runs
