@@ -13,7 +13,7 @@ from __future__ import annotations
 from rvrt_cli.ops import backend
 from rvrt_cli.ops.attention import deformable_attention, neighborhood_attention, window_and_shift, window_attention
 from rvrt_cli.ops.backend import active_backend, kernels_active
-from rvrt_cli.ops.compilation import arguments, compiled, differentiable, forget_compiled
+from rvrt_cli.ops.compilation import arguments, compiled, compiled_at_once, differentiable, forget_compiled
 from rvrt_cli.ops.frame_fusion import fuse_frames
 from rvrt_cli.ops.layers import (
     activate,
@@ -40,6 +40,7 @@ __all__ = [
     "arguments",
     "charbonnier",
     "compiled",
+    "compiled_at_once",
     "conv2d",
     "deformable_attention",
     "differentiable",
