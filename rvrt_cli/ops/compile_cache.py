@@ -37,7 +37,7 @@ Result = TypeVar("Result")
 
 _STORED_BYTES = 64 << 20  # of all graphs together; those that have not been used for longest go first
 _DIGEST_BYTES = hashlib.sha256().digest_size
-_PACKAGE = Path(__file__).resolve().parents[1]
+_PACKAGE_FOLDER = Path(__file__).resolve().parents[1]
 _EXCHANGE_PREFIX = "rvrt-graphs-"
 _ABANDONED_SECONDS = 86_400  # age of an exchange folder that a killed process has left
 _USE_CACHE, _CACHE_PATH, _TRUST_CACHE = (
@@ -230,8 +230,8 @@ def _surroundings() -> str:
         status and (status.st_size, status.st_mtime_ns),
     ]
     digest = hashlib.sha256(repr(facts).encode())
-    for path in sorted([*_PACKAGE.glob("ops/**/*.py"), *_PACKAGE.glob("model/**/*.py")]):
-        digest.update(repr(path.relative_to(_PACKAGE).parts).encode() + path.read_bytes())
+    for path in sorted([*_PACKAGE_FOLDER.glob("ops/**/*.py"), *_PACKAGE_FOLDER.glob("model/**/*.py")]):
+        digest.update(repr(path.relative_to(_PACKAGE_FOLDER).parts).encode() + path.read_bytes())
     return digest.hexdigest()
 
 

@@ -21,7 +21,8 @@ from mindspore import Tensor
 
 from rvrt_cli import ops
 from rvrt_cli.model import PRESETS, RVRT, RVRTConfig, initial_weights
-from rvrt_cli.model.alignment import align_deformable, align_unguided, deformable_shapes
+from rvrt_cli.model.alignment import align_deformable, align_unguided
+from rvrt_cli.model.weight_shapes import deformable_shapes
 from rvrt_cli.ops import frame_fusion, kernels, layers
 from rvrt_cli.ops.lucas_kanade_flow import lucas_kanade
 
