@@ -37,7 +37,8 @@ KEYS = {
     "gflops": "gflop_per_call / seconds_per_call [GFLOP/s]",
     "gemm_gflops": "rate of a 2048x2048x2048 matrix product under ms.jit in the same run, median [GFLOP/s]",
     "efficiency": "gflops / gemm_gflops",
-    "compile_seconds": "time of the first call beyond that of a later one [s]",
+    "compile_seconds": "time of the first call beyond that of a later one [s]; little where an earlier run has left compiled stages in the "
+    "cache",
     "peak_rss_mb": "peak main memory of the process until the end of the timed calls, MindSpore included [MB]",
     "peak_device_mb": "peak memory of tensors on an accelerator [MB]; null on a CPU",
     "stages": "seconds of one more call by stage: flow, neighbors, features, each branch, alignment, reconstruction, other",

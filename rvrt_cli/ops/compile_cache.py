@@ -140,7 +140,7 @@ class GraphExchange:
         """The result of `call`, which compiles exactly one graph; with a graph to be used, that one is loaded instead.
 
         Returns:
-            the result, and the graph where a new one was compiled.
+            the result, and the graph where a new one was compiled, perhaps because MindSpore could not load the given one.
         """
         if not self.usable or not self._lock.acquire(blocking=False):
             return call(), None
@@ -155,7 +155,7 @@ class GraphExchange:
             self._number += 1
             # A graph under another number means that `call` has compiled none, or several.
             self.usable = self._files() == [place]
-            if self.usable and graph is None:
+            if self.usable and place.read_bytes() != graph:
                 made = place.read_bytes()
             self._clear()
         finally:
