@@ -38,9 +38,8 @@ _passing: ContextVar[ParameterPassing] = ContextVar("parameter passing", default
 _traced_functions: list[Callable] = []
 _compiled_stages: list[dict[str, _Stage]] = []  # by backend, of each stage
 _PACKAGE = __name__.partition(".")[0]
-_CONSTANTS = (bool, int, float, str, tuple)  # arguments that are part of the graph; tuples of these
-# Eager calls take about a fifth longer than compiled ones, and compiling takes about half a second: from this time on it pays.
-_EAGER_SECONDS = 2.5
+# Eager calls take about a fifth longer than compiled ones, and compiling takes up to a second: from this time on it pays.
+_EAGER_SECONDS = 4.0
 _patience: ContextVar[float] = ContextVar("seconds of eager calls before a stage is compiled", default=_EAGER_SECONDS)
 
 
@@ -157,11 +156,18 @@ def _signature(args: tuple) -> str | None:
     for value in args:
         if isinstance(value, Tensor) and not isinstance(value, Parameter):
             parts.append(f"{value.shape}{value.dtype}")
-        elif value is None or isinstance(value, _CONSTANTS):
+        elif _is_constant(value):
             parts.append(repr(value))
         else:
             return None
     return " ".join(parts)
+
+
+def _is_constant(value: Any) -> bool:
+    """Whether an argument becomes part of the graph, and its `repr` says all of it."""
+    if isinstance(value, tuple):
+        return all(map(_is_constant, value))
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 @contextlib.contextmanager

@@ -27,11 +27,15 @@ from typing import TypeVar
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor
-from mindspore.graph import api
 
 from rvrt_cli.errors import RvrtError
 from rvrt_cli.files import cache_folder, write_atomically
 from rvrt_cli.ops.kernels import library
+
+try:
+    from mindspore.graph import api
+except ImportError:  # another version of MindSpore: `find` finds nothing
+    api = None
 
 Result = TypeVar("Result")
 
