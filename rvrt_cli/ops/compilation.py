@@ -156,17 +156,17 @@ def _signature(args: tuple) -> str | None:
     for value in args:
         if isinstance(value, Tensor) and not isinstance(value, Parameter):
             parts.append(f"{value.shape}{value.dtype}")
-        elif _is_constant(value):
+        elif _is_graph_constant(value):
             parts.append(repr(value))
         else:
             return None
     return " ".join(parts)
 
 
-def _is_constant(value: Any) -> bool:
+def _is_graph_constant(value: Any) -> bool:
     """Whether an argument becomes part of the graph, and its `repr` says all of it."""
     if isinstance(value, tuple):
-        return all(map(_is_constant, value))
+        return all(map(_is_graph_constant, value))
     return value is None or isinstance(value, bool | int | float | str)
 
 

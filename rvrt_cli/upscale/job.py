@@ -31,6 +31,7 @@ from rvrt_cli.video.write.fidelity_notes import unread
 from rvrt_cli.video.write.target import OutputRequest, Target
 from rvrt_cli.video.write.target_check import check_target
 from rvrt_cli.weights import check_names, find_weights, load_weights
+from rvrt_cli.weights.weights_file import NetworkWeights
 
 if TYPE_CHECKING:
     from rvrt_cli.model import Network
@@ -109,8 +110,7 @@ def load_network(
         WeightsError: no such weights, or they do not fit their network.
         RvrtError: no such device.
     """
-    path = find_weights(model, Path(weights) if weights is not None else None)
-    loaded = load_weights(path)
+    loaded = _fitting_weights(model, weights)
     chosen = use_device(device, precision)
     from rvrt_cli.model import Network  # imports MindSpore, whose device is set by now
 
@@ -127,13 +127,23 @@ def outline_network(
 
     Arguments and errors as `load_network`.
     """
-    path = find_weights(model, Path(weights) if weights is not None else None)
-    loaded = load_weights(path)
+    loaded = _fitting_weights(model, weights)
     chosen = certain_device(device, precision)
     if chosen is None or not has_cpu_kernels():
         return load_network(model, weights, device, precision)
-    check_names(loaded.arrays, parameter_shapes(loaded.config), path)
     return NetworkOutline(loaded.config, loaded.card, chosen, uses_kernels=True)
+
+
+def _fitting_weights(model: str, weights: str | Path | None) -> NetworkWeights:
+    """Weights that are exactly those of their network.
+
+    Raises:
+        WeightsError: no such weights, or they are not.
+    """
+    path = find_weights(model, Path(weights) if weights is not None else None)
+    loaded = load_weights(path)
+    check_names(loaded.arrays, parameter_shapes(loaded.config), path)
+    return loaded
 
 
 def prepare(
