@@ -39,7 +39,7 @@ _traced_functions: list[Callable] = []
 _compiled_stages: list[dict[str, _Stage]] = []  # by backend, of each stage
 _PACKAGE = __name__.partition(".")[0]
 # Eager calls take about a fifth longer than compiled ones, and compiling takes up to a second: from this time on it pays.
-_EAGER_SECONDS = 4.0
+_EAGER_SECONDS = 2.5
 _patience: ContextVar[float] = ContextVar("seconds of eager calls before a stage is compiled", default=_EAGER_SECONDS)
 
 
