@@ -62,16 +62,9 @@ def use_device(device: str = "auto", precision: str = "float32", threads: int | 
         OptionError: an unknown name, float16 on the CPU, or an unknown RVRT_ISA.
         RvrtError: there is no such device.
     """
-    kind, number = parse_device(device)
-    check_choice("--precision", precision, PRECISIONS)
-    if kind == "cpu" and precision != "float32":
-        raise OptionError("--precision float16: the CPU computes in float32; leave it out, or choose --device gpu")
+    kind, number = _requested(device, precision)
     set_environment(threads)
-    missing = {}  # why there is no such accelerator
-    if kind in ("auto", "gpu"):
-        missing["gpu"] = load_gpu_plugin()
-    if kind in ("auto", "ascend"):
-        missing["ascend"] = _ascend_problem()
+    missing = _missing_accelerators(kind)
     with defer_signals(), visible_to_linker():  # an interrupted import leaves half a MindSpore, or aborts
         import mindspore as ms
 
@@ -80,14 +73,54 @@ def use_device(device: str = "auto", precision: str = "float32", threads: int | 
     if kind not in ("auto", chosen):
         reason = missing[kind] or f"MindSpore finds none, although its {kind.upper()} plugin was loaded"
         raise RvrtError(f"--device {device}: {reason}; or choose --device cpu")
-    if chosen == "cpu" and precision != "float32":
-        raise OptionError("--precision float16: the CPU computes in float32, and no accelerator was found")
     if chosen == "cpu":
+        _refuse_half_precision(precision)
         number = 0
     elif number is None:
         number = int(os.environ["DEVICE_ID"]) if os.environ.get("MS_ROLE") == "MS_WORKER" else 0  # as set by msrun
     _select(ms, chosen, number, device)
     return Device(chosen, precision, number)
+
+
+def certain_device(device: str = "auto", precision: str = "float32") -> Device | None:
+    """The device that `use_device` would take, where that is the CPU for certain; nothing is imported or selected.
+
+    Raises:
+        OptionError: as `use_device`.
+    """
+    kind, _ = _requested(device, precision)
+    if kind not in ("auto", "cpu") or not all(_missing_accelerators(kind).values()):
+        return None
+    _refuse_half_precision(precision)
+    return Device("cpu", precision)
+
+
+def _requested(device: str, precision: str) -> tuple[str, int | None]:
+    """Kind and number of a device.
+
+    Raises:
+        OptionError: an unknown name, or float16 on the CPU.
+    """
+    kind, number = parse_device(device)
+    check_choice("--precision", precision, PRECISIONS)
+    if kind == "cpu" and precision != "float32":
+        raise OptionError("--precision float16: the CPU computes in float32; leave it out, or choose --device gpu")
+    return kind, number
+
+
+def _refuse_half_precision(precision: str) -> None:
+    if precision != "float32":
+        raise OptionError("--precision float16: the CPU computes in float32, and no accelerator was found")
+
+
+def _missing_accelerators(kind: str) -> dict[str, str | None]:
+    """Why there is no such accelerator, by kind; None where there may be one."""
+    missing = {}
+    if kind in ("auto", "gpu"):
+        missing["gpu"] = load_gpu_plugin()
+    if kind in ("auto", "ascend"):
+        missing["ascend"] = _ascend_problem()
+    return missing
 
 
 def _select(ms: Any, kind: str, number: int, device: str) -> None:
@@ -127,6 +160,9 @@ def set_environment(threads: int | None = None) -> None:
     os.environ.setdefault("GLOG_v", "4")
     # Under AVX-512, oneDNN runs convolutions in NCHW layout by its reference code: 1 instead of 100 GFLOP/s.
     os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "SSE41" if limit == "portable" else "AVX2")
+    # OpenMP has a team of threads for each thread of MindSpore that runs kernels. The threads of one team must not spin while
+    # they wait for work and another one computes: on a busy machine that makes a call up to ten times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # Folders that a compilation leaves behind (rank_0, kernel_meta) must not land in the working directory.
     folder = str(Path(tempfile.gettempdir()) / f"rvrt-mindspore-{os.getuid() if hasattr(os, 'getuid') else 0}")
     os.environ.setdefault("MS_OM_PATH", folder)

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import platform
 import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,11 +23,13 @@ from rvrt_cli.files import locked
 from rvrt_cli.options import usable_cores
 
 set_environment()
-# Several processes share the cores: threads that wait must not spin.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # Processes that tests start import what the tests import, be it the installed package or the checkout, and these helpers.
 _IMPORTED = [*map(str, (Path(rvrt_cli.__file__).parents[1], Path(__file__).parent)), os.environ.get("PYTHONPATH", "")]
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, _IMPORTED))
+# Compiled stages are shared by the processes of this run, and not with those of others. pytest-xdist's workers inherit it.
+if "RVRT_CACHE" not in os.environ:
+    os.environ["RVRT_CACHE"] = _cache = tempfile.mkdtemp(prefix="rvrt-tests-")
+    atexit.register(shutil.rmtree, _cache, ignore_errors=True)
 # A shell starts what it runs in the background with Ctrl-C ignored; programs under test would inherit that, and keep it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from rvrt_cli.device import host_free_bytes, memory_errors, set_environment, use_device
+import rvrt_cli.device
+from rvrt_cli.device import Device, certain_device, host_free_bytes, memory_errors, set_environment, use_device
 from rvrt_cli.errors import OptionError, OutOfMemoryError, RvrtError
 
 
@@ -62,6 +63,25 @@ def test_impossible_requests_are_refused() -> None:
         use_device("cpu", "float16")
     with pytest.raises(OptionError, match="tpu"):
         use_device("tpu")
+
+
+def test_a_device_is_certain_without_mindspore_only_if_it_is_the_cpu() -> None:
+    assert certain_device("cpu") == use_device("cpu")
+    assert certain_device("gpu") is None, "MindSpore has to be asked"
+    assert certain_device() in (None, use_device())
+    for device in ("cpu", "tpu"):
+        with pytest.raises(OptionError):
+            certain_device(device, "float16")
+
+
+def test_an_accelerator_that_may_be_there_makes_the_device_uncertain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rvrt_cli.device, "_ascend_problem", lambda: "no driver")
+    for problem, device in (("no driver", Device("cpu")), (None, None)):
+        monkeypatch.setattr(rvrt_cli.device, "load_gpu_plugin", lambda problem=problem: problem)
+        assert certain_device() == device
+    monkeypatch.setattr(rvrt_cli.device, "load_gpu_plugin", lambda: "no driver")
+    with pytest.raises(OptionError, match="float16"):
+        certain_device("auto", "float16")
 
 
 @pytest.mark.parametrize(

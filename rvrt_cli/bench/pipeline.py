@@ -54,10 +54,12 @@ def measure_pipeline(options: BenchOptions) -> dict[str, Any]:
 
 
 def _measure_upscale(options: BenchOptions) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="rvrt-bench-") as name:
+    use_device(options.device, options.precision)
+    from rvrt_cli.ops import compiled_at_once
+
+    with tempfile.TemporaryDirectory(prefix="rvrt-bench-") as name, compiled_at_once():
         folder, weights = Path(name), options.weights
         if weights == RANDOM:
-            use_device(options.device, options.precision)
             config, arrays, card = preset_with_random_weights(options.model)
             weights = str(folder / "random.safetensors")
             save_weights(Path(weights), arrays, config, card)

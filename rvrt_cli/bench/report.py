@@ -43,7 +43,8 @@ KEYS = {
     "another library), held_to (instruction set to which RVRT_ISA held it; null: the library's choice)",
     "gemm_mindspore_gflops": "of MindSpore's product under ms.jit, in the precision of the network, median [GFLOP/s]",
     "efficiency": "gflops / gemm_gflops",
-    "compile_seconds": "time of the first call beyond that of a later one [s]",
+    "compile_seconds": "time of the first call beyond that of a later one [s]; little where an earlier run has left compiled stages in the "
+    "cache",
     "peak_rss_mb": "peak main memory of the process until the end of the timed calls, MindSpore included [MB]",
     "peak_device_mb": "peak memory of tensors on an accelerator [MB]; null on a CPU",
     "stages": "seconds of one more call by stage: flow, neighbors, features, each branch, alignment, reconstruction, other",

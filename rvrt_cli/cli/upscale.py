@@ -50,8 +50,8 @@ def upscale_command(
     from rvrt_cli.upscale import prepare, run
 
     display = SilentDisplay() if quiet or as_json else open_display("frames")
-    with display.working("loading the network"):
-        job = prepare(source, target, chosen)
+    with display.working("reading the source" if dry_run else "loading the network"):
+        job = prepare(source, target, chosen, dry_run=dry_run)
     for line in _plan_lines(job):
         display.say(line)
     if dry_run:

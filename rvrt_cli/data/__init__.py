@@ -6,7 +6,7 @@ Preparation, `rvrt preprocess`:
     vimeo → resize → vimeo_preprocess                         the low resolution of Vimeo-90K
 
 The path of a training sample:
-    clip_store or vimeo → batches (random clip, crop, flips) → degradation → batch_loader (worker processes)
+    clip_store or vimeo → batches (random clip, crop, flips; batch_spec) → degradation → batch_loader (worker processes)
 
 `resize` holds the degradations of the literature (BI, BD), `validation` the protocol that scores a network on videos.
 NumPy only: MindSpore is never imported here.

@@ -10,7 +10,8 @@ from pathlib import Path
 from queue import Full, Queue
 from threading import Event, Thread
 
-from rvrt_cli.data.batches import Batch, BatchSpec, check_spec, make_batch, open_store
+from rvrt_cli.data.batch_spec import BatchSpec
+from rvrt_cli.data.batches import Batch, check_spec, make_batch, open_store
 from rvrt_cli.data.worker_pool import SPAWN_CONTEXT, ignore_interrupt, single_threaded_children
 from rvrt_cli.errors import OptionError, RvrtError
 from rvrt_cli.frame import to_float

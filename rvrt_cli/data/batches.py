@@ -8,14 +8,14 @@ N samples, T frames, H×W px high resolution, h×w = H/4 × W/4. Samples are uin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from rvrt_cli.data.batch_spec import BatchSpec
 from rvrt_cli.data.clip_store import CLIP_LAYOUT, CLIP_MANIFEST, ClipStore
 from rvrt_cli.data.crop_detail import CROP_DRAWS, worth_keeping
-from rvrt_cli.data.degradation import TRAINING_DEGRADATIONS, degrade
+from rvrt_cli.data.degradation import degrade
 from rvrt_cli.data.resize import SCALE
 from rvrt_cli.data.vimeo import FOLDERS, VIMEO_LAYOUT, VimeoStore, is_vimeo
 from rvrt_cli.errors import OptionError
@@ -23,40 +23,6 @@ from rvrt_cli.errors import OptionError
 Batch = tuple[np.ndarray, np.ndarray]  # low resolution, high resolution
 
 _CROP_MARGIN = 16  # HR px around the crop that are degraded with it, so that its border sees its surroundings
-
-
-@dataclass(frozen=True)
-class BatchSpec:
-    """Size and contents of the training batches.
-
-    Attributes:
-        batch: samples per step, over all ranks.
-        frames: frames per sample.
-        crop: edge of a sample, high resolution [px].
-        degradation: one of `TRAINING_DEGRADATIONS`.
-        seed: random seed of the samples.
-        still: share of the samples in which nothing moves.
-
-    Raises:
-        OptionError: a value cannot be used.
-    """
-
-    batch: int = 4
-    frames: int = 6
-    crop: int = 128
-    degradation: str = "bi"
-    seed: int = 0
-    still: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.batch < 1 or self.frames < 1:
-            raise OptionError(f"batch {self.batch}, frames {self.frames}: give 1 or more of each")
-        if self.crop < 32 or self.crop % SCALE:
-            raise OptionError(f"crop {self.crop}: give a multiple of 4 px, 32 or more")
-        if not 0 <= self.still <= 1:
-            raise OptionError(f"still {self.still}: give a share from 0 to 1")
-        if self.degradation not in TRAINING_DEGRADATIONS:
-            raise OptionError(f"degradation {self.degradation!r}: choose one of {', '.join(TRAINING_DEGRADATIONS)}")
 
 
 def open_store(folder: Path) -> ClipStore | VimeoStore:

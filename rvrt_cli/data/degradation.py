@@ -15,8 +15,6 @@ from PIL import Image
 from rvrt_cli.data.resize import SCALE, blur_downsample, imresize
 from rvrt_cli.frame import round_levels
 
-TRAINING_DEGRADATIONS = ("bi", "bd", "video")
-
 # `video` imitates real low-resolution footage; shares of the clips.
 _CLEAN_SHARE = 0.50  # bicubic reduction only
 _NOISY_SHARE = 0.12  # blur and noise, not compressed

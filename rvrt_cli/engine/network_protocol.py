@@ -15,8 +15,8 @@ NetworkState = dict[str, np.ndarray]
 SMALLEST_FRAME = 8  # px, both ways: one attention window
 
 
-class StreamingNetwork(Protocol):
-    """A recurrent network that upscales consecutive frames of one scene and passes on what the next ones need."""
+class NetworkSizes(Protocol):
+    """What a network takes and needs."""
 
     @property
     def scale(self) -> int:
@@ -25,6 +25,16 @@ class StreamingNetwork(Protocol):
     @property
     def clip_size(self) -> int:
         """Frames that the network takes in one step; `emit` is a multiple of it unless the scene ends there."""
+
+    def memory(self, frames: int, height: int, width: int) -> int:
+        """Predicted peak bytes of one call with N = 1, T = `frames`, its input, output and weights included."""
+
+    def state_shapes(self, height: int, width: int) -> dict[str, tuple[int, ...]]:
+        """Shapes of the arrays, float32, of the state of one call with N = 1."""
+
+
+class StreamingNetwork(NetworkSizes, Protocol):
+    """A recurrent network that upscales consecutive frames of one scene and passes on what the next ones need."""
 
     def __call__(self, frames: np.ndarray, state: NetworkState | None, emit: int) -> tuple[np.ndarray, NetworkState]:
         """Upscale the first `emit` of the frames; the others are lookahead.
@@ -42,12 +52,6 @@ class StreamingNetwork(Protocol):
         Raises:
             rvrt_cli.errors.OutOfMemoryError: the device cannot hold a call of this size.
         """
-
-    def memory(self, frames: int, height: int, width: int) -> int:
-        """Predicted peak bytes of one call with N = 1, T = `frames`, its input, output and weights included."""
-
-    def state_shapes(self, height: int, width: int) -> dict[str, tuple[int, ...]]:
-        """Shapes of the arrays, float32, of the state of one call with N = 1."""
 
 
 def check_frame_size(width: int, height: int) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from rvrt_cli.device import MemoryBudget
-from rvrt_cli.engine.network_protocol import StreamingNetwork, check_frame_size
+from rvrt_cli.engine.network_protocol import NetworkSizes, check_frame_size
 from rvrt_cli.engine.scenes import DELAY
 from rvrt_cli.engine.tiles import ALIGN, SMALLEST_TILE, TileGrid, check_tile
 from rvrt_cli.errors import OptionError, OutOfMemoryError
@@ -66,7 +66,7 @@ class Plan:
     host_bytes: int = 0  # predicted peak of frames, states and blending beside it
 
 
-def make_plan(network: StreamingNetwork, workload: Workload, options: WindowOptions, budget: MemoryBudget) -> Plan:
+def make_plan(network: NetworkSizes, workload: Workload, options: WindowOptions, budget: MemoryBudget) -> Plan:
     """The plan that computes least per frame among those that fit the memory.
 
     What counts is px computed per px of the source: lookahead and overlap are computed twice, and tiling is charged
@@ -95,7 +95,7 @@ def make_plan(network: StreamingNetwork, workload: Workload, options: WindowOpti
     raise OutOfMemoryError(f"{_too_large(least, demand, budget)}; give {remedies}")
 
 
-def check_plan(plan: Plan, network: StreamingNetwork, workload: Workload, options: WindowOptions) -> None:
+def check_plan(plan: Plan, network: NetworkSizes, workload: Workload, options: WindowOptions) -> None:
     """Refuse what `make_plan` could not have made for these arguments, whatever the memory.
 
     Raises:
@@ -121,7 +121,7 @@ class _PlanCandidate(NamedTuple):
 class _Demand:
     """What a window and a grid need and cost."""
 
-    network: StreamingNetwork
+    network: NetworkSizes
     workload: Workload
     lookahead: int
 

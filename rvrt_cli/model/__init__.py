@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The network: RVRT and RVRT Light, to be read beside the paper (Liang et al., NeurIPS 2022; sections and equations).
 
-`config` sizes it, `initialization` lists its weights and `cost` its operations. A window of frames passes `network` (NumPy
+`config` sizes it, `weight_shapes` lists its weights, `initialization` makes them, `cost` counts its operations, and `outline`
+is what can be said of a network that is not loaded. A window of frames passes `network` (NumPy
 in, NumPy out), `rvrt` (the recurrence over clips), `network_parts` (shallow features, alignment, branch, reconstruction),
 and in these `optical_flow`, `spynet`, `alignment` and `blocks`.
 
-Importing the configuration is cheap; the other names import MindSpore on first use.
+Importing the configuration, the shapes and the outline is cheap; the other names import MindSpore on first use.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rvrt_cli.model.config import BRANCHES, PRESETS, RVRTConfig
+from rvrt_cli.model.outline import NetworkOutline
+from rvrt_cli.model.weight_shapes import parameter_shapes
 
 if TYPE_CHECKING:
-    from rvrt_cli.model.initialization import initial_weights, parameter_shapes
+    from rvrt_cli.model.initialization import initial_weights
     from rvrt_cli.model.network import Network
     from rvrt_cli.model.rvrt import RVRT, RecurrentState
 
@@ -24,6 +27,7 @@ __all__ = [
     "PRESETS",
     "RVRT",
     "Network",
+    "NetworkOutline",
     "RVRTConfig",
     "RecurrentState",
     "initial_weights",
@@ -35,7 +39,6 @@ _LAZY = {
     "RecurrentState": "rvrt",
     "Network": "network",
     "initial_weights": "initialization",
-    "parameter_shapes": "initialization",
 }
 
 

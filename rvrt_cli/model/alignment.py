@@ -10,8 +10,7 @@ from __future__ import annotations
 from mindspore import Tensor, ops as msops
 
 from rvrt_cli import ops
-from rvrt_cli.model.blocks import Shapes, Weights, conv_shapes, linear_shapes, mlp_shapes
-from rvrt_cli.model.config import RVRTConfig
+from rvrt_cli.model.blocks import Weights
 
 _OFFSET_WEIGHTS = 12  # of the six convolutions that predict the offsets
 
@@ -40,18 +39,6 @@ def compose_flows(adjacent: Tensor, clip: int) -> Tensor:
 
 
 # --- attention
-
-
-def attend_shapes(name: str, config: RVRTConfig) -> Shapes:
-    """Common to both alignments: projections to query, key and value; projection and MLP after the attention."""
-    width, align_width = config.width, config.align_width
-    return [
-        *linear_shapes(f"{name}.proj_q.1", width, align_width),
-        *linear_shapes(f"{name}.proj_k.1", width, align_width),
-        *linear_shapes(f"{name}.proj_v.1", width, align_width),
-        *linear_shapes(f"{name}.proj.1", align_width, width),
-        *mlp_shapes(f"{name}.mlp.1", width, config.mlp_ratio),
-    ]
 
 
 def _project_inputs(query: Tensor, key: Tensor, value: Tensor, heads: int, weights: Weights) -> tuple[Tensor, Tensor]:
@@ -90,17 +77,6 @@ def align_neighborhood(query: Tensor, key: Tensor, value: Tensor, sizes: tuple[i
 
 
 # --- guided deformable attention
-
-
-def deformable_shapes(name: str, config: RVRTConfig) -> Shapes:
-    """Six convolutions that predict the offsets, then `attend_shapes`."""
-    offsets = 2 * config.clip_size * config.deformable_groups * config.align_kernel**2
-    inputs, hidden = config.width * (1 + config.clip_size), config.offset_width
-    if config.flow:
-        inputs += 2 * config.clip_size
-    sizes = [(inputs, hidden, 1), *[(hidden, hidden, 3)] * 4, (hidden, offsets, 1)]
-    convs = [conv_shapes(f"{name}.conv_offset.{2 * i}", *size) for i, size in enumerate(sizes)]
-    return [*[shape for conv in convs for shape in conv], *attend_shapes(name, config)]
 
 
 @ops.compiled

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Layers of RVRT on channels-last features, as functions of features and weights.
 
-Weights are flat tuples in the order in which the `*_shapes` functions list them by their published names, and each function
-unpacks them by name. A compiled stage takes its weights as arguments: it serves every branch of the same shape, and it sees
+Weights are flat tuples in the order in which the functions of `weight_shapes` list them by their published names, and each
+function unpacks them by name. A compiled stage takes its weights as arguments: it serves every branch of the same shape, and it sees
 changes of the weights in training. (MindSpore 2.10 gives no gradients to a NamedTuple of them.)
 
 N batch, T frames of a clip, H×W frame size [px], C channels, L pixels of a window.
@@ -14,11 +14,9 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, ops as msops
 
 from rvrt_cli import ops
+from rvrt_cli.model.weight_shapes import Body, RefineSizes, Shapes
 
-Shapes = list[tuple[str, tuple[int, ...]]]  # name and shape of each weight
 Weights = tuple[Tensor, ...]
-RefineSizes = tuple[int, int, int, tuple[int, int, int], bool]  # groups, layers per group, heads, window, biased
-Body = RefineSizes | None  # of a part: Swin layers, or None for convolutions
 
 _TRANSFORMER_WEIGHTS = 12  # of a layer, and the table of relative position biases if it has one
 _BLOCK_WEIGHTS = 4  # of a pair of convolutions
@@ -29,28 +27,6 @@ def parameters(shapes: Shapes) -> ParameterTuple:
     return ParameterTuple([Parameter(Tensor(np.zeros(shape, np.float32)), name=name) for name, shape in shapes])
 
 
-def linear_shapes(name: str, inputs: int, outputs: int) -> Shapes:
-    """Dense layer: weight, bias."""
-    return [(f"{name}.weight", (outputs, inputs)), (f"{name}.bias", (outputs,))]
-
-
-def norm_shapes(name: str, channels: int) -> Shapes:
-    """LayerNorm: weight, bias."""
-    return [(f"{name}.weight", (channels,)), (f"{name}.bias", (channels,))]
-
-
-def conv_shapes(name: str, inputs: int, outputs: int, kernel: int, rank: int = 5) -> Shapes:
-    """Convolution: weight, bias. Rank 5 is a published Conv3d of temporal extent 1."""
-    frames = (1,) if rank == 5 else ()
-    return [(f"{name}.weight", (outputs, inputs, *frames, kernel, kernel)), (f"{name}.bias", (outputs,))]
-
-
-def mlp_shapes(name: str, channels: int, ratio: int) -> Shapes:
-    """Two dense layers: the last four arguments of `ops.mlp`."""
-    hidden = channels * ratio
-    return [*linear_shapes(f"{name}.fc1", channels, hidden), *linear_shapes(f"{name}.fc2", hidden, channels)]
-
-
 def split_evenly(weights: Weights, parts: int) -> list[Weights]:
     """`parts` consecutive tuples of the same length."""
     length = len(weights) // parts
@@ -58,20 +34,6 @@ def split_evenly(weights: Weights, parts: int) -> list[Weights]:
 
 
 # --- Swin layers (section 4.2, figure 2)
-
-
-def transformer_shapes(name: str, channels: int, heads: int, window: tuple, ratio: int, biased: bool) -> Shapes:
-    """Swin layer: 12 weights, and the table of relative position biases if it has one."""
-    rows = (2 * window[0] - 1) * (2 * window[1] - 1) * (2 * window[2] - 1)
-    table = [(f"{name}.attn.relative_position_bias_table", (rows, heads))] if biased else []
-    return [
-        *norm_shapes(f"{name}.norm1", channels),
-        *linear_shapes(f"{name}.attn.qkv_self", channels, 3 * channels),
-        *linear_shapes(f"{name}.attn.proj", channels, channels),
-        *norm_shapes(f"{name}.norm2", channels),
-        *mlp_shapes(f"{name}.mlp", channels, ratio),
-        *table,
-    ]
 
 
 def transformer_layer(
@@ -112,19 +74,6 @@ def relative_position_index(window: tuple[int, int, int]) -> np.ndarray:
     return ((shift[..., 0] * edges[1] + shift[..., 1]) * edges[2] + shift[..., 2]).astype(np.int32)
 
 
-def refine_shapes(name: str, channels: int, sizes: RefineSizes, ratio: int) -> Shapes:
-    """LayerNorm; per group its layers and a dense layer; LayerNorm."""
-    groups, depth, heads, window, biased = sizes
-    shapes = norm_shapes(f"{name}.main.3", channels)
-    for i in range(groups):
-        group = f"{name}.main.5.{i}"
-        for j in range(depth):
-            layer = f"{group}.residual_group.blocks.{j}"
-            shapes += transformer_shapes(layer, channels, heads, window, ratio, biased)
-        shapes += linear_shapes(f"{group}.linear", channels, channels)
-    return shapes + norm_shapes(f"{name}.main.7", channels)
-
-
 def refine(x: Tensor, sizes: RefineSizes, *weights: Tensor) -> Tensor:
     """LayerNorm, residual groups (RSTB), LayerNorm: the body of feature extraction, branches and reconstruction.
 
@@ -149,12 +98,6 @@ def refine(x: Tensor, sizes: RefineSizes, *weights: Tensor) -> Tensor:
 
 
 # --- convolutions
-
-
-def convolve_shapes(name: str, channels: int, blocks: int) -> Shapes:
-    """Two convolutions per block."""
-    convs = [f"{name}.main.5.{i}.{conv}" for i in range(blocks) for conv in ("conv1", "conv2")]
-    return [shape for conv in convs for shape in conv_shapes(conv, channels, channels, 3)]
 
 
 def convolve(x: Tensor, *weights: Tensor) -> Tensor:

@@ -138,6 +138,11 @@ class RVRTConfig:
         return self.clip_size * max(1, -(-self.fused_neighbors // self.clip_size))
 
     @property
+    def fused_channels(self) -> int:
+        """Channels of the fused neighbors: RGB and the share of the neighbors at each output pixel of an LR pixel."""
+        return 4 * self.scale**2
+
+    @property
     def align_width(self) -> int:
         """Channels of query, key and value in the alignment."""
         return self.width * self.align_ratio

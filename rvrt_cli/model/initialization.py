@@ -1,19 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names and shapes of a network's weights, and initial weights to train from."""
+"""Initial weights to train from."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from rvrt_cli.model.config import RVRTConfig
-from rvrt_cli.model.rvrt import RVRT
+from rvrt_cli.model.weight_shapes import parameter_shapes
 
 _INITIAL_SPREAD = 0.2  # of the sampling points, relative to the kernel; at 0 all points would learn the same
-
-
-def parameter_shapes(config: RVRTConfig) -> dict[str, tuple[int, ...]]:
-    """Shape of every weight by its published name."""
-    return {parameter.name: tuple(parameter.shape) for parameter in RVRT(config).get_parameters()}
 
 
 def initial_weights(config: RVRTConfig, seed: int = 0) -> dict[str, np.ndarray]:

@@ -10,15 +10,12 @@ from mindspore import Tensor
 from rvrt_cli.device import Device, memory_errors
 from rvrt_cli.errors import OutOfMemoryError
 from rvrt_cli.model.config import RVRTConfig
+from rvrt_cli.model.outline import FRAMES_STATE, NetworkOutline
 from rvrt_cli.model.rvrt import RVRT, RecurrentState
 from rvrt_cli.ops import forget_compiled, kernels_active
-from rvrt_cli.ops.frame_fusion import FUSED_CHANNELS
 from rvrt_cli.ops.kernels import problem as kernels_problem
 from rvrt_cli.ops.kernels.cuda import cuda_problem
 from rvrt_cli.signals import defer_signals
-
-_FRAMES = "frames"  # key of the state's input frames, beside the names of the branches
-_BASE_BYTES = 670 << 20  # MindSpore, its compiled stages and thread pools; the same with 16 cores
 
 
 class Network:
@@ -28,13 +25,14 @@ class Network:
         config: sizes of the network.
         card: model card from the weights file.
         device: where it runs.
+        outline: what is known without its weights.
     """
 
     def __init__(self, config: RVRTConfig, arrays: dict[str, np.ndarray], card: dict, device: Device):
         """`arrays` holds exactly the network's parameters, see `parameter_shapes`."""
         self.config, self.card, self.device = config, card, device
         self._dtype = ms.float16 if device.precision == "float16" else ms.float32
-        self._uses_kernels = kernels_active()
+        self.outline = NetworkOutline(config, card, device, kernels_active())
         self._cell = RVRT(config)
         for parameter in self._cell.get_parameters():
             parameter.set_dtype(self._dtype)
@@ -44,14 +42,10 @@ class Network:
     @property
     def notes(self) -> list[str]:
         """Warnings for the user before work starts, one line each."""
-        notes = []
-        if not self.card.get("trained", True):
-            notes.append(
-                f"the network {self.card['name']} is untrained: the result is little better than bilinear upscaling"
-            )
-        if self.device.kind == "cpu" and not self._uses_kernels:
+        notes = self.outline.notes
+        if self.device.kind == "cpu" and not self.outline.uses_kernels:
             notes.append(f"the CPU is many times slower without the C++ kernels: {kernels_problem()}")
-        if self.device.kind == "gpu" and not self._uses_kernels:
+        if self.device.kind == "gpu" and not self.outline.uses_kernels:
             notes.append(str(cuda_problem()))
         return notes
 
@@ -90,48 +84,24 @@ class Network:
         past = None
         if state is not None:
             features = {branch: self._tensor(state[branch]) for branch in self.config.branches}
-            past = RecurrentState(frames=self._tensor(state[_FRAMES]), features=features)
+            past = RecurrentState(frames=self._tensor(state[FRAMES_STATE]), features=features)
         try:
             with defer_signals(), memory_errors():
                 output, new = self._cell.stream(self._tensor(frames), past, emit, mirrored)
                 arrays = {branch: self._array(feature) for branch, feature in new.features.items()}
-                return self._array(output), {_FRAMES: self._array(new.frames), **arrays}
+                return self._array(output), {FRAMES_STATE: self._array(new.frames), **arrays}
         except OutOfMemoryError:
             if self.device.kind != "cpu":
                 forget_compiled()
             raise
 
     def memory(self, frames: int, height: int, width: int) -> int:
-        """Predicted peak bytes of one call with N = 1, T = `frames`; including input, output and weights.
-
-        Features of all branches are kept for every frame, in both time directions; the largest stage processes one clip.
-        """
-        config, size = self.config, 2 if self._dtype == ms.float16 else 4
-        clips = -(-frames // config.clip_size)
-        kept = 2 * (1 + config.passes) * config.width + 3 + 4 * config.clip_size * config.flow
-        kept += (FUSED_CHANNELS + 7) * bool(config.fused_neighbors)  # and copies of frames and flows
-        upsampled = 3 * config.scale**2
-        stage = 10 * 16 * config.upsampler_width  # the upsampler at full size; measured on the CPU
-        if config.alignment == "deformable":
-            points = config.clip_size * config.align_kernel**2
-            # measured; with flow there are several copies: residue, sum and mean
-            offsets = (20 if config.flow else 6) * points * config.deformable_groups
-            samples = (
-                0 if self._uses_kernels else 4 * points * 2 * config.align_width
-            )  # the definition stores every sample
-            stage = max(stage, samples + offsets)
-        pixels = height * width
-        per_clip = config.clip_size * pixels * size
-        return int(per_clip * (clips * (kept + 2 * upsampled) + stage) + 2 * self._weight_bytes()) + _BASE_BYTES
+        """Predicted peak bytes of one call, see `NetworkOutline.memory`."""
+        return self.outline.memory(frames, height, width)
 
     def state_shapes(self, height: int, width: int) -> dict[str, tuple[int, ...]]:
         """Shapes of the float32 arrays in the state of a call with N = 1."""
-        config = self.config
-        features = 1, config.clip_size, height, width, config.width
-        return {_FRAMES: (1, config.history, height, width, 3), **dict.fromkeys(config.branches, features)}
-
-    def _weight_bytes(self) -> int:
-        return sum(4 * int(np.prod(parameter.shape)) for parameter in self._cell.get_parameters())
+        return self.outline.state_shapes(height, width)
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return Tensor(np.ascontiguousarray(array), self._dtype)

@@ -9,28 +9,20 @@ from __future__ import annotations
 from mindspore import Tensor, nn
 
 from rvrt_cli import ops
-from rvrt_cli.model.alignment import (
-    align_deformable,
-    align_neighborhood,
-    align_unguided,
-    attend_shapes,
-    deformable_shapes,
-)
-from rvrt_cli.model.blocks import (
-    Body,
-    Shapes,
-    conv_shapes,
-    convolve_onto,
-    convolve_shapes,
-    merge,
-    parameters,
-    refine_shapes,
-    run_body,
-)
+from rvrt_cli.model.alignment import align_deformable, align_neighborhood, align_unguided
+from rvrt_cli.model.blocks import convolve_onto, merge, parameters, run_body
 from rvrt_cli.model.config import RVRTConfig
-from rvrt_cli.ops.frame_fusion import FUSED_CHANNELS
-
-_EXTRACTION, _BRANCH, _RECONSTRUCTION = range(3)  # the parts of `RVRTConfig`
+from rvrt_cli.model.weight_shapes import (
+    BRANCH,
+    EXTRACTION,
+    RECONSTRUCTION,
+    Body,
+    alignment_shapes,
+    body_of,
+    branch_shapes,
+    extraction_shapes,
+    reconstruction_shapes,
+)
 
 
 class Extract(nn.Cell):
@@ -38,17 +30,13 @@ class Extract(nn.Cell):
 
     def __init__(self, config: RVRTConfig):
         super().__init__(auto_prefix=False)
-        width = config.widths[_EXTRACTION]
         self.config = config
-        self.conv = parameters(conv_shapes("feat_extract.main.1", 3, width, 3))
-        fused = conv_shapes("feat_extract.fused", FUSED_CHANNELS, width, 3)
-        self.fused = parameters(fused if config.fused_neighbors else [])
-        self.body = parameters(_body_shapes("feat_extract", config, _EXTRACTION))
+        self.conv, self.fused, self.body = map(parameters, extraction_shapes(config))
 
     def construct(self, frames: Tensor, fused: Tensor | None = None) -> Tensor:
         """Frames (N, T, H, W, 3) and the output of `fuse_neighbors` or None → (N, T, H, W, C)."""
         weights = *ops.arguments(self.conv), *ops.arguments(self.fused), *ops.arguments(self.body)
-        return extract_features(frames, fused, _body(self.config, _EXTRACTION), *weights)
+        return extract_features(frames, fused, body_of(self.config, EXTRACTION), *weights)
 
 
 class Align(nn.Cell):
@@ -57,8 +45,7 @@ class Align(nn.Cell):
     def __init__(self, branch: str, config: RVRTConfig):
         super().__init__(auto_prefix=False)
         self.config = config
-        shapes = attend_shapes if config.alignment == "neighborhood" else deformable_shapes
-        self.weights = parameters(shapes(f"deform_align.{branch}", config))
+        self.weights = parameters(alignment_shapes(branch, config))
 
     def construct(self, query: Tensor, key: Tensor, value: Tensor, flows: Tensor | None) -> tuple:
         """Aligned features (N, T, H, W, C), and the corrected flows, or None without flows."""
@@ -76,15 +63,13 @@ class Branch(nn.Cell):
 
     def __init__(self, branch: str, sources: int, config: RVRTConfig):
         super().__init__(auto_prefix=False)
-        name, width = f"backbone.{branch}", config.widths[_BRANCH]
         self.config = config
-        self.conv = parameters(conv_shapes(f"{name}.main.1", (sources + 1) * width, width, 3))
-        self.body = parameters(_body_shapes(name, config, _BRANCH))
+        self.conv, self.body = map(parameters, branch_shapes(branch, sources, config))
 
     def construct(self, aligned: Tensor, *features: Tensor) -> Tensor:
         """Aligned propagated features and the clip's features of earlier branches, (N, T, H, W, C) each → same shape."""
         weights = *ops.arguments(self.conv), *ops.arguments(self.body)
-        body = _body(self.config, _BRANCH)
+        body = body_of(self.config, BRANCH)
         return refine_branch(aligned, self.config.carry, len(features), body, *features, *weights)
 
 
@@ -94,16 +79,7 @@ class Reconstruct(nn.Cell):
     def __init__(self, config: RVRTConfig):
         super().__init__(auto_prefix=False)
         self.config = config
-        width, sources = config.widths[_RECONSTRUCTION], 1 + config.passes
-        self.conv = parameters(conv_shapes("reconstruction.main.1", sources * config.width, width, 3))
-        self.body = parameters(_body_shapes("reconstruction", config, _RECONSTRUCTION))
-        subpixels = 3 * config.scale**2  # RGB of all output pixels of an LR pixel
-        if config.upsampler_width:
-            self.head = parameters(_upsampler_shapes(width, config.upsampler_width))
-        else:
-            self.head = parameters(conv_shapes("conv_last", width, subpixels, 3))
-        linear_path = config.fused_neighbors and not config.upsampler_width
-        self.fused = parameters(conv_shapes("conv_last.fused", subpixels, subpixels, 3) if linear_path else [])
+        self.conv, self.body, self.head, self.fused = map(parameters, reconstruction_shapes(config))
 
     def construct(self, frames: Tensor, fused: Tensor | None, *features: Tensor) -> Tensor:
         """Reconstruct frames from the features of all branches.
@@ -119,27 +95,9 @@ class Reconstruct(nn.Cell):
         parts = self.conv, self.body, self.head, self.fused
         sizes = tuple(len(part) for part in parts)
         weights = [weight for part in parts for weight in ops.arguments(part)]
-        body = _body(self.config, _RECONSTRUCTION)
+        body = body_of(self.config, RECONSTRUCTION)
         upsampler = self.config.upsampler_width > 0
         return reconstruct(frames, fused, len(features), body, upsampler, sizes, self.config.scale, *features, *weights)
-
-
-# --- the body of a part: Swin layers, or convolutions
-
-
-def _body_shapes(name: str, config: RVRTConfig, part: int) -> Shapes:
-    """Weights of `run_body`."""
-    body = _body(config, part)
-    if body is None:
-        return convolve_shapes(name, config.widths[part], config.groups[part] * config.depths[part])
-    return refine_shapes(name, config.widths[part], body, config.mlp_ratio)
-
-
-def _body(config: RVRTConfig, part: int) -> Body:
-    if config.bodies[part] == "convolution":
-        return None
-    window = (config.clip_size if part == _BRANCH else 1, config.window, config.window)
-    return config.groups[part], config.depths[part], config.heads[part], window, config.relative_position_bias
 
 
 # --- the compiled stages
@@ -194,17 +152,6 @@ def reconstruct(
 
 
 # --- upsampling
-
-
-def _upsampler_shapes(width: int, hidden: int) -> Shapes:
-    """Weights of `upsample`: a 1x1 convolution, two pixel shuffles by 2, two convolutions at full size."""
-    return [
-        *conv_shapes("conv_before_upsampler.0", width, hidden, 1),
-        *conv_shapes("upsampler.0", hidden, 4 * hidden, 3),
-        *conv_shapes("upsampler.5", hidden, 4 * hidden, 3),
-        *conv_shapes("upsampler.10", hidden, hidden, 3),
-        *conv_shapes("conv_last", hidden, 3, 3),
-    ]
 
 
 def upsample(frames: Tensor, x: Tensor, *weights: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from rvrt_cli.model.blocks import parameters
 from rvrt_cli.model.config import RVRTConfig
 from rvrt_cli.model.network_parts import Align, Branch, Extract, Reconstruct
 from rvrt_cli.model.optical_flow import MISSING_FRAME, estimate_flow, fuse_neighbors
-from rvrt_cli.model.spynet import spynet_shapes
+from rvrt_cli.model.weight_shapes import spynet_shapes
 
 Clips = list[Tensor]  # one tensor (N, T, H, W, C) per clip, in time order
 

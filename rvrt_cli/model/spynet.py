@@ -6,28 +6,15 @@ B pairs of frames, H×W frame size [px].
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 from mindspore import Tensor, ops as msops
 
 from rvrt_cli import ops
-from rvrt_cli.model.blocks import Shapes, Weights, conv_shapes, split_evenly
+from rvrt_cli.model.blocks import Weights, split_evenly
+from rvrt_cli.model.weight_shapes import SPYNET_LEVELS
 
-SPYNET_LEVELS = 6
 SPYNET_STEP = 2 ** (SPYNET_LEVELS - 1)  # px: the frame is resized to a multiple
-_WIDTHS = (8, 32, 64, 32, 16, 2)  # channels of a level's convolutions: 2 frames RGB and the flow → the flow's residue
 _RGB_MEAN, _RGB_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet; constants in published checkpoints
-
-
-def spynet_shapes(name: str = "spynet") -> Shapes:
-    """Five 7x7 convolutions per level."""
-    convs = [
-        conv_shapes(f"{name}.basic_module.{level}.basic_module.{2 * i}", inputs, outputs, 7, rank=4)
-        for level in range(SPYNET_LEVELS)
-        for i, (inputs, outputs) in enumerate(itertools.pairwise(_WIDTHS))
-    ]
-    return [shape for conv in convs for shape in conv]
 
 
 def spynet(reference: Tensor, neighbor: Tensor, weights: Weights) -> Tensor:

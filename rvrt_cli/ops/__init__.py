@@ -20,7 +20,7 @@ from rvrt_cli.ops.attention import (
     window_attention,
 )
 from rvrt_cli.ops.backend import active_backend, kernels_active
-from rvrt_cli.ops.compilation import arguments, compiled, differentiable, forget_compiled
+from rvrt_cli.ops.compilation import arguments, compiled, compiled_at_once, differentiable, forget_compiled
 from rvrt_cli.ops.frame_fusion import fuse_frames
 from rvrt_cli.ops.layers import (
     activate,
@@ -47,6 +47,7 @@ __all__ = [
     "arguments",
     "charbonnier",
     "compiled",
+    "compiled_at_once",
     "conv2d",
     "deformable_attention",
     "differentiable",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import time
 import types
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -16,10 +17,11 @@ from enum import Enum
 from typing import Any
 
 import mindspore as ms
-from mindspore import ParameterTuple, Tensor
+from mindspore import Parameter, ParameterTuple, Tensor
 from mindspore.graph import jit_trace
 
-from rvrt_cli.ops.backend import active_backend, kernels_active
+from rvrt_cli.ops import compile_cache
+from rvrt_cli.ops.backend import active_backend, kernels_active, kernels_run_eagerly
 
 
 class ParameterPassing(Enum):
@@ -34,7 +36,11 @@ _DETACHED = "detached_tensors"  # attribute of a ParameterTuple
 _passing: ContextVar[ParameterPassing] = ContextVar("parameter passing", default=ParameterPassing.DETACHED)
 # MindSpore identifies a graph by the id of its function. Keeping the functions keeps Python from reusing their ids.
 _traced_functions: list[Callable] = []
-_compiled_stages: list[dict[str, Callable]] = []  # the graphs of each stage
+_compiled_stages: list[dict[str, _Stage]] = []  # by backend, of each stage
+_PACKAGE = __name__.partition(".")[0]
+# Eager calls take about a fifth longer than compiled ones, and compiling takes up to a second: from this time on it pays.
+_EAGER_SECONDS = 2.5
+_patience: ContextVar[float] = ContextVar("seconds of eager calls before a stage is compiled", default=_EAGER_SECONDS)
 
 
 def arguments(parameters: ParameterTuple) -> list[Tensor]:
@@ -61,8 +67,8 @@ def forget_compiled() -> None:
 
     After an error on an accelerator, such as too little memory, MindSpore's graphs are left with outputs of the failed run.
     """
-    for graphs in _compiled_stages:
-        graphs.clear()
+    for stages in _compiled_stages:
+        stages.clear()
 
 
 def _copy_of(function: Callable) -> Callable:
@@ -78,20 +84,22 @@ def _copy_of(function: Callable) -> Callable:
 def compiled(function: Callable) -> Callable:
     """`function` compiled by MindSpore, once per combination of shapes and per backend.
 
+    Kernels that run as well one by one do so until compiling pays, with the same result: see `_Stage`.
+
     Weights are arguments, never parameters of a surrounding cell: MindSpore 2.10 would keep their first values in inference
     and mix up the gradients of calls that share them.
     """
-    graphs: dict[str, Callable] = {}  # by backend
-    _compiled_stages.append(graphs)
+    stages: dict[str, _Stage] = {}  # by backend
+    _compiled_stages.append(stages)
 
     @functools.wraps(function)
     def call(*args: Any) -> Any:
         if _passing.get() is ParameterPassing.ONE_GRAPH:  # a graph within a graph would be taken for a constant
             return function(*args)
         name = active_backend()
-        if name not in graphs:
-            graphs[name] = ms.jit(_copy_of(function))
-        return _run_graph(graphs[name], args)
+        if name not in stages:
+            stages[name] = _Stage(function, name)
+        return stages[name](*args)
 
     return call
 
@@ -113,6 +121,82 @@ def _run_graph(graph: Callable, args: tuple) -> Any:
         part for part in (result if isinstance(result, tuple) else (result,)) if hasattr(part, "shape")
     ]
     return result
+
+
+class _Stage:
+    """A stage on one backend: its graphs, and the time that it has run eagerly."""
+
+    def __init__(self, function: Callable, backend: str) -> None:
+        self._function, self._backend = function, backend
+        self._graph = ms.jit(_copy_of(function))
+        self._compiled: set[str] = set()  # signatures
+        self._eager_seconds: dict[str, float] = {}  # by signature
+
+    def __call__(self, *args: Any) -> Any:
+        eagerly = kernels_run_eagerly() and _passing.get() is ParameterPassing.DETACHED
+        signature = _signature(args) if eagerly else None
+        if signature is None or signature in self._compiled:
+            return _run_graph(self._graph, args)
+        first, patience = signature not in self._eager_seconds, _patience.get()
+        spent = self._eager_seconds.setdefault(signature, 0.0)
+        kept = self._kept_graph(signature) if first or spent >= patience else None
+        if spent >= patience or (kept is not None and kept.content is not None):
+            return self._compile(args, signature, kept)
+        start = time.perf_counter()
+        result = self._function(*args)
+        self._eager_seconds[signature] = spent + time.perf_counter() - start
+        return result
+
+    def _kept_graph(self, signature: str) -> compile_cache.KeptGraph | None:
+        """What an earlier run has left; None for functions that are more than their source, and so have no name."""
+        if self._function.__closure__ or not self._function.__module__.startswith(_PACKAGE):
+            return None
+        names = self._function.__module__, self._function.__qualname__, self._backend, signature
+        return compile_cache.find(" ".join(names))
+
+    def _compile(self, args: tuple, signature: str, kept: compile_cache.KeptGraph | None) -> Any:
+        """The result of the first call of a graph."""
+        self._compiled.add(signature)
+        if kept is None:
+            return _run_graph(self._graph, args)
+        try:
+            return kept.compile(lambda: _run_graph(self._graph, args))
+        except (RuntimeError, TypeError, ValueError):
+            if kept.content is None:
+                raise
+            kept.discard()  # it may be the graph's fault
+            self._compiled.remove(signature)
+            return self._function(*args)
+
+
+def _signature(args: tuple) -> str | None:
+    """What MindSpore compiles a graph for: shapes and types of tensors, values of the rest. None where that is not known."""
+    parts = []
+    for value in args:
+        if isinstance(value, Tensor) and not isinstance(value, Parameter):
+            parts.append(f"{value.shape}{value.dtype}")
+        elif _is_graph_constant(value):
+            parts.append(repr(value))
+        else:
+            return None
+    return " ".join(parts)
+
+
+def _is_graph_constant(value: Any) -> bool:
+    """Whether an argument becomes part of the graph, and its `repr` says all of it."""
+    if isinstance(value, tuple):
+        return all(map(_is_graph_constant, value))
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+@contextlib.contextmanager
+def compiled_at_once() -> Iterator[None]:
+    """Inside, stages are compiled in their first call, as for measurements."""
+    previous = _patience.set(0.0)
+    try:
+        yield
+    finally:
+        _patience.reset(previous)
 
 
 def differentiable(function: Callable) -> Callable:

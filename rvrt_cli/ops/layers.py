@@ -24,16 +24,17 @@ def activate(x: Tensor, activation: str) -> Tensor:
     return x
 
 
-Features = Tensor | tuple[Tensor, ...]  # a tuple: tensors whose channels lie side by side
-
-
-def side_by_side(x: Features) -> Tensor:
-    """Features as one tensor."""
+def side_by_side(x: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """Features as one tensor: those of a tuple, concatenated along their channels."""
     return ops.concat(x, -1) if isinstance(x, tuple) else x
 
 
 def conv2d(
-    x: Features, weight: Tensor, bias: Tensor, activation: str = "none", residual: Tensor | None = None
+    x: Tensor | tuple[Tensor, ...],
+    weight: Tensor,
+    bias: Tensor,
+    activation: str = "none",
+    residual: Tensor | None = None,
 ) -> Tensor:
     """Convolution with stride 1 and zero padding that keeps the frame size, then activation, then the residual added.
 
@@ -57,7 +58,11 @@ def conv2d(
 
 
 def linear(
-    x: Features, weight: Tensor, bias: Tensor, activation: str = "none", residual: Tensor | None = None
+    x: Tensor | tuple[Tensor, ...],
+    weight: Tensor,
+    bias: Tensor,
+    activation: str = "none",
+    residual: Tensor | None = None,
 ) -> Tensor:
     """Dense layer over the last axis, activation, residual added.
 

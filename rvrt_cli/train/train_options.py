@@ -14,8 +14,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from rvrt_cli.data.batches import BatchSpec
-from rvrt_cli.data.degradation import TRAINING_DEGRADATIONS
+from rvrt_cli.data.batch_spec import TRAINING_DEGRADATIONS, BatchSpec
 from rvrt_cli.errors import OptionError, WeightsError
 from rvrt_cli.files import write_atomically
 from rvrt_cli.model.config import PRESETS, RVRTConfig

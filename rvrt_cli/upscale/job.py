@@ -6,12 +6,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from rvrt_cli import engine
-from rvrt_cli.device import host_budget, memory_budget, use_device
+from rvrt_cli.device import certain_device, host_budget, memory_budget, use_device
 from rvrt_cli.engine.plan import QUEUED_FRAMES
 from rvrt_cli.errors import MediaError, OptionError, OutOfMemoryError
+from rvrt_cli.model.outline import NetworkOutline, has_cpu_kernels
+from rvrt_cli.model.weight_shapes import parameter_shapes
 from rvrt_cli.options import NATIVE_SCALE, UpscaleOptions
 from rvrt_cli.upscale.resume import (
     EarlierRun,
@@ -29,6 +31,7 @@ from rvrt_cli.video.write.fidelity_notes import unread
 from rvrt_cli.video.write.target import OutputRequest, Target
 from rvrt_cli.video.write.target_check import check_target
 from rvrt_cli.weights import check_names, find_weights, load_weights
+from rvrt_cli.weights.weights_file import NetworkWeights
 
 if TYPE_CHECKING:
     from rvrt_cli.model import Network
@@ -72,7 +75,8 @@ class Job:
 
     @property
     def network(self) -> Network:
-        return self.inputs.network
+        """The network; in a dry run, which does not call it, perhaps only its outline."""
+        return cast("Network", self.inputs.network)
 
     @property
     def kept(self) -> int:
@@ -106,20 +110,50 @@ def load_network(
         WeightsError: no such weights, or they do not fit their network.
         RvrtError: no such device.
     """
-    path = find_weights(model, Path(weights) if weights is not None else None)
-    loaded = load_weights(path)
+    loaded = _fitting_weights(model, weights)
     chosen = use_device(device, precision)
-    from rvrt_cli.model import Network, parameter_shapes  # imports MindSpore, whose device is set by now
+    from rvrt_cli.model import Network  # imports MindSpore, whose device is set by now
 
-    check_names(loaded.arrays, parameter_shapes(loaded.config), path)
     return Network(loaded.config, loaded.arrays, loaded.card, chosen)
 
 
-def prepare(source: str | Path, target: str | Path, options: UpscaleOptions, *, as_rank: bool = False) -> Job:
+def outline_network(
+    model: str = UpscaleOptions.model,
+    weights: str | Path | None = None,
+    device: str = "auto",
+    precision: str = "float32",
+) -> Network | NetworkOutline:
+    """What is known of a network without MindSpore, or the network itself where its device needs MindSpore to be known.
+
+    Arguments and errors as `load_network`.
+    """
+    loaded = _fitting_weights(model, weights)
+    chosen = certain_device(device, precision)
+    if chosen is None or not has_cpu_kernels():
+        return load_network(model, weights, device, precision)
+    return NetworkOutline(loaded.config, loaded.card, chosen, uses_kernels=True)
+
+
+def _fitting_weights(model: str, weights: str | Path | None) -> NetworkWeights:
+    """Weights that are exactly those of their network.
+
+    Raises:
+        WeightsError: no such weights, or they are not.
+    """
+    path = find_weights(model, Path(weights) if weights is not None else None)
+    loaded = load_weights(path)
+    check_names(loaded.arrays, parameter_shapes(loaded.config), path)
+    return loaded
+
+
+def prepare(
+    source: str | Path, target: str | Path, options: UpscaleOptions, *, as_rank: bool = False, dry_run: bool = False
+) -> Job:
     """Check everything that can be checked before the work: source, target, weights, device, memory, earlier runs.
 
     Args:
         as_rank: this process works for another one, which holds the lock on the target.
+        dry_run: the job is for looking at and cannot be run; MindSpore is imported only where an accelerator may be chosen.
 
     Raises:
         RvrtError: with the remedy.
@@ -141,7 +175,8 @@ def prepare(source: str | Path, target: str | Path, options: UpscaleOptions, *, 
     checked = check_target(info, _output_request(info, target, options, replaces=published is not None))
 
     # the network, and what an earlier run has left
-    network = load_network(options.model, options.weights, options.device, options.precision)
+    find_network = outline_network if dry_run else load_network
+    network = find_network(options.model, options.weights, options.device, options.precision)
     inputs = JobInputs(options=options, source=info, target=checked, network=network)
     about = identify(inputs)
     resumable = workdir is not None and info.kind != "y4m"

@@ -21,7 +21,7 @@ from rvrt_cli.video.write.target import Target
 from rvrt_cli.weights import file_sha256
 
 if TYPE_CHECKING:
-    from rvrt_cli.model import Network
+    from rvrt_cli.model import Network, NetworkOutline
 
 # Options that do not change the result; that of `model` and `weights` is the network's, that of `device` its kind
 _WITHOUT_EFFECT = {"model", "weights", "device", "overwrite", "ranks", "local_ranks", "node", "master"}
@@ -34,7 +34,7 @@ class JobInputs:
     options: UpscaleOptions
     source: SourceInfo
     target: Target
-    network: Network
+    network: Network | NetworkOutline
 
     @property
     def window_options(self) -> engine.WindowOptions:

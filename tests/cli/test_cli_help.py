@@ -47,7 +47,7 @@ sys.argv = ["rvrt", "--help"]
 try:
     main()
 except SystemExit:
-    slow = {"mindspore", "av", "imageio", "rich"} & set(sys.modules)
+    slow = {"mindspore", "numpy", "av", "imageio", "rich"} & set(sys.modules)
     assert not slow, slow
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -23,8 +23,14 @@ from helpers import upscale_runs
 from helpers.commands import RVRT, refusal, rvrt
 from helpers.video_clips import decoded_times, ffmpeg, leftovers, look, read_all
 
-from rvrt_cli.device import use_device
+from rvrt_cli.device import certain_device, use_device
+from rvrt_cli.model import outline
 from rvrt_cli.model.config import PRESETS
+from rvrt_cli.model.outline import has_cpu_kernels
+from rvrt_cli.model.weight_shapes import parameter_shapes
+from rvrt_cli.ops.kernels.build import LIBRARY, SOURCES
+from rvrt_cli.upscale.job import load_network, outline_network
+from rvrt_cli.weights import save_weights
 
 FAST = ["-c:v", "libx264", "-preset", "ultrafast"]
 
@@ -248,6 +254,64 @@ def test_dry_run_prints_the_plan_and_writes_nothing(
     shown, nothing = capsys.readouterr()
     assert nothing == ""
     assert shown.splitlines() == [line for line in said.splitlines() if not line.startswith("note: ")]
+
+
+def test_dry_run_plans_what_the_run_does(
+    tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """The plan is made without the network; the lines must be those of the network itself."""
+    words = ("upscale", clip, tmp_path / "out.mp4", "--device", "cpu", "--window", "4")
+    assert rvrt(monkeypatch, *words, "--dry-run") == 0
+    planned = capsys.readouterr().err.splitlines()
+    assert rvrt(monkeypatch, *words) == 0
+    done = capsys.readouterr().err.splitlines()
+    assert [line for line in done if line.startswith(("source:", "target:", "network:"))] == planned
+    assert len(planned) == 3
+
+
+def test_dry_run_refuses_what_the_run_refuses(
+    tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    foreign, misfit = tmp_path / "foreign.safetensors", tmp_path / "misfit.safetensors"
+    _write_foreign_weights(foreign)
+    config = PRESETS["rvrt-tiny"]
+    arrays = {name: np.ones(shape, np.float32) for name, shape in parameter_shapes(config).items()}
+    arrays["conv_last.bias"] = np.ones(7, np.float32)
+    save_weights(misfit, arrays, config, {"name": "misfit", "trained": True, "degradation": "bi"})
+    for options in (
+        ("--weights", foreign),
+        ("--weights", misfit),
+        ("--model", "nothing-like-it"),
+        ("--precision", "float16"),
+        ("--device", "ascend"),
+        ("--codec", "nocodec"),
+        ("--memory", "12"),
+    ):
+        words = ("upscale", clip, tmp_path / "out.mp4", *options)
+        assert refusal(monkeypatch, capsys, *words, "--dry-run") == refusal(monkeypatch, capsys, *words), options
+
+
+def test_dry_run_does_not_import_mindspore(tmp_path: Path, clip: Path) -> None:
+    if certain_device() is None or not has_cpu_kernels():
+        pytest.skip("an accelerator may be chosen, or the kernels are missing")
+    code = "import sys\nfrom rvrt_cli.cli import main\ntry: main()\n"
+    code += "except SystemExit as end: sys.exit('mindspore' in sys.modules or end.code)"
+    command = [sys.executable, "-c", code, "upscale", str(clip), str(tmp_path / "out.mp4"), "--dry-run"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "network: rvrt-tiny on cpu" in done.stderr
+
+
+def test_the_outline_of_a_network_says_what_the_network_says() -> None:
+    assert outline._CPU_KERNELS == SOURCES / LIBRARY
+    network = load_network(device="cpu")
+    found = outline_network(device="cpu")
+    assert (found.card, found.config, found.device) == (network.card, network.config, network.device)
+    for size in ((16, 100, 180), (2, 8, 8)):
+        assert found.memory(*size) == network.memory(*size)
+    assert found.state_shapes(24, 32) == network.state_shapes(24, 32)
+    cell = {parameter.name: parameter.shape for parameter in network.cell.get_parameters()}
+    assert parameter_shapes(network.config) == cell
 
 
 def _run_with_streams_closed(folder: Path, target: str, closed: str, command: tuple[str, ...]) -> int:

@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from rvrt_cli.data.batch_loader import BatchLoader
-from rvrt_cli.data.batches import BatchSpec, mirrored, open_store
+from rvrt_cli.data.batch_spec import BatchSpec
+from rvrt_cli.data.batches import mirrored, open_store
 from rvrt_cli.data.clip_options import ClipOptions
 from rvrt_cli.data.clip_store import CLIP_MANIFEST
 from rvrt_cli.data.make_clips import make_clips
@@ -244,7 +245,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from rvrt_cli.data.batch_loader import BatchLoader
-from rvrt_cli.data.batches import BatchSpec
+from rvrt_cli.data.batch_spec import BatchSpec
 if __name__ == "__main__":
     loader = BatchLoader(Path(sys.argv[1]), BatchSpec(batch=4, frames=3, crop=48), workers=2)
     next(loader)

@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 from golden.named_weights import named_array
 from helpers.comparison import assert_within
+from mindspore.graph._parse.parser import Parser
 
 from rvrt_cli import ops
 from rvrt_cli.model import PRESETS, RVRT, RecurrentState, RVRTConfig, initial_weights, parameter_shapes
 from rvrt_cli.model.cost import count_flops
+from rvrt_cli.ops.backend import kernels_run_eagerly
 
 # Small enough to compile in seconds, with all that the published structure has: flow, bias, shifted windows
 GUIDED = RVRTConfig(
@@ -184,9 +186,40 @@ def test_any_length_and_size(cell: RVRT, frames: int, height: int, width: int, m
 @pytest.mark.slow
 def test_compiled_stages_equal_uncompiled_ones(cell: RVRT, monkeypatch: pytest.MonkeyPatch) -> None:
     clip = video(3, 9, 13)
-    compiled = run(cell, clip)
+    with ops.compiled_at_once():
+        compiled = run(cell, clip)
     monkeypatch.setenv("MS_JIT", "0")
     assert_within(compiled, run(cell, clip), ROUNDING)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [GUIDED, PLAIN, BARE, KANADE], ids=["guided", "plain", "bare", "kanade"])
+def test_kernels_called_eagerly_give_the_same_bits_as_compiled(config: RVRTConfig) -> None:
+    """A stage is compiled in the middle of a video, and a resumed run may do so elsewhere."""
+    if not kernels_run_eagerly():
+        pytest.skip("no kernels, or not on the CPU")
+    clip = video(4, 9, 13)
+    eager = run(network(config), clip)
+    with ops.compiled_at_once():
+        compiled = run(network(config), clip)
+    np.testing.assert_array_equal(compiled, eager)
+
+
+@pytest.mark.slow
+def test_windows_of_any_length_need_the_same_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first window has no state, the last one may have fewer frames, or an odd number."""
+    compilations = []
+    parse = Parser.parse
+    monkeypatch.setattr(Parser, "parse", lambda parser: compilations.append(parser.fn) or parse(parser))
+    frames = ms.Tensor(video(8, 16, 10))  # a size of its own
+    cell = network(KANADE)
+    with ops.compiled_at_once():
+        _, state = cell.stream(frames, None, 4)
+        assert compilations, "the first window compiles them"
+        compilations.clear()
+        for length, emit in ((8, 4), (6, 4), (2, 2), (3, 3), (1, 1)):
+            cell.stream(frames[:, :length], state, emit)
+    assert not compilations
 
 
 @pytest.mark.slow

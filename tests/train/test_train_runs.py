@@ -30,7 +30,8 @@ from PIL import Image
 from rvrt_cli.cli.display import LineDisplay
 from rvrt_cli.cli.train import TrainingReport
 from rvrt_cli.data import batch_loader
-from rvrt_cli.data.batches import Batch, BatchSpec, make_batch
+from rvrt_cli.data.batch_spec import BatchSpec
+from rvrt_cli.data.batches import Batch, make_batch
 from rvrt_cli.data.clip_store import ClipStore
 from rvrt_cli.device import use_device
 from rvrt_cli.errors import MediaError, OptionError, RvrtError

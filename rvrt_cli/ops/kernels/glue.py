@@ -267,7 +267,11 @@ _SIDE_BY_SIDE = {
 
 
 def linear_kernel(
-    x: layers.Features, weight: Tensor, bias: Tensor, activation: str = "none", residual: Tensor | None = None
+    x: Tensor | tuple[Tensor, ...],
+    weight: Tensor,
+    bias: Tensor,
+    activation: str = "none",
+    residual: Tensor | None = None,
 ) -> Tensor:
     """See `layers.linear`."""
     if isinstance(x, tuple):
@@ -310,7 +314,11 @@ def layer_norm_kernel(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def conv2d_kernel(
-    x: layers.Features, weight: Tensor, bias: Tensor, activation: str = "none", residual: Tensor | None = None
+    x: Tensor | tuple[Tensor, ...],
+    weight: Tensor,
+    bias: Tensor,
+    activation: str = "none",
+    residual: Tensor | None = None,
 ) -> Tensor:
     """See `layers.conv2d`."""
     if weight.shape[-2:] == (1, 1):
@@ -413,7 +421,8 @@ _warp_back = _backward_kernel("warp_backward", _warp_gradient_shapes, 2)
 
 def _warp_clip_bprop(x, flows, out, dout):
     batch, time, height, width, channels = x.shape
-    dx, dflows = ops.zeros_like(x), ()
+    dx = ops.zeros_like(x)
+    dflows: Any = ()
     for n in range(time):
         frames = ops.concat([x[:, (n + b) % time] for b in range(time)], 0)  # (T·N, H, W, C)
         field = flows[:, :, n].swapaxes(0, 1).reshape(time * batch, height, width, 2)

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can be said of a network before it is loaded: what it takes and needs. No MindSpore import."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from rvrt_cli.device import Device
+from rvrt_cli.model.config import RVRTConfig
+from rvrt_cli.model.weight_shapes import parameter_shapes
+
+FRAMES_STATE = "frames"  # key of the state's input frames, beside the names of the branches
+_BASE_BYTES = 670 << 20  # MindSpore, its compiled stages and thread pools; the same with 16 cores
+_CPU_KERNELS = Path(__file__).resolve().parents[1] / "ops" / "kernels" / "librvrt_kernels.so"
+
+
+@dataclass(frozen=True)
+class NetworkOutline:
+    """A network without its weights.
+
+    Attributes:
+        config: sizes of the network.
+        card: model card from the weights file.
+        device: where it is to run.
+        uses_kernels: whether it runs on the device's kernels, not on the definitions.
+    """
+
+    config: RVRTConfig
+    card: dict
+    device: Device
+    uses_kernels: bool
+
+    @property
+    def notes(self) -> list[str]:
+        """Warnings for the user before work starts, one line each."""
+        if self.card.get("trained", True):
+            return []
+        return [f"the network {self.card['name']} is untrained: the result is little better than bilinear upscaling"]
+
+    @property
+    def scale(self) -> int:
+        """Output px per LR px along each axis."""
+        return self.config.scale
+
+    @property
+    def clip_size(self) -> int:
+        """Frames that the network processes together."""
+        return self.config.clip_size
+
+    def memory(self, frames: int, height: int, width: int) -> int:
+        """Predicted peak bytes of one call with N = 1, T = `frames`; including input, output and weights.
+
+        Features of all branches are kept for every frame, in both time directions; the largest stage processes one clip.
+        """
+        config, size = self.config, 2 if self.device.precision == "float16" else 4
+        clips = -(-frames // config.clip_size)
+        kept = 2 * (1 + config.passes) * config.width + 3 + 4 * config.clip_size * config.flow
+        kept += (config.fused_channels + 7) * bool(config.fused_neighbors)  # and copies of frames and flows
+        upsampled = 3 * config.scale**2
+        stage = 10 * 16 * config.upsampler_width  # the upsampler at full size; measured on the CPU
+        if config.alignment == "deformable":
+            points = config.clip_size * config.align_kernel**2
+            # measured; with flow there are several copies: residue, sum and mean
+            offsets = (20 if config.flow else 6) * points * config.deformable_groups
+            samples = (
+                0 if self.uses_kernels else 4 * points * 2 * config.align_width
+            )  # the definition stores every sample
+            stage = max(stage, samples + offsets)
+        per_clip = config.clip_size * height * width * size
+        return int(per_clip * (clips * (kept + 2 * upsampled) + stage) + 2 * self._weight_bytes) + _BASE_BYTES
+
+    def state_shapes(self, height: int, width: int) -> dict[str, tuple[int, ...]]:
+        """Shapes of the float32 arrays in the state of a call with N = 1."""
+        config = self.config
+        features = 1, config.clip_size, height, width, config.width
+        return {FRAMES_STATE: (1, config.history, height, width, 3), **dict.fromkeys(config.branches, features)}
+
+    @functools.cached_property
+    def _weight_bytes(self) -> int:
+        return sum(4 * math.prod(shape) for shape in parameter_shapes(self.config).values())
+
+
+def has_cpu_kernels() -> bool:
+    """Whether a network on the CPU runs on kernels for certain; without them `rvrt_cli.ops.kernels` may compile them."""
+    return _CPU_KERNELS.is_file() and ":" not in str(_CPU_KERNELS)
