@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import platform
 import shutil
@@ -99,18 +100,31 @@ def null_gpu(gpu_folder: Path) -> Path:
 _CUDA = "cuda"
 
 
-@pytest.fixture(params=[*ISAS, _CUDA])
-def kernels(library: Kernels, request: pytest.FixtureRequest) -> Iterator[Kernels]:
-    """The library on every instruction set that this processor has, on two threads; and the CUDA kernels, emulated."""
-    if request.param == _CUDA:
-        yield request.getfixturevalue("cuda_kernels")
-        return
+@contextlib.contextmanager
+def _limited(library: Kernels, isa: str) -> Iterator[Kernels]:
     try:
-        if not library.limit(ISAS.index(request.param), threads=2):
-            pytest.skip(f"this processor has no {request.param}")
+        if not library.limit(ISAS.index(isa), threads=2):
+            pytest.skip(f"this processor has no {isa}")
         yield library
     finally:
         library.limit()
+
+
+@pytest.fixture(params=ISAS)
+def cpu_kernels(library: Kernels, request: pytest.FixtureRequest) -> Iterator[Kernels]:
+    """The library on every instruction set that this processor has, on two threads."""
+    with _limited(library, request.param) as limited:
+        yield limited
+
+
+@pytest.fixture(params=[*ISAS, _CUDA])
+def kernels(library: Kernels, request: pytest.FixtureRequest) -> Iterator[Kernels]:
+    """`cpu_kernels`, and the CUDA kernels, emulated."""
+    if request.param == _CUDA:
+        yield request.getfixturevalue("cuda_kernels")
+        return
+    with _limited(library, request.param) as limited:
+        yield limited
 
 
 @pytest.fixture(autouse=True)

@@ -11,14 +11,13 @@ N batch, T frames of a clip, H×W frame size [px], C channels, L pixels of a win
 from __future__ import annotations
 
 import numpy as np
-from mindspore import Parameter, ParameterTuple, Tensor, ops as msops
+from mindspore import Parameter, ParameterTuple, Tensor
 
 from rvrt_cli import ops
 from rvrt_cli.model.weight_shapes import Body, RefineSizes, Shapes
 
 Weights = tuple[Tensor, ...]
 
-_TRANSFORMER_WEIGHTS = 12  # of a layer, and the table of relative position biases if it has one
 _BLOCK_WEIGHTS = 4  # of a pair of convolutions
 
 
@@ -36,44 +35,6 @@ def split_evenly(weights: Weights, parts: int) -> list[Weights]:
 # --- Swin layers (section 4.2, figure 2)
 
 
-def transformer_layer(
-    x: Tensor, weights: Weights, heads: int, window: tuple[int, int, int], shifted: bool, biased: bool
-) -> Tensor:
-    """Swin transformer layer over (T, H, W): shifted-window attention and MLP, each with a residual connection.
-
-    (N, T, H, W, C) → (N, T, H, W, C).
-    """
-    swin = weights[:_TRANSFORMER_WEIGHTS]
-    norm1_g, norm1_b, qkv_w, qkv_b, proj_w, proj_b, norm2_g, norm2_b, fc1_w, fc1_b, fc2_w, fc2_b = swin
-    fitted, shift = ops.window_and_shift(x.shape[1:4], window, shifted)
-    bias = None
-    if biased:
-        bias_table = weights[_TRANSFORMER_WEIGHTS]
-        index = _position_index(window, fitted[0] * fitted[1] * fitted[2])
-        bias = msops.gather(bias_table, index, 0).transpose(2, 0, 1)  # (heads, L, L)
-    qkv = ops.norm_linear(x, norm1_g, norm1_b, qkv_w, qkv_b)  # (N, T, H, W, 3C)
-    attended = ops.window_attention(qkv, qkv_b, bias, heads, fitted, shift)
-    x = ops.linear(attended, proj_w, proj_b, "none", x)
-    return ops.mlp(x, norm2_g, norm2_b, fc1_w, fc1_b, fc2_w, fc2_b)
-
-
-@msops.constexpr
-def _position_index(window: tuple[int, int, int], length: int) -> Tensor:
-    """As published: a window that was shortened to the frame uses the top left part of the index."""
-    return Tensor(relative_position_index(window)[:length, :length])
-
-
-def relative_position_index(window: tuple[int, int, int]) -> np.ndarray:
-    """Row of the bias table for each pair of a window's pixels: (L, L) int32.
-
-    A row stands for the displacement (t, y, x) between the two, counted from -(edge - 1) along each axis.
-    """
-    grid = np.stack(np.meshgrid(*(np.arange(edge) for edge in window), indexing="ij"), -1).reshape(-1, 3)
-    shift = grid[:, None] - grid[None, :] + np.array(window) - 1
-    edges = 2 * np.array(window) - 1
-    return ((shift[..., 0] * edges[1] + shift[..., 1]) * edges[2] + shift[..., 2]).astype(np.int32)
-
-
 def refine(x: Tensor, sizes: RefineSizes, *weights: Tensor) -> Tensor:
     """LayerNorm, residual groups (RSTB), LayerNorm: the body of feature extraction, branches and reconstruction.
 
@@ -84,14 +45,14 @@ def refine(x: Tensor, sizes: RefineSizes, *weights: Tensor) -> Tensor:
         sizes: groups, layers per group, heads, window (T, H, W), whether attention has relative position biases.
         weights: see `refine_shapes`.
     """
-    groups, depth, heads, window, biased = sizes
+    groups, depth, heads, window, _ = sizes
     norm_g, norm_b = weights[:2]
     x = ops.layer_norm(x, norm_g, norm_b)
     for group in split_evenly(weights[2:-2], groups):
         layers, (linear_w, linear_b) = split_evenly(group[:-2], depth), group[-2:]
         y = x
         for j in range(depth):
-            y = transformer_layer(y, layers[j], heads, window, j % 2 == 1, biased)
+            y = ops.swin_layer(y, layers[j], heads, window, j % 2 == 1)
         x = ops.linear(y, linear_w, linear_b, "none", x)
     norm_g, norm_b = weights[-2:]
     return ops.layer_norm(x, norm_g, norm_b)

@@ -16,6 +16,7 @@ from rvrt_cli.ops.attention import (
     guided_offsets,
     neighborhood_attention,
     swap_xy,
+    swin_layer,
     window_and_shift,
     window_attention,
 )
@@ -67,6 +68,7 @@ __all__ = [
     "reverse_time",
     "stack",
     "swap_xy",
+    "swin_layer",
     "use_kernels",
     "warp",
     "warp_clip",

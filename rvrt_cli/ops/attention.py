@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The three attentions of RVRT in plain MindSpore: shifted window, guided deformable, neighborhood.
+"""The three attentions of RVRT in plain MindSpore: shifted window and its Swin layer, guided deformable, neighborhood.
 
 N batch, T frames per clip, H×W frame size [px], C channels, G offset groups, K kernel points, L pixels of a window.
 Channels come last.
@@ -8,12 +8,13 @@ Channels come last.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
-from rvrt_cli.ops.layers import linear, stack, widen_half
+from rvrt_cli.ops.layers import linear, mlp, norm_linear, stack, widen_half
 from rvrt_cli.ops.sampling import bilinear_corners, index_range, pixel_grid
 
 SHIFT_MASK = -100.0  # added to the score of pixels that only the cyclic shift made neighbors; as published, not -inf
@@ -148,6 +149,87 @@ def guided_offsets(
 def swap_xy(field: Tensor) -> Tensor:
     """(..., 2) from (x, y) to (y, x), or back."""
     return stack([field[..., 1], field[..., 0]], -1)
+
+
+SWIN_WEIGHTS = 12  # of a Swin layer, and the table of relative position biases if it has one
+
+
+class SwinParts(NamedTuple):
+    """The functions that a Swin layer is made of: definitions or kernels."""
+
+    norm_linear: Callable
+    window_attention: Callable
+    linear: Callable
+    mlp: Callable
+
+
+def swin_layer(
+    x: Tensor, weights: tuple[Tensor, ...], heads: int, window: tuple[int, int, int], shifted: bool
+) -> Tensor:
+    """Swin layer over (T, H, W): shifted-window attention and feed-forward part, each with a residual connection.
+
+    Swin, equation 3; RVRT section 4.2.
+
+    Args:
+        x: (N, T, H, W, C).
+        weights: gamma and beta of the LayerNorm before attention (C,), weight and bias of query | key | value (3C, C) and
+            (3C,), of the projection (C, C) and (C,), gamma and beta of the LayerNorm before the feed-forward part (C,),
+            weights and biases of that, (hidden, C), (hidden,), (C, hidden), (C,). Optionally the table of position biases,
+            ((2 * time - 1) * (2 * height - 1) * (2 * width - 1), heads) for the window: see `relative_position_index`.
+        heads: number of attention heads; divides C.
+        window: window size (time, height, width) [px], shortened to the frame: see `window_and_shift`.
+        shifted: whether windows are shifted by half their size.
+
+    Returns:
+        (N, T, H, W, C).
+    """
+    return swin_layer_of(SwinParts(norm_linear, window_attention, linear, mlp), x, weights, (heads, window, shifted))
+
+
+def swin_layer_of(
+    parts: SwinParts, x: Tensor, weights: tuple[Tensor, ...], sizes: tuple[int, tuple[int, int, int], bool]
+) -> Tensor:
+    """`swin_layer` made of `parts`; `sizes` are its heads, window and whether it is shifted."""
+    heads, window, shifted = sizes
+    swin = weights[:SWIN_WEIGHTS]
+    norm1_g, norm1_b, qkv_w, qkv_b, proj_w, proj_b, norm2_g, norm2_b, fc1_w, fc1_b, fc2_w, fc2_b = swin
+    fitted, shift = window_and_shift(x.shape[1:4], window, shifted)
+    bias = None
+    if len(weights) > SWIN_WEIGHTS:
+        bias = position_bias(weights[SWIN_WEIGHTS], position_index(window, fitted))
+    qkv = parts.norm_linear(x, norm1_g, norm1_b, qkv_w, qkv_b)  # (N, T, H, W, 3C)
+    attended = parts.window_attention(qkv, qkv_b, bias, heads, fitted, shift)
+    x = parts.linear(attended, proj_w, proj_b, "none", x)
+    return parts.mlp(x, norm2_g, norm2_b, fc1_w, fc1_b, fc2_w, fc2_b)
+
+
+def position_bias(table: Tensor, index: Tensor) -> Tensor:
+    """Biases (heads, L, L) from the table (rows, heads) and its row for each pair of pixels (L, L)."""
+    return ops.gather(table, index, 0).transpose(2, 0, 1)
+
+
+def position_bias_gradient(gradient: Tensor, index: Tensor, rows: int) -> Tensor:
+    """Gradient of the table (rows, heads) from that of the biases (heads, L, L)."""
+    heads = gradient.shape[0]
+    return ops.unsorted_segment_sum(gradient.transpose(1, 2, 0).reshape(-1, heads), index.reshape(-1), rows)
+
+
+@ops.constexpr
+def position_index(window: tuple[int, int, int], fitted: tuple[int, int, int]) -> Tensor:
+    """As published: a window that was shortened to the frame uses the top left part of the index."""
+    length = fitted[0] * fitted[1] * fitted[2]
+    return Tensor(relative_position_index(window)[:length, :length])
+
+
+def relative_position_index(window: tuple[int, int, int]) -> np.ndarray:
+    """Row of the bias table for each pair of a window's pixels: (L, L) int32.
+
+    A row stands for the displacement (t, y, x) between the two, counted from -(edge - 1) along each axis.
+    """
+    grid = np.stack(np.meshgrid(*(np.arange(edge) for edge in window), indexing="ij"), -1).reshape(-1, 3)
+    shift = grid[:, None] - grid[None, :] + np.array(window) - 1
+    edges = 2 * np.array(window) - 1
+    return ((shift[..., 0] * edges[1] + shift[..., 1]) * edges[2] + shift[..., 2]).astype(np.int32)
 
 
 def deformable_attention(

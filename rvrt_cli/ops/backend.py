@@ -32,6 +32,7 @@ DEFINITIONS: OpTable = {
     "norm_linear": layers.norm_linear,
     "pixel_shuffle": layers.pixel_shuffle,
     "reverse_time": layers.reverse_time,
+    "swin_layer": attention.swin_layer,
     "warp": sampling.warp,
     "warp_clip": sampling.warp_clip,
     "window_attention": attention.window_attention,

@@ -121,7 +121,7 @@ def _count_per_part(arrays: dict[str, np.ndarray], prefix: str, preset: tuple[in
 
 def _check_constant(name: str, array: np.ndarray, config: RVRTConfig, source: Path) -> None:
     """Constants are dropped, since the network computes its own; so the two must agree."""
-    from rvrt_cli.model.blocks import relative_position_index  # MindSpore
+    from rvrt_cli.ops.attention import relative_position_index  # MindSpore
 
     if name in _SPYNET_CONSTANTS:
         expected = np.reshape(_SPYNET_CONSTANTS[name], (1, 3, 1, 1))

@@ -21,6 +21,7 @@ from helpers.layer_reference import (
     convolve_gradients,
     normalize,
     normalize_gradients,
+    swin_layer,
 )
 
 _SMALL = 1e-3  # attention: where all values are smaller than this, errors are measured against it
@@ -197,6 +198,31 @@ def check_mlp(kernels: Kernels, case: tuple[int, int, int]) -> None:
     dx, dgamma, dbeta = normalize_gradients(n, scale, gamma64, dz @ w164)
     expected = [dy64 + dx, dgamma, dbeta, dz.T @ normed, dz.sum(0), dy64.T @ h, dy64.sum(0)]
     assert_all_close(gradients, expected, "dx dgamma dbeta dw1 db1 dw2 db2")
+
+
+def swin_inputs(generator: np.random.Generator, case: tuple, rows: int) -> list[np.ndarray]:
+    """Inputs of swin_layer_forward without the attributes: those of `check_swin_layer`, a table of `rows` rows."""
+    n, d, h, w, c, hidden, heads, window, _ = case
+    length = int(np.prod(window))
+    shapes = [(3 * c, c), (3 * c,), (c, c), (c,), (c,), (c,), (hidden, c), (hidden,), (c, hidden), (c,)]
+    scaled = [normal(generator, *shape) / np.float32(np.sqrt(shape[-1] if len(shape) == 2 else 1)) for shape in shapes]
+    table = normal(generator, rows, heads)
+    index = generator.integers(0, rows, (length, length)).astype(np.int32)
+    return [normal(generator, n, d, h, w, c), normal(generator, c), normal(generator, c), *scaled, table, index]
+
+
+def check_swin_layer(kernels: Kernels, case: tuple, has_table: bool) -> None:
+    """`case`: N, D, H, W, C, hidden channels, heads, window, shift. Its gradient consists of other kernels."""
+    heads, window, shift = case[-3:]
+    *inputs, table, index = swin_inputs(np.random.default_rng(case[4]), case, rows=50)
+    bias = table[index].transpose(2, 0, 1) if has_table else np.zeros((heads, *index.shape))
+    if not has_table:
+        table, index = table[:1, 0].copy(), index[:1, 0].copy()
+    numbers = attributes(heads, *window, *shift, int(has_table))
+    y = kernels("swin_layer_forward", *inputs, table, index, numbers, like=[inputs[0]])
+    x64, *weights64 = doubles(*inputs)
+    expected = swin_layer(x64, [*weights64, bias.astype(np.float64)], heads, window, shift)
+    assert_all_close(y, [expected], "y")
 
 
 # --- layout

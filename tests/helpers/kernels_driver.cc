@@ -18,7 +18,7 @@ using Kernel = int(int, void**, int*, int64_t**, const char**, void*, void*);
 extern "C" {
 Kernel warp_forward, warp_backward, deformable_attention_forward, deformable_attention_backward;
 Kernel neighborhood_attention_forward, neighborhood_attention_backward;
-Kernel window_attention_forward, window_attention_backward;
+Kernel window_attention_forward, window_attention_backward, swin_layer_forward;
 Kernel linear_forward, linear_backward, norm_linear_forward, norm_linear_backward, mlp_forward, mlp_backward;
 Kernel layer_norm_forward, layer_norm_backward, conv2d_forward, conv2d_backward;
 Kernel pixel_shuffle_forward, pixel_shuffle_backward, add_upsampled_forward, reverse_time_forward;
@@ -26,9 +26,10 @@ Kernel charbonnier_forward, charbonnier_backward, fuse_frames_forward, lucas_kan
 int rvrt_kernels_threads(int count);
 }
 
-// Inputs are pseudo-random in [-1, 1), the one numbered `wide` in [-5, 5). `attributes` may be empty.
+// Inputs are pseudo-random in [-1, 1), the one numbered `wide` in [-5, 5), the one numbered `zero` int32 zeros.
+// `attributes` may be empty.
 static bool run(const char* name, Kernel* kernel, std::vector<Shape> shapes, std::vector<int32_t> attributes,
-                const std::vector<Shape>& outputs, size_t wide = 99) {
+                const std::vector<Shape>& outputs, size_t wide = 99, size_t zero = 99) {
   const size_t inputs = shapes.size();
   uint32_t state = 7;
   const size_t extra = attributes.empty() ? 0 : 1;
@@ -47,12 +48,13 @@ static bool run(const char* name, Kernel* kernel, std::vector<Shape> shapes, std
       state = state * 1664525u + 1013904223u;
       v = i < inputs ? (static_cast<float>(state >> 8) / 8388608.0f - 1) * (i == wide ? 5 : 1) : 0.0f;
       if (size == 1) v = std::fabs(v);  // a scalar
+      if (i == zero) v = 0.0f;
     }
     const bool whole = extra && i == inputs;
     data.push_back(whole ? static_cast<void*>(attributes.data()) : values[i].data());
     ndims.push_back(static_cast<int>(shapes[i].size()));
     dims.push_back(shapes[i].data());
-    types.push_back(whole ? "int32" : "float32");
+    types.push_back(whole || i == zero ? "int32" : "float32");
   }
   const int status =
       kernel(static_cast<int>(data.size()), data.data(), ndims.data(), dims.data(), types.data(), nullptr, nullptr);
@@ -94,6 +96,9 @@ int main(int count, char** arguments) {
   good &= run("layer norm backward", layer_norm_backward, {x, row, x}, {}, {x, row, row});
   good &= run("convolution forward", conv2d_forward, {x, kernel, wide, y}, {1, 1, 1}, {y});
   good &= run("convolution backward", conv2d_backward, {x, kernel, y, y}, {1, 1, 0}, {x, kernel, wide});
+  good &= run("Swin layer", swin_layer_forward,
+              {q, row, row, {72, 24}, pad, {24, 24}, row, row, row, weight, wide, back, row, {675, 3}, {128, 128}},
+              window, {q}, 99, 14);
   const Shape packed{2, 20, 24, 48}, spread{2, 40, 48, 12}, small{2, 5, 6, 24}, clip{2, 3, 8, 9, 5};
   good &= run("pixel shuffle forward", pixel_shuffle_forward, {packed}, {2, 1}, {spread});
   good &= run("pixel shuffle backward", pixel_shuffle_backward, {spread, spread}, {2, 1}, {packed});

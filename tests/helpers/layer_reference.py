@@ -7,6 +7,8 @@ from math import erf, pi, sqrt
 
 import numpy as np
 
+from helpers import attention_reference
+
 SLOPES = {0: 1.0, 1: 0.1, 2: 0.2, 3: 0.0}  # of an activation below zero, by its code in the kernels
 GELU = 4
 
@@ -59,3 +61,15 @@ def normalize_gradients(
     h = dn * gamma
     dx = scale * (h - h.mean(-1, keepdims=True) - n * (h * n).mean(-1, keepdims=True))
     return dx, (dn * n).sum(0), dn.sum(0)
+
+
+def swin_layer(
+    x: np.ndarray, weights: list[np.ndarray], heads: int, window: tuple[int, int, int], shift: tuple[int, int, int]
+) -> np.ndarray:
+    """(N, T, H, W, C), the 12 weights of `ops.swin_layer` and position biases (heads, L, L) → (N, T, H, W, C)."""
+    norm1_g, norm1_b, qkv_w, qkv_b, proj_w, proj_b, norm2_g, norm2_b, fc1_w, fc1_b, fc2_w, fc2_b, bias = weights
+    qkv = (normalize(x)[0] * norm1_g + norm1_b) @ qkv_w.T + qkv_b
+    attended = attention_reference.window_attention(qkv, qkv_b, bias, np.zeros_like(x), heads, window, shift)[0]
+    x = x + attended @ proj_w.T + proj_b
+    hidden = activate((normalize(x)[0] * norm2_g + norm2_b) @ fc1_w.T + fc1_b, GELU)
+    return x + hidden @ fc2_w.T + fc2_b

@@ -16,8 +16,9 @@ N, T, H, W, C = 2, 2, 9, 7, 6
 X, WIDE = (N, T, H, W, C), (N, T, H, W, 10)
 IMAGE = (N, H, W, C)
 VECTOR, HIDDEN = (C,), (10,)
+SWIN = [VECTOR, VECTOR, (3 * C, C), (3 * C,), (C, C), VECTOR, VECTOR, VECTOR, (10, C), HIDDEN, (C, 10), VECTOR]
 
-# name: (definitions, shapes of the tensors, what follows them)
+# name: (definitions, shapes of the tensors, a list where the op takes a tuple of them, what follows them)
 CASES = {
     "linear": (layers, [X, (10, C), HIDDEN], ()),
     "linear gelu": (layers, [X, (10, C), HIDDEN], ("gelu",)),
@@ -39,6 +40,9 @@ CASES = {
     "charbonnier": (layers, [IMAGE, IMAGE], ()),
     "window_attention": (attention, [(N, T, H, W, 3 * C), (3 * C,)], (None, 2, (2, 4, 4), (0, 2, 2))),
     "window_attention bias": (attention, [(N, T, H, W, 3 * C), (3 * C,), (3, 16, 16)], (3, (1, 4, 4), (0, 0, 0))),
+    "swin_layer": (attention, [X, SWIN], (2, (2, 4, 4), True)),
+    "swin_layer bias": (attention, [X, [*SWIN, (3 * 7 * 7, 3)]], (3, (2, 4, 4), False)),
+    "swin_layer shortened": (attention, [X, [*SWIN, (3 * 15 * 15, 2)]], (2, (2, 8, 8), True)),
     "neighborhood_attention": (attention, [X, (N, T, H, W, 2 * C)], (2, (3, 3))),
     "deformable_attention": (attention, [X, (N, T, H, W, 2 * C), (N, T, H, W, T, 4, 9, 2)], (2, (3, 3))),
     "warp": (sampling, [IMAGE, (N, H, W, 2)], ()),
@@ -49,7 +53,13 @@ CASES = {
 def arguments(name: str, shapes: list, rest: tuple) -> list:
     """Random tensors, always the same for a name, then what follows them; a residual comes after the activation."""
     rng = np.random.default_rng(len(name))
-    tensors = [Tensor(rng.standard_normal(shape).astype(np.float32)) for shape in shapes]
+
+    def random(shape: tuple[int, ...] | list) -> Tensor | tuple[Tensor, ...]:
+        if isinstance(shape, list):
+            return tuple(random(part) for part in shape)
+        return Tensor(rng.standard_normal(shape).astype(np.float32))
+
+    tensors = [random(shape) for shape in shapes]
     if "residual" in name:
         return [*tensors[:3], *(rest or ("none",)), tensors[3]]
     return [*tensors, *rest]
@@ -57,15 +67,32 @@ def arguments(name: str, shapes: list, rest: tuple) -> list:
 
 def of_tensors(function: Callable, values: list) -> tuple[Callable, list[Tensor]]:
     """`function` as one of the tensors among its arguments `values` alone, and these tensors."""
-    places = [i for i, value in enumerate(values) if isinstance(value, Tensor)]
+    tensors: list[Tensor] = []
+    single, first, last = [], [], []  # of each argument: whether it is one tensor, and its part of `tensors`
+    for value in values:
+        group = (value,) if isinstance(value, Tensor) else value if _is_tuple_of_tensors(value) else ()
+        single.append(isinstance(value, Tensor))
+        first.append(len(tensors))
+        tensors += group
+        last.append(len(tensors))
+    constants = [value if first[i] == last[i] else None for i, value in enumerate(values)]
 
-    def call(*tensors: Tensor) -> Tensor:
-        filled = list(values)
-        for i, tensor in zip(places, tensors, strict=True):
-            filled[i] = tensor
+    def call(*tensors: Tensor) -> Tensor:  # graph mode compiles it
+        filled: tuple = ()
+        for i in range(len(constants)):
+            if single[i]:
+                filled = filled + (tensors[first[i]],)  # noqa: RUF005
+            elif first[i] < last[i]:
+                filled = filled + (tensors[first[i] : last[i]],)  # noqa: RUF005
+            else:
+                filled = filled + (constants[i],)  # noqa: RUF005
         return function(*filled)
 
-    return call, [values[i] for i in places]
+    return call, tensors
+
+
+def _is_tuple_of_tensors(value: object) -> bool:
+    return isinstance(value, tuple) and all(isinstance(part, Tensor) for part in value)
 
 
 def value_and_gradients(function: Callable, values: list) -> tuple[np.ndarray, list[np.ndarray]]:

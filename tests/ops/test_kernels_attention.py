@@ -11,10 +11,12 @@ from helpers.kernel_calls import Kernels, attributes
 from helpers.kernel_checks import (
     check_deformable_attention,
     check_neighborhood_attention,
+    check_swin_layer,
     check_warp,
     check_window_attention,
     displacements,
     normal,
+    swin_inputs,
 )
 
 
@@ -81,6 +83,25 @@ def test_window_attention(kernels: Kernels, case: tuple, has_bias: bool) -> None
     check_window_attention(kernels, case, has_bias)
 
 
+SWIN = [  # N, D, H, W, C, hidden, heads, window, shift
+    (1, 2, 10, 16, 144, 288, 6, (2, 8, 8), (1, 4, 4)),  # the published widths, and a frame that needs padding
+    (1, 1, 17, 9, 144, 288, 6, (1, 8, 8), (0, 4, 4)),
+    (2, 2, 8, 8, 48, 96, 4, (2, 8, 8), (0, 0, 0)),
+    (2, 1, 9, 7, 24, 10, 1, (1, 4, 4), (0, 2, 1)),
+    (1, 3, 5, 6, 10, 33, 2, (2, 3, 3), (1, 1, 1)),
+    (1, 2, 3, 4, 48, 20, 2, (2, 8, 8), (1, 4, 4)),  # a window larger than the frame
+    (1, 1, 3, 3, 8, 9, 2, (1, 1, 1), (0, 0, 0)),
+    (1, 2, 6, 6, 130, 65, 5, (2, 6, 6), (0, 3, 3)),  # heads of 26 channels
+    (1, 1, 12, 12, 192, 30, 4, (1, 12, 12), (0, 0, 0)),
+]
+
+
+@pytest.mark.parametrize("has_table", [True, False], ids=["table", "no table"])
+@pytest.mark.parametrize("case", SWIN, ids=str)
+def test_swin_layer(cpu_kernels: Kernels, case: tuple, has_table: bool) -> None:
+    check_swin_layer(cpu_kernels, case, has_table)
+
+
 def test_window_attention_survives_large_scores(kernels: Kernels) -> None:
     """Scores in the thousands do not overflow, and the key with the largest score takes all the weight."""
     generator = np.random.default_rng(0)
@@ -104,6 +125,7 @@ def calls(generator: np.random.Generator) -> list[tuple[str, list[np.ndarray], l
     offset, flow = displacements(generator, n, t, h, w, t, 4, 9, 2), displacements(generator, t, h, w, 2)
     x, gx, qkv = normal(generator, t, h, w, c), normal(generator, t, h, w, c), normal(generator, n, t, h, w, 3 * c)
     pad, bias, window = normal(generator, 3 * c), normal(generator, 3, 128, 128), [3, 2, 8, 8, 0, 4, 4, 1]
+    swin = swin_inputs(generator, (n, t, h, w, c, 30, 3, (2, 8, 8), (0, 4, 4)), rows=50)
     return [
         ("warp_forward", [x, flow], [0], [x.shape]),
         ("warp_backward", [x, flow, gx], [0], [x.shape, flow.shape]),
@@ -113,6 +135,7 @@ def calls(generator: np.random.Generator) -> list[tuple[str, list[np.ndarray], l
         ("neighborhood_attention_backward", [q, kv, g], [3, 3, 3], [q.shape, kv.shape]),
         ("window_attention_forward", [qkv, pad, bias], window, [q.shape]),
         ("window_attention_backward", [qkv, pad, bias, g], window, [qkv.shape, pad.shape, bias.shape]),
+        ("swin_layer_forward", swin, window, [q.shape]),
     ]
 
 
@@ -145,6 +168,21 @@ def test_wrong_arguments_are_refused(library: Kernels) -> None:
         }
         for what, tensors in bad.items():
             assert library.status(name, tensors, []) != 0, f"{name} accepts {what}"
+
+
+def test_swin_layer_refuses_weights_and_indices_that_do_not_fit(library: Kernels) -> None:
+    case = (1, 1, 8, 8, 24, 30, 3, (1, 4, 4), (0, 2, 2))
+    inputs, y = swin_inputs(np.random.default_rng(6), case, rows=49), np.zeros((1, 1, 8, 8, 24), np.float32)
+    numbers = attributes(3, 1, 4, 4, 0, 2, 2, 1)
+    assert library.status("swin_layer_forward", [*inputs, numbers], [y]) == 0
+    before = y.copy()
+    for place, value in enumerate(inputs):
+        shorter = [*inputs[:place], value[..., :-1].copy(), *inputs[place + 1 :]]
+        assert library.status("swin_layer_forward", [*shorter, numbers], [y]) != 0, f"input {place} is too short"
+    for wrong in (-1, 49):
+        inputs[-1][3, 5] = wrong
+        assert library.status("swin_layer_forward", [*inputs, numbers], [y]) != 0, f"row {wrong} of the table"
+    np.testing.assert_array_equal(y, before)
 
 
 @pytest.mark.parametrize("name", ["warp", "deformable", "neighborhood", "window"])

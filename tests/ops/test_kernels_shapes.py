@@ -18,6 +18,7 @@ from helpers.kernel_checks import (
     check_neighborhood_attention,
     check_norm_linear,
     check_pixel_shuffle,
+    check_swin_layer,
     check_warp,
     check_window_attention,
 )
@@ -92,6 +93,13 @@ def test_neighborhood_attention_of_any_shape(kernels: Kernels, case: tuple) -> N
 @given(case=windows(), has_bias=st.booleans())
 def test_window_attention_of_any_shape(kernels: Kernels, case: tuple, has_bias: bool) -> None:
     check_window_attention(kernels, case, has_bias)
+
+
+@searching(6)
+@given(case=windows(), size=st.integers(8, 26), hidden=WIDTH, has_table=st.booleans())
+def test_swin_layer_of_any_shape(cpu_kernels: Kernels, case: tuple, size: int, hidden: int, has_table: bool) -> None:
+    n, d, h, w, _, heads, window, shift = case
+    check_swin_layer(cpu_kernels, (n, d, h, w, heads * size, hidden, heads, window, shift), has_table)
 
 
 @searching(6)

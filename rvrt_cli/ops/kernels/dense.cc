@@ -15,7 +15,7 @@ struct DenseJob {
   int64_t inputs, outputs;
   Sources sources;                           // of x; if there are several, `x` is not read
   const float *x, *gamma, *beta, *residual;  // gamma null: no LayerNorm
-  const float *packed, *bias;                // weightᵀ; bias padded
+  PackedDense layer;
   float* y;
   int activation;
   // backward
@@ -29,16 +29,10 @@ struct DenseJob {
 
 #define RVRT_KERNEL "dense.cc"
 #include "each_isa.h"
+#include "packed_weights.h"
 
 namespace rvrt {
 namespace {
-
-int64_t padded_floats(int64_t n) { return round_up(n, RVRT_DISPATCH(W)); }
-
-void pack(const float* source, int64_t stride_k, int64_t stride_n, int64_t depth, int64_t columns, const Scratch& to) {
-  const PackMatrixJob job{source, stride_k, stride_n, depth, columns, to.data()};
-  parallel(depth, RVRT_DISPATCH(pack_matrix), &job, workers_for(depth * columns));
-}
 
 int64_t scratch_floats(int64_t block, int64_t inputs, int64_t outputs) {
   const int64_t in = padded_floats(inputs), out = padded_floats(outputs);
@@ -62,13 +56,10 @@ int dense_forward(const Tensors& t, DenseJob job, const float* weight, const flo
   RVRT_CHECK(job.activation >= 0 && job.activation <= 4, kAttribute);
   const int n = parallel_width(job.blocks.count());
   job.scratch_floats = scratch_floats(job.blocks.block, job.inputs, job.outputs);
-  const Scratch scratch(n * job.scratch_floats), packed(job.inputs * padded_floats(job.outputs));
-  const Scratch padded_bias(padded_floats(job.outputs), true);
-  RVRT_CHECK(scratch.ok() && packed.ok() && padded_bias.ok(), kMemory);
-  pack(weight, 1, job.inputs, job.inputs, job.outputs, packed);
-  if (bias) std::memcpy(padded_bias.data(), bias, sizeof(float) * job.outputs);
-  job.packed = packed.data();
-  job.bias = padded_bias.data();
+  const Scratch scratch(n * job.scratch_floats);
+  const DenseWeights layer(weight, bias, job.inputs, job.outputs);
+  RVRT_CHECK(scratch.ok() && layer.ok(), kMemory);
+  job.layer = layer.view();
   job.y = t.f(y);
   job.scratch = scratch.data();
   return parallel_shared(job.blocks.count(), RVRT_DISPATCH(dense_forward_blocks), &job);
@@ -84,15 +75,14 @@ int dense_backward(const Tensors& t, DenseJob job, const float* weight, const fl
   job.scratch_floats = scratch_floats(job.blocks.block, job.inputs, job.outputs);
   job.sums_floats = round_up(job.inputs * out + out + 2 * in, 16);
   const Scratch scratch(n * job.scratch_floats), sums(n * job.sums_floats, true);
-  const Scratch packed(job.activation ? job.inputs * out : 0), back(job.outputs * in), padded_bias(out, true);
+  // Only the activation's gradient needs the output again.
+  const DenseWeights layer(weight, bias, job.activation ? job.inputs : 0, job.outputs);
+  const Scratch back(job.outputs * in);
   const Scratch zeros(in, true);
-  RVRT_CHECK(scratch.ok() && sums.ok() && packed.ok() && back.ok() && padded_bias.ok() && zeros.ok(), kMemory);
-  if (job.activation) pack(weight, 1, job.inputs, job.inputs, job.outputs, packed);
+  RVRT_CHECK(scratch.ok() && sums.ok() && layer.ok() && back.ok() && zeros.ok(), kMemory);
   pack(weight, job.inputs, 1, job.outputs, job.inputs, back);
-  if (bias) std::memcpy(padded_bias.data(), bias, sizeof(float) * job.outputs);
-  job.packed = packed.data();
+  job.layer = layer.view();
   job.packed_back = back.data();
-  job.bias = padded_bias.data();
   job.zeros = zeros.data();
   job.dy = t.f(dy);
   job.dx = t.f(dx);
@@ -216,8 +206,8 @@ inline void dense_forward_blocks(const void* pointer, Span span) {
       a = normal, lda = in;
     }
     const int64_t out = first * job.outputs;
-    product_rows(rows, job.outputs, job.inputs, a, lda, job.packed, job.bias, sums,
-                 {job.activation, job.residual ? job.residual + out : nullptr, job.outputs, job.y + out, job.outputs});
+    dense_rows(rows, job.layer, a, lda, sums,
+               {job.activation, job.residual ? job.residual + out : nullptr, job.outputs, job.y + out, job.outputs});
   }
 }
 
@@ -257,8 +247,7 @@ inline void dense_backward_blocks(const void* pointer, Span span) {
     const float* g = dy;
     int64_t ldg = job.outputs;
     if (job.activation) {
-      product_rows(rows, job.outputs, job.inputs, a, lda, job.packed, job.bias, sums,
-                   {kNone, nullptr, 0, gradient, out});
+      dense_rows(rows, job.layer, a, lda, sums, {kNone, nullptr, 0, gradient, out});
       activation_gradient(rows, job.outputs, job.activation, dy, gradient, out);
       g = gradient, ldg = out;
     } else if (out != job.outputs) {  // add_outer reads whole vectors

@@ -20,8 +20,8 @@ RVRT_INLINE int panel_vectors(int64_t left) {
   return kPanel;
 }
 
-// c[i, j] = start[i, j] + sum over k < depth of a(i, k) * b[k, j], for `rows` rows and `width` vectors of columns.
-// lda, ldb, lds, ldc are row strides in floats; lds 0 adds the same row to all.
+// c[i, j] = start[i, j] + sum over k < depth of a(i, k) * b[k, j] + residual[i, j] (none if null), for `rows` rows and
+// `width` vectors of columns. lda, ldb, lds, ldc, ldr are row strides in floats; lds 0 adds the same row to all.
 struct PanelProduct {
   int64_t rows;
   int width;
@@ -34,6 +34,8 @@ struct PanelProduct {
   int64_t lds;
   float* c;
   int64_t ldc;
+  const float* residual = nullptr;
+  int64_t ldr = 0;
 };
 
 // gcc and clang keep `sums` in registers once all three loops are unrolled.
@@ -55,6 +57,14 @@ __attribute__((noinline)) void tile(const PanelProduct& p, int64_t row) {
     }
     a += step;
     b += ldb;
+  }
+  if (p.residual) {
+    const float* residual = p.residual + row * p.ldr;
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 8
+      for (int j = 0; j < kWidth; ++j) sums[i][j] += load(residual + i * p.ldr + j * W);
+    }
   }
   const float* start = p.start + row * p.lds;
   float* c = p.c + row * p.ldc;
@@ -207,11 +217,15 @@ inline void product_rows(int64_t rows, int64_t columns, int64_t depth, const flo
   const int64_t all = vectors(columns);
   for (int64_t v = 0; v < all;) {
     const int width = panel_vectors(all - v);
-    const int64_t ld = width * W, first = v * W;
-    product({rows, width, depth, a, lda, packed + first * depth, ld, bias + first, 0, scratch, ld});
-    const int64_t count = columns - first < ld ? columns - first : ld;
-    finish(rows, count, scratch, ld,
-           {f.activation, f.residual ? f.residual + first : nullptr, f.ldr, f.out + first, f.ldo});
+    const int64_t ld = width * W, first = v * W, count = columns - first < ld ? columns - first : ld;
+    const float* residual = f.residual ? f.residual + first : nullptr;
+    const float* panel = packed + first * depth;
+    if (f.activation == kNone && count == ld) {  // whole vectors need no pass of their own
+      product({rows, width, depth, a, lda, panel, ld, bias + first, 0, f.out + first, f.ldo, residual, f.ldr});
+    } else {
+      product({rows, width, depth, a, lda, panel, ld, bias + first, 0, scratch, ld});
+      finish(rows, count, scratch, ld, {f.activation, residual, f.ldr, f.out + first, f.ldo});
+    }
     v += width;
   }
 }
@@ -236,11 +250,15 @@ inline void pack_panels(const float* source, int64_t stride_k, int64_t stride_n,
   for (int64_t v = 0; v < all;) {
     const int width = panel_vectors(all - v);
     const int64_t ld = width * W, first = v * W;
-    for (int64_t k = begin; k < end; ++k) {
-      float* row = packed + first * depth + k * ld;
-      for (int64_t j = 0; j < ld; ++j)
-        row[j] = first + j < columns ? source[k * stride_k + (first + j) * stride_n] : 0.0f;
-    }
+    const int64_t count = columns - first < ld ? columns - first : ld;
+    float* rows = packed + first * depth + begin * ld;
+    if (stride_k == 1)
+      transpose(source + first * stride_n + begin, stride_n, count, end - begin, 1.0f, rows, ld);
+    else
+      for (int64_t k = begin; k < end; ++k)
+        for (int64_t j = 0; j < count; ++j) rows[(k - begin) * ld + j] = source[k * stride_k + (first + j) * stride_n];
+    for (int64_t k = begin; count < ld && k < end; ++k)
+      for (int64_t j = count; j < ld; ++j) rows[(k - begin) * ld + j] = 0.0f;
     v += width;
   }
 }

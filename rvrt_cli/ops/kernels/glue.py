@@ -25,6 +25,7 @@ _SYMBOL_PREFIX = "cuda_" if _ON_GPU else ""
 _WIDEST_HEAD = 32 if _ON_GPU else 1 << 30
 # In place of an optional tensor, which has the type of the others
 _NO_TENSOR = Tensor(np.zeros(1, np.float32))
+_NO_INDEX = Tensor(np.zeros(1, np.int32))
 _NO_HALF_TENSOR = Tensor(np.zeros(1, np.float16))
 _ACTIVATIONS = {"none": 0, "leaky_relu": 1, "relu": 3, "gelu": 4}
 _serial = itertools.count()
@@ -148,7 +149,22 @@ def _of_arity(gradients: Callable, inputs: int) -> Callable:
     def of_9(a, b, c, d, e, f, g, h, i, out, dout):
         return gradients((a, b, c, d, e, f, g, h, i, out, dout))
 
-    return (of_1, of_2, of_3, of_4, of_5, of_6, of_7, of_8, of_9)[inputs - 1]
+    def of_16(a, b, c, d, e, f, g, h, i, j, k, m, n, o, p, q, out, dout):
+        return gradients((a, b, c, d, e, f, g, h, i, j, k, m, n, o, p, q, out, dout))
+
+    by_inputs: dict[int, Callable] = {
+        1: of_1,
+        2: of_2,
+        3: of_3,
+        4: of_4,
+        5: of_5,
+        6: of_6,
+        7: of_7,
+        8: of_8,
+        9: of_9,
+        16: of_16,
+    }
+    return by_inputs[inputs]
 
 
 @ops.constexpr
@@ -458,18 +474,22 @@ def _guided_offsets_op(groups: int, points: int) -> ops.Custom:
     )
 
 
+def _dense_gradient_shapes(x, weight, bias, dout, attributes):
+    return x, weight, bias
+
+
 def _guided_offsets_gradient_shapes(raw, flows, *others):
     return raw, flows
 
 
+_dense_gradients = _backward_kernel("linear_backward", _dense_gradient_shapes, 3)
 _guided_offsets_back = _backward_kernel("guided_offsets_backward", _guided_offsets_gradient_shapes, 2)
-_linear_back = _backward_kernel("linear_backward", _conv2d_gradient_shapes, 3)
 
 
 def _guided_offsets_bprop(x, weight, bias, flows, max_offset, attributes, out, dout):
     raw = linear_kernel(x, weight, bias)
     draw, dflows = _guided_offsets_back(raw, flows, max_offset, dout[0], dout[1], attributes)
-    dx, dweight, dbias = _linear_back(x, weight, bias, draw, _attributes(0, 1, 0))
+    dx, dweight, dbias = _dense_gradients(x, weight, bias, draw, _attributes(0, 1, 0))
     return dx, dweight, dbias, dflows, ops.zeros_like(max_offset), ops.zeros_like(attributes)
 
 
@@ -498,6 +518,73 @@ def guided_offsets_kernel(
     return _guided_offsets(groups, points)(
         x, weight, bias, flows, _float_constant(max_offset), _attributes(groups * points)
     )
+
+
+# --- the Swin layer: one kernel on the CPU, whose gradient runs those of its parts; a sequence of kernels on a GPU
+
+_SWIN_PARTS = attention.SwinParts(norm_linear_kernel, window_attention_kernel, linear_kernel, mlp_kernel)
+_SWIN_INPUTS = (
+    "x norm1_g norm1_b qkv_w qkv_b proj_w proj_b norm2_g norm2_b fc1_w fc1_b fc2_w fc2_b table index attributes"
+)
+
+
+def _window_gradient_shapes(qkv, pad, bias, dout, attributes):
+    return qkv, pad, bias
+
+
+def _norm_linear_gradient_shapes(x, gamma, beta, weight, bias, dout, attributes):
+    return x, gamma, beta, weight, bias
+
+
+_mlp_gradients = _backward_kernel("mlp_backward", _mlp_gradient_shapes, 7)
+_window_gradients = _backward_kernel("window_attention_backward", _window_gradient_shapes, 3)
+_norm_linear_gradients = _backward_kernel("norm_linear_backward", _norm_linear_gradient_shapes, 5)
+
+
+def _swin_gradients(values: tuple) -> tuple:
+    """Gradients of the op's inputs from these, its output and the gradient of that; graph mode compiles it."""
+    x, norm1_g, norm1_b, qkv_w, qkv_b, proj_w, proj_b, norm2_g, norm2_b, fc1_w, fc1_b, fc2_w = values[:12]
+    table, index, attributes, dy = values[13], values[14], values[15], values[17]
+    has_table = len(table.shape) == 2
+    bias = attention.position_bias(table, index) if has_table else table
+    plain = _attributes(_activation_code("none"), 1)
+    residual = _attributes(_activation_code("none"), 1, 1)
+    # Again, as far as it is needed: the layer keeps nothing but its input.
+    qkv = _norm_linear(x, norm1_g, norm1_b, qkv_w, qkv_b, plain)
+    attended = _window_attention(qkv, qkv_b, bias, attributes)
+    z = _linear_residual(attended, proj_w, proj_b, x, residual)
+    dz, dnorm2_g, dnorm2_b, dfc1_w, dfc1_b, dfc2_w, dfc2_b = _mlp_gradients(
+        z, norm2_g, norm2_b, fc1_w, fc1_b, fc2_w, dy
+    )
+    dattended, dproj_w, dproj_b = _dense_gradients(attended, proj_w, proj_b, dz, residual)
+    dqkv, dpad, dbias = _window_gradients(qkv, qkv_b, bias, dattended, attributes)
+    dx, dnorm1_g, dnorm1_b, dqkv_w, dqkv_b = _norm_linear_gradients(x, norm1_g, norm1_b, qkv_w, qkv_b, dqkv, plain)
+    dtable = attention.position_bias_gradient(dbias, index, table.shape[0]) if has_table else ops.zeros_like(table)
+    first = dx + dz, dnorm1_g, dnorm1_b, dqkv_w, dqkv_b + dpad, dproj_w, dproj_b, dnorm2_g, dnorm2_b
+    last = dfc1_w, dfc1_b, dfc2_w, dfc2_b, dtable, ops.zeros_like(index), ops.zeros_like(attributes)
+    return first + last
+
+
+def _like_x(x, *others):
+    return x
+
+
+_swin_layer = custom_op("swin_layer", _SWIN_INPUTS, _like_x, _of_arity(_swin_gradients, len(_SWIN_INPUTS.split())))
+
+
+def swin_layer_kernel(
+    x: Tensor, weights: tuple[Tensor, ...], heads: int, window: tuple[int, int, int], shifted: bool
+) -> Tensor:
+    """See `attention.swin_layer`."""
+    if _ON_GPU or not _has_kernel(x):
+        return attention.swin_layer_of(_SWIN_PARTS, x, weights, (heads, window, shifted))
+    fitted, shift = attention.window_and_shift(x.shape[1:4], window, shifted)
+    swin = weights[: attention.SWIN_WEIGHTS]
+    table, index, has_table = _NO_TENSOR, _NO_INDEX, 0
+    if len(weights) > attention.SWIN_WEIGHTS:
+        table, index, has_table = weights[attention.SWIN_WEIGHTS], attention.position_index(window, fitted), 1
+    attributes = _attributes(heads, *fitted, *shift, has_table)
+    return _swin_layer(x, *swin, table, index, attributes)
 
 
 # --- optical flow and frame fusion, which have no gradient
@@ -626,6 +713,7 @@ FUSED_OPS: dict[str, Callable] = {
     "norm_linear": norm_linear_kernel,
     "pixel_shuffle": pixel_shuffle_kernel,
     "reverse_time": reverse_time_kernel,
+    "swin_layer": swin_layer_kernel,
     "warp": warp_kernel,
     "warp_clip": warp_clip_kernel,
     "window_attention": window_attention_kernel,

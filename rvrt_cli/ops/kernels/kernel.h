@@ -108,14 +108,15 @@ struct Tensors {
       if (shapes[i][a] != shapes[j][a]) return false;
     return true;
   }
-  // `inputs` float32 tensors, one int32 vector of `attributes` (none if 0), then float32 outputs to the end.
-  int check(int inputs, int attributes, int outputs) const {
-    const int attr = attributes ? inputs : -1;
-    if (count != inputs + (attributes ? 1 : 0) + outputs) return kCount;
+  // `inputs` float32 tensors, `indices` int32 ones, one int32 vector of `attributes` (none if 0), then float32 outputs to
+  // the end.
+  int check(int inputs, int attributes, int outputs, int indices = 0) const {
+    const int first = inputs + indices, attr = attributes ? first : -1;
+    if (count != first + (attributes ? 1 : 0) + outputs) return kCount;
     for (int i = 0; i < count; ++i) {
-      if (i == attr) {
+      if (i == attr || (i >= inputs && i < first)) {
         if (std::strcmp(dtypes[i], "int32") != 0) return kType;
-        if (size(i) != attributes) return kAttribute;
+        if (i == attr && size(i) != attributes) return kAttribute;
       } else if (!is_float(i)) {
         return kType;
       }

@@ -7,12 +7,13 @@
 
 namespace rvrt {
 
-// C channels, H hidden. Packed matrices by what they multiply: rows of C into H (in, back_out) and of H into C (out,
-// back_in).
+// C channels, H hidden. Packed matrices of the backward pass by what they multiply: rows of C into H (back_out) and of H
+// into C (back_in).
 struct MlpJob {
   Blocks blocks;
   int64_t channels, hidden;
-  const float *x, *gamma, *beta, *packed_in, *bias_in, *packed_out, *bias_out;
+  const float *x, *gamma, *beta;
+  PackedDense in, out;
   float* y;
   const float *dy, *packed_back_out, *packed_back_in, *zeros;
   float* dx;
@@ -24,16 +25,10 @@ struct MlpJob {
 
 #define RVRT_KERNEL "mlp.cc"
 #include "each_isa.h"
+#include "packed_weights.h"
 
 namespace rvrt {
 namespace {
-
-int64_t padded_floats(int64_t n) { return round_up(n, RVRT_DISPATCH(W)); }
-
-void pack(const float* source, int64_t stride_k, int64_t stride_n, int64_t depth, int64_t columns, const Scratch& to) {
-  const PackMatrixJob job{source, stride_k, stride_n, depth, columns, to.data()};
-  parallel(depth, RVRT_DISPATCH(pack_matrix), &job, workers_for(depth * columns));
-}
 
 // x (..., C), gamma and beta (C), w1 (H, C), b1 (H), w2 (C, H) at parameters 0, 1, 2, 3, 4 and `w2`.
 int mlp_sizes(const Tensors& t, int w2, MlpJob* job) {
@@ -64,16 +59,10 @@ RVRT_ENTRY(mlp_forward) {
   const int64_t c = padded_floats(job.channels), h = padded_floats(job.hidden);
   job.scratch_floats = round_up(job.blocks.block * (c + h + RVRT_DISPATCH(kPanelFloats) + 2), 16);
   const Scratch scratch(parallel_width(job.blocks.count()) * job.scratch_floats);
-  const Scratch in(job.channels * h), out(job.hidden * c), biases(h + c, true);
-  RVRT_CHECK(scratch.ok() && in.ok() && out.ok() && biases.ok(), kMemory);
-  pack(t.f(3), 1, job.channels, job.channels, job.hidden, in);
-  pack(t.f(5), 1, job.hidden, job.hidden, job.channels, out);
-  std::memcpy(biases.data(), t.f(4), sizeof(float) * job.hidden);
-  std::memcpy(biases.data() + h, t.f(6), sizeof(float) * job.channels);
-  job.packed_in = in.data();
-  job.packed_out = out.data();
-  job.bias_in = biases.data();
-  job.bias_out = biases.data() + h;
+  const DenseWeights in(t.f(3), t.f(4), job.channels, job.hidden), out(t.f(5), t.f(6), job.hidden, job.channels);
+  RVRT_CHECK(scratch.ok() && in.ok() && out.ok(), kMemory);
+  job.in = in.view();
+  job.out = out.view();
   job.y = t.f(7);
   job.scratch = scratch.data();
   return parallel_shared(job.blocks.count(), RVRT_DISPATCH(mlp_forward_blocks), &job);
@@ -95,16 +84,14 @@ RVRT_ENTRY(mlp_backward) {
   job.scratch_floats = round_up(job.blocks.block * (2 * c + 3 * h + RVRT_DISPATCH(kPanelFloats) + 2), 16);
   job.sums_floats = round_up(2 * weights + h + 3 * c, 16);
   const Scratch scratch(n * job.scratch_floats), sums(n * job.sums_floats, true);
-  const Scratch in(weights), back_out(weights), back_in(job.hidden * c), bias(h, true), zeros(std::max(c, h), true);
-  RVRT_CHECK(scratch.ok() && sums.ok() && in.ok() && back_out.ok() && back_in.ok() && bias.ok() && zeros.ok(), kMemory);
-  pack(t.f(3), 1, job.channels, job.channels, job.hidden, in);
+  const DenseWeights in(t.f(3), t.f(4), job.channels, job.hidden);
+  const Scratch back_out(weights), back_in(job.hidden * c), zeros(std::max(c, h), true);
+  RVRT_CHECK(scratch.ok() && sums.ok() && in.ok() && back_out.ok() && back_in.ok() && zeros.ok(), kMemory);
   pack(t.f(5), job.hidden, 1, job.channels, job.hidden, back_out);
   pack(t.f(3), job.channels, 1, job.hidden, job.channels, back_in);
-  std::memcpy(bias.data(), t.f(4), sizeof(float) * job.hidden);
-  job.packed_in = in.data();
+  job.in = in.view();
   job.packed_back_out = back_out.data();
   job.packed_back_in = back_in.data();
-  job.bias_in = bias.data();
   job.zeros = zeros.data();
   job.dy = t.f(6);
   job.dx = t.f(7);
@@ -141,10 +128,8 @@ inline void mlp_forward_blocks(const void* pointer, Span span) {
     const int64_t first = job.blocks.begin(i) * channels, rows = job.blocks.size(i);
     row_statistics(rows, channels, job.x + first, statistics);
     normalize(rows, channels, job.x + first, statistics, job.gamma, job.beta, normal, c);
-    product_rows(rows, job.hidden, channels, normal, c, job.packed_in, job.bias_in, sums,
-                 {kGelu, nullptr, 0, hidden, h});
-    product_rows(rows, channels, job.hidden, hidden, h, job.packed_out, job.bias_out, sums,
-                 {kNone, job.x + first, channels, job.y + first, channels});
+    dense_rows(rows, job.in, normal, c, sums, {kGelu, nullptr, 0, hidden, h});
+    dense_rows(rows, job.out, hidden, h, sums, {kNone, job.x + first, channels, job.y + first, channels});
   }
 }
 
@@ -177,8 +162,7 @@ inline void mlp_backward_blocks(const void* pointer, Span span) {
     const float* dy = job.dy + first;
     row_statistics(rows, channels, x, statistics);
     normalize(rows, channels, x, statistics, job.gamma, job.beta, normal, c);
-    product_rows(rows, job.hidden, channels, normal, c, job.packed_in, job.bias_in, sums,
-                 {kNone, nullptr, 0, slope, h});
+    dense_rows(rows, job.in, normal, c, sums, {kNone, nullptr, 0, slope, h});
     gelu_and_slope(rows * h, slope, hidden);
     product_rows(rows, job.hidden, channels, dy, channels, job.packed_back_out, job.zeros, sums,
                  {kNone, nullptr, 0, dhidden, h});

@@ -16,6 +16,12 @@ struct PackMatrixJob {
   float* packed;
 };
 
+// A dense layer ready to be multiplied by: weightᵀ packed, the bias padded to whole vectors.
+struct PackedDense {
+  int64_t inputs, outputs;
+  const float *packed, *bias;
+};
+
 // out[i * stride_i + j * stride_j] = the sum over threads, in order, of sums[thread * stride + i * ld + j];
 // tasks are the rows i.
 struct ReduceJob {

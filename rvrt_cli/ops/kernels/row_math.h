@@ -9,6 +9,12 @@ inline void pack_matrix(const void* pointer, Span span) {
   pack_panels(job.source, job.stride_k, job.stride_n, job.depth, job.columns, span.begin, span.end, job.packed);
 }
 
+// A dense layer on rows of `a`, then `f`; `scratch` holds rows * kPanelFloats.
+inline void dense_rows(int64_t rows, const PackedDense& layer, const float* a, int64_t lda, float* scratch,
+                       const Finish& f) {
+  product_rows(rows, layer.outputs, layer.inputs, a, lda, layer.packed, layer.bias, scratch, f);
+}
+
 // The sums of four vectors' lanes.
 RVRT_INLINE v4 sum4(vf a, vf b, vf c, vf d) {
   v4 q[4] = {};

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// Weights of dense layers as gemm.h multiplies by them. Include after each_isa.h, in a file whose code per instruction set
+// includes row_math.h.
+#pragma once
+
+#include "row_blocks.h"
+
+namespace rvrt {
+namespace {
+
+int64_t padded_floats(int64_t n) { return round_up(n, RVRT_DISPATCH(W)); }
+
+void pack(const float* source, int64_t stride_k, int64_t stride_n, int64_t depth, int64_t columns, const Scratch& to) {
+  const PackMatrixJob job{source, stride_k, stride_n, depth, columns, to.data()};
+  parallel(depth, RVRT_DISPATCH(pack_matrix), &job, workers_for(depth * columns));
+}
+
+// Owns what a PackedDense points to: the packed transpose of weight (outputs, inputs), and the bias (zeros if null)
+// padded to whole vectors.
+class DenseWeights {
+ public:
+  DenseWeights(const float* weight, const float* bias, int64_t inputs, int64_t outputs)
+      : inputs_(inputs),
+        outputs_(outputs),
+        packed_(inputs * padded_floats(outputs)),
+        bias_(padded_floats(outputs), true) {
+    if (!ok()) return;
+    pack(weight, 1, inputs, inputs, outputs, packed_);
+    if (bias) std::memcpy(bias_.data(), bias, sizeof(float) * outputs);
+  }
+  bool ok() const { return packed_.ok() && bias_.ok(); }
+  PackedDense view() const { return {inputs_, outputs_, packed_.data(), bias_.data()}; }
+
+ private:
+  int64_t inputs_, outputs_;
+  Scratch packed_, bias_;
+};
+
+}  // namespace
+}  // namespace rvrt
