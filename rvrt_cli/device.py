@@ -29,7 +29,7 @@ class Device:
 
     Attributes:
         kind: "cpu", "gpu" or "ascend".
-        precision: "float32", or "float16" on an accelerator.
+        precision: "float32"; "float16" on an accelerator; "bfloat16", operands of matrix products only, on a CPU that has it.
         number: of the accelerator, from 0.
     """
 
@@ -55,11 +55,11 @@ def use_device(device: str = "auto", precision: str = "float32", threads: int | 
     Args:
         device: "cpu", "gpu", "ascend", or with a number, "gpu:1"; "auto" takes an Ascend NPU, else an NVIDIA GPU, else the
             CPU. Without a number, a rank takes the accelerator of its number on its machine, other processes the first.
-        precision: "float16" only on an accelerator.
+        precision: "float16" only on an accelerator, "bfloat16" only on a CPU.
         threads: of the CPU; None: as many as the process may use.
 
     Raises:
-        OptionError: an unknown name, float16 on the CPU, or an unknown RVRT_ISA.
+        OptionError: an unknown name, a precision that the device lacks, or an unknown RVRT_ISA.
         RvrtError: there is no such device.
     """
     kind, number = _requested(device, precision)
@@ -73,8 +73,8 @@ def use_device(device: str = "auto", precision: str = "float32", threads: int | 
     if kind not in ("auto", chosen):
         reason = missing[kind] or f"MindSpore finds none, although its {kind.upper()} plugin was loaded"
         raise RvrtError(f"--device {device}: {reason}; or choose --device cpu")
+    _check_precision(chosen, precision)
     if chosen == "cpu":
-        _refuse_half_precision(precision)
         number = 0
     elif number is None:
         number = int(os.environ["DEVICE_ID"]) if os.environ.get("MS_ROLE") == "MS_WORKER" else 0  # as set by msrun
@@ -91,7 +91,7 @@ def certain_device(device: str = "auto", precision: str = "float32") -> Device |
     kind, _ = _requested(device, precision)
     if kind not in ("auto", "cpu") or not all(_missing_accelerators(kind).values()):
         return None
-    _refuse_half_precision(precision)
+    _check_precision("cpu", precision)
     return Device("cpu", precision)
 
 
@@ -99,18 +99,29 @@ def _requested(device: str, precision: str) -> tuple[str, int | None]:
     """Kind and number of a device.
 
     Raises:
-        OptionError: an unknown name, or float16 on the CPU.
+        OptionError: an unknown name, or a precision that the device lacks.
     """
     kind, number = parse_device(device)
     check_choice("--precision", precision, PRECISIONS)
-    if kind == "cpu" and precision != "float32":
-        raise OptionError("--precision float16: the CPU computes in float32; leave it out, or choose --device gpu")
+    if kind != "auto":
+        _check_precision(kind, precision)
     return kind, number
 
 
-def _refuse_half_precision(precision: str) -> None:
-    if precision != "float32":
-        raise OptionError("--precision float16: the CPU computes in float32, and no accelerator was found")
+def _check_precision(kind: str, precision: str) -> None:
+    if kind == "cpu" and precision == "float16":
+        raise OptionError("--precision float16: needs an accelerator; leave it out, or choose --device gpu")
+    if kind == "cpu" and precision == "bfloat16" and not _has_bfloat16():
+        raise OptionError("--precision bfloat16: this CPU has neither AMX nor AVX512-BF16; leave it out")
+    if kind != "cpu" and precision == "bfloat16":
+        raise OptionError("--precision bfloat16: only the CPU computes in bfloat16; choose float16, or --device cpu")
+
+
+def _has_bfloat16() -> bool:
+    with contextlib.suppress(OSError):
+        flags = Path("/proc/cpuinfo").read_text().split()
+        return "avx512_bf16" in flags or "amx_bf16" in flags
+    return False
 
 
 def _missing_accelerators(kind: str) -> dict[str, str | None]:

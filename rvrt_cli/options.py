@@ -16,7 +16,10 @@ from rvrt_cli.errors import OptionError
 
 DEVICES = ("auto", "cpu", "gpu", "ascend")
 DEVICE_HELP = "Device that runs the network: auto, cpu, gpu or ascend; gpu:1 is the second GPU."
-PRECISIONS = ("float32", "float16")
+PRECISIONS = ("float32", "float16", "bfloat16")
+PRECISION_HELP = (
+    "Floating-point precision of the network; float16 needs a GPU or NPU, bfloat16 a CPU with AMX or AVX512-BF16."
+)
 PRESET_HEIGHTS = {"480p": 480, "720p": 720, "1080p": 1080, "1440p": 1440, "2160p": 2160, "4320p": 4320}
 ISA_NAMES = ("portable", "avx2", "avx512")  # values of RVRT_ISA, from low to high as in ops/kernels/kernel.h
 NATIVE_SCALE = 4
@@ -53,7 +56,9 @@ class UpscaleOptions:
     weights: str | None = setting(None, "Weights file to use in place of --model.", metavar="FILE")
     device: str = setting("auto", DEVICE_HELP, metavar="DEVICE")
     precision: str = setting(
-        "float32", "Floating-point precision of the network; float16 needs a GPU or NPU.", choices=PRECISIONS
+        "float32",
+        PRECISION_HELP,
+        choices=PRECISIONS,
     )
     scale: int = setting(NATIVE_SCALE, "Scale factor: 2, 3 or 4; for 2 and 3 the 4x result is downscaled.")
     size: str | None = setting(

@@ -6,7 +6,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rvrt_cli.errors import OptionError
-from rvrt_cli.options import DEVICE_HELP, PRECISIONS, UpscaleOptions, check_choice, parse_device, parse_size, setting
+from rvrt_cli.options import (
+    DEVICE_HELP,
+    PRECISION_HELP,
+    PRECISIONS,
+    UpscaleOptions,
+    check_choice,
+    parse_device,
+    parse_size,
+    setting,
+)
 
 PROTOCOLS = ("vimeo90k-t", "vid4", "reds4", "udm10", "clips")
 TEST_DEGRADATIONS = ("bi", "bd", "video")  # MATLAB's bicubic; blur and decimation; bicubic, then H.264
@@ -31,7 +40,7 @@ class BenchOptions:
     device: str = setting(UpscaleOptions.device, DEVICE_HELP, metavar="DEVICE")
     precision: str = setting(
         UpscaleOptions.precision,
-        "Floating-point precision of the network; float16 needs a GPU or NPU.",
+        PRECISION_HELP,
         choices=PRECISIONS,
     )
     frames: int = setting(14, "Frames per call.")

@@ -18,7 +18,7 @@ from rvrt_cli.data.batch_spec import TRAINING_DEGRADATIONS, BatchSpec
 from rvrt_cli.errors import OptionError, WeightsError
 from rvrt_cli.files import write_atomically
 from rvrt_cli.model.config import PRESETS, RVRTConfig
-from rvrt_cli.options import DEVICE_HELP, PRECISIONS, check_ranks, setting
+from rvrt_cli.options import DEVICE_HELP, check_ranks, setting
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -26,6 +26,7 @@ else:
     import tomli as tomllib
 
 RECIPES = Path(__file__).parent / "recipes"
+TRAINING_PRECISIONS = ("float32", "float16")
 SCHEDULES = ("cosine", "one-cycle", "constant")
 _NOT_NEGATIVE = (
     *("spynet_frozen", "spynet_rate", "final_rate", "warmup", "weight_decay", "clip_norm"),
@@ -116,7 +117,7 @@ class TrainOptions:
         self.config  # noqa: B018  validates
         self.spec  # noqa: B018  validates
         check_ranks(self.ranks, self.local_ranks, self.node, self.master)
-        for name, allowed in (("schedule", SCHEDULES), ("precision", PRECISIONS)):
+        for name, allowed in (("schedule", SCHEDULES), ("precision", TRAINING_PRECISIONS)):
             if getattr(self, name) not in allowed:
                 raise OptionError(f"{flag(name)} {getattr(self, name)!r}: choose one of {', '.join(allowed)}")
         for name in ("steps", "save_every", "keep", "max_skipped", "val_frames"):

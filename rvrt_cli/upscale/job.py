@@ -104,7 +104,7 @@ def load_network(
     Args:
         model: name of embedded or converted weights, see `rvrt weights list`.
         weights: a weights file in place of `model`.
-        device: "auto", "cpu", "gpu" or "ascend"; precision: "float32" or, on an accelerator, "float16".
+        device: "auto", "cpu", "gpu" or "ascend"; precision: see `rvrt_cli.device.use_device`.
 
     Raises:
         WeightsError: no such weights, or they do not fit their network.

@@ -12,6 +12,7 @@ import functools
 import logging
 from pathlib import Path
 
+from rvrt_cli.errors import OptionError
 from rvrt_cli.ops.kernels.build import LIBRARY, SOURCES, build
 from rvrt_cli.options import ISA_NAMES
 
@@ -38,6 +39,24 @@ def instruction_set() -> str | None:
     """
     path = library()
     return None if path is None else ISA_NAMES[ctypes.CDLL(str(path)).rvrt_kernels_isa(_ONLY_ASK)]
+
+
+def use_bfloat16(enabled: bool) -> None:
+    """Round the operands of the CPU kernels' products to bfloat16 in inference, or keep float32.
+
+    Sums, and what is stored between layers, stay float32; attention and optical flow do not change.
+
+    Raises:
+        OptionError: there are no kernels, or the processor has no bfloat16 within RVRT_ISA.
+    """
+    path = library()
+    if path is None:
+        if enabled:
+            raise OptionError(f"--precision bfloat16: {problem()}")
+        return
+    best, float32 = -1, 0
+    if ctypes.CDLL(str(path)).rvrt_kernels_bfloat16(best if enabled else float32) == float32 and enabled:
+        raise OptionError("--precision bfloat16: this CPU has neither AMX nor AVX512-BF16, or RVRT_ISA excludes them")
 
 
 @functools.cache

@@ -4,6 +4,7 @@
 #include "bfloat16.h"
 
 #include <atomic>
+#include <memory>
 
 #if defined(__x86_64__) && !defined(RVRT_PORTABLE_ONLY) && (!defined(__GNUC__) || defined(__clang__) || __GNUC__ >= 11)
 #define RVRT_X86_BFLOAT16
@@ -153,6 +154,39 @@ void half_product(const HalfProduct& p) {
   if (operands() == kAvx512Bf16) return avx512_product(p);
 #endif
   emulated_product(p);
+}
+
+namespace {
+
+// Tasks are taps of panels.
+void pack_half_taps(const void* pointer, Span span) {
+  const HalfPackJob& job = *static_cast<const HalfPackJob*>(pointer);
+  const int64_t taps = job.kh * job.kw, depth = job.depth(), used = job.kw * job.inputs;
+  for (int64_t task = span.begin; task < span.end; ++task) {
+    const int64_t first = task / job.kh * kHalfColumns, ky = task % job.kh;
+    uint16_t* to = job.packed + task * depth * kHalfColumns;
+    for (int64_t k = 0; k < depth; ++k) {
+      const float* source = job.weight + k % job.inputs * taps + ky * job.kw + k / job.inputs;
+      uint16_t* row = to + k / kHalfDepth * 2 * kHalfTile + k % kHalfDepth / 2 * 32 + k % 2;
+      for (int64_t j = 0; j < kHalfColumns; ++j)
+        row[j / 16 * kHalfTile + j % 16 * 2] =
+            k < used && first + j < job.outputs ? to_bfloat16(source[(first + j) * job.inputs * taps]) : 0;
+    }
+  }
+}
+
+}  // namespace
+
+void pack_half(const HalfPackJob& job) { parallel(job.panels() * job.kh, pack_half_taps, &job); }
+
+float* half_scratch(int64_t floats) {
+  thread_local std::unique_ptr<Scratch> kept;
+  thread_local int64_t size = 0;
+  if (floats > size) {
+    kept = std::make_unique<Scratch>(floats, true);
+    size = kept->ok() ? floats : 0;
+  }
+  return kept->data();
 }
 
 }  // namespace rvrt

@@ -27,6 +27,23 @@ struct HalfProduct {
 
 void half_product(const HalfProduct& p);
 
+// Packs weight (outputs, inputs, kh, kw) for `kh` taps of depth round_up(kw * inputs, 32): element kx * inputs + c of tap
+// ky. `packed` holds `floats` floats.
+struct HalfPackJob {
+  const float* weight;
+  int64_t inputs, outputs, kh, kw;
+  uint16_t* packed;
+  int64_t depth() const { return round_up(kw * inputs, kHalfDepth); }
+  int64_t panels() const { return ceil_div(outputs, kHalfColumns); }
+  int64_t panel_elements() const { return kh * depth() * kHalfColumns; }
+  int64_t floats() const { return panels() * panel_elements() / 2; }
+};
+
+void pack_half(const HalfPackJob& job);
+
+// Memory of this thread that is kept between calls; null if there is too little.
+float* half_scratch(int64_t floats);
+
 // To the nearest bfloat16, ties to even.
 inline uint16_t to_bfloat16(float x) {
   uint32_t bits;

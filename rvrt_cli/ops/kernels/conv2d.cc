@@ -47,12 +47,10 @@ struct ConvForwardJob {
 struct HalfConvJob {
   Convolution conv;
   Sources x;
-  const float *weight, *bias, *residual;
+  HalfPackJob weights;
+  const float *bias, *residual;
   float* y;
   int activation;
-  uint16_t* packed;
-  int64_t depth;   // of a kernel row: kw * inputs, up to whole tiles
-  int64_t panels;  // of 32 output channels
   float* scratch;  // halo as bfloat16, sums
   int64_t scratch_floats, halo_floats;
 };
@@ -202,26 +200,24 @@ int half_forward(const Tensors& t, const Sources& x, const Sizes& s) {
   c.across = ceil_div(c.width, 64);
   c.columns = std::min(c.width, round_up(ceil_div(c.width, c.across), 16));
   c.across = ceil_div(c.width, c.columns);
-  job.depth = round_up(c.kw * c.inputs, kHalfDepth);
-  job.panels = ceil_div(c.outputs, kHalfColumns);
+  job.weights = {t.f(weight), c.inputs, c.outputs, c.kh, c.kw, nullptr};
   // Rows are read beyond the halo: up to whole tiles of pixels and of channels.
-  const int64_t halo = c.halo_floats(c.inputs) + 16 * c.inputs + job.depth,
+  const int64_t halo = c.halo_floats(c.inputs) + 16 * c.inputs + job.weights.depth(),
                 sums = round_up(c.columns, 16) * kHalfColumns;
   job.halo_floats = round_up(ceil_div(halo, 2), 16);
   job.scratch_floats = job.halo_floats + round_up(c.halo_width() * c.inputs, 16) + sums;
   const Scratch scratch(parallel_width(c.tiles()) * job.scratch_floats, true);
-  const Scratch packed(job.panels * c.kh * job.depth * kHalfColumns / 2), bias(job.panels * kHalfColumns, true);
+  const Scratch packed(job.weights.floats()), bias(job.weights.panels() * kHalfColumns, true);
   RVRT_CHECK(scratch.ok() && packed.ok() && bias.ok(), kMemory);
   job.x = x;
-  job.weight = t.f(weight);
   if (attributes[1]) std::memcpy(bias.data(), t.f(weight + 1), sizeof(float) * c.outputs);
   job.bias = bias.data();
   job.residual = attributes[2] ? t.f(weight + 2) : nullptr;
   job.y = t.f(weight + 4);
   job.activation = attributes[0];
-  job.packed = reinterpret_cast<uint16_t*>(packed.data());
+  job.weights.packed = reinterpret_cast<uint16_t*>(packed.data());
   job.scratch = scratch.data();
-  parallel(job.panels * c.kh, RVRT_DISPATCH(half_conv_pack), &job);
+  pack_half(job.weights);
   return parallel_shared(c.tiles(), RVRT_DISPATCH(half_conv_tiles), &job);
 }
 
@@ -491,26 +487,6 @@ inline void conv_forward_tiles(const void* pointer, Span span) {
 
 // --- bfloat16
 
-// Tasks are kernel rows of panels.
-inline void half_conv_pack(const void* pointer, Span span) {
-  const HalfConvJob& job = *static_cast<const HalfConvJob*>(pointer);
-  const Convolution& c = job.conv;
-  const int64_t taps = c.kh * c.kw, used = c.kw * c.inputs;
-  for (int64_t task = span.begin; task < span.end; ++task) {
-    const int64_t panel = task / c.kh, ky = task % c.kh;
-    uint16_t* to = job.packed + task * job.depth * kHalfColumns;
-    for (int64_t k = 0; k < job.depth; ++k) {
-      const float* source = job.weight + (k % c.inputs) * taps + ky * c.kw + k / c.inputs;
-      uint16_t* row = to + k / kHalfDepth * 2 * kHalfTile + k % kHalfDepth / 2 * 32 + k % 2;
-      for (int64_t j = 0; j < kHalfColumns; ++j) {
-        const int64_t out = panel * kHalfColumns + j;
-        row[j / 16 * kHalfTile + j % 16 * 2] =
-            k < used && out < c.outputs ? to_bfloat16(source[out * c.inputs * taps]) : 0;
-      }
-    }
-  }
-}
-
 // The tile's pixels with their halo, as bfloat16; `line` holds one row of them in float32.
 inline void copy_half_halo(const HalfConvJob& job, const TilePlace& p, float* line, uint16_t* out) {
   Convolution c = job.conv;
@@ -537,12 +513,12 @@ inline void half_conv_tiles(const void* pointer, Span span) {
     const TilePlace p = place(c, tile);
     copy_half_halo(job, p, line, halo);
     const int64_t stride = (p.columns + c.kw - 1) * c.inputs;
-    for (int64_t panel = 0; panel < job.panels; ++panel) {
+    for (int64_t panel = 0; panel < job.weights.panels(); ++panel) {
       const int64_t first = panel * kHalfColumns;
       const int64_t count = c.outputs - first < kHalfColumns ? c.outputs - first : kHalfColumns;
       for (int64_t row = 0; row < p.rows; ++row) {
-        half_product({p.columns, job.depth, c.kh, halo + row * stride, c.inputs, stride,
-                      job.packed + panel * c.kh * job.depth * kHalfColumns, sums, kHalfColumns});
+        half_product({p.columns, job.weights.depth(), c.kh, halo + row * stride, c.inputs, stride,
+                      job.weights.packed + panel * job.weights.panel_elements(), sums, kHalfColumns});
         for (int64_t x = 0; x < p.columns; ++x)
           for (int64_t j = 0; j < kHalfColumns; j += W)
             store(sums + x * kHalfColumns + j, load(sums + x * kHalfColumns + j) + load(job.bias + first + j));

@@ -5,6 +5,7 @@
 #ifndef RVRT_ISA
 
 #include "convolution.h"
+#include "bfloat16.h"
 #include "row_blocks.h"
 
 namespace rvrt {
@@ -57,7 +58,7 @@ int dense_forward(const Tensors& t, DenseJob job, const float* weight, const flo
   const int n = parallel_width(job.blocks.count());
   job.scratch_floats = scratch_floats(job.blocks.block, job.inputs, job.outputs);
   const Scratch scratch(n * job.scratch_floats);
-  const DenseWeights layer(weight, bias, job.inputs, job.outputs);
+  const DenseWeights layer(weight, bias, job.inputs, job.outputs, operands());
   RVRT_CHECK(scratch.ok() && layer.ok(), kMemory);
   job.layer = layer.view();
   job.y = t.f(y);
@@ -76,7 +77,7 @@ int dense_backward(const Tensors& t, DenseJob job, const float* weight, const fl
   job.sums_floats = round_up(job.inputs * out + out + 2 * in, 16);
   const Scratch scratch(n * job.scratch_floats), sums(n * job.sums_floats, true);
   // Only the activation's gradient needs the output again.
-  const DenseWeights layer(weight, bias, job.activation ? job.inputs : 0, job.outputs);
+  const DenseWeights layer(weight, bias, job.activation ? job.inputs : 0, job.outputs, kFloat32);
   const Scratch back(job.outputs * in);
   const Scratch zeros(in, true);
   RVRT_CHECK(scratch.ok() && sums.ok() && layer.ok() && back.ok() && zeros.ok(), kMemory);
@@ -176,6 +177,7 @@ RVRT_ENTRY(norm_linear_backward) {
 
 #include "simd.h"
 #include "gemm.h"
+#include "half.h"
 #include "row_math.h"
 
 // Rows [first, first + rows) of x, the sources' channels side by side, `ld` floats apart.

@@ -3,6 +3,7 @@
 // over the pixels; and the gradient of bound and flow.
 #ifndef RVRT_ISA
 
+#include "bfloat16.h"
 #include "row_blocks.h"
 
 namespace rvrt {
@@ -93,6 +94,7 @@ RVRT_ENTRY(guided_offsets_backward) {
 
 #include "simd.h"
 #include "gemm.h"
+#include "half.h"
 #include "row_math.h"
 
 // To about 1e-7, absolute.

@@ -3,6 +3,7 @@
 // rows stay in the cache from x to y; the backward kernel recomputes the hidden features.
 #ifndef RVRT_ISA
 
+#include "bfloat16.h"
 #include "row_blocks.h"
 
 namespace rvrt {
@@ -59,7 +60,8 @@ RVRT_ENTRY(mlp_forward) {
   const int64_t c = padded_floats(job.channels), h = padded_floats(job.hidden);
   job.scratch_floats = round_up(job.blocks.block * (c + h + RVRT_DISPATCH(kPanelFloats) + 2), 16);
   const Scratch scratch(parallel_width(job.blocks.count()) * job.scratch_floats);
-  const DenseWeights in(t.f(3), t.f(4), job.channels, job.hidden), out(t.f(5), t.f(6), job.hidden, job.channels);
+  const DenseWeights in(t.f(3), t.f(4), job.channels, job.hidden, operands());
+  const DenseWeights out(t.f(5), t.f(6), job.hidden, job.channels, operands());
   RVRT_CHECK(scratch.ok() && in.ok() && out.ok(), kMemory);
   job.in = in.view();
   job.out = out.view();
@@ -84,7 +86,7 @@ RVRT_ENTRY(mlp_backward) {
   job.scratch_floats = round_up(job.blocks.block * (2 * c + 3 * h + RVRT_DISPATCH(kPanelFloats) + 2), 16);
   job.sums_floats = round_up(2 * weights + h + 3 * c, 16);
   const Scratch scratch(n * job.scratch_floats), sums(n * job.sums_floats, true);
-  const DenseWeights in(t.f(3), t.f(4), job.channels, job.hidden);
+  const DenseWeights in(t.f(3), t.f(4), job.channels, job.hidden, kFloat32);
   const Scratch back_out(weights), back_in(job.hidden * c), zeros(std::max(c, h), true);
   RVRT_CHECK(scratch.ok() && sums.ok() && in.ok() && back_out.ok() && back_in.ok() && zeros.ok(), kMemory);
   pack(t.f(5), job.hidden, 1, job.channels, job.hidden, back_out);
@@ -115,6 +117,7 @@ RVRT_ENTRY(mlp_backward) {
 
 #include "simd.h"
 #include "gemm.h"
+#include "half.h"
 #include "row_math.h"
 
 inline void mlp_forward_blocks(const void* pointer, Span span) {

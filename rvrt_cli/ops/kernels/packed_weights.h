@@ -3,6 +3,7 @@
 // includes row_math.h.
 #pragma once
 
+#include "bfloat16.h"
 #include "row_blocks.h"
 
 namespace rvrt {
@@ -15,24 +16,32 @@ void pack(const float* source, int64_t stride_k, int64_t stride_n, int64_t depth
   parallel(depth, RVRT_DISPATCH(pack_matrix), &job, workers_for(depth * columns));
 }
 
-// Owns what a PackedDense points to: the packed transpose of weight (outputs, inputs), and the bias (zeros if null)
-// padded to whole vectors.
+// Owns what a PackedDense points to: the packed transpose of weight (outputs, inputs), and the bias (zeros if null).
 class DenseWeights {
  public:
-  DenseWeights(const float* weight, const float* bias, int64_t inputs, int64_t outputs)
+  DenseWeights(const float* weight, const float* bias, int64_t inputs, int64_t outputs, Operands how)
       : inputs_(inputs),
         outputs_(outputs),
-        packed_(inputs * padded_floats(outputs)),
-        bias_(padded_floats(outputs), true) {
+        is_half_(how != kFloat32 && inputs > 0),
+        packed_(is_half_ ? HalfPackJob{weight, inputs, outputs, 1, 1, nullptr}.floats()
+                         : inputs * padded_floats(outputs)),
+        bias_(round_up(outputs, kHalfColumns), true) {
     if (!ok()) return;
-    pack(weight, 1, inputs, inputs, outputs, packed_);
+    if (is_half_)
+      pack_half(half_job(weight));
+    else
+      pack(weight, 1, inputs, inputs, outputs, packed_);
     if (bias) std::memcpy(bias_.data(), bias, sizeof(float) * outputs);
   }
   bool ok() const { return packed_.ok() && bias_.ok(); }
-  PackedDense view() const { return {inputs_, outputs_, packed_.data(), bias_.data()}; }
+  PackedDense view() const { return {inputs_, outputs_, packed_.data(), bias_.data(), is_half_ ? half() : nullptr}; }
 
  private:
+  HalfPackJob half_job(const float* weight) const { return {weight, inputs_, outputs_, 1, 1, half()}; }
+  uint16_t* half() const { return reinterpret_cast<uint16_t*>(packed_.data()); }
+
   int64_t inputs_, outputs_;
+  bool is_half_;
   Scratch packed_, bias_;
 };
 

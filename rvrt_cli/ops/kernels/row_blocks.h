@@ -16,10 +16,11 @@ struct PackMatrixJob {
   float* packed;
 };
 
-// A dense layer ready to be multiplied by: weightᵀ packed, the bias padded to whole vectors.
+// A dense layer ready to be multiplied by: weightᵀ packed, in float32 or (`half` not null) in bfloat16, the bias padded.
 struct PackedDense {
   int64_t inputs, outputs;
   const float *packed, *bias;
+  const uint16_t* half;
 };
 
 // out[i * stride_i + j * stride_j] = the sum over threads, in order, of sums[thread * stride + i * ld + j];

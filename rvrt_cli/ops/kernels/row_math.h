@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Packing, LayerNorm and activations on blocks of rows. Include after gemm.h, once per instruction set, inside its
-// namespace.
+// Packing, dense layers, LayerNorm and activations on blocks of rows. Include after gemm.h and half.h, once per
+// instruction set, inside its namespace.
 
 constexpr float kEpsilon = 1e-5f;  // LayerNorm, as published
 
@@ -9,9 +9,30 @@ inline void pack_matrix(const void* pointer, Span span) {
   pack_panels(job.source, job.stride_k, job.stride_n, job.depth, job.columns, span.begin, span.end, job.packed);
 }
 
+// `dense_rows` with operands rounded to bfloat16.
+inline void half_dense_rows(int64_t rows, const PackedDense& layer, const float* a, int64_t lda, const Finish& f) {
+  const int64_t depth = round_up(layer.inputs, kHalfDepth), tall = round_up(rows, 16);
+  float* scratch = half_scratch(tall * (depth / 2 + kHalfColumns));
+  uint16_t* rounded = reinterpret_cast<uint16_t*>(scratch);
+  float* sums = scratch + tall * depth / 2;
+  for (int64_t i = 0; i < rows; ++i) {
+    round_to_half(a + i * lda, layer.inputs, rounded + i * depth);
+    std::memset(rounded + i * depth + layer.inputs, 0, sizeof(uint16_t) * (depth - layer.inputs));
+  }
+  for (int64_t first = 0; first < layer.outputs; first += kHalfColumns) {
+    half_product({rows, depth, 1, rounded, depth, 0, layer.half + first * depth, sums, kHalfColumns});
+    for (int64_t i = 0; i < rows * kHalfColumns; i += W)
+      store(sums + i, load(sums + i) + load(layer.bias + first + i % kHalfColumns));
+    const int64_t count = layer.outputs - first < kHalfColumns ? layer.outputs - first : kHalfColumns;
+    finish(rows, count, sums, kHalfColumns,
+           {f.activation, f.residual ? f.residual + first : nullptr, f.ldr, f.out + first, f.ldo});
+  }
+}
+
 // A dense layer on rows of `a`, then `f`; `scratch` holds rows * kPanelFloats.
 inline void dense_rows(int64_t rows, const PackedDense& layer, const float* a, int64_t lda, float* scratch,
                        const Finish& f) {
+  if (layer.half) return half_dense_rows(rows, layer, a, lda, f);
   product_rows(rows, layer.outputs, layer.inputs, a, lda, layer.packed, layer.bias, scratch, f);
 }
 

@@ -3,6 +3,7 @@
 // its residual. A window's rows stay in the cache from x to y, and nothing between the two is ever a tensor.
 #ifndef RVRT_ISA
 
+#include "bfloat16.h"
 #include "row_blocks.h"
 #include "windows.h"
 
@@ -61,8 +62,9 @@ RVRT_ENTRY(swin_layer_forward) {
   SwinJob job{};
   if (const int bad = parse_swin(t, job)) return bad;
   const int64_t c = job.C, hidden = t.dim(9, 0);
-  const DenseWeights qkv(t.f(3), t.f(4), c, 3 * c), proj(t.f(5), t.f(6), c, c);
-  const DenseWeights fc1(t.f(9), t.f(10), c, hidden), fc2(t.f(11), t.f(12), hidden, c);
+  const DenseWeights qkv(t.f(3), t.f(4), c, 3 * c, operands()), proj(t.f(5), t.f(6), c, c, operands());
+  const DenseWeights fc1(t.f(9), t.f(10), c, hidden, operands());
+  const DenseWeights fc2(t.f(11), t.f(12), hidden, c, operands());
   const Scratch bias(RVRT_DISPATCH(bias_floats)(job, job.table), !job.table);
   job.qkv = qkv.view(), job.proj = proj.view(), job.fc1 = fc1.view(), job.fc2 = fc2.view();
   job.scratch_floats = RVRT_DISPATCH(swin_scratch_floats)(job);
@@ -77,6 +79,7 @@ RVRT_ENTRY(swin_layer_forward) {
 
 #include "simd.h"
 #include "gemm.h"
+#include "half.h"
 #include "row_math.h"
 #include "window_math.h"
 
