@@ -8,7 +8,6 @@ Channels come last.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import mindspore as ms
 import numpy as np
@@ -154,53 +153,42 @@ def swap_xy(field: Tensor) -> Tensor:
 SWIN_WEIGHTS = 12  # of a Swin layer, and the table of relative position biases if it has one
 
 
-class SwinParts(NamedTuple):
-    """The functions that a Swin layer is made of: definitions or kernels."""
+def swin_layer_of(norm_linear: Callable, window_attention: Callable, linear: Callable, mlp: Callable) -> Callable:
+    """`swin_layer` made of these functions: definitions or kernels."""
 
-    norm_linear: Callable
-    window_attention: Callable
-    linear: Callable
-    mlp: Callable
+    def swin(x: Tensor, weights: tuple[Tensor, ...], heads: int, window: tuple[int, int, int], shifted: bool) -> Tensor:
+        """Swin layer over (T, H, W): shifted-window attention and feed-forward part, each with a residual connection.
+
+        Swin, equation 3; RVRT section 4.2.
+
+        Args:
+            x: (N, T, H, W, C).
+            weights: gamma and beta (C,) of the LayerNorm before attention, weight and bias of query | key | value (3C, C)
+                and (3C,), of the projection (C, C) and (C,), gamma and beta (C,) of the LayerNorm before the feed-forward
+                part, weights and biases of that, (hidden, C), (hidden,), (C, hidden), (C,). Optionally the table of position
+                biases ((2 * time - 1) * (2 * height - 1) * (2 * width - 1), heads): see `relative_position_index`.
+            heads: number of attention heads; divides C.
+            window: window size (time, height, width) [px], shortened to the frame: see `window_and_shift`.
+            shifted: whether windows are shifted by half their size.
+
+        Returns:
+            (N, T, H, W, C).
+        """
+        layer = weights[:SWIN_WEIGHTS]
+        norm1_g, norm1_b, qkv_w, qkv_b, proj_w, proj_b, norm2_g, norm2_b, fc1_w, fc1_b, fc2_w, fc2_b = layer
+        fitted, shift = window_and_shift(x.shape[1:4], window, shifted)
+        bias = None
+        if len(weights) > SWIN_WEIGHTS:
+            bias = position_bias(weights[SWIN_WEIGHTS], position_index(window, fitted))
+        qkv = norm_linear(x, norm1_g, norm1_b, qkv_w, qkv_b)  # (N, T, H, W, 3C)
+        attended = window_attention(qkv, qkv_b, bias, heads, fitted, shift)
+        x = linear(attended, proj_w, proj_b, "none", x)
+        return mlp(x, norm2_g, norm2_b, fc1_w, fc1_b, fc2_w, fc2_b)
+
+    return swin
 
 
-def swin_layer(
-    x: Tensor, weights: tuple[Tensor, ...], heads: int, window: tuple[int, int, int], shifted: bool
-) -> Tensor:
-    """Swin layer over (T, H, W): shifted-window attention and feed-forward part, each with a residual connection.
-
-    Swin, equation 3; RVRT section 4.2.
-
-    Args:
-        x: (N, T, H, W, C).
-        weights: gamma and beta of the LayerNorm before attention (C,), weight and bias of query | key | value (3C, C) and
-            (3C,), of the projection (C, C) and (C,), gamma and beta of the LayerNorm before the feed-forward part (C,),
-            weights and biases of that, (hidden, C), (hidden,), (C, hidden), (C,). Optionally the table of position biases,
-            ((2 * time - 1) * (2 * height - 1) * (2 * width - 1), heads) for the window: see `relative_position_index`.
-        heads: number of attention heads; divides C.
-        window: window size (time, height, width) [px], shortened to the frame: see `window_and_shift`.
-        shifted: whether windows are shifted by half their size.
-
-    Returns:
-        (N, T, H, W, C).
-    """
-    return swin_layer_of(SwinParts(norm_linear, window_attention, linear, mlp), x, weights, (heads, window, shifted))
-
-
-def swin_layer_of(
-    parts: SwinParts, x: Tensor, weights: tuple[Tensor, ...], sizes: tuple[int, tuple[int, int, int], bool]
-) -> Tensor:
-    """`swin_layer` made of `parts`; `sizes` are its heads, window and whether it is shifted."""
-    heads, window, shifted = sizes
-    swin = weights[:SWIN_WEIGHTS]
-    norm1_g, norm1_b, qkv_w, qkv_b, proj_w, proj_b, norm2_g, norm2_b, fc1_w, fc1_b, fc2_w, fc2_b = swin
-    fitted, shift = window_and_shift(x.shape[1:4], window, shifted)
-    bias = None
-    if len(weights) > SWIN_WEIGHTS:
-        bias = position_bias(weights[SWIN_WEIGHTS], position_index(window, fitted))
-    qkv = parts.norm_linear(x, norm1_g, norm1_b, qkv_w, qkv_b)  # (N, T, H, W, 3C)
-    attended = parts.window_attention(qkv, qkv_b, bias, heads, fitted, shift)
-    x = parts.linear(attended, proj_w, proj_b, "none", x)
-    return parts.mlp(x, norm2_g, norm2_b, fc1_w, fc1_b, fc2_w, fc2_b)
+swin_layer = swin_layer_of(norm_linear, window_attention, linear, mlp)
 
 
 def position_bias(table: Tensor, index: Tensor) -> Tensor:

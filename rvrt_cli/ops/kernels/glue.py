@@ -522,7 +522,7 @@ def guided_offsets_kernel(
 
 # --- the Swin layer: one kernel on the CPU, whose gradient runs those of its parts; a sequence of kernels on a GPU
 
-_SWIN_PARTS = attention.SwinParts(norm_linear_kernel, window_attention_kernel, linear_kernel, mlp_kernel)
+_swin_sequence = attention.swin_layer_of(norm_linear_kernel, window_attention_kernel, linear_kernel, mlp_kernel)
 _SWIN_INPUTS = (
     "x norm1_g norm1_b qkv_w qkv_b proj_w proj_b norm2_g norm2_b fc1_w fc1_b fc2_w fc2_b table index attributes"
 )
@@ -577,7 +577,7 @@ def swin_layer_kernel(
 ) -> Tensor:
     """See `attention.swin_layer`."""
     if _ON_GPU or not _has_kernel(x):
-        return attention.swin_layer_of(_SWIN_PARTS, x, weights, (heads, window, shifted))
+        return _swin_sequence(x, weights, heads, window, shifted)
     fitted, shift = attention.window_and_shift(x.shape[1:4], window, shifted)
     swin = weights[: attention.SWIN_WEIGHTS]
     table, index, has_table = _NO_TENSOR, _NO_INDEX, 0

@@ -5,7 +5,7 @@
 
 #include "bfloat16.h"
 #include "row_blocks.h"
-#include "windows.h"
+#include "window_grid.h"
 
 #include <algorithm>
 

@@ -3,7 +3,7 @@
 // by index: no partition, roll or mask is ever materialized.
 #ifndef RVRT_ISA
 
-#include "windows.h"
+#include "window_grid.h"
 
 #include <algorithm>
 
