@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor
@@ -87,9 +89,10 @@ class Network:
             past = RecurrentState(frames=self._tensor(state[FRAMES_STATE]), features=features)
         try:
             with defer_signals(), memory_errors():
-                output, new = self._cell.stream(self._tensor(frames), past, emit, mirrored)
+                clips, new = self._cell.stream_clips(self._tensor(frames), past, emit, mirrored)
+                output = self._fetch(clips, emit)
                 arrays = {branch: self._array(feature) for branch, feature in new.features.items()}
-                return self._array(output), {FRAMES_STATE: self._array(new.frames), **arrays}
+                return output, {FRAMES_STATE: self._array(new.frames), **arrays}
         except OutOfMemoryError:
             if self.device.kind != "cpu":
                 forget_compiled()
@@ -102,6 +105,20 @@ class Network:
     def state_shapes(self, height: int, width: int) -> dict[str, tuple[int, ...]]:
         """Shapes of the float32 arrays in the state of a call with N = 1."""
         return self.outline.state_shapes(height, width)
+
+    def _fetch(self, clips: Iterable[Tensor], emit: int) -> np.ndarray:
+        """The first `emit` frames of the clips."""
+        if self.device.kind != "cpu":  # an accelerator computes all of them while the first is copied
+            clips = list(clips)
+        output, first = None, 0
+        for clip in clips:  # on the CPU, each takes the memory of the one before
+            array = self._array(clip)[:, : emit - first]
+            if output is None:
+                output = np.empty((array.shape[0], emit, *array.shape[2:]), np.float32)
+            output[:, first : first + array.shape[1]] = array
+            first += array.shape[1]
+        assert output is not None  # emit ≥ 1
+        return output
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return Tensor(np.ascontiguousarray(array), self._dtype)

@@ -8,7 +8,7 @@ Python. Calls do not change the network: the recurrent state is an argument and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -141,6 +141,18 @@ class RVRT(nn.Cell):
         Returns:
             (N, emit, 4H, 4W, 3), not clamped; the state after frame `emit`.
         """
+        upscaled, after = self.stream_clips(frames, state, emit, mirrored)
+        return msops.concat(list(upscaled), 1)[:, :emit], after
+
+    def stream_clips(
+        self, frames: Tensor, state: RecurrentState | None, emit: int, mirrored: bool = False
+    ) -> tuple[Iterator[Tensor], RecurrentState]:
+        """`stream`, one clip after the other: each is reconstructed when the iterator is asked for it.
+
+        Returns:
+            clips (N, T, 4H, 4W, 3) that cover the first `emit` frames, the last one with frames beyond them if need be; the
+            state after frame `emit`.
+        """
         config = self.config
         clips = self._clips(frames)
         emitted = -(-emit // config.clip_size)  # clips
@@ -155,12 +167,12 @@ class RVRT(nn.Cell):
             count = emitted if index == config.passes - 1 and branch.startswith("forward") else len(clips)
             window.features[branch] = self._propagate(index, window, count)
 
-        outputs = []
-        for c in range(emitted):
-            outputs.append(self.reconstruct(clips[c], fused[c], *[branch[c] for branch in window.features.values()]))
-        output = outputs[0] if emitted == 1 else msops.concat(outputs, 1)
+        upscaled = (
+            self.reconstruct(clips[c], fused[c], *[branch[c] for branch in window.features.values()])
+            for c in range(emitted)
+        )
         features = {branch: window.features[branch][emitted - 1] for branch in config.branches}
-        return output[:, :emit], RecurrentState(frames=self._history(clips[:emitted], state), features=features)
+        return upscaled, RecurrentState(frames=self._history(clips[:emitted], state), features=features)
 
     def _propagate(self, index: int, window: _WindowPass, count: int) -> Clips:
         """Run branch `index` over the first `count` clips (section 4.2).
@@ -196,8 +208,11 @@ class RVRT(nn.Cell):
             key = query
         if not backward:
             return outputs
-        window.reversed[branch] = outputs[::-1]
-        return [ops.reverse_time(clip) for clip in window.reversed[branch]]
+        if any(later.startswith("backward") for later in self.config.branches[index + 1 :]):
+            window.reversed[branch] = outputs[::-1]
+        else:
+            window.reversed.clear()  # nothing reads them any more
+        return [ops.reverse_time(clip) for clip in outputs[::-1]]
 
     def _compose_guide(self, flows: Flows, c: int, backward: bool) -> Tensor:
         """(N, T, T, H, W, 2) px: the flows that guide the offsets from clip c to the previous clip of the direction."""
