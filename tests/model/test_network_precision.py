@@ -103,7 +103,7 @@ def test_a_network_in_bfloat16_is_refused_where_the_kernels_lack_it(monkeypatch:
     ctypes.CDLL(str(kernels.library())).rvrt_kernels_isa(0)
     try:
         with pytest.raises(
-            OptionError, match="--precision bfloat16: this CPU has neither .* or RVRT_ISA excludes them"
+            OptionError, match=r"--precision bfloat16: this CPU has neither .* or RVRT_ISA excludes them"
         ):
             tiny("bfloat16")
     finally:

@@ -338,10 +338,10 @@ def conv2d_kernel(
     """See `layers.conv2d`."""
     if weight.shape[-2:] == (1, 1):
         return linear_kernel(x, weight.reshape(weight.shape[0], weight.shape[1]), bias, activation, residual)
-    if isinstance(x, tuple) and residual is None and activation != "gelu":
-        if len(x) in _SIDE_BY_SIDE["conv2d"] and _has_kernel(x[0]):
-            code = _attributes(_activation_code(activation), 1, 0)
-            return _SIDE_BY_SIDE["conv2d"][len(x)](*x, weight, bias, _no_tensor(x[0]), code)
+    several = isinstance(x, tuple) and residual is None and activation != "gelu" and len(x) in _SIDE_BY_SIDE["conv2d"]
+    if several and _has_kernel(x[0]):
+        code = _attributes(_activation_code(activation), 1, 0)
+        return _SIDE_BY_SIDE["conv2d"][len(x)](*x, weight, bias, _no_tensor(x[0]), code)
     x = layers.side_by_side(x)
     if not _has_kernel(x) or activation == "gelu":
         return layers.conv2d(x, weight, bias, activation, residual)
