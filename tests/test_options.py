@@ -44,6 +44,11 @@ def test_output_size_keeps_the_aspect_and_an_even_width() -> None:
     assert UpscaleOptions(size="300x200", scale=2).output_size(64, 64) == (300, 200)
 
 
+@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
+def test_every_precision_is_an_option_whatever_the_machine_has(precision: str) -> None:
+    assert UpscaleOptions(precision=precision).precision == precision
+
+
 @pytest.mark.parametrize(
     "bad",
     [

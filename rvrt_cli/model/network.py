@@ -15,7 +15,7 @@ from rvrt_cli.model.config import RVRTConfig
 from rvrt_cli.model.outline import FRAMES_STATE, NetworkOutline
 from rvrt_cli.model.rvrt import RVRT, RecurrentState
 from rvrt_cli.ops import forget_compiled, kernels_active
-from rvrt_cli.ops.kernels import problem as kernels_problem
+from rvrt_cli.ops.kernels import problem as kernels_problem, use_bfloat16
 from rvrt_cli.ops.kernels.cuda import cuda_problem
 from rvrt_cli.signals import defer_signals
 
@@ -31,7 +31,11 @@ class Network:
     """
 
     def __init__(self, config: RVRTConfig, arrays: dict[str, np.ndarray], card: dict, device: Device):
-        """`arrays` holds exactly the network's parameters, see `parameter_shapes`."""
+        """`arrays` holds exactly the network's parameters, see `parameter_shapes`.
+
+        Raises:
+            OptionError: bfloat16, and there are no C++ kernels or the processor lacks it.
+        """
         self.config, self.card, self.device = config, card, device
         self._dtype = ms.float16 if device.precision == "float16" else ms.float32
         self.outline = NetworkOutline(config, card, device, kernels_active())
@@ -40,6 +44,7 @@ class Network:
             parameter.set_dtype(self._dtype)
         self._cell.load(arrays)
         self._cell.set_train(False)
+        self._choose_operands()
 
     @property
     def notes(self) -> list[str]:
@@ -83,6 +88,7 @@ class Network:
         Raises:
             OutOfMemoryError: the device cannot hold a call of this size.
         """
+        self._choose_operands()
         past = None
         if state is not None:
             features = {branch: self._tensor(state[branch]) for branch in self.config.branches}
@@ -97,6 +103,11 @@ class Network:
             if self.device.kind != "cpu":
                 forget_compiled()
             raise
+
+    def _choose_operands(self) -> None:
+        """Of the CPU kernels, which all networks of the process share: the last one may have had another precision."""
+        if self.device.kind == "cpu":
+            use_bfloat16(self.device.precision == "bfloat16")
 
     def memory(self, frames: int, height: int, width: int) -> int:
         """Predicted peak bytes of one call, see `NetworkOutline.memory`."""

@@ -65,6 +65,36 @@ def warp(x: np.ndarray, flow: np.ndarray, g: np.ndarray, border: bool) -> tuple[
     return out, dx, dflow
 
 
+def warp_clip(x: np.ndarray, flows: np.ndarray) -> np.ndarray:
+    """`x` (N, T, H, W, C), flows (N, T, T, H, W, 2): what each field leads to, then the fields (N, T, H, W, T * (C + 2))."""
+    time = x.shape[1]
+    warped = [
+        np.stack([warp(x[:, (n + b) % time], flows[:, b, n], x[:, 0], border=False)[0] for b in range(time)], 1)
+        for n in range(time)
+    ]
+    return np.concatenate([*warped, *np.moveaxis(flows, 2, 0)], -1)
+
+
+def guided_offsets(
+    raw: np.ndarray, flows: np.ndarray, max_offset: float, g: tuple[np.ndarray, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Offsets and corrected flows, and the gradients of `raw` and the flows for theirs.
+
+    raw (N, T, H, W, F, P, 2) as (y, x), before the bound; flows (N, T, F, H, W, 2) as (x, y).
+    """
+
+    def of_pixels(field: np.ndarray) -> np.ndarray:  # (N, T, F, H, W, 2) as (x, y) -> (N, T, H, W, F, 2) as (y, x)
+        return np.moveaxis(field, 2, 4)[..., ::-1]
+
+    def of_fields(pixels: np.ndarray) -> np.ndarray:
+        return np.moveaxis(pixels[..., ::-1], 4, 2)
+
+    bounded = np.tanh(raw)
+    offset = max_offset * bounded + of_pixels(flows)[..., None, :]
+    total = g[0] + of_pixels(g[1])[..., None, :] / raw.shape[5]
+    return offset, of_fields(offset.mean(5)), max_offset * (1 - bounded**2) * total, of_fields(total.sum(5))
+
+
 def deformable_attention(
     q: np.ndarray, kv: np.ndarray, offset: np.ndarray, g: np.ndarray, heads: int, kernel: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

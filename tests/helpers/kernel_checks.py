@@ -63,6 +63,38 @@ def check_warp(kernels: Kernels, shape: tuple[int, ...], padding: int) -> None:
     assert_all_close(out + gradients, expected, "out dx dflow", floor=_SMALL)
 
 
+def check_warp_clip(kernels: Kernels, shape: tuple[int, ...]) -> None:
+    """`shape`: (N, T, H, W, C). Its gradient consists of other kernels."""
+    generator, time = np.random.default_rng(shape[2]), shape[1]
+    x, flows = normal(generator, *shape), displacements(generator, *shape[:2], time, *shape[2:4], 2)
+    out = kernels("warp_clip_forward", x, flows, like=[(*shape[:4], time * (shape[4] + 2))])[0]
+    expected = attention_reference.warp_clip(*doubles(x, flows))
+    fields = time * shape[4]
+    assert_all_close([out[..., :fields]], [expected[..., :fields]], "warped", floor=_SMALL)
+    np.testing.assert_array_equal(out[..., fields:], expected[..., fields:])
+
+
+def check_guided_offsets(kernels: Kernels, case: tuple) -> None:
+    """`case`: N, T, H, W, inputs, fields, points of a field."""
+    n, t, h, w, inputs, fields, points = case
+    generator, outputs, bound = np.random.default_rng(inputs), fields * points * 2, np.array([7], np.float32)
+    x, weight = normal(generator, n, t, h, w, inputs), normal(generator, outputs, inputs) / np.float32(inputs**0.5)
+    bias, flows = normal(generator, outputs), 3 * normal(generator, n, t, fields, h, w, 2)
+    g = normal(generator, n, t, h, w, fields, points, 2), normal(generator, *flows.shape)
+    offset, corrected = kernels(
+        "guided_offsets_forward", x, weight, bias, flows, bound, attributes(points), like=[g[0], flows]
+    )
+    raw = (x.astype(np.float64) @ weight.T.astype(np.float64) + bias).reshape(g[0].shape)
+    raw32 = raw.astype(np.float32)
+    gradients = kernels(
+        "guided_offsets_backward",
+        *(raw32.reshape(n, t, h, w, outputs), flows, bound, *g, attributes(points)),
+        like=[g[0], flows],
+    )
+    expected = attention_reference.guided_offsets(raw, flows.astype(np.float64), 7.0, (g[0], g[1]))
+    assert_all_close([offset, corrected, *gradients], expected, "offset corrected draw dflows")
+
+
 def check_deformable_attention(kernels: Kernels, case: tuple) -> None:
     """`case`: N, T, H, W, C, heads, G, kernel."""
     n, t, h, w, c, heads, groups, kernel = case

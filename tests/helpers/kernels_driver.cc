@@ -16,7 +16,8 @@ using Shape = std::vector<int64_t>;
 using Kernel = int(int, void**, int*, int64_t**, const char**, void*, void*);
 
 extern "C" {
-Kernel warp_forward, warp_backward, deformable_attention_forward, deformable_attention_backward;
+Kernel warp_forward, warp_backward, warp_clip_forward, guided_offsets_forward, guided_offsets_backward;
+Kernel deformable_attention_forward, deformable_attention_backward;
 Kernel neighborhood_attention_forward, neighborhood_attention_backward;
 Kernel window_attention_forward, window_attention_backward, swin_layer_forward;
 Kernel linear_forward, linear_backward, norm_linear_forward, norm_linear_backward, mlp_forward, mlp_backward;
@@ -24,6 +25,7 @@ Kernel layer_norm_forward, layer_norm_backward, conv2d_forward, conv2d_backward;
 Kernel pixel_shuffle_forward, pixel_shuffle_backward, add_upsampled_forward, reverse_time_forward;
 Kernel charbonnier_forward, charbonnier_backward, fuse_frames_forward, lucas_kanade_forward;
 int rvrt_kernels_threads(int count);
+int rvrt_kernels_bfloat16(int level);
 }
 
 // Inputs are pseudo-random in [-1, 1), the one numbered `wide` in [-5, 5), the one numbered `zero` int32 zeros.
@@ -69,6 +71,30 @@ static bool run(const char* name, Kernel* kernel, std::vector<Shape> shapes, std
   return status == 0;
 }
 
+// Convolutions and dense layers, with operands as they are or rounded to bfloat16: several tensors side by side, a
+// convolution by Winograd's algorithm (3x3, and more input channels than it takes at a time) and others.
+static bool run_products() {
+  const Shape x{2, 20, 24, 24}, few{2, 20, 24, 3}, many{2, 20, 24, 210}, y{2, 20, 24, 40}, wide{40};
+  bool good = run("dense layer of two", linear_forward, {x, few, {40, 27}, wide, y}, {4, 1, 1}, {y});
+  good &= run("dense layer of five", linear_forward, {few, few, x, few, few, {40, 36}, wide, y}, {1, 1, 0}, {y});
+  good &= run("convolution of two", conv2d_forward, {x, few, {40, 27, 5, 5}, wide, y}, {1, 1, 1}, {y});
+  good &= run("convolution of three", conv2d_forward, {few, x, x, {40, 51, 3, 3}, wide, y}, {2, 1, 0}, {y});
+  good &= run("convolution of many", conv2d_forward, {many, {40, 210, 3, 3}, wide, y}, {3, 1, 1}, {y});
+  good &= run("its gradient", conv2d_backward, {many, {40, 210, 3, 3}, y, y}, {3, 1, 0}, {many, {40, 210, 3, 3}, wide});
+  const Shape odd{1, 13, 19, 37}, taps{53, 37, 3, 3}, out{1, 13, 19, 53};
+  good &= run("odd convolution", conv2d_forward, {odd, taps, {53}, out}, {0, 1, 1}, {out});
+  good &= run("its gradient", conv2d_backward, {odd, taps, out, out}, {0, 1, 0}, {odd, taps, {53}});
+  return good;
+}
+
+static bool run_offsets() {
+  const Shape q{1, 2, 20, 24, 24}, flows{1, 2, 2, 20, 24, 2}, offset{1, 2, 20, 24, 2, 18, 2}, one{1};
+  bool good = run("warped clip", warp_clip_forward, {q, flows}, {}, {{1, 2, 20, 24, 52}}, 1);
+  good &= run("guided offsets", guided_offsets_forward, {q, {72, 24}, {72}, flows, one}, {18}, {offset, flows}, 3);
+  good &= run("their gradient", guided_offsets_backward, {offset, flows, one, offset, flows}, {18}, {offset, flows}, 0);
+  return good;
+}
+
 int main(int count, char** arguments) {
   rvrt_kernels_threads(count > 1 ? std::atoi(arguments[1]) : 2);
   const Shape q{1, 2, 20, 24, 24}, kv{1, 2, 20, 24, 48}, qkv{1, 2, 20, 24, 72}, offset{1, 2, 20, 24, 2, 4, 9, 2};
@@ -111,5 +137,14 @@ int main(int count, char** arguments) {
   good &= run("time reversal", reverse_time_forward, {clip}, {}, {clip});
   good &= run("Charbonnier forward", charbonnier_forward, {x, x, one}, {}, {one});
   good &= run("Charbonnier backward", charbonnier_backward, {x, x, one, one}, {}, {x});
+  good &= run_offsets() && run_products();
+  for (int level : {1, 2, 3}) {
+    if (rvrt_kernels_bfloat16(level) != level) continue;
+    std::printf("bfloat16, level %d\n", level);
+    good &= run_products();
+    good &= run("Swin layer", swin_layer_forward,
+                {q, row, row, {72, 24}, pad, {24, 24}, row, row, row, weight, wide, back, row, {675, 3}, {128, 128}},
+                window, {q}, 99, 14);
+  }
   return good ? 0 : 1;
 }

@@ -48,6 +48,23 @@ CASES = {
     "warp": (sampling, [IMAGE, (N, H, W, 2)], ()),
     "warp border": (sampling, [IMAGE, (N, H, W, 2)], (True,)),
 }
+# The same; on a GPU, MindSpore's own kernels take part in these
+CPU_CASES = {
+    "linear two": (layers, [[X, WIDE], (10, C + 10), HIDDEN], ()),
+    "linear three": (layers, [[X, WIDE, X], (C, 2 * C + 10), VECTOR], ("gelu",)),
+    "linear five": (layers, [[X, X, X, X, WIDE], (10, 4 * C + 10), HIDDEN], ("leaky_relu",)),
+    "linear six": (layers, [[X] * 6, (10, 6 * C), HIDDEN], ()),  # one more than the kernel takes
+    "linear two residual": (layers, [[X, WIDE], (10, C + 10), HIDDEN, WIDE], ()),
+    "conv2d two": (layers, [[IMAGE, IMAGE], (10, 2 * C, 3, 3), HIDDEN], ("leaky_relu",)),
+    "conv2d four": (layers, [[IMAGE] * 4, (20, 4 * C, 1, 3, 3), (20,)], ("relu",)),  # by Winograd's algorithm
+    "conv2d five": (layers, [[IMAGE] * 5, (10, 5 * C, 5, 5), HIDDEN], ()),
+    "conv2d six": (layers, [[IMAGE] * 6, (10, 6 * C, 3, 3), HIDDEN], ()),
+    "conv2d three residual": (layers, [[IMAGE] * 3, (C, 3 * C, 3, 3), VECTOR, IMAGE], ("relu",)),
+    "warp_clip": (sampling, [X, (N, T, T, H, W, 2)], ()),
+    "warp_clip three": (sampling, [(1, 3, H, W, C), (1, 3, 3, H, W, 2)], ()),
+    "guided_offsets": (attention, [X, (T * 12 * 2, C), (T * 12 * 2,), (N, T, T, H, W, 2)], ((4, 3), 5.0)),
+    "guided_offsets one": (attention, [(N, 1, H, W, C), (36, C), (36,), (N, 1, 1, H, W, 2)], ((2, 9), 10.0)),
+}
 
 
 def arguments(name: str, shapes: list, rest: tuple) -> list:
@@ -95,19 +112,28 @@ def _is_tuple_of_tensors(value: object) -> bool:
     return isinstance(value, tuple) and all(isinstance(part, Tensor) for part in value)
 
 
-def value_and_gradients(function: Callable, values: list) -> tuple[np.ndarray, list[np.ndarray]]:
-    """The output, and the gradient of its sum with random weights towards every tensor."""
+def values_and_gradients(function: Callable, values: list) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The outputs, and the gradient of their sum with random weights towards every tensor."""
     call, parts = of_tensors(function, values)
 
-    def weighted(*tensors: Tensor) -> tuple[Tensor, Tensor]:
-        output = call(*tensors)
-        weights = np.random.default_rng(1).standard_normal(output.shape).astype(np.float32)
-        return (output * Tensor(weights)).sum(), output
+    def weighted(*tensors: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        outputs = call(*tensors)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        rng, total = np.random.default_rng(1), 0.0
+        for output in outputs:
+            total = total + (output * Tensor(rng.standard_normal(output.shape), output.dtype)).sum()
+        return total, outputs
 
     gradient = ms.value_and_grad(weighted, tuple(range(len(parts))), has_aux=True)
-    (_, output), gradients = gradient(*parts)
+    (_, outputs), gradients = gradient(*parts)
     gradients = gradients if isinstance(gradients, tuple) else (gradients,)
-    return output.asnumpy(), [g.asnumpy() for g in gradients]
+    return [output.asnumpy() for output in outputs], [g.asnumpy() for g in gradients]
+
+
+def value_and_gradients(function: Callable, values: list) -> tuple[np.ndarray, list[np.ndarray]]:
+    """`values_and_gradients` of a function with one output."""
+    [output], gradients = values_and_gradients(function, values)
+    return output, gradients
 
 
 def results_of(names: Iterable[str]) -> dict[str, np.ndarray]:

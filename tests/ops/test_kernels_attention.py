@@ -10,9 +10,11 @@ from helpers.comparison import assert_all_close
 from helpers.kernel_calls import Kernels, attributes
 from helpers.kernel_checks import (
     check_deformable_attention,
+    check_guided_offsets,
     check_neighborhood_attention,
     check_swin_layer,
     check_warp,
+    check_warp_clip,
     check_window_attention,
     displacements,
     normal,
@@ -24,6 +26,38 @@ from helpers.kernel_checks import (
 @pytest.mark.parametrize("shape", [(2, 7, 9, 3), (1, 1, 1, 5), (3, 12, 5, 33), (1, 33, 17, 36)])
 def test_warp(kernels: Kernels, shape: tuple, padding: int) -> None:
     check_warp(kernels, shape, padding)
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 7, 9, 16), (2, 3, 5, 4, 3), (1, 1, 6, 1, 33), (1, 2, 12, 17, 36)])
+def test_warp_clip(cpu_kernels: Kernels, shape: tuple) -> None:
+    check_warp_clip(cpu_kernels, shape)
+
+
+OFFSETS = [  # N, T, H, W, inputs, fields, points of a field
+    (1, 2, 6, 5, 64, 2, 108),  # as published: 12 groups of 3x3 points
+    (2, 1, 5, 7, 16, 1, 72),  # one frame
+    (1, 3, 4, 3, 7, 3, 2),  # fewer offsets than lanes
+    (1, 2, 1, 1, 1, 2, 6),
+    (1, 2, 11, 13, 24, 2, 14),  # offsets that no vector divides
+]
+
+
+@pytest.mark.parametrize("case", OFFSETS, ids=str)
+def test_guided_offsets(cpu_kernels: Kernels, case: tuple) -> None:
+    check_guided_offsets(cpu_kernels, case)
+
+
+def test_guided_offsets_are_bounded_and_exact_far_from_zero(cpu_kernels: Kernels) -> None:
+    """tanh within 2e-7 everywhere: MindSpore's own, on a CPU, errs by up to 1e-4."""
+    raw = np.concatenate([np.linspace(-20, 20, 4001), [-1e4, 1e30, 0, 1e-30, -1e-7]]).astype(np.float32)
+    raw = np.resize(raw, (1, 1, 1, len(raw), 1))
+    one, flows = np.ones((4, 1), np.float32), np.zeros((1, 1, 1, 1, raw.size, 2), np.float32)
+    shape = (1, 1, 1, raw.size, 1, 2, 2)
+    offset, _ = cpu_kernels(
+        "guided_offsets_forward", raw, one, one[:, 0] * 0, flows, one[:1, 0], attributes(2), like=[shape, flows]
+    )
+    expected = np.broadcast_to(np.tanh(raw.astype(np.float64))[..., None, None], shape)
+    np.testing.assert_allclose(offset, expected, rtol=0, atol=2e-7)
 
 
 DEFORMABLE = [  # N, T, H, W, C, heads, G, kernel
@@ -126,6 +160,8 @@ def calls(generator: np.random.Generator) -> list[tuple[str, list[np.ndarray], l
     x, gx, qkv = normal(generator, t, h, w, c), normal(generator, t, h, w, c), normal(generator, n, t, h, w, 3 * c)
     pad, bias, window = normal(generator, 3 * c), normal(generator, 3, 128, 128), [3, 2, 8, 8, 0, 4, 4, 1]
     swin = swin_inputs(generator, (n, t, h, w, c, 30, 3, (2, 8, 8), (0, 4, 4)), rows=50)
+    raw, flows, bound = normal(generator, n, t, h, w, t, 18, 2), normal(generator, n, t, t, h, w, 2), pad[:1]
+    offset_w, offset_b = normal(generator, 72, c), normal(generator, 72)
     return [
         ("warp_forward", [x, flow], [0], [x.shape]),
         ("warp_backward", [x, flow, gx], [0], [x.shape, flow.shape]),
@@ -136,6 +172,8 @@ def calls(generator: np.random.Generator) -> list[tuple[str, list[np.ndarray], l
         ("window_attention_forward", [qkv, pad, bias], window, [q.shape]),
         ("window_attention_backward", [qkv, pad, bias, g], window, [qkv.shape, pad.shape, bias.shape]),
         ("swin_layer_forward", swin, window, [q.shape]),
+        ("guided_offsets_forward", [q, offset_w, offset_b, flows, bound], [18], [raw.shape, flows.shape]),
+        ("guided_offsets_backward", [raw, flows, bound, raw, flows], [18], [raw.shape, flows.shape]),
     ]
 
 
@@ -170,6 +208,38 @@ def test_wrong_arguments_are_refused(library: Kernels) -> None:
             assert library.status(name, tensors, []) != 0, f"{name} accepts {what}"
 
 
+def test_warping_of_a_clip_is_the_same_on_any_number_of_threads_and_refuses_what_does_not_fit(library: Kernels) -> None:
+    generator = np.random.default_rng(8)
+    x, flows = normal(generator, 1, 2, 24, 40, 24), displacements(generator, 1, 2, 2, 24, 40, 2)
+    results = []
+    for threads in (1, 2, 5):
+        library.limit(threads=threads)
+        results += library("warp_clip_forward", x, flows, like=[(1, 2, 24, 40, 52)])
+    library.limit()
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0], results[2])
+    out = np.zeros((1, 2, 24, 40, 52), np.float32)
+    wrong = [
+        ([x, flows], []),
+        ([x.astype(np.float64), flows], [out]),
+        ([x[0], flows], [out]),
+        ([x, flows[:, :, :1].copy()], [out]),
+        ([x, flows[..., :1].copy()], [out]),
+        ([x[..., :-1].copy(), flows], [out]),
+        ([x, flows, attributes(0)], [out]),
+        ([x, flows], [out[:, :1].copy()]),
+    ]
+    for inputs, outputs in wrong:
+        assert library.status("warp_clip_forward", inputs, outputs) != 0, [a.shape for a in inputs]
+
+
+def test_an_odd_number_of_points_is_refused(library: Kernels) -> None:
+    x, weight, flows = np.zeros((1, 1, 2, 2, 4)), np.zeros((6, 4)), np.zeros((1, 1, 1, 2, 2, 2))
+    inputs = [a.astype(np.float32) for a in (x, weight, weight[:, 0], flows, np.ones(1))]
+    outputs = [np.zeros((1, 1, 2, 2, 1, 3, 2), np.float32), np.zeros_like(inputs[3])]
+    assert library.status("guided_offsets_forward", [*inputs, attributes(3)], outputs) != 0
+
+
 def test_swin_layer_refuses_weights_and_indices_that_do_not_fit(library: Kernels) -> None:
     case = (1, 1, 8, 8, 24, 30, 3, (1, 4, 4), (0, 2, 2))
     inputs, y = swin_inputs(np.random.default_rng(6), case, rows=49), np.zeros((1, 1, 8, 8, 24), np.float32)
@@ -185,7 +255,14 @@ def test_swin_layer_refuses_weights_and_indices_that_do_not_fit(library: Kernels
     np.testing.assert_array_equal(y, before)
 
 
-@pytest.mark.parametrize("name", ["warp", "deformable", "neighborhood", "window"])
+def flat_guided_offsets(raw: np.ndarray, flows: np.ndarray, g: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The reference with its two outputs, and their gradients, in one vector."""
+    parts = g[: raw.size].reshape(raw.shape), g[raw.size :].reshape(flows.shape)
+    offset, corrected, *gradients = reference.guided_offsets(raw, flows, 7.0, parts)
+    return np.concatenate([offset.ravel(), corrected.ravel()]), *gradients
+
+
+@pytest.mark.parametrize("name", ["warp", "deformable", "neighborhood", "window", "guided offsets"])
 def test_gradients_of_the_reference_agree_with_differences(name: str) -> None:
     """Central differences along random directions check the gradients that the kernels are compared with."""
     generator = np.random.default_rng(5)
@@ -195,11 +272,14 @@ def test_gradients_of_the_reference_agree_with_differences(name: str) -> None:
         generator.standard_normal((1, 2, 4, 5, 24)),
         *(generator.standard_normal(s) for s in (24, (2, 18, 18))),
     )
+    raw, flows = generator.standard_normal((1, 2, 4, 5, 2, 6, 2)), generator.standard_normal((1, 2, 2, 4, 5, 2))
+    both = generator.standard_normal(raw.size + flows.size)
     inputs, gradient, function = {
         "warp": ([q[0], offset[0, :, :, :, 0, 0, 0]], g[0], lambda *a: reference.warp(*a, border=True)),
         "deformable": ([q, kv, offset], g, lambda *a: reference.deformable_attention(*a, 2, (3, 3))),
         "neighborhood": ([q, kv], g, lambda *a: reference.neighborhood_attention(*a, 2, (3, 3))),
         "window": ([qkv, pad, bias], g, lambda *a: reference.window_attention(*a, 2, (2, 3, 3), (0, 1, 1))),
+        "guided offsets": ([raw, flows], both, flat_guided_offsets),
     }[name]
     gradients = function(*inputs, gradient)[1:]
     for i, value in enumerate(inputs):

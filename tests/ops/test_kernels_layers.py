@@ -23,9 +23,15 @@ from helpers.kernel_checks import (
     doubles,
     random_arrays,
 )
-from helpers.layer_reference import GELU, activate, activation_slope, convolve
+from helpers.layer_reference import GELU, activate, activation_slope, convolve, convolve_gradients
+from helpers.video_clips import read_all
 
 from rvrt_cli.ops.kernels.build import build
+from rvrt_cli.weights import embedded_folder, load_weights
+
+MEDIA = Path(__file__).parents[1] / "media"
+LANES = (4, 8, 16)  # of a vector, by ISAS
+_ONLY_ASK = -2  # argument of rvrt_kernels_isa
 
 
 def scalars(*values: float) -> np.ndarray:
@@ -48,6 +54,18 @@ CONVOLUTIONS = [
     (1, 6, 10, 4, 6, 1, 5, 2),
     (2, 2, 3, 144, 144, 3, 3, 0),  # kernel larger than the image's half
 ]
+# The same, for Winograd's algorithm: 3x3, from 16 tiles of 4x4 pixels on, as many channels as the widest vector has lanes
+WINOGRAD = [
+    (1, 17, 19, 16, 16, 3, 3, 0),
+    (2, 21, 30, 20, 33, 3, 3, 1),  # channels that no vector divides
+    (1, 4, 64, 32, 48, 3, 3, 2),  # one row of tiles, all at the edge
+    (1, 3, 67, 18, 17, 3, 3, 3),  # one row of parts of tiles
+    (1, 66, 2, 24, 40, 3, 3, 1),
+    (16, 1, 1, 16, 19, 3, 3, 0),  # images of one pixel
+    (1, 16, 16, 200, 35, 3, 3, 3),  # two chunks of input channels
+    (1, 13, 17, 35, 200, 3, 3, 2),  # two chunks of those of the gradient
+    (1, 14, 18, 390, 16, 3, 3, 1),
+]
 
 
 @pytest.mark.parametrize("case", CONVOLUTIONS, ids=str)
@@ -55,11 +73,81 @@ def test_convolution(kernels: Kernels, case: tuple) -> None:
     check_convolution(kernels, case)
 
 
-def test_convolution_of_a_clip_with_weights_of_a_conv3d(kernels: Kernels) -> None:
-    x, weight, bias = random_arrays(2, (2, 3, 5, 6, 4), (8, 4, 1, 3, 3), (8,))
-    y = kernels("conv2d_forward", x, weight, bias, bias, attributes(0, 1, 0), like=[(2, 3, 5, 6, 8)])[0]
-    expected = convolve(*doubles(x.reshape(6, 5, 6, 4), weight[:, :, 0])) + bias
-    assert_all_close([y], [expected], "y")
+@pytest.mark.parametrize("case", WINOGRAD, ids=str)
+def test_convolution_by_winograd(cpu_kernels: Kernels, case: tuple) -> None:
+    check_convolution(cpu_kernels, case)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 5, 6, 4, 8), (2, 3, 9, 10, 17, 18)], ids=["direct", "Winograd"])
+def test_convolution_of_a_clip_with_weights_of_a_conv3d(kernels: Kernels, shape: tuple) -> None:
+    batch, time, height, width, inputs, outputs = shape
+    x, dy = random_arrays(2, shape[:5], (*shape[:4], outputs))
+    weight, bias = random_arrays(3, (outputs, inputs, 1, 3, 3), (outputs,))
+    y = kernels("conv2d_forward", x, weight, bias, bias, attributes(0, 1, 0), like=[dy])[0]
+    gradients = kernels("conv2d_backward", x, weight, y, dy, attributes(0, 1, 0), like=[x, weight, bias])
+    x64, weight64, dy64 = doubles(x, weight[:, :, 0], dy)
+    frames = batch * time, height, width
+    expected = [convolve(x64.reshape(*frames, inputs), weight64) + bias]
+    expected += convolve_gradients(x64.reshape(*frames, inputs), weight64, dy64.reshape(*frames, outputs))
+    assert_all_close([y, *gradients], expected, "y dx dweight dbias")
+
+
+def convolve_directly(kernels: Kernels, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """By the direct algorithm: Winograd's is for as many outputs as a vector has lanes, so here one fewer at a time."""
+    few = LANES[kernels.library.rvrt_kernels_isa(_ONLY_ASK)] - 1
+    parts = [np.ascontiguousarray(weight[i : i + few]) for i in range(0, len(weight), few)]
+    none, numbers = np.zeros(1, np.float32), attributes(0, 0, 0)
+    return np.concatenate(
+        [
+            kernels("conv2d_forward", x, part, none, none, numbers, like=[(*x.shape[:3], len(part))])[0]
+            for part in parts
+        ],
+        -1,
+    )
+
+
+@pytest.mark.parametrize("case", WINOGRAD, ids=str)
+def test_the_cases_of_winograd_reach_it(cpu_kernels: Kernels, case: tuple) -> None:
+    """It rounds otherwise than the direct algorithm: the two equal in all bits would be one and the same."""
+    batch, height, width, inputs, outputs = case[:5]
+    x, weight = random_arrays(15, (batch, height, width, inputs), (outputs, inputs, 3, 3))
+    none, like = np.zeros(1, np.float32), [(batch, height, width, outputs)]
+    y = cpu_kernels("conv2d_forward", x, weight, none, none, attributes(0, 0, 0), like=like)[0]
+    direct = convolve_directly(cpu_kernels, x, weight)
+    assert_all_close([y], [direct.astype(np.float64)], "y")
+    assert not np.array_equal(y, direct)
+
+
+@pytest.fixture(scope="module")
+def features() -> tuple[np.ndarray, list[np.ndarray]]:
+    """Features of the embedded network for two frames, and the weights of convolutions by which it goes on from there."""
+    arrays = load_weights(embedded_folder() / "rvrt-tiny.safetensors").arrays
+    frames = [frame.pixels[40:80, 60:112] for frame in read_all(MEDIA / "city.mp4", duration=0.1)[:2]]
+    x = np.stack(frames).astype(np.float64) / 255
+    layer = "feat_extract.main"
+    x = convolve(x, arrays[f"{layer}.1.weight"][:, :, 0]) + arrays[f"{layer}.1.bias"]
+    blocks = [f"{layer}.5.{i}.conv{j}" for i in range(4) for j in (1, 2)]
+    inner = convolve(x, arrays[f"{blocks[0]}.weight"][:, :, 0]) + arrays[f"{blocks[0]}.bias"]
+    weights = [np.ascontiguousarray(arrays[f"{name}.weight"][:, :, 0]) for name in blocks]
+    return np.maximum(inner, 0.1 * inner).astype(np.float32), weights
+
+
+def test_winograd_is_nearly_as_exact_as_the_direct_algorithm(
+    cpu_kernels: Kernels, features: tuple[np.ndarray, list[np.ndarray]]
+) -> None:
+    """On features of the network: there differences of neighboring pixels cancel, as they do not in noise."""
+    x, weights = features
+    errors = {"Winograd": 0.0, "direct": 0.0}
+    for weight in weights:
+        none = np.zeros(1, np.float32)
+        y = cpu_kernels(
+            "conv2d_forward", x, weight, none, none, attributes(0, 0, 0), like=[(*x.shape[:3], len(weight))]
+        )
+        expected = convolve(*doubles(x, weight))
+        for name, value in (("Winograd", y[0]), ("direct", convolve_directly(cpu_kernels, x, weight))):
+            errors[name] += np.mean((value - expected) ** 2)
+    assert 0 < errors["direct"] < errors["Winograd"], "the two take the same path"
+    assert np.sqrt(errors["Winograd"]) <= 3 * np.sqrt(errors["direct"])
 
 
 # Dense layers: rows, inputs, outputs, activation
@@ -152,9 +240,12 @@ def everything(kernels: Kernels) -> list[np.ndarray]:
     z, large, clip = random_arrays(14, (500, 48), (2, 57, 63, 24), (2, 3, 8, 9, 5))
     y = kernels("conv2d_forward", image, weight, gamma[:20], gamma, attributes(1, 1, 0), like=[(2, 19, 21, 20)])
     packed = (2, 19, 21, 9 * 24)
+    small = np.ascontiguousarray(weight[..., :1])  # too small a kernel for Winograd's algorithm
     return [
         *y,
         *kernels("conv2d_backward", image, weight, y[0], y[0], attributes(1, 1, 0), like=[image, weight, (20,)]),
+        *kernels("conv2d_forward", image, small, gamma[:20], gamma, attributes(1, 1, 0), like=[y[0]]),
+        *kernels("conv2d_backward", image, small, y[0], y[0], attributes(1, 1, 0), like=[image, small, (20,)]),
         *kernels("norm_linear_forward", x, gamma, gamma, w1, b1, attributes(GELU, 1), like=[z]),
         *kernels(
             "norm_linear_backward", x, gamma, gamma, w1, b1, z, attributes(GELU, 1), like=[x, gamma, gamma, w1, b1]

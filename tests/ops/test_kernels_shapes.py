@@ -12,6 +12,7 @@ from helpers.kernel_checks import (
     check_add_upsampled,
     check_convolution,
     check_deformable_attention,
+    check_guided_offsets,
     check_layer_norm,
     check_linear,
     check_mlp,
@@ -20,6 +21,7 @@ from helpers.kernel_checks import (
     check_pixel_shuffle,
     check_swin_layer,
     check_warp,
+    check_warp_clip,
     check_window_attention,
 )
 from helpers.layer_reference import GELU
@@ -71,10 +73,30 @@ def convolutions(draw: st.DrawFn) -> tuple:
     return *image, draw(CHANNELS), draw(WIDTH), *kernel, draw(st.integers(0, 3))
 
 
+@st.composite
+def winograd_convolutions(draw: st.DrawFn) -> tuple:
+    """The same, of shapes for which Winograd's algorithm is chosen: 16 tiles of 4x4 px, 16 channels and more."""
+    batch, down, across = draw(st.sampled_from([(1, 1, 16), (1, 3, 6), (2, 2, 4), (1, 5, 4), (4, 2, 2), (1, 17, 1)]))
+    height, width = (4 * tiles - draw(st.integers(0, 3)) for tiles in (down, across))
+    return batch, height, width, draw(st.integers(16, 50)), draw(st.integers(16, 50)), 3, 3, draw(st.integers(0, 3))
+
+
 @searching(6)
 @given(shape=st.tuples(FEW, EDGE, EDGE, CHANNELS), padding=st.integers(0, 1))
 def test_warp_of_any_shape(kernels: Kernels, shape: tuple, padding: int) -> None:
     check_warp(kernels, shape, padding)
+
+
+@searching(6)
+@given(shape=st.tuples(st.integers(1, 2), FEW, EDGE, EDGE, CHANNELS))
+def test_warp_clip_of_any_shape(cpu_kernels: Kernels, shape: tuple) -> None:
+    check_warp_clip(cpu_kernels, shape)
+
+
+@searching(6)
+@given(case=st.tuples(st.integers(1, 2), FEW, EDGE, EDGE, CHANNELS, FEW, st.integers(1, 30).map(lambda n: 2 * n)))
+def test_guided_offsets_of_any_shape(cpu_kernels: Kernels, case: tuple) -> None:
+    check_guided_offsets(cpu_kernels, case)
 
 
 @searching(6)
@@ -106,6 +128,12 @@ def test_swin_layer_of_any_shape(cpu_kernels: Kernels, case: tuple, size: int, h
 @given(case=convolutions())
 def test_convolution_of_any_shape(kernels: Kernels, case: tuple) -> None:
     check_convolution(kernels, case)
+
+
+@searching(6)
+@given(case=winograd_convolutions())
+def test_convolution_by_winograd_of_any_shape(cpu_kernels: Kernels, case: tuple) -> None:
+    check_convolution(cpu_kernels, case)
 
 
 @searching(6)

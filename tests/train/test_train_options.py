@@ -40,6 +40,7 @@ def test_every_preset_has_a_recipe_and_that_of_rvrt_is_the_published_one() -> No
     [
         ({"model": "rvrt-huge"}, "--model"),
         ({"schedule": "step"}, "--schedule"),
+        ({"precision": "bfloat16"}, "--precision 'bfloat16': choose one of float32, float16"),
         ({"steps": 0}, "--steps"),
         ({"steps": "many"}, "--steps"),
         ({"batch": True}, "--batch"),

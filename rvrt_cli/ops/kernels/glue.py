@@ -290,11 +290,10 @@ def linear_kernel(
     residual: Tensor | None = None,
 ) -> Tensor:
     """See `layers.linear`."""
-    if isinstance(x, tuple):
-        if residual is not None or len(x) not in _SIDE_BY_SIDE["linear"] or not _has_kernel(x[0]):
-            return linear_kernel(layers.side_by_side(x), weight, bias, activation, residual)
+    if isinstance(x, tuple) and residual is None and len(x) in _SIDE_BY_SIDE["linear"] and _has_kernel(x[0]):
         code = _attributes(_activation_code(activation), 1, 0)
         return _SIDE_BY_SIDE["linear"][len(x)](*x, weight, bias, _no_tensor(x[0]), code)
+    x = layers.side_by_side(x)  # not in a call of this function: graph mode compiles it with the wrong parameters
     if not _has_kernel(x):
         return layers.linear(x, weight, bias, activation, residual)
     if residual is None:
@@ -339,12 +338,11 @@ def conv2d_kernel(
     """See `layers.conv2d`."""
     if weight.shape[-2:] == (1, 1):
         return linear_kernel(x, weight.reshape(weight.shape[0], weight.shape[1]), bias, activation, residual)
-    if isinstance(x, tuple):
-        fits = residual is None and activation != "gelu" and len(x) in _SIDE_BY_SIDE["conv2d"] and _has_kernel(x[0])
-        if not fits:
-            return conv2d_kernel(layers.side_by_side(x), weight, bias, activation, residual)
+    several = isinstance(x, tuple) and residual is None and activation != "gelu" and len(x) in _SIDE_BY_SIDE["conv2d"]
+    if several and _has_kernel(x[0]):
         code = _attributes(_activation_code(activation), 1, 0)
         return _SIDE_BY_SIDE["conv2d"][len(x)](*x, weight, bias, _no_tensor(x[0]), code)
+    x = layers.side_by_side(x)
     if not _has_kernel(x) or activation == "gelu":
         return layers.conv2d(x, weight, bias, activation, residual)
     if residual is None:

@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Products of operands rounded to bfloat16, in plain code and by the processor, against float64 products of such operands.
+
+Rounding is the only difference from float32: so the tolerance is that of float32 kernels, 1e-5 of the largest value, where
+the reference rounds the same operands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from helpers.comparison import assert_all_close, assert_close
+from helpers.kernel_calls import ISAS, Kernels, attributes
+from helpers.kernel_checks import random_arrays, swin_inputs
+from helpers.layer_reference import GELU, activate, convolve
+
+FLOAT32, EMULATED, AVX512_BF16, AMX, BEST = 0, 1, 2, 3, -1  # arguments of rvrt_kernels_bfloat16
+NAMES = {EMULATED: "emulated", AVX512_BF16: "AVX512-BF16", AMX: "AMX"}
+VARIANTS = [("portable", EMULATED), ("avx2", EMULATED), ("avx512", EMULATED), ("avx512", AVX512_BF16), ("avx512", AMX)]
+
+
+def choose(kernels: Kernels, level: int) -> int:
+    return kernels.library.rvrt_kernels_bfloat16(level)
+
+
+@pytest.fixture
+def float32_again(library: Kernels) -> Iterator[None]:
+    """Whatever a test chooses, those that follow compute in float32, on the best instruction set."""
+    yield
+    choose(library, FLOAT32)
+    library.limit()
+
+
+@pytest.fixture(params=VARIANTS, ids=lambda variant: f"{variant[0]}-{NAMES[variant[1]]}")
+def half(library: Kernels, request: pytest.FixtureRequest, float32_again: None) -> Kernels:
+    """The library with operands rounded to bfloat16, on two threads."""
+    isa, level = request.param
+    if not library.limit(ISAS.index(isa), threads=2):
+        pytest.skip(f"this processor has no {isa}")
+    if choose(library, level) != level:
+        pytest.skip(f"this processor has no {NAMES[level]}")
+    return library
+
+
+def rounded(x: np.ndarray) -> np.ndarray:
+    """float32 values to the nearest bfloat16, ties to even: half of the last place is added, less one if that is even."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    nearest = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000
+    return np.where(np.isnan(x), np.float32(np.nan), nearest.astype(np.uint32).view(np.float32)).astype(np.float64)
+
+
+# Value, and the bfloat16 that is nearest: seven bits follow the leading one
+ROUNDING = [
+    (1.0, 1.0),
+    (1 + 2**-8, 1.0),  # a tie, to even
+    (1 + 3 * 2**-8, 1 + 2**-6),  # a tie, to even
+    (1 + 2**-8 + 2**-20, 1 + 2**-7),
+    (1 + 2**-8 - 2**-20, 1.0),
+    (-1 - 2**-8, -1.0),
+    (-1 - 3 * 2**-8, -1 - 2**-6),
+    (2 - 2**-9, 2.0),  # carries into the exponent
+    (3.4e38, np.inf),  # beyond the largest bfloat16
+    (-3.4e38, -np.inf),
+    (2.0**-126, 2.0**-126),  # the smallest normal number
+    (np.inf, np.inf),
+    (-np.inf, -np.inf),
+    (np.nan, np.nan),
+    (0.0, 0.0),
+    (-0.0, 0.0),  # a sum of products: -0 + 0
+]
+VALUES, NEAREST = (np.array(column) for column in zip(*ROUNDING, strict=True))
+
+
+def test_the_reference_rounds_to_nearest_even() -> None:
+    np.testing.assert_array_equal(rounded(VALUES.astype(np.float32)), NEAREST)
+
+
+@pytest.mark.parametrize("place", [0, 17, 39])
+def test_features_and_weights_are_rounded_to_nearest_even(half: Kernels, place: int) -> None:
+    """Each value is the only one in its row, among whole vectors or in what is left of them, and multiplied by one."""
+    values = np.zeros((len(VALUES), 40), np.float32)
+    values[:, place] = VALUES
+    ones, none = np.ones((20, 40), np.float32), np.zeros(1, np.float32)
+    with np.errstate(invalid="ignore"):
+        y = half("linear_forward", values, ones, none, none, attributes(0, 0, 0), like=[(len(VALUES), 20)])[0]
+        np.testing.assert_array_equal(y, np.repeat(NEAREST[:, None], 20, 1))
+        y = half("linear_forward", ones, values, none, none, attributes(0, 0, 0), like=[(20, len(VALUES))])[0]
+        np.testing.assert_array_equal(y, np.repeat(NEAREST[None], 20, 0))
+
+
+# Batch, height, width, inputs, outputs, kernel height and width, activation; none for Winograd's algorithm
+CONVOLUTIONS = [
+    (1, 5, 7, 11, 16, 3, 3, 1),  # a row of the kernel barely fills a tile of operands
+    (2, 9, 70, 20, 33, 5, 5, 3),  # two tiles across, a panel and a bit
+    (1, 12, 13, 40, 45, 3, 3, 2),
+    (1, 8, 8, 144, 72, 3, 3, 0),
+    (1, 6, 6, 64, 16, 1, 1, 1),
+    (1, 37, 8, 33, 20, 1, 5, 0),
+    (1, 3, 3, 8, 16, 7, 7, 0),  # a kernel larger than the image
+    (1, 1, 1, 32, 16, 1, 1, 0),
+]
+
+
+@pytest.mark.parametrize("case", CONVOLUTIONS, ids=str)
+def test_convolution(half: Kernels, case: tuple) -> None:
+    batch, height, width, inputs, outputs, kh, kw, activation = case
+    image = batch, height, width
+    x, residual = random_arrays(1, (*image, inputs), (*image, outputs))
+    weight, bias = random_arrays(2, (outputs, inputs, kh, kw), (outputs,))
+    z = convolve(rounded(x), rounded(weight))
+    y = half("conv2d_forward", x, weight, bias, residual, attributes(activation, 1, 1), like=[residual])[0]
+    bare = half("conv2d_forward", x, weight, bias, residual, attributes(activation, 0, 0), like=[residual])[0]
+    expected = [activate(z + bias.astype(np.float64), activation) + residual, activate(z, activation)]
+    assert_all_close([y, bare], expected, "y y_without_bias")
+    parts = [np.ascontiguousarray(part) for part in np.array_split(x, 3, -1)]
+    again = half("conv2d_forward", *parts, weight, bias, residual, attributes(activation, 1, 1), like=[residual])[0]
+    np.testing.assert_array_equal(again, y, err_msg="of three tensors side by side")
+
+
+@pytest.mark.parametrize(
+    ("case", "winograd"),
+    [
+        ((1, 8, 8, 3, 32, 3, 3, 0), False),  # few inputs
+        ((1, 8, 8, 64, 12, 3, 3, 0), False),  # few outputs
+        ((1, 17, 18, 32, 24, 3, 3, 0), True),
+    ],
+    ids=["inputs", "outputs", "Winograd"],
+)
+def test_convolutions_that_gain_nothing_stay_float32(
+    half: Kernels, request: pytest.FixtureRequest, case: tuple, winograd: bool
+) -> None:
+    """Winograd's algorithm would multiply the rounding error, and is faster than all but AMX."""
+    level = request.node.callspec.params["half"][1]
+    batch, height, width, inputs, outputs, kh, kw, _ = case
+    x, weight = random_arrays(3, (batch, height, width, inputs), (outputs, inputs, kh, kw))
+    none, like = np.zeros(1, np.float32), [(batch, height, width, outputs)]
+    results = []
+    for chosen in (level, FLOAT32):
+        choose(half, chosen)
+        results.append(half("conv2d_forward", x, weight, none, none, attributes(0, 0, 0), like=like)[0])
+    assert np.array_equal(*results) == (not winograd or level == AVX512_BF16)
+
+
+# Rows, inputs, outputs, activation
+DENSE = [(1, 1, 1, 0), (7, 5, 3, GELU), (100, 32, 64, GELU), (333, 37, 50, 1), (97, 144, 288, 0), (17, 200, 33, 3)]
+
+
+@pytest.mark.parametrize("case", DENSE, ids=str)
+def test_linear(half: Kernels, case: tuple) -> None:
+    rows, inputs, outputs, activation = case
+    x, weight, bias, residual = random_arrays(4, (rows, inputs), (outputs, inputs), (outputs,), (rows, outputs))
+    z = rounded(x) @ rounded(weight).T
+    y = half("linear_forward", x, weight, bias, residual, attributes(activation, 1, 1), like=[residual])[0]
+    bare = half("linear_forward", x, weight, bias, residual, attributes(activation, 0, 0), like=[residual])[0]
+    expected = [activate(z + bias.astype(np.float64), activation) + residual, activate(z, activation)]
+    assert_all_close([y, bare], expected, "y y_without_bias", floor=1e-3)
+
+
+@pytest.mark.parametrize("case", [(50, 33, 40), (100, 144, 288), (9, 5, 7)], ids=str)
+def test_norm_linear_and_mlp(half: Kernels, case: tuple) -> None:
+    """Their operands are what LayerNorm and GELU give in float32, rounded: the kernels of these alone give the same."""
+    rows, channels, hidden = case
+    x, gamma, beta, w1, b1 = random_arrays(5, (rows, channels), (channels,), (channels,), (hidden, channels), (hidden,))
+    w2, b2 = random_arrays(6, (channels, hidden), (channels,))
+    normed = half("layer_norm_forward", x, gamma, beta, like=[x])[0]
+    h = half("norm_linear_forward", x, gamma, beta, w1, b1, attributes(GELU, 1), like=[(rows, hidden)])[0]
+    y = half("mlp_forward", x, gamma, beta, w1, b1, w2, b2, like=[x])[0]
+    wanted = activate(rounded(normed) @ rounded(w1).T + b1.astype(np.float64), GELU)
+    assert_all_close([h, y], [wanted, x + rounded(h) @ rounded(w2).T + b2.astype(np.float64)], "hidden y")
+
+
+def test_swin_layer_is_the_sequence_of_its_parts(half: Kernels) -> None:
+    """Attention sums in another order within the layer, so that a few operands round to the neighboring bfloat16."""
+    case = (1, 2, 9, 10, 48, 70, 4, (2, 4, 4), (0, 2, 2))
+    inputs = swin_inputs(np.random.default_rng(7), case, rows=50)
+    x, g1, beta1, qkv_w, qkv_b, proj_w, proj_b, g2, beta2, w1, b1, w2, b2, table, index = inputs
+    numbers, wide = attributes(4, 2, 4, 4, 0, 2, 2, 1), (*x.shape[:4], 144)
+    y = half("swin_layer_forward", *inputs, numbers, like=[x])[0]
+    qkv = half("norm_linear_forward", x, g1, beta1, qkv_w, qkv_b, attributes(0, 1), like=[wide])[0]
+    bias = np.ascontiguousarray(table[index].transpose(2, 0, 1))
+    attended = half("window_attention_forward", qkv, qkv_b, bias, numbers, like=[x])[0]
+    z = half("linear_forward", attended, proj_w, proj_b, x, attributes(0, 1, 1), like=[x])[0]
+    expected = half("mlp_forward", z, g2, beta2, w1, b1, w2, b2, like=[x])[0]
+    assert_close(y, expected.astype(np.float64), 1e-3)
+    choose(half, FLOAT32)
+    exact = half("swin_layer_forward", *inputs, numbers, like=[x])[0]
+    assert 1e-4 < np.abs(y - exact).max() / np.abs(exact).max() < 2e-2
+
+
+def forwards(kernels: Kernels) -> list[np.ndarray]:
+    """Outputs on tensors large enough for several threads."""
+    x, w1, b1, w2, image, weight = random_arrays(
+        8, (700, 40), (70, 40), (70,), (40, 70), (2, 19, 70, 12), (40, 12, 5, 5)
+    )
+    row, swin = b1[:40].copy(), (1, 2, 16, 24, 24, 30, 3, (2, 8, 8), (0, 4, 4))
+    inputs = swin_inputs(np.random.default_rng(9), swin, rows=50)
+    return [
+        *kernels("linear_forward", x, w1, b1, b1, attributes(1, 1, 0), like=[(700, 70)]),
+        *kernels("norm_linear_forward", x, row, row, w1, b1, attributes(GELU, 1), like=[(700, 70)]),
+        *kernels("mlp_forward", x, row, row, w1, b1, w2, row, like=[x]),
+        *kernels("conv2d_forward", image, weight, row, row, attributes(1, 1, 0), like=[(2, 19, 70, 40)]),
+        *kernels("swin_layer_forward", *inputs, attributes(3, 2, 8, 8, 0, 4, 4, 1), like=[inputs[0]]),
+    ]
+
+
+def backwards(kernels: Kernels) -> list[np.ndarray]:
+    x, w1, b1, w2, dz = random_arrays(10, (300, 40), (70, 40), (70,), (40, 70), (300, 70))
+    image, weight, dy = random_arrays(11, (1, 9, 20, 40), (32, 40, 5, 5), (1, 9, 20, 32))
+    row, rest = b1[:40].copy(), [x, b1[:40], b1[:40], w1, b1]
+    return [
+        *kernels("linear_backward", x, w1, b1, dz, attributes(GELU, 1, 0), like=[x, w1, b1]),
+        *kernels("norm_linear_backward", x, row, row, w1, b1, dz, attributes(GELU, 1), like=rest),
+        *kernels("mlp_backward", x, row, row, w1, b1, w2, x, like=[*rest, w2, row]),
+        *kernels("conv2d_backward", image, weight, dy, dy, attributes(1, 1, 0), like=[image, weight, (32,)]),
+    ]
+
+
+def test_gradients_stay_float32(half: Kernels) -> None:
+    of_half = backwards(half)
+    choose(half, FLOAT32)
+    for value, wanted in zip(of_half, backwards(half), strict=True):
+        np.testing.assert_array_equal(value, wanted)
+
+
+def test_results_do_not_depend_on_the_number_of_threads(half: Kernels) -> None:
+    results = []
+    for threads in (1, 2, 5):
+        half.library.rvrt_kernels_threads(threads)
+        results.append(forwards(half))
+    for one, *others in zip(*results, strict=True):
+        for other in others:
+            np.testing.assert_array_equal(other, one)
+
+
+def test_all_ways_to_multiply_agree(library: Kernels, float32_again: None) -> None:
+    """In float32 sums of the same operands; those of `mlp` and the Swin layer depend on sums before them."""
+    levels = [level for level in NAMES if choose(library, level) == level]
+    if levels == [EMULATED]:
+        pytest.skip("this processor has neither AMX nor AVX512-BF16")
+    results = []
+    for level in levels:
+        choose(library, level)
+        results.append(forwards(library))
+    for wanted, *others in zip(*results, strict=True):
+        for other in others:
+            assert_close(other, wanted.astype(np.float64), 1e-3)
+            assert np.median(np.abs(other - wanted)) <= 1e-6 * np.abs(wanted).max()
+
+
+def test_the_level_in_use_is_returned_and_is_one_that_the_processor_has(library: Kernels, float32_again: None) -> None:
+    best = choose(library, BEST)
+    assert best in (FLOAT32, AVX512_BF16, AMX)
+    for level in (EMULATED, FLOAT32):
+        assert choose(library, level) == level
+    assert choose(library, AMX) == best
+    assert choose(library, AVX512_BF16) == min(best, AVX512_BF16)
+    library.limit(ISAS.index("portable"))
+    assert choose(library, BEST) == FLOAT32, "what the processor has lies beyond RVRT_ISA"
+    assert choose(library, AMX) == FLOAT32
