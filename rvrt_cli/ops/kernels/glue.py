@@ -456,10 +456,13 @@ def _warp_clip_bprop(x, flows, out, dout):
 _warp_clip = custom_op("warp_clip", "x flows", _warp_clip_shape, _warp_clip_bprop)
 
 
+_warp_clip_sequence = sampling.warp_clip_of(warp_kernel)
+
+
 def warp_clip_kernel(x: Tensor, flows: Tensor) -> Tensor:
     """See `sampling.warp_clip`."""
     if _ON_GPU or not _has_kernel(x) or flows.dtype != x.dtype:
-        return sampling.warp_clip(x, flows, warp_kernel)
+        return _warp_clip_sequence(x, flows)
     return _warp_clip(x, flows)
 
 
@@ -503,6 +506,9 @@ def _guided_offsets(groups: int, points: int) -> ops.Custom:
     return _GUIDED_OFFSETS[groups, points]
 
 
+_guided_offsets_sequence = attention.guided_offsets_of(linear_kernel)
+
+
 def guided_offsets_kernel(
     x: Tensor,
     weight: Tensor,
@@ -513,7 +519,7 @@ def guided_offsets_kernel(
 ) -> tuple[Tensor, Tensor]:
     """See `attention.guided_offsets`."""
     if _ON_GPU or not _has_kernel(x) or flows.dtype != x.dtype:
-        return attention.guided_offsets(x, weight, bias, flows, sizes, max_offset, linear_kernel)
+        return _guided_offsets_sequence(x, weight, bias, flows, sizes, max_offset)
     groups, points = sizes
     return _guided_offsets(groups, points)(
         x, weight, bias, flows, _float_constant(max_offset), _attributes(groups * points)
