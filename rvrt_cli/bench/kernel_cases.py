@@ -117,9 +117,8 @@ def _attention_cases(sizes: CaseSizes, rng: np.random.Generator) -> list[KernelC
 
 def _swin_case(sizes: CaseSizes, rng: np.random.Generator) -> KernelCase:
     """A layer of a branch, whose windows span a clip."""
-    config = replace(PRESETS["rvrt"], widths=(sizes.width,) * 3, heads=(sizes.heads,) * 3)
     clip = _normal(rng, 1, _CASE_FRAMES, sizes.edge, sizes.edge, sizes.width)
-    shapes = transformer_shapes("", sizes.width, sizes.heads, _CASE_WINDOW, config.mlp_ratio, True)
+    shapes = transformer_shapes("", sizes.width, sizes.heads, _CASE_WINDOW, PRESETS["rvrt"].mlp_ratio, True)
     weights = tuple(_normal(rng, *shape, scale=1 / np.sqrt(shape[-1])) for _, shape in shapes)
     return KernelCase("Swin layer", "swin_layer", [clip, weights, sizes.heads, _CASE_WINDOW, True])
 

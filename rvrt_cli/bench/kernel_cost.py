@@ -7,7 +7,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-_DENSE_AND_NORM_ARRAYS = 12  # of a Swin layer, before the table of position biases
 GRADIENT_PRODUCTS = 2  # of each product of the forward pass: towards either factor
 _FLOAT_BYTES = 4
 
@@ -43,10 +42,13 @@ def kernel_flops(function: str, shapes: Sequence[Shape], settings: Sequence[Any]
     if function == "window_attention":  # qkv (..., 3C); each position attends to those of its window
         _, window, _ = settings
         return 4.0 * positions * math.prod(window) * (first[-1] // 3)
-    if function == "swin_layer":  # x (N, T, H, W, C), vectors and matrices (outputs, inputs), position table
+    if function == "swin_layer":  # x (N, T, H, W, C), weights
         _, window, _ = settings
         fitted = map(min, first[1:4], window)
-        dense = sum(math.prod(shape) for shape in shapes[1 : 1 + _DENSE_AND_NORM_ARRAYS] if len(shape) == 2)
+        matrices = [shape for shape in shapes[1:] if len(shape) == 2][
+            :4
+        ]  # qkv, projection, feed-forward; not the table
+        dense = sum(map(math.prod, matrices))
         return 2.0 * positions * dense + 4.0 * positions * math.prod(fitted) * first[-1]
     if function in (
         "neighborhood_attention",

@@ -22,8 +22,10 @@ Kernel window_attention_forward, window_attention_backward, swin_layer_forward;
 Kernel linear_forward, linear_backward, norm_linear_forward, norm_linear_backward, mlp_forward, mlp_backward;
 Kernel layer_norm_forward, layer_norm_backward, conv2d_forward, conv2d_backward;
 Kernel pixel_shuffle_forward, pixel_shuffle_backward, add_upsampled_forward, reverse_time_forward;
+Kernel warp_clip_forward, guided_offsets_forward, guided_offsets_backward;
 Kernel charbonnier_forward, charbonnier_backward, fuse_frames_forward, lucas_kanade_forward;
 int rvrt_kernels_threads(int count);
+int rvrt_kernels_bfloat16(int level);
 }
 
 // Inputs are pseudo-random in [-1, 1), the one numbered `wide` in [-5, 5), the one numbered `zero` int32 zeros.
@@ -76,6 +78,12 @@ int main(int count, char** arguments) {
   const std::vector<int32_t> window{3, 2, 8, 8, 0, 4, 4, 1};
   bool good = run("warp forward", warp_forward, {x, flow}, {0}, {x}, 1);
   good &= run("warp backward", warp_backward, {x, flow, x}, {1}, {x, flow}, 1);
+  const Shape fields{1, 2, 2, 20, 24, 2}, scalar{1};
+  good &= run("warp of a clip", warp_clip_forward, {q, fields}, {}, {{1, 2, 20, 24, 52}}, 1);
+  good &= run("guided offsets forward", guided_offsets_forward, {q, {72, 24}, pad, fields, scalar}, {18},
+              {{1, 2, 20, 24, 2, 18, 2}, fields}, 3);
+  good &= run("guided offsets backward", guided_offsets_backward, {qkv, fields, scalar, qkv, fields}, {18},
+              {qkv, fields});
   good &= run("deformable forward", deformable_attention_forward, {q, kv, offset}, {2, 3, 3}, {q}, 2);
   good &= run("deformable backward", deformable_attention_backward, {q, kv, offset, q}, {2, 3, 3}, {q, kv, offset}, 2);
   good &= run("neighborhood forward", neighborhood_attention_forward, {q, kv}, {3, 3, 3}, {q});
@@ -83,7 +91,8 @@ int main(int count, char** arguments) {
   good &= run("window forward", window_attention_forward, {qkv, pad, bias}, window, {q});
   good &= run("window backward", window_attention_backward, {qkv, pad, bias, q}, window, {qkv, pad, bias});
 
-  const Shape row{24}, wide{40}, weight{40, 24}, back{24, 40}, y{2, 20, 24, 40}, kernel{40, 24, 3, 3}, one{1};
+  const Shape row{24}, wide{40}, weight{40, 24}, back{24, 40}, y{2, 20, 24, 40}, kernel{40, 24, 3, 3};
+  const Shape direct{40, 24, 5, 3};  // not 3x3: no Winograd
   good &= run("linear forward", linear_forward, {x, weight, wide, y}, {4, 1, 1}, {y});
   good &= run("linear backward", linear_backward, {x, weight, wide, y}, {4, 1, 0}, {x, weight, wide});
   good &= run("norm and linear forward", norm_linear_forward, {x, row, row, weight, wide}, {0, 1}, {y});
@@ -96,6 +105,9 @@ int main(int count, char** arguments) {
   good &= run("layer norm backward", layer_norm_backward, {x, row, x}, {}, {x, row, row});
   good &= run("convolution forward", conv2d_forward, {x, kernel, wide, y}, {1, 1, 1}, {y});
   good &= run("convolution backward", conv2d_backward, {x, kernel, y, y}, {1, 1, 0}, {x, kernel, wide});
+  good &= run("convolution of two sources", conv2d_forward, {x, x, {40, 48, 3, 3}, wide, y}, {1, 1, 1}, {y});
+  good &= run("direct convolution forward", conv2d_forward, {x, direct, wide, y}, {1, 1, 1}, {y});
+  good &= run("direct convolution backward", conv2d_backward, {x, direct, y, y}, {1, 1, 0}, {x, direct, wide});
   good &= run("Swin layer", swin_layer_forward,
               {q, row, row, {72, 24}, pad, {24, 24}, row, row, row, weight, wide, back, row, {675, 3}, {128, 128}},
               window, {q}, 99, 14);
@@ -109,7 +121,10 @@ int main(int count, char** arguments) {
   good &= run("flow of small frames", lucas_kanade_forward, {pair, pair}, {4, 2}, {{2, 13, 21, 2}});
   good &= run("flow of a large frame", lucas_kanade_forward, {large, large}, {4, 2}, {{1, 70, 90, 2}});
   good &= run("time reversal", reverse_time_forward, {clip}, {}, {clip});
-  good &= run("Charbonnier forward", charbonnier_forward, {x, x, one}, {}, {one});
-  good &= run("Charbonnier backward", charbonnier_backward, {x, x, one, one}, {}, {x});
+  good &= run("Charbonnier forward", charbonnier_forward, {x, x, scalar}, {}, {scalar});
+  good &= run("Charbonnier backward", charbonnier_backward, {x, x, scalar, scalar}, {}, {x});
+  rvrt_kernels_bfloat16(1);  // emulated
+  good &= run("bfloat16 linear", linear_forward, {x, weight, wide, y}, {4, 1, 1}, {y});
+  good &= run("bfloat16 convolution", conv2d_forward, {x, kernel, wide, y}, {1, 1, 1}, {y});
   return good ? 0 : 1;
 }
