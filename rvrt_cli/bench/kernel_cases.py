@@ -10,6 +10,7 @@ import numpy as np
 
 from rvrt_cli.bench.kernel_cost import Shape
 from rvrt_cli.model.config import PRESETS
+from rvrt_cli.model.weight_shapes import transformer_shapes
 
 _CASE_FRAMES = 2  # a clip
 _CASE_WINDOW = (2, 8, 8)
@@ -18,7 +19,11 @@ _UPSAMPLER_WIDTH = 64  # channels
 
 @dataclass(frozen=True)
 class KernelCase:
-    """A function of `rvrt_cli.ops` and its arguments; arrays become tensors, towards which the gradient is taken."""
+    """A function of `rvrt_cli.ops` and its arguments.
+
+    Arrays become tensors, towards which the gradient is taken. They come first; one argument may be a tuple of arrays, like
+    the sources of a convolution or the weights of a Swin layer.
+    """
 
     name: str
     function: str
@@ -27,18 +32,34 @@ class KernelCase:
 
     @property
     def tensors(self) -> list[np.ndarray]:
-        """The arrays among the arguments, which come first."""
-        return [argument for argument in self.arguments if isinstance(argument, np.ndarray)]
+        """The arrays, those of a tuple one by one."""
+        return [array for argument in self.arguments if _holds_arrays(argument) for array in _arrays_of(argument)]
+
+    @property
+    def group(self) -> tuple[int, int] | None:
+        """First and one past the last of `tensors` that are one argument; None: each is an argument of its own."""
+        for place, argument in enumerate(self.arguments):
+            if isinstance(argument, tuple) and _holds_arrays(argument):
+                return place, place + len(argument)
+        return None
 
     @property
     def settings(self) -> list[Any]:
         """The other arguments."""
-        return [argument for argument in self.arguments if not isinstance(argument, np.ndarray)]
+        return [argument for argument in self.arguments if not _holds_arrays(argument)]
 
     @property
     def shapes(self) -> list[Shape]:
         """Of `tensors`."""
         return [array.shape for array in self.tensors]
+
+
+def _holds_arrays(argument: Any) -> bool:
+    return isinstance(_arrays_of(argument)[0], np.ndarray)
+
+
+def _arrays_of(argument: Any) -> tuple:
+    return argument if isinstance(argument, tuple) else (argument,)
 
 
 @dataclass(frozen=True)
@@ -68,6 +89,8 @@ def kernel_cases(sizes: CaseSizes) -> list[KernelCase]:
     rng = np.random.default_rng(0)
     return [
         *_attention_cases(sizes, rng),
+        _swin_case(sizes, rng),
+        *_alignment_cases(sizes, rng),
         *_convolution_cases(sizes, rng),
         *_layer_cases(sizes, rng),
         *_image_cases(sizes, rng),
@@ -92,23 +115,60 @@ def _attention_cases(sizes: CaseSizes, rng: np.random.Generator) -> list[KernelC
     ]
 
 
+def _swin_case(sizes: CaseSizes, rng: np.random.Generator) -> KernelCase:
+    """A layer of a branch, whose windows span a clip."""
+    clip = _normal(rng, 1, _CASE_FRAMES, sizes.edge, sizes.edge, sizes.width)
+    shapes = transformer_shapes("", sizes.width, sizes.heads, _CASE_WINDOW, PRESETS["rvrt"].mlp_ratio, True)
+    weights = tuple(_normal(rng, *shape, scale=1 / np.sqrt(shape[-1])) for _, shape in shapes)
+    return KernelCase("Swin layer", "swin_layer", [clip, weights, sizes.heads, _CASE_WINDOW, True])
+
+
+def _alignment_cases(sizes: CaseSizes, rng: np.random.Generator) -> list[KernelCase]:
+    """What predicts the offsets, before and after its convolutions."""
+
+    def of_network(name: str, plane: tuple[int, int], width: int) -> list[KernelCase]:
+        config = PRESETS[name]
+        groups, points, hidden = config.deformable_groups, config.align_kernel**2, config.offset_width
+        outputs = 2 * _CASE_FRAMES * groups * points
+        flows = _normal(rng, 1, _CASE_FRAMES, _CASE_FRAMES, *plane, 2, scale=3)
+        features = _normal(rng, 1, _CASE_FRAMES, *plane, hidden)
+        layer = [_normal(rng, outputs, hidden, scale=1 / np.sqrt(hidden)), _normal(rng, outputs)]
+        offsets = [features, *layer, flows, (groups, points), config.max_offset]
+        return [
+            KernelCase(f"{name}: warp of a clip", "warp_clip", [_normal(rng, 1, _CASE_FRAMES, *plane, width), flows]),
+            KernelCase(f"{name}: guided offsets, {hidden} to {outputs}", "guided_offsets", offsets),
+        ]
+
+    tiny_plane = (sizes.tiny_height, sizes.tiny_width)
+    return [
+        *of_network("rvrt", (sizes.edge, sizes.edge), sizes.width),
+        *of_network("rvrt-tiny", tiny_plane, PRESETS["rvrt-tiny"].width),
+    ]
+
+
 def _convolution_cases(sizes: CaseSizes, rng: np.random.Generator) -> list[KernelCase]:
-    def convolution(owner: str, frame: tuple[int, int], inputs: int, outputs: int, kernel: int = 3) -> KernelCase:
-        weight = _normal(rng, outputs, inputs, kernel, kernel, scale=1 / (kernel * np.sqrt(inputs)))
-        arguments = [_normal(rng, _CASE_FRAMES, *frame, inputs), weight, _normal(rng, outputs)]
-        return KernelCase(f"{owner}: convolution {kernel}x{kernel}, {inputs} to {outputs}", "conv2d", arguments)
+    def convolution(
+        owner: str, frame: tuple[int, int], inputs: int, outputs: int, kernel: int = 3, sources: int = 1
+    ) -> KernelCase:
+        depth = sources * inputs
+        weight = _normal(rng, outputs, depth, kernel, kernel, scale=1 / (kernel * np.sqrt(depth)))
+        features = tuple(_normal(rng, _CASE_FRAMES, *frame, inputs) for _ in range(sources))
+        name = f"{owner}: convolution {kernel}x{kernel}, {f'{sources}x' if sources > 1 else ''}{inputs} to {outputs}"
+        x = features if sources > 1 else features[0]
+        return KernelCase(name, "conv2d", [x, weight, _normal(rng, outputs)])
 
     edge, width, hidden = sizes.edge, sizes.width, _UPSAMPLER_WIDTH
     frame, tiny_frame, tiny = (edge, edge), (sizes.tiny_height, sizes.tiny_width), PRESETS["rvrt-tiny"]
     return [
         convolution("rvrt", frame, width, width),  # not in the network: what others measure
-        convolution("rvrt", frame, 2 * width, width),  # the input of the first branch
+        convolution("rvrt", frame, width, width, sources=2),  # the input of the first branch
+        convolution("rvrt", frame, width, width, sources=5),  # that of the last branch, and of reconstruction
         convolution("rvrt", frame, hidden, hidden),  # the offsets
         convolution("rvrt", (2 * edge, 2 * edge), hidden, 4 * hidden),  # the second shuffle of the upsampler
         convolution("rvrt", frame, 32, 64, 7),  # SpyNet
         convolution("rvrt-tiny", tiny_frame, tiny.width, tiny.width),  # the bodies
-        convolution("rvrt-tiny", tiny_frame, 2 * tiny.width, tiny.width),  # the input of a branch
-        convolution("rvrt-tiny", tiny_frame, 3 * tiny.width, tiny.width),  # of the second branch, and of reconstruction
+        convolution("rvrt-tiny", tiny_frame, tiny.width, tiny.width, sources=2),  # the input of the first branch
+        convolution("rvrt-tiny", tiny_frame, tiny.width, tiny.width, sources=3),  # of the second, and of reconstruction
         convolution("rvrt-tiny", tiny_frame, tiny.offset_width, tiny.offset_width),  # the offsets
     ]
 

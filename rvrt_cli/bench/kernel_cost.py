@@ -18,11 +18,12 @@ def kernel_flops(function: str, shapes: Sequence[Shape], settings: Sequence[Any]
 
     The convention is that of `rvrt_cli.model.cost`: a multiplication and an addition each count as one. Counted are
     convolutions (taps in the zero padding included), dense layers, and the two products of an attention; not sampling,
-    activations, norms and softmax. A gradient has `GRADIENT_PRODUCTS` times the operations of the forward pass; what its
+    activations, norms and softmax. Convolutions count as direct ones, although Winograd's algorithm computes 3x3 ones with a
+    quarter of the multiplications: their rate may exceed that of a matrix product. A gradient has `GRADIENT_PRODUCTS` times the operations of the forward pass; what its
     kernel computes again is not counted.
 
     Args:
-        shapes: of the tensors, in the order of the function's arguments.
+        shapes: of the tensors, in the order of the function's arguments, those of a tuple one by one.
         settings: the arguments after the tensors.
 
     Returns:
@@ -30,9 +31,9 @@ def kernel_flops(function: str, shapes: Sequence[Shape], settings: Sequence[Any]
     """
     first = shapes[0]
     positions = math.prod(first[:-1])
-    if function == "conv2d":  # x (B, H, W, Ci), weight (Co, Ci, h, w)
-        return 2.0 * positions * math.prod(shapes[1])
-    if function == "linear":  # x (..., Ci), weight (Co, Ci)
+    if function in ("conv2d", "linear"):  # one or several x (..., C), weight (Co, Ci, ...), bias
+        return 2.0 * positions * math.prod(shapes[-2])
+    if function == "guided_offsets":  # x (N, T, H, W, I), weight (outputs, I)
         return 2.0 * positions * math.prod(shapes[1])
     if function == "norm_linear":  # x, gamma, beta, weight
         return 2.0 * positions * math.prod(shapes[3])
@@ -41,6 +42,14 @@ def kernel_flops(function: str, shapes: Sequence[Shape], settings: Sequence[Any]
     if function == "window_attention":  # qkv (..., 3C); each position attends to those of its window
         _, window, _ = settings
         return 4.0 * positions * math.prod(window) * (first[-1] // 3)
+    if function == "swin_layer":  # x (N, T, H, W, C), weights
+        _, window, _ = settings
+        fitted = map(min, first[1:4], window)
+        matrices = [shape for shape in shapes[1:] if len(shape) == 2][
+            :4
+        ]  # qkv, projection, feed-forward; not the table
+        dense = sum(map(math.prod, matrices))
+        return 2.0 * positions * dense + 4.0 * positions * math.prod(fitted) * first[-1]
     if function in (
         "neighborhood_attention",
         "deformable_attention",
@@ -51,17 +60,20 @@ def kernel_flops(function: str, shapes: Sequence[Shape], settings: Sequence[Any]
 
 
 # Functions that only move memory, apart from a few operations per element
-_MEMORY_FUNCTIONS = ("add_upsampled", "charbonnier", "layer_norm", "pixel_shuffle", "reverse_time", "warp")
+_MEMORY_FUNCTIONS = ("add_upsampled", "charbonnier", "layer_norm", "pixel_shuffle", "reverse_time", "warp", "warp_clip")
 
 
-def kernel_bytes(function: str, shapes: Sequence[Shape], output: Shape) -> float | None:
+def kernel_bytes(function: str, shapes: Sequence[Shape]) -> float | None:
     """Bytes that the forward pass of a function that moves memory has to: each tensor is read or written once.
 
     A gradient has to move as many: it reads the gradient of the output and writes those of the inputs.
+
+    Args:
+        shapes: of all tensors, outputs included.
 
     Returns:
         None for other functions.
     """
     if function not in _MEMORY_FUNCTIONS:
         return None
-    return float(_FLOAT_BYTES * sum(map(math.prod, (*shapes, output))))
+    return float(_FLOAT_BYTES * sum(map(math.prod, shapes)))

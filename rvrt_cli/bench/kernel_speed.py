@@ -64,13 +64,13 @@ def measure_kernels(repeat: int, gemm_gflops: float) -> list[dict[str, Any]]:
 
 
 def _measure_rate(case: KernelCase, repeat: int, gemm_gflops: float) -> dict[str, Any]:
-    output = _output_shape(case)
+    outputs = _output_shapes(case)
     flops = kernel_flops(case.function, case.shapes, case.settings)
-    moved = kernel_bytes(case.function, case.shapes, output)
+    moved = kernel_bytes(case.function, [*case.shapes, *outputs])
     products = {"forward": 1, "with_gradient": 1 + GRADIENT_PRODUCTS}  # over those of the forward pass
     passes = {"forward": 1, "with_gradient": 2}  # over the memory
     row: dict[str, Any] = {"shape": list(case.shapes[0]), "gflop": None if flops is None else flops / 1e9}
-    for part, seconds in _call_seconds_by_part(case, output, _KERNEL_CALLS, repeat).items():
+    for part, seconds in _call_seconds_by_part(case, outputs, _KERNEL_CALLS, repeat).items():
         gflops = None if flops is None else products[part] * flops / seconds / 1e9
         row[part] = {
             "seconds": seconds,
@@ -84,11 +84,11 @@ def _measure_rate(case: KernelCase, repeat: int, gemm_gflops: float) -> dict[str
 def _compare(case: KernelCase, repeat: int) -> dict[str, Any]:
     from rvrt_cli import ops
 
-    output = _output_shape(case)
-    kernel = _call_seconds_by_part(case, output, _KERNEL_CALLS, repeat)
+    outputs = _output_shapes(case)
+    kernel = _call_seconds_by_part(case, outputs, _KERNEL_CALLS, repeat)
     ops.use_kernels(False)
     try:
-        definition = _call_seconds_by_part(case, output, _DEFINITION_CALLS, 1)
+        definition = _call_seconds_by_part(case, outputs, _DEFINITION_CALLS, 1)
     finally:
         ops.use_kernels(True)
     row: dict[str, Any] = {"shape": list(case.shapes[0])}
@@ -101,46 +101,54 @@ def _compare(case: KernelCase, repeat: int) -> dict[str, Any]:
     return row
 
 
-def _output_shape(case: KernelCase) -> Shape:
+def _output_shapes(case: KernelCase) -> list[Shape]:
     import mindspore as ms
 
-    from rvrt_cli import ops
+    found = _of_tensors(case)(*map(ms.Tensor, case.tensors))
+    return [tuple(output.shape) for output in (found if isinstance(found, tuple) else (found,))]
 
-    return tuple(getattr(ops, case.function)(*map(ms.Tensor, case.tensors), *case.settings).shape)
 
-
-def _call_seconds_by_part(case: KernelCase, output: Shape, calls: int, repeat: int) -> dict[str, float]:
+def _call_seconds_by_part(case: KernelCase, outputs: list[Shape], calls: int, repeat: int) -> dict[str, float]:
     """Seconds of one of `calls` in a compiled graph: "forward", and "with_gradient" if there is one."""
     import mindspore as ms
 
-    from rvrt_cli import ops
-
     tensors, mark = [ms.Tensor(array) for array in case.tensors], ms.Tensor(np.zeros(1, np.float32))
-    operation = _with_settings(getattr(ops, case.function), case.settings)
+    operation = _of_tensors(case)
     forward = ms.jit(_repeated(operation, calls))
     seconds = {"forward": _time_graph(lambda: forward(mark, *tensors), repeat) / calls}
     if case.has_gradient:
-        sensitivity = ms.Tensor(np.ones(output, np.float32))
-        trained = ms.jit(_repeated(_with_gradients(operation), calls))
-        seconds["with_gradient"] = _time_graph(lambda: trained(mark, *tensors, sensitivity), repeat) / calls
+        ones = [ms.Tensor(np.ones(shape, np.float32)) for shape in outputs]
+        trained = ms.jit(_repeated(_with_gradients(operation, len(ones)), calls))
+        seconds["with_gradient"] = _time_graph(lambda: trained(mark, *tensors, *ones), repeat) / calls
     return seconds
 
 
-def _with_settings(operation: Callable, settings: list[Any]) -> Callable:
-    def call(*tensors: Any) -> Any:
+def _of_tensors(case: KernelCase) -> Callable:
+    """The case's function, of all its tensors as arguments of their own: MindSpore has no gradients of a tuple."""
+    from rvrt_cli import ops
+
+    operation, settings = getattr(ops, case.function), case.settings
+    begin, end = case.group or (0, 0)
+
+    def of_arguments(*tensors: Any) -> Any:
         return operation(*tensors, *settings)
 
-    return call
+    def of_group(*tensors: Any) -> Any:
+        return operation(*tensors[:begin], tensors[begin:end], *tensors[end:], *settings)
+
+    return of_arguments if case.group is None else of_group
 
 
-def _with_gradients(operation: Callable) -> Callable:
-    """Of tensors and the gradient of the output: the output, and the gradients of the tensors."""
+def _with_gradients(operation: Callable, outputs: int) -> Callable:
+    """Of tensors and the gradients of `outputs` outputs: the outputs, and the gradients of the tensors."""
     from mindspore import ops as msops
 
     gradients = msops.GradOperation(get_all=True, sens_param=True)(operation)
 
-    def call(*tensors: Any) -> Any:
-        return operation(*tensors[:-1]), gradients(*tensors)
+    def call(*values: Any) -> Any:
+        tensors, sensitivities = values[:-outputs], values[-outputs:]
+        given = sensitivities[0] if outputs == 1 else sensitivities
+        return operation(*tensors), gradients(*tensors, given)
 
     return call
 

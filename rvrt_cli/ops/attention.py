@@ -114,35 +114,41 @@ def _shift_mask(padded: tuple, window: tuple, shift: tuple) -> Tensor:
     return Tensor((SHIFT_MASK * (region[..., :, None] != region[..., None, :])).astype(np.float32))
 
 
-def guided_offsets(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    flows: Tensor,
-    sizes: tuple[int, int],
-    max_offset: float,
-    linear: Callable = linear,
-) -> tuple[Tensor, Tensor]:
-    """Offsets of the sampling points: a last dense layer predicts their residue of the flow (equation 7).
+def guided_offsets_of(linear: Callable) -> Callable:
+    """`guided_offsets` made of this function: the definition of `linear`, or its kernel."""
 
-    Args:
-        x: (N, T, H, W, I), features from which the offsets are predicted.
-        weight: (T·G·K·2, I).
-        bias: (T·G·K·2,).
-        flows: (N, T, T, H, W, 2) px, as (x, y).
-        sizes: offset groups G, sampling points K.
-        max_offset: largest residue [px].
-        linear: implementation of `layers.linear`.
+    def offsets_of_flows(
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        flows: Tensor,
+        sizes: tuple[int, int],
+        max_offset: float,
+    ) -> tuple[Tensor, Tensor]:
+        """Offsets of the sampling points: a last dense layer predicts their residue of the flow (equation 7).
 
-    Returns:
-        offsets (N, T, H, W, T, G, K, 2) px, as (y, x), for `deformable_attention`; `flows` corrected by the mean residue.
-    """
-    batch, time, height, width, _ = x.shape
-    residue = max_offset * ops.tanh(linear(x, weight, bias))
-    residue = residue.reshape(batch, time, height, width, time, sizes[0], sizes[1], 2)
-    guide = swap_xy(flows.transpose(0, 1, 3, 4, 2, 5))  # (N, T, H, W, T, 2) as (y, x)
-    offset = residue + guide.expand_dims(5).expand_dims(5)
-    return offset, swap_xy(offset.mean((5, 6)).transpose(0, 1, 4, 2, 3, 5))
+        Args:
+            x: (N, T, H, W, I), features from which the offsets are predicted.
+            weight: (T·G·K·2, I).
+            bias: (T·G·K·2,).
+            flows: (N, T, T, H, W, 2) px, as (x, y).
+            sizes: offset groups G, sampling points K.
+            max_offset: largest residue [px].
+
+        Returns:
+            offsets (N, T, H, W, T, G, K, 2) px, as (y, x), for `deformable_attention`; `flows` corrected by the mean residue.
+        """
+        batch, time, height, width, _ = x.shape
+        residue = max_offset * ops.tanh(linear(x, weight, bias))
+        residue = residue.reshape(batch, time, height, width, time, sizes[0], sizes[1], 2)
+        guide = swap_xy(flows.transpose(0, 1, 3, 4, 2, 5))  # (N, T, H, W, T, 2) as (y, x)
+        offset = residue + guide.expand_dims(5).expand_dims(5)
+        return offset, swap_xy(offset.mean((5, 6)).transpose(0, 1, 4, 2, 3, 5))
+
+    return offsets_of_flows
+
+
+guided_offsets = guided_offsets_of(linear)
 
 
 def swap_xy(field: Tensor) -> Tensor:

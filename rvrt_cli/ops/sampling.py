@@ -79,23 +79,30 @@ def warp(x: Tensor, flow: Tensor, border: bool = False) -> Tensor:
     return out
 
 
-def warp_clip(x: Tensor, flows: Tensor, warp: Callable = warp) -> Tensor:
-    """Every frame of a clip warped to every frame of the next one, and the flows: what predicts the offsets (equation 7).
+def warp_clip_of(warp: Callable) -> Callable:
+    """`warp_clip` made of this function: the definition of `warp`, or its kernel."""
 
-    Args:
-        x: (N, T, H, W, C).
-        flows: (N, T, T, H, W, 2) px, as (x, y): field n of frame b leads to frame (n + b) % T of `x`.
-        warp: implementation of `warp`.
+    def clip_warp(x: Tensor, flows: Tensor) -> Tensor:
+        """Every frame of a clip warped to every frame of the next one, and the flows: what predicts the offsets (equation 7).
 
-    Returns:
-        (N, T, H, W, T * C + T * 2): the warped frames of fields 0 … T-1 side by side, zero where a field leads outside the
-        frame, then the fields.
-    """
-    batch, time, height, width, channels = x.shape
-    parts = []
-    for n in range(time):
-        frames = ops.concat([x[:, (n + b) % time] for b in range(time)], 0)  # (T·N, H, W, C)
-        field = flows[:, :, n].swapaxes(0, 1).reshape(time * batch, height, width, 2)
-        parts.append(warp(frames, field).reshape(time, batch, height, width, channels))
-    parts += [flows[:, :, n].swapaxes(0, 1) for n in range(time)]
-    return ops.concat(parts, -1).swapaxes(0, 1)
+        Args:
+            x: (N, T, H, W, C).
+            flows: (N, T, T, H, W, 2) px, as (x, y): field n of frame b leads to frame (n + b) % T of `x`.
+
+        Returns:
+            (N, T, H, W, T * C + T * 2): the warped frames of fields 0 … T-1 side by side, zero where a field leads outside the
+            frame, then the fields.
+        """
+        batch, time, height, width, channels = x.shape
+        parts = []
+        for n in range(time):
+            frames = ops.concat([x[:, (n + b) % time] for b in range(time)], 0)  # (T·N, H, W, C)
+            field = flows[:, :, n].swapaxes(0, 1).reshape(time * batch, height, width, 2)
+            parts.append(warp(frames, field).reshape(time, batch, height, width, channels))
+        parts += [flows[:, :, n].swapaxes(0, 1) for n in range(time)]
+        return ops.concat(parts, -1).swapaxes(0, 1)
+
+    return clip_warp
+
+
+warp_clip = warp_clip_of(warp)

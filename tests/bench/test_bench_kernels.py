@@ -48,7 +48,15 @@ def test_a_part_has_the_same_cases_with_fewer_pixels() -> None:
     ("function", "shapes", "settings", "flops"),
     [
         ("conv2d", [(1, 4, 5, 2), (3, 2, 3, 3), (3,)], [], 2 * (4 * 5) * 3 * (2 * 9)),
+        (
+            "conv2d",
+            [(1, 4, 5, 2), (1, 4, 5, 1), (3, 3, 3, 3), (3,)],
+            [],
+            2 * (4 * 5) * 3 * ((2 + 1) * 9),
+        ),  # two sources
         ("linear", [(2, 7, 10), (4, 10), (4,)], [], 2 * (2 * 7) * 10 * 4),
+        ("linear", [(2, 7, 6), (2, 7, 4), (4, 10), (4,)], [], 2 * (2 * 7) * 10 * 4),
+        ("guided_offsets", [(1, 2, 3, 3, 5), (144, 5), (144,), (1, 2, 2, 3, 3, 2)], [(4, 9), 10.0], 2 * 18 * 144 * 5),
         ("norm_linear", [(2, 7, 10), (10,), (10,), (4, 10), (4,)], [], 2 * (2 * 7) * 10 * 4),
         ("mlp", [(6, 10), (10,), (10,), (20, 10), (20,), (10, 20), (10,)], [], 2 * 6 * (200 + 200)),
         # 2 frames of 8×8 px in windows of 128: two products, of 128 positions by 128 by 12 channels
@@ -57,11 +65,28 @@ def test_a_part_has_the_same_cases_with_fewer_pixels() -> None:
         ("neighborhood_attention", [(1, 2, 3, 3, 12), (1, 2, 3, 3, 24)], [4, (3, 3)], 2 * 2 * 18 * (2 * 9) * 12),
         ("deformable_attention", [(1, 2, 3, 3, 12), (1, 2, 3, 3, 24)], [4, (3, 3)], 2 * 2 * 18 * (2 * 9) * 12),
         ("warp", [(1, 4, 4, 2), (1, 4, 4, 2)], [], None),
+        ("warp_clip", [(1, 2, 4, 4, 3), (1, 2, 2, 4, 4, 2)], [], None),
         ("lucas_kanade", [(1, 4, 4, 3), (1, 4, 4, 3)], [], None),
     ],
 )
 def test_operations(function: str, shapes: list, settings: list, flops: int | None) -> None:
     assert kernel_flops(function, shapes, settings) == flops
+
+
+@pytest.mark.parametrize("window", [(2, 8, 8), (2, 16, 8)])
+@pytest.mark.parametrize("table", [[(675, 3)], []])
+def test_a_swin_layer_counts_as_its_parts(window: tuple, table: list) -> None:
+    """In windows of at most the frame's 8x8 px."""
+    x, norm = (1, 2, 8, 8, 12), [(12,), (12,)]
+    qkv, square, up, down = [(36, 12), (36,)], [(12, 12), (12,)], [(24, 12), (24,)], [(12, 24), (12,)]
+    parts = [
+        kernel_flops("norm_linear", [x, *norm, *qkv], []),
+        kernel_flops("window_attention", [(1, 2, 8, 8, 36), (36,)], [3, (2, 8, 8), (0, 0, 0)]),
+        kernel_flops("linear", [x, *square], []),
+        kernel_flops("mlp", [x, *norm, *up, *down], []),
+    ]
+    weights = [*norm, *qkv, *square, *norm, *up, *down, *table]
+    assert kernel_flops("swin_layer", [x, *weights], [3, window, True]) == sum(part or 0 for part in parts)
 
 
 def test_attention_counts_as_in_the_cost_of_the_network() -> None:
@@ -83,9 +108,9 @@ def test_dense_layers_have_as_many_operations_as_ones_sum_up_to() -> None:
 
 def test_bytes_are_those_of_all_tensors() -> None:
     x, gamma = (1, 2, 4, 4, 6), (6,)
-    assert kernel_bytes("layer_norm", [x, gamma, gamma], x) == 4 * (192 + 6 + 6 + 192)
-    assert kernel_bytes("pixel_shuffle", [(1, 2, 2, 8)], (1, 4, 4, 2)) == 4 * 64
-    assert kernel_bytes("conv2d", [(1, 4, 4, 2), (2, 2, 3, 3), (2,)], (1, 4, 4, 2)) is None
+    assert kernel_bytes("layer_norm", [x, gamma, gamma, x]) == 4 * (192 + 6 + 6 + 192)
+    assert kernel_bytes("pixel_shuffle", [(1, 2, 2, 8), (1, 4, 4, 2)]) == 4 * 64
+    assert kernel_bytes("conv2d", [(1, 4, 4, 2), (2, 2, 3, 3), (2,), (1, 4, 4, 2)]) is None
 
 
 @pytest.mark.parametrize(("model", "others"), [("rvrt", {(144, 144, 3, 3)}), ("rvrt-tiny", set())])
@@ -93,7 +118,7 @@ def test_convolutions_are_those_of_the_networks(model: str, others: set) -> None
     from rvrt_cli.model.initialization import parameter_shapes
 
     shapes = {(*shape[:2], *shape[-2:]) for shape in parameter_shapes(PRESETS[model]).values() if len(shape) > 2}
-    cases = {case.shapes[1] for case in kernel_cases(CaseSizes()) if case.name.startswith(f"{model}: convolution")}
+    cases = {case.shapes[-2] for case in kernel_cases(CaseSizes()) if case.name.startswith(f"{model}: convolution")}
     assert len(cases) >= 4
     assert cases - shapes == others
 
@@ -121,3 +146,29 @@ def test_a_graph_makes_every_call(tmp_path: Path) -> None:
     for runs in (1, 2):
         graph(mark, x).asnumpy()
         assert ctypes.CDLL(str(library)).calls_so_far() == 5 * runs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["Swin layer", "rvrt: guided offsets, 64 to 432", "rvrt-tiny: convolution 3x3, 3x32 to 32"]
+)
+def test_gradients_are_taken_towards_every_tensor(name: str) -> None:
+    """Tensors in a tuple and several outputs included; a gradient of zeros would mean that its kernel was left out."""
+    from rvrt_cli.device import use_device
+
+    use_device("cpu")
+    import mindspore as ms
+
+    sizes = CaseSizes(edge=8, width=12, tiny_height=8, tiny_width=8)
+    (case,) = [case for case in kernel_cases(sizes) if case.name == name]
+    operation, shapes = kernel_speed._of_tensors(case), kernel_speed._output_shapes(case)
+    tensors, ones = map(ms.Tensor, case.tensors), [ms.Tensor(np.ones(shape, np.float32)) for shape in shapes]
+    _, gradients = ms.jit(kernel_speed._with_gradients(operation, len(ones)))(*tensors, *ones)
+    assert [gradient.shape for gradient in gradients] == case.shapes
+    assert all(np.abs(gradient.asnumpy()).max() > 1e-6 for gradient in gradients)
+
+
+def test_the_arrays_of_a_tuple_are_tensors_of_one_argument() -> None:
+    (swin,) = [case for case in kernel_cases(CaseSizes(edge=8)) if case.function == "swin_layer"]
+    assert (len(swin.tensors), swin.group) == (14, (1, 14))
+    assert swin.settings == [PRESETS["rvrt"].heads[1], (2, 8, 8), True]

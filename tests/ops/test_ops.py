@@ -382,6 +382,12 @@ def test_charbonnier() -> None:
 DIFFERENTIABLE = {  # module, function, inputs (batch 1, where they have a batch), attributes
     "warp": (sampling, "warp", [*normal(20, (1, 4, 5, 2)), displacements(21, (1, 4, 5, 2), 2)], [False]),
     "warp_border": (sampling, "warp", [*normal(20, (1, 4, 5, 2)), displacements(21, (1, 4, 5, 2), 2)], [True]),
+    "warp_clip": (
+        sampling,
+        "warp_clip",
+        [*normal(27, (1, 2, 3, 4, 2)), displacements(28, (1, 2, 2, 3, 4, 2), 2)],
+        [],
+    ),
     "window": (
         attention,
         "window_attention",

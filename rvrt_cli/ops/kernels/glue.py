@@ -435,29 +435,32 @@ _warp_back = _backward_kernel("warp_backward", _warp_gradient_shapes, 2)
 
 def _warp_clip_bprop(x, flows, out, dout):
     batch, time, height, width, channels = x.shape
+    images = (batch * time, height, width, channels)
+    gradients = ops.split(dout, [channels] * time + [2] * time, -1)
     dx = ops.zeros_like(x)
     dflows: Any = ()
     for n in range(time):
-        frames = ops.concat([x[:, (n + b) % time] for b in range(time)], 0)  # (T·N, H, W, C)
-        field = flows[:, :, n].swapaxes(0, 1).reshape(time * batch, height, width, 2)
-        first = time * channels + 2 * n
-        gradient = dout[..., n * channels : (n + 1) * channels].swapaxes(0, 1)
-        gradient = gradient.reshape(time * batch, height, width, channels)
-        dframes, dfield = _warp_back(frames, field, gradient, _attributes(0))
-        dframes = dframes.reshape(time, batch, height, width, channels)
-        dx = dx + ops.concat([dframes[(t - n) % time].expand_dims(1) for t in range(time)], 1)
-        dfield = dfield.reshape(time, batch, height, width, 2).swapaxes(0, 1) + dout[..., first : first + 2]
+        frames, field = _rolled(x, n).reshape(images), flows[:, :, n].reshape(batch * time, height, width, 2)
+        dframes, dfield = _warp_back(frames, field, gradients[n].reshape(images), _attributes(0))
+        dx = dx + _rolled(dframes.reshape(x.shape), (time - n) % time)
+        dfield = dfield.reshape(batch, time, height, width, 2) + gradients[time + n]
         dflows = dflows + (dfield.expand_dims(2),)  # noqa: RUF005
     return dx, ops.concat(dflows, 2)
 
 
+def _rolled(x: Tensor, n: int) -> Tensor:
+    """Frame (n + b) % T in the place of frame b of x (N, T, ...)."""
+    return x if n == 0 else ops.concat((x[:, n:], x[:, :n]), 1)
+
+
 _warp_clip = custom_op("warp_clip", "x flows", _warp_clip_shape, _warp_clip_bprop)
+_warp_clip_sequence = sampling.warp_clip_of(warp_kernel)
 
 
 def warp_clip_kernel(x: Tensor, flows: Tensor) -> Tensor:
     """See `sampling.warp_clip`."""
     if _ON_GPU or not _has_kernel(x) or flows.dtype != x.dtype:
-        return sampling.warp_clip(x, flows, warp_kernel)
+        return _warp_clip_sequence(x, flows)
     return _warp_clip(x, flows)
 
 
@@ -501,6 +504,9 @@ def _guided_offsets(groups: int, points: int) -> ops.Custom:
     return _GUIDED_OFFSETS[groups, points]
 
 
+_guided_offsets_sequence = attention.guided_offsets_of(linear_kernel)
+
+
 def guided_offsets_kernel(
     x: Tensor,
     weight: Tensor,
@@ -511,7 +517,7 @@ def guided_offsets_kernel(
 ) -> tuple[Tensor, Tensor]:
     """See `attention.guided_offsets`."""
     if _ON_GPU or not _has_kernel(x) or flows.dtype != x.dtype:
-        return attention.guided_offsets(x, weight, bias, flows, sizes, max_offset, linear_kernel)
+        return _guided_offsets_sequence(x, weight, bias, flows, sizes, max_offset)
     groups, points = sizes
     return _guided_offsets(groups, points)(
         x, weight, bias, flows, _float_constant(max_offset), _attributes(groups * points)
