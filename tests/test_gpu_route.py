@@ -96,9 +96,10 @@ def test_a_network_is_trained(null_gpu: Path, tmp_path: Path, preset: str, preci
 @pytest.mark.slow
 def test_ops_through_mindspore_equal_those_on_the_cpu(null_gpu: Path, tmp_path: Path) -> None:
     """Shapes, attributes and gradients pass between MindSpore and the CUDA kernels as on the CPU."""
-    # MindSpore's own GPU kernels take part in these
-    foreign = ("conv2d gelu", "pixel_shuffle 3", "add_upsampled", "charbonnier", "conv2d relu residual")
-    names = [name for name in CASES if name not in foreign]
+    # MindSpore's own GPU kernels take part in these; a Swin layer is a sequence of ops that have cases of their own, and
+    # MindSpore adds up the gradients of what two of them read
+    foreign = ("conv2d gelu", "pixel_shuffle 3", "add_upsampled", "charbonnier", "conv2d relu residual", "swin_layer")
+    names = [name for name in CASES if name not in foreign and name.split()[0] not in foreign]
     assert ops.use_kernels(True)
     expected = results_of(names)
     file = tmp_path / "operations.npz"
