@@ -73,6 +73,8 @@ class BenchOptions:
         check_choice("--precision", self.precision, PRECISIONS)
         if self.training and self.precision == "bfloat16":
             raise OptionError("--training: networks are not trained in bfloat16; leave it out, or --precision bfloat16")
+        if self.kernels and self.precision == "bfloat16":
+            raise OptionError("--kernels: measures float32; leave it out, or --precision bfloat16")
         if self.frames < 1:
             raise OptionError(f"--frames {self.frames}: give 1 or more")
         if self.repeat < 1:

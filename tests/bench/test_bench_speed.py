@@ -184,6 +184,7 @@ def test_the_clip_moves() -> None:
         ({"size": "112x4"}, "8x8 px"),
         ({"device": "tpu"}, "--device"),
         ({"training": True, "precision": "bfloat16"}, "--training: networks are not trained in bfloat16"),
+        ({"kernels": True, "precision": "bfloat16"}, "--kernels: measures float32"),
         ({"data": "Vid4"}, "--data: measures quality"),
         ({"limit": 3}, "--limit: measures quality"),
         ({"limit": 0, "protocol": "clips"}, "--limit 0"),
