@@ -206,7 +206,8 @@ def output_and_gradients(cell: RVRT) -> tuple[np.ndarray, dict[str, np.ndarray]]
         output = cell(low)
         return ((output - high) ** 2).mean(), output
 
-    (_, output), gradients = ms.value_and_grad(loss, None, parameters, has_aux=True)(low)
+    with ops.compiled_at_once():  # eager stages have no gradients outside of `ops.differentiable`
+        (_, output), gradients = ms.value_and_grad(loss, None, parameters, has_aux=True)(low)
     return output.asnumpy(), {p.name: g.asnumpy() for p, g in zip(parameters, gradients, strict=True)}
 
 
