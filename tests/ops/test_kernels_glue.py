@@ -168,8 +168,12 @@ def _kernels_again() -> Iterator[None]:
 
 
 def noisy_weights(config: RVRTConfig) -> dict[str, np.ndarray]:
-    """Initial weights with so much noise that every part matters."""
-    rng = np.random.default_rng(5)
+    """Initial weights with so much noise that every part matters.
+
+    With this seed no leaky ReLU is within rounding of zero, where kernels and definitions may take different slopes: one such
+    pixel changes gradients by 5e-4, all the others agree within 3e-6.
+    """
+    rng = np.random.default_rng(6)
     return {
         name: array + 0.05 * rng.standard_normal(array.shape).astype(np.float32)
         for name, array in initial_weights(config).items()
