@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import re
 import tempfile
@@ -225,6 +226,15 @@ def host_free_bytes() -> int:
     with contextlib.suppress(OSError, ValueError):  # there is not always such a limit
         free = min(free, int(limit.read_text()) - int(used.read_text()))
     return max(0, free)
+
+
+def return_free_memory() -> None:
+    """Give the memory that this process has freed back to the system.
+
+    Eager calls of MindSpore leave glibc's heap so fragmented that it would grow with every call.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 _OUT_OF_MEMORY = re.compile(

@@ -9,7 +9,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
-from rvrt_cli.device import Device, memory_errors
+from rvrt_cli.device import Device, memory_errors, return_free_memory
 from rvrt_cli.errors import OutOfMemoryError
 from rvrt_cli.model.config import RVRTConfig
 from rvrt_cli.model.outline import FRAMES_STATE, NetworkOutline
@@ -89,6 +89,8 @@ class Network:
             OutOfMemoryError: the device cannot hold a call of this size.
         """
         self._choose_operands()
+        if self.device.kind == "cpu":
+            return_free_memory()
         past = None
         if state is not None:
             features = {branch: self._tensor(state[branch]) for branch in self.config.branches}

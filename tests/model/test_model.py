@@ -7,6 +7,8 @@ test_golden.py compares its outputs with those of the published code.
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from dataclasses import replace
 
 import mindspore as ms
@@ -322,3 +324,25 @@ def test_a_state_is_not_modified(cell: RVRT) -> None:
     np.testing.assert_array_equal(once, twice)
     for name, tensor in held.items():
         np.testing.assert_array_equal(tensor.asnumpy(), before[name], err_msg=name)
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_eager_calls() -> None:
+    """In a process of its own, whose heap no other test has filled."""
+    code = """
+import numpy as np, psutil
+from rvrt_cli.device import use_device
+use_device("cpu")
+from rvrt_cli.model import PRESETS, Network, initial_weights
+from rvrt_cli.ops import compilation
+compilation._patience.set(float("inf"))
+network = Network(PRESETS["rvrt-tiny"], initial_weights(PRESETS["rvrt-tiny"]), {"name": "tiny"}, use_device("cpu"))
+frames = np.random.default_rng(0).random((1, 8, 72, 80, 3), np.float32)
+for _ in range(6):
+    network(frames, None, 8)
+    print(psutil.Process().memory_info().rss)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    after = [int(line) for line in done.stdout.split()]
+    assert len(after) == 6
+    assert after[-1] < after[1] + 50e6, after
