@@ -9,6 +9,7 @@
 
 #include "bfloat16.h"
 #include "convolution.h"
+#include "row_blocks.h"
 
 #include <algorithm>
 
@@ -80,8 +81,6 @@ struct ConvReduceJob {
 namespace rvrt {
 namespace {
 
-int64_t padded_floats(int64_t n) { return round_up(n, RVRT_DISPATCH(W)); }
-
 // Tiles of about 256 pixels whose halo fits half a megabyte, and enough of them for all threads.
 Convolution plan(int64_t batch, int64_t height, int64_t width, int64_t inputs, int64_t outputs, int64_t kh,
                  int64_t kw) {
@@ -100,9 +99,6 @@ Convolution plan(int64_t batch, int64_t height, int64_t width, int64_t inputs, i
   c.group_outputs = c.project ? kw * outputs : outputs;
   return c;
 }
-
-// One thread packs and reduces few weights: waking the others takes longer.
-int workers_for(int64_t floats) { return floats < 1 << 15 ? 1 : 0; }
 
 int64_t packed_floats(const Convolution& c) { return c.kh * c.groups * c.inputs * padded_floats(c.group_outputs); }
 
@@ -152,14 +148,13 @@ int winograd_forward(const Tensors& t, const Sources& x, const Sizes& s) {
 
 int winograd_backward(const Tensors& t, const Sizes& s) {
   const int32_t* attributes = t.ints(4);
-  const float slope = attributes[0] == 1 ? 0.1f : attributes[0] == 2 ? 0.2f : 0.0f;
   if (attributes[1]) {
     WinogradCall call{};  // from dy to dx: inputs are the layer's outputs
     call.batch = s.batch, call.height = s.height, call.width = s.width;
     call.inputs = s.outputs, call.outputs = s.inputs;
     call.x = {1, {t.f(3)}, {s.outputs}};
     call.through = attributes[0] ? t.f(2) : nullptr;
-    call.through_slope = slope;
+    call.through_activation = attributes[0];
     call.weight = t.f(1);
     call.flipped = true;
     call.y = t.f(5);
@@ -173,7 +168,7 @@ int winograd_backward(const Tensors& t, const Sizes& s) {
   call.x = t.f(0);
   call.y = attributes[0] ? t.f(2) : nullptr;
   call.dy = t.f(3);
-  call.slope = slope;
+  call.activation = attributes[0];
   call.dweight = t.f(6), call.dbias = t.f(7);
   return winograd_weight_gradient(call);
 }
@@ -364,16 +359,6 @@ inline TilePlace place(const Convolution& c, int64_t tile) {
   const int64_t rows = c.height - y < c.rows ? c.height - y : c.rows;
   const int64_t columns = c.width - x < c.columns ? c.width - x : c.columns;
   return {image, y, x, rows, columns};
-}
-
-// `count` floats of a gradient, through the activation that gave `y`.
-inline void copy_gradient(const float* dy, const float* y, float slope, int64_t count, float* out) {
-  int64_t i = 0;
-  for (; i + W <= count; i += W) {
-    const vf g = load(dy + i);
-    store(out + i, load(y + i) > 0.0f ? g : g * slope);
-  }
-  for (; i < count; ++i) out[i] = y[i] > 0.0f ? dy[i] : dy[i] * slope;
 }
 
 // The tile's pixels and `top` rows, `left` columns around it, zeros beyond the image, in rows of columns + 2 * left.

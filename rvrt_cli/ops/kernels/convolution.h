@@ -40,8 +40,8 @@ struct WinogradCall {
   int64_t batch, height, width, inputs, outputs;
   Sources x;
   const float* through;  // (batch, height, width, inputs), or null
-  float through_slope;   // of the activation, where its output is negative
-  const float* weight;   // (outputs, inputs, 3, 3), or `flipped`: (inputs, outputs, 3, 3) with reversed taps
+  int through_activation;
+  const float* weight;  // (outputs, inputs, 3, 3), or `flipped`: (inputs, outputs, 3, 3) with reversed taps
   bool flipped;
   const float *bias, *residual;  // or null
   float* y;
@@ -49,11 +49,11 @@ struct WinogradCall {
 };
 
 // dweight (outputs, inputs, 3, 3) = the sum over pixels p of x[p + tap] g[p], and dbias (outputs); g is dy, through the
-// slope of the activation that gave `y` (null: no activation).
+// activation that gave `y` (null: none).
 struct WinogradGradientCall {
   int64_t batch, height, width, inputs, outputs;
   const float *x, *y, *dy;
-  float slope;
+  int activation;
   float *dweight, *dbias;
 };
 

@@ -5,7 +5,6 @@
 #ifndef RVRT_ISA
 
 #include "convolution.h"
-#include "bfloat16.h"
 #include "row_blocks.h"
 
 namespace rvrt {
@@ -177,7 +176,6 @@ RVRT_ENTRY(norm_linear_backward) {
 
 #include "simd.h"
 #include "gemm.h"
-#include "half.h"
 #include "row_math.h"
 
 // Rows [first, first + rows) of x, the sources' channels side by side, `ld` floats apart.

@@ -63,3 +63,10 @@ namespace {
 #endif
 }  // namespace rvrt
 #undef RVRT_ISA
+
+namespace rvrt {
+namespace {
+// `n` floats, up to whole vectors.
+[[maybe_unused]] int64_t padded_floats(int64_t n) { return round_up(n, RVRT_DISPATCH(W)); }
+}  // namespace
+}  // namespace rvrt

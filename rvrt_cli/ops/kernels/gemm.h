@@ -133,6 +133,16 @@ RVRT_INLINE float negative_slope(int activation) {
   return activation == kLeaky01 ? 0.1f : activation == kLeaky02 ? 0.2f : activation == kRelu ? 0.0f : 1.0f;
 }
 
+// `count` floats of a gradient, through the activation that gave `y`.
+inline void copy_gradient(const float* dy, const float* y, float slope, int64_t count, float* out) {
+  int64_t i = 0;
+  for (; i + W <= count; i += W) {
+    const vf g = load(dy + i);
+    store(out + i, load(y + i) > 0.0f ? g : g * slope);
+  }
+  for (; i < count; ++i) out[i] = y[i] > 0.0f ? dy[i] : dy[i] * slope;
+}
+
 // The normal distribution's cumulative function, absolute error below 2e-7: 0.5 + x * P(x²) on |x| <= 5.3 with P a
 // weighted least-squares fit in w = 2 x² / 5.3² - 1; 0 and 1 outside. GELU is x times it (Hendrycks & Gimpel 2016).
 RVRT_INLINE vf normal_cdf(vf x) {

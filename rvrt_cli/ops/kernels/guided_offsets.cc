@@ -3,7 +3,6 @@
 // over the pixels; and the gradient of bound and flow.
 #ifndef RVRT_ISA
 
-#include "bfloat16.h"
 #include "row_blocks.h"
 
 namespace rvrt {
@@ -14,7 +13,8 @@ struct OffsetsJob {
   Blocks blocks;                         // of pixels (N, T, H, W)
   int64_t inputs, fields, pairs, frame;  // frame: pixels
   float max_offset;
-  const float *x, *packed, *bias, *flows;
+  const float *x, *flows;
+  PackedDense layer;
   float *offset, *corrected;
   const float *raw, *doffset, *dcorrected;  // backward
   float *draw, *dflows;
@@ -29,6 +29,7 @@ struct OffsetsJob {
 
 #define RVRT_KERNEL "guided_offsets.cc"
 #include "each_isa.h"
+#include "packed_weights.h"
 
 namespace rvrt {
 namespace {
@@ -61,17 +62,14 @@ RVRT_ENTRY(guided_offsets_forward) {
   job.inputs = t.dim(1, 1);
   RVRT_CHECK(job.inputs > 0 && t.size(0) == rows * job.inputs, kShape);
   RVRT_CHECK(t.size(6) == rows * outputs && t.size(7) == t.size(3), kShape);
-  const int64_t lanes = RVRT_DISPATCH(W), columns = round_up(outputs, lanes);
+  const int64_t columns = padded_floats(outputs);
   job.scratch_floats = round_up(job.blocks.block * (columns + RVRT_DISPATCH(kPanelFloats)) + columns, 16);
-  const Scratch scratch(parallel_width(job.blocks.count()) * job.scratch_floats), packed(job.inputs * columns);
-  const Scratch bias(columns, true);
-  RVRT_CHECK(scratch.ok() && packed.ok() && bias.ok(), kMemory);
-  const PackMatrixJob pack{t.f(1), 1, job.inputs, job.inputs, outputs, packed.data()};
-  parallel(job.inputs, RVRT_DISPATCH(pack_matrix), &pack, workers_for(job.inputs * outputs));
-  std::memcpy(bias.data(), t.f(2), sizeof(float) * outputs);
+  const Scratch scratch(parallel_width(job.blocks.count()) * job.scratch_floats);
+  const DenseWeights layer(t.f(1), t.f(2), job.inputs, outputs, kFloat32);
+  RVRT_CHECK(scratch.ok() && layer.ok(), kMemory);
   job.x = t.f(0), job.flows = t.f(3), job.max_offset = t.f(4)[0];
   job.offset = t.f(6), job.corrected = t.f(7);
-  job.packed = packed.data(), job.bias = bias.data(), job.scratch = scratch.data();
+  job.layer = layer.view(), job.scratch = scratch.data();
   return parallel_shared(job.blocks.count(), RVRT_DISPATCH(offsets_blocks), &job);
 }
 
@@ -94,7 +92,6 @@ RVRT_ENTRY(guided_offsets_backward) {
 
 #include "simd.h"
 #include "gemm.h"
-#include "half.h"
 #include "row_math.h"
 
 // To about 1e-7, absolute.
@@ -122,8 +119,7 @@ inline void offsets_blocks(const void* pointer, Span span) {
   const float over = 1.0f / static_cast<float>(job.pairs);
   for (int64_t i = span.begin; i < span.end; ++i) {
     const int64_t first = job.blocks.begin(i), rows = job.blocks.size(i);
-    product_rows(rows, outputs, job.inputs, job.x + first * job.inputs, job.inputs, job.packed, job.bias, sums,
-                 {kNone, nullptr, 0, raw, columns});
+    dense_rows(rows, job.layer, job.x + first * job.inputs, job.inputs, sums, {kNone, nullptr, 0, raw, columns});
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t at = job.flow_at(first + r);
       for (int64_t f = 0; f < job.fields; ++f) {

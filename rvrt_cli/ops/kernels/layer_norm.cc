@@ -2,7 +2,6 @@
 // LayerNorm over the last axis, epsilon 1e-5: forward and gradients.
 #ifndef RVRT_ISA
 
-#include "bfloat16.h"
 #include "row_blocks.h"
 
 namespace rvrt {
@@ -74,7 +73,6 @@ RVRT_ENTRY(layer_norm_backward) {
 
 #include "simd.h"
 #include "gemm.h"
-#include "half.h"
 #include "row_math.h"
 
 inline void norm_forward_blocks(const void* pointer, Span span) {

@@ -3,7 +3,6 @@
 // rows stay in the cache from x to y; the backward kernel recomputes the hidden features.
 #ifndef RVRT_ISA
 
-#include "bfloat16.h"
 #include "row_blocks.h"
 
 namespace rvrt {
@@ -117,7 +116,6 @@ RVRT_ENTRY(mlp_backward) {
 
 #include "simd.h"
 #include "gemm.h"
-#include "half.h"
 #include "row_math.h"
 
 inline void mlp_forward_blocks(const void* pointer, Span span) {

@@ -3,13 +3,10 @@
 // includes row_math.h.
 #pragma once
 
-#include "bfloat16.h"
 #include "row_blocks.h"
 
 namespace rvrt {
 namespace {
-
-int64_t padded_floats(int64_t n) { return round_up(n, RVRT_DISPATCH(W)); }
 
 void pack(const float* source, int64_t stride_k, int64_t stride_n, int64_t depth, int64_t columns, const Scratch& to) {
   const PackMatrixJob job{source, stride_k, stride_n, depth, columns, to.data()};

@@ -3,6 +3,7 @@
 // reduce, blocks of rows. The parts compiled per instruction set are in row_math.h.
 #pragma once
 
+#include "bfloat16.h"
 #include "kernel.h"
 
 #include <algorithm>

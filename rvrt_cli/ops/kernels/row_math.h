@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Packing, dense layers, LayerNorm and activations on blocks of rows. Include after gemm.h and half.h, once per
-// instruction set, inside its namespace.
+// Packing, dense layers, LayerNorm and activations on blocks of rows. Include after gemm.h, once per instruction set, inside
+// its namespace.
+
+#include "half.h"
 
 constexpr float kEpsilon = 1e-5f;  // LayerNorm, as published
 

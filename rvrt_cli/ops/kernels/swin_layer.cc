@@ -3,7 +3,6 @@
 // its residual. A window's rows stay in the cache from x to y, and nothing between the two is ever a tensor.
 #ifndef RVRT_ISA
 
-#include "bfloat16.h"
 #include "row_blocks.h"
 #include "window_grid.h"
 
@@ -79,7 +78,6 @@ RVRT_ENTRY(swin_layer_forward) {
 
 #include "simd.h"
 #include "gemm.h"
-#include "half.h"
 #include "row_math.h"
 #include "window_math.h"
 

@@ -71,8 +71,6 @@ constexpr int64_t kMostDepth = 192;  // input channels of a chunk: its V and wei
 constexpr int64_t kMostTiles = 32;   // of a block: rows of a product
 constexpr int64_t kSkew = 16;        // floats between places, which would all map to the same cache set otherwise
 
-int64_t padded_channels(int64_t n) { return round_up(n, RVRT_DISPATCH(W)); }
-
 TileGrid tile_grid(int64_t batch, int64_t height, int64_t width) {
   TileGrid grid{batch, height, width, ceil_div(height, kTileEdge), ceil_div(width, kTileEdge), 1};
   const int64_t rows = RVRT_DISPATCH(kTile), fair = grid.tiles() / (4 * threads());
@@ -109,8 +107,8 @@ int winograd_convolve(const WinogradCall& call) {
   job.grid = tile_grid(call.batch, call.height, call.width);
   job.chunks = &chunks;
   int64_t widest = 0;
-  for (const Chunk& chunk : chunks) widest = std::max(widest, padded_channels(chunk.depth));
-  const int64_t outputs = padded_channels(call.outputs);
+  for (const Chunk& chunk : chunks) widest = std::max(widest, padded_floats(chunk.depth));
+  const int64_t outputs = padded_floats(call.outputs);
   job.patch_floats = kPlaces * widest;
   job.place_v = job.grid.block * widest + kSkew;
   job.place_m = job.grid.block * outputs + kSkew;
@@ -131,7 +129,7 @@ int winograd_weight_gradient(const WinogradGradientCall& call) {
   WinogradGradientJob job{};
   job.call = &call;
   job.grid = tile_grid(call.batch, call.height, call.width);
-  const int64_t inputs = padded_channels(call.inputs), outputs = padded_channels(call.outputs);
+  const int64_t inputs = padded_floats(call.inputs), outputs = padded_floats(call.outputs);
   job.patch_x = kPlaces * inputs, job.patch_g = kPlaces * outputs;
   job.place_x = job.grid.block * inputs + kSkew, job.place_g = job.grid.block * outputs + kSkew;
   job.sum_floats = round_up(kPlaces * call.inputs * outputs + outputs, 16);
@@ -188,6 +186,14 @@ RVRT_INLINE void transform_gradient(const vf (&g)[4], vf (&u)[6]) {
   u[5] = g[3];
 }
 
+// From the sums of products to the gradient of three taps.
+RVRT_INLINE void transform_sums(const vf (&s)[6], vf (&taps)[3]) {
+  const vf sum_a = s[1] + s[2], sum_b = s[3] + s[4];
+  taps[0] = (s[0] + sum_a) + sum_b;
+  taps[1] = kA * (s[1] - s[2]) + kB * (s[3] - s[4]);
+  taps[2] = (s[5] + kA2 * sum_a) + kB2 * sum_b;
+}
+
 constexpr double kFactor[6] = {1.0 / (kA2 * kB2),
                                1.0 / (2.0 * kA2 * (kA2 - kB2)),
                                1.0 / (2.0 * kA2 * (kA2 - kB2)),
@@ -198,7 +204,25 @@ constexpr double kPoint[6] = {0, kA, -kA, kB, -kB, 0};
 
 // --- weights
 
-// U = G g Gᵀ in double precision, for all outputs of input channels [begin, end), into panels per chunk and place.
+// G g along one axis: g at the three taps, `stride` apart.
+RVRT_INLINE double transform_filter(int place, const double* g, int64_t stride) {
+  if (place == 5) return g[2 * stride];
+  return kFactor[place] * (g[0] + kPoint[place] * (g[stride] + kPoint[place] * g[2 * stride]));
+}
+
+// U = G g Gᵀ in double precision, of W filters g (tap, lane); places are `place` floats apart.
+inline void transform_filters(const double (&g)[9][W], float* out, int64_t place) {
+  for (int i = 0; i < 6; ++i) {
+    double half[3][W];
+    for (int x = 0; x < 3; ++x)
+      for (int lane = 0; lane < W; ++lane) half[x][lane] = transform_filter(i, &g[x][lane], 3 * W);
+    for (int k = 0; k < 6; ++k)
+      for (int lane = 0; lane < W; ++lane)
+        out[(i * 6 + k) * place + lane] = static_cast<float>(transform_filter(k, &half[0][lane], W));
+  }
+}
+
+// The weights of input channels [begin, end), into panels per chunk and place.
 inline void transform_weights(const void* pointer, Span span) {
   const WinogradWeightsJob& job = *static_cast<const WinogradWeightsJob*>(pointer);
   const WinogradCall& call = *job.call;
@@ -208,34 +232,22 @@ inline void transform_weights(const void* pointer, Span span) {
     const int64_t begin = chunk.at > span.begin ? chunk.at : span.begin;
     const int64_t end = chunk.at + chunk.depth < span.end ? chunk.at + chunk.depth : span.end;
     float* matrices = job.packed + kPlaces * chunk.at * columns;
-    for (int64_t in = begin; in < end; ++in)
-      for (int64_t v = 0; v < all;) {
-        const int width = panel_vectors(all - v);
+    for (int64_t v = 0; v < all;) {
+      const int width = panel_vectors(all - v);
+      for (int64_t in = begin; in < end; ++in)
         for (int j = 0; j < width; ++j) {
-          double g[9][W], half[6][3][W];
+          double g[9][W];
           for (int lane = 0; lane < W; ++lane) {
             const int64_t out = (v + j) * W + lane;
             const float* source = call.weight + in * stride_in + out * stride_out;
             for (int tap = 0; tap < 9; ++tap)
               g[tap][lane] = out < call.outputs ? source[call.flipped ? 8 - tap : tap] : 0.0f;
           }
-          for (int i = 0; i < 6; ++i)
-            for (int x = 0; x < 3; ++x)
-              for (int lane = 0; lane < W; ++lane)
-                half[i][x][lane] =
-                    i == 5 ? g[6 + x][lane]
-                           : kFactor[i] * (g[x][lane] + kPoint[i] * (g[3 + x][lane] + kPoint[i] * g[6 + x][lane]));
-          float* to = matrices + v * W * chunk.depth + (in - chunk.at) * width * W + j * W;
-          for (int i = 0; i < 6; ++i)
-            for (int k = 0; k < 6; ++k)
-              for (int lane = 0; lane < W; ++lane)
-                to[(i * 6 + k) * chunk.depth * columns + lane] = static_cast<float>(
-                    k == 5 ? half[i][2][lane]
-                           : kFactor[k] *
-                                 (half[i][0][lane] + kPoint[k] * (half[i][1][lane] + kPoint[k] * half[i][2][lane])));
+          float* panel = matrices + v * W * chunk.depth + (in - chunk.at) * width * W;
+          transform_filters(g, panel + j * W, chunk.depth * columns);
         }
-        v += width;
-      }
+      v += width;
+    }
   }
 }
 
@@ -249,34 +261,29 @@ inline TilePlace tile_place(const TileGrid& grid, int64_t tile) {
   return {tile / (grid.down * grid.across), tile / grid.across % grid.down * kTileEdge, tile % grid.across * kTileEdge};
 }
 
-// Whether all pixels of the patch, the tile and one pixel around it, lie in the image.
-inline bool is_inner(const TileGrid& grid, const TilePlace& p) {
-  return p.y > 0 && p.x > 0 && p.y + kTileEdge < grid.height && p.x + kTileEdge < grid.width;
-}
+// An image batch with channels last, of which `channels` are read: those of a source from `data` on. With `through`, it is a
+// gradient, which passes through the activation that gave `through`.
+struct Image {
+  const float* data;
+  int64_t stride, channels;  // floats of a pixel, and those that are read
+  const float* through;
+  float slope;
+};
 
-// The 6x6 pixels of a patch that starts at (y, x), zeros beyond the image, `channels` of each, padded with zeros to `ld`.
-// With `through`, a gradient passes through the slope of the activation.
-inline void copy_patch(const TileGrid& grid, int64_t image, int64_t y, int64_t x, const float* data, int64_t stride,
-                       int64_t channels, const float* through, float slope, float* out, int64_t ld) {
-  for (int64_t i = 0; i < kPatchEdge; ++i)
-    for (int64_t j = 0; j < kPatchEdge; ++j, out += ld) {
-      const int64_t row = y + i, column = x + j;
+// The 6x6 pixels of a tile and one pixel around it, zeros beyond the image; the channels of each padded with zeros to `ld`.
+inline void copy_patch(const TileGrid& grid, const TilePlace& p, const Image& x, float* out, int64_t ld) {
+  for (int64_t row = p.y - 1; row < p.y - 1 + kPatchEdge; ++row)
+    for (int64_t column = p.x - 1; column < p.x - 1 + kPatchEdge; ++column, out += ld) {
       if (row < 0 || row >= grid.height || column < 0 || column >= grid.width) {
         std::memset(out, 0, sizeof(float) * ld);
         continue;
       }
-      const int64_t at = ((image * grid.height + row) * grid.width + column) * stride;
-      if (!through) {
-        std::memcpy(out, data + at, sizeof(float) * channels);
-      } else {
-        int64_t c = 0;
-        for (; c + W <= channels; c += W) {
-          const vf g = load(data + at + c);
-          store(out + c, load(through + at + c) > 0.0f ? g : g * slope);
-        }
-        for (; c < channels; ++c) out[c] = through[at + c] > 0.0f ? data[at + c] : data[at + c] * slope;
-      }
-      std::memset(out + channels, 0, sizeof(float) * (ld - channels));
+      const int64_t at = ((p.image * grid.height + row) * grid.width + column) * x.stride;
+      if (x.through)
+        copy_gradient(x.data + at, x.through + at, x.slope, x.channels, out);
+      else
+        std::memcpy(out, x.data + at, sizeof(float) * x.channels);
+      std::memset(out + x.channels, 0, sizeof(float) * (ld - x.channels));
     }
 }
 
@@ -301,6 +308,20 @@ inline void transform_patch(const float* pixels, int64_t row, int64_t pixel, int
 #pragma GCC unroll 6
       for (int x = 0; x < 6; ++x) store(out + (y * 6 + x) * place + c, v[x]);
     }
+  }
+}
+
+// V of the tile at `p`, through `patch` where its pixels do not lie in memory as they are multiplied.
+inline void transform_tile(const TileGrid& grid, const TilePlace& p, const Image& x, float* patch, float* out,
+                           int64_t place) {
+  const int64_t ld = padded(x.channels);
+  const bool inner = p.y > 0 && p.x > 0 && p.y + kTileEdge < grid.height && p.x + kTileEdge < grid.width;
+  if (inner && ld == x.channels && !x.through) {
+    const float* first = x.data + ((p.image * grid.height + p.y - 1) * grid.width + p.x - 1) * x.stride;
+    transform_patch(first, grid.width * x.stride, x.stride, ld, out, place);
+  } else {
+    copy_patch(grid, p, x, patch, ld);
+    transform_patch(patch, kPatchEdge * ld, ld, ld, out, place);
   }
 }
 
@@ -356,26 +377,16 @@ inline void winograd_blocks(const void* pointer, Span span) {
   float* v = patch + job.patch_floats;
   float* m = v + kPlaces * job.place_v;
   const int64_t all = vectors(call.outputs), columns = all * W;
-  const float zeros[kPanelFloats] = {};
+  const float zeros[kPanelFloats] = {}, slope = negative_slope(call.through_activation);
   for (int64_t block = span.begin; block < span.end; ++block) {
     const int64_t first = block * grid.block;
     const int64_t tiles = grid.tiles() - first < grid.block ? grid.tiles() - first : grid.block;
     bool begins = true;
     for (const Chunk& chunk : *job.chunks) {
       const int64_t ld = padded(chunk.depth);
-      const bool whole = ld == chunk.depth && !call.through;
-      for (int64_t tile = 0; tile < tiles; ++tile) {
-        const TilePlace p = tile_place(grid, first + tile);
-        if (whole && is_inner(grid, p)) {
-          const int64_t at = ((p.image * grid.height + p.y - 1) * grid.width + p.x - 1) * chunk.stride;
-          transform_patch(chunk.data + at, grid.width * chunk.stride, chunk.stride, ld, v + tile * ld, job.place_v);
-        } else {
-          const float* through = call.through ? call.through + chunk.at : nullptr;
-          copy_patch(grid, p.image, p.y - 1, p.x - 1, chunk.data, chunk.stride, chunk.depth, through,
-                     call.through_slope, patch, ld);
-          transform_patch(patch, kPatchEdge * ld, ld, ld, v + tile * ld, job.place_v);
-        }
-      }
+      const Image x{chunk.data, chunk.stride, chunk.depth, call.through ? call.through + chunk.at : nullptr, slope};
+      for (int64_t tile = 0; tile < tiles; ++tile)
+        transform_tile(grid, tile_place(grid, first + tile), x, patch, v + tile * ld, job.place_v);
       const float* matrices = job.packed + kPlaces * chunk.at * columns;
       for (int64_t place = 0; place < kPlaces; ++place)
         for (int64_t first_vector = 0; first_vector < all;) {
@@ -434,20 +445,15 @@ inline void weight_gradient_blocks(const void* pointer, Span span) {
   float* u = v + kPlaces * job.place_x;
   float* sums = job.scratch + (span.thread + 1) * job.scratch_floats - job.sum_floats;
   float* bias_sums = sums + kPlaces * call.inputs * outputs;
+  const Image x{call.x, call.inputs, call.inputs, nullptr, 1.0f};
+  const Image g{call.dy, call.outputs, call.outputs, call.y, negative_slope(call.activation)};
   for (int64_t block = span.begin; block < span.end; ++block) {
     const int64_t first = block * grid.block;
     const int64_t tiles = grid.tiles() - first < grid.block ? grid.tiles() - first : grid.block;
     for (int64_t tile = 0; tile < tiles; ++tile) {
       const TilePlace p = tile_place(grid, first + tile);
-      if (inputs == call.inputs && is_inner(grid, p)) {
-        const int64_t at = ((p.image * grid.height + p.y - 1) * grid.width + p.x - 1) * inputs;
-        transform_patch(call.x + at, grid.width * inputs, inputs, inputs, v + tile * inputs, job.place_x);
-      } else {
-        copy_patch(grid, p.image, p.y - 1, p.x - 1, call.x, call.inputs, call.inputs, nullptr, 1.0f, patch_x, inputs);
-        transform_patch(patch_x, kPatchEdge * inputs, inputs, inputs, v + tile * inputs, job.place_x);
-      }
-      copy_patch(grid, p.image, p.y - 1, p.x - 1, call.dy, call.outputs, call.outputs, call.y, call.slope, patch_g,
-                 outputs);
+      transform_tile(grid, p, x, patch_x, v + tile * inputs, job.place_x);
+      copy_patch(grid, p, g, patch_g, outputs);
       transform_gradient_patch(patch_g, outputs, u + tile * outputs, job.place_g);
       for (int64_t i = 1; i <= kTileEdge; ++i)
         add_columns(kTileEdge, outputs, patch_g + (i * kPatchEdge + 1) * outputs, outputs, bias_sums);
@@ -474,18 +480,11 @@ inline void reduce_weight_gradient(const void* pointer, Span span) {
           total += load(sums + thread * job.scratch_floats + (place * call.inputs + in) * outputs + out);
         s[place / 6][place % 6] = total * static_cast<float>(kFactor[place / 6] * kFactor[place % 6]);
       }
-      vf half[3][6];
-      for (int j = 0; j < 6; ++j) {
-        const vf sum_a = s[1][j] + s[2][j], sum_b = s[3][j] + s[4][j];
-        half[0][j] = (s[0][j] + sum_a) + sum_b;
-        half[1][j] = kA * (s[1][j] - s[2][j]) + kB * (s[3][j] - s[4][j]);
-        half[2][j] = (s[5][j] + kA2 * sum_a) + kB2 * sum_b;
-      }
+      vf half[6][3];
+      for (int j = 0; j < 6; ++j) transform_sums({s[0][j], s[1][j], s[2][j], s[3][j], s[4][j], s[5][j]}, half[j]);
       for (int i = 0; i < 3; ++i) {
-        const vf sum_a = half[i][1] + half[i][2], sum_b = half[i][3] + half[i][4];
-        const vf taps[3] = {(half[i][0] + sum_a) + sum_b,
-                            kA * (half[i][1] - half[i][2]) + kB * (half[i][3] - half[i][4]),
-                            (half[i][5] + kA2 * sum_a) + kB2 * sum_b};
+        vf taps[3];
+        transform_sums({half[0][i], half[1][i], half[2][i], half[3][i], half[4][i], half[5][i]}, taps);
         for (int j = 0; j < 3; ++j)
           for (int lane = 0; lane < W && out + lane < call.outputs; ++lane)
             call.dweight[((out + lane) * call.inputs + in) * 9 + i * 3 + j] = taps[j][lane];
