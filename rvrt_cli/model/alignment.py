@@ -125,8 +125,7 @@ def align_unguided(
 
 def _rolled_frames(value: Tensor) -> list[Tensor]:
     """For n = 0 … T-1: frame (n + b) % T of the previous clip, for every frame b of the current clip; (N, T, H, W, C)."""
-    time = value.shape[1]
-    return [ops.stack([value[:, (n + b) % time] for b in range(time)], 1) for n in range(time)]
+    return [ops.roll(value, n, 1) for n in range(value.shape[1])]
 
 
 def _offset_features(guides: tuple[Tensor, ...], weights: Weights) -> Tensor:

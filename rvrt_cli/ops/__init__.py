@@ -36,6 +36,7 @@ from rvrt_cli.ops.layers import (
     pixel_shuffle,
     resize_bilinear,
     reverse_time,
+    roll,
     stack,
 )
 from rvrt_cli.ops.lucas_kanade_flow import lucas_kanade
@@ -66,6 +67,7 @@ __all__ = [
     "pixel_shuffle",
     "resize_bilinear",
     "reverse_time",
+    "roll",
     "stack",
     "swap_xy",
     "swin_layer",

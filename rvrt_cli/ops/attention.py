@@ -13,7 +13,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
-from rvrt_cli.ops.layers import linear, mlp, norm_linear, stack, widen_half
+from rvrt_cli.ops.layers import linear, mlp, norm_linear, roll, stack, widen_half
 from rvrt_cli.ops.sampling import bilinear_corners, index_range, pixel_grid
 
 SHIFT_MASK = -100.0  # added to the score of pixels that only the cyclic shift made neighbors; as published, not -inf
@@ -29,14 +29,6 @@ def window_and_shift(size: tuple[int, int, int], window: tuple[int, int, int], s
     fitted = tuple(min(length, edge) for length, edge in zip(size, window, strict=True))
     shift = tuple(edge // 2 if shifted and length > edge else 0 for length, edge in zip(size, window, strict=True))
     return fitted, shift
-
-
-def _roll(x: Tensor, shift: int, axis: int) -> Tensor:
-    """`x` rolled towards the start by `shift`; MindSpore's own roll has no CPU kernel."""
-    if shift == 0:
-        return x
-    head, tail = ops.split(x, [shift, x.shape[axis] - shift], axis)
-    return ops.concat((tail, head), axis)
 
 
 def window_attention(
@@ -70,7 +62,7 @@ def window_attention(
             qkv = ops.concat((qkv, ops.broadcast_to(pad, shape)), axis + 1)
     padded = qkv.shape[1:4]
     for axis in range(3):
-        qkv = _roll(qkv, shift[axis], axis + 1)
+        qkv = roll(qkv, shift[axis], axis + 1)
 
     counts = (padded[0] // window[0], padded[1] // window[1], padded[2] // window[2])
     windows, length = counts[0] * counts[1] * counts[2], window[0] * window[1] * window[2]
@@ -93,7 +85,7 @@ def window_attention(
     ).transpose(0, 1, 5, 2, 6, 3, 7, 4, 8)
     out = out.reshape(batch, padded[0], padded[1], padded[2], channels)
     for axis in range(3):
-        out = _roll(out, padded[axis] - shift[axis] if shift[axis] else 0, axis + 1)
+        out = roll(out, padded[axis] - shift[axis] if shift[axis] else 0, axis + 1)
     return out[:, :time, :height, :width]
 
 

@@ -126,6 +126,14 @@ def stack(tensors: list[Tensor], axis: int) -> Tensor:
     return ops.concat([tensor.expand_dims(axis) for tensor in tensors], axis)
 
 
+def roll(x: Tensor, shift: int, axis: int) -> Tensor:
+    """`x` rolled towards the start by `shift`; MindSpore's own roll has no CPU kernel."""
+    if shift == 0:
+        return x
+    head, tail = ops.split(x, [shift, x.shape[axis] - shift], axis)
+    return ops.concat((tail, head), axis)
+
+
 def reverse_time(x: Tensor) -> Tensor:
     """(N, T, H, ...) with its frames in reverse order; MindSpore's flip is 25 times slower on the CPU."""
     return ops.concat([x[:, t : t + 1] for t in range(x.shape[1] - 1, -1, -1)], 1)

@@ -12,6 +12,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
+from rvrt_cli.ops.layers import roll
+
 FAR_OUTSIDE = 1e6  # px; farther positions are equally outside the frame, and such floats still convert to integers
 
 
@@ -94,13 +96,12 @@ def warp_clip_of(warp: Callable) -> Callable:
             frame, then the fields.
         """
         batch, time, height, width, channels = x.shape
-        parts = []
+        fields = [flows[:, :, n] for n in range(time)]
+        warped = []
         for n in range(time):
-            frames = ops.concat([x[:, (n + b) % time] for b in range(time)], 0)  # (T·N, H, W, C)
-            field = flows[:, :, n].swapaxes(0, 1).reshape(time * batch, height, width, 2)
-            parts.append(warp(frames, field).reshape(time, batch, height, width, channels))
-        parts += [flows[:, :, n].swapaxes(0, 1) for n in range(time)]
-        return ops.concat(parts, -1).swapaxes(0, 1)
+            frames = roll(x, n, 1).reshape(batch * time, height, width, channels)
+            warped.append(warp(frames, fields[n].reshape(batch * time, height, width, 2)).reshape(x.shape))
+        return ops.concat([*warped, *fields], -1)
 
     return clip_warp
 

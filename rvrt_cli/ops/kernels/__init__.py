@@ -37,8 +37,7 @@ def instruction_set() -> str | None:
 
     It is the best that the processor has, at most that of the environment variable RVRT_ISA.
     """
-    path = library()
-    return None if path is None else ISA_NAMES[ctypes.CDLL(str(path)).rvrt_kernels_isa(_ONLY_ASK)]
+    return None if library() is None else ISA_NAMES[_opened_library().rvrt_kernels_isa(_ONLY_ASK)]
 
 
 def use_bfloat16(enabled: bool) -> None:
@@ -49,14 +48,18 @@ def use_bfloat16(enabled: bool) -> None:
     Raises:
         OptionError: there are no kernels, or the processor has no bfloat16 within RVRT_ISA.
     """
-    path = library()
-    if path is None:
+    if library() is None:
         if enabled:
             raise OptionError(f"--precision bfloat16: {problem()}")
         return
     best, float32 = -1, 0
-    if ctypes.CDLL(str(path)).rvrt_kernels_bfloat16(best if enabled else float32) == float32 and enabled:
+    if _opened_library().rvrt_kernels_bfloat16(best if enabled else float32) == float32 and enabled:
         raise OptionError("--precision bfloat16: this CPU has neither AMX nor AVX512-BF16, or RVRT_ISA excludes them")
+
+
+@functools.cache
+def _opened_library() -> ctypes.CDLL:
+    return ctypes.CDLL(str(library()))
 
 
 @functools.cache

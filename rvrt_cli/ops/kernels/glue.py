@@ -8,6 +8,7 @@ names, inputs and outputs, which the `*.cc` files of the CPU describe. Import th
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -80,19 +81,30 @@ def _backward_kernel(name: str, output_shapes: Callable, outputs: int = 1) -> op
     return ops.Custom(_symbol(name), output_shapes, _types_of_first(outputs), func_type="aot")
 
 
-def _bprop(name: str, inputs: list[str], gradient: str, gradient_shapes: Callable | None) -> Callable:
-    """The `bprop` that `custom_op` describes."""
+def _read_and_made(gradient: str) -> tuple[list[str], list[str], set[str]]:
+    """What a gradient kernel reads and makes, and which gradients are `dout` itself: see `custom_op`."""
     read, _, made = (part.split() for part in gradient.partition(" -> "))
     passed_on = {item.removesuffix("=dout") for item in made if item.endswith("=dout")}
-    made = [item for item in made if "=" not in item]
-    known = [*inputs, "out", "dout"]
-    reads = tuple(known.index(item) for item in read)
+    return read, [item for item in made if "=" not in item], passed_on
+
+
+def _gradient_kernel(name: str, gradient: str, gradient_shapes: Callable | None = None) -> ops.Custom:
+    """The C symbol `{name}_backward`; the arguments are those of `custom_op`."""
+    read, made, _ = _read_and_made(gradient)
 
     def like_inputs(*shapes: Sequence[int]) -> Any:
         chosen = tuple(shapes[read.index(item.removeprefix("d"))] for item in made)
         return chosen if len(chosen) > 1 else chosen[0]
 
-    backward = _backward_kernel(f"{name}_backward", gradient_shapes or like_inputs, len(made)) if made else None
+    return _backward_kernel(f"{name}_backward", gradient_shapes or like_inputs, len(made))
+
+
+def _bprop(name: str, inputs: list[str], gradient: str, gradient_shapes: Callable | None) -> Callable:
+    """The `bprop` that `custom_op` describes."""
+    read, made, passed_on = _read_and_made(gradient)
+    known = [*inputs, "out", "dout"]
+    reads = tuple(known.index(item) for item in read)
+    backward = _gradient_kernel(name, gradient, gradient_shapes) if made else None
     zeros, is_dout = -1, -2
     places = [is_dout if f"d{item}" in passed_on else zeros for item in inputs]
     for place, item in enumerate(made):
@@ -219,21 +231,22 @@ def _mlp_gradient_shapes(x, gamma, beta, w1, b1, w2, dout):
 
 
 _DENSE_INPUTS = "x weight bias residual attributes"
-_linear = custom_op("linear", _DENSE_INPUTS, _dense_shape, "x weight bias dout attributes -> dx dweight dbias")
-_linear_residual = custom_op(
-    "linear", _DENSE_INPUTS, _dense_shape, "x weight bias dout attributes -> dx dweight dbias dresidual=dout"
-)
+_DENSE_GRADIENT = "x weight bias dout attributes -> dx dweight dbias"
+_NORM_LINEAR_GRADIENT = "x gamma beta weight bias dout attributes -> dx dgamma dbeta dweight dbias"
+_MLP_GRADIENT = "x gamma beta w1 b1 w2 dout -> dx dgamma dbeta dw1 db1 dw2 db2"
+_linear = custom_op("linear", _DENSE_INPUTS, _dense_shape, _DENSE_GRADIENT)
+_linear_residual = custom_op("linear", _DENSE_INPUTS, _dense_shape, f"{_DENSE_GRADIENT} dresidual=dout")
 _norm_linear = custom_op(
     "norm_linear",
     "x gamma beta weight bias attributes",
     _norm_linear_shape,
-    "x gamma beta weight bias dout attributes -> dx dgamma dbeta dweight dbias",
+    _NORM_LINEAR_GRADIENT,
 )
 _mlp = custom_op(
     "mlp",
     "x gamma beta w1 b1 w2 b2",
     _like_first,
-    "x gamma beta w1 b1 w2 dout -> dx dgamma dbeta dw1 db1 dw2 db2",
+    _MLP_GRADIENT,
     _mlp_gradient_shapes,
 )
 _layer_norm = custom_op(
@@ -360,9 +373,8 @@ def _window_shape(qkv, pad, bias, attributes):
     return [*qkv[:-1], qkv[-1] // 3]
 
 
-_window_attention = custom_op(
-    "window_attention", "qkv pad bias attributes", _window_shape, "qkv pad bias dout attributes -> dqkv dpad dbias"
-)
+_WINDOW_GRADIENT = "qkv pad bias dout attributes -> dqkv dpad dbias"
+_window_attention = custom_op("window_attention", "qkv pad bias attributes", _window_shape, _WINDOW_GRADIENT)
 _neighborhood_attention = custom_op(
     "neighborhood_attention",
     "query key_value attributes",
@@ -377,11 +389,8 @@ _deformable_attention = custom_op(
 )
 
 
-def _warp_gradient_shapes(x, flow, dout, attributes):
-    return x, flow
-
-
-_warp = custom_op("warp", "x flow attributes", _like_first, "x flow dout attributes -> dx dflow")
+_WARP_GRADIENT = "x flow dout attributes -> dx dflow"
+_warp = custom_op("warp", "x flow attributes", _like_first, _WARP_GRADIENT)
 
 
 def window_attention_kernel(
@@ -430,7 +439,7 @@ def _warp_clip_shape(x, flows):
     return [*x[:-1], x[1] * (x[4] + 2)]
 
 
-_warp_back = _backward_kernel("warp_backward", _warp_gradient_shapes, 2)
+_warp_gradients = _gradient_kernel("warp", _WARP_GRADIENT)
 
 
 def _warp_clip_bprop(x, flows, out, dout):
@@ -440,17 +449,12 @@ def _warp_clip_bprop(x, flows, out, dout):
     dx = ops.zeros_like(x)
     dflows: Any = ()
     for n in range(time):
-        frames, field = _rolled(x, n).reshape(images), flows[:, :, n].reshape(batch * time, height, width, 2)
-        dframes, dfield = _warp_back(frames, field, gradients[n].reshape(images), _attributes(0))
-        dx = dx + _rolled(dframes.reshape(x.shape), (time - n) % time)
+        frames, field = layers.roll(x, n, 1).reshape(images), flows[:, :, n].reshape(batch * time, height, width, 2)
+        dframes, dfield = _warp_gradients(frames, field, gradients[n].reshape(images), _attributes(0))
+        dx = dx + layers.roll(dframes.reshape(x.shape), (time - n) % time, 1)
         dfield = dfield.reshape(batch, time, height, width, 2) + gradients[time + n]
         dflows = dflows + (dfield.expand_dims(2),)  # noqa: RUF005
     return dx, ops.concat(dflows, 2)
-
-
-def _rolled(x: Tensor, n: int) -> Tensor:
-    """Frame (n + b) % T in the place of frame b of x (N, T, ...)."""
-    return x if n == 0 else ops.concat((x[:, n:], x[:, :n]), 1)
 
 
 _warp_clip = custom_op("warp_clip", "x flows", _warp_clip_shape, _warp_clip_bprop)
@@ -475,35 +479,20 @@ def _guided_offsets_op(groups: int, points: int) -> ops.Custom:
     )
 
 
-def _dense_gradient_shapes(x, weight, bias, dout, attributes):
-    return x, weight, bias
-
-
-def _guided_offsets_gradient_shapes(raw, flows, *others):
-    return raw, flows
-
-
-_dense_gradients = _backward_kernel("linear_backward", _dense_gradient_shapes, 3)
-_guided_offsets_back = _backward_kernel("guided_offsets_backward", _guided_offsets_gradient_shapes, 2)
+_dense_gradients = _gradient_kernel("linear", _DENSE_GRADIENT)
+_bound_gradients = _gradient_kernel(
+    "guided_offsets", "raw flows max_offset doffset dcorrected attributes -> draw dflows"
+)
 
 
 def _guided_offsets_bprop(x, weight, bias, flows, max_offset, attributes, out, dout):
     raw = linear_kernel(x, weight, bias)
-    draw, dflows = _guided_offsets_back(raw, flows, max_offset, dout[0], dout[1], attributes)
+    draw, dflows = _bound_gradients(raw, flows, max_offset, dout[0], dout[1], attributes)
     dx, dweight, dbias = _dense_gradients(x, weight, bias, draw, _attributes(0, 1, 0))
     return dx, dweight, dbias, dflows, ops.zeros_like(max_offset), ops.zeros_like(attributes)
 
 
-_GUIDED_OFFSETS: dict[tuple[int, int], ops.Custom] = {}
-
-
-@ops.constexpr
-def _guided_offsets(groups: int, points: int) -> ops.Custom:
-    if (groups, points) not in _GUIDED_OFFSETS:
-        _GUIDED_OFFSETS[groups, points] = _guided_offsets_op(groups, points)
-    return _GUIDED_OFFSETS[groups, points]
-
-
+_guided_offsets = ops.constexpr(functools.cache(_guided_offsets_op))
 _guided_offsets_sequence = attention.guided_offsets_of(linear_kernel)
 
 
@@ -532,17 +521,9 @@ _SWIN_INPUTS = (
 )
 
 
-def _window_gradient_shapes(qkv, pad, bias, dout, attributes):
-    return qkv, pad, bias
-
-
-def _norm_linear_gradient_shapes(x, gamma, beta, weight, bias, dout, attributes):
-    return x, gamma, beta, weight, bias
-
-
-_mlp_gradients = _backward_kernel("mlp_backward", _mlp_gradient_shapes, 7)
-_window_gradients = _backward_kernel("window_attention_backward", _window_gradient_shapes, 3)
-_norm_linear_gradients = _backward_kernel("norm_linear_backward", _norm_linear_gradient_shapes, 5)
+_mlp_gradients = _gradient_kernel("mlp", _MLP_GRADIENT, _mlp_gradient_shapes)
+_window_gradients = _gradient_kernel("window_attention", _WINDOW_GRADIENT)
+_norm_linear_gradients = _gradient_kernel("norm_linear", _NORM_LINEAR_GRADIENT)
 
 
 def _swin_gradients(values: tuple) -> tuple:
@@ -569,11 +550,7 @@ def _swin_gradients(values: tuple) -> tuple:
     return first + last
 
 
-def _like_x(x, *others):
-    return x
-
-
-_swin_layer = custom_op("swin_layer", _SWIN_INPUTS, _like_x, _of_arity(_swin_gradients, len(_SWIN_INPUTS.split())))
+_swin_layer = custom_op("swin_layer", _SWIN_INPUTS, _like_first, _of_arity(_swin_gradients, len(_SWIN_INPUTS.split())))
 
 
 def swin_layer_kernel(
