@@ -22,6 +22,17 @@ from rvrt_cli.train.optimizer import ParameterGroup
 from rvrt_cli.train.train_options import TrainOptions
 from rvrt_cli.train.training_counters import INITIAL_LOSS_SCALE, TrainingCounters
 
+LUMA = (0.299, 0.587, 0.114)  # of R, G and B: ITU-R BT.601
+
+
+def weigh_chroma(frames: Tensor, weight: float) -> Tensor:
+    """RGB (..., 3) with the same luma and `weight` times the chroma: x' = w x + (1 - w) Y(x).
+
+    Linear, so that a loss between two such images weighs the chroma errors by `weight` and the luma errors by 1.
+    """
+    matrix = weight * np.eye(3) + (1 - weight) * np.outer(LUMA, np.ones(3))
+    return msops.matmul(frames.reshape(-1, 3), Tensor(matrix.astype(np.float32))).reshape(frames.shape)
+
 
 @dataclass(frozen=True)
 class StepResult:
@@ -126,6 +137,9 @@ class Learner:
     def _loss(self, low: Tensor, high: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         output = self.network(low, self.options.mirror).astype(ms.float32)
         error = msops.square(msops.stop_gradient(output) - high).mean()
+        weight = self.options.chroma_weight
+        if weight != 1:
+            output, high = weigh_chroma(output, weight), weigh_chroma(high, weight)
         loss = ops.charbonnier(output, high, self.options.epsilon**2)
         return loss * scale, loss, error
 

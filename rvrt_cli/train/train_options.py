@@ -74,6 +74,12 @@ class TrainOptions:
         "ε of the Charbonnier loss √(d² + ε²). A final stage with 0.1 weights errors by their squares, as PSNR does.",
         shown="√1e-9, as published",
     )
+    chroma_weight: float = setting(
+        1.0,
+        "Factor of the chroma errors in the loss, at equal luma errors. On clean video they are ten times smaller than "
+        "those of luma, and 1 leaves them unheard.",
+        shown="1, as published",
+    )
     rate: float = setting(2e-4, "Highest learning rate.", shown="2e-4")
     final_rate: float = setting(1e-7, "Learning rate of the last step.", shown="1e-7")
     schedule: str = setting(
@@ -131,6 +137,8 @@ class TrainOptions:
                 raise OptionError(f"{flag(name)} {getattr(self, name)}: give a number from 0 to below 1")
         if not 0 < self.epsilon < math.inf:
             raise OptionError(f"--epsilon {self.epsilon}: give a number above 0")
+        if not 0 < self.chroma_weight < math.inf:
+            raise OptionError(f"--chroma-weight {self.chroma_weight}: give a number above 0; 1 is the published loss")
         if not 0 < self.rate < 1 or self.final_rate > self.rate:
             raise OptionError(f"--rate {self.rate}: give a number between --final-rate {self.final_rate} and 1")
         if self.batch % self.ranks:

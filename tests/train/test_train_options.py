@@ -46,6 +46,7 @@ def test_every_preset_has_a_recipe_and_that_of_rvrt_is_the_published_one() -> No
         ({"batch": True}, "--batch"),
         ({"rate": -1.0}, "--rate"),
         ({"epsilon": 0.0}, "--epsilon"),
+        ({"chroma_weight": 0.0}, "--chroma-weight"),
         ({"rate": 1e-5, "final_rate": 1e-3}, "--final-rate"),
         ({"ema": 1.0}, "--ema"),
         ({"crop": 30}, "crop 30"),
