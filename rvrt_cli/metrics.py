@@ -25,6 +25,22 @@ def rgb_to_y(image: np.ndarray) -> np.ndarray:
     return image @ (np.array([65.481, 128.553, 24.966]) / 255) + 16
 
 
+def rgb_to_cbcr(image: np.ndarray) -> np.ndarray:
+    """Chroma, Cb and Cr (..., H, W, 2) in 16…240, of RGB (..., H, W, 3); otherwise as `rgb_to_y`."""
+    if image.dtype != np.uint8:
+        image = np.clip(np.rint(image), 0, 255)
+    return image @ (np.array([[-37.797, 112.0], [-74.203, -93.786], [112.0, -18.214]]) / 255) + 128
+
+
+def chroma_error(frames: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Mean squared errors of Cb and Cr (2,) over all frames of two RGB clips (T, H, W, 3), in squared levels."""
+    errors = [
+        np.mean((rgb_to_cbcr(frame) - rgb_to_cbcr(target)) ** 2, (0, 1))
+        for frame, target in zip(frames, reference, strict=True)
+    ]
+    return np.mean(errors, 0)
+
+
 def psnr(image: np.ndarray, reference: np.ndarray) -> float:
     """Peak signal-to-noise ratio [dB] for a peak of 255, over all pixels and channels; infinite for equal images.
 

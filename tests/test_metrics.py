@@ -3,9 +3,10 @@
 
 import numpy as np
 import pytest
+from skimage.color import rgb2ycbcr
 from skimage.metrics import structural_similarity
 
-from rvrt_cli.metrics import clip_means, psnr, rgb_to_y, ssim
+from rvrt_cli.metrics import chroma_error, clip_means, psnr, rgb_to_cbcr, rgb_to_y, ssim
 
 
 @pytest.fixture
@@ -73,3 +74,16 @@ def test_every_clip_counts_the_same() -> None:
 def test_different_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\(4, 4\) and \(4, 5\)"):
         psnr(np.zeros((4, 4)), np.zeros((4, 5)))
+
+
+def test_chroma_matches_scikit_image() -> None:
+    image = np.random.default_rng(3).integers(0, 256, (9, 11, 3), np.uint8)
+    np.testing.assert_allclose(rgb_to_cbcr(image), rgb2ycbcr(image)[..., 1:], atol=1e-9)
+
+
+def test_chroma_errors_are_of_each_channel_over_all_frames() -> None:
+    gray = np.full((2, 8, 8, 3), 100, np.uint8)
+    blue = gray.copy()
+    blue[1, ..., 2] += 51  # a fifth of the range: Cb rises by 112 / 5 levels, Cr falls by 18.214 / 5
+    np.testing.assert_allclose(chroma_error(blue, gray), [22.4**2 / 2, 3.6428**2 / 2], rtol=1e-9)
+    assert not chroma_error(gray, gray + np.uint8(3)).any()  # luma alone

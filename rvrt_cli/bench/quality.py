@@ -32,7 +32,7 @@ from rvrt_cli.device import memory_budget
 from rvrt_cli.errors import OptionError, OutOfMemoryError, RvrtError
 from rvrt_cli.files import write_atomically
 from rvrt_cli.frame import Frame, to_float, to_pixels
-from rvrt_cli.metrics import clip_means, psnr, rgb_to_y, ssim
+from rvrt_cli.metrics import chroma_error, clip_means, psnr, rgb_to_y, ssim
 
 if TYPE_CHECKING:
     from rvrt_cli.model import Network
@@ -186,6 +186,8 @@ def _score_clip(network: Network, dataset: Dataset, options: BenchOptions, pair:
         scores |= {f"{prefix}{name}_{channel}": value for name, value in zip(_METRICS, values, strict=True)}
         if options.vmaf:
             scores[f"{prefix}vmaf"] = vmaf(frames, pair.high)
+        if dataset.protocol == "clips":  # published protocols score luma or RGB alone
+            scores |= {f"{prefix}psnr_{name}": value for name, value in chroma_psnr(frames, pair.high).items()}
     if options.save is not None:
         names = ["im4.png"] if dataset.center else [f"{number:08d}.png" for number in range(len(upscaled))]
         _save_frames(Path(options.save) / pair.name, upscaled, names)
@@ -206,6 +208,12 @@ def score_frames(
     ]
     ratios = [psnr(*pair) for k, pair in enumerate(pairs) if counted is None or counted[k]]
     return float(np.mean(ratios)) if ratios else None, float(np.mean([ssim(*pair) for pair in pairs]))
+
+
+def chroma_psnr(frames: np.ndarray, reference: np.ndarray) -> dict[str, float | None]:
+    """PSNR [dB] of Cb and Cr, by the mean squared error over all frames; None without an error, as of gray video."""
+    errors = zip(("cb", "cr"), chroma_error(frames, reference), strict=True)
+    return {name: 10 * math.log10(255**2 / error) if error > 0 else None for name, error in errors}
 
 
 def upscale_clip(network: Network, low: np.ndarray, whole: bool) -> tuple[np.ndarray, engine.Plan]:

@@ -79,6 +79,11 @@ KEYS = {
     "ssim_rgb": "like ssim_y, where the channel is rgb",
     "bicubic_psnr_rgb": "like bicubic_psnr_y, where the channel is rgb [dB]",
     "bicubic_ssim_rgb": "like bicubic_ssim_y, where the channel is rgb",
+    "psnr_cb": "for protocol clips, mean over the clips of the PSNR of Cb, by the mean squared error over a clip's frames [dB]; "
+    "null if there is no error",
+    "psnr_cr": "of Cr",
+    "bicubic_psnr_cb": "of MATLAB's bicubic upscaling, scored the same way [dB]",
+    "bicubic_psnr_cr": "of Cr",
     "vmaf": "mean over the clips, by ffmpeg's libvmaf with its default model",
     "bicubic_vmaf": "of MATLAB's bicubic upscaling, scored the same way",
     "clips": "the scores of each clip, with frames, exact (frames excluded from PSNR), window, tile and seconds",

@@ -42,6 +42,9 @@ def print_speed(result: dict[str, Any]) -> None:
         print_table(_kernels_table(result))
 
 
+_SCORE_NAMES = {"psnr_cb": "PSNR Cb", "psnr_cr": "PSNR Cr"}
+
+
 def print_quality(result: dict[str, Any]) -> None:
     """Print a report of kind "quality"."""
     table = _network_table(result)
@@ -52,7 +55,12 @@ def print_quality(result: dict[str, Any]) -> None:
     table.add_row("scored", scored)
     _add_notes(table, result)
     print_table(table)
-    print_table(_scores_table(result))
+    channel = result["channel"]
+    print_table(
+        _scores_table(result, [f"psnr_{channel}", f"ssim_{channel}", *(["vmaf"] if result["vmaf"] is not None else [])])
+    )
+    if result["psnr_cb"] is not None:
+        print_table(_scores_table(result, ["psnr_cb", "psnr_cr"]))
 
 
 def _network_table(result: dict[str, Any]) -> Table:
@@ -180,23 +188,22 @@ def _add_rows(table: Table, name: str, lines: list[str], style: str | None = Non
         table.add_row(name if index == 0 else "", line, style=style)
 
 
-def _scores_table(result: dict[str, Any]) -> Table:
+def _scores_table(result: dict[str, Any], keys: list[str]) -> Table:
+    """The network's and bicubic's `keys`, per clip and their mean; published figures where they are of these keys."""
     from rich.table import Table
 
-    channel = result["channel"]
-    keys = [f"psnr_{channel}", f"ssim_{channel}", *(["vmaf"] if result["vmaf"] is not None else [])]
     table = Table(header_style="bold")
     table.add_column("clip")
     for prefix in ("", "bicubic "):
         for key in keys:
-            table.add_column(prefix + key.replace("_", " ").upper(), justify="right")
+            table.add_column(prefix + _SCORE_NAMES.get(key, key.replace("_", " ").upper()), justify="right")
     for clip in result["clips"] if len(result["clips"]) <= _MAX_LISTED_CLIPS else []:
         table.add_row(safe_markup(clip["clip"]), *_scores(clip, keys))
     table.add_section()
     mean = "mean of the sample" if result["sample"] else "mean"
     noun = "clip" if result["shots_scored"] == result["clips_scored"] else "shot"
     table.add_row(f"{mean}, {plural(result['shots_scored'], noun)}", *_scores(result, keys), style="bold")
-    for entry in result["published"]:
+    for entry in result["published"] if f"psnr_{result['channel']}" in keys else []:
         blank = [""] * (2 * len(keys) - 2)
         ssim = "" if entry["ssim"] is None else f"{entry['ssim']:.4f}"
         table.add_row(f"published: {entry['network']}", f"{entry['psnr']:.2f}", ssim, *blank, style="dim")

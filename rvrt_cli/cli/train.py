@@ -148,9 +148,13 @@ class TrainingReport:
 
 def _validation_line(record: dict[str, Any]) -> str:
     gains = ", ".join(
-        f"{name} {psnr:.2f} dB ({record['gain'][name]:+.2f})"
+        f"{name} {psnr:.2f} dB ({record['gain'][name]:+.2f}{_chroma_text(record['chroma_gain'][name])})"
         for name, psnr in record["psnr_y"].items()
         if record["gain"][name] is not None
     )
     gains = gains or "gave no score, the network's output is not finite"
     return f"step {record['step']}: validation {gains}{', the best so far' if record['best'] else ''}"
+
+
+def _chroma_text(gains: dict[str, float | None]) -> str:
+    return "".join(f", {channel.title()} {gain:+.2f}" for channel, gain in gains.items() if gain is not None)

@@ -27,7 +27,7 @@ from rvrt_cli.data.resize import SCALE, imresize
 from rvrt_cli.data.sources import VIDEO_SUFFIXES, files_of, read_video
 from rvrt_cli.engine.scenes import mark_scenes
 from rvrt_cli.errors import OptionError
-from rvrt_cli.metrics import clip_means, psnr, rgb_to_y
+from rvrt_cli.metrics import chroma_error, clip_means, psnr, rgb_to_y
 
 VARIANTS = ("clean", "h264")
 CRF = 23
@@ -45,20 +45,39 @@ class ClipScore(TypedDict):
 
 
 class VariantScore(TypedDict):
-    """The scores of one variant: per shot, and their mean."""
+    """The scores of one variant: per shot, and their mean.
+
+    Attributes:
+        chroma_gain: gain over bicubic in PSNR, of Cb and of Cr [dB], means over the shots: Y-PSNR does not see these errors.
+            None where bicubic restores the chroma exactly, as that of gray videos.
+    """
 
     clips: dict[str, ClipScore]
     mean: ClipScore
+    chroma_gain: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class ShotErrors:
+    """How far frames of one shot are from their targets.
+
+    Attributes:
+        psnr_y: Y-PSNR of each frame [dB]; infinite where it equals the target.
+        chroma: mean squared errors of Cb and Cr (2,), of each window of frames.
+    """
+
+    psnr_y: list[float]
+    chroma: list[np.ndarray]
 
 
 @dataclass(frozen=True)
 class _ShotWindow:
-    """Consecutive frames of one shot: the target, each variant's input, and bicubic's Y-PSNR [dB] per frame."""
+    """Consecutive frames of one shot: the target, each variant's input, and bicubic's errors."""
 
     shot: str
     high: np.ndarray  # (T, 4h, 4w, 3)
     low: dict[str, np.ndarray]  # (T, h, w, 3)
-    bicubic: dict[str, list[float]]
+    bicubic: dict[str, ShotErrors]
 
 
 class ValidationSet:
@@ -100,14 +119,16 @@ class ValidationSet:
         return scores_identity(self._bicubic)
 
     def _score_variant(self, upscale: Upscale, variant: str) -> VariantScore:
-        ours = self._by_shot(psnr_y(upscale(window.low[variant]), window.high) for window in self._windows)
+        ours = self._by_shot(shot_errors(upscale(window.low[variant]), window.high) for window in self._windows)
         return compare_with_bicubic(ours, self._bicubic[variant])
 
-    def _by_shot(self, scores: Iterable[list[float]]) -> dict[str, list[float]]:
-        """Collect the scores of the windows' frames by shot."""
-        shots: dict[str, list[float]] = {}
-        for window, frames in zip(self._windows, scores, strict=True):
-            shots.setdefault(window.shot, []).extend(frames)
+    def _by_shot(self, errors: Iterable[ShotErrors]) -> dict[str, ShotErrors]:
+        """Collect the windows' errors by shot."""
+        shots: dict[str, ShotErrors] = {}
+        for window, found in zip(self._windows, errors, strict=True):
+            shot = shots.setdefault(window.shot, ShotErrors([], []))
+            shot.psnr_y.extend(found.psnr_y)
+            shot.chroma.extend(found.chroma)
         return shots
 
 
@@ -116,31 +137,44 @@ def bicubic_upscale(frames: np.ndarray) -> np.ndarray:
     return imresize(frames, SCALE)
 
 
-def compare_with_bicubic(ours: Mapping[str, Sequence[float]], bicubic: Mapping[str, Sequence[float]]) -> VariantScore:
+def compare_with_bicubic(ours: Mapping[str, ShotErrors], bicubic: Mapping[str, ShotErrors]) -> VariantScore:
     """Scores per clip and their mean, ours and bicubic's, without the frames that bicubic restores exactly."""
-    kept = {clip: [k for k, score in enumerate(scores) if math.isfinite(score)] for clip, scores in bicubic.items()}
-    clips, mean = clip_means({clip: [ours[clip][k] for k in frames] for clip, frames in kept.items() if frames})
-    bicubic_clips, bicubic_mean = clip_means({clip: [bicubic[clip][k] for k in kept[clip]] for clip in clips})
+    kept = {clip: [k for k, score in enumerate(shot.psnr_y) if math.isfinite(score)] for clip, shot in bicubic.items()}
+    clips, mean = clip_means({clip: [ours[clip].psnr_y[k] for k in frames] for clip, frames in kept.items() if frames})
+    bicubic_clips, bicubic_mean = clip_means({clip: [bicubic[clip].psnr_y[k] for k in kept[clip]] for clip in clips})
     return {
         "clips": {clip: _clip_score(clips[clip], bicubic_clips[clip]) for clip in clips},
         "mean": _clip_score(mean, bicubic_mean),
+        "chroma_gain": _chroma_gain(ours, bicubic),
     }
 
 
-def check_comparable(bicubic: Mapping[str, Sequence[float]], where: str, remedy: str) -> None:
+def _chroma_gain(ours: Mapping[str, ShotErrors], bicubic: Mapping[str, ShotErrors]) -> dict[str, float | None]:
+    """See `VariantScore`."""
+    gains: dict[str, float | None] = {}
+    for channel, name in enumerate(("cb", "cr")):
+        errors = [[np.mean(shots[clip].chroma, 0)[channel] for shots in (bicubic, ours)] for clip in bicubic]
+        ratios = [10 * math.log10(of_bicubic / of_ours) for of_bicubic, of_ours in errors if of_bicubic and of_ours]
+        gains[name] = float(np.mean(ratios)) if ratios else None
+    return gains
+
+
+def check_comparable(bicubic: Mapping[str, ShotErrors], where: str, remedy: str) -> None:
     """Refuse clips that leave `compare_with_bicubic` no frame.
 
     Raises:
         OptionError: bicubic restores every frame exactly.
     """
-    if not any(math.isfinite(score) for scores in bicubic.values() for score in scores):
+    if not any(math.isfinite(score) for shot in bicubic.values() for score in shot.psnr_y):
         raise OptionError(f"{where}: nothing to validate on, bicubic restores every frame exactly; {remedy}")
 
 
-def scores_identity(bicubic: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
+def scores_identity(bicubic: Mapping[str, Mapping[str, ShotErrors]]) -> str:
     """A digest of bicubic's scores by variant and clip, which identifies the frames they were measured on."""
     facts = {
-        variant: {clip: [len(scores), *(f"{score:.1f}" for score in scores[:1])] for clip, scores in clips.items()}
+        variant: {
+            clip: [len(shot.psnr_y), *(f"{score:.1f}" for score in shot.psnr_y[:1])] for clip, shot in clips.items()
+        }
         for variant, clips in bicubic.items()
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
@@ -150,9 +184,10 @@ def _clip_score(ours: float, bicubic: float) -> ClipScore:
     return {"psnr_y": ours, "bicubic_psnr_y": bicubic, "gain": ours - bicubic}
 
 
-def psnr_y(frames: np.ndarray, reference: np.ndarray) -> list[float]:
-    """Y-PSNR [dB] of each frame; infinite where it equals the reference."""
-    return [psnr(rgb_to_y(frame), rgb_to_y(target)) for frame, target in zip(frames, reference, strict=True)]
+def shot_errors(frames: np.ndarray, reference: np.ndarray) -> ShotErrors:
+    """The errors of a window of frames (T, H, W, 3)."""
+    psnr_y = [psnr(rgb_to_y(frame), rgb_to_y(target)) for frame, target in zip(frames, reference, strict=True)]
+    return ShotErrors(psnr_y, [chroma_error(frames, reference)])
 
 
 def shots(path: Path) -> Iterator[tuple[str, np.ndarray]]:
@@ -192,7 +227,7 @@ def _prepare_windows(
     for span in _window_spans(len(high), windows, frames):
         target = high[span].copy()
         inputs = {variant: low[variant][span].copy() for variant in variants}
-        scores = {variant: psnr_y(bicubic_upscale(inputs[variant]), target) for variant in variants}
+        scores = {variant: shot_errors(bicubic_upscale(inputs[variant]), target) for variant in variants}
         prepared.append(_ShotWindow(shot=shot, high=target, low=inputs, bicubic=scores))
     return prepared
 

@@ -121,6 +121,7 @@ class RunRecorder:
             "step": counters.step,
             "gain": {variant: _rounded_score(mean["gain"]) for variant, mean in means.items()},
             "psnr_y": {variant: _rounded_score(mean["psnr_y"]) for variant, mean in means.items()},
+            "chroma_gain": {variant: score["chroma_gain"] for variant, score in scores.items()},
             "shots": {
                 variant: {shot: _rounded_score(clip["gain"]) for shot, clip in score["clips"].items()}
                 for variant, score in scores.items()
@@ -129,7 +130,7 @@ class RunRecorder:
         }
         if best:
             counters.best = gain
-            self._save_weights(BEST_FILE, {name: record[name] for name in ("gain", "psnr_y")})
+            self._save_weights(BEST_FILE, {name: record[name] for name in ("gain", "psnr_y", "chroma_gain")})
         seconds = time.monotonic() - began
         self._write(record | {"trained": round(counters.trained, 1), "seconds": round(seconds, 3)})
         draw_curve(self._log.path, self._output / CURVE_FILE)

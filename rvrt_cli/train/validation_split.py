@@ -20,13 +20,14 @@ from rvrt_cli.data.clip_store import CLIP_MANIFEST, ClipStore
 from rvrt_cli.data.degradation import degrade
 from rvrt_cli.data.resize import SCALE
 from rvrt_cli.data.validation import (
+    ShotErrors,
     Upscale,
     VariantScore,
     bicubic_upscale,
     check_comparable,
     compare_with_bicubic,
-    psnr_y,
     scores_identity,
+    shot_errors,
 )
 from rvrt_cli.data.vimeo import LISTS, SEPTUPLET_FRAMES, SEQUENCES, is_vimeo, read_list, read_png
 from rvrt_cli.files import write_atomically
@@ -89,14 +90,14 @@ class ValidationSplit:
 
     def __init__(self, folder: Path, degradation: str, crop: int) -> None:
         self._pairs: list[tuple[np.ndarray, np.ndarray]] = []  # low and high resolution
-        self._bicubic: dict[str, list[float]] = {}
+        self._bicubic: dict[str, ShotErrors] = {}
         for index, clip in enumerate(_held_out_clips(folder)):
             top, left = ((side - min(crop, side)) // 2 for side in clip.shape[1:3])
             high = clip[:, top : clip.shape[1] - top, left : clip.shape[2] - left]
             high = np.ascontiguousarray(high[:, : high.shape[1] // SCALE * SCALE, : high.shape[2] // SCALE * SCALE])
             low = degrade(high, degradation, np.random.default_rng(index))
             self._pairs.append((low, high))
-            self._bicubic[str(index)] = psnr_y(bicubic_upscale(low), high)
+            self._bicubic[str(index)] = shot_errors(bicubic_upscale(low), high)
         check_comparable(self._bicubic, f"{folder}, its held-out clips", "give --val FOLDER")
 
     @property
@@ -106,7 +107,7 @@ class ValidationSplit:
 
     def score(self, upscale: Upscale) -> dict[str, VariantScore]:
         """As `rvrt_cli.data.validation.ValidationSet.score`, with one variant."""
-        ours = {str(index): psnr_y(upscale(low), high) for index, (low, high) in enumerate(self._pairs)}
+        ours = {str(index): shot_errors(upscale(low), high) for index, (low, high) in enumerate(self._pairs)}
         return {_HELD_OUT_VARIANT: compare_with_bicubic(ours, self._bicubic)}
 
 

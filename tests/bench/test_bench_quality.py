@@ -46,10 +46,12 @@ def flat(frames: int, level: int) -> ClipPair:
     return ClipPair(f"flat-{level}", low, low.repeat(4, 1).repeat(4, 2))
 
 
-def dataset(pairs: list[ClipPair], channel: str = "y", center: bool = False, total: int | None = None) -> Dataset:
+def dataset(
+    pairs: list[ClipPair], channel: str = "y", center: bool = False, total: int | None = None, protocol: str = "vid4"
+) -> Dataset:
     entries = tuple(SetEntry(pair.name, lambda pair=pair: iter([pair])) for pair in pairs)
     return Dataset(
-        protocol="vid4",
+        protocol=protocol,
         degradation="bi",
         channel=channel,
         center=center,
@@ -381,3 +383,14 @@ def test_vmaf_is_refused_where_ffmpeg_lacks_it(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(vmaf, "has_filter", lambda name: False)
     with pytest.raises(OptionError, match="no libvmaf"):
         vmaf.check_vmaf()
+
+
+def test_chroma_is_scored_on_own_clips() -> None:
+    pairs = [flat(2, 100), flat(2, 50)]
+    pairs[0].high[..., 2] += 51  # a fifth of the range: Cb rises by 112 / 5 levels, Cr falls by 18.214 / 5
+    result = measure_quality(options(), dataset(pairs, protocol="clips"), RepeatNetwork())
+    assert result["psnr_cb"] == pytest.approx(20 * np.log10(255 / 22.4), abs=1e-6)
+    assert result["psnr_cr"] == pytest.approx(20 * np.log10(255 / 3.6428), abs=1e-6)
+    assert result["clips"][1]["psnr_cb"] is None  # gray and exact
+    assert json.loads(to_json(result))["bicubic_psnr_cb"] == pytest.approx(result["psnr_cb"])
+    assert measure_quality(options(), dataset(pairs), RepeatNetwork())["psnr_cb"] is None

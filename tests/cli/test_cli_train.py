@@ -35,14 +35,16 @@ def test_a_log_has_the_first_and_the_last_step_and_each_validation(capsys: pytes
     report = TrainingReport(LineDisplay("steps", interval=100.0, at_once=True), steps=3)
     for step in (1, 2, 3):
         report.update({"step": step, "loss": 0.5, "psnr": 30.0, "seconds": 1.0})
-    report.update({"step": 3, "gain": {"clean": 0.5, "h264": None}, "psnr_y": {"clean": 30.5, "h264": 0}, "best": True})
-    report.update({"step": 3, "gain": {"clean": None}, "psnr_y": {"clean": None}, "best": False})
+    chroma = {"chroma_gain": {"clean": {"cb": 0.25, "cr": None}}}
+    scores = {"gain": {"clean": 0.5, "h264": None}, "psnr_y": {"clean": 30.5, "h264": 0}}
+    report.update({"step": 3, **scores, **chroma, "best": True})
+    report.update({"step": 3, "gain": {"clean": None}, "psnr_y": {"clean": None}, **chroma, "best": False})
     shown, said = capsys.readouterr()
     assert shown == ""
     assert said.splitlines() == [
         "1/3 steps: loss 0.50000, 30.00 dB, 1.00 s for the first step, including compilation",
         "3/3 steps: loss 0.50000, 30.00 dB, 1.00 s/step, 0 s left",
-        "step 3: validation clean 30.50 dB (+0.50), the best so far",
+        "step 3: validation clean 30.50 dB (+0.50, Cb +0.25), the best so far",
         "step 3: validation gave no score, the network's output is not finite",
     ]
 

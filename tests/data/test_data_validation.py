@@ -45,6 +45,7 @@ def test_bicubic_gains_nothing_and_matches_a_direct_calculation(folder: Path) ->
     assert clean["psnr_y"] == pytest.approx(np.mean(expected), abs=1e-9)
     for variant in scores.values():
         assert variant["mean"]["gain"] == 0
+        assert variant["chroma_gain"] == {"cb": 0, "cr": 0}
         shots = [shot["psnr_y"] for shot in variant["clips"].values()]
         assert variant["mean"]["psnr_y"] == pytest.approx(np.mean(shots))
     assert scores["h264"]["mean"]["psnr_y"] < scores["clean"]["mean"]["psnr_y"] - 0.01
@@ -63,6 +64,7 @@ def test_network_sees_low_resolution_and_is_scored_on_the_frames_it_returns(fold
     expected = np.mean([psnr(np.full((88, 120), 16.0), rgb_to_y(frame)) for frame in target])
     shot = scores["clean"]["clips"]["two-1"]
     assert shot["psnr_y"] == pytest.approx(expected)
+    assert all(gain < -5 for gain in scores["clean"]["chroma_gain"].values())
     assert shot["gain"] == pytest.approx(shot["psnr_y"] - shot["bicubic_psnr_y"])
     assert shot["gain"] < -5
 
@@ -91,6 +93,7 @@ def test_frames_that_bicubic_restores_exactly_are_excluded(tmp_path: Path) -> No
     assert scores["clips"]
     assert "black" not in scores["clips"]
     assert all(np.isfinite(score) for score in scores["mean"].values())
+    assert all(np.isfinite(gain) for gain in scores["chroma_gain"].values())
     assert scores["mean"]["gain"] < 0
     with pytest.raises(OptionError, match=r"nothing to validate on.*give other videos"):
         ValidationSet(tmp_path)

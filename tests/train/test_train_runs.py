@@ -307,7 +307,13 @@ def test_the_best_score_is_finite_and_of_the_same_validation(
         gain = next(gains)
         if gain is None:
             raise FloatingPointError  # as the learner does
-        return {"held-out": {"clips": {}, "mean": {"psnr_y": 30.0, "bicubic_psnr_y": 30.0 - gain, "gain": gain}}}
+        return {
+            "held-out": {
+                "clips": {},
+                "mean": {"psnr_y": 30.0, "bicubic_psnr_y": 30.0 - gain, "gain": gain},
+                "chroma_gain": {"cb": 0.5, "cr": None},
+            }
+        }
 
     monkeypatch.setattr(ValidationSplit, "score", score)
     records: list[dict] = []
