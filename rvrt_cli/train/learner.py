@@ -34,6 +34,16 @@ def weigh_chroma(frames: Tensor, weight: float) -> Tensor:
     return msops.matmul(frames.reshape(-1, 3), Tensor(matrix.astype(np.float32))).reshape(frames.shape)
 
 
+def flicker(output: Tensor, truth: Tensor) -> Tensor:
+    """Mean squared change between consecutive frames (N, T, ...) beyond the truth's; a scalar.
+
+    Pixels count by exp(-(d / 2)²), where d is the truth's change in levels: where something moves, an error moves along.
+    """
+    change, expected = output[:, 1:] - output[:, :-1], truth[:, 1:] - truth[:, :-1]
+    stillness = msops.exp(-msops.square(expected * (255 / 2)))
+    return (stillness * msops.square(change - expected)).mean()
+
+
 @dataclass(frozen=True)
 class StepResult:
     """Outcome of one step, over all ranks.
@@ -137,10 +147,11 @@ class Learner:
     def _loss(self, low: Tensor, high: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         output = self.network(low, self.options.mirror).astype(ms.float32)
         error = msops.square(msops.stop_gradient(output) - high).mean()
-        weight = self.options.chroma_weight
-        if weight != 1:
-            output, high = weigh_chroma(output, weight), weigh_chroma(high, weight)
-        loss = ops.charbonnier(output, high, self.options.epsilon**2)
+        options = self.options
+        flickering = options.flicker_weight * flicker(output, high) if options.flicker_weight else 0.0
+        if options.chroma_weight != 1:
+            output, high = (weigh_chroma(frames, options.chroma_weight) for frames in (output, high))
+        loss = ops.charbonnier(output, high, options.epsilon**2) + flickering
         return loss * scale, loss, error
 
     def arrays(self) -> dict[str, np.ndarray]:

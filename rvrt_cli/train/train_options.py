@@ -30,7 +30,7 @@ TRAINING_PRECISIONS = ("float32", "float16")
 SCHEDULES = ("cosine", "one-cycle", "constant")
 _NOT_NEGATIVE = (
     *("spynet_frozen", "spynet_rate", "final_rate", "warmup", "weight_decay", "clip_norm"),
-    *("val_every", "val_windows", "minutes", "threads", "workers", "seed"),
+    *("flicker_weight", "val_every", "val_windows", "minutes", "threads", "workers", "seed"),
 )
 
 
@@ -79,6 +79,9 @@ class TrainOptions:
         "Factor of the chroma errors in the loss, at equal luma errors. On clean video they are ten times smaller than "
         "those of luma, and 1 leaves them unheard.",
         shown="1, as published",
+    )
+    flicker_weight: float = setting(
+        0.0, "Weight in the loss of squared changes between output frames where the truth does not change."
     )
     rate: float = setting(2e-4, "Highest learning rate.", shown="2e-4")
     final_rate: float = setting(1e-7, "Learning rate of the last step.", shown="1e-7")
