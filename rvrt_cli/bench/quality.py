@@ -22,6 +22,7 @@ from PIL import Image
 from rvrt_cli import engine
 from rvrt_cli.bench.bench_options import BenchOptions
 from rvrt_cli.bench.datasets import CENTER, ClipPair, Dataset
+from rvrt_cli.bench.flicker import mean_change, still_footage
 from rvrt_cli.bench.published_figures import published_quality
 from rvrt_cli.bench.report import make_report
 from rvrt_cli.bench.resume_log import ResumeLog, resume_log_path
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 # Degradations of the data that weights suit, by the degradation on their card; "video" was trained on clean bicubic too
 SUITABLE_DEGRADATIONS = {"bi": ("bi",), "bd": ("bd",), "video": ("video", "bi")}
 _METRICS = ("psnr", "ssim")
+_MEANS = (*_METRICS, "vmaf", "flicker")
 
 
 @dataclass
@@ -162,7 +164,7 @@ def _caveats(dataset: Dataset, clips: list[dict[str, Any]], progress: QualityPro
 
 def _mean_scores(clips: list[dict[str, Any]]) -> dict[str, float]:
     """Means in which every clip counts the same, however long it is; clips without a PSNR are excluded from it."""
-    measured = [key for key in clips[0] if key.removeprefix("bicubic_").startswith((*_METRICS, "vmaf"))]
+    measured = [key for key in clips[0] if key.removeprefix("bicubic_").startswith(_MEANS)]
     scored = {key: {clip["clip"]: [clip[key]] for clip in clips if clip[key] is not None} for key in measured}
     return {key: clip_means(scores)[1] if scores else math.nan for key, scores in scored.items()}
 
@@ -188,6 +190,10 @@ def _score_clip(network: Network, dataset: Dataset, options: BenchOptions, pair:
             scores[f"{prefix}vmaf"] = vmaf(frames, pair.high)
         if dataset.protocol == "clips":  # published protocols score luma or RGB alone
             scores |= {f"{prefix}psnr_{name}": value for name, value in chroma_psnr(frames, pair.high).items()}
+    if dataset.protocol == "clips":
+        footage = still_footage(pair.low[len(pair.low) // 2])
+        scores |= {"flicker": mean_change(upscale_clip(network, footage, whole=False)[0])}
+        scores |= {"bicubic_flicker": mean_change(bicubic_upscale(footage))}
     if options.save is not None:
         names = ["im4.png"] if dataset.center else [f"{number:08d}.png" for number in range(len(upscaled))]
         _save_frames(Path(options.save) / pair.name, upscaled, names)

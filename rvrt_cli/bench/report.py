@@ -84,6 +84,9 @@ KEYS = {
     "psnr_cr": "of Cr",
     "bicubic_psnr_cb": "of MATLAB's bicubic upscaling, scored the same way [dB]",
     "bicubic_psnr_cr": "of Cr",
+    "flicker": "for protocol clips, mean over the clips: mean change of luma between frames where nothing moves [levels]. The "
+    "input is a frame repeated, with noise of σ 2, after H.264 at CRF 23",
+    "bicubic_flicker": "of MATLAB's bicubic upscaling, measured the same way",
     "vmaf": "mean over the clips, by ffmpeg's libvmaf with its default model",
     "bicubic_vmaf": "of MATLAB's bicubic upscaling, scored the same way",
     "clips": "the scores of each clip, with frames, exact (frames excluded from PSNR), window, tile and seconds",

@@ -42,7 +42,8 @@ def print_speed(result: dict[str, Any]) -> None:
         print_table(_kernels_table(result))
 
 
-_SCORE_NAMES = {"psnr_cb": "PSNR Cb", "psnr_cr": "PSNR Cr"}
+_PLACES = {"ssim": 4, "flicker": 3}  # after the point
+_SCORE_NAMES = {"psnr_cb": "PSNR Cb", "psnr_cr": "PSNR Cr", "flicker": "flicker"}
 
 
 def print_quality(result: dict[str, Any]) -> None:
@@ -60,7 +61,7 @@ def print_quality(result: dict[str, Any]) -> None:
         _scores_table(result, [f"psnr_{channel}", f"ssim_{channel}", *(["vmaf"] if result["vmaf"] is not None else [])])
     )
     if result["psnr_cb"] is not None:
-        print_table(_scores_table(result, ["psnr_cb", "psnr_cr"]))
+        print_table(_scores_table(result, ["psnr_cb", "psnr_cr", "flicker"]))
 
 
 def _network_table(result: dict[str, Any]) -> Table:
@@ -214,5 +215,5 @@ def _scores(values: dict[str, Any], keys: list[str]) -> list[str]:
     def shown(score: float | None, places: int) -> str:
         return "–" if score is None or math.isnan(score) else f"{score:.{places}f}"
 
-    places = [4 if key.startswith("ssim") else 2 for key in keys]
+    places = [_PLACES.get(key.split("_")[0], 2) for key in keys]
     return [shown(values[p + key], n) for p in ("", "bicubic_") for key, n in zip(keys, places, strict=True)]

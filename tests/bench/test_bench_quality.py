@@ -17,6 +17,7 @@ from rvrt_cli import device
 from rvrt_cli.bench import quality, resume_log
 from rvrt_cli.bench.bench_options import BenchOptions
 from rvrt_cli.bench.datasets import ClipPair, Dataset, SetEntry, open_dataset
+from rvrt_cli.bench.flicker import mean_change, still_footage
 from rvrt_cli.bench.quality import (
     QualityProgress,
     check_degradation,
@@ -26,6 +27,7 @@ from rvrt_cli.bench.quality import (
 )
 from rvrt_cli.bench.report import KEYS, to_json
 from rvrt_cli.bench.resume_log import resume_log_path
+from rvrt_cli.data.resize import imresize
 from rvrt_cli.errors import OptionError, RvrtError
 from rvrt_cli.metrics import psnr, rgb_to_y
 
@@ -131,8 +133,6 @@ def test_every_clip_counts_the_same_however_long() -> None:
 
 def test_bicubic_is_scored_too() -> None:
     high = np.stack([textured_frame(number, 64, 64) for number in range(2)])
-    from rvrt_cli.data.resize import imresize
-
     pair = ClipPair("one", imresize(high, 0.25), high)
     result = measure_quality(options(), dataset([pair]), RepeatNetwork())
     expected = np.mean([psnr(rgb_to_y(imresize(a, 4)), rgb_to_y(b)) for a, b in zip(pair.low, pair.high, strict=True)])
@@ -307,7 +307,7 @@ def test_clips_are_streamed_as_upscale_does() -> None:
     result = measure_quality(options(), made, network)
     assert result["clips"][0]["window"] == 14
     assert "streamed in windows, as `rvrt upscale` does" in " ".join(result["notes"])
-    assert [emit for _, emit, _ in network.seen] == [14, 6]
+    assert [emit for _, emit, _ in network.seen] == [14, 6, 14, 14]  # the last two: still footage
 
 
 # --- degradations
@@ -394,3 +394,17 @@ def test_chroma_is_scored_on_own_clips() -> None:
     assert result["clips"][1]["psnr_cb"] is None  # gray and exact
     assert json.loads(to_json(result))["bicubic_psnr_cb"] == pytest.approx(result["psnr_cb"])
     assert measure_quality(options(), dataset(pairs), RepeatNetwork())["psnr_cb"] is None
+
+
+def test_flicker_is_measured_on_still_footage(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = textured_frame(0, 64, 64)
+    smooth = np.linspace(40, 200, 64 * 64 * 3).reshape(64, 64, 3).astype(np.uint8)
+    footage = still_footage(smooth)
+    assert footage.shape == (28, 64, 64, 3)
+    assert np.abs(footage.mean(0) - smooth).mean() < 1
+    assert mean_change(np.stack([frame] * 3)) == 0
+    brighter = np.stack([np.full((16, 16, 3), level, np.uint8) for level in (10, 20, 10)])
+    assert mean_change(brighter) == pytest.approx(10 * 219 / 255)  # luma has 219 levels
+    monkeypatch.setattr(quality, "still_footage", lambda frame: np.stack([frame, frame + np.uint8(10), frame]))
+    result = measure_quality(options(), dataset([flat(2, 100)], protocol="clips"), RepeatNetwork())
+    assert result["flicker"] == result["bicubic_flicker"] == pytest.approx(10 * 219 / 255)
