@@ -12,12 +12,13 @@ from helpers.fuzzing import PLAIN, damaged, refusals, searching
 from helpers.train_runs import make_store, prepared
 from hypothesis import given, strategies as st
 
-from rvrt_cli.data.batches import open_store
+from rvrt_cli.data.batches import check_spec, open_store
+from rvrt_cli.data.clip_options import ClipOptions
 from rvrt_cli.errors import OptionError, WeightsError
 from rvrt_cli.model.config import PRESETS
 from rvrt_cli.train.setup import locked_run, prepare_run, resolve_options
 from rvrt_cli.train.starting_weights import starting_weights
-from rvrt_cli.train.train_options import TrainOptions, preset_recipe, read_recipe, write_recipe
+from rvrt_cli.train.train_options import RECIPES, TrainOptions, preset_recipe, read_recipe, write_recipe
 from rvrt_cli.train.training_counters import TrainingCounters
 from rvrt_cli.train.training_state import TrainingState, list_checkpoints, load_checkpoint, save_checkpoint
 from rvrt_cli.train.validation_split import data_folders
@@ -62,6 +63,15 @@ def test_every_preset_has_a_recipe_and_that_of_rvrt_is_the_published_one() -> No
 def test_values_that_cannot_be_used_are_refused_by_name(wrong: dict, named: str) -> None:
     with pytest.raises(OptionError, match=named):
         TrainOptions(**wrong)
+
+
+def test_clips_made_with_the_defaults_serve_every_recipe(tmp_path: Path) -> None:
+    made = ClipOptions()
+    store = open_store(make_store(tmp_path / "clips", sources=1, clips=1, frames=made.frames, size=made.size))
+    recipes = [*RECIPES.glob("*.toml"), Path(__file__).parents[2] / "weights" / "rvrt-tiny" / "recipe.toml"]
+    assert len(recipes) > len(PRESETS)
+    for recipe in recipes:
+        check_spec(store, TrainOptions(**read_recipe(recipe)).spec)
 
 
 def test_command_line_over_recipe_over_defaults(tmp_path: Path) -> None:
@@ -121,8 +131,8 @@ def test_wrong_data_and_folders_are_refused_before_anything_is_written(tmp_path:
     small = {"frames": 3, "crop": 32, "output": str(output)}
     cases = [
         ({"data": str(empty)}, r"manifest\.json and shards.*sequences/00001"),
-        ({"data": str(data), "frames": 6}, "frames 6: the clips have 5"),
-        ({"data": str(data), "crop": 64}, "crop 64: the clips are 48"),
+        ({"data": str(data), "frames": 6}, r"--frames 6: the clips have 5; give --frames 5, or .* rvrt preprocess clips --frames 6"),
+        ({"data": str(data), "crop": 64}, r"--crop 64: the clips are 48x48 px; give --crop 48, or .* rvrt preprocess clips --size 64"),
         ({"data": str(data), "val": str(empty)}, "no videos to validate on"),
         ({"data": str(data), "init": "none.safetensors"}, "no such file"),
         ({"data": str(data), "spynet": str(data / "manifest.json")}, "no SpyNet"),
