@@ -24,8 +24,8 @@ RECIPE_FILE = "recipe.toml"
 def resolve_options(given: dict[str, Any], recipe: Path | None, resume: bool) -> TrainOptions:
     """Options from the defaults, a recipe and the command line, in order of increasing precedence.
 
-    The recipe is `recipe`, else that of the run to resume, else the preset's. Its [network] belongs to its model, and is
-    ignored with another --model.
+    The recipe is `recipe`, else that of the run to resume, else the preset's. What a recipe leaves open is taken from that
+    of its model's preset. Its [network] belongs to its model, and is ignored with another --model.
 
     Args:
         given: values by field name, only those on the command line.
@@ -41,11 +41,13 @@ def resolve_options(given: dict[str, Any], recipe: Path | None, resume: bool) ->
     if recipe is None:
         recipe = preset_recipe(given.get("model", TrainOptions.model))
     values = read_recipe(recipe)
-    if given.get("model", values.get("model")) != values.get("model"):
+    values.setdefault("model", TrainOptions.model)
+    if given.get("model", values["model"]) != values["model"]:
         values.pop("network", None)
     if "network" in given:
         given = {**given, "network": {**values.get("network", {}), **given["network"]}}
-    return TrainOptions(**{**values, **given})
+    preset = {} if resume else read_recipe(preset_recipe({**values, **given}["model"]))  # a run's own recipe has all
+    return TrainOptions(**{**preset, **values, **given})
 
 
 def prepare_run(options: TrainOptions, resume: bool) -> TrainOptions:
@@ -89,6 +91,11 @@ def _check_resume(options: TrainOptions, newest: Path) -> None:
     if options.steps < counters.step:
         raise OptionError(
             f"--steps {options.steps}: {counters.step} are already done; give more, or choose another --output"
+        )
+    if 0 < 60 * options.minutes <= counters.elapsed and counters.step < options.steps:
+        raise OptionError(
+            f"--minutes {options.minutes:g}: the run has had {counters.elapsed / 60:.1f}; give more, 0 to set no limit, or "
+            "choose another --output"
         )
     recipe = Path(options.output) / RECIPE_FILE
     written = read_recipe(recipe) if recipe.is_file() else {}

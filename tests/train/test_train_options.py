@@ -56,7 +56,9 @@ def test_every_preset_has_a_recipe_and_that_of_rvrt_is_the_published_one() -> No
         ({"ranks": 2, "local_ranks": 1, "master": "host"}, "HOST:PORT"),
         ({"ranks": 2, "local_ranks": 1, "master": "host:2000", "node": 5}, "--node 5.*give 1 at most"),
         ({"minutes": float("nan")}, "--minutes"),
-        ({"network": {"widths": [8, 8]}}, "widths"),
+        ({"network": {"widths": [8, 8]}}, r"widths \[8, 8\]: give three numbers, .* such as \[144, 144, 144\]"),
+        ({"network": {"widths": 24}}, r"widths 24: give three numbers, .* such as \[144, 144, 144\]"),
+        ({"network": {"bodies": "abc"}}, r"bodies 'abc': give three names, .* such as \[\"attention\", "),
         ({"network": {"breadth": 8}}, "breadth"),
     ],
 )
@@ -78,9 +80,26 @@ def test_command_line_over_recipe_over_defaults(tmp_path: Path) -> None:
     recipe = tmp_path / "mine.toml"
     recipe.write_text('model = "rvrt-tiny"\nsteps = 7\nrate = 0.5\n[network]\nupsampler_width = 8\n')
     options = resolve_options({"rate": 0.25, "network": {"widths": [16, 16, 16]}}, recipe, resume=False)
-    assert (options.steps, options.rate, options.batch) == (7, 0.25, TrainOptions.batch)
+    assert (options.steps, options.rate, options.seed) == (7, 0.25, TrainOptions.seed)
     assert (options.config.upsampler_width, options.config.widths) == (8, (16, 16, 16))
     assert resolve_options({"model": "rvrt"}, None, resume=False).mirror  # from the preset's recipe
+
+
+@pytest.mark.parametrize("model", [*PRESETS, None])
+def test_a_recipe_leaves_the_rest_to_the_recipe_of_its_model(tmp_path: Path, model: str | None) -> None:
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text((f'model = "{model}"\n' if model else "") + "steps = 7\n")
+    expected = TrainOptions(**read_recipe(preset_recipe(model or TrainOptions.model)))
+    assert resolve_options({}, recipe, resume=False) == replace(expected, steps=7)
+    other = TrainOptions(**read_recipe(preset_recipe("rvrt-light")))
+    assert resolve_options({"model": "rvrt-light"}, recipe, resume=False) == replace(other, steps=7)
+
+
+def test_a_recipe_of_an_unknown_model_is_refused(tmp_path: Path) -> None:
+    for text in ('model = "rvrt-huge"\n', "model = 3\n", "model = []\n"):
+        (tmp_path / "mine.toml").write_text(text)
+        with pytest.raises(OptionError, match="--model"):
+            resolve_options({}, tmp_path / "mine.toml", resume=False)
 
 
 @pytest.mark.parametrize("text", ["steps = 7\nstep = 8\n", "steps = \n", "steps = '7'\n"])
@@ -131,8 +150,14 @@ def test_wrong_data_and_folders_are_refused_before_anything_is_written(tmp_path:
     small = {"frames": 3, "crop": 32, "output": str(output)}
     cases = [
         ({"data": str(empty)}, r"manifest\.json and shards.*sequences/00001"),
-        ({"data": str(data), "frames": 6}, r"--frames 6: the clips have 5; give --frames 5, or .* rvrt preprocess clips --frames 6"),
-        ({"data": str(data), "crop": 64}, r"--crop 64: the clips are 48x48 px; give --crop 48, or .* rvrt preprocess clips --size 64"),
+        (
+            {"data": str(data), "frames": 6},
+            r"--frames 6: the clips have 5; give --frames 5, or .* rvrt preprocess clips --frames 6",
+        ),
+        (
+            {"data": str(data), "crop": 64},
+            r"--crop 64: the clips are 48x48 px; give --crop 48, or .* rvrt preprocess clips --size 64",
+        ),
         ({"data": str(data), "val": str(empty)}, "no videos to validate on"),
         ({"data": str(data), "init": "none.safetensors"}, "no such file"),
         ({"data": str(data), "spynet": str(data / "manifest.json")}, "no SpyNet"),
