@@ -11,6 +11,7 @@ from typing import Any
 
 from rvrt_cli.data.batches import check_spec, open_store
 from rvrt_cli.data.sources import VIDEO_SUFFIXES, files_of
+from rvrt_cli.device import check_device
 from rvrt_cli.errors import OptionError
 from rvrt_cli.files import locked
 from rvrt_cli.train.train_options import TrainOptions, default_value, flag, preset_recipe, read_recipe
@@ -55,7 +56,7 @@ def prepare_run(options: TrainOptions, resume: bool) -> TrainOptions:
 
     Raises:
         OptionError: something is missing, does not fit, or would be overwritten.
-        RvrtError: the newest checkpoint is damaged.
+        RvrtError: the newest checkpoint is damaged, or there is no such device.
     """
     if not options.data or not options.output:
         missing = "--data" if not options.data else "--output"
@@ -70,6 +71,7 @@ def prepare_run(options: TrainOptions, resume: bool) -> TrainOptions:
         raise OptionError(f"--val {options.val}: no videos to validate on; expected files such as .mp4 or .mpg")
     if options.spynet and not options.config.spynet:
         raise OptionError(f"--spynet: {options.model} has no SpyNet; remove this option")
+    check_device(options.device, options.precision)
     output = Path(options.output)
     if not resume and (read_log(output / LOG_FILE) or list_checkpoints(output)):
         raise OptionError(f"{output}: holds a training run; resume it with --resume, or choose another --output")

@@ -12,9 +12,10 @@ from helpers.fuzzing import PLAIN, damaged, refusals, searching
 from helpers.train_runs import make_store, prepared
 from hypothesis import given, strategies as st
 
+from rvrt_cli import device
 from rvrt_cli.data.batches import check_spec, open_store
 from rvrt_cli.data.clip_options import ClipOptions
-from rvrt_cli.errors import OptionError, WeightsError
+from rvrt_cli.errors import OptionError, RvrtError, WeightsError
 from rvrt_cli.model.config import PRESETS
 from rvrt_cli.train.setup import locked_run, prepare_run, resolve_options
 from rvrt_cli.train.starting_weights import starting_weights
@@ -173,6 +174,15 @@ def test_wrong_data_and_folders_are_refused_before_anything_is_written(tmp_path:
     (output / "log.jsonl").write_text('{"step": 1}\n')
     with pytest.raises(OptionError, match="resume it with --resume"):
         prepare_run(TrainOptions(**small, data=str(data)), resume=False)
+
+
+def test_missing_hardware_is_refused_before_any_rank_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "_ascend_problem", lambda: "there is no Ascend driver")
+    data, output = make_store(tmp_path / "clips"), tmp_path / "run"
+    options = TrainOptions(data=str(data), output=str(output), frames=3, crop=32, batch=8, ranks=8, device="ascend")
+    with pytest.raises(RvrtError, match=r"--device ascend: there is no Ascend driver; or choose --device cpu"):
+        prepare_run(options, resume=False)
+    assert not output.exists()
 
 
 def test_a_refused_resume_leaves_the_run_unchanged(tmp_path: Path) -> None:
