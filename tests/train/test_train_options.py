@@ -139,6 +139,8 @@ def test_a_written_recipe_keeps_its_network_when_the_preset_changes(
 
 def test_the_training_state_in_the_repository_belongs_to_its_recipe() -> None:
     folder = Path(__file__).parents[2] / "weights" / "rvrt-tiny"
+    if not (folder / "checkpoints").exists():
+        pytest.skip("a source distribution comes without the training state")
     config = load_checkpoint(list_checkpoints(folder)[-1]).config
     assert TrainOptions(**read_recipe(folder / "recipe.toml")).config == config
 
