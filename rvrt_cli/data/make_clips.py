@@ -183,7 +183,7 @@ def _video_clips(path: Path, options: ClipOptions, rng: np.random.Generator) -> 
     span = (options.frames - 1) * float(np.dot(_STRIDES, _STRIDE_SHARES)) + 1
     per_window = options.per_video / max(1.0, estimate / span)
     left = options.per_video
-    large_enough = _check_size(path, _reduce_frames(frames, options.reduce), options)
+    large_enough = _check_clip_size(path, _reduce_frames(frames, options.reduce), options)
     for window in clip_windows(mark_scenes(large_enough), options.frames, rng):
         wanted = int(per_window) + int(rng.random() < per_window % 1)
         for clip in _moving_crops(window, min(wanted, left), options.size, rng):
@@ -191,7 +191,7 @@ def _video_clips(path: Path, options: ClipOptions, rng: np.random.Generator) -> 
             yield "video", clip
 
 
-def _check_size(path: Path, frames: Iterable[np.ndarray], options: ClipOptions) -> Iterator[np.ndarray]:
+def _check_clip_size(path: Path, frames: Iterable[np.ndarray], options: ClipOptions) -> Iterator[np.ndarray]:
     """The frames.
 
     Raises:
