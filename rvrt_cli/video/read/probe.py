@@ -119,15 +119,20 @@ def _choose_video_stream(path: Path, container: Any) -> Any:
     if not videos:
         kinds = ", ".join(sorted({s.type for s in container.streams})) or "no streams at all"
         raise MediaError(f"{path}: no video in this file, but {kinds}; name a file with video")
-    if all(disposition(s) & _DEPENDENT for s in videos):
-        raise MediaError(
-            f"{path}: an image in {len(videos)} tiles, as phones write HEIC, of which only one would be read; convert it to "
-            "PNG first, with ffmpeg 7.1 or later for instance"
-        )
     known = [s for s in videos if s.codec_context is not None]
     if not known:
         raise MediaError(f"{path}: ffmpeg does not know its video codec; the file may be damaged")
-    return max(known, key=lambda s: (disposition(s) & 1, s.codec_context.width * s.codec_context.height, -s.index))
+    if disposition(max(known, key=_area)) & _DEPENDENT:  # there may be a thumbnail beside them
+        tiles = sum(bool(disposition(s) & _DEPENDENT) for s in known)
+        raise MediaError(
+            f"{path}: an image in {tiles} tiles, as phones write HEIC, of which only one would be read; convert it to "
+            "PNG first, with ffmpeg 7.1 or later for instance"
+        )
+    return max(known, key=lambda s: (disposition(s) & 1, _area(s), -s.index))
+
+
+def _area(stream: Any) -> int:
+    return stream.codec_context.width * stream.codec_context.height
 
 
 def _describe_stream(stream: Any) -> StreamInfo:
