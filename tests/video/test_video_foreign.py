@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 from helpers.foreign_files import TILE, heic, stereo_video
-from helpers.video_clips import read_all
+from helpers.video_clips import ffmpeg, read_all, upscale_clip
 from PIL import Image, ImageCms
 
 from rvrt_cli.data.sources import read_photo
@@ -95,3 +95,22 @@ def test_a_damaged_color_profile_hides_nothing_else(tmp_path: Path) -> None:
         assert (header.bits, header.format) == (16, "PNG")
         names.add(header.icc_profile)
     assert "damaged" in names
+
+
+@pytest.mark.parametrize("suffix", ["avi", "mkv", "mp4"])
+def test_titles_that_are_not_utf8_are_replaced(tmp_path: Path, suffix: str) -> None:
+    """As older programs write them, in the code page of their machine."""
+    (tmp_path / "meta.txt").write_text(
+        ";FFMETADATA1\ntitle=A####B\n[CHAPTER]\nTIMEBASE=1/1000\nSTART=0\nEND=500\ntitle=C####D\n"
+    )
+    path = tmp_path / f"a.{suffix}"
+    source = ("-f", "lavfi", "-i", "testsrc2=s=64x48:r=10:d=0.5", "-i", tmp_path / "meta.txt")
+    ffmpeg(*source, "-map_metadata", 1, "-metadata:s:v", "title=E####F", "-c:v", "mpeg4", path)
+    content = path.read_bytes()
+    assert b"####" in content
+    path.write_bytes(content.replace(b"####", "Äöü".encode("latin-1") + b"!"))
+    info = probe(path)
+    assert info.metadata["title"] == "A\ufffd\ufffd\ufffd!B"
+    assert len(read_all(path)) == 5
+    upscale_clip(path, tmp_path / "out.mkv")
+    assert probe(tmp_path / "out.mkv").metadata["title"] == info.metadata["title"]
