@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rvrt_cli.errors import OptionError, OutOfMemoryError, RvrtError
-from rvrt_cli.gpu_libraries import first_gpu_use, gpu_free_bytes, load_gpu_plugin, visible_to_linker
+from rvrt_cli.gpu_libraries import driver_problem, first_gpu_use, gpu_free_bytes, load_gpu_plugin, visible_to_linker
 from rvrt_cli.options import PRECISIONS, check_choice, isa_limit, parse_device
 from rvrt_cli.signals import defer_signals
 
@@ -73,7 +73,7 @@ def use_device(device: str = "auto", precision: str = "float32", threads: int | 
     chosen = found[0] if found else "cpu"
     if kind not in ("auto", chosen):
         reason = missing[kind] or f"MindSpore finds none, although its {kind.upper()} plugin was loaded"
-        raise RvrtError(f"--device {device}: {reason}; or choose --device cpu")
+        raise RvrtError(_no_device(device, reason))
     _check_precision(chosen, precision)
     if chosen == "cpu":
         number = 0
@@ -94,6 +94,23 @@ def certain_device(device: str = "auto", precision: str = "float32") -> Device |
         return None
     _check_precision("cpu", precision)
     return Device("cpu", precision)
+
+
+def check_device(device: str = "auto", precision: str = "float32") -> None:
+    """Refuse a device that `use_device` would refuse for certain, before processes start; nothing is imported or selected.
+
+    Raises:
+        OptionError: as `use_device`.
+        RvrtError: there is no driver for it.
+    """
+    kind, _ = _requested(device, precision)
+    reason = {"gpu": driver_problem, "ascend": _ascend_problem}[kind]() if kind in ("gpu", "ascend") else None
+    if reason:
+        raise RvrtError(_no_device(device, reason))
+
+
+def _no_device(device: str, reason: str) -> str:
+    return f"--device {device}: {reason}; or choose --device cpu"
 
 
 def _requested(device: str, precision: str) -> tuple[str, int | None]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loads CUDA 11's libraries and MindSpore's GPU plugin, so that `pip install "rvrt[gpu]"` and a driver are enough.
+"""Loads CUDA 11's libraries and MindSpore's GPU plugin, so that `pip install ".[gpu]"` and a driver are enough.
 
 MindSpore 2.10 looks for its plugin only where CUDA_HOME names a CUDA 11 with its compiler, and leaves the libraries to the
 dynamic linker. A plugin that has been loaded before `import mindspore` registers itself all the same, and finds what it
@@ -57,6 +57,15 @@ def load_gpu_plugin() -> str | None:
         return str(error)
     except OSError as error:
         return f"MindSpore's GPU plugin cannot be loaded ({error}); reinstall it with pip install --force-reinstall mindspore"
+    return None
+
+
+def driver_problem() -> str | None:
+    """Why NVIDIA's driver and cards cannot be used, with the remedy; None if they can. Loads nothing but the driver."""
+    try:
+        _check_driver()
+    except RvrtError as error:
+        return str(error)
     return None
 
 
@@ -132,7 +141,7 @@ def _load_library(name: str) -> None:
     try:
         ctypes.CDLL(str(chosen))
     except OSError:
-        raise RvrtError(f"{file} of CUDA 11 is missing; install it with pip install 'rvrt[gpu]'") from None
+        raise RvrtError(f"{file} of CUDA 11 is missing; run pip install '.[gpu]' in rvrt's checkout") from None
 
 
 def _package_folders(package: str) -> list[Path]:

@@ -23,6 +23,7 @@ PRECISION_HELP = (
 PRESET_HEIGHTS = {"480p": 480, "720p": 720, "1080p": 1080, "1440p": 1440, "2160p": 2160, "4320p": 4320}
 ISA_NAMES = ("portable", "avx2", "avx512")  # values of RVRT_ISA, from low to high as in ops/kernels/kernel.h
 NATIVE_SCALE = 4
+SMALLEST_FRAME = 8  # px, both ways, that a network takes: one attention window
 _MAX_COUNT = 1_000_000  # frames or px that any option may ask for
 
 

@@ -7,6 +7,7 @@ import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 
 from PIL import Image, ImageDraw
 
@@ -14,8 +15,10 @@ PlotLine = Sequence[tuple[float, float]]
 
 _COLORS = ((31, 119, 180), (214, 96, 20), (44, 140, 60), (150, 60, 160))
 _GRID_COLOR = (225, 225, 225)
+_PALE = 0.3  # strength of the color of a line in the background
 _TICKS = 6
 _LABEL_WIDTH = 70  # px left of the axes, for the numbers
+_TITLE_WIDTH = 20  # px left of them, for the title of the y axis
 _MAX_MARKERS = 60  # a line of more points has none of them marked
 
 
@@ -24,20 +27,21 @@ class Axes:
     """Place and scale of one diagram.
 
     Attributes:
-        box: left, top, right, bottom of the axes [px]; numbers are left of and below it, names above.
+        box: left, top, right, bottom of the axes [px]; numbers and titles are left of and below it, names above.
         span: first and last x.
         label: text of a number on the y axis.
+        x_title, y_title: what the axes show, with the unit; empty for no title.
         ticks: x of the numbers on the x axis; None: evenly spaced.
         from_zero: the y axis starts at 0, not near the smallest value, and has round numbers.
-        empty: text shown where there are no lines.
     """
 
     box: tuple[int, int, int, int]
     span: tuple[float, float]
     label: Callable[[float], str]
+    x_title: str = ""
+    y_title: str = ""
     ticks: Sequence[float] | None = None
     from_zero: bool = False
-    empty: str = "nothing measured"
 
     def y_range(self, values: Sequence[float]) -> tuple[float, float]:
         """First and last y of an axis that shows `values`."""
@@ -61,11 +65,18 @@ def png(image: Image.Image) -> bytes:
     return data.getvalue()
 
 
-def draw_diagram(draw: ImageDraw.ImageDraw, axes: Axes, lines: Mapping[str, PlotLine]) -> None:
-    """Draw axes and lines, which are points (x, y) by name."""
+def draw_diagram(
+    draw: ImageDraw.ImageDraw, axes: Axes, lines: Mapping[str, PlotLine], behind: Mapping[str, PlotLine] | None = None
+) -> None:
+    """Draw axes and lines, which are points (x, y) by name.
+
+    Args:
+        behind: lines that are drawn first, thin and pale, in the colors of those in front.
+    """
     left, top, right, bottom = axes.box
     first, last = axes.span
-    low, high = axes.y_range([y for line in lines.values() for _, y in line])
+    behind = behind or {}
+    low, high = axes.y_range([y for line in (*lines.values(), *behind.values()) for _, y in line])
 
     def x_pixel(x: float) -> float:
         return left + (right - left) * (x - first) / (last - first)
@@ -78,18 +89,35 @@ def draw_diagram(draw: ImageDraw.ImageDraw, axes: Axes, lines: Mapping[str, Plot
         draw.text((left - _LABEL_WIDTH + 6, y_pixel(value) - 6), axes.label(value), fill="black")
     for x in axes.ticks or _evenly(first, last):
         draw.text((x_pixel(x) - 12, bottom + 6), f"{x:.3g}" if axes.ticks else f"{x:.0f}", fill="black")
+    _draw_titles(draw, axes)
     name_left = left + 10.0
-    for index, (name, line) in enumerate(lines.items()):
-        color = _COLORS[index % len(_COLORS)]
+    drawn = [(entry, 1, _pale(color)) for entry, color in zip(behind.items(), cycle(_COLORS), strict=False)]
+    drawn += [(entry, 2, color) for entry, color in zip(lines.items(), cycle(_COLORS), strict=False)]
+    for (name, line), width, color in drawn:
         points = [(x_pixel(x), y_pixel(y)) for x, y in line]
         if len(points) > 1:
-            draw.line(points, fill=color, width=2)
+            draw.line(points, fill=color, width=width)
         for x, y in points if len(points) < _MAX_MARKERS else ():
-            draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=color)
+            draw.ellipse((x - width, y - width, x + width, y + width), fill=color)
         draw.text((name_left, top - 18), name, fill=color)
         name_left += draw.textlength(name) + 30
-    if not lines:
-        draw.text((left + 10, top + 10), axes.empty, fill="gray")
+
+
+def _pale(color: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(round(255 - _PALE * (255 - part)) for part in color)
+
+
+def _draw_titles(draw: ImageDraw.ImageDraw, axes: Axes) -> None:
+    """The title of the x axis below its numbers, and that of the y axis, turned, left of its own."""
+    left, top, right, bottom = axes.box
+    if axes.x_title:
+        draw.text((right - draw.textlength(axes.x_title), bottom + 22), axes.x_title, fill="black")
+    if axes.y_title:
+        text = Image.new("L", (math.ceil(draw.textlength(axes.y_title)), _TITLE_WIDTH - 4))
+        ImageDraw.Draw(text).text((0, 0), axes.y_title, fill=255)
+        turned = text.transpose(Image.Transpose.ROTATE_90)
+        place = (left - _LABEL_WIDTH - _TITLE_WIDTH, (top + bottom - turned.height) // 2)
+        draw.bitmap(place, turned, fill="black")
 
 
 def _evenly(first: float, last: float) -> list[float]:

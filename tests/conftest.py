@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from helpers.kernel_calls import ISAS, CudaKernels, Kernels
 from helpers.null_gpu import build_emulated_driver, build_null_gpu
+from helpers.tested_copy import refusal
 
 import rvrt_cli
 from rvrt_cli.device import set_environment
@@ -33,6 +34,12 @@ if "RVRT_CACHE" not in os.environ:
     atexit.register(shutil.rmtree, _cache, ignore_errors=True)
 # A shell starts what it runs in the background with Ctrl-C ignored; programs under test would inherit that, and keep it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure() -> None:
+    """Refuse to test an installed copy that is not this checkout: a broken checkout would pass."""
+    if why := refusal(Path(rvrt_cli.__file__).parent):
+        raise pytest.UsageError(why)
 
 
 @pytest.hookimpl(optionalhook=True)

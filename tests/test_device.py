@@ -76,6 +76,18 @@ def test_bfloat16_is_refused_in_one_line_where_the_cpu_lacks_it(monkeypatch: pyt
     assert use_device("cpu", "bfloat16") == certain_device("cpu", "bfloat16") == expected
 
 
+@pytest.mark.parametrize("kind", ["gpu", "ascend"])
+def test_a_missing_driver_is_known_without_mindspore(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rvrt_cli.device, "_ascend_problem", lambda: "no driver")
+    monkeypatch.setattr(rvrt_cli.device, "driver_problem", lambda: "no driver")
+    with pytest.raises(RvrtError, match=rf"--device {kind}:1: no driver; or choose --device cpu"):
+        rvrt_cli.device.check_device(f"{kind}:1")
+    for usable in ("auto", "cpu"):
+        rvrt_cli.device.check_device(usable)
+    with pytest.raises(OptionError, match="float16: needs an accelerator"):
+        rvrt_cli.device.check_device("cpu", "float16")
+
+
 @pytest.mark.parametrize("kind", ["gpu", "ascend", "gpu:1"])
 def test_bfloat16_is_refused_on_an_accelerator_before_it_is_looked_for(
     monkeypatch: pytest.MonkeyPatch, kind: str

@@ -178,7 +178,7 @@ int cuDeviceGetAttribute(int *value, int attribute, int card) {{ *value = attrib
         ({"count": 0}, "finds no card; check nvidia-smi and CUDA_VISIBLE_DEVICES"),
         ({"init": 100}, "finds no card; check nvidia-smi and CUDA_VISIBLE_DEVICES"),
         ({"major": 5}, "MindSpore has no code for a card of compute capability 5.0"),
-        ({}, "libcudart.so.11.0 of CUDA 11 is missing; install it with pip install 'rvrt[gpu]'"),
+        ({}, "libcudart.so.11.0 of CUDA 11 is missing; run pip install '.[gpu]' in rvrt's checkout"),
     ],
     ids=["no driver", "old driver", "no card", "driver without a card", "old card", "no CUDA"],
 )

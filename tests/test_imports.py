@@ -31,7 +31,7 @@ LEVELS = (
     ("upscale", "train"),
     ("bench",),
     ("cli",),
-    ("",),  # rvrt_cli/__init__.py, the public API
+    ("", "__main__"),  # rvrt_cli/__init__.py, the public API; and python -m rvrt_cli
 )
 VIDEO_LEVELS = (("color", "ffmpeg"), ("read",), ("mux",), ("write",), ("",))
 # may be imported beside the levels below

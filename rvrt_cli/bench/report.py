@@ -17,7 +17,7 @@ KEYS = {
     "rvrt": "version of this program",
     "kind": '"speed" or "quality"',
     "network": "name on the weights' card, or of the preset",
-    "weights": '"trained", "untrained" or "random"',
+    "weights": '"trained", "untrained", "unknown" (where the card does not say) or "random"',
     "parameters": "number of parameters of the network",
     "machine": "what it ran on: device, name, processor (of the host), cores, threads (per operation), simd (the widest that "
     "the processor has), precision, mindspore, kernels, kernels_isa (instruction set of the C++ kernels: AVX-512, AVX2 or "

@@ -127,6 +127,9 @@ def measure_speed(options: BenchOptions, network: Network | None = None, whole: 
     )
 
 
+_TRAINED_WORDS = {True: "trained", False: "untrained", None: "unknown"}  # as a report says what a card does
+
+
 def network_facts(network: Network, random: bool = False) -> dict[str, Any]:
     """The keys of a report that describe the network and the machine."""
     notes = list(network.notes)
@@ -139,7 +142,7 @@ def network_facts(network: Network, random: bool = False) -> dict[str, Any]:
     notes += filter(None, [isa_note(machine)])
     return {
         "network": network.card["name"],
-        "weights": RANDOM if random else "trained" if network.card["trained"] else "untrained",
+        "weights": RANDOM if random else _TRAINED_WORDS[network.card["trained"]],
         "parameters": sum(math.prod(parameter.shape) for parameter in network.cell.get_parameters()),
         "machine": machine,
         "notes": notes,

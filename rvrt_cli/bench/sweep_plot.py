@@ -55,9 +55,8 @@ def _draw_column(draw: ImageDraw, column: int, points: list[Point], xs: list[flo
         lines: dict[str, PlotLine] = {name: list(zip(xs, values, strict=True))}
         if row == 0:
             lines["linear"] = [(0.0, 0.0), (xs[-1], values[-1])]
-        axes = Axes((left, top, right, bottom), (0.0, xs[-1]), _axis_number, ticks=xs, from_zero=True)
+        axes = Axes((left, top, right, bottom), (0.0, xs[-1]), _axis_number, x_title=x_name, ticks=xs, from_zero=True)
         draw_diagram(draw, axes, lines)
-        draw.text((right - draw.textlength(x_name), bottom + 22), x_name, fill="black")
 
 
 def _axis_number(value: float) -> str:

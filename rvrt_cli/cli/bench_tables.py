@@ -66,8 +66,8 @@ def print_quality(result: dict[str, Any]) -> None:
 
 def _network_table(result: dict[str, Any]) -> Table:
     machine = result["machine"]
-    weights = {"random": "[bold yellow]random weights[/]", "untrained": "untrained weights"}.get(
-        result["weights"], "trained weights"
+    weights = {"random": "[bold yellow]random weights[/]", "unknown": "weights of unknown training"}.get(
+        result["weights"], f"{result['weights']} weights"
     )
     simd = f", {machine['simd']}" if machine["simd"] else ""
     own = "C++ kernels" if machine["device"] == "cpu" else "CUDA kernels"

@@ -14,6 +14,7 @@ from rvrt_cli.cli.display import SilentDisplay, open_display
 from rvrt_cli.cli.formatting import duration, plural
 from rvrt_cli.cli.generated_options import dataclass_options, with_default
 from rvrt_cli.data.clip_options import ClipOptions
+from rvrt_cli.errors import printable
 from rvrt_cli.options import usable_cores
 
 if TYPE_CHECKING:
@@ -96,7 +97,9 @@ def preprocess_vimeo90k_command(
     )
     if work.images:
         _print_rate(work, SET_IMAGES, seconds)
-    _exit_with_problems(work.problems, "image", "could not be made")
+    _list_problems(work.problems, "image", "could not be made")
+    if work.problems:
+        raise SystemExit(1)
 
 
 def _print_rate(work: PreprocessingStats, set_images: int, seconds: float) -> None:
@@ -126,6 +129,7 @@ def _print_rate(work: PreprocessingStats, set_images: int, seconds: float) -> No
     help="License of each source by its name: CSV lines 'pattern,license' or JSON {pattern: license}.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the clips in the folder.")
+@click.option("--strict", is_flag=True, help="Exit with status 1 if any source could not be used.")
 @_workers_option
 def preprocess_clips_command(
     sources: tuple[Path, ...],
@@ -134,12 +138,14 @@ def preprocess_clips_command(
     licenses: Path | None,
     workers: int,
     overwrite: bool,
+    strict: bool,
     **options: int,
 ) -> None:
     """Cut photos and videos (files or folders) into training clips.
 
     Videos are downscaled and cut at scene changes, and repeated frames are dropped; photos get synthetic camera motion.
-    Of crops with little detail, nine out of ten are skipped. The result does not depend on --workers.
+    Of crops with little detail, nine out of ten are skipped. The result does not depend on --workers. Sources that
+    cannot be used are listed; the exit status is 0 as long as others gave clips, unless --strict is given.
 
     \b
     Example:
@@ -165,7 +171,9 @@ def preprocess_clips_command(
         f"{manifest['clips']} clips, {manifest['clips'] * chosen.clip_bytes / 1e9:.2f} GB, in {output}: "
         f"{seconds:.0f} s, {manifest['clips'] / seconds:.1f} clips/s"
     )
-    _exit_with_problems(manifest["problems"], "source", "could not be used to the end")
+    _list_problems(manifest["problems"], "source", "could not be used to the end")
+    if strict and manifest["problems"]:
+        raise SystemExit(1)
 
 
 class _ClipsReport:
@@ -189,10 +197,9 @@ def _time_left(done: int, total: int, seconds: float) -> str:
     return f"{duration((total - done) * seconds / done if done else float('nan'))} left"
 
 
-def _exit_with_problems(problems: list[str], noun: str, what: str) -> None:
-    """List what could not be done, and exit with status 1 if there is anything."""
+def _list_problems(problems: list[str], noun: str, what: str) -> None:
+    """List what could not be done."""
     if problems:
-        click.echo(f"{plural(len(problems), noun)} {what}:", err=True)
+        click.echo(f"rvrt: warning: {plural(len(problems), noun)} {what}:", err=True)
         for problem in problems:
-            click.echo(f"  {problem}", err=True)
-        raise SystemExit(1)
+            click.echo(printable(f"  {problem}"), err=True)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,8 @@ def train_command(recipe: Path | None, network: tuple[str, ...], resume: bool, *
 
     Every option can be set in a recipe; options given on the command line override it. The folder --output gets
     weights.safetensors (newest moving average), best.safetensors (best validation score), checkpoints, log.jsonl,
-    curve.png and recipe.toml. Ctrl-C, SIGTERM and the end of --minutes write a checkpoint before the run stops;
-    --resume continues exactly from there.
+    curve.png and recipe.toml. Ctrl-C and SIGTERM write a checkpoint before the run stops; --resume continues exactly
+    from there. With --minutes, the learning rate schedule is as long as the time allows.
 
     \b
     Examples:
@@ -61,17 +62,17 @@ def train_command(recipe: Path | None, network: tuple[str, ...], resume: bool, *
         outcome = _start_run(options)
     skipped = f", {outcome['skipped']} skipped" if outcome["skipped"] else ""
     best = f"; best validation {outcome['best']:+.3f} dB over bicubic" if outcome["best"] is not None else ""
-    click.echo(f"step {outcome['step']} of {outcome['steps']}{skipped}{best}: weights in {options.output}", err=True)
+    of = "" if outcome["step"] < outcome["steps"] and not outcome["resume"] else f" of {outcome['steps']}"
+    click.echo(f"step {outcome['step']}{of}{skipped}{best}: weights in {options.output}", err=True)
     if outcome["resume"]:
         resume_with = f"rvrt train --output {options.output} --resume"
         click.echo(f"stopped, {outcome['reason']}; resume with: {resume_with}", err=True)
-        if outcome["reason"] != "the time is up":
-            sys.exit(130)
+        sys.exit(130)
 
 
 def _start_run(options: TrainOptions) -> dict[str, Any]:
     with open_display("steps", interval=_LINE_INTERVAL, at_once=True) as display:
-        report = TrainingReport(display, options.steps)
+        report = TrainingReport(display, options.steps, options.minutes)
         if options.ranks > 1:
             from rvrt_cli.train.multi_rank import train_in_ranks as start
         else:
@@ -93,9 +94,10 @@ def run_lines(options: TrainOptions) -> list[str]:
     from rvrt_cli.train.validation_split import data_folders
 
     frames = f"{options.frames} frames" + (", mirrored" if options.mirror else "")
+    length = f"{options.minutes:g} min, {options.steps} steps at most," if options.minutes else f"{options.steps} steps"
     lines = [
         f"{options.model} on {options.data}, into {options.output}",
-        f"{options.steps} steps of {options.batch} samples, {frames}, {options.crop} px, {options.degradation}; "
+        f"{length} of {options.batch} samples, {frames}, {options.crop} px, {options.degradation}; "
         f"learning rate {options.rate:g} to {options.final_rate:g}, {options.schedule}; {options.device}, "
         f"{options.precision}, {plural(options.ranks, 'rank')}",
     ]
@@ -116,8 +118,8 @@ def run_lines(options: TrainOptions) -> list[str]:
 class TrainingReport:
     """Shows the records of a run's log on a display, with smoothed figures."""
 
-    def __init__(self, display: SilentDisplay, steps: int) -> None:
-        self._display, self.steps = display, steps
+    def __init__(self, display: SilentDisplay, steps: int, minutes: float = 0.0) -> None:
+        self._display, self.steps, self.minutes = display, steps, minutes
         self._smoothed: dict[str, float] = {}  # loss, psnr and seconds per step
         self._records = 0
         display.begin(steps, "compiling the network")
@@ -134,16 +136,24 @@ class TrainingReport:
             if record[name] is not None:
                 share = max(1 - _SMOOTHING, 1 / count)
                 self._smoothed[name] = (1 - share) * self._smoothed.get(name, 0.0) + share * record[name]
-        self._display.update(record["step"], self.steps, self.figures(record))
+        self._display.update(record["step"], record["step"] + self._steps_left(record), self.figures(record))
 
     def figures(self, record: dict[str, Any]) -> str:
         """Loss, PSNR, seconds per step and time left; none after the first step, whose time includes compilation."""
         loss, psnr, seconds = (self._smoothed.get(name, float("nan")) for name in ("loss", "psnr", "seconds"))
         pace = f"{seconds:.2f} s for the first step, including compilation"
         if self._records > 1:
-            pace = f"{seconds:.2f} s/step, {duration(seconds * (self.steps - record['step']))} left"
+            pace = f"{seconds:.2f} s/step, {duration(seconds * self._steps_left(record))} left"
         skipped = f", {record['skipped']} skipped" if record.get("skipped") else ""
         return f"loss {loss:.5f}, {psnr:.2f} dB, {pace}{skipped}"
+
+    def _steps_left(self, record: dict[str, Any]) -> int:
+        """Steps until --steps are done, or --minutes are over at the pace so far."""
+        steps = self.steps - record["step"]
+        if not self.minutes or self._records < 2:
+            return steps
+        seconds = max(0.0, 60 * self.minutes - record["elapsed"])
+        return min(steps, math.ceil(seconds / max(self._smoothed["seconds"], 1e-9)))
 
 
 def _validation_line(record: dict[str, Any]) -> str:

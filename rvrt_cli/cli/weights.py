@@ -157,4 +157,4 @@ def _card_text(value: object) -> str:
         return "; ".join(f"{key} {_card_text(part)}" for key, part in value.items())
     if isinstance(value, (list, tuple)):
         return ", ".join(_card_text(part) for part in value)
-    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+    return {True: "yes", False: "no", None: "unknown"}[value] if isinstance(value, bool | None) else str(value)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import atexit
+import signal
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -61,6 +63,7 @@ class BatchLoader:
                 self._workers = [_start_worker(folder, spec, self._samples) for _ in range(workers)]
             self._filler = Thread(target=self._fill, args=(first_step,), daemon=True)
             self._filler.start()
+            atexit.register(self.close)  # before multiprocessing would end the workers by SIGTERM, which they ignore
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -90,6 +93,7 @@ class BatchLoader:
         if self._closing.is_set():
             return
         self._closing.set()
+        atexit.unregister(self.close)
         if self._workers:
             self._filler.join()
         for _, pipe in self._workers:
@@ -144,6 +148,8 @@ def _start_worker(folder: Path, spec: BatchSpec, samples: range) -> tuple[SpawnP
 def _serve(requests: Connection, folder: Path, spec: BatchSpec, samples: range) -> None:
     """Run a worker: receive step numbers, send uint8 batches, until the pipe's other side is closed."""
     ignore_interrupt()
+    # `timeout` and batch systems send it to all processes of a job: the one that trains writes a checkpoint and ends this
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         store = open_store(folder)
         while True:

@@ -36,10 +36,10 @@ class BatchSpec:
 
     def __post_init__(self) -> None:
         if self.batch < 1 or self.frames < 1:
-            raise OptionError(f"batch {self.batch}, frames {self.frames}: give 1 or more of each")
+            raise OptionError(f"--batch {self.batch}, --frames {self.frames}: give 1 or more of each")
         if self.crop < 32 or self.crop % NATIVE_SCALE:
-            raise OptionError(f"crop {self.crop}: give a multiple of 4 px, 32 or more")
+            raise OptionError(f"--crop {self.crop}: give a multiple of 4 px, 32 or more")
         if not 0 <= self.still <= 1:
-            raise OptionError(f"still {self.still}: give a share from 0 to 1")
+            raise OptionError(f"--still {self.still}: give a share from 0 to 1")
         if self.degradation not in TRAINING_DEGRADATIONS:
-            raise OptionError(f"degradation {self.degradation!r}: choose one of {', '.join(TRAINING_DEGRADATIONS)}")
+            raise OptionError(f"--degradation {self.degradation!r}: choose one of {', '.join(TRAINING_DEGRADATIONS)}")

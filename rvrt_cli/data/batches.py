@@ -46,11 +46,23 @@ def check_spec(store: ClipStore | VimeoStore, spec: BatchSpec) -> None:
     """
     height, width = (store.size, store.size) if isinstance(store, ClipStore) else store.size
     if spec.frames > store.frames:
-        raise OptionError(f"frames {spec.frames}: the clips have {store.frames}; choose fewer, or make longer clips")
+        remake = f"make longer clips with rvrt preprocess clips --frames {spec.frames}"
+        raise OptionError(
+            f"--frames {spec.frames}: the clips have {store.frames}; give --frames {store.frames}{_or_clips(store, remake)}"
+        )
     if spec.crop > min(height, width):
-        raise OptionError(f"crop {spec.crop}: the clips are {height}×{width} px; choose a smaller one")
+        largest = min(height, width) // SCALE * SCALE
+        remake = f"make larger clips with rvrt preprocess clips --size {spec.crop}"
+        raise OptionError(
+            f"--crop {spec.crop}: the clips are {width}x{height} px; give --crop {largest}{_or_clips(store, remake)}"
+        )
     if isinstance(store, VimeoStore):
         store.check_degradation(spec.degradation)
+
+
+def _or_clips(store: ClipStore | VimeoStore, remake: str) -> str:
+    """The other remedy, where the data was made by this program."""
+    return f", or {remake}" if isinstance(store, ClipStore) else ""
 
 
 def make_sample(store: ClipStore | VimeoStore, spec: BatchSpec, step: int, index: int) -> Batch:

@@ -17,8 +17,9 @@ class ClipOptions:
         OptionError: a value cannot be used; the message names the option and the remedy.
     """
 
-    frames: int = setting(7, "Frames per clip.")
-    size: int = setting(192, "Edge of a clip, high resolution [px].")
+    # At least what every recipe in rvrt_cli/train/recipes asks for, and the last stage of rvrt-tiny's training
+    frames: int = setting(12, "Frames per clip.")
+    size: int = setting(256, "Edge of a clip, high resolution [px].")
     per_photo: int = setting(16, "Clips from each photo.")
     per_video: int = setting(240, "Most clips from each video, spread over its length.")
     reduce: int = setting(2, "Factor by which videos are downscaled first, to remove compression artifacts.")

@@ -146,7 +146,7 @@ def _process_source(task: _ClipTask) -> tuple[int, dict]:
     writer.flush()
     count = sum(motions.values())
     if not count and problem is None:
-        problem = f"smaller than {options.size} px plus its motion, or without detail or movement"
+        problem = _NO_CLIPS[source.kind].format(options)
     entry = {
         "name": source.name,
         "kind": source.kind,
@@ -157,6 +157,13 @@ def _process_source(task: _ClipTask) -> tuple[int, dict]:
     if problem is not None:
         entry["problem"] = problem
     return task.index, entry | {"motions": dict(motions)}
+
+
+# Why a source that can be read gives no clips, for its options
+_NO_CLIPS = {
+    "photo": "smaller than clips of {0.size} px with their motion, or without detail; give a smaller --size",
+    "video": "no {0.frames} frames of one shot that show detail and movement; give fewer --frames",
+}
 
 
 def _photo_clips(path: Path, options: ClipOptions, rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
@@ -176,11 +183,29 @@ def _video_clips(path: Path, options: ClipOptions, rng: np.random.Generator) -> 
     span = (options.frames - 1) * float(np.dot(_STRIDES, _STRIDE_SHARES)) + 1
     per_window = options.per_video / max(1.0, estimate / span)
     left = options.per_video
-    for window in clip_windows(mark_scenes(_reduce_frames(frames, options.reduce)), options.frames, rng):
+    large_enough = _check_clip_size(path, _reduce_frames(frames, options.reduce), options)
+    for window in clip_windows(mark_scenes(large_enough), options.frames, rng):
         wanted = int(per_window) + int(rng.random() < per_window % 1)
         for clip in _moving_crops(window, min(wanted, left), options.size, rng):
             left -= 1
             yield "video", clip
+
+
+def _check_clip_size(path: Path, frames: Iterable[np.ndarray], options: ClipOptions) -> Iterator[np.ndarray]:
+    """The frames.
+
+    Raises:
+        MediaError: they are smaller than a clip.
+    """
+    for frame in frames:
+        height, width = frame.shape[:2]
+        if min(height, width) < options.size:
+            after = f" after --reduce {options.reduce}" if options.reduce > 1 else ""
+            remedy = " or a smaller --reduce" if options.reduce > 1 else ""
+            raise MediaError(
+                f"{path}: its frames are {width}x{height} px{after}, and clips {options.size} px; give a smaller --size{remedy}"
+            )
+        yield frame
 
 
 def _reduce_frames(frames: Iterable[np.ndarray], factor: int) -> Iterator[np.ndarray]:
@@ -216,8 +241,6 @@ def clip_windows(
 def _moving_crops(window: list[np.ndarray], wanted: int, size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
     """Yield up to `wanted` crops (T, S, S, 3) with detail and movement, each at least half a crop from the others."""
     room = np.array(window[0].shape[:2]) - size
-    if room.min() < 0:
-        return
     taken: list[np.ndarray] = []
     for _ in range(_DRAWS_PER_CLIP * wanted):
         corner = rng.integers(0, room, endpoint=True)

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import imageio_ffmpeg
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from rvrt_cli.errors import MediaError, OptionError
-from rvrt_cli.video.read.image_files import natural_key
+from rvrt_cli.video.read.image_files import natural_key, upright_image
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm"})
 VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".mov", ".avi", ".webm", ".mpg", ".mpeg", ".m4v", ".ts", ".y4m", ".gif"})
@@ -125,7 +125,7 @@ def read_photo(path: Path) -> np.ndarray:
     """
     try:
         with Image.open(path) as image:
-            return rgb_of(ImageOps.exif_transpose(image))
+            return rgb_of(upright_image(image))
     except UNREADABLE as error:
         raise MediaError(f"{path}: cannot be read as an image ({error}); remove or replace it") from error
 

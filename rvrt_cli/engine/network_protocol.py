@@ -8,11 +8,10 @@ from typing import Protocol
 import numpy as np
 
 from rvrt_cli.errors import MediaError
+from rvrt_cli.options import SMALLEST_FRAME
 
 # One array (N, T, H, W, C) per name, channels last, H×W the LR size of the call: axes 2 and 3 can be cut and stitched.
 NetworkState = dict[str, np.ndarray]
-
-SMALLEST_FRAME = 8  # px, both ways: one attention window
 
 
 class NetworkSizes(Protocol):

@@ -218,6 +218,19 @@ class _Pass:
         self.grid = TileGrid(height, width, tile, self._plan.overlap)
 
 
+def check_pixels(pixels: np.ndarray) -> None:
+    """Refuse what is not the pixels of a frame.
+
+    Raises:
+        ValueError: not (H, W, 3) uint8 or uint16.
+        MediaError: below 8×8 px.
+    """
+    shape, dtype = pixels.shape, pixels.dtype
+    if len(shape) != 3 or shape[2] != 3 or dtype not in (np.uint8, np.uint16):
+        raise ValueError(f"frames should be (H, W, 3) uint8 or uint16, not {shape} {dtype}")
+    check_frame_size(shape[1], shape[0])
+
+
 def _check_alike(frames: Iterable[Frame]) -> Iterator[Frame]:
     """The frames, each checked against the first.
 
@@ -228,9 +241,7 @@ def _check_alike(frames: Iterable[Frame]) -> Iterator[Frame]:
     for number, frame in enumerate(frames):
         shape, dtype = frame.pixels.shape, frame.pixels.dtype
         if first is None:
-            if len(shape) != 3 or shape[2] != 3 or dtype not in (np.uint8, np.uint16):
-                raise ValueError(f"frames should be (H, W, 3) uint8 or uint16, not {shape} {dtype}")
-            check_frame_size(shape[1], shape[0])
+            check_pixels(frame.pixels)
             first = shape, dtype
         elif (shape, dtype) != first:
             (height, width, *_), depth = first

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, fields
 
 from rvrt_cli.errors import WeightsError
@@ -78,9 +79,13 @@ class RVRTConfig:
 
     def __post_init__(self) -> None:
         for name in _PER_PART:
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-            if len(getattr(self, name)) != 3:
-                raise WeightsError(f"network configuration: {name} needs three entries, got {getattr(self, name)}")
+            value, example = getattr(self, name), json.dumps(getattr(RVRTConfig, name))
+            if not isinstance(value, list | tuple) or len(value) != 3:
+                raise WeightsError(
+                    f"network configuration: {name} {value!r}: give three {'names' if name == 'bodies' else 'numbers'}, for "
+                    f"feature extraction, branches and reconstruction, such as {example}"
+                )
+            object.__setattr__(self, name, tuple(value))
         self._check_ranges()
         self._check_choices()
         self._check_divisors()

@@ -17,6 +17,7 @@ from rvrt_cli.model.rvrt import RVRT, RecurrentState
 from rvrt_cli.ops import forget_compiled, kernels_active
 from rvrt_cli.ops.kernels import problem as kernels_problem, use_bfloat16
 from rvrt_cli.ops.kernels.cuda import cuda_problem
+from rvrt_cli.options import SMALLEST_FRAME
 from rvrt_cli.signals import defer_signals
 
 
@@ -86,8 +87,11 @@ class Network:
             (N, emit, 4H, 4W, 3) float32, not clamped, and the state after frame `emit`.
 
         Raises:
+            ValueError: arguments of other axes, types or sizes.
             OutOfMemoryError: the device cannot hold a call of this size.
         """
+        _check_frames(frames)
+        self._check_state_and_emit(frames, state, emit)
         self._choose_operands()
         if self.device.kind == "cpu":
             return_free_memory()
@@ -105,6 +109,21 @@ class Network:
             if self.device.kind != "cpu":
                 forget_compiled()
             raise
+
+    def _check_state_and_emit(self, frames: np.ndarray, state: dict[str, np.ndarray] | None, emit: int) -> None:
+        count, length, height, width, _ = frames.shape
+        if not isinstance(emit, int | np.integer) or not (
+            emit == length or (0 < emit < length and emit % self.clip_size == 0)
+        ):
+            raise ValueError(
+                f"emit {emit!r}: give the number of frames to return, all {length} or a multiple of {self.clip_size} below"
+            )
+        expected = {name: (count, *shape[1:]) for name, shape in self.state_shapes(height, width).items()}
+        if state is not None and {name: np.shape(array) for name, array in state.items()} != expected:
+            raise ValueError(
+                "state: not of this network and these frames; give what the call for the frames just before returned, or None "
+                "at the start of a scene"
+            )
 
     def _choose_operands(self) -> None:
         """Of the CPU kernels, which all networks of the process share: the last one may have had another precision."""
@@ -138,3 +157,21 @@ class Network:
 
     def _array(self, tensor: Tensor) -> np.ndarray:
         return tensor.asnumpy().astype(np.float32, copy=False)
+
+
+def _check_frames(frames: np.ndarray) -> None:
+    """Refuse frames that are not (N, T, H, W, 3) floating-point numbers, as the first call of a network often is."""
+    shape = np.shape(frames)
+    if not isinstance(frames, np.ndarray) or len(shape) != 5 or shape[-1] != 3 or 0 in shape:
+        raise ValueError(f"frames: expected a NumPy array (N, T, H, W, 3), not {type(frames).__name__} {shape}")
+    if min(shape[2:4]) < SMALLEST_FRAME:
+        raise ValueError(
+            f"frames: {shape[3]}x{shape[2]} px; the network needs at least {SMALLEST_FRAME}x{SMALLEST_FRAME}"
+        )
+    if frames.dtype.kind == "u":
+        top = np.iinfo(frames.dtype).max
+        raise ValueError(
+            f"frames: expected float32 in [0, 1], not {frames.dtype}; divide by {top}, or use upscale_frames"
+        )
+    if frames.dtype.kind != "f":
+        raise ValueError(f"frames: expected float32 in [0, 1], not {frames.dtype}")

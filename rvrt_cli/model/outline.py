@@ -36,7 +36,7 @@ class NetworkOutline:
     @property
     def notes(self) -> list[str]:
         """Warnings for the user before work starts, one line each."""
-        if self.card.get("trained", True):
+        if self.card.get("trained") is not False:
             return []
         return [f"the network {self.card['name']} is untrained: the result is little better than bilinear upscaling"]
 

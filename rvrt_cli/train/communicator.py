@@ -20,6 +20,10 @@ class Communicator:
         """The mean of `x`, float32 (n,), over all ranks; bit-identical on each."""
         return ops.AllReduce()(Tensor(x)).asnumpy() / np.float32(self.size) if self.size > 1 else x
 
+    def mean_of(self, number: float) -> float:
+        """The mean of one number over all ranks, in float32 where there are several."""
+        return float(self.mean(np.array([number], np.float32))[0]) if self.size > 1 else number
+
     def all_equal(self, number: int) -> bool:
         """Whether `number`, below 2^24, is equal on all ranks."""
         ours = np.array([number, number**2 % 4093], np.float32)

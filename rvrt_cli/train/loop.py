@@ -13,6 +13,7 @@ from rvrt_cli.data.batches import Batch, mirrored
 from rvrt_cli.device import use_device
 from rvrt_cli.errors import RvrtError
 from rvrt_cli.msrun import join_ranks
+from rvrt_cli.train.run_clock import RunClock
 from rvrt_cli.train.run_recorder import LogRecord, RunRecorder
 from rvrt_cli.train.schedule import learning_rate
 from rvrt_cli.train.starting_weights import starting_weights
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def train(options: TrainOptions, report: Callable[[LogRecord], None], in_ranks: bool = False) -> dict[str, Any]:
-    """Train until the last step, the time limit, or a signal; continue from the newest checkpoint, if there is one.
+    """Train until the last step, the end of the time, or a signal; continue from the newest checkpoint, if there is one.
 
     Args:
         options: as returned by `rvrt_cli.train.setup.prepare_run`.
@@ -38,43 +39,46 @@ def train(options: TrainOptions, report: Callable[[LogRecord], None], in_ranks: 
         in_ranks: this process is one of several that msrun started.
 
     Returns:
-        "rank", "step", "steps", "reason" (why it stopped early, or ""), "resume" (whether steps are left), "skipped" (number
+        "rank", "step", "steps", "reason" (why it stopped early, or ""), "resume" (whether the end was not reached), "skipped" (number
         of skipped steps) and "best" (best validation gain over bicubic [dB], or None).
 
     Raises:
         RvrtError: data or weights cannot be used, or too many steps were not finite.
     """
+    began = time.monotonic()
     # device and ranks: before MindSpore is imported anywhere else
     device = use_device(options.device, precision=options.precision, threads=options.rank_threads)
     from rvrt_cli.train.communicator import Communicator
 
     communicator = Communicator(*join_ranks()) if in_ranks else Communicator()
-    stop_request = StopRequest(options.minutes)
+    stop_request = StopRequest()
 
     # starting weights, or the state of the run; files are written by the first rank only
     learner = _restore_learner(options, device, communicator)
     counters = learner.counters
+    clock = RunClock(options, counters, began, communicator.mean_of)
     recorder = RunRecorder(options, learner, report) if communicator.rank == 0 else None
 
     # steps
     stop = False
     with stop_request.handling_signals(), _open_loader(options, counters.step, communicator) as loader:
-        while counters.step < options.steps and not stop:
+        while not (clock.ended or stop):
             # batch
-            began = time.monotonic()
+            step_began = time.monotonic()
             low, high = _next_batch(loader, recorder, options.mirror)
-            waited = time.monotonic() - began
+            waited = time.monotonic() - step_began
 
             # forward, backward, optimizer
-            rate = learning_rate(options, counters.step)
+            rate = learning_rate(options, counters.step, clock.schedule_steps)
             result = learner.step(low, high, rate, bool(stop_request))
             stop = result.stop  # agreed among the ranks
-            seconds = time.monotonic() - began
+            seconds = time.monotonic() - step_began
             counters.trained += seconds
+            clock.count_step()
 
             # log, validation, checkpoint
             if recorder:
-                recorder.record_step(result, rate, seconds, waited)
+                recorder.record_step(result, rate, seconds, waited, ended=clock.ended)
 
     # outcome
     if recorder:
@@ -84,7 +88,7 @@ def train(options: TrainOptions, report: Callable[[LogRecord], None], in_ranks: 
         "step": counters.step,
         "steps": options.steps,
         "reason": stop_request.reason or ("another rank was asked to stop" if stop else ""),
-        "resume": counters.step < options.steps,
+        "resume": not clock.ended,
         "skipped": counters.skipped,
         "best": counters.best,
     }

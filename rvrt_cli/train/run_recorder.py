@@ -64,17 +64,17 @@ class RunRecorder:
         write_recipe(self._output / RECIPE_FILE, options)
         self._log = TrainingLog(self._output, learner.counters.step)
 
-    def record_step(self, result: StepResult, rate: float, seconds: float, waited: float) -> None:
+    def record_step(self, result: StepResult, rate: float, seconds: float, waited: float, *, ended: bool) -> None:
         """Log a step, then validate and save if either is due after it.
 
         Args:
             rate: its learning rate.
             seconds: its duration [s].
             waited: the part of it that was spent waiting for the batch [s].
+            ended: whether it was the last one.
         """
         options, step = self._options, self._counters.step
         self._log_step(result, rate, seconds, waited)
-        ended = step == options.steps
         try:
             if options.val_every and (step % options.val_every == 0 or ended):
                 self.validate()
@@ -92,7 +92,8 @@ class RunRecorder:
         }
         if result.skipped:
             record["skipped"] = self._counters.skipped
-        self._write(record | {"seconds": round(seconds, 3), "waited": round(waited, 3)})
+        times = {"seconds": seconds, "waited": waited, "elapsed": self._counters.elapsed}
+        self._write(record | {name: round(time, 3) for name, time in times.items()})
 
     def save(self) -> None:
         """Write a checkpoint, and the averaged weights as a weights file."""
@@ -147,7 +148,7 @@ class RunRecorder:
     def _save_weights(self, name: str, scores: LogRecord) -> None:
         options, counters = self._options, self._counters
         card = {
-            "name": options.model,
+            "name": f"{self._output.name} ({options.model})",  # not the preset's: these are the user's own
             "trained": counters.step > 0,
             "degradation": options.degradation,
             "data": f"{self._clip_count} clips",

@@ -11,6 +11,7 @@ from typing import Any
 
 from rvrt_cli.data.batches import check_spec, open_store
 from rvrt_cli.data.sources import VIDEO_SUFFIXES, files_of
+from rvrt_cli.device import check_device
 from rvrt_cli.errors import OptionError
 from rvrt_cli.files import locked
 from rvrt_cli.train.train_options import TrainOptions, default_value, flag, preset_recipe, read_recipe
@@ -24,8 +25,8 @@ RECIPE_FILE = "recipe.toml"
 def resolve_options(given: dict[str, Any], recipe: Path | None, resume: bool) -> TrainOptions:
     """Options from the defaults, a recipe and the command line, in order of increasing precedence.
 
-    The recipe is `recipe`, else that of the run to resume, else the preset's. Its [network] belongs to its model, and is
-    ignored with another --model.
+    The recipe is `recipe`, else that of the run to resume, else the preset's. What a recipe leaves open is taken from that
+    of its model's preset. Its [network] belongs to its model, and is ignored with another --model.
 
     Args:
         given: values by field name, only those on the command line.
@@ -41,11 +42,13 @@ def resolve_options(given: dict[str, Any], recipe: Path | None, resume: bool) ->
     if recipe is None:
         recipe = preset_recipe(given.get("model", TrainOptions.model))
     values = read_recipe(recipe)
-    if given.get("model", values.get("model")) != values.get("model"):
+    values.setdefault("model", TrainOptions.model)
+    if given.get("model", values["model"]) != values["model"]:
         values.pop("network", None)
     if "network" in given:
         given = {**given, "network": {**values.get("network", {}), **given["network"]}}
-    return TrainOptions(**{**values, **given})
+    preset = {} if resume else read_recipe(preset_recipe({**values, **given}["model"]))  # a run's own recipe has all
+    return TrainOptions(**{**preset, **values, **given})
 
 
 def prepare_run(options: TrainOptions, resume: bool) -> TrainOptions:
@@ -53,7 +56,7 @@ def prepare_run(options: TrainOptions, resume: bool) -> TrainOptions:
 
     Raises:
         OptionError: something is missing, does not fit, or would be overwritten.
-        RvrtError: the newest checkpoint is damaged.
+        RvrtError: the newest checkpoint is damaged, or there is no such device.
     """
     if not options.data or not options.output:
         missing = "--data" if not options.data else "--output"
@@ -68,6 +71,7 @@ def prepare_run(options: TrainOptions, resume: bool) -> TrainOptions:
         raise OptionError(f"--val {options.val}: no videos to validate on; expected files such as .mp4 or .mpg")
     if options.spynet and not options.config.spynet:
         raise OptionError(f"--spynet: {options.model} has no SpyNet; remove this option")
+    check_device(options.device, options.precision)
     output = Path(options.output)
     if not resume and (read_log(output / LOG_FILE) or list_checkpoints(output)):
         raise OptionError(f"{output}: holds a training run; resume it with --resume, or choose another --output")
@@ -89,6 +93,11 @@ def _check_resume(options: TrainOptions, newest: Path) -> None:
     if options.steps < counters.step:
         raise OptionError(
             f"--steps {options.steps}: {counters.step} are already done; give more, or choose another --output"
+        )
+    if 0 < 60 * options.minutes <= counters.elapsed and counters.step < options.steps:
+        raise OptionError(
+            f"--minutes {options.minutes:g}: the run has had {counters.elapsed / 60:.1f}; give more, 0 to set no limit, or "
+            "choose another --output"
         )
     recipe = Path(options.output) / RECIPE_FILE
     written = read_recipe(recipe) if recipe.is_file() else {}

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests to stop a run: SIGTERM, Ctrl-C, or the end of its time. Does not import MindSpore."""
+"""Requests to stop a run: SIGTERM or Ctrl-C. Does not import MindSpore."""
 
 from __future__ import annotations
 
-import math
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,19 +11,12 @@ from rvrt_cli.signals import handle_signals
 
 
 class StopRequest:
-    """True once the run is to stop; `reason` says why. A second Ctrl-C interrupts at once.
+    """True once the run is to stop; `reason` says why. A second Ctrl-C interrupts at once."""
 
-    Args:
-        minutes: time limit [min]; 0: none.
-    """
-
-    def __init__(self, minutes: float) -> None:
-        self._until = time.monotonic() + 60 * minutes if minutes else math.inf
+    def __init__(self) -> None:
         self.reason = ""
 
     def __bool__(self) -> bool:
-        if not self.reason and time.monotonic() >= self._until:
-            self.reason = "the time is up"
         return bool(self.reason)
 
     @contextmanager

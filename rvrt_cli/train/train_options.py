@@ -107,7 +107,11 @@ class TrainOptions:
     held_out: float = setting(0.02, "Share of the sources held out for validation if there is no --val [0 to below 1].")
     save_every: int = setting(1_000, "Checkpoint interval [steps].")
     keep: int = setting(3, "Number of checkpoints to keep.")
-    minutes: float = setting(0.0, "Time limit, after which a checkpoint is written [min]; 0 sets none.", shown="none")
+    minutes: float = setting(
+        0.0,
+        "Time of the whole run, resumed or not, with which the learning rate schedule ends [min]; 0 leaves it to --steps.",
+        shown="0",
+    )
 
     device: str = setting("auto", DEVICE_HELP)
     precision: str = setting("float32", "Precision: float32, or float16 with a dynamic loss scale on gpu and ascend.")
@@ -191,7 +195,7 @@ def preset_recipe(model: str) -> Path:
     Raises:
         OptionError: there is no such preset.
     """
-    if model not in PRESETS:
+    if model not in list(PRESETS):  # a list: from a recipe, it may be anything
         raise OptionError(f"--model {model!r}: choose one of {', '.join(PRESETS)}")
     return RECIPES / f"{model}.toml"
 

@@ -13,7 +13,7 @@ INITIAL_LOSS_SCALE = 2.0**16  # with float16 (Micikevicius et al. 2018)
 LOSS_SCALE_INTERVAL = 2000  # steps without overflow after which the loss scale doubles
 SKIP_WINDOW = 100  # steps among which skipped ones are counted
 
-_FLOAT_COUNTERS = ("loss_scale", "best", "trained")
+_FLOAT_COUNTERS = ("loss_scale", "best", "trained", "elapsed")
 _LIST_COUNTERS = ("recent_skips", "updates")
 _FORMER_NAMES = {"judged": "validation_id"}  # in checkpoints of earlier versions
 
@@ -31,6 +31,7 @@ class TrainingCounters:
         best: best mean gain over bicubic so far [dB].
         validation_id: identity of the validation that measured `best`; "" where it is unknown.
         trained: training time [s].
+        elapsed: training time, starts, validations and checkpoints included [s].
         updates: steps of Adam, per parameter group.
     """
 
@@ -42,6 +43,7 @@ class TrainingCounters:
     best: float | None = None
     validation_id: str = ""
     trained: float = 0.0
+    elapsed: float = 0.0
     updates: list[int] = field(default_factory=list)
 
     @classmethod
@@ -59,6 +61,7 @@ class TrainingCounters:
         best = entries.get("best")
         if isinstance(best, float) and not _is_finite(best):  # earlier versions took such scores for the best
             entries["best"] = None
+        entries.setdefault("elapsed", entries.get("trained", 0.0))  # earlier versions counted only that
         for name, value in entries.items():
             if not _is_valid_counter(name, value):
                 raise ValueError(f"its counter {name} is damaged")

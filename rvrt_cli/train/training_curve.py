@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from itertools import accumulate
 from pathlib import Path
 
 from rvrt_cli.files import write_atomically
@@ -11,12 +12,16 @@ from rvrt_cli.plot import Axes, PlotLine, canvas, draw_diagram, png
 from rvrt_cli.train.training_log import read_log
 from rvrt_cli.train.training_state import RESUME_REMEDY
 
-_IMAGE_SIZE, _LEFT_MARGIN, _RIGHT_MARGIN, _PANEL_MARGIN = (960, 720), 70, 20, 40  # px
+_IMAGE_SIZE, _LEFT_MARGIN, _RIGHT_MARGIN, _PANEL_MARGIN = (960, 720), 95, 20, 45  # px
 _MAX_POINTS = 400  # per line; more are averaged
+_SMOOTHED_SHARE = 0.05  # of the steps, which each point of the smoothed loss is the mean of
 
 
 def draw_curve(log: Path, target: Path) -> None:
-    """Plot the log's losses (logarithmic) and validation gains [dB] as a PNG; no file while no loss is finite."""
+    """Plot the log's losses (logarithmic), also smoothed, and below them validation gains [dB], if there are any, as a PNG.
+
+    No file is written while no loss is finite.
+    """
     records = read_log(log)
     losses = [(r["step"], math.log10(r["loss"])) for r in records if _is_plausible(r.get("loss")) and r["loss"] > 0]
     if not losses:
@@ -29,13 +34,22 @@ def draw_curve(log: Path, target: Path) -> None:
                 gains.setdefault(name, []).append((record["step"], gain))
     image, draw = canvas(*_IMAGE_SIZE)
     steps = (losses[0][0], max(losses[-1][0], losses[0][0] + 1))
-    half, right = _IMAGE_SIZE[1] // 2, _IMAGE_SIZE[0] - _RIGHT_MARGIN
-    loss = {"loss (Charbonnier, logarithmic)": _downsample_line(losses)}
-    upper = (_LEFT_MARGIN, _PANEL_MARGIN, right, half - _PANEL_MARGIN)
-    draw_diagram(draw, Axes(upper, steps, lambda y: f"{10**y:.4f}"), loss)
-    named = {f"{name}: Y-PSNR over bicubic [dB]": line for name, line in gains.items()}
-    lower = (_LEFT_MARGIN, half + _PANEL_MARGIN, right, _IMAGE_SIZE[1] - _PANEL_MARGIN)
-    draw_diagram(draw, Axes(lower, steps, lambda y: f"{y:+.2f}", empty="no validation yet"), named)
+    panels = 2 if gains else 1
+    boxes = [
+        (
+            _LEFT_MARGIN,
+            _IMAGE_SIZE[1] * panel // panels + _PANEL_MARGIN,
+            _IMAGE_SIZE[0] - _RIGHT_MARGIN,
+            _IMAGE_SIZE[1] * (panel + 1) // panels - _PANEL_MARGIN,
+        )
+        for panel in range(panels)
+    ]
+    axes = Axes(boxes[0], steps, lambda y: f"{10**y:.4f}", x_title="step", y_title="Charbonnier loss, logarithmic")
+    smoothed = {"training loss, smoothed": _downsample_line(_smooth_line(losses))}
+    draw_diagram(draw, axes, smoothed, behind={"training loss": _downsample_line(losses)})
+    if gains:
+        axes = Axes(boxes[1], steps, lambda y: f"{y:+.2f}", x_title="step", y_title="Y-PSNR over bicubic [dB]")
+        draw_diagram(draw, axes, {f"validation, {name}": line for name, line in gains.items()})
     write_atomically(target, png(image), RESUME_REMEDY)
 
 
@@ -48,3 +62,14 @@ def _downsample_line(line: PlotLine) -> PlotLine:
     size = -(-len(line) // _MAX_POINTS)
     parts = [line[k : k + size] for k in range(0, len(line), size)]
     return [(part[-1][0], sum(y for _, y in part) / len(part)) for part in parts]
+
+
+def _smooth_line(line: PlotLine) -> PlotLine:
+    """Each point the mean of those around it, `_SMOOTHED_SHARE` of all; fewer near the ends."""
+    reach = int(_SMOOTHED_SHARE * len(line) / 2)
+    sums = [0.0, *accumulate(y for _, y in line)]
+    smoothed = []
+    for k, (x, _) in enumerate(line):
+        first, end = max(0, k - reach), min(len(line), k + reach + 1)
+        smoothed.append((x, (sums[end] - sums[first]) / (end - first)))
+    return smoothed

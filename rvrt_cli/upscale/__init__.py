@@ -6,11 +6,13 @@
   target where finished segments are kept until the target is complete.
 - `compute` is the way of a frame: reader, engine, network, writer, segment by segment; `progress` says how far it is.
 - `run` computes what is missing, assembles the target and publishes it.
+- `frames` takes frames in memory the same way, without a job.
 - `distribute` distributes the scenes of one video among several ranks; `upscale_rank` is one of them.
 """
 
+from rvrt_cli.upscale.frames import upscale_frames
 from rvrt_cli.upscale.job import Job, load_network, prepare
 from rvrt_cli.upscale.progress import Progress
 from rvrt_cli.upscale.run import run, upscale_video
 
-__all__ = ["Job", "Progress", "load_network", "prepare", "run", "upscale_video"]
+__all__ = ["Job", "Progress", "load_network", "prepare", "run", "upscale_frames", "upscale_video"]

@@ -116,11 +116,12 @@ def resize_frame(frame: Frame, target: Target) -> Frame:
     size = target.height, target.width
     if frame.pixels.shape[:2] == size and (frame.alpha is None or frame.alpha.shape == size):
         return frame
-    alpha = None if frame.alpha is None else _resized(frame.alpha[..., None], size)[..., 0]
-    return replace(frame, pixels=_resized(frame.pixels, size), alpha=alpha)
+    alpha = None if frame.alpha is None else resize_levels(frame.alpha[..., None], size)[..., 0]
+    return replace(frame, pixels=resize_levels(frame.pixels, size), alpha=alpha)
 
 
-def _resized(levels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resize_levels(levels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Integer pixels (H, W, C) at another size (H, W), by `imresize`."""
     if levels.shape[:2] == size:
         return levels
     return round_levels(imresize(levels.astype(np.float32), size=size), levels.dtype)

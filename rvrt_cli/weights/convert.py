@@ -54,15 +54,27 @@ def read_published(source: Path, card: dict | None = None) -> NetworkWeights:
                 f"{source}: {sanitize(name)} holds values that are not finite floating-point numbers; "
                 "damaged, or its training has diverged"
             )
-    entry = match_published(source.name)
-    known = entry.card(source.name, checkpoint.sha256) if entry else _unknown_card(source, checkpoint.sha256)
-    return NetworkWeights(weights, config, known | (card or {}))
+    card, initial = card or {}, _are_initial(weights)
+    entry = None if initial else match_published(source.name)
+    if entry:
+        known = entry.card(source.name, checkpoint.sha256)
+    else:
+        trained = True if {"data", "degradation"} & card.keys() else None
+        known = _unknown_card(source, checkpoint.sha256, False if initial else trained)
+    return NetworkWeights(weights, config, known | card)
 
 
-def _unknown_card(source: Path, sha256: str) -> dict:
+def _are_initial(weights: dict[str, np.ndarray]) -> bool:
+    """Whether no step of training can have been made: the scales of all LayerNorms are 1 and their offsets 0."""
+    scales = [array for name, array in weights.items() if name.endswith(("norm1.weight", "norm2.weight"))]
+    offsets = [array for name, array in weights.items() if name.endswith(("norm1.bias", "norm2.bias"))]
+    return bool(scales) and all((array == 1).all() for array in scales) and not any(array.any() for array in offsets)
+
+
+def _unknown_card(source: Path, sha256: str, trained: bool | None) -> dict:
     return {
         "name": source.stem,
-        "trained": True,
+        "trained": trained,
         "degradation": "none",
         "license": "unknown: see the publisher of the source",
         "source": source.name,

@@ -25,6 +25,7 @@ from rvrt_cli.weights.safe_pickle import StorageToken, TensorToken, read_pickle,
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
+_PARALLEL_PREFIX = "module."
 _STATE_DICT_KEYS = ("params_ema", "params", "state_dict")  # nested by training code; averaged weights are preferred
 _MAX_CHECKPOINT_BYTES = 1 << 30  # published: 45 MB; three times that with a training state
 _MAX_AXES = 8
@@ -44,7 +45,8 @@ class Checkpoint:
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read the named tensors of a PyTorch checkpoint.
 
-    The tensors are the outermost dict, or the one that it holds under "params_ema", "params" or "state_dict".
+    The tensors are the outermost dict, or the one that it holds under "params_ema", "params" or "state_dict". The prefix
+    "module." that PyTorch's DataParallel puts before all names is removed.
 
     Raises:
         WeightsError: no such file, not a checkpoint, damaged, or naming anything but tensors.
@@ -236,7 +238,8 @@ def _named_tensors(content: object, path: Path) -> dict[str, TensorToken]:
             raise WeightsError(
                 f"{path}: entry {sanitize(name)} is not a tensor; give a checkpoint of the network's state_dict alone"
             )
-    return content
+    prefix = _PARALLEL_PREFIX if all(name.startswith(_PARALLEL_PREFIX) for name in content) else ""
+    return {name.removeprefix(prefix): value for name, value in content.items()}
 
 
 def _view(tensor: TensorToken, read_storage: _StorageReader, where: str) -> np.ndarray:

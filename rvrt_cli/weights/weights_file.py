@@ -48,8 +48,8 @@ def save_weights(path: Path, arrays: dict[str, np.ndarray], config: RVRTConfig, 
 
     Args:
         arrays: float32 or float16, any strides.
-        card: the model card as plain values: "name" (text), "trained" (bool), "degradation" (one of
-            TRAINED_DEGRADATIONS) and, where known, "data", "license", "scores", "source", "source_sha256".
+        card: the model card as plain values: "name" (text), "trained" (bool, or None where it is unknown), "degradation"
+            (one of TRAINED_DEGRADATIONS) and, where known, "data", "license", "scores", "source", "source_sha256".
     Raises:
         WeightsError: invalid card, unsupported array type, or `path` cannot be written.
     """
@@ -183,9 +183,10 @@ def _parse_metadata(metadata: dict[str, str] | None, path: Path) -> tuple[RVRTCo
 
 def _check_card(card: object, path: Path) -> None:
     """Validate the entries that commands rely on."""
-    if not isinstance(card, dict) or not isinstance(card.get("name"), str) or not isinstance(card.get("trained"), bool):
+    trained = card.get("trained", "") if isinstance(card, dict) else ""
+    if not isinstance(card, dict) or not isinstance(card.get("name"), str) or not isinstance(trained, bool | None):
         raise WeightsError(
-            f'{path}: its model card needs "name" (text) and "trained" (true or false); damaged, or not written by rvrt'
+            f'{path}: its model card needs "name" (text) and "trained" (true, false or null); damaged, or not written by rvrt'
         )
     if card.get("degradation") not in TRAINED_DEGRADATIONS:
         names = ", ".join(TRAINED_DEGRADATIONS)

@@ -31,6 +31,16 @@ def test_the_display_shows_loss_psnr_pace_and_time_left() -> None:
     assert report.figures(far) == "loss 0.25000, 31.00 dB, 1.50 s/step, 4 h 07 min left"
 
 
+def test_with_minutes_the_time_left_is_theirs() -> None:
+    report = TrainingReport(SilentDisplay(), steps=40_000, minutes=60)
+    for step in range(1, 101):
+        record = {"step": step, "loss": 0.25, "psnr": 31.0, "seconds": 2.0, "elapsed": 600.0 + 2 * step}
+        report.update(record)
+    assert report.figures(record) == "loss 0.25000, 31.00 dB, 2.00 s/step, 46 min 40 s left"
+    options = TrainOptions(data="d", output="o", minutes=60, val_every=0)
+    assert "60 min, 300000 steps at most, of 8 samples" in "\n".join(run_lines(options))
+
+
 def test_a_log_has_the_first_and_the_last_step_and_each_validation(capsys: pytest.CaptureFixture) -> None:
     report = TrainingReport(LineDisplay("steps", interval=100.0, at_once=True), steps=3)
     for step in (1, 2, 3):

@@ -251,13 +251,35 @@ def test_command_reports_what_it_cannot_use(material: Path, tmp_path: Path) -> N
     ]
     arguments += ["--size", "64", "--frames", "4", "--per-photo", "2", "--workers", "1"]
     result = CliRunner().invoke(preprocess_group, arguments)
-    assert result.exit_code == 1, result.output
+    assert result.exit_code == 0, result.output  # && rvrt train goes on
     assert "2 clips" in result.output
     assert "2 photos and 1 video: " in result.output
-    assert "\n2 sources could not be used to the end:\n  broken.jpg: cannot be read as an image" in result.output
+    listed = "\nrvrt: warning: 2 sources could not be used to the end:\n  broken.jpg: cannot be read as an image"
+    assert listed in result.output
     assert "\n  text.mp4: cannot be read as a video" in result.output
     assert len(ClipStore(output)) == 2
     assert len(json.loads((output / CLIP_MANIFEST).read_text())["problems"]) == 2
+    strict = CliRunner().invoke(preprocess_group, [*arguments, "--overwrite", "--strict"])
+    assert (strict.exit_code, len(ClipStore(output))) == (1, 2)
+    arguments.remove(str(material / "photo1.png"))
+    nothing = CliRunner().invoke(preprocess_group, [*arguments, "--overwrite"])
+    assert nothing.exit_code == 1
+    assert isinstance(nothing.exception, OptionError)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"size": 128}, "its frames are 120x100 px after --reduce 2, and clips 128 px; give a smaller --size or"),
+        ({"size": 204, "reduce": 1}, "its frames are 240x200 px, and clips 204 px; give a smaller --size$"),
+        ({"frames": 41}, "no 41 frames of one shot that show detail and movement; give fewer --frames"),
+    ],
+)
+def test_a_video_without_clips_names_the_option(material: Path, tmp_path: Path, options: dict, problem: str) -> None:
+    with pytest.raises(OptionError, match=rf"none of 1 source gave a clip; the first: pan\.mp4: {problem}"):
+        make_clips(
+            [Source(material / "pan.mp4", "pan.mp4", "video", "x")], tmp_path, ClipOptions(**{"size": 64, **options})
+        )
 
 
 def test_16_bit_gray_is_reduced_and_32_bits_per_channel_are_refused(tmp_path: Path) -> None:

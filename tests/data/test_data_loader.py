@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training batches: contents; equal for any number of workers, ranks and restarts; and worker processes that end."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -160,7 +161,7 @@ def test_bad_data_and_specs_are_refused_at_once(clips: Path, tmp_path: Path) -> 
         BatchLoader(tmp_path, SPEC)
     with pytest.raises(OptionError, match="clips have 5"):
         BatchLoader(clips, BatchSpec(frames=6, crop=48))
-    with pytest.raises(OptionError, match="64×64 px"):
+    with pytest.raises(OptionError, match="64x64 px"):
         BatchLoader(clips, BatchSpec(frames=2, crop=128))
     with pytest.raises(OptionError, match="choose one of bi, bd, video"):
         BatchSpec(degradation="bicubic")
@@ -278,6 +279,16 @@ def test_death_of_a_worker_is_reported(clips: Path) -> None:
         worker.kill()
         with pytest.raises(RvrtError, match=r"a worker process that makes training batches died.*--resume"):
             list(islice(loader, 50))
+    assert not worker.is_alive()
+
+
+def test_sigterm_to_the_whole_job_leaves_the_workers_to_the_process_that_trains(clips: Path) -> None:
+    """As `timeout` and batch systems send it: the next batches still come, so that a checkpoint can be written."""
+    with BatchLoader(clips, SPEC, workers=1) as loader:
+        next(loader)
+        [(worker, _)] = loader._workers
+        os.kill(worker.pid, signal.SIGTERM)
+        assert len(list(islice(loader, 12))) == 12  # more than were ready
     assert not worker.is_alive()
 
 

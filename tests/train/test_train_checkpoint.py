@@ -159,7 +159,7 @@ def test_the_curve_falls_where_the_loss_does(tmp_path: Path) -> None:
     with Image.open(tmp_path / "curve.png") as image:
         pixels = np.asarray(image.convert("RGB")).astype(int)
     blue = (pixels == (31, 119, 180)).all(-1)
-    blue[:45] = blue[360 - 25 : 360 + 45] = False  # captions
+    blue[:45] = blue[360 - 45 : 360 + 45] = False  # names, numbers and titles
     upper, lower = blue[:360], blue[360:]
     rows = [np.nonzero(upper[:, column])[0].mean() for column in (100, 500, 900)]
     assert rows[0] < rows[1] < rows[2]
@@ -167,6 +167,39 @@ def test_the_curve_falls_where_the_loss_does(tmp_path: Path) -> None:
     assert rows[0] > rows[1] > rows[2]
     draw_curve(tmp_path / "none.jsonl", tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
+
+
+def _curve(folder: Path, records: list[dict]) -> np.ndarray:
+    """The pixels (H, W, 3) of the curve of a log."""
+    (folder / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    draw_curve(folder / "log.jsonl", folder / "curve.png")
+    with Image.open(folder / "curve.png") as image:
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+def test_the_curve_shows_a_smooth_line_in_front_of_the_noise(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).uniform(-1, 1, 400)
+    losses = 0.1 * 2.0 ** (noise + np.where(np.arange(400) < 200, 1, -1))
+    pixels = _curve(tmp_path, [{"step": step, "loss": loss} for step, loss in enumerate(losses, 1)])
+    blue, pale = (pixels == (31, 119, 180)).all(-1), (pixels == (188, 214, 232)).all(-1)
+    heights = [np.ptp(np.nonzero(line[45:675, 150:450])[0]) for line in (blue, pale)]
+    assert heights[0] < heights[1] / 3
+    left, right = (np.nonzero(blue[45:675, part])[0].mean() for part in (slice(150, 450), slice(600, 900)))
+    assert right - left == pytest.approx(0.5 * 630 / 1.1, rel=0.15)  # a factor of 4 where all of it is 16
+
+
+def test_the_curve_has_axis_titles_and_no_empty_panel(tmp_path: Path) -> None:
+    records = [{"step": step, "loss": 0.1 / step} for step in range(1, 100)]
+    grid = (225, 225, 225)
+    for gain, lines in (([], 6), ([{"step": 99, "gain": {"clean": 0.5}}], 12)):
+        pixels = _curve(tmp_path, records + gain)
+        assert (pixels[:, 500:520] == grid).all((1, 2)).sum() >= lines - 2, "a curve may cover some of the lines"
+        assert (pixels[:, 500:520] == grid).all((1, 2)).sum() <= lines
+        titles = pixels[:, :25].min((1, 2)) < 128  # turned, left of the numbers
+        for panel in np.split(titles, lines // 6):
+            rows = np.nonzero(panel)[0]
+            assert abs(rows.mean() - len(panel) / 2) < 20, "centered"
+            assert np.ptp(rows) > 100
 
 
 @searching(50)

@@ -2,12 +2,15 @@
 """Adam, the moving average and the learning rate schedules against their formulas in float64."""
 
 import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
+from rvrt_cli.train.run_clock import RunClock
 from rvrt_cli.train.schedule import learning_rate
 from rvrt_cli.train.train_options import TrainOptions
+from rvrt_cli.train.training_counters import TrainingCounters
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])
@@ -61,3 +64,57 @@ def test_warm_up_and_one_cycle_rise_linearly_and_then_fall() -> None:
     assert np.all(np.diff(rates[300:]) < 0)
     constant = TrainOptions(steps=1000, rate=1e-3, schedule="constant", warmup=10)
     assert {learning_rate(constant, step) for step in range(10, 1000)} == {1e-3}
+
+
+@dataclass
+class Start:
+    """One start of a run on a clock of its own: 20 s of compiling, steps of 0.5 s, 20 s of validation every 100 steps."""
+
+    options: TrainOptions
+    counters: TrainingCounters
+    now: float = 1000.0
+
+    def rates(self, steps: int | None = None) -> list[float]:
+        """Learning rates, of all steps until the end of the run or of `steps` steps."""
+        clock = RunClock(self.options, self.counters, self.now, lambda seconds: seconds, lambda: self.now)
+        self.now += 20
+        rates: list[float] = []
+        while not clock.ended and len(rates) != steps:
+            rates.append(learning_rate(self.options, self.counters.step, clock.schedule_steps))
+            self.counters.step += 1
+            self.now += 0.5
+            clock.count_step()
+            self.now += 20 * (self.counters.step % 100 == 0)
+        return rates
+
+
+def test_with_minutes_the_schedule_ends_when_the_time_does() -> None:
+    options = TrainOptions(steps=40_000, rate=1e-3, final_rate=1e-6, warmup=200, minutes=30)
+    counters = TrainingCounters()
+    rates = Start(options, counters).rates()
+    assert 1800 <= counters.elapsed < 1821
+    assert 2300 < len(rates) < 2700  # 1780 s at 0.7 s a step
+    assert max(rates) == pytest.approx(1e-3, rel=0.01)
+    assert 190 <= rates.index(max(rates)) <= 201  # warm-up is shorter than a tenth, and so as long as asked for
+    assert rates[-1] < 1e-5
+    middle = rates[len(rates) // 2]  # half a cosine is half way down at its middle, a little later for the warm-up
+    assert 4.8e-4 < middle < 6.5e-4
+
+
+def test_a_resumed_run_has_the_minutes_that_are_left() -> None:
+    options = TrainOptions(steps=40_000, rate=1e-3, final_rate=1e-6, minutes=30)
+    counters = TrainingCounters()
+    first = Start(options, counters).rates(steps=1000)
+    resumed = Start(options, counters, now=77_000.0).rates()
+    assert 1800 <= counters.elapsed < 1821
+    assert 1.1e-3 > resumed[2] > 0.9 * first[-1]
+    assert resumed[-1] < 1e-5
+
+
+def test_minutes_beyond_the_steps_change_nothing_and_few_shorten_the_warm_up() -> None:
+    options = TrainOptions(steps=300, rate=1e-3, warmup=20)
+    plain = [learning_rate(options, step) for step in range(300)]
+    assert Start(replace(options, minutes=60), TrainingCounters()).rates() == pytest.approx(plain)
+    short = Start(replace(options, steps=40_000, warmup=500, minutes=3), TrainingCounters()).rates()
+    assert max(short) > 0.9e-3  # although there are fewer than 500 steps
+    assert short[-1] < 2e-5

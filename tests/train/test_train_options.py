@@ -12,12 +12,14 @@ from helpers.fuzzing import PLAIN, damaged, refusals, searching
 from helpers.train_runs import make_store, prepared
 from hypothesis import given, strategies as st
 
-from rvrt_cli.data.batches import open_store
-from rvrt_cli.errors import OptionError, WeightsError
+from rvrt_cli import device
+from rvrt_cli.data.batches import check_spec, open_store
+from rvrt_cli.data.clip_options import ClipOptions
+from rvrt_cli.errors import OptionError, RvrtError, WeightsError
 from rvrt_cli.model.config import PRESETS
 from rvrt_cli.train.setup import locked_run, prepare_run, resolve_options
 from rvrt_cli.train.starting_weights import starting_weights
-from rvrt_cli.train.train_options import TrainOptions, preset_recipe, read_recipe, write_recipe
+from rvrt_cli.train.train_options import RECIPES, TrainOptions, preset_recipe, read_recipe, write_recipe
 from rvrt_cli.train.training_counters import TrainingCounters
 from rvrt_cli.train.training_state import TrainingState, list_checkpoints, load_checkpoint, save_checkpoint
 from rvrt_cli.train.validation_split import data_folders
@@ -56,7 +58,9 @@ def test_every_preset_has_a_recipe_and_that_of_rvrt_is_the_published_one() -> No
         ({"ranks": 2, "local_ranks": 1, "master": "host"}, "HOST:PORT"),
         ({"ranks": 2, "local_ranks": 1, "master": "host:2000", "node": 5}, "--node 5.*give 1 at most"),
         ({"minutes": float("nan")}, "--minutes"),
-        ({"network": {"widths": [8, 8]}}, "widths"),
+        ({"network": {"widths": [8, 8]}}, r"widths \[8, 8\]: give three numbers, .* such as \[144, 144, 144\]"),
+        ({"network": {"widths": 24}}, r"widths 24: give three numbers, .* such as \[144, 144, 144\]"),
+        ({"network": {"bodies": "abc"}}, r"bodies 'abc': give three names, .* such as \[\"attention\", "),
         ({"network": {"breadth": 8}}, "breadth"),
     ],
 )
@@ -65,13 +69,39 @@ def test_values_that_cannot_be_used_are_refused_by_name(wrong: dict, named: str)
         TrainOptions(**wrong)
 
 
+def test_clips_made_with_the_defaults_serve_every_recipe(tmp_path: Path) -> None:
+    made = ClipOptions()
+    store = open_store(make_store(tmp_path / "clips", sources=1, clips=1, frames=made.frames, size=made.size))
+    recipes = [*RECIPES.glob("*.toml"), Path(__file__).parents[2] / "weights" / "rvrt-tiny" / "recipe.toml"]
+    assert len(recipes) > len(PRESETS)
+    for recipe in recipes:
+        check_spec(store, TrainOptions(**read_recipe(recipe)).spec)
+
+
 def test_command_line_over_recipe_over_defaults(tmp_path: Path) -> None:
     recipe = tmp_path / "mine.toml"
     recipe.write_text('model = "rvrt-tiny"\nsteps = 7\nrate = 0.5\n[network]\nupsampler_width = 8\n')
     options = resolve_options({"rate": 0.25, "network": {"widths": [16, 16, 16]}}, recipe, resume=False)
-    assert (options.steps, options.rate, options.batch) == (7, 0.25, TrainOptions.batch)
+    assert (options.steps, options.rate, options.seed) == (7, 0.25, TrainOptions.seed)
     assert (options.config.upsampler_width, options.config.widths) == (8, (16, 16, 16))
     assert resolve_options({"model": "rvrt"}, None, resume=False).mirror  # from the preset's recipe
+
+
+@pytest.mark.parametrize("model", [*PRESETS, None])
+def test_a_recipe_leaves_the_rest_to_the_recipe_of_its_model(tmp_path: Path, model: str | None) -> None:
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text((f'model = "{model}"\n' if model else "") + "steps = 7\n")
+    expected = TrainOptions(**read_recipe(preset_recipe(model or TrainOptions.model)))
+    assert resolve_options({}, recipe, resume=False) == replace(expected, steps=7)
+    other = TrainOptions(**read_recipe(preset_recipe("rvrt-light")))
+    assert resolve_options({"model": "rvrt-light"}, recipe, resume=False) == replace(other, steps=7)
+
+
+def test_a_recipe_of_an_unknown_model_is_refused(tmp_path: Path) -> None:
+    for text in ('model = "rvrt-huge"\n', "model = 3\n", "model = []\n"):
+        (tmp_path / "mine.toml").write_text(text)
+        with pytest.raises(OptionError, match="--model"):
+            resolve_options({}, tmp_path / "mine.toml", resume=False)
 
 
 @pytest.mark.parametrize("text", ["steps = 7\nstep = 8\n", "steps = \n", "steps = '7'\n"])
@@ -110,6 +140,8 @@ def test_a_written_recipe_keeps_its_network_when_the_preset_changes(
 
 def test_the_training_state_in_the_repository_belongs_to_its_recipe() -> None:
     folder = Path(__file__).parents[2] / "weights" / "rvrt-tiny"
+    if not (folder / "checkpoints").exists():
+        pytest.skip("a source distribution comes without the training state")
     config = load_checkpoint(list_checkpoints(folder)[-1]).config
     assert TrainOptions(**read_recipe(folder / "recipe.toml")).config == config
 
@@ -122,8 +154,14 @@ def test_wrong_data_and_folders_are_refused_before_anything_is_written(tmp_path:
     small = {"frames": 3, "crop": 32, "output": str(output)}
     cases = [
         ({"data": str(empty)}, r"manifest\.json and shards.*sequences/00001"),
-        ({"data": str(data), "frames": 6}, "frames 6: the clips have 5"),
-        ({"data": str(data), "crop": 64}, "crop 64: the clips are 48"),
+        (
+            {"data": str(data), "frames": 6},
+            r"--frames 6: the clips have 5; give --frames 5, or .* rvrt preprocess clips --frames 6",
+        ),
+        (
+            {"data": str(data), "crop": 64},
+            r"--crop 64: the clips are 48x48 px; give --crop 48, or .* rvrt preprocess clips --size 64",
+        ),
         ({"data": str(data), "val": str(empty)}, "no videos to validate on"),
         ({"data": str(data), "init": "none.safetensors"}, "no such file"),
         ({"data": str(data), "spynet": str(data / "manifest.json")}, "no SpyNet"),
@@ -139,6 +177,15 @@ def test_wrong_data_and_folders_are_refused_before_anything_is_written(tmp_path:
     (output / "log.jsonl").write_text('{"step": 1}\n')
     with pytest.raises(OptionError, match="resume it with --resume"):
         prepare_run(TrainOptions(**small, data=str(data)), resume=False)
+
+
+def test_missing_hardware_is_refused_before_any_rank_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "_ascend_problem", lambda: "there is no Ascend driver")
+    data, output = make_store(tmp_path / "clips"), tmp_path / "run"
+    options = TrainOptions(data=str(data), output=str(output), frames=3, crop=32, batch=8, ranks=8, device="ascend")
+    with pytest.raises(RvrtError, match=r"--device ascend: there is no Ascend driver; or choose --device cpu"):
+        prepare_run(options, resume=False)
+    assert not output.exists()
 
 
 def test_a_refused_resume_leaves_the_run_unchanged(tmp_path: Path) -> None:

@@ -36,12 +36,13 @@ from rvrt_cli.data.clip_store import ClipStore
 from rvrt_cli.device import use_device
 from rvrt_cli.errors import MediaError, OptionError, RvrtError
 from rvrt_cli.train.loop import train
+from rvrt_cli.train.setup import prepare_run
 from rvrt_cli.train.train_options import TrainOptions, read_recipe
 from rvrt_cli.train.training_state import list_checkpoints, load_checkpoint
 from rvrt_cli.train.validation_split import ValidationSplit
 from rvrt_cli.weights import load_weights, save_weights
 
-TIMES = ("seconds", "waited", "trained")  # these may differ between two runs
+TIMES = ("seconds", "waited", "elapsed", "trained")  # these may differ between two runs
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +118,9 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(uninterrupted: Path
     assert state.arrays.keys() == expected.arrays.keys()
     assert [name for name in state.arrays if not np.array_equal(state.arrays[name], expected.arrays[name])] == []
     assert state.counters.trained > 0
-    assert state.counters == replace(expected.counters, trained=state.counters.trained)
+    assert state.counters.elapsed > state.counters.trained
+    times = {"trained": state.counters.trained, "elapsed": state.counters.elapsed}
+    assert state.counters == replace(expected.counters, **times)
     assert len(list_checkpoints(output)) == 3
 
 
@@ -332,7 +335,28 @@ def test_the_best_score_is_finite_and_of_the_same_validation(
 
 
 @pytest.mark.usefixtures("_fake_gradients")
-def test_a_time_limit_stops_the_run_with_a_checkpoint(data: Path, tmp_path: Path) -> None:
-    outcome = train(prepared(small_run(data, tmp_path / "run", minutes=1e-9)), lambda record: None)
-    assert (outcome["step"], outcome["reason"], outcome["resume"]) == (1, "the time is up", True)
-    assert load_checkpoint(list_checkpoints(tmp_path / "run")[-1]).counters.step == 1
+def test_the_schedule_and_the_run_end_with_the_minutes(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps of 10 ms or more: 1 000 of them do not fit into 1.2 s."""
+    from rvrt_cli.train.learner import Learner
+
+    step = Learner.step
+    monkeypatch.setattr(Learner, "step", lambda *arguments: (time.sleep(0.01), step(*arguments))[1])
+    monkeypatch.setattr(ValidationSplit, "score", lambda *_: {})
+    options = small_run(data, tmp_path / "run", steps=1000, minutes=0.02, val_every=1000, save_every=1000)
+    outcome = train(prepared(options), lambda record: None)
+    assert (outcome["reason"], outcome["resume"]) == ("", False)
+    assert 10 < outcome["step"] < 150
+    records = read_steps(tmp_path / "run")
+    assert "gain" in records[-1], "the last step is validated"
+    rates = [record["rate"] for record in records if "rate" in record]
+    assert max(rates) > 0.9 * options.rate
+    assert rates[-1] < 0.02 * options.rate
+    saved = load_checkpoint(list_checkpoints(tmp_path / "run")[-1]).counters
+    assert saved.step == outcome["step"]
+    assert saved.elapsed >= 1.2
+    with pytest.raises(OptionError, match=r"--minutes 0\.02: the run has had 0\.0; give more"):
+        prepare_run(options, resume=True)
+    longer = prepare_run(replace(options, minutes=0.04), resume=True)
+    assert longer.minutes == 0.04

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,36 @@ def test_width_is_inferred_and_card_entries_can_be_given(tmp_path: Path, narrow:
     assert (weights.card["name"], weights.card["degradation"], weights.card["data"]) == ("mine", "video", "my films")
     assert "unknown" in weights.card["license"]
     assert load_weights(tmp_path / "out.safetensors").card == weights.card
+
+
+def test_weights_of_unknown_training_do_not_claim_any(tmp_path: Path, narrow: Arrays) -> None:
+    target = tmp_path / "out.safetensors"
+    cards = [None, {"degradation": "video"}, {"data": "my films"}]
+    for card, trained in zip(cards, (None, True, True), strict=True):
+        source = checkpoint(tmp_path / "mine.pth", narrow)
+        assert convert_checkpoint(source, target, card, overwrite=True).card["trained"] is trained
+    initial = {
+        name: np.ones_like(array)
+        if re.search(r"norm\d\.weight", name)
+        else np.zeros_like(array)
+        if re.search(r"norm\d\.bias", name)
+        else array
+        for name, array in narrow.items()
+    }
+    for name in ("mine.pth", "003_RVRT_videosr_bd_Vimeo_14frames.pth"):  # as PyTorch makes a network
+        source = checkpoint(tmp_path / name, initial)
+        assert convert_checkpoint(source, target, {"degradation": "bi"}, overwrite=True).card["trained"] is False
+    assert load_weights(target).card["trained"] is False
+
+
+def test_the_prefix_of_parallel_training_is_removed(tmp_path: Path, narrow: Arrays) -> None:
+    plain = convert_checkpoint(checkpoint(tmp_path / "a.pth", narrow), tmp_path / "a.safetensors")
+    prefixed = {f"module.{name}": array for name, array in narrow.items()}
+    found = convert_checkpoint(checkpoint(tmp_path / "b.pth", prefixed), tmp_path / "b.safetensors")
+    assert found.arrays.keys() == plain.arrays.keys()
+    assert all(np.array_equal(found.arrays[name], array) for name, array in plain.arrays.items())
+    del prefixed["module.conv_last.weight"]
+    _rejection(tmp_path, prefixed | {"conv_last.weight": narrow["conv_last.weight"]}, "not an RVRT network")
 
 
 def test_half_precision_becomes_single(tmp_path: Path, narrow: Arrays) -> None:
@@ -203,6 +234,9 @@ def test_convert_and_info_commands(tmp_path: Path, narrow: Arrays) -> None:
     assert facts["card"]["degradation"] == "bi"
     assert facts["config"]["widths"] == [36, 36, 36]
     assert facts["parameters"] == sum(np.prod(shape) for shape in model.parameter_shapes(NARROW).values())
+    convert_checkpoint(source, tmp_path / "unknown.safetensors")
+    shown = CliRunner().invoke(command, ["info", str(tmp_path / "unknown.safetensors")]).output
+    assert re.search(r"trained +unknown", shown)
     text = CliRunner().invoke(command, ["info", str(target)]).output
     assert "36, 36, 36" in text
     assert "[red]x" in text, "text out of a file must not be taken for markup"

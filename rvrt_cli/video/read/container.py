@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,15 +24,19 @@ _MAX_INDEX_ERRORS = 100
 
 
 @contextlib.contextmanager
-def open_container(path: str | Path) -> Iterator[Any]:
+def open_container(path: str | Path, content: bytes | None = None) -> Iterator[Any]:
     """A PyAV container on the file of exactly this name; nothing else is ever opened (no address, no playlist).
+
+    Args:
+        content: what to read in place of the file.
 
     Raises:
         MediaError: it cannot be opened as audio or video.
     """
     options = {"protocol_whitelist": "file"}
     try:
-        container = av.open(file_url(path), metadata_errors="replace", options=options)
+        source = file_url(path) if content is None else io.BytesIO(content)
+        container = av.open(source, metadata_errors="replace", options=options)
         if has_free_clock(container):
             container.close()
             container = av.open(file_url(path), metadata_errors="replace", options={**options, **DEEP_PROBE_OPTIONS})

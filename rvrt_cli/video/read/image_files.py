@@ -10,13 +10,19 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rvrt_cli.errors import MediaError
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".tga"})
 _DEEP_LAYOUT = re.compile(r"(RGB[AXa]?|LA);16[BLN]")  # Pillow's names of 16-bit raw modes
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_CHUNK_BYTES = 12  # of a chunk beside its data: length, type, checksum
 _PRINTF_NUMBER = re.compile(r"%(0?)(\d*)d")
 
 
@@ -72,11 +78,12 @@ def read_image(path: Path, *, deep: bool) -> tuple[np.ndarray, np.ndarray | None
         MediaError: the image cannot be read.
     """
     import imageio.v3 as iio
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     try:
         if deep and read_image_header(path).bits != 8:
-            rgba = np.asarray(iio.imread(path, plugin="pyav", index=0, format="rgba64le"))
+            content = png_without_exif(path)
+            rgba = np.asarray(iio.imread(content or path, plugin="pyav", index=0, format="rgba64le"))
             rgba = _apply_exif_orientation(path, rgba.astype(np.uint16, copy=False))
             alpha = rgba[..., 3]
             return np.ascontiguousarray(rgba[..., :3]), None if alpha.min() == 65535 else alpha
@@ -84,7 +91,7 @@ def read_image(path: Path, *, deep: bool) -> tuple[np.ndarray, np.ndarray | None
         with path.open("rb") as file, Image.open(file) as image:
             transparent = "A" in image.mode or "transparency" in image.info
             # Not imageio: it mirrors the channels in place of the image where the file has only one
-            pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGBA" if transparent else "RGB"))
+            pixels = np.asarray(upright_image(image).convert("RGBA" if transparent else "RGB"))
     except MemoryError:
         raise
     except Exception as error:  # the libraries below imageio and Pillow raise exceptions of any type
@@ -94,6 +101,38 @@ def read_image(path: Path, *, deep: bool) -> tuple[np.ndarray, np.ndarray | None
     if pixels.shape[-1] == 4:
         return np.ascontiguousarray(pixels[..., :3]), np.ascontiguousarray(pixels[..., 3])
     return pixels, None
+
+
+def upright_image(image: Image) -> Image:
+    """A Pillow image, rotated and mirrored as its Exif says; as stored where its Exif is damaged."""
+    from PIL import ImageOps
+
+    try:
+        return ImageOps.exif_transpose(image)
+    except MemoryError:
+        raise
+    except Exception:  # Pillow's Exif reader raises exceptions of any type; damaged pixels are found again
+        return image
+
+
+def png_without_exif(path: Path) -> bytes | None:
+    """The content of a PNG without its Exif, which ffmpeg decodes before the pixels and refuses them if it is damaged.
+
+    None for a file that is not a PNG or has no Exif.
+    """
+    with path.open("rb") as file:
+        if file.read(len(_PNG_SIGNATURE)) != _PNG_SIGNATURE:
+            return None
+        data = file.read()
+    kept, start, found = [_PNG_SIGNATURE], 0, False
+    while start < len(data):
+        end = start + _PNG_CHUNK_BYTES + int.from_bytes(data[start : start + 4], "big")
+        if data[start + 4 : start + 8] == b"eXIf":
+            found = True
+        else:
+            kept.append(data[start:end])
+        start = end
+    return b"".join(kept) if found else None
 
 
 @dataclass(frozen=True)
@@ -153,7 +192,7 @@ def _apply_exif_orientation(path: Path, pixels: np.ndarray) -> np.ndarray:
     from PIL import Image
 
     orientation = 1
-    with contextlib.suppress(OSError), Image.open(path) as image:
+    with contextlib.suppress(Exception), Image.open(path) as image:  # as in `upright_image`
         orientation = image.getexif().get(0x0112, 1)
     if orientation in (5, 6, 7, 8):  # rows become columns
         pixels = pixels.swapaxes(0, 1)

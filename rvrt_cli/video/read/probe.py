@@ -23,6 +23,7 @@ DEFAULT_FPS = Fraction(24)
 _FALLBACK_RATE = Fraction(25)
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # ffmpeg's native decoders ignore the alpha of WebM
 _AVI_PLACEHOLDER_FRAMES = 1 << 30  # frame count that ffmpeg writes into an AVI header until it knows better
+_DEPENDENT = 0x80000  # disposition flag of a stream that is shown together with others only, as a tile of an image is
 _AVINDEX_DISCARD_FRAME = 2  # libavformat: an index entry that an edit list hides
 
 
@@ -108,6 +109,7 @@ def _probe_video(path: Path) -> SourceInfo:
             metadata=dict(container.metadata),
             mastering=side_data.mastering_display(frame),
             light_level=side_data.light_level(frame),
+            base_view=side_data.is_view(frame),
         )
 
 
@@ -120,7 +122,17 @@ def _choose_video_stream(path: Path, container: Any) -> Any:
     known = [s for s in videos if s.codec_context is not None]
     if not known:
         raise MediaError(f"{path}: ffmpeg does not know its video codec; the file may be damaged")
-    return max(known, key=lambda s: (disposition(s) & 1, s.codec_context.width * s.codec_context.height, -s.index))
+    if disposition(max(known, key=_area)) & _DEPENDENT:  # there may be a thumbnail beside them
+        tiles = sum(bool(disposition(s) & _DEPENDENT) for s in known)
+        raise MediaError(
+            f"{path}: an image in {tiles} tiles, as phones write HEIC, of which only one would be read; convert it to "
+            "PNG first, with ffmpeg 7.1 or later for instance"
+        )
+    return max(known, key=lambda s: (disposition(s) & 1, _area(s), -s.index))
+
+
+def _area(stream: Any) -> int:
+    return stream.codec_context.width * stream.codec_context.height
 
 
 def _describe_stream(stream: Any) -> StreamInfo:
@@ -210,7 +222,7 @@ def _stream_end(stream: Any) -> Fraction | None:
 
 
 def _probe_images(source: str, files: list[Path], fps: Fraction | None) -> SourceInfo:
-    with open_container(files[0]) as container:
+    with open_container(files[0], image_files.png_without_exif(files[0])) as container:
         if not container.streams.video:
             raise MediaError(f"{files[0]}: this image cannot be read; remove or replace it")
         pix_fmt = _decode_first_frame(files[0], container, container.streams.video[0]).format.name

@@ -14,6 +14,7 @@ from av.sidedata import sidedata
 
 from rvrt_cli.video.read.source import MasteringDisplay
 
+_VIEW_ID = 29  # AV_FRAME_DATA_VIEW_ID: the frame belongs to one of several views
 _DISPLAY_MATRIX_BYTES, _MASTERING_BYTES, _LIGHT_LEVEL_BYTES = 36, 88, 8
 
 
@@ -60,6 +61,11 @@ def orientation(frame: Any) -> tuple[int, str]:
 
 def _sign(value: int) -> int:
     return 1 if value >= 0 else -1
+
+
+def is_view(frame: Any) -> bool:
+    """Whether the frame is of one of several views, as in MV-HEVC; decoders deliver the base view."""
+    return any(data.type.value == _VIEW_ID for data in frame.side_data)
 
 
 def color_codes(frame: Any) -> dict[str, int]:

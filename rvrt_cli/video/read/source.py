@@ -69,6 +69,7 @@ class SourceInfo:
         upright: ffmpeg filters that rotate and mirror the stored frame upright; "" for none.
         color: resolved description, see `resolve_color`.
         decoder: name of the ffmpeg decoder to use in place of the default; "" for the default.
+        base_view: the video has several views, as MV-HEVC has, of which the first is read.
         free_clock: the format's timestamps start anywhere (MPEG-TS): an output counts from `begin` instead of from 0.
     """
 
@@ -92,6 +93,7 @@ class SourceInfo:
     sample_aspect: Fraction = Fraction(1)
     rotation: int = 0
     upright: str = ""
+    base_view: bool = False
     free_clock: bool = False
     format: str = ""
     codec: str = ""

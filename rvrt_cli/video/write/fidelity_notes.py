@@ -34,8 +34,10 @@ def output_chroma(info: SourceInfo) -> str:
 
 
 def unread(info: SourceInfo) -> list[str]:
-    """Notes on what is not read of an image sequence, whatever the target."""
+    """Notes on what is not read of the source, whatever the target."""
     notes = []
+    if info.base_view:
+        notes.append(f"{info.path}: a stereo video; its base view is upscaled, and the other view is dropped")
     if info.extra_images:
         count = f"{info.extra_images} more image{'s are' if info.extra_images > 1 else ' is'}"
         notes.append(

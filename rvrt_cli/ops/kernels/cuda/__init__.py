@@ -2,7 +2,7 @@
 """The CUDA kernels: compiles them for the card that is there, and hands them to the library that launches them.
 
 `*.cu` are the kernels, written in what portable.h provides; `*.cc`, part of the library of `rvrt_cli.ops.kernels`, launch
-them through NVIDIA's driver. Nobody needs a CUDA compiler: NVRTC, one of the libraries of `pip install "rvrt[gpu]"`,
+them through NVIDIA's driver. Nobody needs a CUDA compiler: NVRTC, one of the libraries of `pip install ".[gpu]"`,
 compiles them at first use, and the result is kept in the user's cache. No MindSpore import here.
 """
 
@@ -107,7 +107,7 @@ class Nvrtc:
         try:
             self._library = ctypes.CDLL(name)
         except OSError:
-            raise RvrtError(f"{name} is missing (pip install 'rvrt[gpu]')") from None
+            raise RvrtError(f"{name} is missing (run pip install '.[gpu]' in rvrt's checkout)") from None
 
     def version(self) -> tuple[int, int]:
         """Such as (11, 8)."""
