@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rvrt_cli import engine
 from rvrt_cli.errors import MediaError
+from rvrt_cli.frame import padded_size
 from rvrt_cli.options import UpscaleOptions
 from rvrt_cli.upscale.workdir import RUN_MANIFEST, About, Published, RunManifest, StateShapes, Workdir
 from rvrt_cli.version import __version__
@@ -172,8 +173,9 @@ def state_shapes(inputs: JobInputs) -> StateShapes:
     source, network, overlap = inputs.source, inputs.network, inputs.options.overlap
 
     def shapes(tile: tuple[int, int]) -> list[dict[str, tuple[int, ...]]]:
-        engine.check_tile(tile, source.width, source.height)
-        grid = engine.TileGrid(source.height, source.width, tile, overlap)
+        padded = padded_size(source.height, source.width, network.reduction)
+        engine.check_tile(tile, padded, network.reduction)
+        grid = engine.TileGrid(*padded, tile, overlap, network.reduction)
         return [network.state_shapes(*tile)] * len(grid)
 
     return shapes

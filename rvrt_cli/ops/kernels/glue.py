@@ -341,14 +341,27 @@ def layer_norm_kernel(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return _layer_norm(x, weight, bias)
 
 
+def _channels(x: Tensor | tuple[Tensor, ...]) -> int:
+    """Of `layers.side_by_side(x)`."""
+    if not isinstance(x, tuple):
+        return x.shape[-1]
+    channels = 0
+    for source in x:
+        channels += source.shape[-1]
+    return channels
+
+
 def conv2d_kernel(
     x: Tensor | tuple[Tensor, ...],
     weight: Tensor,
     bias: Tensor,
     activation: str = "none",
     residual: Tensor | None = None,
+    stride: int = 1,
 ) -> Tensor:
     """See `layers.conv2d`."""
+    if stride != 1 or weight.shape[1] != _channels(x):
+        return layers.conv2d(x, weight, bias, activation, residual, stride)
     if weight.shape[-2:] == (1, 1):
         return linear_kernel(x, weight.reshape(weight.shape[0], weight.shape[1]), bias, activation, residual)
     several = isinstance(x, tuple) and residual is None and activation != "gelu" and len(x) in _SIDE_BY_SIDE["conv2d"]
