@@ -149,7 +149,8 @@ class TileGrid:
     def cut(self, state: NetworkState) -> list[NetworkState]:
         """The state of each tile from that of the whole frame."""
         return [
-            {name: array[:, :, row, column].copy() for name, array in state.items()} for row, column in self._of_features()
+            {name: array[:, :, row, column].copy() for name, array in state.items()}
+            for row, column in self._of_features()
         ]
 
     def stitch(self, states: list[NetworkState]) -> NetworkState:

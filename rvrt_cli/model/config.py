@@ -77,7 +77,9 @@ class RVRTConfig:
     # short sequences may otherwise amplify it without limit in long ones.
     carry: float = 1.0
     upsampler_width: int = 64  # 0: no upsampler, one convolution predicts all 4x4 pixels
-    scale: int = 4  # output px per input px; 1: restoration, whose features have a quarter of the input's height and width
+    scale: int = (
+        4  # output px per input px; 1: restoration, whose features have a quarter of the input's height and width
+    )
     # Groups of the convolution that each part begins with: extraction, the branches of BRANCHES, reconstruction
     conv_groups: tuple[int, ...] = (1,) * _CONVOLUTIONS
     noise_input: bool = False  # whether the input has a fourth channel, the standard deviation of its noise [0 to 1]

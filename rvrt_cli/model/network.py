@@ -114,8 +114,8 @@ class Network:
             OutOfMemoryError: the device cannot hold a call of this size.
             OptionError: the network takes a noise level, and has none; see `with_noise`.
         """
-        size = slice(self.scale * frames.shape[2]), slice(self.scale * frames.shape[3])
-        frames = self._with_noise_channel(pad_by_reflection(frames, *padded_size(*frames.shape[2:4], self.reduction)))
+        height, width = frames.shape[2:4]
+        padded = pad_by_reflection(frames, *padded_size(height, width, self.reduction))
         self._choose_operands()
         if self.device.kind == "cpu":
             return_free_memory()
@@ -125,8 +125,8 @@ class Network:
             past = RecurrentState(frames=self._tensor(state[FRAMES_STATE]), features=features)
         try:
             with defer_signals(), memory_errors():
-                clips, new = self._cell.stream_clips(self._tensor(frames), past, emit, mirrored)
-                output = self._fetch(clips, emit)[:, :, size[0], size[1]]
+                clips, new = self._cell.stream_clips(self._tensor(self._with_noise_channel(padded)), past, emit, mirrored)
+                output = self._fetch(clips, emit)[:, :, : self.scale * height, : self.scale * width]
                 arrays = {branch: self._array(feature) for branch, feature in new.features.items()}
                 return output, {FRAMES_STATE: self._array(new.frames), **arrays}
         except OutOfMemoryError:
