@@ -125,7 +125,9 @@ class Network:
             past = RecurrentState(frames=self._tensor(state[FRAMES_STATE]), features=features)
         try:
             with defer_signals(), memory_errors():
-                clips, new = self._cell.stream_clips(self._tensor(self._with_noise_channel(padded)), past, emit, mirrored)
+                clips, new = self._cell.stream_clips(
+                    self._tensor(self._with_noise_channel(padded)), past, emit, mirrored
+                )
                 output = self._fetch(clips, emit)[:, :, : self.scale * height, : self.scale * width]
                 arrays = {branch: self._array(feature) for branch, feature in new.features.items()}
                 return output, {FRAMES_STATE: self._array(new.frames), **arrays}

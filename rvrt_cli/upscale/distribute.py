@@ -28,7 +28,7 @@ _TASK = "task.json"  # among the logs
 _DONE = ".done"
 _REPORT_INTERVAL = 0.5  # s between a rank's reports
 _DONE_INTERVAL = 0.2  # s between looks at whether the other ranks are done
-_OPTIONS = {"upscale": UpscaleOptions, "restore": RestoreOptions}  # by command
+_COMMAND_OPTIONS = {"upscale": UpscaleOptions, "restore": RestoreOptions}  # by command
 _TIMES = ("network", "waiting_for_source", "waiting_for_target")
 
 
@@ -110,7 +110,7 @@ def work_as_rank(task: Path) -> None:
         RvrtError: with the remedy.
     """
     values = json.loads(task.read_text(encoding="utf-8"))
-    options: JobOptions = _OPTIONS[values["command"]](**values["options"])
+    options: JobOptions = _COMMAND_OPTIONS[values["command"]](**values["options"])
     use_device(options.device, options.precision)
     rank, size = join_ranks()
     job = prepare(values["source"], values["target"], options, as_rank=True)
