@@ -23,20 +23,19 @@ import numpy as np
 
 from rvrt_cli.bench.datasets import ClipPair, Dataset, SetEntry, check_pair, read_frames
 from rvrt_cli.data.degradation import add_noise
+from rvrt_cli.data.pair_store import find_pairs
 from rvrt_cli.data.sources import IMAGE_SUFFIXES, files_of
 from rvrt_cli.errors import OptionError
 
 _NAMES = {"gopro": "GoPro", "dvd": "DVD", "set8": "Set8", "davis": "DAVIS"}
 _CLIPS = {"gopro": 11, "dvd": 10, "set8": 8, "davis": 30}  # of the protocol
-_BLURRED = {"gopro": "blur", "dvd": "input"}  # folders of a clip
-_SHARP = {"gopro": "sharp", "dvd": "GT"}
-_PLACES = {
-    "gopro": ("test", "."),
-    "dvd": ("quantitative_datasets", "."),
-    "set8": (".",),
-    "davis": ("JPEGImages/480p", "."),
+_NOISY_PLACES = ("JPEGImages/480p", ".")
+_EXPECTED = {
+    **dict.fromkeys(
+        ("gopro", "dvd"), "clips with blur/ and sharp/, or input/ and GT/; or test_GT_blurred/ and test_GT/"
+    ),
+    **dict.fromkeys(("set8", "davis"), "clips as folders of images"),
 }
-_PUBLISHED_FOLDERS = ("test_GT_blurred", "test_GT")
 
 
 def open_restoration_set(protocol: str, root: Path, levels: float) -> Dataset:
@@ -50,10 +49,10 @@ def open_restoration_set(protocol: str, root: Path, levels: float) -> Dataset:
     """
     if not root.is_dir():
         raise OptionError(f"{root}: no such folder; give the folder of the set with --data")
-    blurred = protocol in _BLURRED
-    clips = _find_pairs(protocol, root) if blurred else _find_clips(protocol, root)
+    blurred = protocol in ("gopro", "dvd")
+    clips: dict[str, tuple[Path, ...]] = {**find_pairs(root, "test")} if blurred else _find_clips(root)
     if not clips:
-        raise OptionError(f"{root}: not the test set {protocol}; expected {_expected(protocol)}")
+        raise OptionError(f"{root}: not the test set {protocol}; expected {_EXPECTED[protocol]}")
     load: Callable[[str], Iterator[ClipPair]]
     load = partial(_load_blurred, clips) if blurred else partial(_load_noisy, clips, levels)
     entries = tuple(SetEntry(name, partial(load, name), folders) for name, folders in clips.items())
@@ -72,39 +71,14 @@ def open_restoration_set(protocol: str, root: Path, levels: float) -> Dataset:
     )
 
 
-def _find_pairs(protocol: str, root: Path) -> dict[str, tuple[Path, ...]]:
-    """The folders of blurred and of sharp frames, by clip."""
-    blurred, sharp = (root / part for part in _PUBLISHED_FOLDERS)
-    if blurred.is_dir() and sharp.is_dir():
-        return {path.name: (path, sharp / path.name) for path in _folders(blurred) if (sharp / path.name).is_dir()}
-    for place in _PLACES[protocol]:
-        parts = _BLURRED[protocol], _SHARP[protocol]
-        found = {path.name: (path / parts[0], path / parts[1]) for path in _folders(root / place)}
-        pairs: dict[str, tuple[Path, ...]] = {
-            name: pair for name, pair in found.items() if all(folder.is_dir() for folder in pair)
-        }
-        if pairs:
-            return pairs
-    return {}
-
-
-def _find_clips(protocol: str, root: Path) -> dict[str, tuple[Path, ...]]:
+def _find_clips(root: Path) -> dict[str, tuple[Path, ...]]:
     """The folder of frames, by clip."""
-    for place in _PLACES[protocol]:
-        found = [path for path in _folders(root / place) if files_of(path, IMAGE_SUFFIXES)]
+    for place in _NOISY_PLACES:
+        folders = sorted((root / place).iterdir()) if (root / place).is_dir() else []
+        found = [path for path in folders if path.is_dir() and files_of(path, IMAGE_SUFFIXES)]
         if found:
             return {path.name: (path,) for path in found}
     return {}
-
-
-def _folders(parent: Path) -> list[Path]:
-    return sorted(path for path in parent.iterdir() if path.is_dir() and path.name[0] != ".") if parent.is_dir() else []
-
-
-def _expected(protocol: str) -> str:
-    if protocol in _BLURRED:
-        return f"clips as folders with {_BLURRED[protocol]}/ and {_SHARP[protocol]}/, or test_GT_blurred/ and test_GT/"
-    return "clips as folders of images"
 
 
 def _load_blurred(clips: dict[str, tuple[Path, ...]], name: str) -> Iterator[ClipPair]:

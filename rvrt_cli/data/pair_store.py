@@ -17,24 +17,29 @@ from rvrt_cli.data.sources import IMAGE_SUFFIXES, files_of, read_photo
 from rvrt_cli.errors import MediaError, OptionError
 
 PAIR_LAYOUT = "pairs of frames as ROOT/train/CLIP/blur/*.png and sharp/*.png"
-_PLACES = ("train", "quantitative_datasets", ".")
 _PAIRS_IN_CLIP = (("blur", "sharp"), ("input", "GT"))
-_PUBLISHED_FOLDERS = ("train_GT_blurred", "train_GT")
 
 
-def find_pairs(root: Path) -> list[tuple[Path, Path]]:
-    """The folders of blurred and of sharp frames of each clip; none if `root` has another layout."""
-    blurred, sharp = (root / part for part in _PUBLISHED_FOLDERS)
+def find_pairs(root: Path, part: str = "train") -> dict[str, tuple[Path, Path]]:
+    """The folders of blurred and of sharp frames, by clip; none if `root` has another layout.
+
+    Args:
+        part: of the set, "train" or "test".
+    """
+    blurred, sharp = root / f"{part}_GT_blurred", root / f"{part}_GT"
     if blurred.is_dir() and sharp.is_dir():
-        return [(path, sharp / path.name) for path in sorted(blurred.iterdir()) if (sharp / path.name).is_dir()]
-    for place in _PLACES:
-        clips = sorted(path for path in (root / place).iterdir() if path.is_dir()) if (root / place).is_dir() else []
-        for parts in _PAIRS_IN_CLIP:
-            pairs = [(clip / parts[0], clip / parts[1]) for clip in clips]
-            found = [pair for pair in pairs if all(folder.is_dir() for folder in pair)]
+        return {path.name: (path, sharp / path.name) for path in _folders(blurred) if (sharp / path.name).is_dir()}
+    for place in (part, "quantitative_datasets", "."):
+        for names in _PAIRS_IN_CLIP:
+            pairs = {clip.name: (clip / names[0], clip / names[1]) for clip in _folders(root / place)}
+            found = {name: pair for name, pair in pairs.items() if all(folder.is_dir() for folder in pair)}
             if found:
                 return found
-    return []
+    return {}
+
+
+def _folders(parent: Path) -> list[Path]:
+    return sorted(path for path in parent.iterdir() if path.is_dir() and path.name[0] != ".") if parent.is_dir() else []
 
 
 class PairStore:
@@ -50,7 +55,7 @@ class PairStore:
 
     def __init__(self, root: Path) -> None:
         self._clips: list[tuple[list[Path], list[Path]]] = []
-        for folders in find_pairs(root):
+        for folders in find_pairs(root).values():
             blurred, sharp = (files_of(folder, IMAGE_SUFFIXES) for folder in folders)
             if not blurred or len(blurred) != len(sharp):
                 raise OptionError(
