@@ -79,11 +79,11 @@ def check_degradation(card: dict[str, Any], degradation: str, force: bool) -> st
     return f"forced: {mismatch}"
 
 
-def check_scale(network: Network, dataset: Dataset) -> None:
-    """Refuse networks that upscale on data for restoration, and the other way round.
+def fitting_network(network: Network, dataset: Dataset) -> Network:
+    """The network, told the noise of the data if it takes a noise level.
 
     Raises:
-        OptionError: such a network.
+        OptionError: it upscales and the data is for restoration, or the other way round; or it denoises other data.
     """
     if network.scale != dataset.scale:
         needed = "restores, such as rvrt-deblur-gopro" if dataset.scale == 1 else f"upscales {dataset.scale} times"
@@ -91,6 +91,22 @@ def check_scale(network: Network, dataset: Dataset) -> None:
         raise OptionError(f"--protocol {dataset.protocol}: {name} does not fit; choose a --model that {needed}")
     if network.config.noise_input and dataset.noise is None:
         raise OptionError(f"--protocol {dataset.protocol}: {network.card['name']} denoises; choose set8 or davis")
+    if network.config.noise_input and dataset.noise is not None:
+        return network.with_noise(dataset.noise / 255)
+    return network
+
+
+def _dataset_facts(dataset: Dataset) -> dict[str, Any]:
+    """The keys of a report that describe the data."""
+    return {
+        "protocol": dataset.protocol,
+        "data": dataset.description,
+        "degradation": dataset.degradation,
+        "low_resolution": dataset.low_resolution,
+        "noise": dataset.noise,
+        "baseline": dataset.baseline,
+        "channel": dataset.channel,
+    }
 
 
 def measure_quality(
@@ -112,10 +128,8 @@ def measure_quality(
         OptionError: the weights are made for other data, or --save names a folder that is not empty.
         RvrtError: with the remedy.
     """
-    check_scale(network, dataset)
+    network = fitting_network(network, dataset)
     note = check_degradation(network.card, dataset.degradation, options.force)
-    if network.config.noise_input and dataset.noise is not None:
-        network = network.with_noise(dataset.noise / 255)
     log = ResumeLog(resume_log_path(options, dataset, network))
     if options.save is not None:
         _check_save_folder(Path(options.save), log)
@@ -140,13 +154,7 @@ def measure_quality(
     return make_report(
         "quality",
         **{**facts, "notes": notes},
-        protocol=dataset.protocol,
-        data=dataset.description,
-        degradation=dataset.degradation,
-        low_resolution=dataset.low_resolution,
-        noise=dataset.noise,
-        baseline=dataset.baseline,
-        channel=dataset.channel,
+        **_dataset_facts(dataset),
         sample=len(dataset.entries) < dataset.total,
         clips_scored=len(dataset.entries),
         clips_total=dataset.total,

@@ -15,7 +15,7 @@ import rvrt_cli.bench.resume_log
 from rvrt_cli.bench.bench_options import BenchOptions
 from rvrt_cli.bench.datasets import Dataset
 from rvrt_cli.bench.published_figures import published_quality
-from rvrt_cli.bench.quality import check_scale, measure_quality
+from rvrt_cli.bench.quality import fitting_network, measure_quality
 from rvrt_cli.bench.restoration_sets import open_restoration_set
 from rvrt_cli.errors import OptionError
 from rvrt_cli.model.config import PRESETS
@@ -122,11 +122,11 @@ def test_published_figures_are_those_of_the_noise_level() -> None:
 def test_networks_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     blurred = Dataset("gopro", "blur", "rgb", False, "", "", (), 0)
     with pytest.raises(OptionError, match="rvrt-deblur-gopro"):
-        check_scale(RepeatNetwork(), blurred)
+        fitting_network(RepeatNetwork(), blurred)
     with pytest.raises(OptionError, match="upscales 4 times"):
-        check_scale(SharpeningNetwork(), replace(blurred, protocol="vid4", degradation="bi"))
+        fitting_network(SharpeningNetwork(), replace(blurred, protocol="vid4", degradation="bi"))
     with pytest.raises(OptionError, match="choose set8 or davis"):
-        check_scale(NoiseNetwork(), blurred)
+        fitting_network(NoiseNetwork(), blurred)
 
 
 @pytest.mark.parametrize("protocol", ["gopro", "dvd", "set8", "davis"])
