@@ -23,7 +23,8 @@ PRECISION_HELP = (
 PRESET_HEIGHTS = {"480p": 480, "720p": 720, "1080p": 1080, "1440p": 1440, "2160p": 2160, "4320p": 4320}
 ISA_NAMES = ("portable", "avx2", "avx512")  # values of RVRT_ISA, from low to high as in ops/kernels/kernel.h
 NATIVE_SCALE = 4
-SMALLEST_FRAME = 8  # px, both ways, that a network takes: one attention window
+AUTO = "auto"
+MAX_NOISE = 50  # levels of 255; what the published network for denoising was trained for
 _MAX_COUNT = 1_000_000  # frames or px that any option may ask for
 
 
@@ -44,8 +45,8 @@ def setting(
 
 
 @dataclass(frozen=True)
-class UpscaleOptions:
-    """Options of `rvrt upscale`; every field is one command-line option.
+class JobOptions:
+    """Options that `rvrt upscale` and `rvrt restore` share; every field is one command-line option.
 
     Frames and pixels are counted at the source's own size ("LR" pixels) unless a field says otherwise.
 
@@ -61,22 +62,18 @@ class UpscaleOptions:
         PRECISION_HELP,
         choices=PRECISIONS,
     )
-    scale: int = setting(NATIVE_SCALE, "Scale factor: 2, 3 or 4; for 2 and 3 the 4x result is downscaled.")
-    size: str | None = setting(
-        None, "Output size in place of --scale, such as 1920x1080 or 1080p [px].", metavar="SIZE"
-    )
     window: int | None = setting(  # None: planned from the memory
-        None, "Frames upscaled per window; 0: the whole clip in one window.", shown="as many as memory allows, up to 14"
+        None, "Frames per window; 0: the whole clip in one window.", shown="as many as memory allows, up to 14"
     )
     lookahead: int = setting(2, "Future frames that each window sees.")
     tile: int | None = setting(  # None: planned from the memory
-        None, "Longest tile edge before upscaling [px]; 0: untiled.", shown="as large as memory allows"
+        None, "Longest tile edge, at the source's size [px]; 0: untiled.", shown="as large as memory allows"
     )
     overlap: int = setting(16, "Overlap between neighboring tiles [px].")
     memory: str | None = setting(None, "Memory limit, such as 4G.", metavar="SIZE", shown="most of the free memory")
-    start: float = setting(0.0, "Start of the part to upscale [s].")
-    duration: float | None = setting(None, "Duration of the part to upscale [s].", shown="to the end")
-    deinterlace: bool = setting(False, "Deinterlace the source before upscaling.")
+    start: float = setting(0.0, "Start of the part to process [s].")
+    duration: float | None = setting(None, "Duration of the part to process [s].", shown="to the end")
+    deinterlace: bool = setting(False, "Deinterlace the source first.")
     codec: str | None = setting(
         None, "Video encoder, by its ffmpeg name.", metavar="NAME", shown="libx264, or libvpx-vp9 for .webm"
     )
@@ -99,8 +96,6 @@ class UpscaleOptions:
     def __post_init__(self) -> None:
         parse_device(self.device)
         check_choice("--precision", self.precision, PRECISIONS)
-        if self.scale not in (2, 3, 4):
-            raise OptionError(f"--scale {self.scale}: the network upscales 4 times; choose 2, 3 or 4")
         self._check_windows()
         if not 0 <= self.start < math.inf:
             raise OptionError(f"--start {self.start}: give seconds from the beginning, 0 or more")
@@ -110,8 +105,6 @@ class UpscaleOptions:
             raise OptionError(f"--crf {self.crf}: give 0 (best) to 63")
         check_ranks(self.ranks, self.local_ranks, self.node, self.master)
         self.memory_bytes  # noqa: B018  validates
-        if self.size is not None:
-            parse_size(self.size)
 
     def _check_windows(self) -> None:
         for name in ("window", "lookahead", "tile", "overlap", "segment"):
@@ -140,14 +133,96 @@ class UpscaleOptions:
         """Ranks on this machine."""
         return self.local_ranks or self.ranks
 
+    @property
+    def network_scale(self) -> int:
+        """Output px per px of the source that the network has to have."""
+        raise NotImplementedError
+
     def output_size(self, width: int, height: int) -> tuple[int, int]:
         """(width, height) px of the output for a source of `width` x `height` px."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class UpscaleOptions(JobOptions):
+    """Options of `rvrt upscale`.
+
+    Raises:
+        OptionError: a value cannot be used; the message names the option and the remedy.
+    """
+
+    scale: int = setting(NATIVE_SCALE, "Scale factor: 2, 3 or 4; for 2 and 3 the 4x result is downscaled.")
+    size: str | None = setting(
+        None, "Output size in place of --scale, such as 1920x1080 or 1080p [px].", metavar="SIZE"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.scale not in (2, 3, 4):
+            raise OptionError(f"--scale {self.scale}: the network upscales 4 times; choose 2, 3 or 4")
+        if self.size is not None:
+            parse_size(self.size)
+
+    @property
+    def network_scale(self) -> int:
+        """See `JobOptions`."""
+        return NATIVE_SCALE
+
+    def output_size(self, width: int, height: int) -> tuple[int, int]:
+        """See `JobOptions`."""
         if self.size is None:
             return width * self.scale, height * self.scale
         wanted = parse_size(self.size)
         if isinstance(wanted, int):  # a height: keep the aspect ratio, even width
             return max(2, round(width * wanted / height / 2) * 2), wanted
         return wanted
+
+
+@dataclass(frozen=True)
+class RestoreOptions(JobOptions):
+    """Options of `rvrt restore`.
+
+    Raises:
+        OptionError: a value cannot be used; the message names the option and the remedy.
+    """
+
+    model: str = setting("rvrt-deblur-gopro", "Weights to use; see `rvrt weights list`.", metavar="NAME")
+    overlap: int = setting(64, "Overlap between neighboring tiles [px].")
+    sigma: str | None = setting(
+        None,
+        "Standard deviation of the noise, for denoising [0 to 50 of 255 levels]; auto estimates it from the frames.",
+        metavar="LEVELS",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.noise_levels  # noqa: B018  validates
+
+    @property
+    def network_scale(self) -> int:
+        """See `JobOptions`."""
+        return 1
+
+    @property
+    def noise_levels(self) -> float | None:
+        """`sigma` as a number; None where it is to be estimated, or not given.
+
+        Raises:
+            OptionError: neither a number in the range nor auto.
+        """
+        if self.sigma in (None, AUTO):
+            return None
+        try:
+            value = float(self.sigma)
+        except ValueError:
+            value = math.nan
+        if not 0 <= value <= MAX_NOISE:
+            raise OptionError(f"--sigma {self.sigma}: give 0 to {MAX_NOISE} (levels of 255), or {AUTO}")
+        return value
+
+    def output_size(self, width: int, height: int) -> tuple[int, int]:
+        """See `JobOptions`."""
+        return width, height
 
 
 def option_flag(name: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from rvrt_cli.errors import OptionError
 from rvrt_cli.options import (
     DEVICE_HELP,
+    MAX_NOISE,
     PRECISION_HELP,
     PRECISIONS,
     UpscaleOptions,
@@ -17,7 +18,10 @@ from rvrt_cli.options import (
     setting,
 )
 
-PROTOCOLS = ("vimeo90k-t", "vid4", "reds4", "udm10", "clips")
+NOISE_PROTOCOLS = ("set8", "davis")
+RESTORATION_PROTOCOLS = ("gopro", "dvd", *NOISE_PROTOCOLS)
+PROTOCOLS = ("vimeo90k-t", "vid4", "reds4", "udm10", *RESTORATION_PROTOCOLS, "clips")
+DEFAULT_SIGMA = 50.0  # levels of 255
 TEST_DEGRADATIONS = ("bi", "bd", "video")  # MATLAB's bicubic; blur and decimation; bicubic, then H.264
 RANDOM = "random"  # in place of a weights file
 MIN_SIDE = 8  # px, one attention window
@@ -63,6 +67,9 @@ class BenchOptions:
     degradation: str | None = setting(
         None, "Degradation of the low-resolution frames.", choices=TEST_DEGRADATIONS, shown="bi; bd for udm10"
     )
+    sigma: float | None = setting(
+        None, "Standard deviation of the noise, for set8 and davis [levels of 255].", shown=f"{DEFAULT_SIGMA:g}"
+    )
     limit: int | None = setting(None, "Clips to sample, spread evenly over the set.", shown="all of them")
     save: str | None = setting(None, "Folder for the upscaled frames, as PNG.", metavar="FOLDER")
     vmaf: bool = setting(False, "Compute VMAF too, with ffmpeg's libvmaf.")
@@ -89,7 +96,7 @@ class BenchOptions:
             self._check_quality(self.protocol)
 
     def _check_speed(self) -> None:
-        for name in ("data", "degradation", "limit", "save", "vmaf", "force"):
+        for name in ("data", "degradation", "sigma", "limit", "save", "vmaf", "force"):
             if getattr(self, name):
                 raise OptionError(f"--{name}: measures quality; choose a --protocol of {', '.join(PROTOCOLS)}")
 
@@ -102,6 +109,10 @@ class BenchOptions:
             raise OptionError("--weights random: measures speed only; name a --model, or give a weights file")
         if self.degradation is not None:
             check_choice("--degradation", self.degradation, TEST_DEGRADATIONS)
+        if self.degradation is not None and protocol in RESTORATION_PROTOCOLS:
+            raise OptionError(f"--degradation {self.degradation}: --protocol {protocol} has its own; omit it")
+        if self.sigma is not None and (protocol not in NOISE_PROTOCOLS or not 0 < self.sigma <= MAX_NOISE):
+            raise OptionError(f"--sigma {self.sigma:g}: give 1 to {MAX_NOISE}, with --protocol set8 or davis")
         if self.degradation == "video" and protocol != "clips":
             raise OptionError("--degradation video: for --protocol clips only; choose bi or bd")
         if self.data is None and protocol != "clips":

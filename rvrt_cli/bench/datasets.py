@@ -37,6 +37,7 @@ CENTER = SEPTUPLET_FRAMES // 2  # of a septuplet: im4, from 0
 SAMPLE_CLIP = "city-truth.mp4"
 PROTOCOL_CLIPS = {"vid4": ("calendar", "city", "foliage", "walk"), "reds4": ("000", "011", "015", "020"), "udm10": None}
 UDM10_CLIPS = 10
+RESTORATION_DEGRADATIONS = ("blur", "noise")
 PROTOCOL_SEPTUPLETS = 7_824  # Vimeo-90K-T
 DEFAULT_DEGRADATION = {"udm10": "bd"}
 _TARGET_FOLDERS = ("GT", "gt", "HR", "train_sharp", "train/train_sharp", ".")
@@ -91,6 +92,7 @@ class Dataset:
         low_resolution: where the low resolution comes from.
         total: entries of the whole set; fewer in `entries` make a sample.
         protocol_total: entries that the protocol has, where the set lists another number; else 0.
+        noise: standard deviation of the noise, for denoising [levels of 255].
     """
 
     protocol: str
@@ -102,6 +104,17 @@ class Dataset:
     entries: tuple[SetEntry, ...]
     total: int
     protocol_total: int = 0
+    noise: float | None = None
+
+    @property
+    def scale(self) -> int:
+        """Px of the targets per px of what the network gets, along each axis."""
+        return 1 if self.degradation in RESTORATION_DEGRADATIONS else SCALE
+
+    @property
+    def baseline(self) -> str:
+        """What the network is compared with: "bicubic", or the "input" of restoration."""
+        return "input" if self.scale == 1 else "bicubic"
 
     def sample(self, count: int) -> Dataset:
         """`count` entries, evenly spread over the set; at most all of them."""
@@ -195,7 +208,7 @@ def _open_septuplets(root: Path, kind: str) -> Dataset:
         images = [f"im{number + 1}.png" for number in range(SEPTUPLET_FRAMES)]
         if own:
             high = read_png(root / SEQUENCES / name / images[CENTER])[None]
-            yield _check_shapes(
+            yield check_pair(
                 ClipPair(name, _read_images(low / name, images, remake), high), low / name, SEPTUPLET_FRAMES
             )
         else:
@@ -230,9 +243,9 @@ def _open_image_clips(protocol: str, root: Path, kind: str) -> Dataset:
             raise OptionError(f"{folder}: missing, while other clips in {own} are present; unpack the set again")
 
     def load(name: str) -> Iterator[ClipPair]:
-        high = _crop_to_scale(_read_frames(_targets_of(targets / name)))
+        high = _crop_to_scale(read_frames(_targets_of(targets / name)))
         if name in low:
-            yield _check_shapes(ClipPair(name, _read_frames(low[name]), high), low[name], len(high))
+            yield check_pair(ClipPair(name, read_frames(low[name]), high), low[name], len(high))
         else:
             yield ClipPair(name, downsample_clip(high, kind), high)
 
@@ -279,7 +292,12 @@ def _targets_of(folder: Path) -> Path:
     return next((folder / name for name in _TARGETS_IN_CLIP if (folder / name).is_dir()), folder)
 
 
-def _read_frames(folder: Path) -> np.ndarray:
+def read_frames(folder: Path) -> np.ndarray:
+    """The images of a folder, (T, H, W, 3) uint8.
+
+    Raises:
+        OptionError: there are none, or they differ in size.
+    """
     paths = files_of(folder, IMAGE_SUFFIXES)
     if not paths:
         raise OptionError(f"{folder}: no images; unpack the set again")
@@ -298,16 +316,18 @@ def _crop_to_scale(high: np.ndarray) -> np.ndarray:
     return high[:, : high.shape[1] // SCALE * SCALE, : high.shape[2] // SCALE * SCALE]
 
 
-def _check_shapes(pair: ClipPair, folder: Path, targets: int) -> ClipPair:
-    """`pair`, if its `low` has `targets` frames, a quarter as high and wide as its `high`.
+def check_pair(pair: ClipPair, folder: Path, targets: int | None = None, scale: int = SCALE) -> ClipPair:
+    """`pair`, if its `low` has `targets` frames (None: those of its `high`), of the size of its `high` over `scale`.
 
     Raises:
         OptionError: it does not.
     """
     frames, height, width = pair.low.shape[:3]
-    if (targets, *pair.high.shape[1:3]) != (frames, SCALE * height, SCALE * width):
+    targets = len(pair.high) if targets is None else targets
+    if (targets, *pair.high.shape[1:3]) != (frames, scale * height, scale * width):
+        expected = "a quarter of each side" if scale == SCALE else "as many of the same size"
         raise OptionError(
             f"{folder}: {frames} frames of {width}x{height} px do not match {targets} targets of "
-            f"{pair.high.shape[2]}x{pair.high.shape[1]} px; expected a quarter of each side"
+            f"{pair.high.shape[2]}x{pair.high.shape[1]} px; expected {expected}"
         )
     return pair

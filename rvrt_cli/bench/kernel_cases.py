@@ -157,6 +157,23 @@ def _convolution_cases(sizes: CaseSizes, rng: np.random.Generator) -> list[Kerne
         x = features if sources > 1 else features[0]
         return KernelCase(name, "conv2d", [x, weight, _normal(rng, outputs)])
 
+    def grouped(name: str, branch: int) -> KernelCase:
+        """The convolution that a branch of a network for restoration begins with; 5 is the reconstruction."""
+        config, outputs = PRESETS[name], sizes.width
+        groups = config.conv_groups[branch]
+        inputs = min(branch + 1, 5) * outputs
+        weight = _normal(rng, outputs, inputs // groups, 3, 3, scale=1 / (3 * np.sqrt(inputs // groups)))
+        x = _normal(rng, _CASE_FRAMES, *frame, inputs)
+        title = f"{name}: convolution 3x3, {inputs} to {outputs} in {groups} groups"
+        return KernelCase(title, "conv2d", [x, weight, _normal(rng, outputs)])
+
+    def strided(name: str) -> KernelCase:
+        """The second convolution that reduces the frames."""
+        x = _normal(rng, _CASE_FRAMES, 2 * edge, 2 * edge, width)
+        weight = _normal(rng, width, width, 3, 3, scale=1 / (3 * np.sqrt(width)))
+        title = f"{name}: convolution 3x3 of stride 2, {width} to {width}"
+        return KernelCase(title, "conv2d", [x, weight, _normal(rng, width), "none", None, 2])
+
     edge, width, hidden = sizes.edge, sizes.width, _UPSAMPLER_WIDTH
     frame, tiny_frame, tiny = (edge, edge), (sizes.tiny_height, sizes.tiny_width), PRESETS["rvrt-tiny"]
     return [
@@ -166,6 +183,9 @@ def _convolution_cases(sizes: CaseSizes, rng: np.random.Generator) -> list[Kerne
         convolution("rvrt", frame, hidden, hidden),  # the offsets
         convolution("rvrt", (2 * edge, 2 * edge), hidden, 4 * hidden),  # the second shuffle of the upsampler
         convolution("rvrt", frame, 32, 64, 7),  # SpyNet
+        grouped("rvrt-deblur", 5),
+        grouped("rvrt-denoise", 4),
+        strided("rvrt-deblur"),
         convolution("rvrt-tiny", tiny_frame, tiny.width, tiny.width),  # the bodies
         convolution("rvrt-tiny", tiny_frame, tiny.width, tiny.width, sources=2),  # the input of the first branch
         convolution("rvrt-tiny", tiny_frame, tiny.width, tiny.width, sources=3),  # of the second, and of reconstruction

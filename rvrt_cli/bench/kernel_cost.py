@@ -32,7 +32,8 @@ def kernel_flops(function: str, shapes: Sequence[Shape], settings: Sequence[Any]
     first = shapes[0]
     positions = math.prod(first[:-1])
     if function in ("conv2d", "linear"):  # one or several x (..., C), weight (Co, Ci, ...), bias
-        return 2.0 * positions * math.prod(shapes[-2])
+        stride = settings[2] if len(settings) > 2 else 1  # after activation and residual
+        return 2.0 * positions / stride**2 * math.prod(shapes[-2])
     if function == "guided_offsets":  # x (N, T, H, W, I), weight (outputs, I)
         return 2.0 * positions * math.prod(shapes[1])
     if function == "norm_linear":  # x, gamma, beta, weight

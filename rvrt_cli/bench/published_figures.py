@@ -22,6 +22,7 @@ _PUBLISHED_SPEED: tuple[tuple[tuple[int | None, int, int], dict[str, Any]], ...]
     ((None, 320, 180), {"network": "rvrt", "on": "V100, PyTorch", "seconds_per_frame": 0.183}),
 )
 _TABLE_NAMES = {"vimeo90k-t": "Vimeo-90K-T", "vid4": "Vid4", "reds4": "REDS4", "udm10": "UDM10"}
+_TABLE_NAMES |= {"gopro": "GoPro", "dvd": "DVD", "set8": "Set8", "davis": "DAVIS"}
 _OTHER_SCORES: dict[tuple[str, str], tuple[tuple[str, float], ...]] = {
     ("vimeo90k-t", "bi"): (
         ("rvrt, MindSpore", 38.12),
@@ -44,12 +45,18 @@ def published_speed(frames: int, width: int, height: int) -> list[dict[str, Any]
     ]
 
 
-def published_quality(protocol: str, degradation: str) -> list[dict[str, Any]]:
-    """Published PSNR [dB] and SSIM on this set, each with the network; on the channel of the protocol."""
+def published_quality(protocol: str, degradation: str, noise: float | None = None) -> list[dict[str, Any]]:
+    """Published PSNR [dB] and SSIM on this set, each with the network; on the channel of the protocol.
+
+    Args:
+        noise: standard deviation of the noise, for denoising [levels of 255].
+    """
+    table = _TABLE_NAMES.get(protocol, "") + ("" if noise is None else f" {noise:g}")
     found: list[dict[str, Any]] = []
     for entry in PUBLISHED:
-        scores = entry.scores.get(_TABLE_NAMES.get(protocol, ""))
+        scores = entry.scores.get(table)
         if scores and entry.degradation == degradation:
-            found.append({"network": entry.name, "psnr": scores[0], "ssim": scores[1], "published": True})
+            ssim = scores[1] if len(scores) > 1 else None
+            found.append({"network": entry.name, "psnr": scores[0], "ssim": ssim, "published": True})
     others = _OTHER_SCORES.get((protocol, degradation), ())
     return found + [{"network": name, "psnr": value, "ssim": None, "published": True} for name, value in others]

@@ -39,7 +39,13 @@ if TYPE_CHECKING:
     from rvrt_cli.model import Network
 
 # Degradations of the data that weights suit, by the degradation on their card; "video" was trained on clean bicubic too
-SUITABLE_DEGRADATIONS = {"bi": ("bi",), "bd": ("bd",), "video": ("video", "bi")}
+SUITABLE_DEGRADATIONS = {
+    "bi": ("bi",),
+    "bd": ("bd",),
+    "video": ("video", "bi"),
+    "blur": ("blur",),
+    "noise": ("noise",),
+}
 _METRICS = ("psnr", "ssim")
 _MEANS = (*_METRICS, "vmaf", "flicker")
 
@@ -75,6 +81,36 @@ def check_degradation(card: dict[str, Any], degradation: str, force: bool) -> st
     return f"forced: {mismatch}"
 
 
+def fitting_network(network: Network, dataset: Dataset) -> Network:
+    """The network, told the noise of the data if it takes a noise level.
+
+    Raises:
+        OptionError: it upscales and the data is for restoration, or the other way round; or it denoises other data.
+    """
+    if network.scale != dataset.scale:
+        needed = "restores, such as rvrt-deblur-gopro" if dataset.scale == 1 else f"upscales {dataset.scale} times"
+        name = network.card["name"]
+        raise OptionError(f"--protocol {dataset.protocol}: {name} does not fit; choose a --model that {needed}")
+    if network.config.noise_input and dataset.noise is None:
+        raise OptionError(f"--protocol {dataset.protocol}: {network.card['name']} denoises; choose set8 or davis")
+    if network.config.noise_input and dataset.noise is not None:
+        return network.with_noise(dataset.noise / 255)
+    return network
+
+
+def _dataset_facts(dataset: Dataset) -> dict[str, Any]:
+    """The keys of a report that describe the data."""
+    return {
+        "protocol": dataset.protocol,
+        "data": dataset.description,
+        "degradation": dataset.degradation,
+        "low_resolution": dataset.low_resolution,
+        "noise": dataset.noise,
+        "baseline": dataset.baseline,
+        "channel": dataset.channel,
+    }
+
+
 def measure_quality(
     options: BenchOptions,
     dataset: Dataset,
@@ -94,6 +130,7 @@ def measure_quality(
         OptionError: the weights are made for other data, or --save names a folder that is not empty.
         RvrtError: with the remedy.
     """
+    network = fitting_network(network, dataset)
     note = check_degradation(network.card, dataset.degradation, options.force)
     log = ResumeLog(resume_log_path(options, dataset, network))
     if options.save is not None:
@@ -119,11 +156,7 @@ def measure_quality(
     return make_report(
         "quality",
         **{**facts, "notes": notes},
-        protocol=dataset.protocol,
-        data=dataset.description,
-        degradation=dataset.degradation,
-        low_resolution=dataset.low_resolution,
-        channel=dataset.channel,
+        **_dataset_facts(dataset),
         sample=len(dataset.entries) < dataset.total,
         clips_scored=len(dataset.entries),
         clips_total=dataset.total,
@@ -131,7 +164,7 @@ def measure_quality(
         frames_scored=sum(clip["frames"] for clip in clips),
         **_mean_scores(clips),
         clips=clips,
-        published=published_quality(dataset.protocol, dataset.degradation),
+        published=published_quality(dataset.protocol, dataset.degradation, dataset.noise),
     )
 
 
@@ -164,7 +197,8 @@ def _caveats(dataset: Dataset, clips: list[dict[str, Any]], progress: QualityPro
 
 def _mean_scores(clips: list[dict[str, Any]]) -> dict[str, float]:
     """Means in which every clip counts the same, however long it is; clips without a PSNR are excluded from it."""
-    measured = [key for key in clips[0] if key.removeprefix("bicubic_").startswith(_MEANS)]
+    plain = (key.removeprefix("bicubic_").removeprefix("input_") for key in clips[0])
+    measured = [key for key, name in zip(clips[0], plain, strict=True) if name.startswith(_MEANS)]
     scored = {key: {clip["clip"]: [clip[key]] for clip in clips if clip[key] is not None} for key in measured}
     return {key: clip_means(scores)[1] if scores else math.nan for key, scores in scored.items()}
 
@@ -173,17 +207,17 @@ def _score_clip(network: Network, dataset: Dataset, options: BenchOptions, pair:
     started = time.perf_counter()
     if dataset.center:
         upscaled, window, tile = upscale_center_frame(network, pair.low), 0, 0
-        bicubic = bicubic_upscale(pair.low[CENTER : CENTER + 1])
+        baseline = bicubic_upscale(pair.low[CENTER : CENTER + 1])
     else:
         upscaled, plan = upscale_clip(network, pair.low, whole=dataset.protocol != "clips")
         window, tile = plan.window, 0 if plan.tiles == 1 else max(plan.tile)
-        bicubic = bicubic_upscale(pair.low)
+        baseline = _as_levels(pair.low) if dataset.scale == 1 else bicubic_upscale(pair.low)
     seconds = time.perf_counter() - started
     channel = dataset.channel
     scores: dict[str, Any] = {"clip": pair.name, "frames": len(upscaled)}
-    exact = (bicubic == pair.high).all((1, 2, 3))  # bicubic's PSNR is infinite there, nothing can be compared with it
+    exact = (baseline == pair.high).all((1, 2, 3))  # its PSNR is infinite there, nothing can be compared with it
     counted = np.ones_like(exact) if dataset.protocol != "clips" else ~exact  # published protocols count every frame
-    for prefix, frames in (("", upscaled), ("bicubic_", bicubic)):
+    for prefix, frames in (("", upscaled), (f"{dataset.baseline}_", baseline)):
         values = score_frames(frames, pair.high, channel, counted)
         scores |= {f"{prefix}{name}_{channel}": value for name, value in zip(_METRICS, values, strict=True)}
         if options.vmaf:
@@ -223,7 +257,7 @@ def chroma_psnr(frames: np.ndarray, reference: np.ndarray) -> dict[str, float | 
 
 
 def upscale_clip(network: Network, low: np.ndarray, whole: bool) -> tuple[np.ndarray, engine.Plan]:
-    """(T, 4h, 4w, 3) of (T, h, w, 3).
+    """(T, scale * h, scale * w, 3) uint8 of (T, h, w, 3) uint8, or float32 on the scale [0, 1].
 
     Args:
         whole: the clip in one call, untiled, as published, where the memory allows it; else as `rvrt upscale` streams.
@@ -240,7 +274,12 @@ def upscale_clip(network: Network, low: np.ndarray, whole: bool) -> tuple[np.nda
     plan = plan or engine.make_plan(network, workload, engine.WindowOptions(), budget)
     frames = (Frame(pixels, pts) for pts, pixels in enumerate(low))
     segments = engine.stream(frames, network, plan, scenes=False)
-    return np.stack([frame.pixels for segment in segments for frame in segment]), plan
+    return np.stack([_as_levels(frame.pixels) for segment in segments for frame in segment]), plan
+
+
+def _as_levels(pixels: np.ndarray) -> np.ndarray:
+    """uint8, rounded from floats as published protocols do; of (T, H, W, 3) or (H, W, 3)."""
+    return pixels if pixels.dtype == np.uint8 else to_pixels(pixels, np.empty(pixels.shape, np.uint8))
 
 
 def upscale_center_frame(network: Network, low: np.ndarray) -> np.ndarray:

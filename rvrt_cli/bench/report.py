@@ -62,7 +62,9 @@ KEYS = {
     # quality
     "protocol": "as chosen",
     "data": "the test set, and which list of it",
-    "degradation": '"bi", "bd" or "video"',
+    "degradation": '"bi", "bd" or "video"; "blur" or "noise" for restoration',
+    "noise": "standard deviation of the noise, for denoising [levels of 255]",
+    "baseline": 'what the network is compared with: "bicubic", or for restoration its "input"',
     "low_resolution": "its origin: the set's own, or made from the targets",
     "channel": 'what PSNR and SSIM are computed on: "y" or "rgb"',
     "sample": "true if --limit omitted clips: then the figures are not those of the protocol",
@@ -79,6 +81,9 @@ KEYS = {
     "ssim_rgb": "like ssim_y, where the channel is rgb",
     "bicubic_psnr_rgb": "like bicubic_psnr_y, where the channel is rgb [dB]",
     "bicubic_ssim_rgb": "like bicubic_ssim_y, where the channel is rgb",
+    "input_psnr_rgb": "like bicubic_psnr_rgb, of the input of restoration [dB]",
+    "input_ssim_rgb": "like bicubic_ssim_rgb, of the input of restoration",
+    "input_vmaf": "like bicubic_vmaf, of the input of restoration",
     "psnr_cb": "for protocol clips, mean over the clips of the PSNR of Cb, by the mean squared error over a clip's frames [dB]; "
     "null if there is no error",
     "psnr_cr": "of Cr",

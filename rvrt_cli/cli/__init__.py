@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line: one file per command; parse, call one function, print. Heavy imports are inside the functions.
 
-- `upscale`, `preprocess`, `train`, `bench`, `weights`: the commands.
+- `upscale`, `restore`, `preprocess`, `train`, `bench`, `weights`: the commands.
 - `generated_options` makes their options from the options dataclasses.
 - `display` shows how far they are; `formatting` and `bench_tables` print numbers and results.
 - `interrupt` handles Ctrl-C.
@@ -19,6 +19,7 @@ import click
 from rvrt_cli.cli.bench import bench_command
 from rvrt_cli.cli.interrupt import exit_after_interrupt, interrupt
 from rvrt_cli.cli.preprocess import preprocess_group
+from rvrt_cli.cli.restore import restore_command
 from rvrt_cli.cli.train import train_command
 from rvrt_cli.cli.upscale import upscale_command
 from rvrt_cli.cli.weights import weights_group
@@ -36,7 +37,7 @@ class _OrderedGroup(click.Group):
 @click.version_option(package_name="rvrt", prog_name="rvrt")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def cli(debug: bool) -> None:
-    """Video super-resolution with RVRT on MindSpore: CPU, NVIDIA GPU, Ascend NPU.
+    """Video super-resolution, deblurring and denoising with RVRT on MindSpore: CPU, NVIDIA GPU, Ascend NPU.
 
     \b
     Examples:
@@ -46,7 +47,7 @@ def cli(debug: bool) -> None:
     """
 
 
-for _command in (upscale_command, weights_group, bench_command, preprocess_group, train_command):
+for _command in (upscale_command, restore_command, weights_group, bench_command, preprocess_group, train_command):
     cli.add_command(_command)
 
 

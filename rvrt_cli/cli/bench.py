@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from rvrt_cli.bench.bench_options import RANDOM, BenchOptions
+from rvrt_cli.bench.bench_options import DEFAULT_SIGMA, RANDOM, RESTORATION_PROTOCOLS, BenchOptions
 from rvrt_cli.cli.bench_tables import print_quality, print_speed
 from rvrt_cli.cli.display import open_display
 from rvrt_cli.cli.generated_options import dataclass_options
@@ -54,6 +54,7 @@ def bench_command(json_file: Path | None, plot: Path | None, debug: bool, **valu
       rvrt bench --sweep --plot growth.png
       rvrt bench --protocol clips
       rvrt bench --protocol vid4 --data Vid4 --model rvrt-bi-vimeo --json vid4.json
+      rvrt bench --protocol davis --data DAVIS-test --model rvrt-denoise-davis --sigma 30
     """
     options = BenchOptions(**{field.name: values[field.name] for field in fields(BenchOptions)})
     for name in ("frames", "size", "repeat") if options.protocol else ():
@@ -151,10 +152,15 @@ def _show_point(point: dict[str, Any]) -> None:
 def _measure_quality(options: BenchOptions) -> dict[str, Any]:
     from rvrt_cli.bench.datasets import open_dataset
     from rvrt_cli.bench.quality import QualityProgress, measure_quality
+    from rvrt_cli.bench.restoration_sets import open_restoration_set
     from rvrt_cli.bench.speed import open_network
 
     assert options.protocol is not None
-    dataset = open_dataset(options.protocol, Path(options.data) if options.data else None, options.degradation)
+    folder = Path(options.data) if options.data else None
+    if options.protocol in RESTORATION_PROTOCOLS and folder is not None:
+        dataset = open_restoration_set(options.protocol, folder, options.sigma or DEFAULT_SIGMA)
+    else:
+        dataset = open_dataset(options.protocol, folder, options.degradation)
     if options.limit is not None:
         dataset = dataset.sample(options.limit)
     if options.vmaf:

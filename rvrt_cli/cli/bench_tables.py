@@ -195,15 +195,16 @@ def _scores_table(result: dict[str, Any], keys: list[str]) -> Table:
 
     table = Table(header_style="bold")
     table.add_column("clip")
-    for prefix in ("", "bicubic "):
+    for prefix in ("", f"{result['baseline']} "):
         for key in keys:
             table.add_column(prefix + _SCORE_NAMES.get(key, key.replace("_", " ").upper()), justify="right")
     for clip in result["clips"] if len(result["clips"]) <= _MAX_LISTED_CLIPS else []:
-        table.add_row(safe_markup(clip["clip"]), *_scores(clip, keys))
+        table.add_row(safe_markup(clip["clip"]), *_scores(clip, keys, result["baseline"]))
     table.add_section()
     mean = "mean of the sample" if result["sample"] else "mean"
     noun = "clip" if result["shots_scored"] == result["clips_scored"] else "shot"
-    table.add_row(f"{mean}, {plural(result['shots_scored'], noun)}", *_scores(result, keys), style="bold")
+    means = _scores(result, keys, result["baseline"])
+    table.add_row(f"{mean}, {plural(result['shots_scored'], noun)}", *means, style="bold")
     for entry in result["published"] if f"psnr_{result['channel']}" in keys else []:
         blank = [""] * (2 * len(keys) - 2)
         ssim = "" if entry["ssim"] is None else f"{entry['ssim']:.4f}"
@@ -211,9 +212,9 @@ def _scores_table(result: dict[str, Any], keys: list[str]) -> Table:
     return table
 
 
-def _scores(values: dict[str, Any], keys: list[str]) -> list[str]:
+def _scores(values: dict[str, Any], keys: list[str], baseline: str) -> list[str]:
     def shown(score: float | None, places: int) -> str:
         return "–" if score is None or math.isnan(score) else f"{score:.{places}f}"
 
     places = [_PLACES.get(key.split("_")[0], 2) for key in keys]
-    return [shown(values[p + key], n) for p in ("", "bicubic_") for key, n in zip(keys, places, strict=True)]
+    return [shown(values[p + key], n) for p in ("", f"{baseline}_") for key, n in zip(keys, places, strict=True)]

@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -139,7 +139,7 @@ def preprocess_clips_command(
     workers: int,
     overwrite: bool,
     strict: bool,
-    **options: int,
+    **options: Any,
 ) -> None:
     """Cut photos and videos (files or folders) into training clips.
 

@@ -37,7 +37,7 @@ _SMOOTHING = 0.98  # of the displayed loss, PSNR and time per step
 @click.option("--resume", is_flag=True, help="Resume the run in --output, with its recipe and the options given here.")
 @dataclass_options(TrainOptions, recipes=[read_recipe(path) for path in sorted(RECIPES.glob("*.toml"))])
 def train_command(recipe: Path | None, network: tuple[str, ...], resume: bool, **values: Any) -> None:
-    """Train a network on clips or Vimeo-90K.
+    """Train a network on clips, Vimeo-90K, or pairs of blurred and sharp frames.
 
     Every option can be set in a recipe; options given on the command line override it. The folder --output gets
     weights.safetensors (newest moving average), best.safetensors (best validation score), checkpoints, log.jsonl,
@@ -48,6 +48,8 @@ def train_command(recipe: Path | None, network: tuple[str, ...], resume: bool, *
     Examples:
       rvrt train --data clips --output run --model rvrt-tiny --minutes 60
       rvrt train --output run --resume
+      rvrt train --task denoise --data clips --output run
+      rvrt train --task deblur --data GOPRO_Large --output run
       rvrt train --data vimeo_septuplet --output run --model rvrt --spynet spynet.pth --device ascend --ranks 8
     """
     from rvrt_cli.train.setup import given_options, locked_run, prepare_run, resolve_options
@@ -61,7 +63,8 @@ def train_command(recipe: Path | None, network: tuple[str, ...], resume: bool, *
             click.echo(line, err=True)
         outcome = _start_run(options)
     skipped = f", {outcome['skipped']} skipped" if outcome["skipped"] else ""
-    best = f"; best validation {outcome['best']:+.3f} dB over bicubic" if outcome["best"] is not None else ""
+    baseline = "bicubic" if options.task == "upscale" else "the input"
+    best = f"; best validation {outcome['best']:+.3f} dB over {baseline}" if outcome["best"] is not None else ""
     of = "" if outcome["step"] < outcome["steps"] and not outcome["resume"] else f" of {outcome['steps']}"
     click.echo(f"step {outcome['step']}{of}{skipped}{best}: weights in {options.output}", err=True)
     if outcome["resume"]:

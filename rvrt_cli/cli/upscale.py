@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`rvrt upscale`: upscale a video or images."""
+"""`rvrt upscale`: upscale a video or images; and what it shares with `rvrt restore`."""
 
 from __future__ import annotations
 
@@ -11,26 +11,33 @@ import click
 
 from rvrt_cli.cli.display import JsonEvents, SilentDisplay, open_display
 from rvrt_cli.cli.formatting import duration
-from rvrt_cli.cli.generated_options import dataclass_options
+from rvrt_cli.cli.generated_options import Command, dataclass_options
 from rvrt_cli.cli.interrupt import exit_after_interrupt, second_signal_exits
 from rvrt_cli.errors import MediaError, printable
-from rvrt_cli.options import UpscaleOptions
+from rvrt_cli.options import JobOptions, UpscaleOptions
 
 if TYPE_CHECKING:
     from rvrt_cli.upscale import Job, Progress
+
+
+def job_flags(command: Command) -> Command:
+    """The options that are about the command's output, not about the job."""
+    for option in (
+        click.option("--debug", is_flag=True, help="Show the traceback of an error."),
+        click.option("--quiet", "-q", is_flag=True, help="Print only errors, and warnings about SOURCE."),
+        click.option("--json", "as_json", is_flag=True, help="Print progress as JSON, one object per line."),
+        click.option("--dry-run", is_flag=True, help="Print the plan and exit."),
+    ):
+        command = option(command)
+    return command
 
 
 @click.command("upscale", short_help="Upscale a video or images fourfold.")
 @click.argument("source")
 @click.argument("target")
 @dataclass_options(UpscaleOptions)
-@click.option("--dry-run", is_flag=True, help="Print the plan and exit.")
-@click.option("--json", "as_json", is_flag=True, help="Print progress as JSON, one object per line.")
-@click.option("--quiet", "-q", is_flag=True, help="Print only errors, and warnings about SOURCE.")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-def upscale_command(
-    source: str, target: str, dry_run: bool, as_json: bool, quiet: bool, debug: bool, **options: Any
-) -> None:
+@job_flags
+def upscale_command(source: str, target: str, **values: Any) -> None:
     """Upscale SOURCE fourfold into TARGET, keeping timestamps, audio and colors.
 
     SOURCE is a video, a folder or pattern of images, a GIF, or - for y4m on standard input. TARGET is a video (.mp4
@@ -46,7 +53,17 @@ def upscale_command(
       rvrt upscale in.mp4 preview.mp4 --start 60 --duration 10
       rvrt upscale in.mp4 out.mp4 --dry-run
     """
-    chosen = UpscaleOptions(**{field.name: options[field.name] for field in fields(UpscaleOptions)})
+    run_job(UpscaleOptions, source, target, values)
+
+
+def run_job(kind: type[JobOptions], source: str, target: str, values: dict[str, Any]) -> None:
+    """Do what a command line asks for, and print how it goes.
+
+    Args:
+        values: of the fields of `kind`, and of `job_flags`.
+    """
+    chosen = kind(**{field.name: values[field.name] for field in fields(kind)})
+    dry_run, as_json, quiet = values["dry_run"], values["as_json"], values["quiet"]
     from rvrt_cli.upscale import prepare, run
 
     display = SilentDisplay() if quiet or as_json else open_display("frames")
@@ -99,12 +116,14 @@ def _plan_lines(job: Job) -> list[str]:
     window = f"windows of {plan.window} + {plan.lookahead} frames" if plan.window else "each scene in one window"
     device = job.network.device
     gigabytes = (plan.device_bytes + plan.host_bytes) / 2**30
+    noise = [] if job.noise is None else [f"noise: {job.noise}"]
     return [
         f"source: {source.path}, {source.width}x{source.height} px, {frames} at {rate}; {streams}",
         f"target: {target.path if target.kind != 'y4m' else 'y4m'}, {target.width}x{target.height} px, "
         f"{target.encoder or target.kind} {target.pix_fmt}",
         f"network: {job.network.card['name']} on {device.kind}, {device.precision}; {window}, {tiles}; "
         f"about {gigabytes:.1f} GiB",
+        *noise,
     ]
 
 
@@ -178,6 +197,7 @@ class _JsonReport:
             tiles=plan.tiles,
             device=network.device.kind,
             network=network.card["name"],
+            noise=None if job.noise is None else job.noise.levels,
             kept=job.kept,
         )
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,7 +14,18 @@ from rvrt_cli.cli.display import SilentDisplay, open_display
 from rvrt_cli.cli.formatting import facts_table, megabytes, print_table, safe_markup, thousands
 from rvrt_cli.cli.generated_options import with_default
 
-_DEGRADATION_NAMES = {"bi": "bicubic (bi)", "bd": "blurred (bd)", "video": "compressed video", "none": "-", None: "?"}
+if TYPE_CHECKING:
+    from rvrt_cli.model import RVRTConfig
+
+_DEGRADATION_NAMES = {
+    "bi": "bicubic (bi)",
+    "bd": "blurred (bd)",
+    "video": "compressed video",
+    "blur": "motion blur",
+    "noise": "noise",
+    "none": "-",
+    None: "?",
+}
 
 
 @click.group("weights", short_help="List, inspect, convert and download weights.")
@@ -90,7 +102,7 @@ def weights_info_command(name: str, as_json: bool) -> None:
 @click.option("--license", metavar="TEXT", help="License of the weights, for the model card.")
 @click.option("--overwrite", is_flag=True, help="Replace TARGET if it exists.")
 def weights_convert_command(source: Path, target: Path, overwrite: bool, **facts: str | None) -> None:
-    """Convert SOURCE, a PyTorch checkpoint of the x4 RVRT, into the weights file TARGET.
+    """Convert SOURCE, a PyTorch checkpoint of RVRT, into the weights file TARGET.
 
     PyTorch is not needed, and nothing in SOURCE is executed.
 
@@ -104,7 +116,7 @@ def weights_convert_command(source: Path, target: Path, overwrite: bool, **facts
     done = convert_checkpoint(source, target, given, overwrite)
     parameters = thousands(sum(array.size for array in done.arrays.values()))
     click.echo(f"{target}: {done.card['name']}, {parameters} parameters in {len(done.arrays)} arrays")
-    click.echo(f"use it with: rvrt upscale --weights {target} SOURCE TARGET")
+    click.echo(f"use it with: rvrt {_command_for(done.config)} --weights {target} SOURCE TARGET")
 
 
 @weights_group.command("pull", short_help="Download published weights.")
@@ -125,19 +137,20 @@ def weights_pull_command(name: str, file: Path | None, url: str | None, overwrit
     command is run again.
 
     \b
-    Names: rvrt-bi-reds, rvrt-bi-vimeo (bicubic), rvrt-bd-vimeo (blurred)
+    Names: rvrt-bi-reds, rvrt-bi-vimeo (bicubic), rvrt-bd-vimeo (blurred), and for `rvrt restore`
+      rvrt-deblur-dvd, rvrt-deblur-gopro, rvrt-denoise-davis
     Example:
       rvrt weights pull rvrt-bi-reds
     """
     from rvrt_cli.errors import WeightsError
     from rvrt_cli.files import cache_folder
-    from rvrt_cli.weights import PUBLISHED_LICENSE, find_published, pull_weights
+    from rvrt_cli.weights import PUBLISHED_LICENSE, find_published, pull_weights, read_about
 
     entry = find_published(name)
     if (cache_folder() / f"{entry.name}.safetensors").is_file() and not overwrite:
         click.echo(f"{entry.name}: already in the cache; --overwrite downloads it again")
         return
-    click.echo(f"{entry.name}: RVRT x4, trained on {entry.data} by Liang et al.")
+    click.echo(f"{entry.name}: RVRT, trained on {entry.data} by Liang et al.")
     click.echo(f"license: {PUBLISHED_LICENSE}")
     display = SilentDisplay() if file is not None else open_display("MB")
 
@@ -149,7 +162,12 @@ def weights_pull_command(name: str, file: Path | None, url: str | None, overwrit
             path = pull_weights(entry, file=file, url=url, overwrite=overwrite, progress=show)
     except KeyboardInterrupt:
         raise WeightsError(f"stopped; `rvrt weights pull {name}` resumes the download") from None
-    click.echo(f"{path}\nuse it with: rvrt upscale --model {entry.name} SOURCE TARGET")
+    click.echo(f"{path}\nuse it with: rvrt {_command_for(read_about(path).config)} --model {entry.name} SOURCE TARGET")
+
+
+def _command_for(config: RVRTConfig) -> str:
+    """The command that runs such a network, with the options that it needs."""
+    return "upscale" if config.scale > 1 else "restore --sigma auto" if config.noise_input else "restore"
 
 
 def _card_text(value: object) -> str:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from rvrt_cli.errors import OptionError
 from rvrt_cli.options import NATIVE_SCALE
 
-TRAINING_DEGRADATIONS = ("bi", "bd", "video")
+# By task: what makes the input from the target. "blur" averages neighboring frames, or takes a set's own pairs.
+TASK_DEGRADATIONS = {"upscale": ("bi", "bd", "video"), "deblur": ("blur",), "denoise": ("noise",)}
+TRAINING_DEGRADATIONS = tuple(kind for kinds in TASK_DEGRADATIONS.values() for kind in kinds)
 
 
 @dataclass(frozen=True)
@@ -43,3 +45,15 @@ class BatchSpec:
             raise OptionError(f"--still {self.still}: give a share from 0 to 1")
         if self.degradation not in TRAINING_DEGRADATIONS:
             raise OptionError(f"--degradation {self.degradation!r}: choose one of {', '.join(TRAINING_DEGRADATIONS)}")
+        if self.still and self.task == "deblur":
+            raise OptionError(f"--still {self.still}: still frames have no blur to remove; give 0")
+
+    @property
+    def task(self) -> str:
+        """What a network learns from such samples, a key of `TASK_DEGRADATIONS`."""
+        return next(task for task, kinds in TASK_DEGRADATIONS.items() if self.degradation in kinds)
+
+    @property
+    def scale(self) -> int:
+        """Px of the target per px of the input, along each axis."""
+        return NATIVE_SCALE if self.task == "upscale" else 1

@@ -3,11 +3,13 @@
 
 Sample j of step k is a pure function of (seed, k, j) and of the data, so the state of a run's data is its step counter.
 
-N samples, T frames, H×W px high resolution, h×w = H/4 × W/4. Samples are uint8 RGB, (T, h, w, 3) and (T, H, W, 3).
+N samples, T frames, H×W px high resolution, h×w = H/4 × W/4, or H×W for restoration. Samples are uint8 RGB, (T, h, w, 3) and
+(T, H, W, 3); the input of denoising is float32 and has the noise level as a fourth channel.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +18,19 @@ from rvrt_cli.data.batch_spec import BatchSpec
 from rvrt_cli.data.clip_store import CLIP_LAYOUT, CLIP_MANIFEST, ClipStore
 from rvrt_cli.data.crop_detail import CROP_DRAWS, worth_keeping
 from rvrt_cli.data.degradation import degrade
+from rvrt_cli.data.pair_store import PAIR_LAYOUT, PairStore, find_pairs
 from rvrt_cli.data.resize import SCALE
+from rvrt_cli.data.restoration_pairs import LEAST_BLUR, random_blur, random_noise
 from rvrt_cli.data.vimeo import FOLDERS, VIMEO_LAYOUT, VimeoStore, is_vimeo
 from rvrt_cli.errors import OptionError
 
 Batch = tuple[np.ndarray, np.ndarray]  # low resolution, high resolution
+Store = ClipStore | VimeoStore | PairStore
 
 _CROP_MARGIN = 16  # HR px around the crop that are degraded with it, so that its border sees its surroundings
 
 
-def open_store(folder: Path) -> ClipStore | VimeoStore:
+def open_store(folder: Path) -> Store:
     """The training data in `folder`, whichever layout it has.
 
     Raises:
@@ -35,16 +40,28 @@ def open_store(folder: Path) -> ClipStore | VimeoStore:
         return ClipStore(folder)
     if is_vimeo(folder):
         return VimeoStore(folder)
-    raise OptionError(f"{folder}: no training data here; {CLIP_LAYOUT}, or {VIMEO_LAYOUT}")
+    if folder.is_dir() and find_pairs(folder):
+        return PairStore(folder)
+    raise OptionError(f"{folder}: no training data here; {CLIP_LAYOUT}, or {VIMEO_LAYOUT}, or {PAIR_LAYOUT}")
 
 
-def check_spec(store: ClipStore | VimeoStore, spec: BatchSpec) -> None:
+def check_spec(store: Store, spec: BatchSpec) -> None:
     """Refuse a spec that the data cannot serve.
 
     Raises:
         OptionError: too many frames, too large a crop, or low resolution that has not been made.
     """
     height, width = (store.size, store.size) if isinstance(store, ClipStore) else store.size
+    if isinstance(store, PairStore) and spec.task != "deblur":
+        raise OptionError(
+            f"--degradation {spec.degradation}: the data holds pairs for deblurring; choose --task deblur"
+        )
+    averaged = LEAST_BLUR if spec.task == "deblur" and not isinstance(store, PairStore) else 1
+    if averaged * spec.frames > store.frames >= spec.frames:
+        raise OptionError(
+            f"--frames {spec.frames}: blur takes {averaged} of a clip for each, and the clips have {store.frames}; choose fewer, "
+            "or make longer clips with `rvrt preprocess clips --high-rate`"
+        )
     if spec.frames > store.frames:
         remake = f"make longer clips with rvrt preprocess clips --frames {spec.frames}"
         raise OptionError(
@@ -60,12 +77,12 @@ def check_spec(store: ClipStore | VimeoStore, spec: BatchSpec) -> None:
         store.check_degradation(spec.degradation)
 
 
-def _or_clips(store: ClipStore | VimeoStore, remake: str) -> str:
+def _or_clips(store: Store, remake: str) -> str:
     """The other remedy, where the data was made by this program."""
     return f", or {remake}" if isinstance(store, ClipStore) else ""
 
 
-def make_sample(store: ClipStore | VimeoStore, spec: BatchSpec, step: int, index: int) -> Batch:
+def make_sample(store: Store, spec: BatchSpec, step: int, index: int) -> Batch:
     """Sample `index` of step `step`: (T, h, w, 3) and (T, H, W, 3), uint8.
 
     A random clip, window of frames and crop; flipped, transposed and reversed in time at random, and only then degraded,
@@ -73,6 +90,12 @@ def make_sample(store: ClipStore | VimeoStore, spec: BatchSpec, step: int, index
     frame is the middle one: other frames add nothing there, as in static footage.
     """
     rng = np.random.default_rng((spec.seed, step, index))
+    if isinstance(store, PairStore):
+        low, high = store.sample(rng, spec.frames, spec.crop)
+        turns = rng.integers(2, size=4).astype(bool)
+        return _flip_and_reverse(low, turns), _flip_and_reverse(high, turns)
+    if spec.task != "upscale":
+        return _restoration_sample(store, spec, rng)
     if isinstance(store, VimeoStore) and spec.degradation in FOLDERS:
         low, high = store.sample(rng, spec.frames, spec.crop, spec.degradation)
         turns = rng.integers(2, size=4).astype(bool)
@@ -83,6 +106,16 @@ def make_sample(store: ClipStore | VimeoStore, spec: BatchSpec, step: int, index
         region = _freeze(region)
     low = degrade(region, spec.degradation, rng)
     return _center_crop(low, spec.crop // SCALE), _center_crop(region, spec.crop)
+
+
+def _restoration_sample(store: ClipStore | VimeoStore, spec: BatchSpec, rng: np.random.Generator) -> Batch:
+    """A sample at the clip's own size: noise, or blur made of all frames that the clip has."""
+    count = store.frames if spec.task == "deblur" else spec.frames
+    region = _random_region(store, replace(spec, frames=count), rng)
+    region = _center_crop(_flip_and_reverse(region, rng.integers(2, size=4).astype(bool)), spec.crop)
+    if spec.task == "deblur":
+        return random_blur(region, spec.frames, rng)
+    return random_noise(_freeze(region) if _is_still(spec, rng) else region, rng)
 
 
 def _random_region(store: ClipStore | VimeoStore, spec: BatchSpec, rng: np.random.Generator) -> np.ndarray:
@@ -126,8 +159,8 @@ def _freeze(clip: np.ndarray) -> np.ndarray:
     return np.repeat(clip[len(clip) // 2][None], len(clip), 0)
 
 
-def make_batch(store: ClipStore | VimeoStore, spec: BatchSpec, step: int, samples: range) -> Batch:
-    """Samples of one step: (N, T, h, w, 3) and (N, T, H, W, 3), uint8."""
+def make_batch(store: Store, spec: BatchSpec, step: int, samples: range) -> Batch:
+    """Samples of one step, see `make_sample`: (N, T, h, w, 3 or 4) and (N, T, H, W, 3)."""
     pairs = [make_sample(store, spec, step, index) for index in samples]
     return np.stack([low for low, _ in pairs]), np.stack([high for _, high in pairs])
 

@@ -23,6 +23,9 @@ class ClipOptions:
     per_photo: int = setting(16, "Clips from each photo.")
     per_video: int = setting(240, "Most clips from each video, spread over its length.")
     reduce: int = setting(2, "Factor by which videos are downscaled first, to remove compression artifacts.")
+    high_rate: bool = setting(
+        False, "Take every frame of a video, for blur that is made by averaging neighboring frames (--task deblur)."
+    )
     seed: int = setting(0, "Random seed; the same seed makes the same clips.")
 
     def __post_init__(self) -> None:

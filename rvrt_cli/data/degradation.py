@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from rvrt_cli.data.resize import SCALE, blur_downsample, imresize
-from rvrt_cli.frame import round_levels
+from rvrt_cli.frame import round_levels, to_float
 
 # `video` imitates real low-resolution footage; shares of the clips.
 _CLEAN_SHARE = 0.50  # bicubic reduction only
@@ -77,6 +77,15 @@ def jpeg(clip: np.ndarray, quality: int) -> np.ndarray:
         Image.fromarray(source).save(coded, "JPEG", quality=quality)
         target[:] = np.asarray(Image.open(coded))
     return out
+
+
+def add_noise(clip: np.ndarray, levels: float, rng: np.random.Generator) -> np.ndarray:
+    """uint8 (T, H, W, 3) with white Gaussian noise of that standard deviation [levels of 255], float32, 1 for white.
+
+    Neither rounded nor clipped, as in the protocols of the literature.
+    """
+    noise = rng.standard_normal(clip.shape, np.float32) * np.float32(levels / 255)
+    return to_float(clip) + noise
 
 
 def h264(clip: np.ndarray, crf: float, preset: str = "medium", mbtree: bool = True) -> np.ndarray:

@@ -180,11 +180,12 @@ def _photo_clips(path: Path, options: ClipOptions, rng: np.random.Generator) -> 
 
 def _video_clips(path: Path, options: ClipOptions, rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
     estimate, frames = read_video(path)
-    span = (options.frames - 1) * float(np.dot(_STRIDES, _STRIDE_SHARES)) + 1
+    mean_stride = 1.0 if options.high_rate else float(np.dot(_STRIDES, _STRIDE_SHARES))
+    span = (options.frames - 1) * mean_stride + 1
     per_window = options.per_video / max(1.0, estimate / span)
     left = options.per_video
     large_enough = _check_clip_size(path, _reduce_frames(frames, options.reduce), options)
-    for window in clip_windows(mark_scenes(large_enough), options.frames, rng):
+    for window in clip_windows(mark_scenes(large_enough), options.frames, rng, every_frame=options.high_rate):
         wanted = int(per_window) + int(rng.random() < per_window % 1)
         for clip in _moving_crops(window, min(wanted, left), options.size, rng):
             left -= 1
@@ -214,28 +215,29 @@ def _reduce_frames(frames: Iterable[np.ndarray], factor: int) -> Iterator[np.nda
 
 
 def clip_windows(
-    marked: Iterable[tuple[np.ndarray, bool]], frames: int, rng: np.random.Generator
+    marked: Iterable[tuple[np.ndarray, bool]], frames: int, rng: np.random.Generator, every_frame: bool = False
 ) -> Iterator[list[np.ndarray]]:
     """Yield windows of `frames` frames, every 1st, 2nd or 3rd of the video, without cuts and repeated frames.
 
     Args:
         marked: frames (H, W, 3) uint8, and whether each begins a scene.
+        every_frame: take all of them instead, also repeated ones: at a high rate little moves from one to the next.
     """
     window: list[np.ndarray] = []
-    stride = int(rng.choice(_STRIDES, p=_STRIDE_SHARES))
+    stride = 1 if every_frame else int(rng.choice(_STRIDES, p=_STRIDE_SHARES))
     before: np.ndarray | None = None
     for frame, begins in marked:
         small = _small_luma(frame)
         if begins:
             window.clear()
-        elif before is not None and movement(before, small) < _MIN_MOVEMENT:
+        elif not every_frame and before is not None and movement(before, small) < _MIN_MOVEMENT:
             continue  # a repeated frame, or part of a static passage
         before = small
         window.append(frame)
         if len(window) == (frames - 1) * stride + 1:
             yield window[::stride]
             window.clear()
-            stride = int(rng.choice(_STRIDES, p=_STRIDE_SHARES))
+            stride = 1 if every_frame else int(rng.choice(_STRIDES, p=_STRIDE_SHARES))
 
 
 def _moving_crops(window: list[np.ndarray], wanted: int, size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:

@@ -4,7 +4,8 @@
 For every video of a folder: frames of 720 rows or more are halved (MATLAB's bicubic), which removes compression artifacts
 from the target; the video is split at its cuts; shots are cropped to multiples of 4 px. Low resolution is MATLAB's
 bicubic reduction by 4, `clean`, or that compressed with H.264 at CRF 23 (x264 medium, 4:2:0, the whole shot), `h264`.
-Scores are PSNR on Y without a border: mean over the frames of a shot, then over the shots. Frames that bicubic restores
+For restoration, frames keep their size: `noise` is white and Gaussian of 25 levels, `blur` averages five frames each, and the
+input takes the place of bicubic. Scores are PSNR on Y without a border: mean over the frames of a shot, then over the shots. Frames that bicubic restores
 exactly, such as black ones, are excluded: its PSNR is infinite there, so they carry no information.
 
 T frames, h×w px low resolution. Frames are uint8 RGB.
@@ -24,16 +25,19 @@ import numpy as np
 
 from rvrt_cli.data.degradation import h264
 from rvrt_cli.data.resize import SCALE, imresize
+from rvrt_cli.data.restoration_pairs import input_pixels, validation_pair
 from rvrt_cli.data.sources import VIDEO_SUFFIXES, files_of, read_video
 from rvrt_cli.engine.scenes import mark_scenes
 from rvrt_cli.errors import OptionError
 from rvrt_cli.metrics import chroma_error, clip_means, psnr, rgb_to_y
 
 VARIANTS = ("clean", "h264")
+TASK_VARIANTS = {"upscale": VARIANTS, "deblur": ("blur",), "denoise": ("noise",)}
 CRF = 23
 HALVED_FROM = 720  # rows
 
-Upscale = Callable[[np.ndarray], np.ndarray]  # (T, h, w, 3) uint8 to (T, 4h, 4w, 3) uint8
+# (T, h, w, 3) uint8 to (T, 4h, 4w, 3) uint8; for restoration (T, H, W, 3) uint8 or (T, H, W, 4) float32 to (T, H, W, 3) uint8
+Upscale = Callable[[np.ndarray], np.ndarray]
 
 
 class ClipScore(TypedDict):
@@ -72,10 +76,10 @@ class ShotErrors:
 
 @dataclass(frozen=True)
 class _ShotWindow:
-    """Consecutive frames of one shot: the target, each variant's input, and bicubic's errors."""
+    """Consecutive frames of one shot: each variant's target and input, and bicubic's errors."""
 
     shot: str
-    high: np.ndarray  # (T, 4h, 4w, 3)
+    high: dict[str, np.ndarray]  # (T, 4h, 4w, 3)
     low: dict[str, np.ndarray]  # (T, h, w, 3)
     bicubic: dict[str, ShotErrors]
 
@@ -119,7 +123,9 @@ class ValidationSet:
         return scores_identity(self._bicubic)
 
     def _score_variant(self, upscale: Upscale, variant: str) -> VariantScore:
-        ours = self._by_shot(shot_errors(upscale(window.low[variant]), window.high) for window in self._windows)
+        ours = self._by_shot(
+            shot_errors(upscale(window.low[variant]), window.high[variant]) for window in self._windows
+        )
         return compare_with_bicubic(ours, self._bicubic[variant])
 
     def _by_shot(self, errors: Iterable[ShotErrors]) -> dict[str, ShotErrors]:
@@ -135,6 +141,11 @@ class ValidationSet:
 def bicubic_upscale(frames: np.ndarray) -> np.ndarray:
     """MATLAB's bicubic upscaling, (T, h, w, 3) to (T, 4h, 4w, 3): the baseline of every network."""
     return imresize(frames, SCALE)
+
+
+def baseline_frames(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """What a network is compared with: bicubic upscaling to the size of `high`, or for restoration the input itself."""
+    return input_pixels(low) if low.shape[1:3] == high.shape[1:3] else bicubic_upscale(low)
 
 
 def compare_with_bicubic(ours: Mapping[str, ShotErrors], bicubic: Mapping[str, ShotErrors]) -> VariantScore:
@@ -221,15 +232,25 @@ def _stack_and_clear(shot: list[np.ndarray]) -> np.ndarray:
 def _prepare_windows(
     shot: str, high: np.ndarray, variants: Sequence[str], windows: int | None, frames: int
 ) -> list[_ShotWindow]:
-    small = imresize(high, 1 / SCALE)
-    low = {variant: small if variant == "clean" else h264(small, CRF) for variant in variants}
     prepared = []
-    for span in _window_spans(len(high), windows, frames):
-        target = high[span].copy()
-        inputs = {variant: low[variant][span].copy() for variant in variants}
-        scores = {variant: shot_errors(bicubic_upscale(inputs[variant]), target) for variant in variants}
-        prepared.append(_ShotWindow(shot=shot, high=target, low=inputs, bicubic=scores))
+    pairs = {variant: _variant_pair(high, variant) for variant in variants}
+    for span in _window_spans(min(len(target) for _, target in pairs.values()), windows, frames):
+        inputs = {variant: low[span].copy() for variant, (low, _) in pairs.items()}
+        targets = {variant: target[span].copy() for variant, (_, target) in pairs.items()}
+        scores = {
+            variant: shot_errors(baseline_frames(inputs[variant], targets[variant]), targets[variant])
+            for variant in variants
+        }
+        prepared.append(_ShotWindow(shot=shot, high=targets, low=inputs, bicubic=scores))
     return prepared
+
+
+def _variant_pair(high: np.ndarray, variant: str) -> tuple[np.ndarray, np.ndarray]:
+    """Input and target of a variant."""
+    if variant not in VARIANTS:
+        return validation_pair(high, variant, seed=0)
+    small = imresize(high, 1 / SCALE)
+    return small if variant == "clean" else h264(small, CRF), high
 
 
 def _window_spans(length: int, windows: int | None, frames: int) -> list[slice]:

@@ -15,7 +15,7 @@ from rvrt_cli.frame import to_float, to_pixels
 
 
 def cut_tile(frames: Sequence[np.ndarray], rows: slice, columns: slice) -> np.ndarray:
-    """One tile of frames (H, W, 3), uint8 or uint16, as (1, T, h, w, 3) float32 in [0, 1]."""
+    """One tile of frames (H, W, 3), uint8, uint16 or float32, as (1, T, h, w, 3) float32 in [0, 1]."""
     tile = np.empty((1, len(frames), rows.stop - rows.start, columns.stop - columns.start, 3), np.float32)
     for frame, out in zip(frames, tile[0], strict=True):
         to_float(frame[rows, columns], out)

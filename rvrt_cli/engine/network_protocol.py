@@ -8,9 +8,10 @@ from typing import Protocol
 import numpy as np
 
 from rvrt_cli.errors import MediaError
-from rvrt_cli.options import SMALLEST_FRAME
+from rvrt_cli.frame import SMALLEST_FRAME
 
-# One array (N, T, H, W, C) per name, channels last, H×W the LR size of the call: axes 2 and 3 can be cut and stitched.
+# One array (N, T, H, W, C) per name, channels last, H×W the LR size of the call over the network's reduction: axes 2 and 3
+# can be cut and stitched.
 NetworkState = dict[str, np.ndarray]
 
 
@@ -20,6 +21,10 @@ class NetworkSizes(Protocol):
     @property
     def scale(self) -> int:
         """Output px per LR px along each axis."""
+
+    @property
+    def reduction(self) -> int:
+        """LR px per px of the state along each axis."""
 
     @property
     def clip_size(self) -> int:
@@ -39,7 +44,7 @@ class StreamingNetwork(NetworkSizes, Protocol):
         """Upscale the first `emit` of the frames; the others are lookahead.
 
         Args:
-            frames: (N, T, H, W, 3) float32 in [0, 1], T ≥ 1, all of one scene.
+            frames: (N, T, H, W, 3) float32 in [0, 1], T ≥ 1, all of one scene; H and W as `padded_size` gives them.
             state: what the call for the frames just before returned, for the same pixels; None where a scene starts.
             emit: frames to return, in [1, T]; a multiple of `clip_size` unless the scene ends with it. An odd T is the
                 network's to pad.

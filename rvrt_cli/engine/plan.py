@@ -13,6 +13,7 @@ from rvrt_cli.engine.network_protocol import NetworkSizes, check_frame_size
 from rvrt_cli.engine.scenes import DELAY
 from rvrt_cli.engine.tiles import ALIGN, SMALLEST_TILE, TileGrid, check_tile
 from rvrt_cli.errors import OptionError, OutOfMemoryError
+from rvrt_cli.frame import padded_size
 from rvrt_cli.options import UpscaleOptions
 
 DEFAULT_WINDOW = 14  # frames; taken where the memory allows
@@ -42,7 +43,7 @@ class WindowOptions:
     """
 
     window: int | None = None  # frames, rounded up to whole clips; 0: the whole clip at once
-    tile: int | None = None  # longest edge [LR px], rounded down to a multiple of 8; 0: untiled
+    tile: int | None = None  # longest edge [LR px], rounded down to a multiple of 8 px of the features; 0: untiled
     overlap: int = UpscaleOptions.overlap  # that neighboring tiles share at least [LR px]; at most half a tile is used
     lookahead: int = UpscaleOptions.lookahead  # frames, rounded up to whole clips
 
@@ -85,7 +86,7 @@ def make_plan(network: NetworkSizes, workload: Workload, options: WindowOptions,
         tried = [
             demand.candidate(window, grid, options.overlap, budget)
             for window in windows
-            for grid in _grids(workload, options)
+            for grid in _grids(network, workload, options)
         ]
         fitting = [candidate for candidate in tried if candidate.share <= 1]
         if fitting:
@@ -106,7 +107,7 @@ def check_plan(plan: Plan, network: NetworkSizes, workload: Workload, options: W
     lookahead = _whole_clips(options.lookahead, clip)
     if plan.window not in windows or plan.lookahead != lookahead or plan.overlap != options.overlap:
         raise ValueError(f"window {plan.window} + {plan.lookahead} frames, overlap {plan.overlap} px")
-    check_tile(plan.tile, workload.width, workload.height)
+    check_tile(plan.tile, padded_size(workload.height, workload.width, network.reduction), network.reduction)
 
 
 class _PlanCandidate(NamedTuple):
@@ -168,14 +169,16 @@ def _window_choices(window: int | None, clip: int) -> list[list[int]]:
     return [[n for n in windows if n >= GOOD_WINDOW], [n for n in windows if n < GOOD_WINDOW]]
 
 
-def _grids(workload: Workload, options: WindowOptions) -> Iterator[TileGrid]:
+def _grids(network: NetworkSizes, workload: Workload, options: WindowOptions) -> Iterator[TileGrid]:
     """The grids to try, of ever smaller tiles; a single one where the user says which."""
-    height, width, tile, overlap = workload.height, workload.width, options.tile, options.overlap
+    tile, overlap, by = options.tile, options.overlap, network.reduction
+    height, width = padded_size(workload.height, workload.width, by)
     if tile:
-        edge = max(SMALLEST_TILE, tile // ALIGN * ALIGN)
-        yield TileGrid(height, width, (height if tile >= height else edge, width if tile >= width else edge), overlap)
+        edge = max(SMALLEST_TILE * by, tile // (ALIGN * by) * ALIGN * by)
+        chosen = height if tile >= height else edge, width if tile >= width else edge
+        yield TileGrid(height, width, chosen, overlap, by)
         return
-    untiled = TileGrid(height, width, (height, width), overlap)
+    untiled = TileGrid(height, width, (height, width), overlap, by)
     yield untiled
     if tile is None:
         yield from untiled.smaller()
@@ -212,7 +215,7 @@ def _remedies(least: Plan, demand: _Demand, options: WindowOptions, budget: Memo
         remedies.append(f"a --window such as {DEFAULT_WINDOW} instead of the whole clip at once")
     elif options.window is not None and options.window > demand.network.clip_size:
         remedies.append("a smaller --window")
-    if options.tile is not None and max(least.tile) > SMALLEST_TILE:
+    if options.tile is not None and max(least.tile) > SMALLEST_TILE * demand.network.reduction:
         remedies.append("another --tile" if options.tile else "a --tile instead of untiled frames")
     if demand.lookahead and options.window != 0:
         remedies.append("a smaller --lookahead")

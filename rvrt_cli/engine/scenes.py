@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from rvrt_cli.frame import Frame
+from rvrt_cli.frame import Frame, white_level
 
 DELAY = 3  # frames after a candidate that are looked at before the decision, and the longest flash seen through
 
@@ -101,7 +101,7 @@ def _thumbnail(frame: np.ndarray) -> _Thumbnail:
     longest = max(frame.shape[:2])
     samples = min(_SAMPLES, max(1, longest // _THUMBNAIL_EDGE))
     step = max(1, longest // (_THUMBNAIL_EDGE * samples))
-    luma = frame[::step, ::step].astype(np.float32) @ (_THUMBNAIL_LUMA * 255 / np.float32(np.iinfo(frame.dtype).max))
+    luma = frame[::step, ::step].astype(np.float32) @ (_THUMBNAIL_LUMA * 255 / np.float32(white_level(frame.dtype)))
     luma = _mean_of_rows(_mean_of_rows(luma, samples).T, samples).T
     luma -= luma.mean()
     luma /= max(float(luma.std()), _MIN_CONTRAST)

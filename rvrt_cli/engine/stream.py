@@ -16,7 +16,7 @@ from rvrt_cli.engine.segments import WHOLE_VIDEO, Carried, SegmentPlan, cut_segm
 from rvrt_cli.engine.tiles import TileGrid
 from rvrt_cli.engine.windows import Window, cut_windows
 from rvrt_cli.errors import MediaError, OutOfMemoryError, RvrtError
-from rvrt_cli.frame import Frame
+from rvrt_cli.frame import Frame, pad_by_reflection, padded_size
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,8 @@ def stream(
     dropped.
 
     Args:
-        frames: pixels (H, W, 3) uint8 or uint16 RGB, all of one size and type.
+        frames: pixels (H, W, 3) RGB, all of one size and type: uint8, uint16, or float32 on the scale [0, 1]. Sizes that
+            the network cannot take are padded by reflection, and the output is cropped.
         network: called for one tile of one window at a time.
         plan: window, lookahead, tile and overlap. Where the device runs out of memory all the same, tiles are halved
             and the window is repeated.
@@ -72,8 +73,8 @@ def stream(
         on_event: called for scenes, finished tiles and smaller tiles, as they come.
 
     Yields:
-        segments whose frames have pixels (scale*H, scale*W, 3) of the source's type, rounded to the nearest level, and
-        the timestamp and alpha of the frame that they come from.
+        segments whose frames have pixels (scale*H, scale*W, 3) of the source's type, integers rounded to the nearest level,
+        and the timestamp and alpha of the frame that they come from.
 
     Raises:
         MediaError: frames below 8×8 px, or a frame of another size or type than the first.
@@ -197,7 +198,9 @@ class _Pass:
             try:
                 pixels, self.states = _upscale_tiles(window, self._network, grid, self.states, self._on_event)
                 self.grid = grid
-                return [replace(frame, pixels=pixels.pop(0)) for frame in window.frames[: window.emit]]
+                height, width = (self._network.scale * side for side in window.frames[0].pixels.shape[:2])
+                frames = window.frames[: window.emit]
+                return [replace(frame, pixels=_cropped(pixels.pop(0), height, width)) for frame in frames]
             except (OutOfMemoryError, MemoryError) as error:
                 smaller = grid.halved()
                 if smaller is None:
@@ -215,19 +218,20 @@ class _Pass:
     def _use_tile(self, tile: tuple[int, int]) -> None:
         assert self.window is not None
         height, width, _ = self.window.frames[0].pixels.shape
-        self.grid = TileGrid(height, width, tile, self._plan.overlap)
+        padded = padded_size(height, width, self._network.reduction)
+        self.grid = TileGrid(*padded, tile, self._plan.overlap, self._network.reduction)
 
 
 def check_pixels(pixels: np.ndarray) -> None:
     """Refuse what is not the pixels of a frame.
 
     Raises:
-        ValueError: not (H, W, 3) uint8 or uint16.
+        ValueError: not (H, W, 3) uint8, uint16 or float32.
         MediaError: below 8×8 px.
     """
     shape, dtype = pixels.shape, pixels.dtype
-    if len(shape) != 3 or shape[2] != 3 or dtype not in (np.uint8, np.uint16):
-        raise ValueError(f"frames should be (H, W, 3) uint8 or uint16, not {shape} {dtype}")
+    if len(shape) != 3 or shape[2] != 3 or dtype not in (np.uint8, np.uint16, np.float32):
+        raise ValueError(f"frames should be (H, W, 3) uint8 or uint16, or float32, not {shape} {dtype}")
     check_frame_size(shape[1], shape[0])
 
 
@@ -253,6 +257,11 @@ def _check_alike(frames: Iterable[Frame]) -> Iterator[Frame]:
         del frame  # a frame that the engine is done with must not be kept alive here
 
 
+def _cropped(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Output pixels without what answers the padding, as an array of their own."""
+    return pixels if pixels.shape[:2] == (height, width) else pixels[:height, :width].copy()
+
+
 def _upscale_tiles(
     window: Window,
     network: StreamingNetwork,
@@ -260,8 +269,8 @@ def _upscale_tiles(
     states: list[NetworkState] | None,
     on_event: Callable[[Event], None],
 ) -> tuple[list[np.ndarray], list[NetworkState]]:
-    """The window's output pixels, (scale*H, scale*W, 3) each, and the states of all tiles after it."""
-    pixels = [frame.pixels for frame in window.frames]
+    """The window's output pixels, (scale*H, scale*W, 3) of the padded size each, and the states of all tiles after it."""
+    pixels = [pad_by_reflection(frame.pixels, grid.height, grid.width) for frame in window.frames]
     canvas = Canvas(grid, window.emit, network.scale, pixels[0].dtype)
     after: list[NetworkState] = []
     shape = (1, window.emit, network.scale * grid.tile[0], network.scale * grid.tile[1], 3)

@@ -15,6 +15,9 @@ BRANCHES = ("backward_1", "forward_1", "backward_2", "forward_2")
 _OLD_SPELLINGS = {"fused_neighbours": "fused_neighbors", "neighbourhood": "neighborhood"}  # in files of version 0.1
 
 _PER_PART = ("widths", "groups", "depths", "heads", "bodies")
+_CONVOLUTIONS = 2 + len(BRANCHES)  # first convolutions: of the extraction, each branch and the reconstruction
+UPSAMPLING = 4  # px of the output per px of the features, along each axis
+SCALES = (1, UPSAMPLING)
 # Bounds of what a file may ask for; well above any network that fits a machine
 _LARGEST_SIZES = {
     "clip_size": 8,
@@ -75,7 +78,12 @@ class RVRTConfig:
     # short sequences may otherwise amplify it without limit in long ones.
     carry: float = 1.0
     upsampler_width: int = 64  # 0: no upsampler, one convolution predicts all 4x4 pixels
-    scale: int = 4
+    scale: int = (
+        4  # output px per input px; 1: restoration, whose features have a quarter of the input's height and width
+    )
+    # Groups of the convolution that each part begins with: extraction, the branches of BRANCHES, reconstruction
+    conv_groups: tuple[int, ...] = (1,) * _CONVOLUTIONS
+    noise_input: bool = False  # whether the input has a fourth channel, the standard deviation of its noise [0 to 1]
 
     def __post_init__(self) -> None:
         for name in _PER_PART:
@@ -86,6 +94,13 @@ class RVRTConfig:
                     f"feature extraction, branches and reconstruction, such as {example}"
                 )
             object.__setattr__(self, name, tuple(value))
+        groups = self.conv_groups
+        if not isinstance(groups, list | tuple) or len(groups) != _CONVOLUTIONS:
+            raise WeightsError(
+                f"network configuration: conv_groups {groups!r}: give six numbers, for feature extraction, the four branches "
+                "and reconstruction, such as [1, 1, 1, 1, 1, 1]"
+            )
+        object.__setattr__(self, "conv_groups", tuple(groups))
         self._check_ranges()
         self._check_choices()
         self._check_divisors()
@@ -96,14 +111,20 @@ class RVRTConfig:
             for value in values:
                 if not (value == 0 and name in _MAY_BE_ZERO):
                     _check_whole_number(name, value, largest)
+        for groups in self.conv_groups:
+            _check_whole_number("conv_groups", groups, _LARGEST_SIZES["groups"])
         if not isinstance(self.carry, int | float) or not 0 < self.carry <= 1:
             raise WeightsError(f"network configuration: carry {self.carry!r} is not above 0 and at most 1")
 
     def _check_choices(self) -> None:
         if any(body not in BODIES for body in self.bodies):
             raise WeightsError(f"network configuration: bodies {self.bodies!r}; known: {', '.join(BODIES)}")
-        if self.scale != 4:
-            raise WeightsError(f"network configuration: scale {self.scale}; only x4 networks are supported")
+        if self.scale not in SCALES or isinstance(self.scale, bool):
+            raise WeightsError(f"network configuration: scale {self.scale!r}; known: 4, and 1 for restoration")
+        if not isinstance(self.noise_input, bool) or (self.noise_input and self.scale != 1):
+            raise WeightsError("network configuration: noise_input is for networks of scale 1")
+        if self.fused_neighbors and self.scale == 1:
+            raise WeightsError("network configuration: fused_neighbors are for networks of scale 4")
         if self.alignment not in ALIGNMENTS:
             raise WeightsError(f"network configuration: alignment {self.alignment!r}; known: {', '.join(ALIGNMENTS)}")
         if self.flow_estimator not in FLOW_ESTIMATORS:
@@ -115,6 +136,10 @@ class RVRTConfig:
             raise WeightsError(f"network configuration: widths {self.widths} must be equal")
         if any(width % heads for width, heads in zip(self.widths, self.heads, strict=True)):
             raise WeightsError(f"network configuration: widths {self.widths} are not divisible by heads {self.heads}")
+        channels = (self.width if self.scale == 1 else 3, *(self.width * (2 + k) for k in range(len(BRANCHES))))
+        for groups, inputs in zip(self.conv_groups, (*channels, self.width * (1 + self.passes)), strict=True):
+            if inputs % groups or self.width % groups:
+                raise WeightsError(f"network configuration: conv_groups {self.conv_groups} do not divide the channels")
         if self.align_width % self.align_heads or self.align_kernel % 2 == 0:
             raise WeightsError("network configuration: the heads or kernel of the alignment do not fit its width")
         if self.alignment != "deformable":
@@ -131,6 +156,16 @@ class RVRTConfig:
     def width(self) -> int:
         """Channels of a branch's features."""
         return self.widths[1]
+
+    @property
+    def reduction(self) -> int:
+        """Input px per px of the features, along each axis."""
+        return UPSAMPLING // self.scale
+
+    @property
+    def input_channels(self) -> int:
+        """Channels of the input: RGB, and the noise level if there is one."""
+        return 4 if self.noise_input else 3
 
     @property
     def branches(self) -> tuple[str, ...]:
@@ -196,6 +231,8 @@ def _check_whole_number(name: str, value: object, largest: int) -> None:
 PRESETS = {
     "rvrt": RVRTConfig(),
     "rvrt-light": RVRTConfig(alignment="neighborhood", relative_position_bias=False),
+    "rvrt-deblur": RVRTConfig(widths=(192, 192, 192), scale=1, conv_groups=(1, 3, 3, 3, 3, 3)),
+    "rvrt-denoise": RVRTConfig(widths=(192, 192, 192), scale=1, conv_groups=(1, 3, 4, 6, 8, 4), noise_input=True),
     "rvrt-tiny": RVRTConfig(
         passes=2,
         bodies=("convolution", "convolution", "convolution"),

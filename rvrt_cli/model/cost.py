@@ -10,7 +10,8 @@ from rvrt_cli.model.config import RVRTConfig
 from rvrt_cli.model.spynet import SPYNET_STEP
 from rvrt_cli.model.weight_shapes import SPYNET_LEVELS, parameter_shapes
 
-_PIXELS_PER_LR_PIXEL = {"upsampler.5": 4, "upsampler.10": 16, "conv_last": 16}  # of convolutions after upsampling
+# Px that a convolution before reduction or after upsampling computes per px of the features
+_PIXELS_PER_FEATURE = {"feat_extract.1": 4, "upsampler.5": 4, "upsampler.10": 16, "conv_last": 16}
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,13 @@ class Flops:
 
 
 def count_flops(config: RVRTConfig, frames: int, height: int, width: int) -> Flops:
-    """Operations of upscaling one sequence of `frames` LR frames of `height` × `width` px in one call.
+    """Operations of upscaling or restoring one sequence of `frames` frames of `height` × `width` px in one call.
 
     Convolutions (optical flow included), dense layers, and the two products of each attention. Sampling, activations,
     norms and softmax are not counted, as is customary: they are a few percent.
     """
     size = config.clip_size
+    height, width = (-(-side // config.reduction) for side in (height, width))  # of the features
     clips = -(-frames // size)
     pixels = size * clips * height * width
     aligned = (clips - 1) / clips  # a branch's first clip has nothing to align
@@ -45,12 +47,14 @@ def count_flops(config: RVRTConfig, frames: int, height: int, width: int) -> Flo
         if name.startswith("spynet."):
             convolutions += each * _spynet_pixels(name, height, width) * 2 * (frames - 1)
             continue
-        pixels_per_lr_pixel = _PIXELS_PER_LR_PIXEL.get(name.removesuffix(".weight"), 1) if config.upsampler_width else 1
+        pixels_per_feature = _PIXELS_PER_FEATURE.get(name.removesuffix(".weight"), 1)
+        if name.startswith("conv_last") and not config.upsampler_width:
+            pixels_per_feature = 1
         share = aligned if name.startswith("deform_align.") else 1
         if len(shape) == 2:
             dense += each * share * pixels
         else:
-            convolutions += each * pixels_per_lr_pixel * share * pixels
+            convolutions += each * pixels_per_feature * share * pixels
     attention = 4 * aligned * config.passes * size * config.align_kernel**2 * config.align_width
     for part, (span, repeats) in enumerate(((1, 1), (size, config.passes), (1, 1))):
         if config.bodies[part] == "attention":

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 
 import mindspore as ms
@@ -10,14 +11,14 @@ import numpy as np
 from mindspore import Tensor
 
 from rvrt_cli.device import Device, memory_errors, return_free_memory
-from rvrt_cli.errors import OutOfMemoryError
+from rvrt_cli.errors import OptionError, OutOfMemoryError
+from rvrt_cli.frame import SMALLEST_FRAME, pad_by_reflection, padded_size
 from rvrt_cli.model.config import RVRTConfig
 from rvrt_cli.model.outline import FRAMES_STATE, NetworkOutline
 from rvrt_cli.model.rvrt import RVRT, RecurrentState
 from rvrt_cli.ops import forget_compiled, kernels_active
 from rvrt_cli.ops.kernels import problem as kernels_problem, use_bfloat16
 from rvrt_cli.ops.kernels.cuda import cuda_problem
-from rvrt_cli.options import SMALLEST_FRAME
 from rvrt_cli.signals import defer_signals
 
 
@@ -29,6 +30,7 @@ class Network:
         card: model card from the weights file.
         device: where it runs.
         outline: what is known without its weights.
+        noise: standard deviation of the input's noise [0 to 1], for networks that take it; see `with_noise`.
     """
 
     def __init__(self, config: RVRTConfig, arrays: dict[str, np.ndarray], card: dict, device: Device):
@@ -38,6 +40,7 @@ class Network:
             OptionError: bfloat16, and there are no C++ kernels or the processor lacks it.
         """
         self.config, self.card, self.device = config, card, device
+        self.noise: float | None = None
         self._dtype = ms.float16 if device.precision == "float16" else ms.float32
         self.outline = NetworkOutline(config, card, device, kernels_active())
         self._cell = RVRT(config)
@@ -68,30 +71,54 @@ class Network:
         return self.config.scale
 
     @property
+    def reduction(self) -> int:
+        """Input px per px of the state along each axis."""
+        return self.config.reduction
+
+    @property
     def clip_size(self) -> int:
         """Frames that the network processes together."""
         return self.config.clip_size
 
+    def with_noise(self, noise: float | None) -> Network:
+        """The same network, told the standard deviation of its input's noise [0 to 1].
+
+        Raises:
+            OptionError: it takes a noise level and there is none, or the other way round.
+        """
+        if self.config.noise_input != (noise is not None):
+            raise OptionError(
+                f"{self.card['name']}: denoising needs the standard deviation of the noise; give --sigma, such as 25 or auto"
+                if noise is None
+                else f"{self.card['name']}: takes no noise level; omit --sigma, or choose a network for denoising"
+            )
+        network = copy.copy(self)
+        network.noise = noise
+        return network
+
     def __call__(
         self, frames: np.ndarray, state: dict[str, np.ndarray] | None, emit: int, mirrored: bool = False
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Upscale the first `emit` frames of a window; see `rvrt_cli.engine.Network`.
+        """Upscale or restore the first `emit` frames of a window; see `rvrt_cli.engine.Network`.
 
         Args:
-            frames: (N, T, H, W, 3) float32 in [0, 1].
+            frames: (N, T, H, W, 3) float32 in [0, 1]; sizes other than `padded_size` gives are padded by reflection.
             state: result of the previous call, or None at the start of a scene.
             emit: number of frames to return.
             mirrored: the second half of `frames` is the first half reversed, and `state` is None.
 
         Returns:
-            (N, emit, 4H, 4W, 3) float32, not clamped, and the state after frame `emit`.
+            (N, emit, scale * H, scale * W, 3) float32, not clamped, and the state after frame `emit`.
 
         Raises:
             ValueError: arguments of other axes, types or sizes.
             OutOfMemoryError: the device cannot hold a call of this size.
+            OptionError: the network takes a noise level, and has none; see `with_noise`.
         """
         _check_frames(frames)
         self._check_state_and_emit(frames, state, emit)
+        height, width = frames.shape[2:4]
+        padded = pad_by_reflection(frames, *padded_size(height, width, self.reduction))
         self._choose_operands()
         if self.device.kind == "cpu":
             return_free_memory()
@@ -101,8 +128,10 @@ class Network:
             past = RecurrentState(frames=self._tensor(state[FRAMES_STATE]), features=features)
         try:
             with defer_signals(), memory_errors():
-                clips, new = self._cell.stream_clips(self._tensor(frames), past, emit, mirrored)
-                output = self._fetch(clips, emit)
+                clips, new = self._cell.stream_clips(
+                    self._tensor(self._with_noise_channel(padded)), past, emit, mirrored
+                )
+                output = self._fetch(clips, emit)[:, :, : self.scale * height, : self.scale * width]
                 arrays = {branch: self._array(feature) for branch, feature in new.features.items()}
                 return output, {FRAMES_STATE: self._array(new.frames), **arrays}
         except OutOfMemoryError:
@@ -118,12 +147,20 @@ class Network:
             raise ValueError(
                 f"emit {emit!r}: give the number of frames to return, all {length} or a multiple of {self.clip_size} below"
             )
-        expected = {name: (count, *shape[1:]) for name, shape in self.state_shapes(height, width).items()}
+        shapes = self.state_shapes(*padded_size(height, width, self.reduction))
+        expected = {name: (count, *shape[1:]) for name, shape in shapes.items()}
         if state is not None and {name: np.shape(array) for name, array in state.items()} != expected:
             raise ValueError(
                 "state: not of this network and these frames; give what the call for the frames just before returned, or None "
                 "at the start of a scene"
             )
+
+    def _with_noise_channel(self, frames: np.ndarray) -> np.ndarray:
+        """The network's input: (N, T, H, W, 3), and the noise level as a fourth channel if it takes one."""
+        if not self.config.noise_input:
+            return frames
+        noise = self.with_noise(self.noise).noise  # refuses none
+        return np.concatenate([frames, np.full((*frames.shape[:4], 1), noise, np.float32)], -1)
 
     def _choose_operands(self) -> None:
         """Of the CPU kernels, which all networks of the process share: the last one may have had another precision."""

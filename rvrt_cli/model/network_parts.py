@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The parts of RVRT that own its parameters: feature extraction, alignment, recurrent branch, reconstruction (section 4).
 
-N batch, T frames of a clip, H×W frame size [px], C channels.
+N batch, T frames of a clip, H×W size of the features [px], C channels. The frames have that size, or four times that.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from mindspore import Tensor, nn
 from rvrt_cli import ops
 from rvrt_cli.model.alignment import align_deformable, align_neighborhood, align_unguided
 from rvrt_cli.model.blocks import convolve_onto, merge, parameters, run_body
-from rvrt_cli.model.config import RVRTConfig
+from rvrt_cli.model.config import UPSAMPLING, RVRTConfig
 from rvrt_cli.model.weight_shapes import (
     BRANCH,
     EXTRACTION,
@@ -31,12 +31,21 @@ class Extract(nn.Cell):
     def __init__(self, config: RVRTConfig):
         super().__init__(auto_prefix=False)
         self.config = config
-        self.conv, self.fused, self.body = map(parameters, extraction_shapes(config))
+        self.reducing, self.conv, self.fused, self.body = map(parameters, extraction_shapes(config))
 
     def construct(self, frames: Tensor, fused: Tensor | None = None) -> Tensor:
-        """Frames (N, T, H, W, 3) and the output of `fuse_neighbors` or None → (N, T, H, W, C)."""
-        weights = *ops.arguments(self.conv), *ops.arguments(self.fused), *ops.arguments(self.body)
-        return extract_features(frames, fused, body_of(self.config, EXTRACTION), *weights)
+        """Shallow features of a clip.
+
+        Args:
+            frames: (N, T, R * H, R * W, S), R the reduction, S the input's channels.
+            fused: (N, T, H, W, `FUSED_CHANNELS`), output of `fuse_neighbors`, or None.
+
+        Returns:
+            (N, T, H, W, C).
+        """
+        parts = self.reducing, self.conv, self.fused, self.body
+        weights = [weight for part in parts for weight in ops.arguments(part)]
+        return extract_features(frames, fused, len(self.reducing), body_of(self.config, EXTRACTION), *weights)
 
 
 class Align(nn.Cell):
@@ -85,7 +94,7 @@ class Reconstruct(nn.Cell):
         """Reconstruct frames from the features of all branches.
 
         Args:
-            frames: (N, T, H, W, 3), the network's input.
+            frames: (N, T, R * H, R * W, S), the network's input.
             fused: (N, T, H, W, `FUSED_CHANNELS`), output of `fuse_neighbors`, or None.
             features: (N, T, H, W, C) each.
 
@@ -97,17 +106,18 @@ class Reconstruct(nn.Cell):
         weights = [weight for part in parts for weight in ops.arguments(part)]
         body = body_of(self.config, RECONSTRUCTION)
         upsampler = self.config.upsampler_width > 0
-        return reconstruct(frames, fused, len(features), body, upsampler, sizes, self.config.scale, *features, *weights)
+        return reconstruct(frames, fused, len(features), body, upsampler, sizes, *features, *weights)
 
 
 # --- the compiled stages
 
 
 @ops.compiled
-def extract_features(frames: Tensor, fused: Tensor | None, body: Body, *weights: Tensor) -> Tensor:
-    """See `Extract.construct`; weights of its convolution, of that of `fused`, and of its body."""
+def extract_features(frames: Tensor, fused: Tensor | None, count: int, body: Body, *weights: Tensor) -> Tensor:
+    """See `Extract.construct`; `count` weights that reduce the frames, of its convolution, of that of `fused`, of its body."""
+    reducing, weights = weights[:count], weights[count:]
     conv_w, conv_b = weights[:2]
-    x = merge(conv_w, conv_b, frames)
+    x = merge(conv_w, conv_b, reduce_frames(frames, *reducing) if reducing else frames)
     if fused is None:
         return run_body(x, body, weights[2:])
     fused_w, fused_b = weights[2:4]
@@ -132,7 +142,6 @@ def reconstruct(
     body: Body,
     upsampler: bool,
     sizes: tuple[int, ...],
-    scale: int,
     *tensors: Tensor,
 ) -> Tensor:
     """See `Reconstruct.construct`; `count` features, then weights, `sizes` of each part."""
@@ -148,30 +157,48 @@ def reconstruct(
         fused_w, fused_b = weights[heads:]
         colors = fused[..., : subpixels.shape[-1]]  # without the neighbors' share of the weight
         subpixels = convolve_onto(subpixels, colors, fused_w, fused_b)
-    return upsample_pixels(frames, subpixels, scale)
+    return upsample_pixels(frames, subpixels)
 
 
-# --- upsampling
+# --- from frames to features, and back
+
+
+def reduce_frames(frames: Tensor, *weights: Tensor) -> Tensor:
+    """Features at a quarter of the size, by two convolutions of stride 2: (N, T, 4H, 4W, S) → (N, T, H, W, C)."""
+    first_w, first_b, second_w, second_b = weights
+    batch, time, height, width, channels = frames.shape
+    x = frames.reshape(batch * time, height, width, channels)
+    x = ops.conv2d(x, first_w, first_b, "leaky_relu", stride=2)  # (N·T, 2H, 2W, C)
+    x = ops.conv2d(x, second_w, second_b, "leaky_relu", stride=2)
+    return x.reshape(batch, time, x.shape[1], x.shape[2], x.shape[3])
 
 
 def upsample(frames: Tensor, x: Tensor, *weights: Tensor) -> Tensor:
-    """Frames (N, T, H, W, 3) and refined features (N, T, H, W, C) → (N, T, 4H, 4W, 3)."""
+    """The network's input and refined features (N, T, H, W, C) → (N, T, 4H, 4W, 3)."""
     before_w, before_b, shuffle1_w, shuffle1_b, shuffle2_w, shuffle2_b, after_w, after_b, last_w, last_b = weights
     batch, time, height, width, channels = x.shape
-    frames = frames.reshape(batch * time, height, width, 3)
     x = ops.conv2d(x.reshape(batch * time, height, width, channels), before_w, before_b, "leaky_relu")
     x = ops.pixel_shuffle(ops.conv2d(x, shuffle1_w, shuffle1_b), 2, "leaky_relu")  # (N·T, 2H, 2W, hidden)
     x = ops.pixel_shuffle(ops.conv2d(x, shuffle2_w, shuffle2_b), 2, "leaky_relu")  # (N·T, 4H, 4W, hidden)
     x = ops.conv2d(ops.conv2d(x, after_w, after_b), last_w, last_b)
-    return ops.add_upsampled(x, frames).reshape(batch, time, 4 * height, 4 * width, 3)
+    return add_input(x, frames)
 
 
-def upsample_pixels(frames: Tensor, subpixels: Tensor, scale: int) -> Tensor:
-    """Output of a network without upsampler (not in the paper): a pixel shuffle and the bilinear residual.
+def upsample_pixels(frames: Tensor, subpixels: Tensor) -> Tensor:
+    """Output of a network without upsampler (not in the paper): a pixel shuffle and the residual.
 
-    Frames (N, T, H, W, 3) and subpixels (N, T, H, W, 3 S²), S the scale → (N, T, S·H, S·W, 3).
+    The network's input and subpixels (N, T, H, W, 3 * 4²) → (N, T, 4H, 4W, 3).
     """
     batch, time, height, width, channels = subpixels.shape
-    frames = frames.reshape(batch * time, height, width, 3)
-    pixels = ops.pixel_shuffle(subpixels.reshape(batch * time, height, width, channels), scale)
-    return ops.add_upsampled(pixels, frames).reshape(batch, time, scale * height, scale * width, 3)
+    pixels = ops.pixel_shuffle(subpixels.reshape(batch * time, height, width, channels), UPSAMPLING)
+    return add_input(pixels, frames)
+
+
+def add_input(pixels: Tensor, frames: Tensor) -> Tensor:
+    """The global residual: `pixels` (N·T, …, 3) plus the RGB of the input, bilinearly upsampled if it is smaller."""
+    batch, time, height, width, channels = frames.shape
+    rgb = frames.reshape(batch * time, height, width, channels)
+    if channels > 3:
+        rgb = rgb[..., :3]
+    output = pixels + rgb if pixels.shape[1] == height else ops.add_upsampled(pixels, rgb)
+    return output.reshape(batch, time, output.shape[1], output.shape[2], 3)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rvrt_cli.device import Device
-from rvrt_cli.model.config import RVRTConfig
+from rvrt_cli.model.config import UPSAMPLING, RVRTConfig
 from rvrt_cli.model.weight_shapes import parameter_shapes
 
 FRAMES_STATE = "frames"  # key of the state's input frames, beside the names of the branches
@@ -46,6 +46,11 @@ class NetworkOutline:
         return self.config.scale
 
     @property
+    def reduction(self) -> int:
+        """LR px per px of the state along each axis."""
+        return self.config.reduction
+
+    @property
     def clip_size(self) -> int:
         """Frames that the network processes together."""
         return self.config.clip_size
@@ -56,10 +61,12 @@ class NetworkOutline:
         Features of all branches are kept for every frame, in both time directions; the largest stage processes one clip.
         """
         config, size = self.config, 2 if self.device.precision == "float16" else 4
+        height, width = height // config.reduction, width // config.reduction  # of the features
         clips = -(-frames // config.clip_size)
         kept = 2 * (1 + config.passes) * config.width + 3 + 4 * config.clip_size * config.flow
         kept += (config.fused_channels + 7) * bool(config.fused_neighbors)  # and copies of frames and flows
-        upsampled = 3 * config.scale**2
+        kept += (config.input_channels * config.reduction**2) * (config.reduction > 1)
+        upsampled = 3 * UPSAMPLING**2
         stage = 10 * 16 * config.upsampler_width  # the upsampler at full size; measured on the CPU
         if config.alignment == "deformable":
             points = config.clip_size * config.align_kernel**2
@@ -73,8 +80,9 @@ class NetworkOutline:
         return int(per_clip * (clips * (kept + 2 * upsampled) + stage) + 2 * self._weight_bytes) + _BASE_BYTES
 
     def state_shapes(self, height: int, width: int) -> dict[str, tuple[int, ...]]:
-        """Shapes of the float32 arrays in the state of a call with N = 1."""
+        """Shapes of the float32 arrays in the state of a call with N = 1, for sizes as `padded_size` gives them."""
         config = self.config
+        height, width = height // config.reduction, width // config.reduction
         features = 1, config.clip_size, height, width, config.width
         return {FRAMES_STATE: (1, config.history, height, width, 3), **dict.fromkeys(config.branches, features)}
 

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """RVRT and RVRT Light (Liang et al., "Recurrent Video Restoration Transformer with Guided Deformable Attention", 2022).
 
-N batch, T frames of a clip, H×W frame size [px], C channels. Pixels are RGB in [0, 1]. A video is a list of clips, one
-channels-last tensor (N, T, H, W, C) each. The stages are compiled, once per frame size; the recurrence over clips runs in
+N batch, T frames of a clip, H×W size of the features [px], C channels. Pixels are RGB in [0, 1]. A video is a list of clips,
+one channels-last tensor (N, T, H, W, C) each. Frames have the features' size and come out four times as large, or, in the
+networks for restoration (scale 1), four times that size in and out; these reduce them in two convolutions, and see reduced
+frames for the optical flow. The stages are compiled, once per frame size; the recurrence over clips runs in
 Python. Calls do not change the network: the recurrent state is an argument and a result.
 """
 
@@ -19,7 +21,7 @@ from rvrt_cli.model.alignment import compose_flows
 from rvrt_cli.model.blocks import parameters
 from rvrt_cli.model.config import RVRTConfig
 from rvrt_cli.model.network_parts import Align, Branch, Extract, Reconstruct
-from rvrt_cli.model.optical_flow import MISSING_FRAME, estimate_flow, fuse_neighbors
+from rvrt_cli.model.optical_flow import MISSING_FRAME, estimate_flow, fuse_neighbors, reduce_colors
 from rvrt_cli.model.weight_shapes import spynet_shapes
 
 Clips = list[Tensor]  # one tensor (N, T, H, W, C) per clip, in time order
@@ -30,7 +32,8 @@ class RecurrentState:
     """State after the last emitted frame, from which the next window continues.
 
     Attributes:
-        frames: (N, `history`, H, W, 3), the last input frames; the flow across the window border is estimated from them.
+        frames: (N, `history`, H, W, 3), the last input frames (reduced); the flow across the window border is estimated from
+            them.
         features: by branch (N, T, H, W, C), of the last clip.
     """
 
@@ -114,10 +117,10 @@ class RVRT(nn.Cell):
             msops.assign(parameter, Tensor(arrays[parameter.name], parameter.dtype))
 
     def construct(self, frames: Tensor, mirrored: bool = False) -> Tensor:
-        """Upscale a whole sequence in one call, as published.
+        """Upscale or restore a whole sequence in one call, as published.
 
         Args:
-            frames: (N, T, H, W, 3) in [0, 1], T ≥ 1, H and W ≥ 8.
+            frames: (N, T, R * H, R * W, S) in [0, 1], T ≥ 1, H and W ≥ 8; R is the reduction, S the input's channels.
             mirrored: the second half of the sequence is the first half reversed, so that the forward flow can be read off
                 the backward flow.
 
@@ -133,7 +136,7 @@ class RVRT(nn.Cell):
         """Upscale the first `emit` frames of a window, continuing from the state after the previous window.
 
         Args:
-            frames: (N, T, H, W, 3) in [0, 1]; frames past `emit` are lookahead.
+            frames: as in `construct`; frames past `emit` are lookahead.
             state: None at the start of a sequence.
             emit: 1 ≤ emit ≤ T; a multiple of the clip size unless the sequence ends there.
             mirrored: as in `construct`; needs `state` None.
@@ -157,7 +160,8 @@ class RVRT(nn.Cell):
         clips = self._clips(frames)
         emitted = -(-emit // config.clip_size)  # clips
         mirrored = mirrored and state is None and frames.shape[1] % config.clip_size == 0
-        flows = self._estimate_flows(clips, state, mirrored) if config.flow else None
+        reduced = [reduce_colors(clip) for clip in clips] if config.reduction > 1 else clips
+        flows = self._estimate_flows(reduced, state, mirrored) if config.flow else None
         fused = self._fuse_neighbors(clips, state) if config.fused_neighbors else [None] * len(clips)
 
         shallow = [self.extract(clip, one) for clip, one in zip(clips, fused, strict=True)]
@@ -172,7 +176,7 @@ class RVRT(nn.Cell):
             for c in range(emitted)
         )
         features = {branch: window.features[branch][emitted - 1] for branch in config.branches}
-        return upscaled, RecurrentState(frames=self._history(clips[:emitted], state), features=features)
+        return upscaled, RecurrentState(frames=self._history(reduced[:emitted], state), features=features)
 
     def _propagate(self, index: int, window: _WindowPass, count: int) -> Clips:
         """Run branch `index` over the first `count` clips (section 4.2).
@@ -219,7 +223,7 @@ class RVRT(nn.Cell):
         return compose_flows(flows.backward_to(c) if backward else flows.forward_to(c), self.config.clip_size)
 
     def _clips(self, frames: Tensor) -> Clips:
-        """(N, T, H, W, 3) → clips; the last frame is repeated to fill the last clip."""
+        """(N, T, …) → clips; the last frame is repeated to fill the last clip."""
         size = self.config.clip_size
         missing = -frames.shape[1] % size
         if missing:

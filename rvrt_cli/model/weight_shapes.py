@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 
-from rvrt_cli.model.config import RVRTConfig
+from rvrt_cli.model.config import UPSAMPLING, RVRTConfig
 
 Shapes = list[tuple[str, tuple[int, ...]]]  # name and shape of each weight
 RefineSizes = tuple[int, int, int, tuple[int, int, int], bool]  # groups, layers per group, heads, window, biased
@@ -50,7 +50,7 @@ def norm_shapes(name: str, channels: int) -> Shapes:
 
 
 def conv_shapes(name: str, inputs: int, outputs: int, kernel: int, rank: int = 5) -> Shapes:
-    """Convolution: weight, bias. Rank 5 is a published Conv3d of temporal extent 1."""
+    """Convolution: weight, bias; `inputs` are those of one group. Rank 5 is a published Conv3d of temporal extent 1."""
     frames = (1,) if rank == 5 else ()
     return [(f"{name}.weight", (outputs, inputs, *frames, kernel, kernel)), (f"{name}.bias", (outputs,))]
 
@@ -126,11 +126,16 @@ def spynet_shapes(name: str = "spynet") -> Shapes:
     return [shape for conv in convs for shape in conv]
 
 
-def extraction_shapes(config: RVRTConfig) -> tuple[Shapes, Shapes, Shapes]:
-    """Of `Extract`: its convolution, that of the fused neighbors, its body."""
-    name, width = "feat_extract", config.widths[EXTRACTION]
+def extraction_shapes(config: RVRTConfig) -> tuple[Shapes, Shapes, Shapes, Shapes]:
+    """Of `Extract`: the convolutions that reduce the frames, its convolution, that of the fused neighbors, its body."""
+    name, width, channels = "feat_extract", config.widths[EXTRACTION], config.input_channels
+    reducing: Shapes = []
+    if config.reduction > 1:  # twice by 2
+        reducing = [*conv_shapes(f"{name}.1", channels, width, 3), *conv_shapes(f"{name}.3", width, width, 3)]
+        name, channels = f"{name}.6", width
     fused = conv_shapes(f"{name}.fused", config.fused_channels, width, 3) if config.fused_neighbors else []
-    return conv_shapes(f"{name}.main.1", 3, width, 3), fused, body_shapes(name, config, EXTRACTION)
+    conv = conv_shapes(f"{name}.main.1", channels // config.conv_groups[EXTRACTION], width, 3)
+    return reducing, conv, fused, body_shapes(name, config, EXTRACTION)
 
 
 def alignment_shapes(branch: str, config: RVRTConfig) -> Shapes:
@@ -165,14 +170,15 @@ def deformable_shapes(name: str, config: RVRTConfig) -> Shapes:
 def branch_shapes(branch: str, sources: int, config: RVRTConfig) -> tuple[Shapes, Shapes]:
     """Of `Branch`, which reads the features of `sources` earlier parts: its convolution, its body."""
     name, width = f"backbone.{branch}", config.widths[BRANCH]
-    return conv_shapes(f"{name}.main.1", (sources + 1) * width, width, 3), body_shapes(name, config, BRANCH)
+    inputs = (sources + 1) * width // config.conv_groups[sources]
+    return conv_shapes(f"{name}.main.1", inputs, width, 3), body_shapes(name, config, BRANCH)
 
 
 def reconstruction_shapes(config: RVRTConfig) -> tuple[Shapes, Shapes, Shapes, Shapes]:
     """Of `Reconstruct`: its convolution, its body, the upsampler or last convolution, the path of the fused neighbors."""
     name, width = "reconstruction", config.widths[RECONSTRUCTION]
-    subpixels = 3 * config.scale**2  # RGB of all output pixels of an LR pixel
-    conv = conv_shapes(f"{name}.main.1", (1 + config.passes) * config.width, width, 3)
+    subpixels = 3 * UPSAMPLING**2  # RGB of all output pixels of a pixel of the features
+    conv = conv_shapes(f"{name}.main.1", (1 + config.passes) * config.width // config.conv_groups[-1], width, 3)
     linear_path = config.fused_neighbors and not config.upsampler_width
     fused = conv_shapes("conv_last.fused", subpixels, subpixels, 3) if linear_path else []
     if config.upsampler_width:

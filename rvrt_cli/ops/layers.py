@@ -11,6 +11,7 @@ import numpy as np
 from mindspore import Tensor, ops
 
 LAYER_NORM_EPSILON = 1e-5  # as published
+_QUARTER_TAPS = (-0.09375, 0.59375)  # Keys' kernel with a = -0.75 at distances of 1.5 and 0.5 px
 
 
 def activate(x: Tensor, activation: str) -> Tensor:
@@ -35,24 +36,29 @@ def conv2d(
     bias: Tensor,
     activation: str = "none",
     residual: Tensor | None = None,
+    stride: int = 1,
 ) -> Tensor:
-    """Convolution with stride 1 and zero padding that keeps the frame size, then activation, then the residual added.
+    """Convolution with zero padding by half the kernel, then activation, then the residual added.
 
     Args:
         x: (B, H, W, Ci), or a tuple of such tensors, whose channels lie side by side.
-        weight: (Co, Ci, [1,] h, w), h and w odd.
+        weight: (Co, Ci / G, [1,] h, w), h and w odd. Where it has fewer input channels than `x`, the convolution has G groups:
+            output channels k * Co / G … read input channels k * Ci / G ….
         bias: (Co,).
-        residual: (B, H, W, Co).
+        residual: (B, H / stride, W / stride, Co), sizes rounded up.
+        stride: px of the input per px of the output.
 
     Returns:
-        (B, H, W, Co).
+        (B, H / stride, W / stride, Co).
     """
     x = side_by_side(x)
     kernel = weight.shape[-2:]
+    groups = x.shape[-1] // weight.shape[1]
     weight = weight.reshape(weight.shape[0], weight.shape[1], kernel[0], kernel[1])
-    if kernel == (1, 1):
+    if kernel == (1, 1) and groups == 1 and stride == 1:
         return linear(x, weight.reshape(weight.shape[0], weight.shape[1]), bias, activation, residual)
-    y = ops.conv2d(x.transpose(0, 3, 1, 2), weight, bias, 1, "pad", (kernel[0] // 2, kernel[1] // 2))
+    padding = (kernel[0] // 2, kernel[1] // 2)
+    y = ops.conv2d(x.transpose(0, 3, 1, 2), weight, bias, stride, "pad", padding, 1, groups)
     y = activate(y.transpose(0, 2, 3, 1), activation)
     return y if residual is None else residual + y
 
@@ -149,6 +155,19 @@ def halve(x: Tensor) -> Tensor:
     """(B, H, W, C) → (B, H/2, W/2, C), mean of 2x2 pixels; H and W even."""
     x = 0.5 * (x[:, 0::2] + x[:, 1::2])
     return 0.5 * (x[:, :, 0::2] + x[:, :, 1::2])
+
+
+def quarter(x: Tensor) -> Tensor:
+    """(B, 4H, 4W, C) → (B, H, W, C), bicubic with half-pixel centers, without antialiasing.
+
+    Keys' kernel with a = -0.75, as PyTorch's: each pixel is made of the 4x4 pixels that it covers.
+    """
+    batch, height, width, channels = x.shape
+    outer, inner = _QUARTER_TAPS
+    rows = x.reshape(batch, height // 4, 4, width, channels)
+    x = outer * (rows[:, :, 0] + rows[:, :, 3]) + inner * (rows[:, :, 1] + rows[:, :, 2])
+    columns = x.reshape(batch, height // 4, width // 4, 4, channels)
+    return outer * (columns[:, :, :, 0] + columns[:, :, :, 3]) + inner * (columns[:, :, :, 1] + columns[:, :, :, 2])
 
 
 def add_upsampled(x: Tensor, small: Tensor) -> Tensor:

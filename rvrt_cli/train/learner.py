@@ -100,7 +100,8 @@ class Learner:
         self._gradient_of: Any = None
 
     def step(self, low: np.ndarray, high: np.ndarray, rate: float, stop: bool = False) -> StepResult:
-        """Train on this rank's share of a batch: float32 (N, T, h, w, 3) and (N, T, 4h, 4w, 3) in [0, 1].
+        """Train on this rank's share of a batch: float32 (N, T, h, w, 3) and (N, T, 4h, 4w, 3) in [0, 1]; for restoration
+        (N, T, H, W, 3 or 4) and (N, T, H, W, 3).
 
         Args:
             rate: learning rate.
@@ -178,7 +179,7 @@ class Learner:
             self.network.set_train()
 
     def upscale(self, frames: np.ndarray) -> np.ndarray:
-        """Upscale (T, h, w, 3) uint8 to (T, 4h, 4w, 3) uint8 with the current network, for validation.
+        """What the current network makes of a validation clip: see `rvrt_cli.data.validation.Upscale`.
 
         Raises:
             FloatingPointError: the output is not finite.

@@ -9,12 +9,20 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from rvrt_cli.data.batch_spec import TASK_DEGRADATIONS
 from rvrt_cli.data.batches import check_spec, open_store
 from rvrt_cli.data.sources import VIDEO_SUFFIXES, files_of
 from rvrt_cli.device import check_device
 from rvrt_cli.errors import OptionError
 from rvrt_cli.files import locked
-from rvrt_cli.train.train_options import TrainOptions, default_value, flag, preset_recipe, read_recipe
+from rvrt_cli.train.train_options import (
+    TASK_MODELS,
+    TrainOptions,
+    default_value,
+    flag,
+    preset_recipe,
+    read_recipe,
+)
 from rvrt_cli.train.training_log import LOG_FILE, read_log
 from rvrt_cli.train.training_state import CHECKPOINT_FOLDER, list_checkpoints, load_checkpoint_metadata
 from rvrt_cli.train.validation_split import split_clips
@@ -39,6 +47,11 @@ def resolve_options(given: dict[str, Any], recipe: Path | None, resume: bool) ->
         if not written.is_file():
             raise OptionError(f"{written.parent}: no training run to resume; give the --output of one")
         recipe = written
+    task = given.get("task")
+    if task in TASK_MODELS and recipe is None:
+        given = {"model": TASK_MODELS[task], **given}
+    if task in TASK_MODELS and "degradation" not in given:
+        given = {"degradation": TASK_DEGRADATIONS[task][0], **given}
     if recipe is None:
         recipe = preset_recipe(given.get("model", TrainOptions.model))
     values = read_recipe(recipe)

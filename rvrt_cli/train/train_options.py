@@ -14,7 +14,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from rvrt_cli.data.batch_spec import TRAINING_DEGRADATIONS, BatchSpec
+from rvrt_cli.data.batch_spec import TASK_DEGRADATIONS, TRAINING_DEGRADATIONS, BatchSpec
 from rvrt_cli.errors import OptionError, WeightsError
 from rvrt_cli.files import write_atomically
 from rvrt_cli.model.config import PRESETS, RVRTConfig
@@ -27,6 +27,7 @@ else:
 
 RECIPES = Path(__file__).parent / "recipes"
 TRAINING_PRECISIONS = ("float32", "float16")
+TASK_MODELS = {"upscale": "rvrt-tiny", "deblur": "rvrt-deblur", "denoise": "rvrt-denoise"}  # presets by default
 SCHEDULES = ("cosine", "one-cycle", "constant")
 _NOT_NEGATIVE = (
     *("spynet_frozen", "spynet_rate", "final_rate", "warmup", "weight_decay", "clip_norm"),
@@ -46,6 +47,9 @@ class TrainOptions:
         "", "Folder of training clips (`rvrt preprocess clips`), or the root of Vimeo-90K.", metavar="FOLDER"
     )
     output: str = setting("", "Folder for checkpoints, weights, log and curve.", metavar="FOLDER")
+    task: str = setting(
+        "upscale", f"What the network learns: {', '.join(TASK_DEGRADATIONS)}; chooses the preset without --model."
+    )
     model: str = setting("rvrt-tiny", f"Preset of the network: {', '.join(PRESETS)}.")
     network: Mapping[str, Any] = field(default_factory=dict)  # entries of RVRTConfig that replace the preset's
 
@@ -54,7 +58,10 @@ class TrainOptions:
     frames: int = setting(7, "Frames per sample.")
     crop: int = setting(256, "Edge of a sample, high resolution [px].")
     mirror: bool = setting(False, "Mirroring in time: each sample is followed by its reversal, for twice the frames.")
-    degradation: str = setting("bi", f"Degradation that makes the low resolution: {', '.join(TRAINING_DEGRADATIONS)}.")
+    degradation: str = setting(
+        "bi",
+        f"Degradation that makes the input: {', '.join(TRAINING_DEGRADATIONS)}; the last two are those of their task.",
+    )
     still: float = setting(0.0, "Share of still samples, which repeat one frame [0 to 1].")
     seed: int = setting(0, "Random seed for initialization and sampling.")
 
@@ -130,7 +137,8 @@ class TrainOptions:
         self.config  # noqa: B018  validates
         self.spec  # noqa: B018  validates
         check_ranks(self.ranks, self.local_ranks, self.node, self.master)
-        for name, allowed in (("schedule", SCHEDULES), ("precision", TRAINING_PRECISIONS)):
+        choices = (("task", TASK_DEGRADATIONS), ("schedule", SCHEDULES), ("precision", TRAINING_PRECISIONS))
+        for name, allowed in choices:
             if getattr(self, name) not in allowed:
                 raise OptionError(f"{flag(name)} {getattr(self, name)!r}: choose one of {', '.join(allowed)}")
         for name in ("steps", "save_every", "keep", "max_skipped", "val_frames"):
@@ -150,6 +158,17 @@ class TrainOptions:
             raise OptionError(f"--rate {self.rate}: give a number between --final-rate {self.final_rate} and 1")
         if self.batch % self.ranks:
             raise OptionError(f"--batch {self.batch}: give a multiple of the {self.ranks} ranks")
+        self._check_task()
+
+    def _check_task(self) -> None:
+        """Refuse a network or a degradation of another task."""
+        if self.degradation not in TASK_DEGRADATIONS[self.task]:
+            kinds = ", ".join(TASK_DEGRADATIONS[self.task])
+            raise OptionError(f"--degradation {self.degradation}: --task {self.task} has {kinds}; omit one of them")
+        if (self.config.scale, self.config.noise_input) != (self.spec.scale, self.task == "denoise"):
+            raise OptionError(
+                f"--model {self.model}: not a network for --task {self.task}; choose {TASK_MODELS[self.task]}"
+            )
 
     @property
     def config(self) -> RVRTConfig:

@@ -15,15 +15,17 @@ from pathlib import Path
 
 import numpy as np
 
+from rvrt_cli.data.batch_spec import TASK_DEGRADATIONS
 from rvrt_cli.data.batches import open_store
 from rvrt_cli.data.clip_store import CLIP_MANIFEST, ClipStore
 from rvrt_cli.data.degradation import degrade
 from rvrt_cli.data.resize import SCALE
+from rvrt_cli.data.restoration_pairs import validation_pair
 from rvrt_cli.data.validation import (
     ShotErrors,
     Upscale,
     VariantScore,
-    bicubic_upscale,
+    baseline_frames,
     check_comparable,
     compare_with_bicubic,
     scores_identity,
@@ -95,9 +97,12 @@ class ValidationSplit:
             top, left = ((side - min(crop, side)) // 2 for side in clip.shape[1:3])
             high = clip[:, top : clip.shape[1] - top, left : clip.shape[2] - left]
             high = np.ascontiguousarray(high[:, : high.shape[1] // SCALE * SCALE, : high.shape[2] // SCALE * SCALE])
-            low = degrade(high, degradation, np.random.default_rng(index))
+            if degradation in TASK_DEGRADATIONS["upscale"]:
+                low = degrade(high, degradation, np.random.default_rng(index))
+            else:
+                low, high = validation_pair(high, degradation, index)
             self._pairs.append((low, high))
-            self._bicubic[str(index)] = shot_errors(bicubic_upscale(low), high)
+            self._bicubic[str(index)] = shot_errors(baseline_frames(low, high), high)
         check_comparable(self._bicubic, f"{folder}, its held-out clips", "give --val FOLDER")
 
     @property

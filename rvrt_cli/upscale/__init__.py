@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A video through the network: what is going to happen (`prepare`), and doing it (`run`).
 
+- `noise_estimate` says how noisy a source is, for networks that denoise.
 - `job` checks source, target, weights and memory, and plans windows and tiles.
 - `resume` finds out whether an earlier run left something that this one can resume; `workdir` is the folder beside the
   target where finished segments are kept until the target is complete.
@@ -13,6 +14,6 @@
 from rvrt_cli.upscale.frames import upscale_frames
 from rvrt_cli.upscale.job import Job, load_network, prepare
 from rvrt_cli.upscale.progress import Progress
-from rvrt_cli.upscale.run import run, upscale_video
+from rvrt_cli.upscale.run import restore_video, run, upscale_video
 
-__all__ = ["Job", "Progress", "load_network", "prepare", "run", "upscale_frames", "upscale_video"]
+__all__ = ["Job", "Progress", "load_network", "prepare", "restore_video", "run", "upscale_frames", "upscale_video"]

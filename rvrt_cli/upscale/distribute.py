@@ -18,7 +18,7 @@ from pathlib import Path
 from rvrt_cli.device import use_device
 from rvrt_cli.errors import MediaError, RvrtError
 from rvrt_cli.msrun import RankGroup, join_ranks, run_ranks
-from rvrt_cli.options import UpscaleOptions
+from rvrt_cli.options import JobOptions, RestoreOptions, UpscaleOptions
 from rvrt_cli.upscale.compute import compute
 from rvrt_cli.upscale.job import Job, prepare
 from rvrt_cli.upscale.progress import Progress, Reporter
@@ -28,6 +28,7 @@ _TASK = "task.json"  # among the logs
 _DONE = ".done"
 _REPORT_INTERVAL = 0.5  # s between a rank's reports
 _DONE_INTERVAL = 0.2  # s between looks at whether the other ranks are done
+_COMMAND_OPTIONS = {"upscale": UpscaleOptions, "restore": RestoreOptions}  # by command
 _TIMES = ("network", "waiting_for_source", "waiting_for_target")
 
 
@@ -79,6 +80,7 @@ def _write_task(path: Path, job: Job) -> None:
     values = {
         "source": os.path.abspath(job.source.path),
         "target": target + os.sep if job.target.kind == "folder" else target,
+        "command": "restore" if isinstance(options, RestoreOptions) else "upscale",
         "options": asdict(options),
     }
     path.write_text(json.dumps(values), encoding="utf-8")
@@ -108,7 +110,7 @@ def work_as_rank(task: Path) -> None:
         RvrtError: with the remedy.
     """
     values = json.loads(task.read_text(encoding="utf-8"))
-    options = UpscaleOptions(**values["options"])
+    options: JobOptions = _COMMAND_OPTIONS[values["command"]](**values["options"])
     use_device(options.device, options.precision)
     rank, size = join_ranks()
     job = prepare(values["source"], values["target"], options, as_rank=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `rvrt upscale` is going to do, checked and decided before any work starts."""
+"""What `rvrt upscale` or `rvrt restore` is going to do, checked and decided before any work starts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from rvrt_cli.engine.plan import QUEUED_FRAMES
 from rvrt_cli.errors import MediaError, OptionError, OutOfMemoryError
 from rvrt_cli.model.outline import NetworkOutline, has_cpu_kernels
 from rvrt_cli.model.weight_shapes import parameter_shapes
-from rvrt_cli.options import NATIVE_SCALE, UpscaleOptions
+from rvrt_cli.options import AUTO, JobOptions, RestoreOptions, UpscaleOptions
+from rvrt_cli.upscale.noise_estimate import NoiseLevel, noise_level
 from rvrt_cli.upscale.resume import (
     EarlierRun,
     JobInputs,
@@ -30,7 +31,7 @@ from rvrt_cli.video.write.destination import real_folder
 from rvrt_cli.video.write.fidelity_notes import unread
 from rvrt_cli.video.write.target import OutputRequest, Target
 from rvrt_cli.video.write.target_check import check_target
-from rvrt_cli.weights import check_names, find_weights, load_weights
+from rvrt_cli.weights import check_names, find_weights, load_weights, read_about
 from rvrt_cli.weights.weights_file import NetworkWeights
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Job:
     resumable: bool
 
     @property
-    def options(self) -> UpscaleOptions:
+    def options(self) -> JobOptions:
         return self.inputs.options
 
     @property
@@ -77,6 +78,11 @@ class Job:
     def network(self) -> Network:
         """The network; in a dry run, which does not call it, perhaps only its outline."""
         return cast("Network", self.inputs.network)
+
+    @property
+    def noise(self) -> NoiseLevel | None:
+        """The source's noise, where the network is told it."""
+        return self.inputs.noise
 
     @property
     def kept(self) -> int:
@@ -98,6 +104,7 @@ def load_network(
     weights: str | Path | None = None,
     device: str = "auto",
     precision: str = "float32",
+    noise: float | None = None,
 ) -> Network:
     """A network that is ready to be called: see `rvrt_cli.model.Network`.
 
@@ -105,16 +112,19 @@ def load_network(
         model: name of embedded or converted weights, see `rvrt weights list`.
         weights: a weights file in place of `model`.
         device: "auto", "cpu", "gpu" or "ascend"; precision: see `rvrt_cli.device.use_device`.
+        noise: standard deviation of the frames' noise [0 to 1], for a network that denoises.
 
     Raises:
         WeightsError: no such weights, or they do not fit their network.
+        OptionError: a noise level for a network that takes none.
         RvrtError: no such device.
     """
     loaded = _fitting_weights(model, weights)
     chosen = use_device(device, precision)
     from rvrt_cli.model import Network  # imports MindSpore, whose device is set by now
 
-    return Network(loaded.config, loaded.arrays, loaded.card, chosen)
+    network = Network(loaded.config, loaded.arrays, loaded.card, chosen)
+    return network if noise is None else network.with_noise(noise)
 
 
 def outline_network(
@@ -122,6 +132,7 @@ def outline_network(
     weights: str | Path | None = None,
     device: str = "auto",
     precision: str = "float32",
+    noise: float | None = None,
 ) -> Network | NetworkOutline:
     """What is known of a network without MindSpore, or the network itself where its device needs MindSpore to be known.
 
@@ -130,7 +141,7 @@ def outline_network(
     loaded = _fitting_weights(model, weights)
     chosen = certain_device(device, precision)
     if chosen is None or not has_cpu_kernels():
-        return load_network(model, weights, device, precision)
+        return load_network(model, weights, device, precision, noise)
     return NetworkOutline(loaded.config, loaded.card, chosen, uses_kernels=True)
 
 
@@ -147,7 +158,7 @@ def _fitting_weights(model: str, weights: str | Path | None) -> NetworkWeights:
 
 
 def prepare(
-    source: str | Path, target: str | Path, options: UpscaleOptions, *, as_rank: bool = False, dry_run: bool = False
+    source: str | Path, target: str | Path, options: JobOptions, *, as_rank: bool = False, dry_run: bool = False
 ) -> Job:
     """Check everything that can be checked before the work: source, target, weights, device, memory, earlier runs.
 
@@ -158,7 +169,8 @@ def prepare(
     Raises:
         RvrtError: with the remedy.
     """
-    # the source, and sizes that cannot work
+    # the options, the source, and sizes that cannot work
+    check_purpose(options)
     info = probe(source)
     engine.check_frame_size(info.width, info.height)
     _check_excerpt(info, options)
@@ -176,8 +188,10 @@ def prepare(
 
     # the network, and what an earlier run has left
     find_network = outline_network if dry_run else load_network
-    network = find_network(options.model, options.weights, options.device, options.precision)
-    inputs = JobInputs(options=options, source=info, target=checked, network=network)
+    noise = noise_level(options, info) if isinstance(options, RestoreOptions) else None
+    share = None if noise is None else noise.levels / 255
+    network = find_network(options.model, options.weights, options.device, options.precision, share)
+    inputs = JobInputs(options=options, source=info, target=checked, network=network, noise=noise)
     about = identify(inputs)
     resumable = workdir is not None and info.kind != "y4m"
     if published is not None:
@@ -201,7 +215,32 @@ def prepare(
     )
 
 
-def _output_request(info: SourceInfo, target: str | Path, options: UpscaleOptions, *, replaces: bool) -> OutputRequest:
+def check_purpose(options: JobOptions) -> None:
+    """Refuse weights that are made for the other command, or for another use of `--sigma`.
+
+    Raises:
+        WeightsError: no such weights.
+        OptionError: they do not fit the options.
+    """
+    weights = None if options.weights is None else Path(options.weights)
+    config, card, _ = read_about(find_weights(options.model, weights))
+    asked = f"--model {options.model}" if weights is None else f"--weights {options.weights}"
+    if config.scale != options.network_scale:
+        raise OptionError(
+            f"{asked}: restores frames at their own size; use rvrt restore"
+            if config.scale == 1
+            else f"{asked}: upscales {config.scale} times; use rvrt upscale, or choose a network such as rvrt-deblur-gopro"
+        )
+    if isinstance(options, RestoreOptions):
+        if config.noise_input and options.sigma is None:
+            raise OptionError(f"{asked}: needs the noise level; give --sigma, such as 25 or {AUTO}")
+        if options.sigma is not None and not config.noise_input:
+            raise OptionError(
+                f"--sigma {options.sigma}: {card['name']} does not denoise; omit --sigma, or choose rvrt-denoise-davis"
+            )
+
+
+def _output_request(info: SourceInfo, target: str | Path, options: JobOptions, *, replaces: bool) -> OutputRequest:
     """The output that the options ask for; `replaces`: an earlier run has published this target."""
     width, height = options.output_size(info.width, info.height)
     return OutputRequest(
@@ -216,7 +255,7 @@ def _output_request(info: SourceInfo, target: str | Path, options: UpscaleOption
     )
 
 
-def _check_excerpt(info: SourceInfo, options: UpscaleOptions) -> None:
+def _check_excerpt(info: SourceInfo, options: JobOptions) -> None:
     """Refuse a --start beyond the end of the source.
 
     Raises:
@@ -229,20 +268,20 @@ def _check_excerpt(info: SourceInfo, options: UpscaleOptions) -> None:
         )
 
 
-def _check_queues_fit(info: SourceInfo, options: UpscaleOptions) -> None:
+def _check_queues_fit(info: SourceInfo, options: JobOptions) -> None:
     """Refuse sizes with which not even the frames that wait for the encoder fit the memory.
 
     Raises:
         MediaError: the source or y4m header that asks for them.
     """
     width, height = options.output_size(info.width, info.height)
-    pixels = max(width * height, NATIVE_SCALE**2 * info.width * info.height)
+    pixels = max(width * height, options.network_scale**2 * info.width * info.height)
     needed = (QUEUED_FRAMES + 1) * 3 * _pixel_bytes(info) * pixels
     free = host_budget(options.memory_bytes, options.ranks_here)
     if needed > free:
         asking = "-: the y4m header asks for" if info.kind == "y4m" else f"{info.path}: its frames are"
         raise MediaError(
-            f"{asking} {info.width}x{info.height} px, {pixels / 1e6:.0f} million px when upscaled: this needs more than "
+            f"{asking} {info.width}x{info.height} px, {pixels / 1e6:.0f} million px in the output: this needs more than "
             f"{needed / 2**30:.1f} GiB of memory, {free / 2**30:.1f} GiB may be used; reduce them first"
         )
 
@@ -271,7 +310,7 @@ def _pixel_bytes(info: SourceInfo) -> int:
     return 2 if info.bit_depth > 8 else 1
 
 
-def _expected_frames(info: SourceInfo, options: UpscaleOptions) -> int | None:
+def _expected_frames(info: SourceInfo, options: JobOptions) -> int | None:
     if options.start == 0 and options.duration is None:
         return info.frame_count
     if info.duration is None:
@@ -282,8 +321,8 @@ def _expected_frames(info: SourceInfo, options: UpscaleOptions) -> int | None:
     return max(1, math.ceil(seconds * info.frame_rate - 1e-6))  # a frame belongs to what its timestamp lies in
 
 
-def _interlacing_notes(info: SourceInfo, options: UpscaleOptions) -> list[str]:
+def _interlacing_notes(info: SourceInfo, options: JobOptions) -> list[str]:
     if not info.interlaced:
         return []
-    how = "deinterlaced first" if options.deinterlace else "upscaled as they are; --deinterlace makes progressive ones"
+    how = "deinterlaced first" if options.deinterlace else "processed as they are; --deinterlace makes progressive ones"
     return [f"the source is interlaced; its frames are {how}"]

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from rvrt_cli import engine
 from rvrt_cli.errors import MediaError
-from rvrt_cli.options import UpscaleOptions
+from rvrt_cli.frame import padded_size
+from rvrt_cli.options import JobOptions
+from rvrt_cli.upscale.noise_estimate import NoiseLevel
 from rvrt_cli.upscale.workdir import RUN_MANIFEST, About, Published, RunManifest, StateShapes, Workdir
 from rvrt_cli.version import __version__
 from rvrt_cli.video.ffmpeg import ffmpeg_version
@@ -29,12 +31,13 @@ _WITHOUT_EFFECT = {"model", "weights", "device", "overwrite", "ranks", "local_ra
 
 @dataclass(frozen=True)
 class JobInputs:
-    """What a job is made from: options, the source as probed, the target as checked, the network as loaded."""
+    """What a job is made from: options, the source as probed and its noise, the target as checked, the network as loaded."""
 
-    options: UpscaleOptions
+    options: JobOptions
     source: SourceInfo
     target: Target
     network: Network | NetworkOutline
+    noise: NoiseLevel | None = None
 
     @property
     def window_options(self) -> engine.WindowOptions:
@@ -172,8 +175,9 @@ def state_shapes(inputs: JobInputs) -> StateShapes:
     source, network, overlap = inputs.source, inputs.network, inputs.options.overlap
 
     def shapes(tile: tuple[int, int]) -> list[dict[str, tuple[int, ...]]]:
-        engine.check_tile(tile, source.width, source.height)
-        grid = engine.TileGrid(source.height, source.width, tile, overlap)
+        padded = padded_size(source.height, source.width, network.reduction)
+        engine.check_tile(tile, padded, network.reduction)
+        grid = engine.TileGrid(*padded, tile, overlap, network.reduction)
         return [network.state_shapes(*tile)] * len(grid)
 
     return shapes

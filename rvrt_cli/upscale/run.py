@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rvrt_cli.errors import MediaError, RvrtError
-from rvrt_cli.options import UpscaleOptions
+from rvrt_cli.options import RestoreOptions, UpscaleOptions
 from rvrt_cli.upscale.compute import compute
 from rvrt_cli.upscale.distribute import compute_in_ranks
 from rvrt_cli.upscale.job import Job, prepare
@@ -112,3 +112,13 @@ def upscale_video(
         RvrtError: with the remedy; the target is then as it was.
     """
     return run(prepare(source, target, options or UpscaleOptions()), on_progress)
+
+
+def restore_video(
+    source: str | Path,
+    target: str | Path,
+    options: RestoreOptions | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Progress:
+    """Deblur or denoise a video, an image sequence or a y4m stream at its own size; otherwise as `upscale_video`."""
+    return run(prepare(source, target, options or RestoreOptions()), on_progress)

@@ -15,18 +15,26 @@ from rvrt_cli.weights.weights_file import read_about
 
 PUBLISHED_LICENSE = "CC-BY-NC-4.0 (non-commercial use only)"
 PUBLISHED_URL = "https://github.com/JingyunLiang/RVRT/releases/download/v0.0"
-_PUBLISHED_BYTES = 46_000_000  # approximate; all three checkpoints hold the same tensors
 
 
 @dataclass(frozen=True)
 class PublishedCheckpoint:
-    """A published x4 checkpoint. `scores` are the paper's: PSNR [dB] and SSIM, on Y except REDS4 (RGB)."""
+    """A published checkpoint.
+
+    Attributes:
+        preset: the network that it holds, a key of `PRESETS`.
+        bytes: approximate size of the file.
+        scores: the paper's PSNR [dB] and, where it has one, SSIM by test set; on RGB for REDS4 and restoration, else on Y.
+            The noise of denoising is part of the set's name, "DAVIS 50" [levels of 255].
+    """
 
     name: str
     file: str
     degradation: str
     data: str
     scores: dict[str, list[float]] = field(hash=False)
+    preset: str = "rvrt"
+    bytes: int = 46_000_000
 
     def card(self, source: str, sha256: str) -> dict:
         """The model card of the weights converted from `source`, whose SHA-256 is `sha256`."""
@@ -65,6 +73,36 @@ PUBLISHED = (
         data="Vimeo-90K, 14 frames",
         scores={"Vimeo-90K-T": [38.59, 0.9576], "Vid4": [29.54, 0.8810], "UDM10": [40.90, 0.9729]},
     ),
+    PublishedCheckpoint(
+        name="rvrt-deblur-dvd",
+        file="004_RVRT_videodeblurring_DVD_16frames.pth",
+        degradation="blur",
+        data="DVD, 16 frames",
+        scores={"DVD": [34.30, 0.9655]},
+        preset="rvrt-deblur",
+        bytes=57_000_000,
+    ),
+    PublishedCheckpoint(
+        name="rvrt-deblur-gopro",
+        file="005_RVRT_videodeblurring_GoPro_16frames.pth",
+        degradation="blur",
+        data="GoPro, 16 frames",
+        scores={"GoPro": [34.92, 0.9738]},
+        preset="rvrt-deblur",
+        bytes=57_000_000,
+    ),
+    PublishedCheckpoint(
+        name="rvrt-denoise-davis",
+        file="006_RVRT_videodenoising_DAVIS_16frames.pth",
+        degradation="noise",
+        data="DAVIS, 16 frames",
+        scores={
+            **{"DAVIS 10": [40.57], "DAVIS 20": [38.05], "DAVIS 30": [36.57], "DAVIS 40": [35.47], "DAVIS 50": [34.57]},
+            **{"Set8 10": [37.53], "Set8 20": [34.83], "Set8 30": [33.30], "Set8 40": [32.21], "Set8 50": [31.33]},
+        },
+        preset="rvrt-denoise",
+        bytes=54_000_000,
+    ),
 )
 _DEFAULT_PUBLISHED = "rvrt-bi-reds"  # what plain "rvrt" means
 
@@ -97,7 +135,7 @@ def find_published(name: str) -> PublishedCheckpoint:
     entry = match_published(name)
     if entry is None:
         names = ", ".join(known.name for known in PUBLISHED)
-        raise WeightsError(f"{sanitize(name)}: no published x4 weights of this name; choose one of {names}")
+        raise WeightsError(f"{sanitize(name)}: no published weights of this name; choose one of {names}")
     return entry
 
 
@@ -159,7 +197,7 @@ def list_weights() -> list[ListedWeights]:
                 ListedWeights(
                     name=entry.name,
                     state="available",
-                    bytes=_PUBLISHED_BYTES,
+                    bytes=entry.bytes,
                     trained=True,
                     degradation=entry.degradation,
                     license=PUBLISHED_LICENSE,

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from rvrt_cli.errors import WeightsError
-from rvrt_cli.model.config import PRESETS, RVRTConfig
+from rvrt_cli.model.config import BRANCHES, PRESETS, RVRTConfig
 from rvrt_cli.weights.catalog import match_published
 from rvrt_cli.weights.safe_pickle import sanitize
 from rvrt_cli.weights.torch_checkpoint import read_checkpoint
@@ -20,7 +22,7 @@ _SIZED_PARTS = ("feat_extract", "backbone.backward_1", "reconstruction")  # the 
 
 
 def convert_checkpoint(source: Path, target: Path, card: dict | None = None, overwrite: bool = False) -> NetworkWeights:
-    """Convert a PyTorch checkpoint of an x4 RVRT into a weights file.
+    """Convert a PyTorch checkpoint of RVRT into a weights file.
 
     Args:
         card: model card entries that replace those derived from the file name (see `save_weights`).
@@ -88,45 +90,64 @@ def _is_constant(name: str) -> bool:
 
 def _infer_config(arrays: dict[str, np.ndarray], source: Path) -> RVRTConfig:
     """The configuration that names and shapes suggest; `check_names` decides whether they match it."""
-    if any(name.startswith(("feat_extract.1.", "feat_extract.6.")) for name in arrays):
-        raise WeightsError(
-            f"{source}: an RVRT for deblurring or denoising (x1, such as the published 004 to 006), which does not "
-            "upscale; use one of the x4 checkpoints, 001 to 003"
-        )
-    if not all(any(name.startswith(f"{part}.main.") for name in arrays) for part in _SIZED_PARTS):
+    restores = any(name.startswith(("feat_extract.1.", "feat_extract.6.")) for name in arrays)
+    parts = ("feat_extract.6" if restores else "feat_extract", *_SIZED_PARTS[1:])
+    if not all(any(name.startswith(f"{part}.main.") for name in arrays) for part in parts):
         names = ", ".join(sanitize(name) for name in list(arrays)[:4])
-        raise WeightsError(
-            f"{source}: not an RVRT network; it holds {names}. Use a published x4 checkpoint, 001 to 003"
-        )
+        raise WeightsError(f"{source}: not an RVRT network; it holds {names}. Use a published checkpoint, 001 to 006")
     base = PRESETS["rvrt" if any(name.startswith("spynet.") for name in arrays) else "rvrt-light"]
+    if restores:
+        noise_input = arrays.get("feat_extract.1.weight", np.zeros((0, 3))).shape[1:2] == (4,)
+        base = replace(base, scale=1, noise_input=noise_input)
     group, layer = "{}.main.5.", "{}.main.5.0.residual_group.blocks."
     bias_table = layer + "0.attn.relative_position_bias_table"  # (pairs of pixels, heads)
-    sizes = {
+    sizes: dict[str, Any] = {
         # One width: the branches are concatenated
-        "widths": _length_per_part(arrays, "backbone.backward_1.main.1.weight", 0, base.widths),
-        "groups": _count_per_part(arrays, group, base.groups),
-        "depths": _count_per_part(arrays, layer, base.depths),
-        "heads": _length_per_part(arrays, bias_table, 1, base.heads),
-        "upsampler_width": _length_per_part(arrays, "conv_before_upsampler.0.weight", 0, (base.upsampler_width,))[0],
+        "widths": _length_per_part(arrays, parts, "backbone.backward_1.main.1.weight", 0, base.widths),
+        "groups": _count_per_part(arrays, parts, group, base.groups),
+        "depths": _count_per_part(arrays, parts, layer, base.depths),
+        "heads": _length_per_part(arrays, parts, bias_table, 1, base.heads),
+        "upsampler_width": _length_per_part(
+            arrays, parts, "conv_before_upsampler.0.weight", 0, (base.upsampler_width,)
+        )[0],
     }
+    if restores:
+        sizes["conv_groups"] = _conv_groups(arrays, sizes["widths"][0])
     try:
         return RVRTConfig.from_dict(base.to_dict() | sizes)
     except WeightsError as error:
         raise WeightsError(f"{source}: {error}") from None
 
 
-def _length_per_part(arrays: dict[str, np.ndarray], name: str, axis: int, preset: tuple[int, ...]) -> tuple[int, ...]:
+def _conv_groups(arrays: dict[str, np.ndarray], width: int) -> tuple[int, ...]:
+    """Groups of the first convolution of each part, 1 where that does not divide its channels."""
+    names = [f"backbone.{branch}" for branch in BRANCHES]
+    channels = {"feat_extract.6": width, **{name: (2 + k) * width for k, name in enumerate(names)}}
+    channels["reconstruction"] = (1 + len(names)) * width
+    groups = []
+    for name, total in channels.items():
+        weight = arrays.get(f"{name}.main.1.weight")
+        inputs = weight.shape[1] if weight is not None and weight.ndim > 1 else 0
+        groups.append(total // inputs if inputs and total % inputs == 0 else 1)
+    return tuple(groups)
+
+
+def _length_per_part(
+    arrays: dict[str, np.ndarray], parts: tuple[str, ...], name: str, axis: int, preset: tuple[int, ...]
+) -> tuple[int, ...]:
     """Length of an axis in each part; the preset's if the array is absent (`check_names` will report it missing)."""
-    found = (arrays.get(name.format(part)) for part in _SIZED_PARTS)
+    found = (arrays.get(name.format(part)) for part in parts)
     return tuple(
         known if array is None or array.ndim <= axis else array.shape[axis]
         for array, known in zip(found, preset, strict=False)
     )
 
 
-def _count_per_part(arrays: dict[str, np.ndarray], prefix: str, preset: tuple[int, ...]) -> tuple[int, ...]:
+def _count_per_part(
+    arrays: dict[str, np.ndarray], parts: tuple[str, ...], prefix: str, preset: tuple[int, ...]
+) -> tuple[int, ...]:
     """Number of distinct indices that follow `prefix` in the names of each part."""
-    starts = (prefix.format(part) for part in _SIZED_PARTS)
+    starts = [prefix.format(part) for part in parts]
     indices = ({name[len(start) :].split(".")[0] for name in arrays if name.startswith(start)} for start in starts)
     return tuple(len(found) or known for found, known in zip(indices, preset, strict=True))
 

@@ -62,6 +62,6 @@ def _convert_published(source: Path, origin: str, entry: PublishedCheckpoint, ta
         weights = read_published(source)
     except WeightsError as error:
         raise _NotAsPublished(str(error)) from None
-    if weights.config != PRESETS["rvrt"]:
+    if weights.config != PRESETS[entry.preset]:
         raise _NotAsPublished(f"{source}: an RVRT with other sizes than {entry.name}")
     save_weights(target, weights.arrays, weights.config, entry.card(origin, weights.card["source_sha256"]))

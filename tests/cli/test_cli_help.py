@@ -16,11 +16,12 @@ from rvrt_cli.bench.bench_options import BenchOptions
 from rvrt_cli.cli import cli
 from rvrt_cli.cli.generated_options import dataclass_options
 from rvrt_cli.data.clip_options import ClipOptions
-from rvrt_cli.options import UpscaleOptions, option_flag, setting
+from rvrt_cli.options import RestoreOptions, UpscaleOptions, option_flag, setting
 from rvrt_cli.train.train_options import TrainOptions
 
 DATACLASSES = {
     "upscale": UpscaleOptions,
+    "restore": RestoreOptions,
     "bench": BenchOptions,
     "preprocess clips": ClipOptions,
     "train": TrainOptions,
@@ -57,7 +58,7 @@ except SystemExit:
 
 def test_commands_are_listed_in_the_order_of_their_use() -> None:
     lines = CliRunner().invoke(cli, ["--help"]).output.partition("Commands:\n")[2].splitlines()
-    assert [line.split()[0] for line in lines] == ["upscale", "weights", "bench", "preprocess", "train"]
+    assert [line.split()[0] for line in lines] == ["upscale", "restore", "weights", "bench", "preprocess", "train"]
 
 
 @pytest.mark.parametrize("words", COMMANDS)

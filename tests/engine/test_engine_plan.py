@@ -20,7 +20,7 @@ GIB = 2**30
 class Sized:
     """A network of which only the size is known: 50 MB of weights, 4 kB per px and frame, 400 B of state per px."""
 
-    scale, clip_size = 4, 2
+    scale, reduction, clip_size = 4, 1, 2
 
     def __call__(self, frames: object, state: object, emit: int) -> NoReturn:
         raise NotImplementedError

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.engine_networks import CausalMean, Fake, as_frames, clip
+from helpers.engine_networks import CausalBlockMean, CausalMean, Fake, as_frames, clip
 from hypothesis import given, settings, strategies as st
 
 from rvrt_cli.engine import NetworkState, Plan, SceneStarted, TileDone, TileShrunk, stream
@@ -348,3 +348,34 @@ def test_timestamps_and_alpha_travel_with_their_frames() -> None:
     out = [frame for segment in stream(iter(frames), Fake(), Plan(4, 2, (32, 32), 16)) for frame in segment]
     assert [frame.pts for frame in out] == [frame.pts for frame in frames]
     assert all(a.alpha is b.alpha for a, b in zip(out, frames, strict=True))
+
+
+# --- networks whose features are smaller than the frames
+
+
+@pytest.mark.parametrize("tile", [(96, 256), (96, 192)])
+@pytest.mark.parametrize("fail_at", [(), (2,)])
+def test_states_of_reduced_size_are_cut_and_stitched(tile: tuple[int, int], fail_at: tuple[int, ...]) -> None:
+    """What each block of 4×4 px gets does not depend on tiles, nor on tiles that are halved between two windows."""
+    height, width = 93, 254  # padded to 96×256
+    frames = [frame.astype(np.float32) / 255 for frame in clip([6], height, width)]
+    network = CausalBlockMean(fail_at)
+    out = run(frames, network, 2, 0, tile)
+    padded = np.pad(np.stack(frames), [(0, 0), (0, 3), (0, 2), (0, 0)], "reflect")
+    blocks = padded.reshape(6, 24, 4, 64, 4, 3).mean((2, 4))
+    means = np.cumsum(blocks, 0) / np.arange(1, 7).reshape(-1, 1, 1, 1)
+    np.testing.assert_allclose(np.stack(out), means.repeat(4, 1).repeat(4, 2)[:, :height, :width], atol=1e-6)
+    assert len({call[1:3] for call in network.calls}) == 1 + len(fail_at)
+
+
+def test_small_frames_are_padded_to_what_a_reduced_network_takes() -> None:
+    network = CausalBlockMean()
+    [out] = run([np.full((9, 12, 3), 77, np.uint8)], network)
+    assert network.calls == [(1, 32, 32, 1, False)]
+    np.testing.assert_array_equal(out, np.full((9, 12, 3), 77))
+
+
+def test_floating_point_frames_are_not_rounded() -> None:
+    frame = np.random.default_rng(1).uniform(0, 1, (16, 16, 3)).astype(np.float32)
+    [out] = run([frame], Fake())
+    np.testing.assert_array_equal(out, frame.repeat(4, 0).repeat(4, 1))

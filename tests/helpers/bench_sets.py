@@ -63,7 +63,7 @@ class RepeatNetwork:
     config = PRESETS["rvrt-tiny"]
     device = Device("cpu")
     notes = ()
-    scale, clip_size = 4, 2
+    scale, reduction, clip_size = 4, 1, 2
     cell = SimpleNamespace(get_parameters=lambda: iter(()))
 
     def __init__(self, add: float | list[float] = 0.0, degradation: str = "bi", name: str = "repeat") -> None:

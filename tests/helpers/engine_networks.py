@@ -15,7 +15,7 @@ from rvrt_cli.frame import Frame
 class Fake:
     """Nearest-neighbor upscaling of `answer`, with a record of the calls; runs out of memory when told to."""
 
-    scale, clip_size = 4, 2
+    scale, reduction, clip_size = 4, 1, 2
 
     def __init__(self, fail_at: Iterable[int] = (), largest: int | None = None) -> None:
         self.calls = []  # (T, h, w, emit, is there a state)
@@ -35,7 +35,7 @@ class Fake:
         small, after = self.answer(frames, state, emit)
         if before is not None:
             assert all((before[name] == state[name]).all() for name in before)
-        return small.astype(np.float32).repeat(4, 2).repeat(4, 3), after
+        return small.astype(np.float32).repeat(self.scale, 2).repeat(self.scale, 3), after
 
     def answer(self, frames: np.ndarray, state: NetworkState | None, emit: int) -> tuple[np.ndarray, NetworkState]:
         return frames[:, :emit], {}
@@ -45,6 +45,23 @@ class Fake:
 
     def state_shapes(self, height: int, width: int) -> dict[str, tuple[int, ...]]:
         return {"state": (1, 1, height, width, 1)}
+
+
+class CausalBlockMean(Fake):
+    """At scale 1: for each 4×4 px the mean of all frames since the scene's start, with a state of a quarter of the size."""
+
+    scale, reduction = 1, 4
+
+    def answer(self, frames: np.ndarray, state: NetworkState | None, emit: int) -> tuple[np.ndarray, NetworkState]:
+        n, _, h, w, _ = frames.shape
+        assert h % 4 == w % 4 == 0
+        blocks = frames[:, :emit].reshape(n, emit, h // 4, 4, w // 4, 4, 3).astype(np.float64).mean((3, 5))
+        means, after = CausalMean().answer(blocks, state, emit)
+        return means.repeat(4, 2).repeat(4, 3), after
+
+    def state_shapes(self, height: int, width: int) -> dict[str, tuple[int, ...]]:
+        shape = 1, 1, height // 4, width // 4
+        return {"sum": (*shape, 3), "count": (*shape, 1)}
 
 
 class CausalMean(Fake):

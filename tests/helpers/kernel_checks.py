@@ -162,6 +162,45 @@ def check_convolution(kernels: Kernels, case: tuple) -> None:
     assert_all_close(gradients, [np.zeros(x.shape), *wanted[1:]], "no_dx dweight dbias")
 
 
+def check_strided_convolution(kernels: Kernels, case: tuple) -> None:
+    """`case`: batch, height, width, inputs, outputs, kernel height and width, stride, activation."""
+    batch, height, width, inputs, outputs, kh, kw, stride, activation = case
+    rows, columns = -(-height // stride), -(-width // stride)
+    shapes = (batch, height, width, inputs), (outputs, inputs, kh, kw), (outputs,), (batch, rows, columns, outputs)
+    x, weight, bias, dy = random_arrays(height + inputs, *shapes)
+    numbers = attributes(activation, stride)
+    y = kernels("strided_conv2d_forward", x, weight, bias, numbers, like=[dy])[0]
+    gradients = kernels("strided_conv2d_backward", x, weight, y, dy, numbers, like=[x, weight, bias])
+    x64, weight64, dy64 = doubles(x, weight, dy)
+    raw = convolve(x64, weight64)[:, ::stride, ::stride] + bias
+    spread = np.zeros((batch, height, width, outputs))  # the gradient of the convolution before pixels are dropped
+    spread[:, ::stride, ::stride] = dy64 * activation_slope(y, activation)
+    expected = [activate(raw, activation), *convolve_gradients(x64, weight64, spread)]
+    assert_all_close([y, *gradients], expected, "y dx dweight dbias")
+
+
+def check_grouped_convolution(kernels: Kernels, case: tuple) -> None:
+    """`case`: batch, height, width, inputs and outputs of a group, groups, kernel edge, activation."""
+    batch, height, width, inputs, outputs, groups, edge, activation = case
+    frame = batch, height, width
+    weights = (groups * outputs, inputs, edge, edge)
+    x, weight, bias, dy = random_arrays(
+        height + groups, (*frame, groups * inputs), weights, weights[:1], (*frame, groups * outputs)
+    )
+    y = kernels("grouped_conv2d_forward", x, weight, bias, attributes(activation), like=[dy])[0]
+    gradients = kernels("grouped_conv2d_backward", x, weight, y, dy, attributes(activation), like=[x, weight, bias])
+    parts = []
+    for group in range(groups):
+        read, made = slice(group * inputs, (group + 1) * inputs), slice(group * outputs, (group + 1) * outputs)
+        x64, weight64, dy64 = doubles(x[..., read], weight[made], dy[..., made])
+        raw = convolve(x64, weight64) + bias[made]
+        g = dy64 * activation_slope(y[..., made], activation)
+        parts.append([activate(raw, activation), *convolve_gradients(x64, weight64, g)])
+    axes = (-1, -1, 0, 0)
+    expected = [np.concatenate(part, axis) for part, axis in zip(zip(*parts, strict=True), axes, strict=True)]
+    assert_all_close([y, *gradients], expected, "y dx dweight dbias")
+
+
 def check_linear(kernels: Kernels, case: tuple) -> None:
     """`case`: rows, inputs, outputs, activation."""
     rows, inputs, outputs, activation = case

@@ -22,6 +22,7 @@ Kernel neighborhood_attention_forward, neighborhood_attention_backward;
 Kernel window_attention_forward, window_attention_backward, swin_layer_forward;
 Kernel linear_forward, linear_backward, norm_linear_forward, norm_linear_backward, mlp_forward, mlp_backward;
 Kernel layer_norm_forward, layer_norm_backward, conv2d_forward, conv2d_backward;
+Kernel strided_conv2d_forward, strided_conv2d_backward, grouped_conv2d_forward, grouped_conv2d_backward;
 Kernel pixel_shuffle_forward, pixel_shuffle_backward, add_upsampled_forward, reverse_time_forward;
 Kernel charbonnier_forward, charbonnier_backward, fuse_frames_forward, lucas_kanade_forward;
 int rvrt_kernels_threads(int count);
@@ -84,6 +85,14 @@ static bool run_products() {
   const Shape odd{1, 13, 19, 37}, taps{53, 37, 3, 3}, out{1, 13, 19, 53};
   good &= run("odd convolution", conv2d_forward, {odd, taps, {53}, out}, {0, 1, 1}, {out});
   good &= run("its gradient", conv2d_backward, {odd, taps, out, out}, {0, 1, 0}, {odd, taps, {53}});
+  const Shape strided{1, 7, 10, 53}, three{40, 8, 3, 3}, single{40, 24, 5, 5}, half{2, 10, 12, 40};
+  good &= run("strided convolution", strided_conv2d_forward, {odd, taps, {53}}, {1, 2}, {strided});
+  good &= run("its gradient", strided_conv2d_backward, {odd, taps, strided, strided}, {1, 2}, {odd, taps, {53}});
+  good &= run("strided 5x5 convolution", strided_conv2d_forward, {x, single, wide}, {0, 2}, {half});
+  const Shape pair{2, 20, 24, 64}, of_pair{48, 32, 3, 3}, made{2, 20, 24, 48};
+  good &= run("grouped convolution", grouped_conv2d_forward, {pair, of_pair, {48}}, {1}, {made});
+  good &= run("its gradient", grouped_conv2d_backward, {pair, of_pair, made, made}, {1}, {pair, of_pair, {48}});
+  good &= run("narrow groups", grouped_conv2d_forward, {{2, 20, 24, 40}, three, wide}, {0}, {y});
   return good;
 }
 

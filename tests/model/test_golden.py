@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import json
+import math
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -14,17 +17,22 @@ from helpers.comparison import assert_within
 from rvrt_cli.device import use_device
 from rvrt_cli.model.config import PRESETS
 
+if TYPE_CHECKING:
+    from rvrt_cli.model import Network
+
 GOLDEN = Path(__file__).parents[1] / "golden"
 VECTORS = np.load(GOLDEN / "rvrt.npz")
+RESTORE = np.load(GOLDEN / "restore.npz")
 WHOLE, STAGE, FLOW = 2e-4, 2e-5, 1e-3  # largest error of a whole network, of one stage, of a flow [px]
+RESTORATION_WIDTHS = {"deblur": 36, "denoise": 48}  # of the golden vectors
 
 
-def network(name: str) -> object:
+def network(name: str, width: int = 36) -> object:
     """The network at the width of the golden vectors, with the weights that their names give."""
     use_device("cpu")
     from rvrt_cli.model import RVRT
 
-    cell = RVRT(replace(PRESETS[name], widths=(36, 36, 36)))
+    cell = RVRT(replace(PRESETS[name], widths=(width,) * 3))
     cell.load({p.name: named_array(p.name, tuple(p.shape)) for p in cell.get_parameters()})
     return cell
 
@@ -55,12 +63,22 @@ def run(cell: object, x: np.ndarray, **options: bool) -> np.ndarray:
     import mindspore as ms
 
     output = cell(ms.Tensor(channels_last(x)), **options).asnumpy()
-    return output[..., ::5, ::5, :].transpose(0, 1, 4, 2, 3)  # the golden vectors hold every fifth row and column
+    return thinned(output, 5)
+
+
+def thinned(x: np.ndarray, step: int) -> np.ndarray:
+    """(N, T, H, W, C) as the golden vectors hold it: every `step`th row and column of (N, T, C, H, W)."""
+    return x[..., ::step, ::step, :].transpose(0, 1, 4, 2, 3)
+
+
+def assert_is_whole(ours: np.ndarray, vectors: np.lib.npyio.NpzFile, name: str) -> None:
+    """The output of a whole network is that of the vectors, which hold it as uint16: lowest + step * level."""
+    lowest, step = vectors[f"{name}/scale"]
+    assert step / 2 < 3e-5
+    assert_within(ours, lowest + step * vectors[name].astype(np.float64), WHOLE - step / 2)
 
 
 def test_published_parameters(rvrt: object) -> None:
-    import json
-
     from rvrt_cli.model import parameter_shapes
 
     published = json.loads((GOLDEN / "checkpoint_parameters.json").read_text())
@@ -76,22 +94,22 @@ def test_published_parameters(rvrt: object) -> None:
 
 @pytest.mark.slow
 def test_whole_network(rvrt: object) -> None:
-    assert_within(run(rvrt, VECTORS["x"]), VECTORS["y"], WHOLE)
+    assert_is_whole(run(rvrt, VECTORS["x"]), VECTORS, "y")
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_not_compiled")
 def test_batch_and_sides_that_no_window_divides(rvrt: object) -> None:
-    assert_within(run(rvrt, VECTORS["x_4x35x41"]), VECTORS["y_4x35x41"], WHOLE)
+    assert_is_whole(run(rvrt, VECTORS["x_4x35x41"]), VECTORS, "y_4x35x41")
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_not_compiled")
 def test_mirrored_is_a_property_of_a_call(rvrt: object) -> None:
     mirrored = run(rvrt, VECTORS["x_mirror"], mirrored=True)
-    assert_within(mirrored, VECTORS["y_mirror"], WHOLE)
-    assert_within(run(rvrt, VECTORS["x_mirror"]), VECTORS["y_mirror"], WHOLE)
-    assert_within(run(rvrt, VECTORS["x_4x35x41"]), VECTORS["y_4x35x41"], WHOLE)  # the call before left nothing behind
+    assert_is_whole(mirrored, VECTORS, "y_mirror")
+    assert_is_whole(run(rvrt, VECTORS["x_mirror"]), VECTORS, "y_mirror")
+    assert_is_whole(run(rvrt, VECTORS["x_4x35x41"]), VECTORS, "y_4x35x41")  # the call before left nothing behind
 
 
 @pytest.mark.slow
@@ -110,15 +128,15 @@ def test_flows_and_stages(rvrt: object) -> None:
     for name, ours in (("forward", flows.forward), ("backward", in_time_order)):
         joined = np.concatenate([nchw(clip) for clip in ours], 1)[:, 1:]  # the first frame has none before it
         assert_within(joined, VECTORS[f"flows_{name}"], FLOW)
-    assert_within(nchw(rvrt.extract(clips[0])), VECTORS["shallow"], STAGE)
+    assert_within(thinned(rvrt.extract(clips[0]).asnumpy(), 3), VECTORS["shallow"], STAGE)
 
     # The first two clips of branch backward_1, in its order of time: from golden inputs to golden outputs
     shallow = [rvrt.extract(clip) for clip in clips]
     last, before = reverse_time(shallow[2]), reverse_time(shallow[1])
     body = rvrt.branches[0](ms.ops.zeros_like(last), last)
-    assert_within(nchw(body), VECTORS["backbone/backward_1"], STAGE)
+    assert_within(thinned(body.asnumpy(), 3), VECTORS["backbone/backward_1"], STAGE)
     aligned, updated = rvrt.align[0](before, last, body, compose_flows(flows.backward_to(1), 2))
-    assert_within(nchw(aligned), VECTORS["deform_align/backward_1/0"], STAGE)
+    assert_within(thinned(aligned.asnumpy(), 3), VECTORS["deform_align/backward_1/0"], STAGE)
     for field in (0, 1):
         ours = updated.asnumpy()[:, :, field].transpose(0, 1, 4, 2, 3)
         assert_within(ours, VECTORS[f"deform_align/backward_1/{field + 1}"], FLOW)
@@ -126,7 +144,7 @@ def test_flows_and_stages(rvrt: object) -> None:
 
 @pytest.mark.slow
 def test_light(light: object) -> None:
-    assert_within(run(light, VECTORS["x_light"]), VECTORS["y_light"], WHOLE)
+    assert_is_whole(run(light, VECTORS["x_light"]), VECTORS, "y_light")
 
 
 @pytest.mark.slow
@@ -165,3 +183,106 @@ def test_any_length_and_size(frames: int, height: int, width: int) -> None:
         inner = np.abs(middle - x)[:, :, 1:-1, 1:-1]
         assert np.isfinite(y).all()
         assert inner.mean() < 0.2
+
+
+# --- restoration: scale 1
+
+
+def restoration_frames(task: str) -> np.ndarray:
+    """(T, H, W, 3) float32 in [0, 1]."""
+    return channels_last(RESTORE[f"{task}/x"])[0].astype(np.float32) / 255
+
+
+def restoration_noise(task: str) -> float | None:
+    """The standard deviation that the vectors were made with."""
+    return float(RESTORE[f"{task}/sigma"]) if task == "denoise" else None
+
+
+@pytest.fixture(scope="module", params=RESTORATION_WIDTHS)
+def restoration(request: pytest.FixtureRequest) -> tuple[str, Network]:
+    """A task, and its network as the engine calls it."""
+    device, task = use_device("cpu"), request.param
+    from rvrt_cli.model import Network, parameter_shapes
+
+    config = replace(PRESETS[f"rvrt-{task}"], widths=(RESTORATION_WIDTHS[task],) * 3)
+    arrays = {name: named_array(name, shape) for name, shape in parameter_shapes(config).items()}
+    return task, Network(config, arrays, {"name": task}, device).with_noise(restoration_noise(task))
+
+
+@pytest.mark.parametrize(("task", "weights"), [("deblur", 13_573_159), ("denoise", 12_786_919)])
+def test_published_restoration_parameters(task: str, weights: int) -> None:
+    from rvrt_cli.model import parameter_shapes
+
+    constants = ("relative_position_index", "spynet.mean", "spynet.std")
+    published = json.loads(bytes(RESTORE[f"{task}/parameters"]))
+    wanted = {name: tuple(shape) for name, shape in published.items() if not name.endswith(constants)}
+    ours = parameter_shapes(PRESETS[f"rvrt-{task}"])
+    assert ours == wanted
+    assert sum(math.prod(shape) for shape in ours.values()) == weights
+
+
+@pytest.mark.slow
+def test_restoration_in_one_call(restoration: tuple[str, Network]) -> None:
+    task, network = restoration
+    output, _ = network(restoration_frames(task)[None], None, 4)
+    assert_is_whole(thinned(output, 5), RESTORE, f"{task}/y")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_not_compiled")
+def test_restoration_streamed(restoration: tuple[str, Network]) -> None:
+    """Two windows, the first with its whole future as lookahead, the second from the state of the first."""
+    from rvrt_cli import engine
+    from rvrt_cli.frame import Frame
+
+    task, network = restoration
+    frames = restoration_frames(task)
+    plan = engine.Plan(window=2, lookahead=2, tile=frames.shape[1:3], overlap=64)
+    segments = engine.stream(map(Frame, frames, range(4)), network, plan, scenes=False)
+    output = np.stack([frame.pixels for segment in segments for frame in segment])
+    assert_is_whole(thinned(output[None], 5), RESTORE, f"{task}/y")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_not_compiled")
+def test_restoration_in_tiles(restoration: tuple[str, Network]) -> None:
+    """Windows and tiles: where no tile is blended into another, each gives what it gives alone and in one call."""
+    from rvrt_cli import engine
+    from rvrt_cli.frame import Frame
+
+    task, network = restoration
+    frames = restoration_frames(task)[:, :40]
+    plan = engine.Plan(window=2, lookahead=2, tile=(40, 128), overlap=96)  # from columns 0 and 32, blended at 56 to 104
+    segments = engine.stream(map(Frame, frames, range(4)), network, plan, scenes=False)
+    tiled = np.stack([frame.pixels for segment in segments for frame in segment])
+    left, _ = network(frames[None, :, :, :128], None, 4)
+    right, _ = network(frames[None, :, :, 32:], None, 4)
+    assert_within(tiled[:, :, :56], left[0, :, :, :56], WHOLE)
+    assert_within(tiled[:, :, 104:], right[0, :, :, 72:], WHOLE)
+
+
+@pytest.mark.slow
+def test_reduced_frames_and_shallow_features(restoration: tuple[str, Network]) -> None:
+    import mindspore as ms
+
+    from rvrt_cli.model.optical_flow import reduce_colors
+
+    task, network = restoration
+    clip = ms.Tensor(network._with_noise_channel(restoration_frames(task)[None])[:, :2])
+    small = reduce_colors(clip).asnumpy()
+    assert_within(thinned(small, 3), RESTORE[f"{task}/downsampled"][:, :2], STAGE)
+    shallow = network.cell.extract(clip).asnumpy()[:, :1]
+    assert_within(thinned(shallow, 3), RESTORE[f"{task}/shallow"], STAGE)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_not_compiled")
+def test_frames_of_any_size_are_padded_by_reflection(restoration: tuple[str, Network]) -> None:
+    task, network = restoration
+    frames = restoration_frames(task)[None, :2, :45, :62]
+    reflected = np.concatenate([frames, frames[:, :, -2:-5:-1]], 2)
+    reflected = np.concatenate([reflected, reflected[:, :, :, -2:-4:-1]], 3)
+    output, _ = network(frames, None, 2)
+    wanted, _ = network(np.ascontiguousarray(reflected), None, 2)
+    assert output.shape == frames.shape
+    np.testing.assert_array_equal(output, wanted[:, :, :45, :62])

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -169,10 +170,21 @@ def test_missing_arrays_that_give_the_sizes_are_listed(tmp_path: Path, narrow: A
     assert f"1 missing ({lost})" in text or "unexpected" in text
 
 
-def test_deblurring_checkpoints_are_rejected(tmp_path: Path, narrow: Arrays) -> None:
-    arrays = {name.replace("feat_extract.", "feat_extract.6."): array for name, array in narrow.items()}
-    arrays["feat_extract.1.weight"] = np.zeros((36, 3, 1, 3, 3), np.float32)
-    assert "004 to 006" in _rejection(tmp_path, arrays, "deblurring or denoising")
+@pytest.mark.parametrize("preset", ["rvrt-deblur", "rvrt-denoise"])
+def test_restoration_is_recognized_by_its_shallow_extraction(tmp_path: Path, preset: str) -> None:
+    config = replace(PRESETS[preset], widths=(24, 24, 24), depths=(1, 2, 1), upsampler_width=16)
+    arrays = {name: np.ones(shape, np.float32) for name, shape in model.parameter_shapes(config).items()}
+    assert convert_checkpoint(checkpoint(tmp_path / "in.pth", arrays), tmp_path / "out.safetensors").config == config
+    del arrays["feat_extract.1.weight"]
+    assert "missing (feat_extract.1.weight)" in _rejection(tmp_path, arrays, "weights of a different network")
+
+
+@pytest.mark.parametrize("name", ["feat_extract.3.weight", "backbone.forward_2.main.1.weight"])
+def test_wrong_shapes_of_restoration_are_listed(tmp_path: Path, name: str) -> None:
+    config = replace(PRESETS["rvrt-denoise"], widths=(24, 24, 24))
+    arrays = {name: np.ones(shape, np.float32) for name, shape in model.parameter_shapes(config).items()}
+    arrays[name] = np.ones((24, 7, 1, 3, 3), np.float32)  # no divisor of the channels
+    assert f"({name} 24×7×1×3×3 instead of" in _rejection(tmp_path, arrays, "weights of a different network")
 
 
 def test_other_networks_are_rejected(tmp_path: Path) -> None:

@@ -277,6 +277,9 @@ def test_list_shows_embedded_cached_damaged_and_available_weights(folders: Folde
         "worse": "damaged",
         "rvrt-bi-reds": "available",
         "rvrt-bi-vimeo": "available",
+        "rvrt-deblur-dvd": "available",
+        "rvrt-deblur-gopro": "available",
+        "rvrt-denoise-davis": "available",
     }
     assert (found["tiny"].trained, found["tiny"].degradation) == (False, "none")
     assert (found["rvrt-bi-reds"].trained, found["rvrt-bi-reds"].degradation) == (True, "bi")
@@ -340,6 +343,6 @@ def test_weights_that_are_not_finite_are_rejected(tmp_path: Path, value: float) 
 
 def test_presets_survive_a_round_trip(tmp_path: Path) -> None:
     for config in PRESETS.values():
-        big = {"w": np.zeros(4_000_000, np.float16)}
+        big = {"w": np.zeros(6_000_000, np.float16)}
         save_weights(tmp_path / "a.safetensors", big, config, CARD)
         assert load_weights(tmp_path / "a.safetensors").config == config

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import http.server
+import re
 import subprocess
 import sys
 import threading
@@ -20,7 +21,7 @@ from helpers.checkpoint_files import checkpoint, published_arrays
 from rvrt_cli import model
 from rvrt_cli.cli.weights import weights_group as command
 from rvrt_cli.errors import WeightsError
-from rvrt_cli.model.config import RVRTConfig
+from rvrt_cli.model.config import PRESETS, RVRTConfig
 from rvrt_cli.weights import find_published, find_weights, load_weights, pull_weights
 from rvrt_cli.weights.download import download
 
@@ -354,4 +355,27 @@ def test_wrong_file_given_with_from_is_kept(cache: Path, tmp_path: Path) -> None
 
 def test_unknown_name_lists_the_published_ones() -> None:
     with pytest.raises(WeightsError, match="rvrt-bi-reds, rvrt-bi-vimeo, rvrt-bd-vimeo"):
-        find_published("004_RVRT_videodeblurring_DVD_16frames")
+        find_published("007_RVRT_videodeblurring_16frames")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [("rvrt-deblur-dvd", "deblur"), ("rvrt-deblur-gopro", "deblur"), ("rvrt-denoise-davis", "denoise")],
+)
+def test_published_weights_for_restoration_are_pulled(cache: Path, tmp_path: Path, name: str, task: str) -> None:
+    entry = find_published(name)
+    assert find_published(entry.file) is entry
+    assert re.fullmatch(r"00[456]_RVRT_video(deblurring|denoising)_(DVD|GoPro|DAVIS)_16frames\.pth", entry.file)
+    shapes = model.parameter_shapes(PRESETS[f"rvrt-{task}"])
+    file = checkpoint(tmp_path / entry.file, {name: np.ones(shape, np.float32) for name, shape in shapes.items()})
+    wrong = find_published("rvrt-denoise-davis" if task == "deblur" else "rvrt-deblur-dvd")
+    with pytest.raises(WeightsError, match="other sizes"):
+        pull_weights(wrong, file=file)
+    done = CliRunner().invoke(command, ["pull", name, "--from", str(file)])
+    assert done.exit_code == 0, done.output
+    how = "restore --sigma auto" if task == "denoise" else "restore"
+    assert f"use it with: rvrt {how} --model {name} SOURCE TARGET" in done.output
+    weights = load_weights(cache / f"{name}.safetensors")
+    assert weights.config == PRESETS[f"rvrt-{task}"]
+    assert (weights.card["name"], weights.card["degradation"]) == (name, "noise" if task == "denoise" else "blur")

@@ -142,6 +142,7 @@ int winograd_forward(const Tensors& t, const Sources& x, const Sizes& s) {
   call.bias = attributes[1] ? t.f(weight + 1) : nullptr;
   call.residual = attributes[2] ? t.f(weight + 2) : nullptr;
   call.y = t.f(weight + 4);
+  call.y_stride = s.outputs;
   call.activation = attributes[0];
   return winograd_convolve(call);
 }
@@ -152,12 +153,13 @@ int winograd_backward(const Tensors& t, const Sizes& s) {
     WinogradCall call{};  // from dy to dx: inputs are the layer's outputs
     call.batch = s.batch, call.height = s.height, call.width = s.width;
     call.inputs = s.outputs, call.outputs = s.inputs;
-    call.x = {1, {t.f(3)}, {s.outputs}};
+    call.x = {1, {t.f(3)}, {s.outputs}, {s.outputs}};
     call.through = attributes[0] ? t.f(2) : nullptr;
     call.through_activation = attributes[0];
     call.weight = t.f(1);
     call.flipped = true;
     call.y = t.f(5);
+    call.y_stride = s.inputs;
     if (int status = winograd_convolve(call)) return status;
   } else {
     std::memset(t.f(5), 0, sizeof(float) * t.size(5));

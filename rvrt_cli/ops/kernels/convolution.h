@@ -13,6 +13,7 @@ struct Sources {
   int count = 0;
   const float* data[kMostSources] = {};
   int64_t channels[kMostSources] = {};
+  int64_t stride[kMostSources] = {};  // floats from one pixel to the next
   int64_t total() const {
     int64_t n = 0;
     for (int i = 0; i < count; ++i) n += channels[i];
@@ -28,7 +29,7 @@ inline int read_sources(const Tensors& t, int count, Sources* x) {
     RVRT_CHECK(t.ndims[i] == t.ndims[0], kShape);
     for (int axis = 0; axis + 1 < t.ndims[0]; ++axis) RVRT_CHECK(t.dim(i, axis) == t.dim(0, axis), kShape);
     x->data[i] = t.f(i);
-    x->channels[i] = t.dim(i, t.ndims[i] - 1);
+    x->channels[i] = x->stride[i] = t.dim(i, t.ndims[i] - 1);
     RVRT_CHECK(x->channels[i] > 0, kShape);
   }
   return kOk;
@@ -45,6 +46,7 @@ struct WinogradCall {
   bool flipped;
   const float *bias, *residual;  // or null
   float* y;
+  int64_t y_stride;  // floats from one pixel of y and of the residual to the next
   int activation;
 };
 

@@ -269,6 +269,26 @@ _conv2d_residual = custom_op(
 )
 
 
+def _grouped_shape(x, weight, bias, attributes):
+    return [*x[:-1], weight[0]]
+
+
+def _strided_conv2d_op(stride: int) -> ops.Custom:
+    """The shape of the output depends on the stride, which is no shape of an input: one op for each."""
+
+    def shape(x, weight, bias, attributes):
+        return [x[0], (x[1] + stride - 1) // stride, (x[2] + stride - 1) // stride, weight[0]]
+
+    return custom_op("strided_conv2d", "x weight bias attributes", shape, _CONV_GRADIENT, _conv2d_gradient_shapes)
+
+
+_CONV_GRADIENT = "x weight out dout attributes -> dx dweight dbias"
+_strided_conv2d = {stride: _strided_conv2d_op(stride) for stride in (2, 3, 4)}
+_grouped_conv2d = custom_op(
+    "grouped_conv2d", "x weight bias attributes", _grouped_shape, _CONV_GRADIENT, _conv2d_gradient_shapes
+)
+
+
 def _side_by_side_op(name: str, sources: int) -> ops.Custom:
     """The dense layer or convolution of several tensors whose channels lie side by side."""
     backward = _backward_kernel(f"{name}_backward", _conv2d_gradient_shapes, 3)
@@ -341,14 +361,42 @@ def layer_norm_kernel(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return _layer_norm(x, weight, bias)
 
 
+def _channels(x: Tensor | tuple[Tensor, ...]) -> int:
+    """Of `layers.side_by_side(x)`."""
+    if not isinstance(x, tuple):
+        return x.shape[-1]
+    channels = 0
+    for source in x:
+        channels += source.shape[-1]
+    return channels
+
+
+def _strided_or_grouped(
+    x: Tensor, weight: Tensor, bias: Tensor, activation: str, residual: Tensor | None, stride: int
+) -> Tensor:
+    """`conv2d_kernel` of a convolution with a stride or groups; with both, or on a GPU, the definition runs."""
+    grouped = weight.shape[1] != x.shape[-1]
+    if _ON_GPU or x.dtype != ms.float32 or activation == "gelu" or (grouped and stride != 1) or stride > 4:
+        return layers.conv2d(x, weight, bias, activation, residual, stride)
+    code = _activation_code(activation)
+    if grouped:
+        y = _grouped_conv2d(x, weight, bias, _attributes(code))
+    else:
+        y = _strided_conv2d[stride](x, weight, bias, _attributes(code, stride))
+    return y if residual is None else y + residual
+
+
 def conv2d_kernel(
     x: Tensor | tuple[Tensor, ...],
     weight: Tensor,
     bias: Tensor,
     activation: str = "none",
     residual: Tensor | None = None,
+    stride: int = 1,
 ) -> Tensor:
     """See `layers.conv2d`."""
+    if stride != 1 or weight.shape[1] != _channels(x):
+        return _strided_or_grouped(layers.side_by_side(x), weight, bias, activation, residual, stride)
     if weight.shape[-2:] == (1, 1):
         return linear_kernel(x, weight.reshape(weight.shape[0], weight.shape[1]), bias, activation, residual)
     several = isinstance(x, tuple) and residual is None and activation != "gelu" and len(x) in _SIDE_BY_SIDE["conv2d"]

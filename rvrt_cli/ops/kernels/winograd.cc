@@ -24,7 +24,7 @@ constexpr int64_t kTileEdge = 4, kPatchEdge = 6, kPlaces = kPatchEdge * kPatchEd
 // Input channels that are multiplied together: `depth` of one source.
 struct Chunk {
   const float* data;  // first of these channels of the first pixel
-  int64_t stride;     // channels of the source
+  int64_t stride;     // floats from one pixel to the next
   int64_t at, depth;  // place among all input channels
 };
 
@@ -85,7 +85,7 @@ std::vector<Chunk> split_channels(const Sources& x) {
     const int64_t parts = ceil_div(x.channels[i], kMostDepth);
     for (int64_t part = 0; part < parts; ++part) {
       const int64_t begin = x.channels[i] * part / parts, end = x.channels[i] * (part + 1) / parts;
-      chunks.push_back({x.data[i] + begin, x.channels[i], at + begin, end - begin});
+      chunks.push_back({x.data[i] + begin, x.stride[i], at + begin, end - begin});
     }
     at += x.channels[i];
   }
@@ -357,7 +357,7 @@ inline void finish_tile(const float* products, int64_t place, const TileFinish& 
     const int64_t part = call.outputs - c;
     for (int64_t i = 0; i < f.rows; ++i)
       for (int64_t j = 0; j < f.columns; ++j) {
-        const int64_t at = (f.first + i * call.width + j) * call.outputs + c;
+        const int64_t at = (f.first + i * call.width + j) * call.y_stride + c;
         vf v = y[i][j] + bias;
         v = vmax(v, v * slope);
         if (part >= W) {
