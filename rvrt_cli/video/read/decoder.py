@@ -176,7 +176,9 @@ class VideoDecoder:
         pipe = self._ffmpeg.process.stdout
         assert pipe is not None
         try:
-            with av.open(f"pipe:{pipe.fileno()}", format="nut", metadata_errors="replace", options=NUT_OPTIONS) as container:
+            with av.open(
+                f"pipe:{pipe.fileno()}", format="nut", metadata_errors="replace", options=NUT_OPTIONS
+            ) as container:
                 stream = container.streams.video[0]
                 scale = Fraction(stream.time_base) / info.time_base
                 for packet in container.demux(stream):
