@@ -20,7 +20,7 @@ _STEP_PASSES = 3  # operations of a step over those of its forward pass: each pr
 
 
 def measure_training(network: Network, repeat: int, gemm_gflops: float) -> dict[str, Any]:
-    """Time steps of a network of the same sizes, from its initial weights: 4 samples of 6 frames of 32×32 LR px.
+    """Time steps of a network of the same sizes, from its initial weights: 4 samples of 6 frames of 32×32 px of features.
 
     Args:
         repeat: timed steps.
@@ -30,25 +30,33 @@ def measure_training(network: Network, repeat: int, gemm_gflops: float) -> dict[
         "network" (its name), "batch", "frames", "width", "height", "seconds_per_step" (median of `repeat`),
         "steps_per_hour", "gflop_per_step", "gflops", "gemm_gflops", "efficiency", "compile_seconds", "peak_rss_mb".
     """
+    from rvrt_cli.data.batch_spec import TASK_DEGRADATIONS
     from rvrt_cli.model import initial_weights
+    from rvrt_cli.model.config import UPSAMPLING
     from rvrt_cli.model.cost import count_flops
     from rvrt_cli.train.communicator import Communicator
     from rvrt_cli.train.learner import Learner
-    from rvrt_cli.train.train_options import TrainOptions
+    from rvrt_cli.train.train_options import TrainOptions, task_of
     from rvrt_cli.train.training_counters import TrainingCounters
 
-    device = network.device
+    device, config = network.device, network.config
+    task = task_of(config)
+    edge = STEP_EDGE * config.reduction
     run = TrainOptions(
-        network=network.config.to_dict(),  # every size, so that no preset counts
+        task=task,
+        degradation=TASK_DEGRADATIONS[task][0],
+        network=config.to_dict(),  # every size, so that no preset counts
         batch=STEP_BATCH,
         frames=STEP_FRAMES,
-        crop=4 * STEP_EDGE,
+        crop=UPSAMPLING * STEP_EDGE,
         precision=device.precision,
     )
     weights = {f"value.{name}": array for name, array in initial_weights(run.config).items()}
     learner = Learner(run, device, Communicator(), weights, TrainingCounters())
-    low = np.concatenate([moving_clip(STEP_FRAMES, STEP_EDGE, STEP_EDGE)] * STEP_BATCH)
-    high = low.repeat(4, -2).repeat(4, -3)
+    low = np.concatenate([moving_clip(STEP_FRAMES, edge, edge)] * STEP_BATCH)
+    high = low.repeat(config.scale, -2).repeat(config.scale, -3)
+    if config.noise_input:
+        low = np.concatenate([low, np.full_like(low[..., :1], 0.1)], -1)
 
     def step_seconds() -> float:
         start = time.perf_counter()
@@ -58,14 +66,14 @@ def measure_training(network: Network, repeat: int, gemm_gflops: float) -> dict[
     first = step_seconds()
     step_seconds()
     seconds = statistics.median(step_seconds() for _ in range(repeat))
-    forward = count_flops(run.config, STEP_FRAMES, STEP_EDGE, STEP_EDGE).total * STEP_BATCH
+    forward = count_flops(run.config, STEP_FRAMES, edge, edge).total * STEP_BATCH
     gflop = _STEP_PASSES * forward / 1e9
     return {
         "network": network.card["name"],
         "batch": STEP_BATCH,
         "frames": STEP_FRAMES,
-        "width": STEP_EDGE,
-        "height": STEP_EDGE,
+        "width": edge,
+        "height": edge,
         "seconds_per_step": seconds,
         "steps_per_hour": 3600 / seconds,
         "gflop_per_step": gflop,

@@ -59,7 +59,6 @@ def train(options: TrainOptions, report: Callable[[LogRecord], None], in_ranks: 
     clock = RunClock(options, counters, began, communicator.mean_of)
     recorder = RunRecorder(options, learner, report) if communicator.rank == 0 else None
 
-    # steps
     stop = False
     with stop_request.handling_signals(), _open_loader(options, counters.step, communicator) as loader:
         while not (clock.ended or stop):
@@ -80,7 +79,6 @@ def train(options: TrainOptions, report: Callable[[LogRecord], None], in_ranks: 
             if recorder:
                 recorder.record_step(result, rate, seconds, waited, ended=clock.ended)
 
-    # outcome
     if recorder:
         recorder.close()
     return {

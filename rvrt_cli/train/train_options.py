@@ -165,7 +165,7 @@ class TrainOptions:
         if self.degradation not in TASK_DEGRADATIONS[self.task]:
             kinds = ", ".join(TASK_DEGRADATIONS[self.task])
             raise OptionError(f"--degradation {self.degradation}: --task {self.task} has {kinds}; omit one of them")
-        if (self.config.scale, self.config.noise_input) != (self.spec.scale, self.task == "denoise"):
+        if task_of(self.config) != self.task:
             raise OptionError(
                 f"--model {self.model}: not a network for --task {self.task}; choose {TASK_MODELS[self.task]}"
             )
@@ -201,6 +201,11 @@ class TrainOptions:
     def ranks_here(self) -> int:
         """Ranks on this machine."""
         return self.local_ranks or self.ranks
+
+
+def task_of(config: RVRTConfig) -> str:
+    """What a network of this configuration is for, a key of `TASK_MODELS`."""
+    return "upscale" if config.scale > 1 else "denoise" if config.noise_input else "deblur"
 
 
 def flag(name: str) -> str:
