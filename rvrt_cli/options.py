@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,14 +21,20 @@ PRECISIONS = ("float32", "float16", "bfloat16")
 PRECISION_HELP = (
     "Floating-point precision of the network; float16 needs a GPU or NPU, bfloat16 a CPU with AMX or AVX512-BF16."
 )
-PRESET_HEIGHTS = {"480p": 480, "720p": 720, "1080p": 1080, "1440p": 1440, "2160p": 2160, "4320p": 4320}
+_NAMED_SIZES = {"4k": 2160, "uhd": 2160, "8k": 4320}  # the shorter side [px]
 ISA_NAMES = ("portable", "avx2", "avx512")  # values of RVRT_ISA, from low to high as in ops/kernels/kernel.h
 NATIVE_SCALE = 4
 _MAX_COUNT = 1_000_000  # frames or px that any option may ask for
 
 
 def setting(
-    default: Any, help: str, *, metavar: str | None = None, shown: str | None = None, choices: tuple[str, ...] = ()
+    default: Any,
+    help: str,
+    *,
+    metavar: str | None = None,
+    shown: str | None = None,
+    choices: tuple[str, ...] = (),
+    parse: Callable[[str], Any] | None = None,
 ) -> Any:
     """A dataclass field that is one command-line option, `--like-this` for `like_this`.
 
@@ -38,8 +45,23 @@ def setting(
         metavar: placeholder for the value in the help text; by default the name of its type.
         shown: the default as people write it, where `default` itself is not that ("all cores" for 0).
         choices: the values that are allowed; empty for any.
+        parse: from the text on the command line to the value, where that takes more than its type; raises OptionError.
     """
-    return field(default=default, metadata={"help": help, "metavar": metavar, "shown": shown, "choices": choices})
+    metadata = {"help": help, "metavar": metavar, "shown": shown, "choices": choices, "parse": parse}
+    return field(default=default, metadata=metadata)
+
+
+def parse_time(text: str) -> float:
+    """Seconds of "90", "1:30" or "00:01:30.5".
+
+    Raises:
+        OptionError: another form, or minutes or seconds of 60 and more after a colon.
+    """
+    match = re.fullmatch(r"(?:(?:(\d{1,4}):)?(\d{1,4}):)?(\d{1,9}(?:\.\d{0,9})?)", text.strip(), re.ASCII)
+    hours, minutes, seconds = (float(part or 0) for part in match.groups()) if match else (0.0, 0.0, math.nan)
+    if not match or (match[2] and seconds >= 60) or (match[1] and minutes >= 60):
+        raise OptionError(f"{text!r} is not a time; write seconds, such as 90 or 1.5, or HH:MM:SS, such as 00:01:30")
+    return 3600 * hours + 60 * minutes + seconds
 
 
 @dataclass(frozen=True)
@@ -62,7 +84,9 @@ class UpscaleOptions:
     )
     scale: int = setting(NATIVE_SCALE, "Scale factor: 2, 3 or 4; for 2 and 3 the 4x result is downscaled.")
     size: str | None = setting(
-        None, "Output size in place of --scale, such as 1920x1080 or 1080p [px].", metavar="SIZE"
+        None,
+        "Output size in place of --scale: 1920x1080, or the shorter side, such as 1080p or 4K (2160p) [px].",
+        metavar="SIZE",
     )
     window: int | None = setting(  # None: planned from the memory
         None, "Frames upscaled per window; 0: the whole clip in one window.", shown="as many as memory allows, up to 14"
@@ -73,8 +97,12 @@ class UpscaleOptions:
     )
     overlap: int = setting(16, "Overlap between neighboring tiles [px].")
     memory: str | None = setting(None, "Memory limit, such as 4G.", metavar="SIZE", shown="most of the free memory")
-    start: float = setting(0.0, "Start of the part to upscale [s].")
-    duration: float | None = setting(None, "Duration of the part to upscale [s].", shown="to the end")
+    start: float = setting(
+        0.0, "Start of the part to upscale, such as 90 or 00:01:30 [s].", metavar="TIME", shown="0", parse=parse_time
+    )
+    duration: float | None = setting(
+        None, "Duration of the part to upscale [s].", metavar="TIME", shown="to the end", parse=parse_time
+    )
     deinterlace: bool = setting(False, "Deinterlace the source before upscaling.")
     codec: str | None = setting(
         None, "Video encoder, by its ffmpeg name.", metavar="NAME", shown="libx264, or libvpx-vp9 for .webm"
@@ -144,9 +172,10 @@ class UpscaleOptions:
         if self.size is None:
             return width * self.scale, height * self.scale
         wanted = parse_size(self.size)
-        if isinstance(wanted, int):  # a height: keep the aspect ratio, even width
-            return max(2, round(width * wanted / height / 2) * 2), wanted
-        return wanted
+        if not isinstance(wanted, int):
+            return wanted
+        longer = max(2, round(wanted * max(width, height) / min(width, height) / 2) * 2)  # the aspect is kept, but even
+        return (longer, wanted) if width >= height else (wanted, longer)
 
 
 def option_flag(name: str) -> str:
@@ -209,19 +238,18 @@ def parse_memory(text: str) -> int:
 
 
 def parse_size(text: str) -> tuple[int, int] | int:
-    """(width, height) px of "1920x1080", or the height px of "1080p".
+    """(width, height) px of "1920x1080", or the shorter side [px] of "1080p" or "4K".
 
     Raises:
         OptionError: neither form, or a side of less than 2 px.
     """
-    if text.lower() in PRESET_HEIGHTS:
-        return PRESET_HEIGHTS[text.lower()]
-    match = re.fullmatch(r"(\d{1,5})[xX×](\d{1,5})", text, re.ASCII)
-    if not match or int(match[1]) < 2 or int(match[2]) < 2:
-        raise OptionError(
-            f"--size {text!r}: write WIDTHxHEIGHT such as 1920x1080, or one of {', '.join(PRESET_HEIGHTS)}"
-        )
-    return int(match[1]), int(match[2])
+    if text.lower() in _NAMED_SIZES:
+        return _NAMED_SIZES[text.lower()]
+    match = re.fullmatch(r"(\d{1,5})(?:p|[xX×](\d{1,5}))", text, re.ASCII | re.IGNORECASE)
+    sides = [int(side) for side in match.groups() if side] if match else []
+    if not sides or min(sides) < 2:
+        raise OptionError(f"--size {text!r}: write WIDTHxHEIGHT such as 1920x1080, or the shorter side: 1080p, 4K")
+    return (sides[0], sides[1]) if len(sides) == 2 else sides[0]
 
 
 def check_ranks(ranks: int, local_ranks: int, node: int, master: str | None) -> None:

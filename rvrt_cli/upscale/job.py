@@ -15,6 +15,7 @@ from rvrt_cli.errors import MediaError, OptionError, OutOfMemoryError
 from rvrt_cli.model.outline import NetworkOutline, has_cpu_kernels
 from rvrt_cli.model.weight_shapes import parameter_shapes
 from rvrt_cli.options import NATIVE_SCALE, UpscaleOptions
+from rvrt_cli.upscale.job_notes import interlacing_notes, size_notes
 from rvrt_cli.upscale.resume import (
     EarlierRun,
     JobInputs,
@@ -193,7 +194,14 @@ def prepare(
         inputs=inputs,
         plan=plan,
         frames=frames,
-        notes=(*network.notes, *unread(info), *checked.notes, *earlier.notes, *_interlacing_notes(info, options)),
+        notes=(
+            *network.notes,
+            *unread(info),
+            *checked.notes,
+            *earlier.notes,
+            *interlacing_notes(info, options),
+            *size_notes(info, options),
+        ),
         workdir=workdir,
         manifest=RunManifest(about, plan),
         earlier=earlier,
@@ -280,10 +288,3 @@ def _expected_frames(info: SourceInfo, options: UpscaleOptions) -> int | None:
     if options.duration is not None:
         seconds = min(seconds, options.duration)
     return max(1, math.ceil(seconds * info.frame_rate - 1e-6))  # a frame belongs to what its timestamp lies in
-
-
-def _interlacing_notes(info: SourceInfo, options: UpscaleOptions) -> list[str]:
-    if not info.interlaced:
-        return []
-    how = "deinterlaced first" if options.deinterlace else "upscaled as they are; --deinterlace makes progressive ones"
-    return [f"the source is interlaced; its frames are {how}"]

@@ -154,6 +154,14 @@ def has_alpha(pix_fmt: str) -> bool:
     return len(av.VideoFormat(pix_fmt).components) in (2, 4)
 
 
+def is_device_memory(pix_fmt: str) -> bool:
+    """Whether the format, such as "vaapi", stands for frames in a device's memory, whatever their format there."""
+    try:
+        return not av.VideoFormat(pix_fmt).components
+    except ValueError:  # ffmpeg knows it, and PyAV does not
+        return False
+
+
 def bit_depth(pix_fmt: str) -> int:
     """Bits of the largest component."""
     fmt = av.VideoFormat(pix_fmt)

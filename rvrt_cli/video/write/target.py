@@ -53,6 +53,7 @@ class Target:
         routes: how the source's other streams reach the output.
         notes: what the output cannot keep, one line each.
         copy_streams: chapters and metadata are copied too.
+        upload: type of the device ("vaapi") into whose memory the encoder wants frames uploaded; "" for none.
     """
 
     kind: str
@@ -69,6 +70,7 @@ class Target:
     notes: tuple[str, ...] = ()
     overwrite: bool = False
     copy_streams: bool = True
+    upload: str = ""
 
     @property
     def name(self) -> str:
@@ -91,4 +93,5 @@ class Target:
     @property
     def filter_chain(self) -> str:
         """Filters from packed RGB to what the encoder accepts, without the sample aspect."""
-        return color.from_rgb(self.pix_fmt, self.color, self.width, self.height)
+        chain = color.from_rgb(self.pix_fmt, self.color, self.width, self.height)
+        return f"{chain},hwupload" if self.upload else chain

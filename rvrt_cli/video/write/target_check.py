@@ -14,7 +14,13 @@ from rvrt_cli.video.mux.stream_plan import plan_streams
 from rvrt_cli.video.read.source import SourceInfo
 from rvrt_cli.video.write.destination import check_destination, real_folder
 from rvrt_cli.video.write.encoder import RawFormat
-from rvrt_cli.video.write.encoder_settings import HDR_OPTIONS, choose_encoder, choose_pix_fmt, encoder_options
+from rvrt_cli.video.write.encoder_settings import (
+    HDR_OPTIONS,
+    choose_encoder,
+    choose_pix_fmt,
+    encoder_options,
+    upload_device,
+)
 from rvrt_cli.video.write.fidelity_notes import frames_only_notes, precision_notes, y4m_color_notes
 from rvrt_cli.video.write.preflight import preflight
 from rvrt_cli.video.write.target import MUXERS, OutputRequest, Target
@@ -74,6 +80,7 @@ def _check_video(info: SourceInfo, request: OutputRequest, path: Path) -> Target
         notes=(*notes, *precision_notes(info, pix_fmt, path.name)),
         overwrite=request.overwrite,
         copy_streams=request.copy_streams,
+        upload=upload_device(encoder),
     )
     target = replace(target, options=tuple(encoder_options(info, target, request.crf, request.preset)))
     preflight(info, target)

@@ -62,7 +62,7 @@ class _FrameWriter:
             RawFormat(target.width, target.height, deep=source.bit_depth > 8, alpha=target.keeps_alpha),
             self._time_base,
             filters=f"{target.filter_chain},setsar=sar={_sample_aspect(source, target)}:max=65535",
-            output=[*target.options, "-pix_fmt", target.pix_fmt, *self._output(first)],
+            output=[*target.options, "-pix_fmt", target.upload or target.pix_fmt, *self._output(first)],
         )
         try:
             yield

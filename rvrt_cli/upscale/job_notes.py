@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the user should know before the work, beyond what network, source and target have to say; one line each."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from rvrt_cli.options import NATIVE_SCALE, UpscaleOptions
+from rvrt_cli.video.read.source import SourceInfo
+
+_ROUNDED = Fraction(1, 50)  # an aspect that differs by less differs by rounding to whole px
+
+
+def interlacing_notes(info: SourceInfo, options: UpscaleOptions) -> list[str]:
+    """How the frames of an interlaced source are treated."""
+    if not info.interlaced:
+        return []
+    how = "deinterlaced first" if options.deinterlace else "upscaled as they are; --deinterlace makes progressive ones"
+    return [f"the source is interlaced; its frames are {how}"]
+
+
+def size_notes(info: SourceInfo, options: UpscaleOptions) -> list[str]:
+    """A --size that is below the source, beyond what the network makes, or of another aspect."""
+    if options.size is None:
+        return []
+    width, height = options.output_size(info.width, info.height)
+    native = NATIVE_SCALE * info.width, NATIVE_SCALE * info.height
+    asked = f"--size {options.size}: {width}x{height} px"
+    notes = []
+    if width < info.width or height < info.height:
+        notes.append(
+            f"{asked} is smaller than the source, {info.width}x{info.height} px: the {NATIVE_SCALE}x result is reduced to "
+            "it; give a larger --size to gain resolution"
+        )
+    elif width > native[0] or height > native[1]:
+        notes.append(
+            f"{asked} is more than {NATIVE_SCALE}x: the network's {native[0]}x{native[1]} px are enlarged to it by antialiased "
+            "bicubic interpolation, which adds no detail"
+        )
+    if abs(Fraction(width * info.height, height * info.width) - 1) > _ROUNDED:
+        notes.append(
+            f"{asked} has another aspect ratio than the source, {info.width}x{info.height} px: players stretch it back; "
+            "images are distorted"
+        )
+    return notes
