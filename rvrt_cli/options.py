@@ -111,7 +111,9 @@ class UpscaleOptions:
     preset: str | None = setting(None, "Encoder speed preset, such as fast.", metavar="NAME")
     pix_fmt: str | None = setting(None, "Encoder pixel format, such as yuv420p10le.", metavar="NAME")
     overwrite: bool = setting(False, "Replace an existing target.")
-    segment: int = setting(96, "Checkpoint interval, from which an interrupted run resumes [frames].")
+    segment: float = setting(
+        60.0, "Work after which what is done is kept, so that an interrupted run resumes from it; 0: each window [s]."
+    )
     ranks: int = setting(
         1, "Worker processes on all machines; scenes are distributed among them, so one long scene occupies one."
     )
@@ -141,7 +143,7 @@ class UpscaleOptions:
             parse_size(self.size)
 
     def _check_windows(self) -> None:
-        for name in ("window", "lookahead", "tile", "overlap", "segment"):
+        for name in ("window", "lookahead", "tile", "overlap"):
             if (getattr(self, name) or 0) > _MAX_COUNT:
                 raise OptionError(f"--{name} {getattr(self, name)}: give {_MAX_COUNT} or less")
         if self.window is not None and self.window < 0:
@@ -154,8 +156,8 @@ class UpscaleOptions:
             raise OptionError(f"--overlap {self.overlap}: give 0 px or more")
         if self.tile and self.overlap > self.tile // 2:
             raise OptionError(f"--overlap {self.overlap}: at most half of --tile {self.tile}")
-        if self.segment < 1:
-            raise OptionError(f"--segment {self.segment}: give a number of frames, 1 or more")
+        if not 0 <= self.segment < math.inf:
+            raise OptionError(f"--segment {self.segment}: give seconds of work, or 0 to keep each window")
 
     @property
     def memory_bytes(self) -> int | None:

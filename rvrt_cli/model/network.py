@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import mindspore as ms
 import numpy as np
@@ -14,7 +14,7 @@ from rvrt_cli.errors import OutOfMemoryError
 from rvrt_cli.model.config import RVRTConfig
 from rvrt_cli.model.outline import FRAMES_STATE, NetworkOutline
 from rvrt_cli.model.rvrt import RVRT, RecurrentState
-from rvrt_cli.ops import forget_compiled, kernels_active
+from rvrt_cli.ops import forget_compiled, kernels_active, kernels_run_eagerly
 from rvrt_cli.ops.kernels import problem as kernels_problem, use_bfloat16
 from rvrt_cli.ops.kernels.cuda import cuda_problem
 from rvrt_cli.signals import defer_signals
@@ -28,6 +28,7 @@ class Network:
         card: model card from the weights file.
         device: where it runs.
         outline: what is known without its weights.
+        on_share: called now and then during a call with the share of its work that is done, from 0 to 1.
     """
 
     def __init__(self, config: RVRTConfig, arrays: dict[str, np.ndarray], card: dict, device: Device):
@@ -45,6 +46,12 @@ class Network:
         self._cell.load(arrays)
         self._cell.set_train(False)
         self._choose_operands()
+        self.on_share: Callable[[float], None] | None = None
+
+    @property
+    def compiles(self) -> bool:
+        """Whether a first call compiles the network, which may take minutes."""
+        return not kernels_run_eagerly()
 
     @property
     def notes(self) -> list[str]:
@@ -97,6 +104,7 @@ class Network:
             past = RecurrentState(frames=self._tensor(state[FRAMES_STATE]), features=features)
         try:
             with defer_signals(), memory_errors():
+                self._cell.on_share = self.on_share if self.device.kind == "cpu" else None  # others run ahead of Python
                 clips, new = self._cell.stream_clips(self._tensor(frames), past, emit, mirrored)
                 output = self._fetch(clips, emit)
                 arrays = {branch: self._array(feature) for branch, feature in new.features.items()}

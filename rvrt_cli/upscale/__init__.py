@@ -4,13 +4,15 @@
 - `job` checks source, target, weights and memory, and plans windows and tiles.
 - `resume` finds out whether an earlier run left something that this one can resume; `workdir` is the folder beside the
   target where finished segments are kept until the target is complete.
-- `compute` is the way of a frame: reader, engine, network, writer, segment by segment; `progress` says how far it is.
+- `compute` is the way of a frame: reader, engine, network, writer, segment by segment; `progress` says how far it is, and
+  an `interruption` lets it finish the present window.
 - `run` computes what is missing, assembles the target and publishes it.
 - `distribute` distributes the scenes of one video among several ranks; `upscale_rank` is one of them.
 """
 
+from rvrt_cli.upscale.interruption import Interruption
 from rvrt_cli.upscale.job import Job, load_network, prepare
 from rvrt_cli.upscale.progress import Progress
 from rvrt_cli.upscale.run import run, upscale_video
 
-__all__ = ["Job", "Progress", "load_network", "prepare", "run", "upscale_video"]
+__all__ = ["Interruption", "Job", "Progress", "load_network", "prepare", "run", "upscale_video"]

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -15,7 +15,7 @@ from rvrt_cli.errors import MediaError, OptionError, OutOfMemoryError
 from rvrt_cli.model.outline import NetworkOutline, has_cpu_kernels
 from rvrt_cli.model.weight_shapes import parameter_shapes
 from rvrt_cli.options import NATIVE_SCALE, UpscaleOptions
-from rvrt_cli.upscale.job_notes import interlacing_notes, size_notes
+from rvrt_cli.upscale.job_notes import interlacing_notes, size_notes, tile_notes
 from rvrt_cli.upscale.resume import (
     EarlierRun,
     JobInputs,
@@ -44,7 +44,7 @@ class Job:
 
     Attributes:
         inputs: options, source, target and network.
-        plan: windows and tiles; those of the earlier run where this one resumes it.
+        plan: windows and tiles; those of the earlier run where this one resumes it, or smaller tiles for less memory.
         frames: how many will come out, as far as the container tells; None when it does not.
         notes: what the user should know before the work, one line each.
         workdir: where finished segments are kept; None for y4m on standard output.
@@ -189,7 +189,7 @@ def prepare(
 
     # windows and tiles
     frames = _expected_frames(info, options)
-    plan = earlier.plan or _plan(inputs, frames)
+    plan = _plan(inputs, frames, earlier.plan)
     return Job(
         inputs=inputs,
         plan=plan,
@@ -201,9 +201,10 @@ def prepare(
             *earlier.notes,
             *interlacing_notes(info, options),
             *size_notes(info, options),
+            *tile_notes(plan, earlier.plan),
         ),
         workdir=workdir,
-        manifest=RunManifest(about, plan),
+        manifest=RunManifest(about, earlier.plan or plan),
         earlier=earlier,
         resumable=resumable,
     )
@@ -255,8 +256,8 @@ def _check_queues_fit(info: SourceInfo, options: UpscaleOptions) -> None:
         )
 
 
-def _plan(inputs: JobInputs, frames: int | None) -> engine.Plan:
-    """Windows and tiles for the memory of one rank."""
+def _plan(inputs: JobInputs, frames: int | None, earlier: engine.Plan | None) -> engine.Plan:
+    """Windows and tiles for the memory of one rank; those of an `earlier` run where they fit, and its windows in any case."""
     options, info, encoder_bytes = inputs.options, inputs.source, inputs.target.encoder_bytes
     budget = memory_budget(inputs.network.device, options.memory_bytes, options.ranks_here)
     workload = engine.Workload(
@@ -266,13 +267,18 @@ def _plan(inputs: JobInputs, frames: int | None) -> engine.Plan:
         pixel_bytes=_pixel_bytes(info),
         other_bytes=encoder_bytes,
     )
+    wanted = inputs.window_options if earlier is None else replace(inputs.window_options, window=earlier.window)
     try:
-        return engine.make_plan(inputs.network, workload, inputs.window_options, budget)
+        plan = engine.make_plan(inputs.network, workload, wanted, budget)
     except OutOfMemoryError as error:
-        if encoder_bytes < budget.host // 4:
-            raise
-        share = f"{encoder_bytes / 2**30:.2f} GiB of it"
-        raise OutOfMemoryError(f"{error}; {share} is the encoder's: less with --size or --preset ultrafast") from error
+        text = str(error)
+        if encoder_bytes >= budget.host // 4:
+            share = f"{encoder_bytes / 2**30:.2f} GiB of it"
+            text += f"; {share} is the encoder's: less with --size or --preset ultrafast"
+        if earlier is not None:
+            text += "; an interrupted run began with these windows, and --overwrite restarts with others"
+        raise OutOfMemoryError(text) from error
+    return plan if earlier is None or math.prod(plan.tile) < math.prod(earlier.tile) else earlier
 
 
 def _pixel_bytes(info: SourceInfo) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+from rvrt_cli import engine
 from rvrt_cli.options import NATIVE_SCALE, UpscaleOptions
 from rvrt_cli.video.read.source import SourceInfo
 
@@ -43,3 +44,11 @@ def size_notes(info: SourceInfo, options: UpscaleOptions) -> list[str]:
             "images are distorted"
         )
     return notes
+
+
+def tile_notes(plan: engine.Plan, earlier: engine.Plan | None) -> list[str]:
+    """Tiles that had to become smaller since an interrupted run."""
+    if earlier is None or plan.tile == earlier.tile:
+        return []
+    before, after = (f"{width}x{height} px" for height, width in (earlier.tile, plan.tile))
+    return [f"less memory may be used than in the interrupted run: tiles of {before} are now {after}"]
