@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 from rvrt_cli.errors import OptionError
@@ -103,6 +104,9 @@ class UpscaleOptions:
     duration: float | None = setting(
         None, "Duration of the part to upscale [s].", metavar="TIME", shown="to the end", parse=parse_time
     )
+    fps: str | None = setting(
+        None, "Frame rate of a sequence of images, such as 25 or 30000/1001 [frames/s].", metavar="RATE", shown="24"
+    )
     deinterlace: bool = setting(False, "Deinterlace the source before upscaling.")
     codec: str | None = setting(
         None, "Video encoder, by its ffmpeg name.", metavar="NAME", shown="libx264, or libvpx-vp9 for .webm"
@@ -139,6 +143,7 @@ class UpscaleOptions:
             raise OptionError(f"--crf {self.crf}: give 0 (best) to 63")
         check_ranks(self.ranks, self.local_ranks, self.node, self.master)
         self.memory_bytes  # noqa: B018  validates
+        self.frame_rate  # noqa: B018
         if self.size is not None:
             parse_size(self.size)
 
@@ -163,6 +168,11 @@ class UpscaleOptions:
     def memory_bytes(self) -> int | None:
         """`memory` in bytes; None when no limit is given."""
         return None if self.memory is None else parse_memory(self.memory)
+
+    @property
+    def frame_rate(self) -> Fraction | None:
+        """`fps` in frames/s; None when it is not given."""
+        return None if self.fps is None else parse_frame_rate(self.fps)
 
     @property
     def ranks_here(self) -> int:
@@ -237,6 +247,19 @@ def parse_memory(text: str) -> int:
     if amount == 0:
         raise OptionError(f"--memory {text!r}: write an amount with a unit, such as 4G or 512M")
     return amount
+
+
+def parse_frame_rate(text: str) -> Fraction:
+    """Frames/s of "25", "29.97" or "30000/1001".
+
+    Raises:
+        OptionError: another form, or outside [1/1000, 1000].
+    """
+    match = re.fullmatch(r"(\d{1,7}(?:\.\d{1,6})?)(?:/(\d{1,7}))?", text, re.ASCII)
+    rate = Fraction(match[1]) / Fraction(match[2] or 1) if match and int(match[2] or 1) else Fraction(0)
+    if not Fraction(1, 1000) <= rate <= 1000:
+        raise OptionError(f"--fps {text!r}: write frames per second from 0.001 to 1000, such as 25 or 30000/1001")
+    return rate
 
 
 def parse_size(text: str) -> tuple[int, int] | int:

@@ -74,6 +74,7 @@ class LineDisplay(SilentDisplay):
 
     def begin(self, total: float | None, text: str) -> None:
         self._standing.restart()
+        self._next = max(self._next, time.monotonic() + self._interval)
 
     def update(self, done: float, total: float | None, text: str = "") -> None:
         completes = done == total and not self._complete

@@ -132,7 +132,7 @@ def _plan_lines(job: Job) -> list[str]:
     return [
         f"source: {source.path}, {source.width}x{source.height} px, {frames} at {rate}; {streams}",
         f"target: {target.path if target.kind != 'y4m' else 'y4m'}, {target.width}x{target.height} px, "
-        f"{target.encoder or target.kind} {target.pix_fmt}",
+        f"{'GIF' if target.kind == 'gif' else f'{target.encoder} {target.pix_fmt}'}",
         f"network: {job.network.card['name']} on {device.kind}, {device.precision}; {window}, {tiles}; "
         f"about {gigabytes:.1f} GiB",
     ]

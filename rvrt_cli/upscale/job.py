@@ -15,7 +15,7 @@ from rvrt_cli.errors import MediaError, OptionError, OutOfMemoryError
 from rvrt_cli.model.outline import NetworkOutline, has_cpu_kernels
 from rvrt_cli.model.weight_shapes import parameter_shapes
 from rvrt_cli.options import NATIVE_SCALE, UpscaleOptions
-from rvrt_cli.upscale.job_notes import interlacing_notes, size_notes, tile_notes
+from rvrt_cli.upscale.job_notes import frame_rate_notes, interlacing_notes, size_notes, tile_notes
 from rvrt_cli.upscale.resume import (
     EarlierRun,
     JobInputs,
@@ -25,6 +25,7 @@ from rvrt_cli.upscale.resume import (
     state_shapes,
 )
 from rvrt_cli.upscale.workdir import RunManifest, Workdir
+from rvrt_cli.video.read.image_decoder import images_shown
 from rvrt_cli.video.read.probe import probe
 from rvrt_cli.video.read.source import SourceInfo
 from rvrt_cli.video.write.destination import real_folder
@@ -160,7 +161,9 @@ def prepare(
         RvrtError: with the remedy.
     """
     # the source, and sizes that cannot work
-    info = probe(source)
+    info = probe(source, fps=options.frame_rate)
+    if options.fps is not None and info.kind != "images":
+        raise OptionError(f"--fps {options.fps}: for images only; {info.path} has timestamps of its own, leave it out")
     engine.check_frame_size(info.width, info.height)
     _check_excerpt(info, options)
     _check_queues_fit(info, options)
@@ -201,6 +204,7 @@ def prepare(
             *earlier.notes,
             *interlacing_notes(info, options),
             *size_notes(info, options),
+            *frame_rate_notes(info, options, checked.kind),
             *tile_notes(plan, earlier.plan),
         ),
         workdir=workdir,
@@ -222,6 +226,8 @@ def _output_request(info: SourceInfo, target: str | Path, options: UpscaleOption
         preset=options.preset,
         pix_fmt=options.pix_fmt,
         overwrite=options.overwrite or replaces,
+        images=tuple(info.files[number] for number in images_shown(info, options.start, options.duration)),
+        frame_count=_expected_frames(info, options),
     )
 
 
@@ -286,6 +292,8 @@ def _pixel_bytes(info: SourceInfo) -> int:
 
 
 def _expected_frames(info: SourceInfo, options: UpscaleOptions) -> int | None:
+    if info.kind == "images":
+        return len(images_shown(info, options.start, options.duration))
     if options.start == 0 and options.duration is None:
         return info.frame_count
     if info.duration is None:

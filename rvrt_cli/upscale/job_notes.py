@@ -20,6 +20,13 @@ def interlacing_notes(info: SourceInfo, options: UpscaleOptions) -> list[str]:
     return [f"the source is interlaced; its frames are {how}"]
 
 
+def frame_rate_notes(info: SourceInfo, options: UpscaleOptions, target_kind: str) -> list[str]:
+    """The frame rate of images that become a video, where the user has given none."""
+    if options.fps is not None or len(info.files) < 2 or target_kind in ("folder", "image"):
+        return []
+    return [f"the images are shown at {float(info.frame_rate):g} frames/s; --fps gives another frame rate"]
+
+
 def size_notes(info: SourceInfo, options: UpscaleOptions) -> list[str]:
     """A --size that is below the source, beyond what the network makes, or of another aspect."""
     if options.size is None:

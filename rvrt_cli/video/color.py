@@ -265,6 +265,11 @@ def tag_options(color: ColorDescription) -> list[str]:
     return [*options, "-color_primaries", color.primaries, "-color_trc", color.transfer]
 
 
+def jpeg_color(color: ColorDescription) -> ColorDescription:
+    """`color` with the matrix and range of JPEG, which has only one, whatever the tags say."""
+    return replace(color, matrix="bt470bg", range="pc")
+
+
 def output_color(color: ColorDescription, pix_fmt: str) -> ColorDescription:
     """Description to convert to and to tag when a source with description `color` is stored as `pix_fmt`."""
     if is_rgb(pix_fmt):
