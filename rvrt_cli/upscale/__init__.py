@@ -2,6 +2,8 @@
 """A video through the network: what is going to happen (`prepare`), and doing it (`run`).
 
 - `job` checks source, target, weights and memory, and plans windows and tiles.
+- `scene_count` finds out how many ranks a video can occupy, `job_notes` says what the user should know, and
+  `time_estimate` how long it may take.
 - `resume` finds out whether an earlier run left something that this one can resume; `workdir` is the folder beside the
   target where finished segments are kept until the target is complete.
 - `compute` is the way of a frame: reader, engine, network, writer, segment by segment; `progress` says how far it is, and

@@ -15,7 +15,7 @@ from rvrt_cli.errors import MediaError, OptionError, OutOfMemoryError
 from rvrt_cli.model.outline import NetworkOutline, has_cpu_kernels
 from rvrt_cli.model.weight_shapes import parameter_shapes
 from rvrt_cli.options import NATIVE_SCALE, UpscaleOptions
-from rvrt_cli.upscale.job_notes import frame_rate_notes, interlacing_notes, size_notes, tile_notes
+from rvrt_cli.upscale.job_notes import job_notes
 from rvrt_cli.upscale.resume import (
     EarlierRun,
     JobInputs,
@@ -24,6 +24,7 @@ from rvrt_cli.upscale.resume import (
     refuse_foreign_target,
     state_shapes,
 )
+from rvrt_cli.upscale.scene_count import with_useful_ranks
 from rvrt_cli.upscale.workdir import RunManifest, Workdir
 from rvrt_cli.video.read.image_decoder import images_shown
 from rvrt_cli.video.read.probe import probe
@@ -160,19 +161,14 @@ def prepare(
     Raises:
         RvrtError: with the remedy.
     """
-    # the source, and sizes that cannot work
-    info = probe(source, fps=options.frame_rate)
-    if options.fps is not None and info.kind != "images":
-        raise OptionError(f"--fps {options.fps}: for images only; {info.path} has timestamps of its own, leave it out")
-    engine.check_frame_size(info.width, info.height)
-    _check_excerpt(info, options)
-    _check_queues_fit(info, options)
+    info = _probe_source(source, options)
 
     # the target, and whether it may be written
     workdir = None if str(target) == "-" else Workdir(real_folder(target))
     if options.ranks > 1 and (workdir is None or info.kind == "y4m"):
         raise OptionError(f"--ranks {options.ranks}: needs a source and a target that are files; - is neither")
     decides = not as_rank and options.node == 0  # on the other machines the first one decides
+    requested, options = options, with_useful_ranks(info, options) if decides else options
     if workdir is not None and decides:
         workdir.check_free()
     published = workdir.published() if workdir is not None and decides else None
@@ -202,16 +198,24 @@ def prepare(
             *unread(info),
             *checked.notes,
             *earlier.notes,
-            *interlacing_notes(info, options),
-            *size_notes(info, options),
-            *frame_rate_notes(info, options, checked.kind),
-            *tile_notes(plan, earlier.plan),
+            *job_notes(requested, inputs, plan, earlier),
         ),
         workdir=workdir,
         manifest=RunManifest(about, earlier.plan or plan),
         earlier=earlier,
         resumable=resumable,
     )
+
+
+def _probe_source(source: str | Path, options: UpscaleOptions) -> SourceInfo:
+    """The source, and options and sizes with which it cannot work refused."""
+    info = probe(source, fps=options.frame_rate)
+    if options.fps is not None and info.kind != "images":
+        raise OptionError(f"--fps {options.fps}: for images only; {info.path} has timestamps of its own, leave it out")
+    engine.check_frame_size(info.width, info.height)
+    _check_excerpt(info, options)
+    _check_queues_fit(info, options)
+    return info
 
 
 def _output_request(info: SourceInfo, target: str | Path, options: UpscaleOptions, *, replaces: bool) -> OutputRequest:

@@ -7,12 +7,29 @@ from fractions import Fraction
 
 from rvrt_cli import engine
 from rvrt_cli.options import NATIVE_SCALE, UpscaleOptions
+from rvrt_cli.upscale.resume import EarlierRun, JobInputs
 from rvrt_cli.video.read.source import SourceInfo
 
 _ROUNDED = Fraction(1, 50)  # an aspect that differs by less differs by rounding to whole px
 
 
-def interlacing_notes(info: SourceInfo, options: UpscaleOptions) -> list[str]:
+def job_notes(requested: UpscaleOptions, inputs: JobInputs, plan: engine.Plan, earlier: EarlierRun) -> tuple[str, ...]:
+    """All notes on a job.
+
+    Args:
+        requested: the user's options, where those of `inputs` differ.
+    """
+    info, options = inputs.source, inputs.options
+    return (
+        *_interlacing_notes(info, options),
+        *_size_notes(info, options),
+        *_frame_rate_notes(info, options, inputs.target.kind),
+        *_tile_notes(plan, earlier.plan),
+        *_rank_notes(requested, options),
+    )
+
+
+def _interlacing_notes(info: SourceInfo, options: UpscaleOptions) -> list[str]:
     """How the frames of an interlaced source are treated."""
     if not info.interlaced:
         return []
@@ -20,14 +37,14 @@ def interlacing_notes(info: SourceInfo, options: UpscaleOptions) -> list[str]:
     return [f"the source is interlaced; its frames are {how}"]
 
 
-def frame_rate_notes(info: SourceInfo, options: UpscaleOptions, target_kind: str) -> list[str]:
+def _frame_rate_notes(info: SourceInfo, options: UpscaleOptions, target_kind: str) -> list[str]:
     """The frame rate of images that become a video, where the user has given none."""
     if options.fps is not None or len(info.files) < 2 or target_kind in ("folder", "image"):
         return []
     return [f"the images are shown at {float(info.frame_rate):g} frames/s; --fps gives another frame rate"]
 
 
-def size_notes(info: SourceInfo, options: UpscaleOptions) -> list[str]:
+def _size_notes(info: SourceInfo, options: UpscaleOptions) -> list[str]:
     """A --size that is below the source, beyond what the network makes, or of another aspect."""
     if options.size is None:
         return []
@@ -53,9 +70,21 @@ def size_notes(info: SourceInfo, options: UpscaleOptions) -> list[str]:
     return notes
 
 
-def tile_notes(plan: engine.Plan, earlier: engine.Plan | None) -> list[str]:
+def _tile_notes(plan: engine.Plan, earlier: engine.Plan | None) -> list[str]:
     """Tiles that had to become smaller since an interrupted run."""
     if earlier is None or plan.tile == earlier.tile:
         return []
     before, after = (f"{width}x{height} px" for height, width in (earlier.tile, plan.tile))
     return [f"less memory may be used than in the interrupted run: tiles of {before} are now {after}"]
+
+
+def _rank_notes(requested: UpscaleOptions, used: UpscaleOptions) -> list[str]:
+    """Fewer worker processes than asked for, since there are fewer scenes."""
+    if used.ranks == requested.ranks:
+        return []
+    scenes, processes = (
+        ("one scene", "one process computes it")
+        if used.ranks == 1
+        else (f"{used.ranks} scenes to distribute", f"{used.ranks} processes compute them")
+    )
+    return [f"--ranks {requested.ranks}: the source has {scenes}; {processes}, on all cores"]

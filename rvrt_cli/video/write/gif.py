@@ -18,16 +18,16 @@ def write_gif(video: Path, palette: Path, output: Path) -> Path:
         MediaError: ffmpeg has failed.
     """
     source = ["-y", "-copyts", "-i", file_url(video)]
-    _run(
+    _run_ffmpeg(
         output,
         [*source, "-vf", "palettegen=reserve_transparent=0", "-frames:v", "1", "-update", "1", file_url(palette)],
     )
     dithered = ["-i", file_url(palette), "-lavfi", "[0:v][1:v]paletteuse=dither=sierra2_4a"]
-    _run(output, [*source, *dithered, "-fps_mode", "passthrough", "-loop", "0", "-f", "gif", file_url(output)])
+    _run_ffmpeg(output, [*source, *dithered, "-fps_mode", "passthrough", "-loop", "0", "-f", "gif", file_url(output)])
     return output
 
 
-def _run(output: Path, arguments: list[str]) -> None:
+def _run_ffmpeg(output: Path, arguments: list[str]) -> None:
     ffmpeg = FFmpeg(arguments)
     try:
         if ffmpeg.wait() != 0:
