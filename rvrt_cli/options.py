@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 from rvrt_cli.errors import OptionError
@@ -20,7 +22,7 @@ PRECISIONS = ("float32", "float16", "bfloat16")
 PRECISION_HELP = (
     "Floating-point precision of the network; float16 needs a GPU or NPU, bfloat16 a CPU with AMX or AVX512-BF16."
 )
-PRESET_HEIGHTS = {"480p": 480, "720p": 720, "1080p": 1080, "1440p": 1440, "2160p": 2160, "4320p": 4320}
+_NAMED_SIZES = {"4k": 2160, "uhd": 2160, "8k": 4320}  # the shorter side [px]
 ISA_NAMES = ("portable", "avx2", "avx512")  # values of RVRT_ISA, from low to high as in ops/kernels/kernel.h
 NATIVE_SCALE = 4
 AUTO = "auto"
@@ -29,7 +31,13 @@ _MAX_COUNT = 1_000_000  # frames or px that any option may ask for
 
 
 def setting(
-    default: Any, help: str, *, metavar: str | None = None, shown: str | None = None, choices: tuple[str, ...] = ()
+    default: Any,
+    help: str,
+    *,
+    metavar: str | None = None,
+    shown: str | None = None,
+    choices: tuple[str, ...] = (),
+    parse: Callable[[str], Any] | None = None,
 ) -> Any:
     """A dataclass field that is one command-line option, `--like-this` for `like_this`.
 
@@ -40,8 +48,23 @@ def setting(
         metavar: placeholder for the value in the help text; by default the name of its type.
         shown: the default as people write it, where `default` itself is not that ("all cores" for 0).
         choices: the values that are allowed; empty for any.
+        parse: from the text on the command line to the value, where that takes more than its type; raises OptionError.
     """
-    return field(default=default, metadata={"help": help, "metavar": metavar, "shown": shown, "choices": choices})
+    metadata = {"help": help, "metavar": metavar, "shown": shown, "choices": choices, "parse": parse}
+    return field(default=default, metadata=metadata)
+
+
+def parse_time(text: str) -> float:
+    """Seconds of "90", "1:30" or "00:01:30.5".
+
+    Raises:
+        OptionError: another form, or minutes or seconds of 60 and more after a colon.
+    """
+    match = re.fullmatch(r"(?:(?:(\d{1,4}):)?(\d{1,4}):)?(\d{1,9}(?:\.\d{0,9})?)", text.strip(), re.ASCII)
+    hours, minutes, seconds = (float(part or 0) for part in match.groups()) if match else (0.0, 0.0, math.nan)
+    if not match or (match[2] and seconds >= 60) or (match[1] and minutes >= 60):
+        raise OptionError(f"{text!r} is not a time; write seconds, such as 90 or 1.5, or HH:MM:SS, such as 00:01:30")
+    return 3600 * hours + 60 * minutes + seconds
 
 
 @dataclass(frozen=True)
@@ -71,8 +94,15 @@ class JobOptions:
     )
     overlap: int = setting(16, "Overlap between neighboring tiles [px].")
     memory: str | None = setting(None, "Memory limit, such as 4G.", metavar="SIZE", shown="most of the free memory")
-    start: float = setting(0.0, "Start of the part to process [s].")
-    duration: float | None = setting(None, "Duration of the part to process [s].", shown="to the end")
+    start: float = setting(
+        0.0, "Start of the part to process, such as 90 or 00:01:30 [s].", metavar="TIME", shown="0", parse=parse_time
+    )
+    duration: float | None = setting(
+        None, "Duration of the part to process [s].", metavar="TIME", shown="to the end", parse=parse_time
+    )
+    fps: str | None = setting(
+        None, "Frame rate of a sequence of images, such as 25 or 30000/1001 [frames/s].", metavar="RATE", shown="24"
+    )
     deinterlace: bool = setting(False, "Deinterlace the source first.")
     codec: str | None = setting(
         None, "Video encoder, by its ffmpeg name.", metavar="NAME", shown="libx264, or libvpx-vp9 for .webm"
@@ -81,7 +111,9 @@ class JobOptions:
     preset: str | None = setting(None, "Encoder speed preset, such as fast.", metavar="NAME")
     pix_fmt: str | None = setting(None, "Encoder pixel format, such as yuv420p10le.", metavar="NAME")
     overwrite: bool = setting(False, "Replace an existing target.")
-    segment: int = setting(96, "Checkpoint interval, from which an interrupted run resumes [frames].")
+    segment: float = setting(
+        60.0, "Work after which what is done is kept, so that an interrupted run resumes from it; 0: each window [s]."
+    )
     ranks: int = setting(
         1, "Worker processes on all machines; scenes are distributed among them, so one long scene occupies one."
     )
@@ -105,9 +137,10 @@ class JobOptions:
             raise OptionError(f"--crf {self.crf}: give 0 (best) to 63")
         check_ranks(self.ranks, self.local_ranks, self.node, self.master)
         self.memory_bytes  # noqa: B018  validates
+        self.frame_rate  # noqa: B018
 
     def _check_windows(self) -> None:
-        for name in ("window", "lookahead", "tile", "overlap", "segment"):
+        for name in ("window", "lookahead", "tile", "overlap"):
             if (getattr(self, name) or 0) > _MAX_COUNT:
                 raise OptionError(f"--{name} {getattr(self, name)}: give {_MAX_COUNT} or less")
         if self.window is not None and self.window < 0:
@@ -120,13 +153,18 @@ class JobOptions:
             raise OptionError(f"--overlap {self.overlap}: give 0 px or more")
         if self.tile and self.overlap > self.tile // 2:
             raise OptionError(f"--overlap {self.overlap}: at most half of --tile {self.tile}")
-        if self.segment < 1:
-            raise OptionError(f"--segment {self.segment}: give a number of frames, 1 or more")
+        if not 0 <= self.segment < math.inf:
+            raise OptionError(f"--segment {self.segment}: give seconds of work, or 0 to keep each window")
 
     @property
     def memory_bytes(self) -> int | None:
         """`memory` in bytes; None when no limit is given."""
         return None if self.memory is None else parse_memory(self.memory)
+
+    @property
+    def frame_rate(self) -> Fraction | None:
+        """`fps` in frames/s; None when it is not given."""
+        return None if self.fps is None else parse_frame_rate(self.fps)
 
     @property
     def ranks_here(self) -> int:
@@ -153,7 +191,9 @@ class UpscaleOptions(JobOptions):
 
     scale: int = setting(NATIVE_SCALE, "Scale factor: 2, 3 or 4; for 2 and 3 the 4x result is downscaled.")
     size: str | None = setting(
-        None, "Output size in place of --scale, such as 1920x1080 or 1080p [px].", metavar="SIZE"
+        None,
+        "Output size in place of --scale: 1920x1080, or the shorter side, such as 1080p or 4K (2160p) [px].",
+        metavar="SIZE",
     )
 
     def __post_init__(self) -> None:
@@ -173,9 +213,10 @@ class UpscaleOptions(JobOptions):
         if self.size is None:
             return width * self.scale, height * self.scale
         wanted = parse_size(self.size)
-        if isinstance(wanted, int):  # a height: keep the aspect ratio, even width
-            return max(2, round(width * wanted / height / 2) * 2), wanted
-        return wanted
+        if not isinstance(wanted, int):
+            return wanted
+        longer = max(2, round(wanted * max(width, height) / min(width, height) / 2) * 2)  # the aspect is kept, but even
+        return (longer, wanted) if width >= height else (wanted, longer)
 
 
 @dataclass(frozen=True)
@@ -284,20 +325,32 @@ def parse_memory(text: str) -> int:
     return amount
 
 
+def parse_frame_rate(text: str) -> Fraction:
+    """Frames/s of "25", "29.97" or "30000/1001".
+
+    Raises:
+        OptionError: another form, or outside [1/1000, 1000].
+    """
+    match = re.fullmatch(r"(\d{1,7}(?:\.\d{1,6})?)(?:/(\d{1,7}))?", text, re.ASCII)
+    rate = Fraction(match[1]) / Fraction(match[2] or 1) if match and int(match[2] or 1) else Fraction(0)
+    if not Fraction(1, 1000) <= rate <= 1000:
+        raise OptionError(f"--fps {text!r}: write frames per second from 0.001 to 1000, such as 25 or 30000/1001")
+    return rate
+
+
 def parse_size(text: str) -> tuple[int, int] | int:
-    """(width, height) px of "1920x1080", or the height px of "1080p".
+    """(width, height) px of "1920x1080", or the shorter side [px] of "1080p" or "4K".
 
     Raises:
         OptionError: neither form, or a side of less than 2 px.
     """
-    if text.lower() in PRESET_HEIGHTS:
-        return PRESET_HEIGHTS[text.lower()]
-    match = re.fullmatch(r"(\d{1,5})[xX×](\d{1,5})", text, re.ASCII)
-    if not match or int(match[1]) < 2 or int(match[2]) < 2:
-        raise OptionError(
-            f"--size {text!r}: write WIDTHxHEIGHT such as 1920x1080, or one of {', '.join(PRESET_HEIGHTS)}"
-        )
-    return int(match[1]), int(match[2])
+    if text.lower() in _NAMED_SIZES:
+        return _NAMED_SIZES[text.lower()]
+    match = re.fullmatch(r"(\d{1,5})(?:p|[xX×](\d{1,5}))", text, re.ASCII | re.IGNORECASE)
+    sides = [int(side) for side in match.groups() if side] if match else []
+    if not sides or min(sides) < 2:
+        raise OptionError(f"--size {text!r}: write WIDTHxHEIGHT such as 1920x1080, or the shorter side: 1080p, 4K")
+    return (sides[0], sides[1]) if len(sides) == 2 else sides[0]
 
 
 def check_ranks(ranks: int, local_ranks: int, node: int, master: str | None) -> None:

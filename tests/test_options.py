@@ -11,7 +11,7 @@ from helpers.fuzzing import refusals, searching
 from hypothesis import given, strategies as st
 
 from rvrt_cli.errors import OptionError
-from rvrt_cli.options import UpscaleOptions, parse_memory, parse_size
+from rvrt_cli.options import UpscaleOptions, parse_memory, parse_size, parse_time
 
 
 @pytest.mark.parametrize(
@@ -28,9 +28,25 @@ def test_memory_without_amount_or_unit_is_refused(text: str) -> None:
         parse_memory(text)
 
 
-def test_size_is_two_sides_or_a_height() -> None:
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("0", 0), ("90", 90), ("1.5", 1.5), ("1:30", 90), ("00:01:00", 60), ("1:00:00.25", 3600.25), ("90:00", 5400)],
+)
+def test_times_are_seconds_or_read_like_a_clock(text: str, seconds: float) -> None:
+    assert parse_time(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1:60", "1:60:00", "1::2", "nan", "1e3", "1:2:3:4", "٣", "10s"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(OptionError, match="HH:MM:SS"):
+        parse_time(text)
+
+
+def test_size_is_two_sides_or_the_shorter_one() -> None:
     assert parse_size("1920x1080") == (1920, 1080)
     assert parse_size("1080p") == 1080
+    assert parse_size("540P") == 540
+    assert parse_size("4K") == parse_size("2160p") == 2160
     for text in ("", "0x5", "1x1", "1920", "1920x", "999999x2", "axb", "1080P1"):
         with pytest.raises(OptionError, match="--size"):
             parse_size(text)
@@ -41,6 +57,9 @@ def test_output_size_keeps_the_aspect_and_an_even_width() -> None:
     assert UpscaleOptions(scale=3).output_size(180, 101) == (540, 303)
     assert UpscaleOptions(size="1080p").output_size(720, 405) == (1920, 1080)
     assert UpscaleOptions(size="480p").output_size(1001, 563) == (854, 480)
+    assert UpscaleOptions(size="1080p").output_size(1080, 1920) == (1080, 1920)  # a phone's portrait video
+    assert UpscaleOptions(size="1080p").output_size(540, 961) == (1080, 1922)
+    assert UpscaleOptions(size="4k").output_size(1920, 1080) == (3840, 2160)
     assert UpscaleOptions(size="300x200", scale=2).output_size(64, 64) == (300, 200)
 
 

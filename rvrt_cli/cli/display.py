@@ -15,10 +15,11 @@ from typing import Any
 
 import click
 
-from rvrt_cli.cli.formatting import make_console
+from rvrt_cli.cli.formatting import duration, make_console
 from rvrt_cli.errors import printable
 
 LINE_INTERVAL = 5.0  # s between plain lines
+_BAR_WIDTH = 40  # columns at most
 
 
 class SilentDisplay:
@@ -61,7 +62,7 @@ class LineDisplay(SilentDisplay):
     def __init__(
         self, unit: str, *, stderr: bool = True, interval: float = LINE_INTERVAL, at_once: bool = False
     ) -> None:
-        self._unit, self._stderr, self._interval = unit, stderr, interval
+        self._standing, self._stderr, self._interval = _Standing(unit), stderr, interval
         self._next = time.monotonic() + (0.0 if at_once else interval)
         self._complete = False
 
@@ -71,25 +72,32 @@ class LineDisplay(SilentDisplay):
     def note(self, line: str) -> None:
         self.say(f"note: {line}")
 
+    def begin(self, total: float | None, text: str) -> None:
+        self._standing.restart()
+        self._next = max(self._next, time.monotonic() + self._interval)
+
     def update(self, done: float, total: float | None, text: str = "") -> None:
         completes = done == total and not self._complete
         self._complete |= completes
         if completes or time.monotonic() >= self._next:
             self._next = time.monotonic() + self._interval
-            self.say(_standing(done, total, self._unit, text))
+            self._standing.set(done, total, text)
+            self.say(str(self._standing))
 
 
 class BarDisplay(SilentDisplay):
-    """A progress bar, for a terminal."""
+    """A progress bar in one line, for a terminal."""
 
     def __init__(self, unit: str, *, stderr: bool = True, transient: bool = False) -> None:
         from rich.progress import BarColumn, Progress, TextColumn
+        from rich.table import Column
 
-        self._unit = unit
+        self._standing = _Standing(unit)
         self._console = make_console(stderr)
-        columns = (BarColumn(), TextColumn("{task.fields[standing]}", markup=False))
-        self._bar = Progress(*columns, console=self._console, transient=transient)
-        self._task = self._bar.add_task("", total=None, standing="")
+        text = TextColumn("{task.fields[standing]}", markup=False, table_column=Column(no_wrap=True))
+        bar = BarColumn(bar_width=None, table_column=Column(ratio=1, max_width=_BAR_WIDTH))  # what the text leaves
+        self._bar = Progress(bar, text, console=self._console, transient=transient, expand=True)
+        self._task = self._bar.add_task("", total=None, standing=self._standing)
 
     def __enter__(self) -> BarDisplay:
         self._bar.start()
@@ -105,11 +113,12 @@ class BarDisplay(SilentDisplay):
         self._console.print(printable(f"note: {line}"), markup=False, style="yellow", soft_wrap=True)
 
     def begin(self, total: float | None, text: str) -> None:
+        self._standing.restart()
         self.update(0, total, text)
 
     def update(self, done: float, total: float | None, text: str = "") -> None:
-        standing = printable(_standing(done, total, self._unit, text))
-        self._bar.update(self._task, completed=done, total=total, standing=standing)
+        self._standing.set(done, total, text)
+        self._bar.update(self._task, completed=done, total=total)
 
     def working(self, text: str) -> AbstractContextManager[Any]:
         return self._console.status(text)
@@ -149,8 +158,27 @@ def open_display(
     return LineDisplay(unit, stderr=stderr, interval=interval, at_once=at_once) if lines else SilentDisplay()
 
 
-def _standing(done: float, total: float | None, unit: str, text: str) -> str:
-    """ "12/100 frames: 0.50/s, 2 min 56 s left"."""
-    amounts = [f"{amount:.1f}" if unit == "MB" else f"{amount:.0f}" for amount in (done, total) if amount is not None]
-    counted = f"{'/'.join(amounts) if total is not None else f'{amounts[0]}/?'} {unit}"
-    return f"{counted}: {text}" if text else counted
+class _Standing:
+    """How far the work is when it is shown: "12/100 frames: 0.50/s, 2 min 56 s left, 24 s elapsed"."""
+
+    def __init__(self, unit: str) -> None:
+        self._unit = unit
+        self._done = 0.0
+        self._total: float | None = None
+        self._text = ""
+        self.restart()
+
+    def restart(self) -> None:
+        """Count the time from now on."""
+        self._started = time.monotonic()
+
+    def set(self, done: float, total: float | None, text: str) -> None:
+        """What the next text says."""
+        self._done, self._total, self._text = done, total, text
+
+    def __str__(self) -> str:
+        shown = (self._done, self._total)
+        amounts = [f"{amount:.1f}" if self._unit == "MB" else f"{amount:.0f}" for amount in shown if amount is not None]
+        counted = f"{'/'.join(amounts) if self._total is not None else f'{amounts[0]}/?'} {self._unit}"
+        elapsed = f"{duration(time.monotonic() - self._started)} elapsed"
+        return printable(f"{counted}: {self._text}, {elapsed}" if self._text else f"{counted}, {elapsed}")

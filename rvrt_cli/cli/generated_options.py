@@ -10,6 +10,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 import click
 
+from rvrt_cli.errors import OptionError
 from rvrt_cli.options import option_flag
 
 Command = TypeVar("Command", bound=Callable)
@@ -52,14 +53,30 @@ def _click_option(entry: Field, hint: Any, recipes: Sequence[Mapping[str, Any]] 
         if recipes is not None:  # a recipe may say yes, so that there has to be a way to say no
             return click.option(f"{name}/--no-{name[2:]}", default=None, help=help)
         return click.option(name, is_flag=True, default=default, help=help)
-    choices = entry.metadata.get("choices")
+    choices, parse = entry.metadata.get("choices"), entry.metadata.get("parse")
     return click.option(
         name,
-        type=click.Choice(choices) if choices else kind,
+        type=click.Choice(choices) if choices else _Parsed(kind, parse) if parse else kind,
         default=default,
         metavar=entry.metadata.get("metavar"),
         help=help,
     )
+
+
+class _Parsed(click.ParamType):
+    """Values of a type of their own, made from text by a function that raises OptionError."""
+
+    def __init__(self, kind: type, parse: Callable[[str], Any]) -> None:
+        self.name = kind.__name__
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):  # the default
+            return value
+        try:
+            return self._parse(value)
+        except OptionError as error:
+            self.fail(str(error), param, ctx)
 
 
 def _shown_default(entry: Field) -> str:

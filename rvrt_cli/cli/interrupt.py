@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ctrl-C once lets a command finish in order; twice exits at once, even during a long computation."""
+"""Ctrl-C once lets a command finish in order, and says so at once; twice exits, even during a long computation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 import click
@@ -36,39 +36,48 @@ def exit_after_interrupt() -> NoReturn:
 
 
 @contextlib.contextmanager
-def second_signal_exits(message: str) -> Iterator[None]:
+def second_signal_exits(
+    message: str, *, on_first: Callable[[], object], handler: Callable[[], object] = interrupt
+) -> Iterator[None]:
     """Inside, the second SIGINT or SIGTERM prints `message` and exits with status 130, without any cleanup.
 
     Python handles signals between two of its own instructions, and a network call may take minutes; so a thread counts
     them as they arrive. The work done inside must survive being killed.
+
+    Args:
+        on_first: called by that thread at the first signal, at once.
+        handler: called by the main thread for each signal, when Python gets to it.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread handles signals
         return
     read, write = os.pipe()
     os.set_blocking(write, False)
-    handlers = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = signal.SIGINT, signal.SIGTERM
+    handlers = {number: signal.signal(number, lambda *_: handler()) for number in numbers}
     before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-    watcher = threading.Thread(target=_exit_on_second, args=(read, message), name="signals", daemon=True)
+    watcher = threading.Thread(target=_watch_signals, args=(read, message, on_first), name="signals", daemon=True)
     watcher.start()
     try:
         yield
     finally:
         signal.set_wakeup_fd(before)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        for number, previous in handlers.items():
+            signal.signal(number, previous)
         os.close(write)
         watcher.join()
         os.close(read)
 
 
-def _exit_on_second(read: int, message: str) -> None:
+def _watch_signals(read: int, message: str, on_first: Callable[[], object]) -> None:
     first: float | None = None
     while received := os.read(read, 1):
         if received[0] not in (signal.SIGINT, signal.SIGTERM):
             continue
         if first is None:
             first = time.monotonic()
+            with contextlib.suppress(OSError, ValueError):
+                on_first()
         elif time.monotonic() - first > _ECHO_SECONDS:
             with contextlib.suppress(OSError, ValueError):
                 click.echo(message, err=True)

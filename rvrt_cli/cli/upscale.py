@@ -12,8 +12,8 @@ import click
 from rvrt_cli.cli.display import JsonEvents, SilentDisplay, open_display
 from rvrt_cli.cli.formatting import duration
 from rvrt_cli.cli.generated_options import Command, dataclass_options
-from rvrt_cli.cli.interrupt import exit_after_interrupt, second_signal_exits
-from rvrt_cli.errors import MediaError, printable
+from rvrt_cli.cli.interrupt import exit_after_interrupt, interrupt, second_signal_exits
+from rvrt_cli.errors import MediaError, RvrtError, in_one_line, printable
 from rvrt_cli.options import JobOptions, UpscaleOptions
 
 if TYPE_CHECKING:
@@ -64,32 +64,61 @@ def run_job(kind: type[JobOptions], source: str, target: str, values: dict[str, 
     """
     chosen = kind(**{field.name: values[field.name] for field in fields(kind)})
     dry_run, as_json, quiet = values["dry_run"], values["as_json"], values["quiet"]
-    from rvrt_cli.upscale import prepare, run
-
     display = SilentDisplay() if quiet or as_json else open_display("frames")
-    with display.working("reading the source" if dry_run else "loading the network"):
-        job = prepare(source, target, chosen, dry_run=dry_run)
-    for line in _plan_lines(job):
-        display.say(line)
-    if dry_run:
-        for line in _plan_lines(job) if quiet else ():
-            click.echo(printable(line))
-        return
-    report = _JsonReport(JsonEvents(stderr=target == "-")) if as_json else _TextReport(display)
-    report.open(job)
+    report: _TextReport | _JsonReport = _TextReport(display)
+    if as_json:
+        report = _JsonReport(JsonEvents(stderr=target == "-"))
     try:
-        with second_signal_exits("rvrt: exited at once; run the same command to resume"), display:
+        with display.working("reading the source" if dry_run else "loading the network"):
+            from rvrt_cli.upscale import prepare
+
+            job = prepare(source, target, chosen, dry_run=dry_run)
+        report.open(job)
+        if dry_run:
+            _print_plan(job, report, quiet)
+        else:
+            _run(job, report, display)
+    except (RvrtError, OSError) as error:
+        report.fail(in_one_line(error))
+        raise
+
+
+def _print_plan(job: Job, report: _TextReport | _JsonReport, quiet: bool) -> None:
+    """What a dry run prints; with --quiet the plan alone."""
+    from rvrt_cli.upscale.time_estimate import estimate_seconds
+
+    seconds = estimate_seconds(job)
+    report.plan(job, seconds)
+    for line in [*_plan_lines(job), _time_line(job, seconds)] if quiet and isinstance(report, _TextReport) else ():
+        click.echo(printable(line))
+
+
+def _run(job: Job, report: _TextReport | _JsonReport, display: SilentDisplay) -> None:
+    from rvrt_cli.upscale import Interruption, run
+
+    interruption = Interruption()
+
+    def announce() -> None:
+        if interruption.waits:
+            report.say_stopping()
+
+    try:
+        with (
+            second_signal_exits(
+                "rvrt: exited at once; run the same command to resume",
+                on_first=announce,
+                handler=lambda: interrupt() if not interruption.waits else interruption.request(),
+            ),
+            display,
+        ):
             report.begin(job)
-            done = run(job, report.update)
+            done = run(job, report.update, interruption)
     except KeyboardInterrupt:
-        _explain_interrupt(report.frames, job)
+        _explain_interrupt(report, job)
     report.end(job, done)
-    if not as_json:  # which has them in its last object
-        for line in done.warnings:
-            click.echo(printable(f"rvrt: warning: {line}"), err=True)
 
 
-def _explain_interrupt(frames: int, job: Job) -> None:
+def _explain_interrupt(report: _TextReport | _JsonReport, job: Job) -> None:
     kept, then = 0, "start again"
     if job.workdir is not None and job.resumable:
         with suppress(MediaError):
@@ -97,9 +126,10 @@ def _explain_interrupt(frames: int, job: Job) -> None:
         if kept:
             then = f"resume after the {kept} frames kept in {job.workdir.folder.name}"
     text = (
-        f"rvrt: interrupted after {frames} of {job.frames or '?'} frames; {job.target.path} was not written. "
+        f"rvrt: interrupted after {report.frames} of {job.frames or '?'} frames; {job.target.path} was not written. "
         f"Run the same command to {then}"
     )
+    report.interrupted(kept)
     click.echo(printable(text), err=True)
     exit_after_interrupt()
 
@@ -120,11 +150,19 @@ def _plan_lines(job: Job) -> list[str]:
     return [
         f"source: {source.path}, {source.width}x{source.height} px, {frames} at {rate}; {streams}",
         f"target: {target.path if target.kind != 'y4m' else 'y4m'}, {target.width}x{target.height} px, "
-        f"{target.encoder or target.kind} {target.pix_fmt}",
+        f"{'GIF' if target.kind == 'gif' else f'{target.encoder} {target.pix_fmt}'}",
         f"network: {job.network.card['name']} on {device.kind}, {device.precision}; {window}, {tiles}; "
         f"about {gigabytes:.1f} GiB",
         *noise,
     ]
+
+
+def _time_line(job: Job, seconds: float | None) -> str:
+    """What remains to be done, and how long that may take."""
+    kept = f"{job.kept} of {job.frames or '?'} frames are done already; " if job.kept else ""
+    if seconds is None:
+        return f"time: {kept}not known before the first window"
+    return f"time: {kept}about {duration(seconds)}, estimated from the speed of this machine's matrix product"
 
 
 class _TextReport:
@@ -136,19 +174,33 @@ class _TextReport:
         self._notes = 0  # shown so far
 
     def open(self, job: Job) -> None:
+        for line in _plan_lines(job):
+            self._display.say(line)
         for note in job.notes:
             self._display.note(note)
-        if job.kept:
-            self._display.say(f"resuming after {job.kept} of {job.frames or '?'} frames")
+
+    def plan(self, job: Job, seconds: float | None) -> None:
+        self._display.say(_time_line(job, seconds))
 
     def begin(self, job: Job) -> None:
-        self._display.begin(job.frames, "compiling the network")
+        if job.kept:
+            self._display.say(f"resuming after {job.kept} of {job.frames or '?'} frames")
+        compiles = getattr(job.network, "compiles", False)
+        self._display.begin(job.frames, "compiling the network" if compiles else "starting")
 
     def update(self, progress: Progress) -> None:
         self.frames = progress.frames
         self._show_new_notes(progress)
-        done = int(max(progress.computed, progress.frames))
-        self._display.update(done, progress.total, _pace(progress) if progress.elapsed else "")
+        self._display.update(int(progress.done), progress.total, _pace(progress))
+
+    def say_stopping(self) -> None:
+        self._display.say("finishing this window; Ctrl-C again to quit at once")
+
+    def interrupted(self, kept: int) -> None:
+        """Said in a line of its own."""
+
+    def fail(self, text: str) -> None:
+        """Said in a line of its own."""
 
     def end(self, job: Job, progress: Progress) -> None:
         self._show_new_notes(progress)
@@ -166,6 +218,8 @@ class _TextReport:
             self._display.say(f"wrote {progress.path}")
         elif job.options.node:
             self._display.say(f"this machine's part is done; machine 0 writes {job.target.path}")
+        for line in progress.warnings:  # also with --quiet
+            click.echo(printable(f"rvrt: warning: {line}"), err=True)
 
     def _show_new_notes(self, progress: Progress) -> None:
         for line in progress.notes[self._notes :]:
@@ -174,7 +228,11 @@ class _TextReport:
 
 
 class _JsonReport:
-    """What a program reads about a job: events "note", "begin", "progress", "end"."""
+    """What a program reads about a job.
+
+    Events "note", then "plan" (dry run) or "begin", "progress", "stopping" (after Ctrl-C), and at last "end",
+    "interrupted" or "error".
+    """
 
     def __init__(self, events: JsonEvents) -> None:
         self.frames = 0  # written so far
@@ -184,26 +242,40 @@ class _JsonReport:
         for note in job.notes:
             self._events.emit("note", text=note)
 
+    def plan(self, job: Job, seconds: float | None) -> None:
+        self._events.emit("plan", **self._plan_of(job), seconds=seconds)
+
     def begin(self, job: Job) -> None:
+        self._events.emit("begin", **self._plan_of(job))
+
+    def _plan_of(self, job: Job) -> dict[str, Any]:
         plan, target, network = job.plan, job.target, job.network
-        self._events.emit(
-            "begin",
-            frames=job.frames,
-            width=target.width,
-            height=target.height,
-            window=plan.window,
-            lookahead=plan.lookahead,
-            tile=list(plan.tile),
-            tiles=plan.tiles,
-            device=network.device.kind,
-            network=network.card["name"],
-            noise=None if job.noise is None else job.noise.levels,
-            kept=job.kept,
-        )
+        return {
+            "frames": job.frames,
+            "width": target.width,
+            "height": target.height,
+            "window": plan.window,
+            "lookahead": plan.lookahead,
+            "tile": list(plan.tile),
+            "tiles": plan.tiles,
+            "device": network.device.kind,
+            "network": network.card["name"],
+            "noise": None if job.noise is None else job.noise.levels,
+            "kept": job.kept,
+        }
 
     def update(self, progress: Progress) -> None:
         self.frames = progress.frames
         self._events.emit("progress", **progress.to_dict())
+
+    def say_stopping(self) -> None:
+        self._events.emit("stopping")
+
+    def interrupted(self, kept: int) -> None:
+        self._events.emit("interrupted", frames=self.frames, kept=kept)
+
+    def fail(self, text: str) -> None:
+        self._events.emit("error", text=text)
 
     def end(self, job: Job, progress: Progress) -> None:
         self._events.emit("end", target=progress.path or str(job.target.path), **progress.to_dict())
@@ -211,7 +283,7 @@ class _JsonReport:
 
 def _pace(progress: Progress) -> str:
     """Frames per second of this run, and the time left."""
-    done = max(progress.computed, progress.frames)
-    rate = (done - progress.kept) / progress.elapsed
-    left = f", {duration((progress.total - done) / rate)} left" if progress.total and rate else ""
-    return f"{rate:.2f}/s{left}"
+    if progress.rate is None:
+        return ""
+    left = progress.seconds_left
+    return f"{progress.rate:.2f}/s" + (f", {duration(left)} left" if left is not None else "")

@@ -21,7 +21,7 @@ published one sees.
 from rvrt_cli.engine.network_protocol import NetworkState, StreamingNetwork, check_frame_size
 from rvrt_cli.engine.plan import Plan, WindowOptions, Workload, check_plan, make_plan
 from rvrt_cli.engine.segments import Carried, SegmentPlan
-from rvrt_cli.engine.stream import Event, SceneStarted, Segment, TileDone, TileShrunk, check_pixels, stream
+from rvrt_cli.engine.stream import Event, SceneStarted, Segment, TileDone, TileShrunk, TileStarted, check_pixels, stream
 from rvrt_cli.engine.tiles import TileGrid, check_tile
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "TileDone",
     "TileGrid",
     "TileShrunk",
+    "TileStarted",
     "WindowOptions",
     "Workload",
     "check_frame_size",

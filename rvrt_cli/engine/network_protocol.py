@@ -38,7 +38,11 @@ class NetworkSizes(Protocol):
 
 
 class StreamingNetwork(NetworkSizes, Protocol):
-    """A recurrent network that upscales consecutive frames of one scene and passes on what the next ones need."""
+    """A recurrent network that upscales consecutive frames of one scene and passes on what the next ones need.
+
+    It may have an attribute `on_share`, None or a function that each call calls now and then with the share of its work that
+    is done, from 0 to 1.
+    """
 
     def __call__(self, frames: np.ndarray, state: NetworkState | None, emit: int) -> tuple[np.ndarray, NetworkState]:
         """Upscale the first `emit` of the frames; the others are lookahead.

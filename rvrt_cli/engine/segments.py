@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Group a video's windows into segments: what is computed, encoded and kept as one, and where a later run can resume.
 
-A segment begins at a scene cut or, within a scene, after a given number of frames. There the next one continues with what
-the network has carried over (`Carried`), so the frames are the same whether one run computes them all or several do.
+Scenes form groups, the same in every run, which ranks can compute independently of each other. Within a group, a segment
+ends after any window, as the caller decides; the next one continues with what the network has carried over (`Carried`). So
+the frames are the same whether one run computes them all or several do.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from rvrt_cli.engine.network_protocol import NetworkState
 from rvrt_cli.engine.windows import Window
 
-_SHORTEST_SHARE = 4  # a cut ends a segment of at least 1/4 of its length: not every flash becomes a file
+SCENE_GROUP = 24  # frames; fewer would make a file of every flash
 
 
 @dataclass(frozen=True)
@@ -34,32 +36,47 @@ class SegmentPlan:
     """How a video is cut into segments, and which of them are computed.
 
     Attributes:
-        length: frames after which a segment ends with the window that reaches them.
-        wanted: called with the first frame of each segment and whether a scene starts with it, in order; false: its
-            frames are skipped.
-        carried: called with the first frame of a wanted segment that continues a scene whose frames just before were
-            skipped; returns `Segment.carried` of those.
+        wanted: called with the first frame of each window that belongs to no segment yet, and whether a group of scenes
+            starts with it, in order; true: a segment begins with this window; false: its frames are skipped.
+        full: called with the first frame of a segment and the frame after its latest window; true: the segment ends here.
+            It ends in any case where its group does.
+        carried: called with the first frame of a segment that continues a scene whose frames just before were skipped;
+            returns `Segment.carried` of those.
+        scene_group: frames after which a group ends with the scene.
     """
 
-    length: int
-    wanted: Callable[[int, bool], bool] = lambda first, starts_scene: True
+    wanted: Callable[[int, bool], bool] = lambda first, starts_group: True
+    full: Callable[[int, int], bool] = lambda first, after: False
     carried: Callable[[int], Carried] = _nothing_carried
+    scene_group: int = SCENE_GROUP
 
 
-WHOLE_VIDEO = SegmentPlan(sys.maxsize)
+WHOLE_VIDEO = SegmentPlan(scene_group=sys.maxsize)
 
 
-def cut_segments(windows: Iterable[Window], length: int) -> Iterator[tuple[Window, bool]]:
-    """Each window with whether a segment begins with it; the first one does.
+class GroupedWindow(NamedTuple):
+    """A window, and whether a group of scenes starts and ends with it."""
+
+    window: Window
+    starts_group: bool
+    ends_group: bool
+
+
+def group_scenes(windows: Iterable[Window], scene_group: int) -> Iterator[GroupedWindow]:
+    """Each window with its place in a group of scenes.
+
+    Groups end with the first scene that reaches `scene_group` frames; the last one ends with the video, which its last window
+    does not say unless it is long enough.
 
     Raises:
-        ValueError: `length` is not positive.
+        ValueError: `scene_group` is not positive.
     """
-    if length < 1:
-        raise ValueError(f"a segment of {length} frames: give 1 or more")
-    frames = length
+    if scene_group < 1:
+        raise ValueError(f"a group of {scene_group} frames: give 1 or more")
+    frames, starts = 0, True
     for window in windows:
-        begins = frames >= length or (window.starts_scene and _SHORTEST_SHARE * frames >= length)
-        frames = window.emit + (0 if begins else frames)
-        yield window, begins
+        frames += window.emit
+        ends = window.ends_scene and frames >= scene_group
+        yield GroupedWindow(window, starts, ends)
         del window  # its frames are released before those of the next one are read
+        frames, starts = (0, True) if ends else (frames, False)

@@ -12,7 +12,7 @@ from rvrt_cli.engine.blend import Canvas, cut_tile
 from rvrt_cli.engine.network_protocol import NetworkState, StreamingNetwork, check_frame_size
 from rvrt_cli.engine.plan import Plan
 from rvrt_cli.engine.scenes import mark_scenes
-from rvrt_cli.engine.segments import WHOLE_VIDEO, Carried, SegmentPlan, cut_segments
+from rvrt_cli.engine.segments import WHOLE_VIDEO, Carried, GroupedWindow, SegmentPlan, group_scenes
 from rvrt_cli.engine.tiles import TileGrid
 from rvrt_cli.engine.windows import Window, cut_windows
 from rvrt_cli.errors import MediaError, OutOfMemoryError, RvrtError
@@ -24,6 +24,16 @@ class SceneStarted:
     """The frame of this index is the first of a scene; frame 0 always is."""
 
     frame: int
+
+
+@dataclass(frozen=True)
+class TileStarted:
+    """The network is called for tile `tile` of `tiles` (from 1) of the window of `frames` output frames from `first` on."""
+
+    first: int
+    frames: int
+    tile: int
+    tiles: int
 
 
 @dataclass(frozen=True)
@@ -45,7 +55,7 @@ class TileShrunk:
     after: tuple[int, int]
 
 
-Event = SceneStarted | TileDone | TileShrunk
+Event = SceneStarted | TileStarted | TileDone | TileShrunk
 
 
 def stream(
@@ -70,7 +80,7 @@ def stream(
             and the window is repeated.
         scenes: detect scene cuts, at which the recurrent state is cleared.
         segments: where segments end and which are computed; by default the whole video is one.
-        on_event: called for scenes, finished tiles and smaller tiles, as they come.
+        on_event: called for scenes, tiles before and after their calls, and smaller tiles, as they come.
 
     Yields:
         segments whose frames have pixels (scale*H, scale*W, 3) of the source's type, integers rounded to the nearest level,
@@ -88,22 +98,23 @@ def stream(
         )
     checked = _check_alike(frames)
     marked = mark_scenes(checked) if scenes else ((frame, False) for frame in checked)
-    windows = cut_segments(cut_windows(marked, plan.window, plan.lookahead), segments.length)
+    windows = group_scenes(cut_windows(marked, plan.window, plan.lookahead), segments.scene_group)
     return _segments(_Pass(windows, network, plan, on_event), segments)
 
 
 def _segments(video: _Pass, segments: SegmentPlan) -> Iterator[Segment]:
     video.advance()
     while video.window is not None:
-        first, starts_scene = video.window.first, video.window.starts_scene
-        if not segments.wanted(first, starts_scene):
-            video.skip_segment()
+        first = video.window.first
+        if not segments.wanted(first, video.starts_group):
+            video.skip_window()
             continue
-        if not starts_scene and video.states is None:
+        if not video.window.starts_scene and video.states is None:
             video.restore(segments.carried(first))
-        segment = Segment(first, starts_scene, video)
+        segment = Segment(video, segments)
         yield segment
         segment.drain()
+        video.advance()
 
 
 class Segment:
@@ -117,10 +128,11 @@ class Segment:
             the iteration has ended.
     """
 
-    def __init__(self, first: int, starts_scene: bool, video: _Pass) -> None:
-        self.first, self.starts_scene, self.frames = first, starts_scene, 0
+    def __init__(self, video: _Pass, segments: SegmentPlan) -> None:
+        assert video.window is not None
+        self.first, self.starts_scene, self.frames = video.window.first, video.window.starts_scene, 0
         self.carried: Carried | None = None
-        self._frames = self._compute(video)
+        self._frames = self._compute(video, segments)
 
     def __iter__(self) -> Iterator[Frame]:
         return self._frames
@@ -130,15 +142,17 @@ class Segment:
         for _ in self._frames:
             pass
 
-    def _compute(self, video: _Pass) -> Iterator[Frame]:
-        begins = False
-        while not begins:
-            upscaled = video.upscale_window()
+    def _compute(self, video: _Pass, segments: SegmentPlan) -> Iterator[Frame]:
+        while video.window is not None:
+            upscaled, ends_group = video.upscale_window(), video.ends_group
             while upscaled:  # a frame that has been taken is held here no longer
                 self.frames += 1
                 yield upscaled.pop(0)
-            begins = video.advance()
-        self.carried = video.carried
+            self.carried = video.carried
+            if ends_group or segments.full(self.first, self.first + self.frames):
+                return  # before the next window is read: what is finished counts at once
+            self.carried = None
+            video.advance()
 
 
 class _Pass:
@@ -146,47 +160,51 @@ class _Pass:
 
     Attributes:
         window: None after the last one.
+        starts_group, ends_group: whether a group of scenes starts or ends with it.
         states: of the tiles of `grid`; None at the start of a scene and after frames that were skipped.
     """
 
     def __init__(
         self,
-        windows: Iterator[tuple[Window, bool]],
+        windows: Iterator[GroupedWindow],
         network: StreamingNetwork,
         plan: Plan,
         on_event: Callable[[Event], None],
     ) -> None:
         self.window: Window | None = None
+        self.starts_group = self.ends_group = False
         self.states: list[NetworkState] | None = None
         self.grid: TileGrid | None = None
         self._windows, self._network, self._plan, self._on_event = windows, network, plan, on_event
 
-    def advance(self) -> bool:
-        """Go to the next window; whether a segment begins with it, or the video has ended."""
+    def advance(self) -> None:
+        """Go to the next window."""
         self.window = None  # its frames are released before those of the next window are read
-        self.window, begins = next(self._windows, (None, True))
+        self.window, self.starts_group, self.ends_group = next(self._windows, (None, False, False))
         if self.window is None or self.window.starts_scene:
             self.states = None
         if self.window is not None and self.grid is None:
             self._use_tile(self._plan.tile)
         if self.window is not None and self.window.starts_scene:
             self._on_event(SceneStarted(self.window.first))
-        return begins
 
-    def skip_segment(self) -> None:
-        """Pass over the windows of a segment that is not wanted."""
+    def skip_window(self) -> None:
+        """Pass over a window that is not wanted."""
         self.states = None
-        while not self.advance():
-            pass
+        self.advance()
 
     def restore(self, carried: Carried) -> None:
-        """Continue a scene from what an earlier run has kept."""
+        """Continue a scene from what an earlier run has kept, with its tiles unless those in use are smaller."""
+        own = self.grid
+        assert own is not None
         self._use_tile(carried.tile)
         self.states = carried.states
+        if own.tile[0] * own.tile[1] < carried.tile[0] * carried.tile[1]:
+            self.grid, self.states = own, own.cut(self.grid.stitch(carried.states))
 
     @property
     def carried(self) -> Carried | None:
-        """What the windows so far leave to the next one; None where a scene starts with it."""
+        """What the windows so far leave to the next one; None where the scene has ended."""
         return None if self.states is None or self.grid is None else Carried(self.grid.tile, self.states)
 
     def upscale_window(self) -> list[Frame]:
@@ -198,6 +216,8 @@ class _Pass:
             try:
                 pixels, self.states = _upscale_tiles(window, self._network, grid, self.states, self._on_event)
                 self.grid = grid
+                if window.ends_scene:
+                    self.states = None
                 height, width = (self._network.scale * side for side in window.frames[0].pixels.shape[:2])
                 frames = window.frames[: window.emit]
                 return [replace(frame, pixels=_cropped(pixels.pop(0), height, width)) for frame in frames]
@@ -276,6 +296,7 @@ def _upscale_tiles(
     shape = (1, window.emit, network.scale * grid.tile[0], network.scale * grid.tile[1], 3)
     for number, (rows, columns) in enumerate(grid):
         tile = cut_tile(pixels, rows, columns)
+        on_event(TileStarted(window.first, window.emit, number + 1, len(grid)))
         output, state = network(tile, states[number] if states is not None else None, window.emit)
         if output.shape != shape:
             raise ValueError(f"the network returned {output.shape}, expected {shape}")

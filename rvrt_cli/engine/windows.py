@@ -17,6 +17,7 @@ class Window:
     emit: int
     first: int  # index of frames[0] in the stream
     starts_scene: bool  # no state is carried into it
+    ends_scene: bool  # none is carried out of it
 
 
 def cut_windows(marked: Iterable[tuple[Frame, bool]], window: int, lookahead: int) -> Iterator[Window]:
@@ -41,13 +42,13 @@ def cut_windows(marked: Iterable[tuple[Frame, bool]], window: int, lookahead: in
     starts_scene = True
     for frame, cut in marked:
         if cut and held:
-            yield Window(held, len(held), first, starts_scene)
+            yield Window(held, len(held), first, starts_scene, ends_scene=True)
             first += len(held)
             held, starts_scene = [], True
         elif window and len(held) == window + lookahead:  # and the scene goes on: there is a frame beyond the lookahead
-            yield Window(held, window, first, starts_scene)
+            yield Window(held, window, first, starts_scene, ends_scene=False)
             first += window
             held, starts_scene = held[window:], False
         held.append(frame)
     if held:
-        yield Window(held, len(held), first, starts_scene)
+        yield Window(held, len(held), first, starts_scene, ends_scene=True)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import mindspore as ms
 import numpy as np
@@ -16,7 +16,7 @@ from rvrt_cli.frame import SMALLEST_FRAME, pad_by_reflection, padded_size
 from rvrt_cli.model.config import RVRTConfig
 from rvrt_cli.model.outline import FRAMES_STATE, NetworkOutline
 from rvrt_cli.model.rvrt import RVRT, RecurrentState
-from rvrt_cli.ops import forget_compiled, kernels_active
+from rvrt_cli.ops import forget_compiled, kernels_active, kernels_run_eagerly
 from rvrt_cli.ops.kernels import problem as kernels_problem, use_bfloat16
 from rvrt_cli.ops.kernels.cuda import cuda_problem
 from rvrt_cli.signals import defer_signals
@@ -31,6 +31,7 @@ class Network:
         device: where it runs.
         outline: what is known without its weights.
         noise: standard deviation of the input's noise [0 to 1], for networks that take it; see `with_noise`.
+        on_share: called now and then during a call with the share of its work that is done, from 0 to 1.
     """
 
     def __init__(self, config: RVRTConfig, arrays: dict[str, np.ndarray], card: dict, device: Device):
@@ -49,6 +50,12 @@ class Network:
         self._cell.load(arrays)
         self._cell.set_train(False)
         self._choose_operands()
+        self.on_share: Callable[[float], None] | None = None
+
+    @property
+    def compiles(self) -> bool:
+        """Whether a first call compiles the network, which may take minutes."""
+        return not kernels_run_eagerly()
 
     @property
     def notes(self) -> list[str]:
@@ -128,6 +135,7 @@ class Network:
             past = RecurrentState(frames=self._tensor(state[FRAMES_STATE]), features=features)
         try:
             with defer_signals(), memory_errors():
+                self._cell.on_share = self.on_share if self.device.kind == "cpu" else None  # others run ahead of Python
                 clips, new = self._cell.stream_clips(
                     self._tensor(self._with_noise_channel(padded)), past, emit, mirrored
                 )

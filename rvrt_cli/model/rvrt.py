@@ -10,7 +10,7 @@ Python. Calls do not change the network: the recurrent state is an argument and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,6 +25,7 @@ from rvrt_cli.model.optical_flow import MISSING_FRAME, estimate_flow, fuse_neigh
 from rvrt_cli.model.weight_shapes import spynet_shapes
 
 Clips = list[Tensor]  # one tensor (N, T, H, W, C) per clip, in time order
+_SHALLOW_WORK = 0.7  # of flow, frame fusion and shallow features of a clip, in units of a branch or the reconstruction
 
 
 @dataclass(frozen=True)
@@ -67,17 +68,38 @@ class Flows:
         return msops.concat((self.backward[c + 1], self.backward[c][:, :-1]), 1)
 
 
+class _CallProgress:
+    """How much of a call is done.
+
+    Args:
+        work: of the whole call, in units of a clip's work in one branch.
+        on_share: called with the share that is done.
+    """
+
+    def __init__(self, work: float, on_share: Callable[[float], None] | None) -> None:
+        self._work, self._on_share = work, on_share
+        self._done = 0.0
+
+    def advance(self, work: float = 1.0) -> None:
+        """Count work that is done."""
+        self._done += work
+        if self._on_share is not None:
+            self._on_share(min(1.0, self._done / self._work))
+
+
 @dataclass
 class _WindowPass:
     """Intermediate results of one call.
 
     Attributes:
+        progress: of the call.
         features: by "shallow" and branch, in the order of computation.
         reversed: the same clips with their frames in reversed time, as far as a backward branch has needed or made them.
         guides: by direction ("backward", "forward") and clip, the flows to the adjacent clip as the first pass corrected
             them; the second pass reads them.
     """
 
+    progress: _CallProgress
     state: RecurrentState | None
     flows: Flows | None
     features: dict[str, Clips]
@@ -95,11 +117,15 @@ class RVRT(nn.Cell):
     """The network: shallow features, recurrent branches over clips, reconstruction.
 
     Parameters have their published names and are zero at first: `load` weights before use.
+
+    Attributes:
+        on_share: called with the share of a call that is done, from 0 to 1, after each part of it.
     """
 
     def __init__(self, config: RVRTConfig):
         super().__init__(auto_prefix=False)
         self.config = config
+        self.on_share: Callable[[float], None] | None = None
         self.extract = Extract(config)
         self.spynet = parameters(spynet_shapes() if config.spynet else [])
         self.align = nn.CellList([Align(branch, config) for branch in config.branches], auto_prefix=False)
@@ -161,22 +187,26 @@ class RVRT(nn.Cell):
         emitted = -(-emit // config.clip_size)  # clips
         mirrored = mirrored and state is None and frames.shape[1] % config.clip_size == 0
         reduced = [reduce_colors(clip) for clip in clips] if config.reduction > 1 else clips
+        work = len(clips) * (_SHALLOW_WORK + len(config.branches)) + emitted
+        progress = _CallProgress(work, self.on_share)
         flows = self._estimate_flows(reduced, state, mirrored) if config.flow else None
         fused = self._fuse_neighbors(clips, state) if config.fused_neighbors else [None] * len(clips)
 
         shallow = [self.extract(clip, one) for clip, one in zip(clips, fused, strict=True)]
-        window = _WindowPass(state, flows, {"shallow": shallow})
+        progress.advance(len(clips) * _SHALLOW_WORK)
+        window = _WindowPass(progress, state, flows, {"shallow": shallow})
         for index, branch in enumerate(config.branches):
             # Nothing reads the lookahead of a last forward branch.
             count = emitted if index == config.passes - 1 and branch.startswith("forward") else len(clips)
             window.features[branch] = self._propagate(index, window, count)
 
-        upscaled = (
-            self.reconstruct(clips[c], fused[c], *[branch[c] for branch in window.features.values()])
-            for c in range(emitted)
-        )
+        def reconstructed() -> Iterator[Tensor]:
+            for c in range(emitted):
+                yield self.reconstruct(clips[c], fused[c], *[branch[c] for branch in window.features.values()])
+                progress.advance()
+
         features = {branch: window.features[branch][emitted - 1] for branch in config.branches}
-        return upscaled, RecurrentState(frames=self._history(reduced[:emitted], state), features=features)
+        return reconstructed(), RecurrentState(frames=self._history(reduced[:emitted], state), features=features)
 
     def _propagate(self, index: int, window: _WindowPass, count: int) -> Clips:
         """Run branch `index` over the first `count` clips (section 4.2).
@@ -209,6 +239,7 @@ class RVRT(nn.Cell):
                 aligned, _ = self.align[index](query, key, propagated, guides.get(c))
             propagated = self.branches[index](aligned, *[clips[c] for clips in sources])
             outputs.append(propagated)
+            window.progress.advance()
             key = query
         if not backward:
             return outputs

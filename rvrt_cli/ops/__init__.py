@@ -20,7 +20,7 @@ from rvrt_cli.ops.attention import (
     window_and_shift,
     window_attention,
 )
-from rvrt_cli.ops.backend import active_backend, kernels_active
+from rvrt_cli.ops.backend import active_backend, kernels_active, kernels_run_eagerly
 from rvrt_cli.ops.compilation import arguments, compiled, compiled_at_once, differentiable, forget_compiled
 from rvrt_cli.ops.frame_fusion import fuse_frames
 from rvrt_cli.ops.layers import (
@@ -59,6 +59,7 @@ __all__ = [
     "guided_offsets",
     "halve",
     "kernels_active",
+    "kernels_run_eagerly",
     "layer_norm",
     "linear",
     "lucas_kanade",

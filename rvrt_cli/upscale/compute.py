@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -12,6 +14,7 @@ import numpy as np
 from rvrt_cli import engine
 from rvrt_cli.data.resize import imresize
 from rvrt_cli.frame import Frame, round_levels
+from rvrt_cli.upscale.interruption import Interruption
 from rvrt_cli.upscale.job import Job
 from rvrt_cli.upscale.progress import Reporter
 from rvrt_cli.upscale.workdir import SourceEnd, Workdir
@@ -20,26 +23,35 @@ from rvrt_cli.video.write.target import Target
 from rvrt_cli.video.write.writers import SegmentWriter, Y4mWriter
 
 
-def compute(job: Job, reporter: Reporter, claim: Callable[[int], bool] = lambda first: True) -> None:
+def compute(
+    job: Job,
+    reporter: Reporter,
+    interruption: Interruption,
+    claim: Callable[[int], bool] = lambda first: True,
+) -> None:
     """Compute the segments that are missing in the work folder, or all frames where there is none.
 
     Args:
-        claim: called with the first frame of each scene that begins a segment; false: another rank computes it and the
-            segments up to the next such scene.
+        interruption: once it is requested, the present window is finished and its segment kept.
+        claim: called with the first frame of each group of scenes; false: another rank computes it.
 
     Raises:
         RvrtError: with the remedy.
+        KeyboardInterrupt: an interruption was requested.
     """
     watch, workdir = reporter.watch, job.workdir
     with ExitStack() as stack:
         reader = stack.enter_context(_open_reader(job))
         writer = stack.enter_context(_open_writer(job, reader))
+        if job.resumable:
+            stack.enter_context(interruption.after_window())
+        stack.enter_context(reporter.watching(job.network))
         source = _CountedFrames(reader)
         segments = engine.stream(
             watch.iterate("waiting_for_source", source),
             job.network,
             job.plan,
-            segments=_missing_segments(job, claim),
+            segments=_plan_segments(job, interruption, claim),
             on_event=reporter.on_event,
         )
         for segment in watch.iterate("network", segments):
@@ -50,6 +62,8 @@ def compute(job: Job, reporter: Reporter, claim: Callable[[int], bool] = lambda 
                         reporter.frame_written()
                 if workdir is not None:
                     workdir.record(segment)
+            if interruption.requested:
+                raise KeyboardInterrupt
         if workdir is None:
             reporter.progress.warnings = reader.warnings
         else:
@@ -89,26 +103,44 @@ class _CountedFrames:
             del frame
 
 
-def _missing_segments(job: Job, claim: Callable[[int], bool]) -> engine.SegmentPlan:
+def _plan_segments(job: Job, interruption: Interruption, claim: Callable[[int], bool]) -> engine.SegmentPlan:
     if job.workdir is None:
         return engine.segments.WHOLE_VIDEO
-    pending = _PendingSegments(job.workdir, claim)
-    return engine.SegmentPlan(job.options.segment, pending.wanted, job.carried)
+    missing = _MissingSegments(job.workdir, job.options.segment, interruption, claim)
+    return engine.SegmentPlan(missing.wanted, missing.full, job.carried)
 
 
-class _PendingSegments:
-    """Which segments this process computes: those that are not done, of scenes that it has claimed."""
+class _MissingSegments:
+    """Which windows this process computes, those that are not done of groups that it has claimed, and in which segments.
 
-    def __init__(self, workdir: Workdir, claim: Callable[[int], bool]) -> None:
-        self._done = {segment.first for segment in workdir.segments()}
-        self._claim = claim
+    Args:
+        seconds: of work, after which a segment ends.
+    """
+
+    def __init__(
+        self, workdir: Workdir, seconds: float, interruption: Interruption, claim: Callable[[int], bool]
+    ) -> None:
+        self._done = workdir.segments()
+        self._first_frames = [segment.first for segment in self._done]
+        self._seconds, self._interruption, self._claim = seconds, interruption, claim
         self._ours = True
+        self._begun = 0.0
 
-    def wanted(self, first: int, starts_scene: bool) -> bool:
-        """Whether to compute the segment that begins with frame `first`; asked in order."""
-        if starts_scene:
+    def wanted(self, first: int, starts_group: bool) -> bool:
+        """Whether to begin a segment with the window from frame `first` on; asked in order."""
+        if starts_group:
             self._ours = self._claim(first)
-        return self._ours and first not in self._done
+        self._begun = time.monotonic()
+        return self._ours and not self._is_done(first)
+
+    def full(self, first: int, after: int) -> bool:
+        """Whether the segment that began last ends before frame `after`."""
+        long_enough = time.monotonic() - self._begun >= self._seconds
+        return long_enough or self._interruption.requested or self._is_done(after)
+
+    def _is_done(self, frame: int) -> bool:
+        before = bisect_right(self._first_frames, frame) - 1
+        return before >= 0 and frame < self._done[before].after
 
 
 def resize_frame(frame: Frame, target: Target) -> Frame:

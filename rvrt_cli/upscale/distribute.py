@@ -20,20 +20,23 @@ from rvrt_cli.errors import MediaError, RvrtError
 from rvrt_cli.msrun import RankGroup, join_ranks, run_ranks
 from rvrt_cli.options import JobOptions, RestoreOptions, UpscaleOptions
 from rvrt_cli.upscale.compute import compute
+from rvrt_cli.upscale.interruption import Interruption
 from rvrt_cli.upscale.job import Job, prepare
 from rvrt_cli.upscale.progress import Progress, Reporter
 
 _CLAIMS = "claims"  # in the work folder
 _TASK = "task.json"  # among the logs
-_DONE = ".done"
+_DONE, _STOPPED = ".done", ".stopped"
 _REPORT_INTERVAL = 0.5  # s between a rank's reports
 _DONE_INTERVAL = 0.2  # s between looks at whether the other ranks are done
 _COMMAND_OPTIONS = {"upscale": UpscaleOptions, "restore": RestoreOptions}  # by command
 _TIMES = ("network", "waiting_for_source", "waiting_for_target")
 
 
-def compute_in_ranks(job: Job, reporter: Reporter) -> None:
+def compute_in_ranks(job: Job, reporter: Reporter, interruption: Interruption) -> None:
     """Have this machine's ranks compute what is missing; see `rvrt_cli.upscale.compute.compute`.
+
+    A signal asks the ranks to finish their windows; `interruption` only tells the caller that they do.
 
     Raises:
         RvrtError: a rank has failed; the others are gone too.
@@ -60,7 +63,9 @@ def compute_in_ranks(job: Job, reporter: Reporter) -> None:
         reporter.report()
 
     group = RankGroup(options.ranks, options.ranks_here, options.node, options.master)
-    if run_ranks(group, Path(__file__).with_name("upscale_rank.py"), logs / _TASK, logs, poll):
+    with interruption.after_window():
+        stopped = run_ranks(group, Path(__file__).with_name("upscale_rank.py"), logs / _TASK, logs, poll)
+    if stopped:
         shutil.rmtree(logs, ignore_errors=True)
         raise KeyboardInterrupt
     all_done = len(list(logs.glob(f"*{_DONE}"))) == options.ranks_here  # of ranks that have seen the others end
@@ -103,17 +108,29 @@ def _gather(claims: Path, progress: Progress) -> None:
         progress.notes = sorted({note for values in reports for note in values["notes"]})
 
 
-def work_as_rank(task: Path) -> None:
+def work_as_rank(task: Path, interruption: Interruption) -> None:
     """Compute a share of what `task` describes, and wait until the other ranks have theirs.
 
     Raises:
         RvrtError: with the remedy.
+        KeyboardInterrupt: an interruption was requested, and every rank of this machine has kept what it had.
     """
     values = json.loads(task.read_text(encoding="utf-8"))
     options: JobOptions = _COMMAND_OPTIONS[values["command"]](**values["options"])
     use_device(options.device, options.precision)
     rank, size = join_ranks()
-    job = prepare(values["source"], values["target"], options, as_rank=True)
+    try:
+        job = prepare(values["source"], values["target"], options, as_rank=True)
+        _compute_share(job, rank, size, interruption)
+        task.with_name(f"{rank}{_DONE}").touch()
+    except KeyboardInterrupt:
+        task.with_name(f"{rank}{_STOPPED}").touch()
+        while len([*task.parent.glob(f"*{_STOPPED}"), *task.parent.glob(f"*{_DONE}")]) < options.ranks_here:
+            time.sleep(_DONE_INTERVAL)  # msrun kills the others when one ends
+        raise
+
+
+def _compute_share(job: Job, rank: int, size: int, interruption: Interruption) -> None:
     assert job.workdir is not None
     if job.workdir.manifest() != job.manifest:
         raise MediaError(
@@ -122,12 +139,11 @@ def work_as_rank(task: Path) -> None:
     claims = job.workdir.folder / _CLAIMS
     log = _RankLog(claims, rank)
     reporter = Reporter(Progress(job.frames), log.update)
-    compute(job, reporter, lambda first: _claim(claims / f"{first:08d}"))
+    compute(job, reporter, interruption, lambda first: _claim(claims / f"{first:08d}"))
     log.write(reporter.progress)
     (claims / f"{rank}{_DONE}").touch()
     while claims.is_dir() and len(list(claims.glob(f"*{_DONE}"))) < size:  # a rank that leaves early counts as dead
         time.sleep(_DONE_INTERVAL)
-    task.with_name(f"{rank}{_DONE}").touch()
 
 
 class _RankLog:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -15,6 +15,7 @@ from rvrt_cli.errors import MediaError, OptionError, OutOfMemoryError
 from rvrt_cli.model.outline import NetworkOutline, has_cpu_kernels
 from rvrt_cli.model.weight_shapes import parameter_shapes
 from rvrt_cli.options import AUTO, JobOptions, RestoreOptions, UpscaleOptions
+from rvrt_cli.upscale.job_notes import job_notes
 from rvrt_cli.upscale.noise_estimate import NoiseLevel, noise_level
 from rvrt_cli.upscale.resume import (
     EarlierRun,
@@ -24,7 +25,9 @@ from rvrt_cli.upscale.resume import (
     refuse_foreign_target,
     state_shapes,
 )
+from rvrt_cli.upscale.scene_count import with_useful_ranks
 from rvrt_cli.upscale.workdir import RunManifest, Workdir
+from rvrt_cli.video.read.image_decoder import images_shown
 from rvrt_cli.video.read.probe import probe
 from rvrt_cli.video.read.source import SourceInfo
 from rvrt_cli.video.write.destination import real_folder
@@ -44,7 +47,7 @@ class Job:
 
     Attributes:
         inputs: options, source, target and network.
-        plan: windows and tiles; those of the earlier run where this one resumes it.
+        plan: windows and tiles; those of the earlier run where this one resumes it, or smaller tiles for less memory.
         frames: how many will come out, as far as the container tells; None when it does not.
         notes: what the user should know before the work, one line each.
         workdir: where finished segments are kept; None for y4m on standard output.
@@ -169,18 +172,15 @@ def prepare(
     Raises:
         RvrtError: with the remedy.
     """
-    # the options, the source, and sizes that cannot work
     check_purpose(options)
-    info = probe(source)
-    engine.check_frame_size(info.width, info.height)
-    _check_excerpt(info, options)
-    _check_queues_fit(info, options)
+    info = _probe_source(source, options)
 
     # the target, and whether it may be written
     workdir = None if str(target) == "-" else Workdir(real_folder(target))
     if options.ranks > 1 and (workdir is None or info.kind == "y4m"):
         raise OptionError(f"--ranks {options.ranks}: needs a source and a target that are files; - is neither")
     decides = not as_rank and options.node == 0  # on the other machines the first one decides
+    requested, options = options, with_useful_ranks(info, options) if decides else options
     if workdir is not None and decides:
         workdir.check_free()
     published = workdir.published() if workdir is not None and decides else None
@@ -202,14 +202,20 @@ def prepare(
 
     # windows and tiles
     frames = _expected_frames(info, options)
-    plan = earlier.plan or _plan(inputs, frames)
+    plan = _plan(inputs, frames, earlier.plan)
     return Job(
         inputs=inputs,
         plan=plan,
         frames=frames,
-        notes=(*network.notes, *unread(info), *checked.notes, *earlier.notes, *_interlacing_notes(info, options)),
+        notes=(
+            *network.notes,
+            *unread(info),
+            *checked.notes,
+            *earlier.notes,
+            *job_notes(requested, inputs, plan, earlier),
+        ),
         workdir=workdir,
-        manifest=RunManifest(about, plan),
+        manifest=RunManifest(about, earlier.plan or plan),
         earlier=earlier,
         resumable=resumable,
     )
@@ -240,6 +246,17 @@ def check_purpose(options: JobOptions) -> None:
             )
 
 
+def _probe_source(source: str | Path, options: JobOptions) -> SourceInfo:
+    """The source, and options and sizes with which it cannot work refused."""
+    info = probe(source, fps=options.frame_rate)
+    if options.fps is not None and info.kind != "images":
+        raise OptionError(f"--fps {options.fps}: for images only; {info.path} has timestamps of its own, leave it out")
+    engine.check_frame_size(info.width, info.height)
+    _check_excerpt(info, options)
+    _check_queues_fit(info, options)
+    return info
+
+
 def _output_request(info: SourceInfo, target: str | Path, options: JobOptions, *, replaces: bool) -> OutputRequest:
     """The output that the options ask for; `replaces`: an earlier run has published this target."""
     width, height = options.output_size(info.width, info.height)
@@ -252,6 +269,8 @@ def _output_request(info: SourceInfo, target: str | Path, options: JobOptions, *
         preset=options.preset,
         pix_fmt=options.pix_fmt,
         overwrite=options.overwrite or replaces,
+        images=tuple(info.files[number] for number in images_shown(info, options.start, options.duration)),
+        frame_count=_expected_frames(info, options),
     )
 
 
@@ -286,8 +305,8 @@ def _check_queues_fit(info: SourceInfo, options: JobOptions) -> None:
         )
 
 
-def _plan(inputs: JobInputs, frames: int | None) -> engine.Plan:
-    """Windows and tiles for the memory of one rank."""
+def _plan(inputs: JobInputs, frames: int | None, earlier: engine.Plan | None) -> engine.Plan:
+    """Windows and tiles for the memory of one rank; those of an `earlier` run where they fit, and its windows in any case."""
     options, info, encoder_bytes = inputs.options, inputs.source, inputs.target.encoder_bytes
     budget = memory_budget(inputs.network.device, options.memory_bytes, options.ranks_here)
     workload = engine.Workload(
@@ -297,13 +316,18 @@ def _plan(inputs: JobInputs, frames: int | None) -> engine.Plan:
         pixel_bytes=_pixel_bytes(info),
         other_bytes=encoder_bytes,
     )
+    wanted = inputs.window_options if earlier is None else replace(inputs.window_options, window=earlier.window)
     try:
-        return engine.make_plan(inputs.network, workload, inputs.window_options, budget)
+        plan = engine.make_plan(inputs.network, workload, wanted, budget)
     except OutOfMemoryError as error:
-        if encoder_bytes < budget.host // 4:
-            raise
-        share = f"{encoder_bytes / 2**30:.2f} GiB of it"
-        raise OutOfMemoryError(f"{error}; {share} is the encoder's: less with --size or --preset ultrafast") from error
+        text = str(error)
+        if encoder_bytes >= budget.host // 4:
+            share = f"{encoder_bytes / 2**30:.2f} GiB of it"
+            text += f"; {share} is the encoder's: less with --size or --preset ultrafast"
+        if earlier is not None:
+            text += "; an interrupted run began with these windows, and --overwrite restarts with others"
+        raise OutOfMemoryError(text) from error
+    return plan if earlier is None or math.prod(plan.tile) < math.prod(earlier.tile) else earlier
 
 
 def _pixel_bytes(info: SourceInfo) -> int:
@@ -311,6 +335,8 @@ def _pixel_bytes(info: SourceInfo) -> int:
 
 
 def _expected_frames(info: SourceInfo, options: JobOptions) -> int | None:
+    if info.kind == "images":
+        return len(images_shown(info, options.start, options.duration))
     if options.start == 0 and options.duration is None:
         return info.frame_count
     if info.duration is None:
@@ -319,10 +345,3 @@ def _expected_frames(info: SourceInfo, options: JobOptions) -> int | None:
     if options.duration is not None:
         seconds = min(seconds, options.duration)
     return max(1, math.ceil(seconds * info.frame_rate - 1e-6))  # a frame belongs to what its timestamp lies in
-
-
-def _interlacing_notes(info: SourceInfo, options: JobOptions) -> list[str]:
-    if not info.interlaced:
-        return []
-    how = "deinterlaced first" if options.deinterlace else "processed as they are; --deinterlace makes progressive ones"
-    return [f"the source is interlaced; its frames are {how}"]

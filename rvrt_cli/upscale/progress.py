@@ -13,11 +13,12 @@ from typing import TypeVar
 from rvrt_cli import engine
 
 Item = TypeVar("Item")
+_SHARE_INTERVAL = 0.2  # s between reports within a call of the network
 
 
 @dataclass
 class Progress:
-    """How far a job is; passed to `on_progress` after every frame and tile.
+    """How far a job is; passed to `on_progress` after every frame, tile and step of the network.
 
     Attributes:
         frames: written so far, of `total`; those of earlier runs (`kept`) included.
@@ -41,9 +42,26 @@ class Progress:
     kept: int = 0
     path: str | None = None
 
+    @property
+    def rate(self) -> float | None:
+        """Frames/s of this run, its beginning included; None until the first part of a window is through."""
+        done = self.done - self.kept
+        return done / self.elapsed if done > 0 and self.elapsed > 0 else None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """None while that is unknown."""
+        rate = self.rate
+        return None if rate is None or self.total is None else max(0.0, self.total - self.done) / rate
+
+    @property
+    def done(self) -> float:
+        """Frames that are through the network or written, parts of a window included."""
+        return max(self.computed, float(self.frames))
+
     def to_dict(self) -> dict:
         """Plain values for JSON."""
-        return asdict(self)
+        return {**asdict(self), "rate": self.rate, "seconds_left": self.seconds_left}
 
 
 class Stopwatch:
@@ -92,13 +110,27 @@ class Reporter:
         self.progress = progress
         self.watch = Stopwatch()
         self._on_progress = on_progress or (lambda progress: None)
-        self._started = time.monotonic()
+        self._started = self._reported = time.monotonic()
         self._whole_windows = progress.computed  # frames of complete windows
+        self._tile: engine.TileStarted | None = None  # that the network is called for
+
+    @contextmanager
+    def watching(self, network: object) -> Iterator[None]:
+        """Inside, `network` tells how far a call is, if it can: see `rvrt_cli.engine.StreamingNetwork`."""
+        if not hasattr(network, "on_share"):
+            yield
+            return
+        network.on_share = self.on_share
+        try:
+            yield
+        finally:
+            network.on_share = None
 
     def report(self) -> None:
         """Pass the progress on."""
         with self.watch("reporting"):
-            self.progress.elapsed = time.monotonic() - self._started
+            self._reported = time.monotonic()
+            self.progress.elapsed = self._reported - self._started
             for name in ("waiting_for_source", "network", "waiting_for_target"):
                 setattr(self.progress, name, self.watch.seconds[name])
             self._on_progress(self.progress)
@@ -108,15 +140,28 @@ class Reporter:
         self.progress.frames += 1
         self.report()
 
+    def on_share(self, share: float) -> None:
+        """Take in how much of its present call the network has done, from 0 to 1; not every one of them is passed on."""
+        if self._tile is not None and time.monotonic() - self._reported >= _SHARE_INTERVAL:
+            self._count_tiles(self._tile, self._tile.tile - 1 + share)
+            self.report()
+
     def on_event(self, event: engine.Event) -> None:
         """Take in what the engine reports."""
         if isinstance(event, engine.SceneStarted):
             self.progress.scenes += 1
+        elif isinstance(event, engine.TileStarted):
+            self._tile = event
         elif isinstance(event, engine.TileDone):
-            self.progress.computed = self._whole_windows + event.frames * event.tile / event.tiles
+            self._tile = None
+            self._count_tiles(event, event.tile)
             if event.tile == event.tiles:
                 self._whole_windows += event.frames
             self.report()
         else:
             before, after = (f"{width}x{height}" for height, width in (event.before, event.after))
             self.progress.notes.append(f"memory ran out: tiles of {before} px are now {after} px")
+
+    def _count_tiles(self, window: engine.TileStarted | engine.TileDone, tiles: float) -> None:
+        """Count `tiles` tiles of a window, whose last one may be in progress."""
+        self.progress.computed = self._whole_windows + window.frames * tiles / window.tiles

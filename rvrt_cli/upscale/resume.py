@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from rvrt_cli.model import Network, NetworkOutline
 
 # Options that do not change the result; that of `model` and `weights` is the network's, that of `device` its kind
-_WITHOUT_EFFECT = {"model", "weights", "device", "overwrite", "ranks", "local_ranks", "node", "master"}
+_WITHOUT_EFFECT = {"model", "weights", "device", "memory", "overwrite", "segment"}
+_WITHOUT_EFFECT |= {"ranks", "local_ranks", "node", "master"}
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from rvrt_cli.errors import MediaError, RvrtError
 from rvrt_cli.options import RestoreOptions, UpscaleOptions
 from rvrt_cli.upscale.compute import compute
 from rvrt_cli.upscale.distribute import compute_in_ranks
+from rvrt_cli.upscale.interruption import Interruption
 from rvrt_cli.upscale.job import Job, prepare
 from rvrt_cli.upscale.progress import Progress, Reporter
 from rvrt_cli.upscale.workdir import Workdir
@@ -18,29 +19,36 @@ from rvrt_cli.video.mux.excerpt import Excerpt
 from rvrt_cli.video.write.publish import EncodedSegments, assemble, publish
 
 
-def run(job: Job, on_progress: Callable[[Progress], None] | None = None) -> Progress:
+def run(
+    job: Job, on_progress: Callable[[Progress], None] | None = None, interruption: Interruption | None = None
+) -> Progress:
     """Do the work; the target appears when it is complete, and not at all otherwise.
 
-    Segments that are finished when it is interrupted stay in the job's work folder, and the same job resumes from them.
+    What is finished when it is interrupted stays in the job's work folder, and the same job resumes from it.
+
+    Args:
+        interruption: of which a signal handler can request to finish the present window and stop.
 
     Raises:
         RvrtError: with the remedy.
+        KeyboardInterrupt: such a request.
     """
+    interruption = interruption or Interruption()
     progress = Progress(job.frames, frames=job.kept, computed=job.kept, kept=job.kept)
     reporter = Reporter(progress, on_progress)
     if job.workdir is None:
-        compute(job, reporter)
+        compute(job, reporter, interruption)
     elif job.options.node > 0:
         if not _all_computed(job, job.workdir):  # else machine 0 starts no ranks that could meet those of this one
-            compute_in_ranks(job, reporter)
+            compute_in_ranks(job, reporter, interruption)
     else:
         with job.workdir.locked():
-            _complete(job, job.workdir, reporter)
+            _complete(job, job.workdir, reporter, interruption)
     reporter.report()
     return progress
 
 
-def _complete(job: Job, workdir: Workdir, reporter: Reporter) -> None:
+def _complete(job: Job, workdir: Workdir, reporter: Reporter, interruption: Interruption) -> None:
     """Compute what is missing in the work folder, and make the target of it."""
     if job.earlier.finished:
         reporter.progress.frames, reporter.progress.path = job.kept, str(job.target.path)
@@ -50,7 +58,7 @@ def _complete(job: Job, workdir: Workdir, reporter: Reporter) -> None:
         if job.earlier.plan is None or workdir.manifest() != job.manifest:
             workdir.start(job.manifest)
         if workdir.complete() is None:
-            (compute_in_ranks if job.options.ranks > 1 else compute)(job, reporter)
+            (compute_in_ranks if job.options.ranks > 1 else compute)(job, reporter, interruption)
         with reporter.watch("waiting_for_target"):
             _assemble_and_publish(job, workdir, reporter.progress)
     except BaseException:

@@ -12,7 +12,6 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 if __package__ in (None, ""):  # a script: its own folder is on the path, where its modules would hide others
     sys.path[0] = str(Path(__file__).resolve().parents[2])
@@ -20,18 +19,16 @@ if __package__ in (None, ""):  # a script: its own folder is on the path, where 
 from rvrt_cli.errors import RvrtError
 from rvrt_cli.msrun import end_rank, end_with_launcher, report_failure
 from rvrt_cli.upscale.distribute import work_as_rank
-
-
-def _interrupt_rank(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
+from rvrt_cli.upscale.interruption import Interruption
 
 
 def run_upscale_rank(task: Path) -> None:
     """Compute as one rank; leave an error, in one line, for the launcher."""
-    signal.signal(signal.SIGTERM, _interrupt_rank)
+    interruption = Interruption()
+    signal.signal(signal.SIGTERM, interruption.request)
     end_with_launcher()
     try:
-        work_as_rank(task)
+        work_as_rank(task, interruption)
         end_rank()
     except (RvrtError, OSError) as error:
         report_failure(error)

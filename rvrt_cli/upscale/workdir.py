@@ -37,7 +37,7 @@ from rvrt_cli import files
 from rvrt_cli.engine import Carried, Plan, Segment
 from rvrt_cli.errors import MediaError
 
-WORKDIR_FORMAT = 3
+WORKDIR_FORMAT = 4
 RUN_MANIFEST, _LOCK, _END, _PUBLISH = "manifest.json", "lock", "end.json", "publish.json"
 _MAX_NAME_BYTES = 180  # file systems allow 255
 _MAX_JSON_BYTES = 1 << 20  # real ones have some hundreds

@@ -154,6 +154,14 @@ def has_alpha(pix_fmt: str) -> bool:
     return len(av.VideoFormat(pix_fmt).components) in (2, 4)
 
 
+def is_device_memory(pix_fmt: str) -> bool:
+    """Whether the format, such as "vaapi", stands for frames in a device's memory, whatever their format there."""
+    try:
+        return not av.VideoFormat(pix_fmt).components
+    except ValueError:  # ffmpeg knows it, and PyAV does not
+        return False
+
+
 def bit_depth(pix_fmt: str) -> int:
     """Bits of the largest component."""
     fmt = av.VideoFormat(pix_fmt)
@@ -255,6 +263,11 @@ def tag_options(color: ColorDescription) -> list[str]:
     """Encoder options that repeat the tags, for ffmpeg versions that do not take them from the frames."""
     options = ["-colorspace", "rgb" if color.matrix == "gbr" else color.matrix, "-color_range", color.range]
     return [*options, "-color_primaries", color.primaries, "-color_trc", color.transfer]
+
+
+def jpeg_color(color: ColorDescription) -> ColorDescription:
+    """`color` with the matrix and range of JPEG, which has only one, whatever the tags say."""
+    return replace(color, matrix="bt470bg", range="pc")
 
 
 def output_color(color: ColorDescription, pix_fmt: str) -> ColorDescription:

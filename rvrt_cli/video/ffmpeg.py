@@ -133,6 +133,27 @@ def has_decoder(name: str) -> bool:
     return name in _query_decoders(ffmpeg_exe())
 
 
+def opens_device(kind: str) -> bool:
+    """Whether this ffmpeg can open a device of a type such as "vaapi", "qsv" or "vulkan" on this machine."""
+    try_it = [
+        "-init_hw_device",
+        f"{kind}=probed",
+        "-f",
+        "lavfi",
+        "-i",
+        "nullsrc=s=16x16",
+        "-frames:v",
+        "1",
+        "-f",
+        "null",
+    ]
+    ffmpeg = FFmpeg([*try_it, "-"])
+    try:
+        return ffmpeg.wait() == 0
+    finally:
+        ffmpeg.kill()
+
+
 class FFmpeg:
     """A running ffmpeg process. A thread reads its log, so that it never blocks on it; only the last lines are kept.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from helpers.engine_networks import CausalMean, as_frames, clip
 from hypothesis import given, settings, strategies as st
 
 from rvrt_cli.engine import Carried, Plan, Segment, SegmentPlan, stream
-from rvrt_cli.engine.segments import cut_segments
+from rvrt_cli.engine.segments import group_scenes
 from rvrt_cli.engine.windows import Window
 from rvrt_cli.frame import Frame
 
@@ -23,28 +24,34 @@ def windows(lengths: list[int], emit: int) -> Iterator[Window]:
     for length in lengths:
         for place in range(0, length, emit):
             count = min(emit, length - place)
-            yield Window([Frame(np.zeros((1, 1, 3), np.uint8), 0)] * count, count, first, place == 0)
+            ends = place + count == length
+            yield Window([Frame(np.zeros((1, 1, 3), np.uint8), 0)] * count, count, first, place == 0, ends)
             first += count
 
 
 @given(st.lists(st.integers(1, 50), max_size=6), st.integers(1, 9), st.integers(1, 40))
-def test_segments_end_at_cuts_or_when_they_are_long_enough(lengths: list[int], emit: int, length: int) -> None:
-    total, begun = 0, []
-    for window, begins in cut_segments(windows(lengths, emit), length):
+def test_groups_are_whole_scenes_and_end_when_they_are_long_enough(
+    lengths: list[int], emit: int, scene_group: int
+) -> None:
+    total, groups = 0, [0]
+    for window, starts, ends in group_scenes(windows(lengths, emit), scene_group):
         assert window.first == total
         total += window.emit
-        if begins:
-            begun.append(window)
-        before = window.first - begun[-1].first
-        assert before < length
-        assert not (window.starts_scene and not begins and 4 * before >= length)
-    assert total == sum(lengths)
-    for before, after in itertools.pairwise(begun):
-        assert after.starts_scene or after.first - before.first >= length
+        assert starts == (groups[-1] == 0)
+        assert not starts or window.starts_scene
+        groups[-1] += window.emit
+        if ends:
+            assert groups[-1] >= scene_group
+            groups.append(0)
+        else:
+            assert groups[-1] < scene_group or not window.ends_scene
+    assert total == sum(lengths) == sum(groups)
+    assert {0, *itertools.accumulate(groups)} <= {0, *itertools.accumulate(lengths)}
 
 
 LENGTHS = [9, 2, 13]
 FRAMES = clip(LENGTHS, 32, 48)
+PLAN = SegmentPlan(full=lambda first, after: after - first >= 4, scene_group=2)
 
 
 def pieces(
@@ -55,7 +62,7 @@ def pieces(
 ) -> tuple[dict[int, np.ndarray], list[Segment]]:
     """Frames by number and finished segments of one run; `kept` has the states that earlier runs have left."""
     frames, done = {}, []
-    plan = SegmentPlan(4, lambda first, starts_scene: wanted(first), lambda first: kept[first])
+    plan = replace(PLAN, wanted=lambda first, starts_group: wanted(first), carried=lambda first: kept[first])
     for segment in stream(as_frames(FRAMES), CausalMean(fail_at), Plan(4, 2, tile, 16), segments=plan):
         assert (segment.frames, segment.carried) == (0, None)
         for number, frame in enumerate(segment, segment.first):
@@ -102,14 +109,42 @@ def test_smaller_tiles_are_carried_with_their_states() -> None:
     assert all(np.array_equal(pixels, whole[number]) for number, pixels in {**frames, **rest}.items())
 
 
-def test_a_segment_of_no_frames_is_refused() -> None:
+def test_kept_states_are_cut_to_the_tiles_of_a_run_with_less_memory() -> None:
+    whole, segments = pieces(lambda first: True, {}, tile=(32, 48))
+    assert segments[0].carried.tile == (32, 48)
+    rest, done = pieces(lambda first: first == 4, {4: segments[0].carried})
+    assert sorted(rest) == list(range(4, 9))
+    assert done[0].starts_scene is False
+    for number, pixels in rest.items():  # a mean of each px: tiles only round differently
+        difference = np.abs(pixels.astype(int) - whole[number]).max()
+        assert difference <= 1, f"frame {number}: off by {difference} levels"
+
+
+def test_a_segment_ends_before_the_next_window_is_read() -> None:
+    """What is finished counts at once, however long the source takes."""
+    read = 0
+
+    def counted() -> Iterator[Frame]:
+        nonlocal read
+        for frame in as_frames(clip([60], 32, 32)):
+            read += 1
+            yield frame
+
+    plan = SegmentPlan(full=lambda first, after: True)
+    segments = stream(counted(), CausalMean(), Plan(4, 2, (32, 32), 16), segments=plan, scenes=False)
+    first = next(segments)
+    assert len(list(first)) == 4
+    assert first.carried is not None
+    assert read == 4 + 2 + 1  # a window, its lookahead, and the frame which shows that the scene goes on
+
+
+def test_a_group_of_no_frames_is_refused() -> None:
     with pytest.raises(ValueError, match="1 or more"):
-        list(cut_segments(windows([3], 2), 0))
+        list(group_scenes(windows([3], 2), 0))
 
 
 def test_a_segment_that_is_not_iterated_leaves_the_same_state() -> None:
-    plan = SegmentPlan(4)
-    left = list(stream(as_frames(FRAMES), CausalMean(), Plan(4, 2, (32, 32), 16), segments=plan))
+    left = list(stream(as_frames(FRAMES), CausalMean(), Plan(4, 2, (32, 32), 16), segments=PLAN))
     assert [(segment.first, segment.frames) for segment in left] == [(s.first, s.frames) for s in SEGMENTS]
     for ours, theirs in zip(left, SEGMENTS, strict=True):
         assert (ours.carried is None) == (theirs.carried is None)

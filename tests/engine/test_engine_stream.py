@@ -12,7 +12,7 @@ import pytest
 from helpers.engine_networks import CausalBlockMean, CausalMean, Fake, as_frames, clip
 from hypothesis import given, settings, strategies as st
 
-from rvrt_cli.engine import NetworkState, Plan, SceneStarted, TileDone, TileShrunk, stream
+from rvrt_cli.engine import NetworkState, Plan, SceneStarted, TileDone, TileShrunk, TileStarted, stream
 from rvrt_cli.engine.scenes import DELAY
 from rvrt_cli.errors import MediaError, OutOfMemoryError, RvrtError
 from rvrt_cli.frame import Frame
@@ -204,11 +204,17 @@ def test_smaller_tiles_stay_and_the_window_is_repeated() -> None:
     assert [(call[1:3], call[4]) for call in network.calls] == [((32, 40), False)] * 2 + [((32, 32), True)] * 3
     assert events == [
         SceneStarted(0),
+        TileStarted(0, 4, 1, 2),
         TileDone(0, 4, 1, 2),
+        TileStarted(0, 4, 2, 2),
         TileDone(0, 4, 2, 2),
+        TileStarted(4, 4, 1, 2),
         TileShrunk(4, (32, 40), (32, 32)),
+        TileStarted(4, 4, 1, 3),
         TileDone(4, 4, 1, 3),
+        TileStarted(4, 4, 2, 3),
         TileDone(4, 4, 2, 3),
+        TileStarted(4, 4, 3, 3),
         TileDone(4, 4, 3, 3),
     ]
 

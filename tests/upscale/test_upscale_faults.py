@@ -43,7 +43,7 @@ from rvrt_cli.upscale.progress import Reporter
 from rvrt_cli.upscale.workdir import RunManifest, SegmentRecord, SourceEnd, Workdir
 
 FRAMES = 61
-OPTIONS = ("--window", "4", "--lookahead", "2", "--segment", "8", "--preset", "ultrafast")
+OPTIONS = ("--window", "8", "--lookahead", "2", "--segment", "0", "--preset", "ultrafast")
 
 
 @pytest.fixture(scope="module")
@@ -729,7 +729,7 @@ def test_a_damaged_work_folder_ends_in_one_line_or_in_the_whole_video(
     folder = tmp_path_factory.mktemp("damaged")
     network = Echo(str(folder / "calls"), 0)
     monkeypatch.setattr(rvrt_cli.upscale.job, "load_network", lambda *_: network)
-    options = UpscaleOptions(window=4, segment=8, preset="ultrafast", duration=1)
+    options = UpscaleOptions(window=8, segment=0, preset="ultrafast", duration=1)
 
     class Enough(MediaError):
         pass

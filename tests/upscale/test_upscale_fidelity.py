@@ -30,7 +30,7 @@ def upscale(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfdbinary: pytest
     def run(source: Path, target: Path | str, *options: object, status: int = 0) -> str:
         network = Echo(str(tmp_path / "calls"), seconds=0)
         monkeypatch.setattr(rvrt_cli.upscale.job, "load_network", lambda *_: network)
-        plan = ["--window", "4", "--lookahead", "2", "--segment", "8"]
+        plan = ["--window", "8", "--lookahead", "2", "--segment", "0"]
         arguments = ["rvrt", "upscale", source, target, *plan, *options]
         monkeypatch.setattr(sys, "argv", [str(argument) for argument in arguments])
         capfdbinary.readouterr()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 import rvrt_cli.upscale.progress
-from rvrt_cli.engine import SceneStarted, TileDone, TileShrunk
+from rvrt_cli.engine import SceneStarted, TileDone, TileShrunk, TileStarted
 from rvrt_cli.upscale.progress import Progress, Reporter, Stopwatch
 
 
@@ -79,3 +79,28 @@ def test_a_reporter_adds_up_what_the_engine_reports(clock: list[float]) -> None:
     progress = reporter.progress
     assert (progress.frames, progress.scenes, progress.network, progress.elapsed) == (5, 1, 2, 2)
     assert progress.notes == ["memory ran out: tiles of 96x64 px are now 48x32 px"]
+
+
+def test_a_call_of_the_network_moves_the_progress(clock: list[float]) -> None:
+    seen = []
+    reporter = Reporter(Progress(20), lambda progress: seen.append((progress.computed, progress.rate)))
+
+    class Network:
+        on_share = None
+
+    network = Network()
+    with reporter.watching(network):
+        reporter.on_event(TileStarted(0, 8, 1, 2))
+        for share in (0.25, 0.5):
+            clock[0] += 1
+            network.on_share(share)
+        network.on_share(0.75)  # at the same moment
+        reporter.on_event(TileDone(0, 8, 1, 2))
+        reporter.on_event(TileStarted(0, 8, 2, 2))
+        clock[0] += 2
+        network.on_share(0.5)
+    assert network.on_share is None
+    assert seen == [(1, 1), (2, 1), (4, 2), (6, 1.5)]
+    assert reporter.progress.seconds_left == pytest.approx(14 / 1.5)
+    with reporter.watching(object()):  # a network that cannot tell
+        pass

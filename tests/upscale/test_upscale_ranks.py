@@ -24,7 +24,7 @@ from rvrt_cli.model import RVRTConfig
 from rvrt_cli.options import UpscaleOptions
 from rvrt_cli.weights import save_weights
 
-OPTIONS = ("--window", "4", "--lookahead", "2", "--segment", "12", "--device", "cpu", "--preset", "ultrafast")
+OPTIONS = ("--window", "12", "--lookahead", "2", "--segment", "0", "--device", "cpu", "--preset", "ultrafast")
 FRAMES = 144
 
 
@@ -167,7 +167,7 @@ def test_killed_and_interrupted_and_two_machines_finish_the_rest(
         {"ranks": 2, "local_ranks": -1},
         {"ranks": 2, "node": -1},
         {"ranks": 2, "local_ranks": 1, "master": "host"},
-        {"segment": 0},
+        {"segment": -1},
     ],
 )
 def test_impossible_ranks_and_segments_are_refused_by_name(bad: dict) -> None:

@@ -16,8 +16,8 @@ from helpers.processes import alive, children, needs_proc
 from helpers.upscale_runs import MOMENTS, assert_same, computed, finish, peak_of_all, start
 from helpers.video_clips import decoded_times, ffmpeg, leftovers, streams
 
-FRAMES, SEGMENT, LARGEST = 61, 8, 14  # of the clip; as asked; and, with whole windows and what is left, at most
-OPTIONS = ("--window", "4", "--lookahead", "2", "--segment", SEGMENT)
+FRAMES, LARGEST = 61, 10  # of the clip; and of a window with what is left of its scene, at most
+OPTIONS = ("--window", "8", "--lookahead", "2", "--segment", "0")
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_killed_at_every_step(tmp_path: Path, clip: Path, whole: dict[str, Path]
     assert target.exists() == published
     finish(start(tmp_path, clip, target, *OPTIONS))
     assert_same(target, whole)
-    assert computed(tmp_path) < FRAMES + LARGEST
+    assert computed(tmp_path) <= FRAMES + LARGEST
 
 
 @pytest.mark.slow
@@ -125,7 +125,7 @@ def test_killed_twenty_times_in_decoding_network_encoding_and_muxing(
         assert statuses.split() == [str(-signal.SIGKILL)] * len(moments), said
         kills.update(name for name, _ in moments)
         assert (
-            computed(tmp_path, log) < FRAMES + (len(moments) - 2) * LARGEST
+            computed(tmp_path, log) <= FRAMES + (len(moments) - 2) * LARGEST
         )  # nothing is computed for those in muxing
         assert_same(target, whole)
     assert sum(kills.values()) >= 20
@@ -158,7 +158,7 @@ def test_killed_again_and_again_at_random_moments(
     if leftovers(tmp_path):
         finish(start(tmp_path, clip, target, *OPTIONS))
     assert_same(target, whole)
-    assert computed(tmp_path) < FRAMES + kills * LARGEST
+    assert computed(tmp_path) <= FRAMES + kills * LARGEST
 
 
 def run_until(process, folder: Path, segments: int) -> Path:
@@ -188,7 +188,7 @@ def test_ctrl_c_keeps_finished_segments_and_says_how_to_resume(
     said = finish(start(tmp_path, clip, target, *OPTIONS))
     assert f"of {FRAMES} frames" in said
     assert_same(target, whole)
-    assert before < computed(tmp_path) < FRAMES + LARGEST
+    assert before < computed(tmp_path) <= FRAMES + LARGEST
 
 
 @pytest.mark.slow
@@ -229,7 +229,7 @@ def test_overwrite_resumes_too_and_replaces_at_the_end(tmp_path: Path, clip: Pat
     assert target.read_bytes() == b"old"
     assert "resuming after" in finish(start(tmp_path, clip, target, *OPTIONS, "--overwrite"))
     assert_same(target, whole)
-    assert computed(tmp_path) < FRAMES + LARGEST
+    assert computed(tmp_path) <= FRAMES + LARGEST
 
 
 @pytest.mark.slow

@@ -570,3 +570,20 @@ def _comb(pixels: np.ndarray) -> float:
     """Mean difference between each line and the mean of its neighbors: motion between two fields."""
     lines = pixels.astype(float)
     return np.abs(lines[1:-1] - (lines[:-2] + lines[2:]) / 2).mean()
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov"])
+def test_hevc_is_tagged_as_apples_players_require(tmp_path: Path, suffix: str) -> None:
+    clip, target = tmp_path / "in.mp4", tmp_path / f"out{suffix}"
+    make_clip(*VIDEO, "-frames:v", "4", *FAST, clip)
+    upscale_clip(clip, target, codec="libx265")
+    boxes = target.read_bytes()
+    assert b"hvc1" in boxes
+    assert b"hev1" not in boxes
+
+
+def test_a_prores_profile_keeps_its_tag(tmp_path: Path) -> None:
+    clip, target = tmp_path / "in.mkv", tmp_path / "out.mov"
+    make_clip(*VIDEO, "-frames:v", "2", "-pix_fmt", "yuv444p", *FAST, clip)
+    upscale_clip(clip, target, codec="prores_ks", preset=None, pix_fmt="yuv444p10le")
+    assert b"ap4h" in target.read_bytes()  # 4444

@@ -195,6 +195,7 @@ class _Output:
         self._video.time_base = info.time_base
         self._video.codec_context.framerate = info.frame_rate  # Matroska's default frame duration
         self._video.codec_context.sample_aspect_ratio = template.sample_aspect_ratio
+        self._video.codec_context.codec_tag = template.codec_context.codec_tag  # "hvc1": Apple's players reject "hev1"
 
     def _interleave(self, tracks: list[_Track]) -> None:
         """Write all packets, and the trailer.

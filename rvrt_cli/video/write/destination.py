@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from rvrt_cli.errors import MediaError
@@ -20,10 +21,13 @@ def real_folder(target: str | Path) -> Path:
     return Path(os.path.realpath(path)) if path.is_symlink() and path.is_dir() else path
 
 
-def check_destination(info: SourceInfo, path: Path, folder: bool, overwrite: bool) -> None:
+def check_destination(
+    info: SourceInfo, path: Path, image_names: Collection[str], overwrite: bool, *, folder: bool = False
+) -> None:
     """Refuse a path that is the source, is taken, or cannot be written.
 
     Args:
+        image_names: that a folder of images will have, unless they are numbered.
         folder: `path` is to become a folder of images, else a file.
 
     Raises:
@@ -34,7 +38,7 @@ def check_destination(info: SourceInfo, path: Path, folder: bool, overwrite: boo
         if any(source.exists() and os.path.samefile(source, path) for source in sources):
             raise MediaError(f"{path}: target and source are the same; choose another name for the target")
         if folder:
-            _check_existing_folder(path, overwrite)
+            _check_existing_folder(path, image_names, overwrite)
         else:
             _check_existing_file(path, overwrite)
     elif path.is_symlink():
@@ -53,7 +57,7 @@ def _check_existing_file(path: Path, overwrite: bool) -> None:
         raise MediaError(f"{path}: exists already; choose another name, or --overwrite")
 
 
-def _check_existing_folder(path: Path, overwrite: bool) -> None:
+def _check_existing_folder(path: Path, image_names: Collection[str], overwrite: bool) -> None:
     if not path.is_dir():
         raise MediaError(f"{path}: exists and is not a folder; choose another name")
     if _cannot_be_replaced(path):
@@ -62,7 +66,7 @@ def _check_existing_folder(path: Path, overwrite: bool) -> None:
             f"place at once; choose a new folder in it, such as {path / 'frames'}{os.sep}"
         )
     names = os.listdir(path)
-    others = [name for name in names if not _NUMBERED_PNG.fullmatch(name)]
+    others = [name for name in names if not _NUMBERED_PNG.fullmatch(name) and name not in image_names]
     if others:
         raise MediaError(f"{path}: the folder holds other files ({others[0]!r}); choose a new or an empty one")
     if names and not overwrite:

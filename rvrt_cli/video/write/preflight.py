@@ -15,7 +15,7 @@ import numpy as np
 
 from rvrt_cli.errors import MediaError, OptionError
 from rvrt_cli.frame import Frame
-from rvrt_cli.video.ffmpeg import file_url
+from rvrt_cli.video.ffmpeg import file_url, opens_device
 from rvrt_cli.video.mux.final_mux import MuxJob, mux
 from rvrt_cli.video.mux.remux import MUXER_REFUSALS
 from rvrt_cli.video.mux.video_packets import find_loss
@@ -47,6 +47,12 @@ def preflight(info: SourceInfo, target: Target) -> None:
         why = str(error).partition("cannot be encoded: ")[2]
         if not why:  # ffmpeg was not even started
             raise
+        device = target.upload or ("qsv" if encoder.endswith("_qsv") else "")
+        if device and not opens_device(device):
+            raise OptionError(
+                f"--codec {encoder}: ffmpeg cannot open a {device} device on this machine; install its driver, or choose an "
+                "encoder that runs on the CPU, such as libx264"
+            ) from error
         raise OptionError(
             f"--codec {encoder}: rejects {target.width}x{target.height} {target.pix_fmt} with these options ({why}); "
             "change --codec, --preset, --crf or --pix-fmt"

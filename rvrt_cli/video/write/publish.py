@@ -16,10 +16,12 @@ from rvrt_cli.video.mux.final_mux import MuxJob, mux
 from rvrt_cli.video.mux.video_packets import codec_header
 from rvrt_cli.video.read.container import open_container, reason
 from rvrt_cli.video.read.source import SourceInfo
+from rvrt_cli.video.write.gif import write_gif
 from rvrt_cli.video.write.target import Target
 
 _PNG_END = b"IEND\xaeB`\x82"  # the last chunk's name and checksum
-IMAGE_FOLDER = "frames"  # of a folder target, within the folder of the segments
+IMAGE_FOLDER = "frames"  # of a target that holds images, within the folder of the segments
+_NAMED_FOLDER = "named"  # the same images under their own names
 _MAX_NAME_SUFFIX = 99
 
 
@@ -50,12 +52,12 @@ class Assembled:
 
 def part_file(target: Target, folder: Path, first: int) -> Path:
     """File of the segment that starts with output frame `first`; images share one folder."""
-    return folder / IMAGE_FOLDER if target.kind == "folder" else folder / f"{first:08d}{target.path.suffix}"
+    return folder / IMAGE_FOLDER if target.holds_images else folder / f"{first:08d}{target.part_suffix}"
 
 
-def image_file(folder: Path, number: int) -> Path:
-    """File of output frame `number` (from 0) of a folder target; file names count from 1."""
-    return folder / IMAGE_FOLDER / f"{number + 1:06d}.png"
+def image_file(target: Target, folder: Path, number: int) -> Path:
+    """File of output frame `number` (from 0) of a target that holds images; file names count from 1."""
+    return folder / IMAGE_FOLDER / f"{number + 1:06d}{target.part_suffix}"
 
 
 def check_part(target: Target, folder: Path, first: int, frames: int, header: bytes | None) -> bytes | None:
@@ -71,11 +73,11 @@ def check_part(target: Target, folder: Path, first: int, frames: int, header: by
         ValueError: frames are missing, or it was encoded with other settings.
         MediaError, OSError: it cannot be read.
     """
-    if target.kind == "folder":
+    if target.holds_images:
         for number in range(first, first + frames):
-            with image_file(folder, number).open("rb") as file:
+            with image_file(target, folder, number).open("rb") as file:
                 file.seek(-len(_PNG_END), os.SEEK_END)
-                if file.read() != _PNG_END:
+                if file.read() != _PNG_END and target.part_suffix == ".png":
                     raise ValueError(f"image {number} is truncated")
         return b""
     with open_container(part_file(target, folder, first)) as container:
@@ -98,15 +100,18 @@ def assemble(target: Target, info: SourceInfo, segments: EncodedSegments) -> Ass
         MediaError: a frame is missing, or muxing failed.
     """
     folder = segments.folder
-    if target.kind == "folder":
+    if target.holds_images:
         found = len(os.listdir(folder / IMAGE_FOLDER))
-        if found != segments.frames:
-            raise MediaError(f"{target.path}: {found} images were written instead of {segments.frames}; run it again")
-        return Assembled(folder / IMAGE_FOLDER, [])
+        expected = 1 if target.kind == "image" else len(target.image_names) or segments.frames
+        if not found == segments.frames == expected:
+            raise MediaError(f"{target.path}: {found} images were written instead of {expected}; run it again")
+        if target.kind == "image":
+            return Assembled(image_file(target, folder, 0), [])
+        return Assembled(_name_images(target, folder) if target.image_names else folder / IMAGE_FOLDER, [])
     job = MuxJob(
         info=info,
         parts=tuple(part_file(target, folder, first) for first in segments.first_frames),
-        output=folder / f"muxed{target.path.suffix}",
+        output=folder / f"muxed{target.part_suffix}",
         muxer=target.muxer,
         routes=target.routes,
         excerpt=segments.excerpt,
@@ -116,7 +121,26 @@ def assemble(target: Target, info: SourceInfo, segments: EncodedSegments) -> Ass
     lost = segments.frames - muxed.packets
     if lost > 0:
         raise MediaError(f"{target.path}: the encoder lost {lost} frames; choose another --codec")
+    if target.kind == "gif":
+        return Assembled(write_gif(job.output, folder / "palette.png", folder / "muxed.gif"), muxed.warnings)
     return Assembled(job.output, muxed.warnings)
+
+
+def _name_images(target: Target, folder: Path) -> Path:
+    """A folder with the images under the names that `target` gives them; the numbered ones stay until it is published."""
+    named = folder / _NAMED_FOLDER
+    try:
+        shutil.rmtree(named, ignore_errors=True)  # of a run that was killed
+        named.mkdir()
+        for number, name in enumerate(target.image_names):
+            image = image_file(target, folder, number)
+            try:
+                os.link(image, named / name)
+            except OSError:  # no hard links on this file system
+                shutil.copyfile(image, named / name)
+    except OSError as error:
+        raise MediaError(f"{target.path}: cannot be written ({error.strerror}); choose another place") from error
+    return named
 
 
 def publish(target: Target, result: Path) -> Path:

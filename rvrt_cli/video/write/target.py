@@ -21,12 +21,14 @@ class OutputRequest:
     """The output as the user asks for it, not checked yet.
 
     Attributes:
-        target: a file (.mp4 .mov .mkv .webm), a folder for PNG, or "-" for y4m on standard output.
+        target: a file (video, image or .gif), a folder for PNG, or "-" for y4m on standard output.
         width, height: of the output, in px.
         codec: ffmpeg's name of a video encoder; libx264, or libvpx-vp9 for .webm, unless given.
         crf, preset, pix_fmt: the encoder's quality, speed and pixel format; chosen unless given.
         overwrite: an existing target may be replaced.
         copy_streams: copy audio, subtitles and the rest of the source into a video target.
+        images: the files that become frames, where the source is images.
+        frame_count: expected; None where that is unknown.
     """
 
     target: str | Path
@@ -38,6 +40,8 @@ class OutputRequest:
     pix_fmt: str | None = None
     overwrite: bool = False
     copy_streams: bool = True
+    images: tuple[Path, ...] = ()
+    frame_count: int | None = None
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Target:
     """An output that has passed `check_target`, with everything decided.
 
     Attributes:
-        kind: "video", "folder" (PNG sequence) or "y4m" (standard output).
+        kind: "video", "folder" (PNG sequence), "image" (one), "gif" or "y4m" (standard output).
         path: of the file or folder; "-" for "y4m".
         encoder, codec: ffmpeg's name of the encoder ("libx264") and of what it writes ("h264").
         color: what frames are converted to and tagged with.
@@ -53,6 +57,8 @@ class Target:
         routes: how the source's other streams reach the output.
         notes: what the output cannot keep, one line each.
         copy_streams: chapters and metadata are copied too.
+        image_names: of the images of a folder, in order; empty: they are numbered.
+        upload: type of the device ("vaapi") into whose memory the encoder wants frames uploaded; "" for none.
     """
 
     kind: str
@@ -69,6 +75,18 @@ class Target:
     notes: tuple[str, ...] = ()
     overwrite: bool = False
     copy_streams: bool = True
+    image_names: tuple[str, ...] = ()
+    upload: str = ""
+
+    @property
+    def holds_images(self) -> bool:
+        """Whether each frame is a file of its own."""
+        return self.kind in ("folder", "image")
+
+    @property
+    def part_suffix(self) -> str:
+        """Suffix of the files in which segments or images are kept until the target is complete."""
+        return {"folder": ".png", "gif": ".mkv"}.get(self.kind, self.path.suffix.lower())
 
     @property
     def name(self) -> str:
@@ -78,12 +96,12 @@ class Target:
     @property
     def keeps_alpha(self) -> bool:
         """Whether frames are written with their alpha."""
-        return self.kind == "folder" and color.has_alpha(self.pix_fmt)
+        return self.holds_images and color.has_alpha(self.pix_fmt)
 
     @property
     def encoder_bytes(self) -> int:
         """Main memory that ffmpeg takes to encode into this target."""
-        if self.kind != "video":
+        if self.kind not in ("video", "gif"):
             return 0
         light = self.codec in _INTRA_ONLY_CODECS or "ultrafast" in self.options
         return encoder_bytes(self.width, self.height, self.pix_fmt, light=light)
@@ -91,4 +109,5 @@ class Target:
     @property
     def filter_chain(self) -> str:
         """Filters from packed RGB to what the encoder accepts, without the sample aspect."""
-        return color.from_rgb(self.pix_fmt, self.color, self.width, self.height)
+        chain = color.from_rgb(self.pix_fmt, self.color, self.width, self.height)
+        return f"{chain},hwupload" if self.upload else chain

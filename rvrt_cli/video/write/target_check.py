@@ -14,16 +14,20 @@ from rvrt_cli.video.mux.stream_plan import plan_streams
 from rvrt_cli.video.read.source import SourceInfo
 from rvrt_cli.video.write.destination import check_destination, real_folder
 from rvrt_cli.video.write.encoder import RawFormat
-from rvrt_cli.video.write.encoder_settings import HDR_OPTIONS, choose_encoder, choose_pix_fmt, encoder_options
+from rvrt_cli.video.write.encoder_settings import (
+    HDR_OPTIONS,
+    choose_encoder,
+    choose_pix_fmt,
+    encoder_options,
+    upload_device,
+)
 from rvrt_cli.video.write.fidelity_notes import frames_only_notes, precision_notes, y4m_color_notes
+from rvrt_cli.video.write.image_targets import IMAGE_ENCODERS, check_folder, check_gif, check_image
 from rvrt_cli.video.write.preflight import preflight
 from rvrt_cli.video.write.target import MUXERS, OutputRequest, Target
 
-_ALPHA_NOTE = "alpha is dropped; only a folder of PNG keeps it"
+_ALPHA_NOTE = "alpha is dropped; only PNG images keep it"
 _Y4M_PIX_FMT = re.compile(r"yuv(420|422|444)p(9le|10le|12le|14le|16le)?")
-_PNG_PIX_FMT = {(False, False): "rgb24", (True, False): "rgb48be", (False, True): "rgba", (True, True): "rgba64be"}
-# Five times as fast as the default level (6), and 10 % larger
-_PNG_OPTIONS = ("-c:v", "png", "-compression_level", "1", "-pred", "paeth")
 
 
 def check_target(info: SourceInfo, request: OutputRequest) -> Target:
@@ -39,12 +43,28 @@ def check_target(info: SourceInfo, request: OutputRequest) -> Target:
     if not text:
         raise MediaError("the target has no name; name a video or a folder, or -")
     path = real_folder(request.target)
-    folder = text.endswith(("/", os.sep)) or path.is_dir() or not path.suffix
-    if not folder and path.suffix.lower() not in MUXERS:
-        known = " ".join(MUXERS)
+    folder = text.endswith(("/", os.sep)) or path.is_dir()
+    suffix = path.suffix.lower()
+    if not folder and not suffix:
+        if len(info.files) <= 1:
+            what, example = ("an image", ".png") if info.kind == "images" else ("a video", ".mp4")
+            raise MediaError(
+                f"{text}: {what}, or a folder of images? name it {text}{example} for {what}, or {text}/ for a folder of PNG"
+            )
+        folder = True
+    if not folder and suffix not in MUXERS and suffix not in IMAGE_ENCODERS and suffix != ".gif":
+        known = " ".join([*MUXERS, ".gif", *IMAGE_ENCODERS])
         raise MediaError(f"{text}: unknown file type {path.suffix!r}; choose one of {known}, or end a folder in /")
-    check_destination(info, path, folder, request.overwrite)
-    return _check_folder(info, request, path) if folder else _check_video(info, request, path)
+    if folder:
+        target = check_folder(info, request, path)
+        check_destination(info, path, target.image_names, request.overwrite, folder=True)
+        return target
+    check_destination(info, path, (), request.overwrite)
+    if suffix in IMAGE_ENCODERS:
+        return check_image(info, request, path)
+    if suffix == ".gif":
+        return check_gif(info, request, path)
+    return _check_video(info, request, path)
 
 
 def _check_video(info: SourceInfo, request: OutputRequest, path: Path) -> Target:
@@ -58,8 +78,8 @@ def _check_video(info: SourceInfo, request: OutputRequest, path: Path) -> Target
         known = ", ".join(HDR_OPTIONS)
         notes = (*notes, f"{path.name}: HDR10 metadata is dropped by {encoder}; --codec {known} keep it")
     tags = color.output_color(info.color, pix_fmt)
-    if codec == "mjpeg":  # JPEG has one matrix and range, whatever the tags say
-        tags = replace(tags, matrix="bt470bg", range="pc")
+    if codec == "mjpeg":
+        tags = color.jpeg_color(tags)
     target = Target(
         kind="video",
         path=path,
@@ -74,35 +94,11 @@ def _check_video(info: SourceInfo, request: OutputRequest, path: Path) -> Target
         notes=(*notes, *precision_notes(info, pix_fmt, path.name)),
         overwrite=request.overwrite,
         copy_streams=request.copy_streams,
+        upload=upload_device(encoder),
     )
     target = replace(target, options=tuple(encoder_options(info, target, request.crf, request.preset)))
     preflight(info, target)
     return target
-
-
-def _check_folder(info: SourceInfo, request: OutputRequest, path: Path) -> Target:
-    deep = info.bit_depth > 8
-    keeps_alpha = info.has_alpha and (info.kind == "images" or color.has_alpha(info.pix_fmt))
-    RawFormat(request.width, request.height, deep, keeps_alpha).check_size(path.name)
-    notes = frames_only_notes(info, path.name, "a folder of PNG", request.copy_streams)
-    if info.has_alpha and not keeps_alpha:
-        remedy = "set IMAGEIO_FFMPEG_EXE to one with libvpx"
-        notes.append(f"{path.name}: alpha is dropped, this ffmpeg cannot decode it; {remedy}")
-    pix_fmt = _PNG_PIX_FMT[deep, keeps_alpha]
-    return Target(
-        kind="folder",
-        path=path,
-        width=request.width,
-        height=request.height,
-        muxer="image2",
-        encoder="png",
-        codec="png",
-        pix_fmt=pix_fmt,
-        color=color.output_color(info.color, pix_fmt),
-        options=_PNG_OPTIONS,
-        notes=(*notes, *precision_notes(info, pix_fmt, path.name)),
-        overwrite=request.overwrite,
-    )
 
 
 def _check_y4m(info: SourceInfo, request: OutputRequest) -> Target:

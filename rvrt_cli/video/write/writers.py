@@ -62,7 +62,7 @@ class _FrameWriter:
             RawFormat(target.width, target.height, deep=source.bit_depth > 8, alpha=target.keeps_alpha),
             self._time_base,
             filters=f"{target.filter_chain},setsar=sar={_sample_aspect(source, target)}:max=65535",
-            output=[*target.options, "-pix_fmt", target.pix_fmt, *self._output(first)],
+            output=[*target.options, "-pix_fmt", target.upload or target.pix_fmt, *self._output(first)],
         )
         try:
             yield
@@ -128,7 +128,7 @@ class SegmentWriter(_FrameWriter):
         super().__init__(target, source, time_base)
         self._folder = folder
         self._zero = source.output_zero(start) // time_base
-        if target.kind == "folder":
+        if target.holds_images:
             with self._storing():
                 (folder / IMAGE_FOLDER).mkdir(exist_ok=True)
 
@@ -136,8 +136,8 @@ class SegmentWriter(_FrameWriter):
         return frame.pts - self._zero
 
     def _output(self, first: int) -> list[str]:
-        if self.target.kind == "folder":
-            pattern = file_url(self._folder / IMAGE_FOLDER).replace("%", "%%") + "/%06d.png"
+        if self.target.holds_images:
+            pattern = file_url(self._folder / IMAGE_FOLDER).replace("%", "%%") + f"/%06d{self.target.part_suffix}"
             return ["-f", "image2", "-start_number", str(first + 1), pattern]
         part = self._unfinished_part(first)
         part.unlink(missing_ok=True)  # of a run that was killed
@@ -148,9 +148,9 @@ class SegmentWriter(_FrameWriter):
 
     def _complete(self, first: int) -> None:
         with self._storing():
-            if self.target.kind == "folder":
+            if self.target.holds_images:
                 for number in range(first, first + len(self._timestamps)):
-                    _sync_to_disk(image_file(self._folder, number))
+                    _sync_to_disk(image_file(self.target, self._folder, number))
                 return
             part = self._unfinished_part(first)
             lost = find_loss(part, [pts * self._time_base for pts in self._timestamps])
@@ -170,7 +170,7 @@ class SegmentWriter(_FrameWriter):
         """Discard a segment that is open, if any. Safe to call twice."""
         is_open = self._encoder is not None
         super().close()
-        if is_open and self.target.kind == "video":
+        if is_open and not self.target.holds_images:
             with contextlib.suppress(OSError):
                 self._unfinished_part(self._first).unlink(missing_ok=True)
 
