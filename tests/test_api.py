@@ -9,7 +9,15 @@ import sys
 
 import rvrt_cli
 
-PUBLIC = ["RvrtError", "UpscaleOptions", "load_network", "upscale_frames", "upscale_video"]
+PUBLIC = [
+    "RestoreOptions",
+    "RvrtError",
+    "UpscaleOptions",
+    "load_network",
+    "restore_video",
+    "upscale_frames",
+    "upscale_video",
+]
 
 
 def test_dir_and_help_show_the_api() -> None:
