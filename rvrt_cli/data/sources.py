@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from rvrt_cli.errors import MediaError, OptionError
-from rvrt_cli.video.read.image_files import natural_key, upright_image
+from rvrt_cli.video.read.image_files import natural_key, open_image, upright_image
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm"})
 VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".mov", ".avi", ".webm", ".mpg", ".mpeg", ".m4v", ".ts", ".y4m", ".gif"})
@@ -124,7 +124,7 @@ def read_photo(path: Path) -> np.ndarray:
         MediaError: it cannot be read.
     """
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             return rgb_of(upright_image(image))
     except UNREADABLE as error:
         raise MediaError(f"{path}: cannot be read as an image ({error}); remove or replace it") from error

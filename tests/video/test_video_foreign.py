@@ -64,6 +64,7 @@ def test_the_base_view_of_a_stereo_video_is_read_and_the_other_reported(tmp_path
     assert len(np.unique(read_all(path)[0].pixels)) > 100
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("exif", DAMAGED, ids=["garbage", "cut short", "70 000 values", "unknown type"])
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".16.png"])
 def test_a_damaged_exif_costs_no_pixels(tmp_path: Path, suffix: str, exif: bytes) -> None:

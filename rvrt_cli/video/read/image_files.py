@@ -8,9 +8,11 @@ import glob
 import io
 import os
 import re
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -78,7 +80,6 @@ def read_image(path: Path, *, deep: bool) -> tuple[np.ndarray, np.ndarray | None
         MediaError: the image cannot be read.
     """
     import imageio.v3 as iio
-    from PIL import Image
 
     try:
         if deep and read_image_header(path).bits != 8:
@@ -88,7 +89,7 @@ def read_image(path: Path, *, deep: bool) -> tuple[np.ndarray, np.ndarray | None
             alpha = rgba[..., 3]
             return np.ascontiguousarray(rgba[..., :3]), None if alpha.min() == 65535 else alpha
         # A file object, not a name: Pillow memory-maps named files, and then scrambles a TIFF that has to be rotated
-        with path.open("rb") as file, Image.open(file) as image:
+        with path.open("rb") as file, open_image(file) as image:
             transparent = "A" in image.mode or "transparency" in image.info
             # Not imageio: it mirrors the channels in place of the image where the file has only one
             pixels = np.asarray(upright_image(image).convert("RGBA" if transparent else "RGB"))
@@ -101,6 +102,17 @@ def read_image(path: Path, *, deep: bool) -> tuple[np.ndarray, np.ndarray | None
     if pixels.shape[-1] == 4:
         return np.ascontiguousarray(pixels[..., :3]), np.ascontiguousarray(pixels[..., 3])
     return pixels, None
+
+
+@contextlib.contextmanager
+def open_image(file: Path | IO[bytes]) -> Iterator[Any]:
+    """An image as Pillow opens it, without Python's warnings, such as of damaged Exif, for the user to read."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(file) as image:
+            yield image
 
 
 def upright_image(image: Image) -> Image:
@@ -148,10 +160,8 @@ class ImageHeader:
 
 def read_image_header(path: Path) -> ImageHeader:
     """Header of an image; all unknown where it cannot be read, which `read_image` reports."""
-    from PIL import Image
-
     try:
-        with Image.open(path) as image:  # reads no pixels
+        with open_image(path) as image:  # reads no pixels
             alpha = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
             # The mode says 8 bits even where the raw mode of the file's tiles has 16
             layouts = [tile[3] if isinstance(tile[3], tuple) else (tile[3],) for tile in image.tile]
@@ -189,10 +199,8 @@ def _icc_profile_name(data: bytes) -> str:
 
 def _apply_exif_orientation(path: Path, pixels: np.ndarray) -> np.ndarray:
     """`pixels` as stored, rotated and mirrored as the image's Exif says, which PyAV does not apply."""
-    from PIL import Image
-
     orientation = 1
-    with contextlib.suppress(Exception), Image.open(path) as image:  # as in `upright_image`
+    with contextlib.suppress(Exception), open_image(path) as image:  # as in `upright_image`
         orientation = image.getexif().get(0x0112, 1)
     if orientation in (5, 6, 7, 8):  # rows become columns
         pixels = pixels.swapaxes(0, 1)
