@@ -128,7 +128,7 @@ def measure_speed(options: BenchOptions, network: Network | None = None, whole: 
         peak_rss_mb=peak / MB,
         peak_device_mb=None if device_peak is None else device_peak / MB,
         stages=by_stage,
-        published=published_speed(frames, width, height),
+        published=published_speed(frames, width, height) if network.scale > 1 else [],
     )
 
 
