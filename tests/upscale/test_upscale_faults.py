@@ -26,7 +26,7 @@ import numpy as np
 import psutil
 import pytest
 from helpers.fuzzing import damaged, little_memory, searching
-from helpers.upscale_runs import Echo
+from helpers.upscale_runs import Echo, as_word
 from helpers.video_clips import decoded_times, ffmpeg, leftovers
 from hypothesis import given, strategies as st
 
@@ -78,7 +78,7 @@ def rvrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
             return network
 
         monkeypatch.setattr(rvrt_cli.upscale.job, "load_network", load)
-        monkeypatch.setattr(sys, "argv", ["rvrt", "upscale", *map(str, [*OPTIONS, *arguments])])
+        monkeypatch.setattr(sys, "argv", ["rvrt", "upscale", *map(as_word, [*OPTIONS, *arguments])])
         with pytest.raises(SystemExit) as end:
             main()
         return int(end.value.code or 0), capsys.readouterr().err.strip().splitlines()

@@ -13,7 +13,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from helpers.upscale_runs import Echo
+from helpers.upscale_runs import Echo, as_word
 from helpers.video_clips import BFRAMES, decoded_times, ffmpeg, leftovers, look, pgs_display_set, read_all
 
 import rvrt_cli.upscale.job
@@ -32,7 +32,7 @@ def upscale(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfdbinary: pytest
         monkeypatch.setattr(rvrt_cli.upscale.job, "load_network", lambda *_: network)
         plan = ["--window", "8", "--lookahead", "2", "--segment", "0"]
         arguments = ["rvrt", "upscale", source, target, *plan, *options]
-        monkeypatch.setattr(sys, "argv", [str(argument) for argument in arguments])
+        monkeypatch.setattr(sys, "argv", [as_word(argument) for argument in arguments])
         capfdbinary.readouterr()
         with pytest.raises(SystemExit) as end:
             main()
