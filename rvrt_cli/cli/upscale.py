@@ -33,17 +33,19 @@ def upscale_command(
 ) -> None:
     """Upscale SOURCE fourfold into TARGET, keeping timestamps, audio and colors.
 
-    SOURCE is a video, a folder or pattern of images, a GIF, or - for y4m on standard input. TARGET is a video (.mp4
-    .mov .mkv .webm), a folder for PNG images, or - for y4m on standard output.
+    SOURCE is a video, an image, a folder or pattern of images, a GIF, or - for y4m on standard input. TARGET is a video
+    (.mp4 .mov .mkv .webm), a .gif, an image (.png .jpg .tif .webp), a folder for PNG images (its name ends in /), or -
+    for y4m on standard output.
 
     An interrupted command resumes when it is run again; until it is complete, finished segments are kept beside TARGET.
-    Press Ctrl-C once to keep them and exit, twice to exit at once.
+    Press Ctrl-C once to finish and keep the present window and exit, twice to exit at once.
 
     \b
     Examples:
       rvrt upscale in.mp4 out.mp4
       rvrt upscale in.mkv out.mkv --size 1080p --codec libx265 --crf 18
-      rvrt upscale in.mp4 preview.mp4 --start 60 --duration 10
+      rvrt upscale in.mp4 preview.mp4 --start 00:01:00 --duration 10
+      rvrt upscale frames/ out.mp4 --fps 30
       rvrt upscale in.mp4 out.mp4 --dry-run
     """
     chosen = UpscaleOptions(**{field.name: options[field.name] for field in fields(UpscaleOptions)})
