@@ -12,7 +12,7 @@ import click
 from rvrt_cli.cli.display import JsonEvents, SilentDisplay, open_display
 from rvrt_cli.cli.formatting import duration
 from rvrt_cli.cli.generated_options import dataclass_options
-from rvrt_cli.cli.interrupt import exit_after_interrupt, interrupt, second_signal_exits
+from rvrt_cli.cli.interrupt import exit_after_interrupt, forgive_echo, interrupt, second_signal_exits
 from rvrt_cli.errors import MediaError, RvrtError, in_one_line, printable
 from rvrt_cli.options import UpscaleOptions
 
@@ -66,6 +66,9 @@ def upscale_command(
     except (RvrtError, OSError) as error:
         report.fail(in_one_line(error))
         raise
+    except KeyboardInterrupt:  # before the work
+        report.interrupted(0)
+        raise
 
 
 def _print_plan(job: Job, report: _TextReport | _JsonReport, quiet: bool) -> None:
@@ -87,15 +90,16 @@ def _run(job: Job, report: _TextReport | _JsonReport, display: SilentDisplay) ->
         if interruption.waits:
             report.say_stopping()
 
+    def handle_signal() -> None:
+        if interruption.waits:
+            interruption.request()
+            forgive_echo()
+        else:
+            interrupt()
+
+    message = "rvrt: exited at once; run the same command to resume"
     try:
-        with (
-            second_signal_exits(
-                "rvrt: exited at once; run the same command to resume",
-                on_first=announce,
-                handler=lambda: interrupt() if not interruption.waits else interruption.request(),
-            ),
-            display,
-        ):
+        with second_signal_exits(message, on_first=announce, handler=handle_signal), display:
             report.begin(job)
             done = run(job, report.update, interruption)
     except KeyboardInterrupt:

@@ -140,6 +140,21 @@ def test_an_accident_is_one_line_and_the_same_command_resumes(
         assert len(decoded_times(folder / "out.mp4")) == FRAMES
 
 
+def test_a_run_resumes_with_less_memory_in_smaller_tiles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rvrt: Callable, clip: Path
+) -> None:
+    monkeypatch.setattr(Echo, "memory", lambda self, frames, height, width: 10_000 * frames * height * width)
+    target = tmp_path / "out.mkv"
+    broken = MediaError("enough; stop")
+    assert rvrt(clip, target, "--memory", "2G", at=3, accident=lambda: (_ for _ in ()).throw(broken))[0] == 1
+    status, said = rvrt(clip, target, "--memory", "350M")
+    assert status == 0, said
+    assert any("tiles of 64x48 px are now " in line for line in said), said
+    assert any("resuming after 16 of 61 frames" in line for line in said)
+    assert len(decoded_times(target)) == FRAMES
+    assert leftovers(tmp_path) == []
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs a small file system, which only root can mount")
 @pytest.mark.parametrize("target", ["out.mp4", "frames/"])
 def test_a_full_disk_keeps_what_is_done(tmp_path: Path, rvrt: Callable, clip: Path, target: str) -> None:
