@@ -28,6 +28,12 @@ def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
 
+def forgive_echo() -> None:
+    """Take a signal that comes within a moment for the echo of one that has just been handled."""
+    global _latest_interrupt
+    _latest_interrupt = time.monotonic()
+
+
 def exit_after_interrupt() -> NoReturn:
     """Exit with status 130 after the message to the user; from here on a signal ends the process silently."""
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -12,7 +12,7 @@ import click
 from rvrt_cli.cli.display import JsonEvents, SilentDisplay, open_display
 from rvrt_cli.cli.formatting import duration
 from rvrt_cli.cli.generated_options import Command, dataclass_options
-from rvrt_cli.cli.interrupt import exit_after_interrupt, interrupt, second_signal_exits
+from rvrt_cli.cli.interrupt import exit_after_interrupt, forgive_echo, interrupt, second_signal_exits
 from rvrt_cli.errors import MediaError, RvrtError, in_one_line, printable
 from rvrt_cli.options import JobOptions, UpscaleOptions
 
@@ -40,17 +40,19 @@ def job_flags(command: Command) -> Command:
 def upscale_command(source: str, target: str, **values: Any) -> None:
     """Upscale SOURCE fourfold into TARGET, keeping timestamps, audio and colors.
 
-    SOURCE is a video, a folder or pattern of images, a GIF, or - for y4m on standard input. TARGET is a video (.mp4
-    .mov .mkv .webm), a folder for PNG images, or - for y4m on standard output.
+    SOURCE is a video, an image, a folder or pattern of images, a GIF, or - for y4m on standard input. TARGET is a video
+    (.mp4 .mov .mkv .webm), a .gif, an image (.png .jpg .tif .webp), a folder for PNG images (its name ends in /), or -
+    for y4m on standard output.
 
     An interrupted command resumes when it is run again; until it is complete, finished segments are kept beside TARGET.
-    Press Ctrl-C once to keep them and exit, twice to exit at once.
+    Press Ctrl-C once to finish and keep the present window and exit, twice to exit at once.
 
     \b
     Examples:
       rvrt upscale in.mp4 out.mp4
       rvrt upscale in.mkv out.mkv --size 1080p --codec libx265 --crf 18
-      rvrt upscale in.mp4 preview.mp4 --start 60 --duration 10
+      rvrt upscale in.mp4 preview.mp4 --start 00:01:00 --duration 10
+      rvrt upscale frames/ out.mp4 --fps 30
       rvrt upscale in.mp4 out.mp4 --dry-run
     """
     run_job(UpscaleOptions, source, target, values)
@@ -81,6 +83,9 @@ def run_job(kind: type[JobOptions], source: str, target: str, values: dict[str, 
     except (RvrtError, OSError) as error:
         report.fail(in_one_line(error))
         raise
+    except KeyboardInterrupt:  # before the work
+        report.interrupted(0)
+        raise
 
 
 def _print_plan(job: Job, report: _TextReport | _JsonReport, quiet: bool) -> None:
@@ -102,15 +107,16 @@ def _run(job: Job, report: _TextReport | _JsonReport, display: SilentDisplay) ->
         if interruption.waits:
             report.say_stopping()
 
+    def handle_signal() -> None:
+        if interruption.waits:
+            interruption.request()
+            forgive_echo()
+        else:
+            interrupt()
+
+    message = "rvrt: exited at once; run the same command to resume"
     try:
-        with (
-            second_signal_exits(
-                "rvrt: exited at once; run the same command to resume",
-                on_first=announce,
-                handler=lambda: interrupt() if not interruption.waits else interruption.request(),
-            ),
-            display,
-        ):
+        with second_signal_exits(message, on_first=announce, handler=handle_signal), display:
             report.begin(job)
             done = run(job, report.update, interruption)
     except KeyboardInterrupt:

@@ -62,7 +62,7 @@ class Network:
         """Warnings for the user before work starts, one line each."""
         notes = self.outline.notes
         if self.device.kind == "cpu" and not self.outline.uses_kernels:
-            notes.append(f"the CPU is many times slower without the C++ kernels: {kernels_problem()}")
+            notes.append(str(kernels_problem()))
         if self.device.kind == "gpu" and not self.outline.uses_kernels:
             notes.append(str(cuda_problem()))
         return notes

@@ -68,6 +68,8 @@ def compute(
             reporter.progress.warnings = reader.warnings
         else:
             workdir.record_end(SourceEnd(source.count, reader.end_pts, tuple(reader.warnings)))
+        if interruption.requested:  # since the last segment
+            raise KeyboardInterrupt
 
 
 def _open_reader(job: Job) -> Reader:

@@ -14,7 +14,7 @@ from rvrt_cli.upscale.job import Job
 _EDGE, _PRODUCTS = 768, 6  # of the product that is timed: a tenth of a second
 # Of NumPy's product, measured with rvrt-tiny on 96x64 to 320x180 px: between 0.4 and 0.8 with the kernels
 _KERNELS_SHARE = 0.6
-_DEFINITIONS_SHARE = 0.07
+_DEFINITIONS_SHARE = 0.055
 
 
 def estimate_seconds(job: Job) -> float | None:

@@ -32,10 +32,10 @@ def test_lines_come_at_intervals_and_when_all_is_done(
             display.update(done, 10, f"{done / 2:.1f}/s")
         display.update(10, 10, "again")
     assert capsys.readouterr().err.splitlines() == [
-        "3/10 frames: 1.5/s",
-        "6/10 frames: 3.0/s",
-        "9/10 frames: 4.5/s",
-        "10/10 frames: 5.0/s",
+        "3/10 frames: 1.5/s, 6 s elapsed",
+        "6/10 frames: 3.0/s, 12 s elapsed",
+        "9/10 frames: 4.5/s, 18 s elapsed",
+        "10/10 frames: 5.0/s, 20 s elapsed",
     ]
 
 
@@ -44,7 +44,7 @@ def test_lines_go_where_they_are_told_and_are_printable(capsys: pytest.CaptureFi
     display.update(1.25, None, "x\x1b[2J")
     display.note("a\nb")
     shown, said = capsys.readouterr()
-    assert shown.splitlines() == ["1.2/? MB: x\\x1b[2J", "note: a\\nb"]
+    assert shown.splitlines() == ["1.2/? MB: x\\x1b[2J, 0 s elapsed", "note: a\\nb"]
     assert said == ""
 
 
@@ -64,6 +64,28 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = terminal.getvalue()
     for text in ("4/10 frames: 2.00/s", "a [bold]line[/]\\x1b[2J", "note: mind"):
         assert text in shown
+
+
+def test_a_bar_stays_in_one_line_of_80_columns_and_counts_the_time_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(displays.time, "monotonic", lambda: now)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    display = BarDisplay("frames")
+    longest = "0.05/s, 23 h 59 min left"
+    display.begin(54_000, "compiling the network")
+    shown = []
+    for done, text in ((0, ""), (53_999, longest)):
+        display.update(done, 54_000, text)
+        now += 86_399.0
+        with display._console.capture() as captured:
+            display._console.print(display._bar.get_renderable())
+        shown.append(captured.get())
+    for text in shown:
+        assert text.count("\n") == 1, text
+    assert "0/54000 frames, 23 h 59 min elapsed" in shown[0]
+    assert f"53999/54000 frames: {longest}, 47 h 59 min elapsed" in shown[1]
 
 
 def test_without_a_terminal_there_are_lines_or_nothing() -> None:

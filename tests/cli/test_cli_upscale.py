@@ -29,6 +29,8 @@ from rvrt_cli.model.config import PRESETS
 from rvrt_cli.model.outline import has_cpu_kernels
 from rvrt_cli.model.weight_shapes import parameter_shapes
 from rvrt_cli.ops.kernels.build import LIBRARY, SOURCES
+from rvrt_cli.options import UpscaleOptions
+from rvrt_cli.upscale import Interruption, prepare, run
 from rvrt_cli.upscale.job import load_network, outline_network
 from rvrt_cli.weights import save_weights
 
@@ -223,7 +225,11 @@ def test_scale_size_part_and_streams_of_y4m(
         "kept",
     ]
     assert {event["event"] for event in events} <= {"note", "begin", "progress", "end"}
+    assert all(event["rate"] > 0 and event["seconds_left"] >= 0 for event in events[-2:])
+    assert events[-1]["seconds_left"] == 0
     keys = {
+        "rate",
+        "seconds_left",
         "frames",
         "total",
         "computed",
@@ -244,16 +250,23 @@ def test_dry_run_prints_the_plan_and_writes_nothing(
     tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     target = tmp_path / "out.mp4"
-    plan = ("--dry-run", "--window", "4", "--tile", "32")
-    assert rvrt(monkeypatch, "upscale", clip, target, *plan) == 0
+    plan_options = ("--dry-run", "--window", "4", "--tile", "32")
+    assert rvrt(monkeypatch, "upscale", clip, target, *plan_options) == 0
     said = capsys.readouterr().err
     assert "128x96" in said
     assert "windows of 4 + 2 frames" in said
     assert not target.exists()
-    assert rvrt(monkeypatch, "upscale", clip, target, *plan, "--quiet") == 0
+    assert rvrt(monkeypatch, "upscale", clip, target, *plan_options, "--quiet") == 0
     shown, nothing = capsys.readouterr()
     assert nothing == ""
-    assert shown.splitlines() == [line for line in said.splitlines() if not line.startswith("note: ")]
+    plan, timeless = ([line for line in text.splitlines() if not line.startswith("note: ")] for text in (said, shown))
+    assert timeless[:-1] == plan[:-1]
+    assert plan[-1].startswith("time: about ")
+    assert rvrt(monkeypatch, "upscale", clip, target, *plan_options, "--json") == 0
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert events[-1]["event"] == "plan"
+    assert (events[-1]["frames"], events[-1]["window"], events[-1]["kept"]) == (10, 4, 0)
+    assert events[-1]["seconds"] > 0
 
 
 def test_dry_run_plans_what_the_run_does(
@@ -265,8 +278,24 @@ def test_dry_run_plans_what_the_run_does(
     planned = capsys.readouterr().err.splitlines()
     assert rvrt(monkeypatch, *words) == 0
     done = capsys.readouterr().err.splitlines()
-    assert [line for line in done if line.startswith(("source:", "target:", "network:"))] == planned
-    assert len(planned) == 3
+    assert [line for line in done if line.startswith(("source:", "target:", "network:"))] == planned[:3]
+    assert len(planned) == 4  # and the time
+
+
+def test_dry_run_says_what_the_target_drops_and_what_an_earlier_run_has_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    source, target = tmp_path / "in.mkv", f"{tmp_path}/out/"
+    ffmpeg("-f", "lavfi", "-i", "testsrc2=s=32x24", "-f", "lavfi", "-i", "sine", "-t", "0.48", *FAST, source)
+    words = ("upscale", source, target, "--device", "cpu", "--window", "6")
+    job = prepare(source, target, UpscaleOptions(device="cpu", window=6, segment=0))
+    interruption = Interruption()
+    with pytest.raises(KeyboardInterrupt):
+        run(job, lambda progress: progress.frames and interruption.request(), interruption)
+    assert rvrt(monkeypatch, *words, "--dry-run", "--start", "00:00:00") == 0
+    said = capsys.readouterr().err
+    assert "note: out: audio is dropped" in said
+    assert "time: 6 of 12 frames are done already; about" in said
 
 
 def test_dry_run_refuses_what_the_run_refuses(
@@ -312,6 +341,19 @@ def test_the_outline_of_a_network_says_what_the_network_says() -> None:
     assert found.state_shapes(24, 32) == network.state_shapes(24, 32)
     cell = {parameter.name: parameter.shape for parameter in network.cell.get_parameters()}
     assert parameter_shapes(network.config) == cell
+
+
+def test_a_call_of_the_network_tells_how_far_it_is() -> None:
+    network, shares = load_network(device="cpu"), []
+    network.on_share = shares.append
+    try:
+        network(np.zeros((1, 6, 24, 32, 3), np.float32), None, 4)
+    finally:
+        network.on_share = None
+    assert shares == sorted(shares)
+    assert len(shares) >= 6
+    assert shares[0] > 0
+    assert shares[-1] == pytest.approx(1)
 
 
 def _run_with_streams_closed(folder: Path, target: str, closed: str, command: tuple[str, ...]) -> int:
@@ -363,26 +405,51 @@ def test_truncated_video_gives_its_readable_frames(
     assert "missing" in said
 
 
-def test_interruption_in_the_first_segment_leaves_nothing(tmp_path: Path) -> None:
+def test_ctrl_c_is_answered_at_once_and_keeps_the_window(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
-    source, target = write_clip(folder / "in.mp4", "64x48", 400), folder / "out.mp4"
-    process = upscale_runs.start(
-        tmp_path, source, target, "--json", "--window", "2", "--lookahead", "0", "--segment", "400"
-    )
+    source, target = write_clip(folder / "in.mp4", "64x48", 40), folder / "out.mp4"
+    words = (source, target, "--json", "--window", "2", "--lookahead", "0", "--segment", "400")
+    process = upscale_runs.start(tmp_path, *words, seconds=1)
     assert process.stdout is not None
     for line in process.stdout:
-        if json.loads(line)["event"] == "progress":
+        if json.loads(line)["event"] == "progress":  # the first window is done, and the second one takes a second
             break
-    time.sleep(0.1)
+    time.sleep(0.3)
+    sent = time.monotonic()
     process.send_signal(signal.SIGINT)
+    events = []
+    for line in process.stdout:
+        events.append(json.loads(line))
+        if events[-1]["event"] == "stopping":
+            break
+    assert time.monotonic() - sent < 0.5, "said at once, while the network computes"
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, (out, err)
-    assert "interrupted after" in err
-    assert "Run the same command to start again" in err
+    last = json.loads(out.splitlines()[-1])
+    assert (last["event"], last["frames"]) == ("interrupted", last["kept"])
+    assert last["kept"] == upscale_runs.computed(tmp_path) >= 4
+    assert f"Run the same command to resume after the {last['kept']} frames kept" in err
     assert "Traceback" not in err
     assert not target.exists()
+    words = (*words[:3], "--window", "2", "--lookahead", "0", "--segment", "0", "--memory", "3G")  # both may change
+    process = upscale_runs.start(tmp_path, *words, seconds=0)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert json.loads(out.splitlines()[-1])["kept"] == last["kept"]
+    assert upscale_runs.computed(tmp_path) == len(decoded_times(target)) == 40
     assert leftovers(folder) == []
+
+
+def test_an_error_is_an_event_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    assert rvrt(monkeypatch, "upscale", tmp_path / "missing.mp4", tmp_path / "out.mp4", "--json") == 1
+    shown, said = capsys.readouterr()
+    event = json.loads(shown)
+    assert event["event"] == "error"
+    assert said == f"rvrt: {event['text']}\n"
+    assert "no such file" in said
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import pytest
 
 import rvrt_cli.bench.speed
 import rvrt_cli.upscale.job
+from helpers.upscale_runs import as_word
 from rvrt_cli.cli import main
 from rvrt_cli.upscale import load_network
 
@@ -20,7 +21,7 @@ _load_once = functools.cache(load_network)
 
 def rvrt(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     """Run a command in this process and return its exit status."""
-    monkeypatch.setattr(sys, "argv", ["rvrt", *map(str, arguments)])
+    monkeypatch.setattr(sys, "argv", ["rvrt", *map(as_word, arguments)])
     with pytest.raises(SystemExit) as end:
         main()
     return int(end.value.code or 0)

@@ -75,11 +75,16 @@ class Echo:
         return {"mean": (1, 1, height, width, 3)}
 
 
+def as_word(argument: object) -> str:
+    """An argument as a user writes it: a folder, which is a path without a suffix here, ends in /."""
+    return f"{argument}{os.sep}" if isinstance(argument, Path) and not argument.suffix else str(argument)
+
+
 def start(
     folder: Path, *arguments: object, moment: str = "never", log: str = "calls", seconds: float = 0.03
 ) -> subprocess.Popen:
     """`rvrt upscale` with the network above, its working directory and its log in `folder`."""
-    command = [sys.executable, __file__, str(folder / log), str(seconds), moment, "upscale", *map(str, arguments)]
+    command = [sys.executable, __file__, str(folder / log), str(seconds), moment, "upscale", *map(as_word, arguments)]
     return subprocess.Popen(command, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 

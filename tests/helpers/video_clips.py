@@ -18,6 +18,7 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
+from helpers.upscale_runs import as_word
 from rvrt_cli.frame import Frame
 from rvrt_cli.video.mux.excerpt import Excerpt
 from rvrt_cli.video.read.container import disposition
@@ -180,7 +181,7 @@ def _write_segment(
 
 
 def request_for(info: SourceInfo, target: str | Path, scale: int = 1, **options: Any) -> OutputRequest:
-    return OutputRequest(target, info.width * scale, info.height * scale, **options)
+    return OutputRequest(as_word(target), info.width * scale, info.height * scale, **options)
 
 
 def upscale_clip(

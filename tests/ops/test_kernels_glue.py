@@ -33,6 +33,7 @@ from rvrt_cli.model import PRESETS, RVRT, RVRTConfig, initial_weights
 from rvrt_cli.model.alignment import align_deformable, align_unguided
 from rvrt_cli.model.weight_shapes import deformable_shapes
 from rvrt_cli.ops import frame_fusion, kernels, layers
+from rvrt_cli.ops.kernels.build import Built
 from rvrt_cli.ops.lucas_kanade_flow import lucas_kanade
 
 pytestmark = pytest.mark.skipif(kernels.library() is None, reason=str(kernels.problem()))
@@ -315,3 +316,20 @@ def test_network_sees_weights_that_change_after_it_was_compiled() -> None:
         assert np.abs(changed - first).max() > 1e-3
         cell.load(weights)
         np.testing.assert_array_equal(cell(low).asnumpy(), first)
+
+
+def test_missing_kernels_are_one_line_with_the_slowdown_and_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(kernels, "SOURCES", tmp_path)
+    for checkout, remedy in ((False, "pip install --force-reinstall"), (True, kernels.REBUILD)):
+        if checkout:
+            (tmp_path / "pyproject.toml").touch()
+        monkeypatch.setattr(kernels, "_REPOSITORY", tmp_path)
+        monkeypatch.setattr(kernels, "build", lambda folder: Built(None, "no C++ compiler found"))
+        library, problem = kernels._locate_library.__wrapped__()
+        assert library is None
+        assert "ten times slower" in problem
+        assert "install g++ and run" in problem
+        assert problem.endswith((f"{remedy} --no-deps .", remedy))
+        assert "\n" not in problem

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import itertools
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -13,37 +12,11 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from helpers.upscale_runs import Echo
-from helpers.video_clips import BFRAMES, decoded_times, ffmpeg, leftovers, look, pgs_display_set, read_all
+from helpers.video_clips import BFRAMES, decoded_times, ffmpeg, look, pgs_display_set, read_all
 
-import rvrt_cli.upscale.job
-from rvrt_cli.cli import main
 from rvrt_cli.video.read.probe import probe
 
 VP9 = ["-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8", "-pix_fmt", "yuv420p"]
-
-
-@pytest.fixture
-def upscale(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfdbinary: pytest.CaptureFixture) -> Callable[..., str]:
-    """The command in this process, with segments of 8 frames and a network of NumPy; what it says, and writes (`out`)."""
-
-    def run(source: Path, target: Path | str, *options: object, status: int = 0) -> str:
-        network = Echo(str(tmp_path / "calls"), seconds=0)
-        monkeypatch.setattr(rvrt_cli.upscale.job, "load_network", lambda *_: network)
-        plan = ["--window", "8", "--lookahead", "2", "--segment", "0"]
-        arguments = ["rvrt", "upscale", source, target, *plan, *options]
-        monkeypatch.setattr(sys, "argv", [str(argument) for argument in arguments])
-        capfdbinary.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main()
-        captured = capfdbinary.readouterr()
-        run.out, said = captured.out, captured.err.decode()
-        assert (end.value.code or 0) == status, said
-        (tmp_path / "calls").unlink(missing_ok=True)
-        assert leftovers(tmp_path) == []
-        return said
-
-    return run
 
 
 def quick(target: Path) -> list[str]:
