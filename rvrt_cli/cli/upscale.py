@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import suppress
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from rvrt_cli.cli.display import JsonEvents, SilentDisplay, open_display
 from rvrt_cli.cli.formatting import duration
 from rvrt_cli.cli.generated_options import dataclass_options
 from rvrt_cli.cli.interrupt import exit_after_interrupt, second_signal_exits
-from rvrt_cli.errors import MediaError, printable
+from rvrt_cli.errors import MediaError, OptionError, printable
 from rvrt_cli.options import UpscaleOptions
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 @click.argument("target")
 @dataclass_options(UpscaleOptions)
 @click.option("--dry-run", is_flag=True, help="Print the plan and exit.")
+@click.option("--check", is_flag=True, help="Compare TARGET with SOURCE at the end, as `rvrt check` does.")
 @click.option("--json", "as_json", is_flag=True, help="Print progress as JSON, one object per line.")
 @click.option("--quiet", "-q", is_flag=True, help="Print only errors, and warnings about SOURCE.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
@@ -47,6 +49,8 @@ def upscale_command(
       rvrt upscale in.mp4 out.mp4 --dry-run
     """
     chosen = UpscaleOptions(**{field.name: options[field.name] for field in fields(UpscaleOptions)})
+    if options["check"] and "-" in (source, target):
+        raise OptionError("--check: reads SOURCE and TARGET again, and - cannot be; omit it, or name files")
     from rvrt_cli.upscale import prepare, run
 
     display = SilentDisplay() if quiet or as_json else open_display("frames")
@@ -70,6 +74,22 @@ def upscale_command(
     if not as_json:  # which has them in its last object
         for line in done.warnings:
             click.echo(printable(f"rvrt: warning: {line}"), err=True)
+    if options["check"] and done.path is not None:
+        _check_target(source, done.path, chosen, JsonEvents(stderr=False) if as_json else None)
+
+
+def _check_target(source: str, target: str, options: UpscaleOptions, events: JsonEvents | None) -> None:
+    """Compare what was written with its source; the exit status is 1 if something is wrong."""
+    from rvrt_cli.check.check_options import CheckOptions
+    from rvrt_cli.cli.check import print_findings, run_check
+
+    report = run_check(source, target, CheckOptions(start=options.start, duration=options.duration))
+    if events is not None:
+        events.emit("check", **report.to_dict())
+    else:
+        print_findings(report)
+    if report.failures:
+        sys.exit(1)
 
 
 def _explain_interrupt(frames: int, job: Job) -> None:
