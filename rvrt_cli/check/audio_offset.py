@@ -65,12 +65,13 @@ def _late(seconds: float) -> str:
 
 
 def _from_packets(match: StreamMatch) -> np.ndarray | None:
-    """How much later the first and the last copied packets are [s]; None where few were copied."""
-    assert match.target is not None
+    """How much later the first and the last copied packets are [s]; None where the audio is re-encoded."""
+    if match.target is None or not match.is_copy:
+        return None
     pairs = match.copied
     late = np.array([match.target.times[after] - match.source.times[before] for before, after in pairs])
     late = late[np.isfinite(late)]
-    if len(late) <= len(match.target.hashes) // 2:
+    if not len(late):
         return None
     return np.array([np.median(late[:_END_FRAMES]), np.median(late[-_END_FRAMES:])])
 

@@ -21,7 +21,7 @@ _STILL = 0.1  # of the source's own change
 _BLACK, _NOT_BLACK = 4.0, 16.0  # levels, mean of a frame
 _DAMAGED, _DAMAGED_FACTOR = 8.0, 4.0  # levels, and times the median difference
 _ANOTHER_PICTURE = 20.0  # levels, median difference
-_JUMP, _JUMP_FACTOR, _JUMP_NEIGHBORS = 0.4, 3.0, 6  # levels, times the median of so many changes on either side
+_JUMP, _JUMP_FACTOR, _JUMP_NEIGHBORS = 0.4, 2.0, 6  # levels, times the median of so many changes on either side
 _STRUCTURE = 10.0  # levels of standard deviation from which an orientation can be seen
 _MAX_SAMPLES = 128  # pairs kept for `color_findings`
 

@@ -101,6 +101,14 @@ class StreamMatch:
     target: StreamPackets | None
 
     @cached_property
+    def is_copy(self) -> bool:
+        """Whether most packets of the target are packets of the source, each distinct one counted once: an encoder makes
+        the same packet of silence twice."""
+        if self.target is None or not self.target.hashes:
+            return False
+        return _shared(self.source, self.target) > len({*self.target.hashes}) / 2
+
+    @cached_property
     def copied(self) -> list[tuple[int, int]]:
         """Positions (in the source, in the target) of packets that are bit for bit the same, in order."""
         if self.target is None:
@@ -139,9 +147,14 @@ def match_streams(
 
 def _similar(packets: StreamPackets, other: StreamPackets, same_content: bool) -> bool:
     if same_content:
-        return packets.digest == other.digest or len({*packets.hashes} & {*other.hashes}) > len(packets.hashes) // 2
+        return packets.digest == other.digest or _shared(packets, other) > len({*other.hashes}) / 2
     kinds = {_kind(packets.stream), _kind(other.stream)}
     return len(kinds) == 1
+
+
+def _shared(packets: StreamPackets, other: StreamPackets) -> int:
+    """Number of distinct packets that both have."""
+    return len({*packets.hashes} & {*other.hashes})
 
 
 def _kind(stream: StreamInfo) -> str:
@@ -172,9 +185,8 @@ def _judge(match: StreamMatch, whole: bool) -> tuple[str, str, dict]:
     if source.digest == target.digest:
         count = len(source.hashes)
         return "ok", f"bit-exact, {count} packets" if count else "bit-exact", {"packets": "bit-exact"}
-    copied = match.copied
-    if len(copied) > len(target.hashes) // 2:
-        return _judge_copied(match, copied, whole)
+    if match.is_copy:
+        return _judge_copied(match, match.copied, whole)
     if kind in ("cover", "attachment"):
         return "note", "changed", {"packets": "re-encoded"}
     return _judge_reencoded(source, target, whole)

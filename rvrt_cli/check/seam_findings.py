@@ -29,6 +29,7 @@ _SMOOTH_REACH = 6  # px
 _STEP, _STEP_FACTOR = 0.35, 1.5  # levels, and times the steps elsewhere
 _GRID = 16  # px, blocks of encoders
 _COMPARED = 6  # places on either side that a step is compared with
+_SAME_STEP = 3  # px
 _FEWEST_COMPARED = 4  # of these places, where the source is smooth too
 _FEWEST_BANDS, _SMOOTH_BANDS = 4, 0.4  # smooth bands along a border that make a judgment: number, and share
 _JOIN, _JOIN_FACTOR = 0.5, 1.8  # levels, and times the changes around
@@ -82,7 +83,8 @@ class _StepProfile:
                 continue  # there is structure beside it
             if steps[x] > _STEP + _STEP_FACTOR * max(float(np.median(values)) for values in there):
                 found.append(int(x))
-        return found
+        # a step bends the px beside it too
+        return [x for x in found if steps[x] == max(steps[y] for y in found if abs(y - x) <= _SAME_STEP)]
 
 
 def _smooth(enlarged: np.ndarray) -> np.ndarray:

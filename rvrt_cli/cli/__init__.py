@@ -18,6 +18,7 @@ import click
 
 from rvrt_cli.cli.bench import bench_command
 from rvrt_cli.cli.check import check_command
+from rvrt_cli.cli.compare import compare_command
 from rvrt_cli.cli.interrupt import exit_after_interrupt, interrupt
 from rvrt_cli.cli.preprocess import preprocess_group
 from rvrt_cli.cli.train import train_command
@@ -47,7 +48,7 @@ def cli(debug: bool) -> None:
     """
 
 
-for _command in (upscale_command, check_command, weights_group, bench_command, preprocess_group, train_command):
+for _command in (upscale_command, check_command, compare_command, weights_group, bench_command, preprocess_group, train_command):
     cli.add_command(_command)
 
 
