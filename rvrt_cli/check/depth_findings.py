@@ -93,8 +93,8 @@ def _luma_plane(frame: Any) -> np.ndarray:
     deep = frame.format.components[0].bits > 8
     dtype = np.dtype("<u2") if deep else np.dtype(np.uint8)
     samples = np.frombuffer(plane, dtype).reshape(-1, plane.line_size // dtype.itemsize)[: frame.height, : frame.width]
-    samples = samples.astype(np.int32)
-    return samples >> (16 - color.bit_depth(frame.format.name)) if frame.format.name.startswith("p0") else samples
+    luma = np.asarray(samples, np.int32)
+    return luma >> (16 - color.bit_depth(frame.format.name)) if frame.format.name.startswith("p0") else luma
 
 
 def _sawtooth(befores: list[_Luma], afters: list[_Luma], step: int) -> float | None:

@@ -22,6 +22,7 @@ _BLACK, _NOT_BLACK = 4.0, 16.0  # levels, mean of a frame
 _DAMAGED, _DAMAGED_FACTOR = 8.0, 4.0  # levels, and times the median difference
 _ANOTHER_PICTURE = 20.0  # levels, median difference
 _JUMP, _JUMP_FACTOR, _JUMP_NEIGHBORS = 0.4, 2.0, 6  # levels, times the median of so many changes on either side
+_CELLS = 4
 _STRUCTURE = 10.0  # levels of standard deviation from which an orientation can be seen
 _MAX_SAMPLES = 128  # pairs kept for `color_findings`
 
@@ -107,7 +108,7 @@ class FrameComparison:
             if not black and change > _MOVES and np.abs(followed).mean() < _STILL * change:
                 self.frozen.append(target.number)
             if change < _CUT:
-                self.changes[target.number] = float(np.abs(followed - moved).mean())
+                self.changes[target.number] = _cell_change(followed - moved)
         self._last = pair
 
     def _judge_place(self, index: int) -> None:
@@ -152,6 +153,13 @@ class FrameComparison:
     def typical_difference(self) -> float:
         """Median difference of the pairs [levels], without that of their means."""
         return float(np.median(list(self.differences.values()))) if self.differences else 0.0
+
+
+def _cell_change(change: np.ndarray) -> float:
+    """The largest mean of a channel in one of _CELLS × _CELLS parts: brightness and color without detail [levels]."""
+    edge = len(change) // _CELLS
+    cells = change.reshape(_CELLS, edge, _CELLS, edge, 3).mean((1, 3))
+    return float(np.abs(cells).max())
 
 
 def outliers(values: np.ndarray, least: float, factor: float, neighbors: int) -> list[int]:

@@ -7,6 +7,7 @@ made by ffmpeg while it converts the frame to RGB as its tags say.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -109,10 +110,12 @@ def paired_frames(
     shift: float,
     size: tuple[int, int] = (SMALL_EDGE, SMALL_EDGE),
     part: tuple[float, float] | None = None,
+    in_order: bool = False,
 ) -> Iterator[Pair]:
     """Frames of source and target, scaled to one `size` (height, width) px, as `pair_up` gives them.
 
     Args:
+        in_order: pair them by their numbers, whatever their timestamps.
         part: begin and length of a part to read, on the clock of the target [s]; None: everything.
     """
     options = clips.options
@@ -124,7 +127,8 @@ def paired_frames(
         target_part = replace(target_part, begin=begin, length=length)
     sources, targets = source_part.frames(size), target_part.frames(size)
     with closing(sources), closing(targets):  # type: ignore[type-var]
-        yield from pair_up(sources, targets, shift, 0.5 * clips.frame_seconds)
+        near = math.inf if in_order else 0.5 * clips.frame_seconds
+        yield from pair_up(sources, targets, shift, near)
 
 
 def find_shift(source: list[float], target: list[float], near: float) -> float:

@@ -41,9 +41,10 @@ def check_target_against_source(
 def _findings(clips: Clips) -> Iterator[Finding]:
     source, target, options = clips.source, clips.target, clips.options
     before, after = read_packets(source, options.start), read_packets(target)
-    shift = _video_shift(clips, before[source.stream_index].times, after[target.stream_index].times)
+    shown, times = _shown(clips, before[source.stream_index].times), sorted(after[target.stream_index].times)
+    shift = find_shift(shown, times, 0.5 * clips.frame_seconds)
     seen = FrameComparison(clips, shift)
-    seen.take(paired_frames(clips, shift))
+    seen.take(paired_frames(clips, shift, in_order=len(shown) == len(times)))
     yield from frame_findings(seen)
     yield from container_findings(source, target, seen.orientation, whole=options.whole)
     yield from color_findings(source, target, seen.sound_samples())
@@ -63,9 +64,7 @@ def _findings(clips: Clips) -> Iterator[Finding]:
         yield Finding("extra streams", "note", f"{extra} that the source does not have")
 
 
-def _video_shift(clips: Clips, source: list[float], target: list[float]) -> float:
-    """By how much the frames of the target are later [s]."""
-    end = clips.options.duration
-    near = 0.5 * clips.frame_seconds
-    shown = [seconds for seconds in sorted(source) if -near < seconds and (end is None or seconds < end)]
-    return find_shift(shown, sorted(target), near)
+def _shown(clips: Clips, times: list[float]) -> list[float]:
+    """Those of the source's timestamps that the target should have [s]."""
+    end, near = clips.options.duration, 0.5 * clips.frame_seconds
+    return [seconds for seconds in sorted(times) if -near < seconds and (end is None or seconds < end)]

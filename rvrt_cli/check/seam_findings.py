@@ -145,7 +145,7 @@ class SeamProfiles:
             )
             self.columns.add(luma, enlarged)
             self.rows.add(np.ascontiguousarray(luma.T), np.ascontiguousarray(enlarged.T))
-            detail = luma - enlarged
+            detail: np.ndarray = luma - enlarged
             if last is not None and last_source is not None:
                 cut = np.abs(enlarged - last_source).mean() > _CUT_CHANGE
                 changes.append(0.0 if cut else float(np.abs(detail - last).mean()))

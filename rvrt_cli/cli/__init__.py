@@ -48,7 +48,15 @@ def cli(debug: bool) -> None:
     """
 
 
-for _command in (upscale_command, check_command, compare_command, weights_group, bench_command, preprocess_group, train_command):
+for _command in (
+    upscale_command,
+    check_command,
+    compare_command,
+    weights_group,
+    bench_command,
+    preprocess_group,
+    train_command,
+):
     cli.add_command(_command)
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -32,9 +33,7 @@ class _Look(NamedTuple):
     motion: float
 
 
-def choose_excerpts(
-    info: SourceInfo, total: float, seconds: float, count: int, at: list[float]
-) -> list[ExcerptPlace]:
+def choose_excerpts(info: SourceInfo, total: float, seconds: float, count: int, at: list[float]) -> list[ExcerptPlace]:
     """Up to `count` places for excerpts of `seconds` in the first `total` seconds of `info`, in order of time.
 
     Args:
@@ -95,5 +94,5 @@ def _look_around(info: SourceInfo, room: float, count: int) -> list[_Look]:
 def _describe(begin: float, frames: list[np.ndarray]) -> _Look:
     first = frames[0]
     laplacian = 4 * first[1:-1, 1:-1] - first[:-2, 1:-1] - first[2:, 1:-1] - first[1:-1, :-2] - first[1:-1, 2:]
-    motion = max((float(np.abs(b - a).mean()) for a, b in zip(frames, frames[1:], strict=False)), default=0.0)
+    motion = max((float(np.abs(b - a).mean()) for a, b in pairwise(frames)), default=0.0)
     return _Look(begin, first, float(np.abs(laplacian).mean()), motion)

@@ -100,7 +100,9 @@ def comparison_page(comparisons: list[Comparison], options: CompareOptions, text
             _add_excerpt(parts, comparison, place, options.seconds, len(comparisons) * len(places))
     if not parts.scenes:
         first = comparisons[0]
-        raise MediaError(f"{first.after.path}: has no frame at a time of {first.before.path}; give the video it was made of")
+        raise MediaError(
+            f"{first.after.path}: has no frame at a time of {first.before.path}; give the video it was made of"
+        )
     if len(comparisons) == 1:
         measured = CurveSet(comparisons[0])
         measured.measure()
@@ -229,7 +231,9 @@ def _describe_video(info: SourceInfo) -> str:
 
 def _curves_text(comparison: Comparison) -> str:
     if comparison.truth is not None:
-        return "Scores against the truth, and how much each version changes from frame to frame where the truth does not."
+        return (
+            "Scores against the truth, and how much each version changes from frame to frame where the truth does not."
+        )
     return "How much the upscaled video changes from frame to frame where the source, enlarged by bicubic, does not."
 
 
@@ -240,4 +244,3 @@ def _notes(comparison: Comparison) -> list[str]:
     if comparison.after.bit_depth > 8 or comparison.before.bit_depth > 8:
         notes.append("Shown in 8 bits, without tone mapping.")
     return notes
-
