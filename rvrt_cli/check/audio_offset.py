@@ -14,15 +14,15 @@ import av
 import numpy as np
 
 from rvrt_cli.check.packet_findings import StreamMatch
-from rvrt_cli.check.paired_frames import Clips
+from rvrt_cli.check.paired_frames import SourceAndTarget
 from rvrt_cli.check.verdict import Finding
 from rvrt_cli.video.read.container import demux_packets, open_container
 from rvrt_cli.video.read.source import SourceInfo
 
 _MAX_OFFSET = 0.02  # s; viewers notice sound that is 0.045 s early (ITU-R BT.1359), and one AAC frame is 0.021 s
-_COMPARED = 20.0  # s of sound at either end
+_COMPARED_SECONDS = 20.0  # s of sound at either end
 _SEARCHED = 3.0  # s in either direction
-_STEP = 0.001  # s of one value of an envelope
+_ENVELOPE_STEP = 0.001  # s of one value of an envelope
 _FLOOR = 1e-4  # of full scale: below, sound is silence
 _LIVELY = 0.05  # standard deviation of an envelope (log10) that has features
 _ALIKE, _UNIQUE = 0.4, 1.1  # correlation at the best place, and times that at any other
@@ -30,7 +30,7 @@ _BESIDE = 0.05  # s around the best place that are not another place
 _END_FRAMES = 10  # whose median lateness is the video's
 
 
-def audio_offset(clips: Clips, match: StreamMatch, times: list[tuple[float, float]]) -> Finding:
+def audio_offset(clips: SourceAndTarget, match: StreamMatch, times: list[tuple[float, float]]) -> Finding:
     """How much later the audio of the target is against its video than in the source, at start and end.
 
     Args:
@@ -86,7 +86,7 @@ def _from_ends(match: StreamMatch) -> np.ndarray | None:
     return np.array([late[0], late[0]])  # encoders pad the end
 
 
-def _from_sound(clips: Clips, match: StreamMatch, video: np.ndarray) -> np.ndarray | None:
+def _from_sound(clips: SourceAndTarget, match: StreamMatch, video: np.ndarray) -> np.ndarray | None:
     """How much later the sound is [s], at start and end; None where it has no features to compare, such as a tone."""
     assert match.target is not None
     source, target = match.source, match.target
@@ -95,8 +95,8 @@ def _from_sound(clips: Clips, match: StreamMatch, video: np.ndarray) -> np.ndarr
     if clips.options.duration is not None:
         length = min(length, clips.options.duration)
     found = []
-    for at, late in zip((0.0, max(0.0, length - _COMPARED)), video, strict=True):
-        span = min(_COMPARED, length - at)
+    for at, late in zip((0.0, max(0.0, length - _COMPARED_SECONDS)), video, strict=True):
+        span = min(_COMPARED_SECONDS, length - at)
         if span < 0.2:
             return None
         first = _envelope(clips.source, source.stream.index, at, span, begin)
@@ -110,7 +110,7 @@ def _from_sound(clips: Clips, match: StreamMatch, video: np.ndarray) -> np.ndarr
 
 def _envelope(info: SourceInfo, index: int, begin: float, length: float, start: float) -> np.ndarray:
     """Loudness (log10 of the root mean square) of each millisecond of a part, on the clock of an output."""
-    steps = int(length / _STEP)
+    steps = int(length / _ENVELOPE_STEP)
     power, count = np.zeros(steps), np.zeros(steps)
     zero = float(info.output_zero(start)) + begin
     with open_container(info.path) as container, contextlib.suppress(av.error.FFmpegError, OSError):
@@ -124,7 +124,7 @@ def _envelope(info: SourceInfo, index: int, begin: float, length: float, start: 
                         continue
                     sound = _mono(frame)
                     at = float(frame.pts * frame.time_base) - zero + np.arange(len(sound)) / frame.sample_rate
-                    place = np.floor(at / _STEP).astype(int)
+                    place = np.floor(at / _ENVELOPE_STEP).astype(int)
                     inside = (place >= 0) & (place < steps)
                     np.add.at(power, place[inside], sound[inside] ** 2)
                     np.add.at(count, place[inside], 1)
@@ -155,12 +155,12 @@ def _best_lag(first: np.ndarray, second: np.ndarray) -> float | None:
     a, b = first - first.mean(), second - second.mean()
     size = 2 * len(a)
     product = np.fft.irfft(np.fft.rfft(b, size) * np.conj(np.fft.rfft(a, size)), size)
-    reach = min(int(_SEARCHED / _STEP), len(a) // 2)
+    reach = min(int(_SEARCHED / _ENVELOPE_STEP), len(a) // 2)
     lags = np.arange(-reach, reach + 1)
     overlap = (len(a) - np.abs(lags)) / len(a)
     correlation = product[lags] / (np.linalg.norm(a) * np.linalg.norm(b)) / overlap
     best = int(np.argmax(correlation))
-    elsewhere = correlation[np.abs(lags - lags[best]) > _BESIDE / _STEP]
+    elsewhere = correlation[np.abs(lags - lags[best]) > _BESIDE / _ENVELOPE_STEP]
     if correlation[best] < _ALIKE or (len(elsewhere) and correlation[best] < _UNIQUE * elsewhere.max()):
         return None
-    return float(lags[best] * _STEP)
+    return float(lags[best] * _ENVELOPE_STEP)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import av
 import numpy as np
 
-from rvrt_cli.check.paired_frames import Clips
+from rvrt_cli.check.paired_frames import SourceAndTarget
 from rvrt_cli.check.verdict import Finding
 from rvrt_cli.video import color
 from rvrt_cli.video.read.container import demux_packets, open_container
@@ -32,7 +32,7 @@ class _Luma(NamedTuple):
     samples: np.ndarray  # (H, W) int32
 
 
-def depth_finding(clips: Clips, seconds: list[tuple[float, float]]) -> Finding:
+def depth_finding(clips: SourceAndTarget, seconds: list[tuple[float, float]]) -> Finding:
     """Finding "true depth".
 
     Args:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from rvrt_cli.check.paired_frames import Clips, Pair, SizedFrame
+from rvrt_cli.check.paired_frames import SourceAndTarget, Pair, SizedFrame
 from rvrt_cli.check.verdict import Finding, number_ranges
 
 _NEIGHBORS = 3  # frames on either side in which a misplaced frame is looked for
@@ -41,7 +41,7 @@ _ORIENTATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 class FrameComparison:
     """Takes in all pairs of a pass, and holds only numbers of each, and a bounded sample of their pixels."""
 
-    clips: Clips
+    clips: SourceAndTarget
     shift: float  # of the target [s]
     orientation: str = ""  # how the target lies; empty before it is known
     times: list[tuple[float, float]] = field(default_factory=list)  # (source, target) of each pair
@@ -85,7 +85,7 @@ class FrameComparison:
     def _upright(self, source: np.ndarray, target: np.ndarray) -> np.ndarray:
         """The target turned as the first frame with structure shows that it must be."""
         if not self.orientation and source.std() > _STRUCTURE:
-            errors = {name: _difference(source, turn(target)) for name, turn in _ORIENTATIONS.items()}
+            errors = {name: _mean_difference(source, turn(target)) for name, turn in _ORIENTATIONS.items()}
             best = min(errors, key=errors.__getitem__)
             self.orientation = best if errors[best] < _CLEARLY_BETTER * errors["upright"] else "upright"
         return _ORIENTATIONS[self.orientation or "upright"](target)
@@ -98,7 +98,7 @@ class FrameComparison:
                 del self.samples[1::2]
                 self._stride *= 2
         self.times.append((source.seconds, target.seconds))
-        self.differences[target.number] = _difference(*pair)
+        self.differences[target.number] = _mean_difference(*pair)
         black = pair[1].mean() < _BLACK and pair[0].mean() > _NOT_BLACK
         if black:
             self.black.append(target.number)
@@ -120,11 +120,11 @@ class FrameComparison:
         around = self._recent[max(0, index - _NEIGHBORS) : index + _NEIGHBORS + 1]
         others = [pair.source for pair in around if pair.source is not None and pair.source is not own]
         near = [other for other in others if abs(other.number - own.number) == 1]
-        if not near or min(_difference(own.pixels, other.pixels) for other in near) < _MOVES:
+        if not near or min(_mean_difference(own.pixels, other.pixels) for other in near) < _MOVES:
             return
         self.moving += 1
-        best = min(others, key=lambda other: _difference(other.pixels, target.pixels))
-        if _difference(best.pixels, target.pixels) < _CLEARLY_BETTER * self.differences[target.number]:
+        best = min(others, key=lambda other: _mean_difference(other.pixels, target.pixels))
+        if _mean_difference(best.pixels, target.pixels) < _CLEARLY_BETTER * self.differences[target.number]:
             self.misplaced[target.number] = best.number - own.number
 
     def bad(self) -> set[int]:
@@ -156,10 +156,10 @@ class FrameComparison:
 
 
 def _cell_change(change: np.ndarray) -> float:
-    """The largest mean of a channel in one of _CELLS × _CELLS parts: brightness and color without detail [levels]."""
+    """Change of brightness or color without that of detail: of the mean of each of _CELLS × _CELLS parts [levels]."""
     edge = len(change) // _CELLS
     cells = change.reshape(_CELLS, edge, _CELLS, edge, 3).mean((1, 3))
-    return float(np.abs(cells).max())
+    return float(np.abs(cells).mean((0, 1)).max())
 
 
 def outliers(values: np.ndarray, least: float, factor: float, neighbors: int) -> list[int]:
@@ -174,7 +174,7 @@ def outliers(values: np.ndarray, least: float, factor: float, neighbors: int) ->
     return found
 
 
-def _difference(a: np.ndarray, b: np.ndarray) -> float:
+def _mean_difference(a: np.ndarray, b: np.ndarray) -> float:
     """Mean difference of two small frames, that of their mean colors excepted [levels]."""
     offset = a - b
     return float(np.abs(offset - offset.mean((0, 1))).mean())
@@ -293,4 +293,4 @@ def period(numbers: list[int]) -> int | None:
         return None
     steps = Counter(int(step) for step in np.diff(numbers))
     step, count = steps.most_common(1)[0]
-    return step if 2 * count >= len(numbers) - 1 else None
+    return step if count >= 2 and 2 * count >= len(numbers) - 1 else None

@@ -47,7 +47,7 @@ class Pair(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Clips:
+class SourceAndTarget:
     """Source and target as probed, and the part of the source that the target shows."""
 
     source: SourceInfo
@@ -106,7 +106,7 @@ def pair_up(sources: Iterator[SizedFrame], targets: Iterator[SizedFrame], shift:
 
 
 def paired_frames(
-    clips: Clips,
+    clips: SourceAndTarget,
     shift: float,
     size: tuple[int, int] = (SMALL_EDGE, SMALL_EDGE),
     part: tuple[float, float] | None = None,

@@ -13,7 +13,7 @@ from rvrt_cli.check.container_findings import container_findings
 from rvrt_cli.check.depth_findings import depth_finding
 from rvrt_cli.check.frame_findings import FrameComparison, frame_findings
 from rvrt_cli.check.packet_findings import extra_streams, match_streams, packet_findings, read_packets
-from rvrt_cli.check.paired_frames import Clips, find_shift, paired_frames
+from rvrt_cli.check.paired_frames import SourceAndTarget, find_shift, paired_frames
 from rvrt_cli.check.seam_findings import SeamProfiles, seam_findings
 from rvrt_cli.check.verdict import CheckReport, Finding
 from rvrt_cli.errors import OptionError
@@ -34,11 +34,11 @@ def check_target_against_source(
     """
     if "-" in (str(source), str(target)):
         raise OptionError("-: a check reads both files more than once; write the stream to a file first")
-    clips = Clips(probe(source), probe(target), options or CheckOptions())
+    clips = SourceAndTarget(probe(source), probe(target), options or CheckOptions())
     return CheckReport(str(source), str(target), tuple(_findings(clips)))
 
 
-def _findings(clips: Clips) -> Iterator[Finding]:
+def _findings(clips: SourceAndTarget) -> Iterator[Finding]:
     source, target, options = clips.source, clips.target, clips.options
     before, after = read_packets(source, options.start), read_packets(target)
     shown, times = _shown(clips, before[source.stream_index].times), sorted(after[target.stream_index].times)
@@ -64,7 +64,7 @@ def _findings(clips: Clips) -> Iterator[Finding]:
         yield Finding("extra streams", "note", f"{extra} that the source does not have")
 
 
-def _shown(clips: Clips, times: list[float]) -> list[float]:
+def _shown(clips: SourceAndTarget, times: list[float]) -> list[float]:
     """Those of the source's timestamps that the target should have [s]."""
     end, near = clips.options.duration, 0.5 * clips.frame_seconds
     return [seconds for seconds in sorted(times) if -near < seconds and (end is None or seconds < end)]

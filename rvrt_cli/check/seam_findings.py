@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from rvrt_cli.check.frame_findings import outliers, period
-from rvrt_cli.check.paired_frames import Clips, paired_frames
+from rvrt_cli.check.paired_frames import SourceAndTarget, paired_frames
 from rvrt_cli.check.verdict import Finding, number_ranges
 
 _EXCERPT_FRAMES = 48  # three windows and more of any usual length
@@ -52,7 +52,7 @@ class _StepProfile:
             return
         step = np.diff(luma[:rows], axis=1)  # [:, x - 1] is the step before column x
         bend = step[:, 1:-1] - 0.5 * (step[:, :-2] + step[:, 2:])  # [:, x - 2]
-        smooth = _smooth(enlarged[:rows])  # [:, x - reach]
+        smooth = _smooth_places(enlarged[:rows])  # [:, x - reach]
         judged = smooth.shape[1]
         bend = bend[:, reach - 2 : reach - 2 + judged] * smooth
         count = smooth.reshape(bands, _BAND, judged).sum(1)
@@ -87,7 +87,7 @@ class _StepProfile:
         return [x for x in found if steps[x] == max(steps[y] for y in found if abs(y - x) <= _SAME_STEP)]
 
 
-def _smooth(enlarged: np.ndarray) -> np.ndarray:
+def _smooth_places(enlarged: np.ndarray) -> np.ndarray:
     """Whether the luma (H, W) changes little over the px around a column: of columns _SMOOTH_REACH … W - _SMOOTH_REACH."""
     reach, width = _SMOOTH_REACH, enlarged.shape[1]
     columns = [
@@ -100,7 +100,7 @@ def _smooth(enlarged: np.ndarray) -> np.ndarray:
 class SeamProfiles:
     """What excerpts of both videos show of borders and joins."""
 
-    clips: Clips
+    clips: SourceAndTarget
     shift: float  # of the target [s]
     key_times: list[float]  # of the target's keyframes [s]
     bad_times: list[float]  # of frames that are known not to show what the source shows [s]

@@ -21,6 +21,7 @@ from rvrt_cli.cli.check import check_command
 from rvrt_cli.cli.compare import compare_command
 from rvrt_cli.cli.interrupt import exit_after_interrupt, interrupt
 from rvrt_cli.cli.preprocess import preprocess_group
+from rvrt_cli.cli.preview import preview_command
 from rvrt_cli.cli.train import train_command
 from rvrt_cli.cli.upscale import upscale_command
 from rvrt_cli.cli.weights import weights_group
@@ -50,6 +51,7 @@ def cli(debug: bool) -> None:
 
 for _command in (
     upscale_command,
+    preview_command,
     check_command,
     compare_command,
     weights_group,

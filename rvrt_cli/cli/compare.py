@@ -83,7 +83,8 @@ def check_page(path: Path, overwrite: bool) -> None:
     check_writable(path)
 
 
-def write_page(path: Path, page: str) -> None:
-    """Write a page and say so."""
+def write_page(path: Path, page: str, quiet: bool = False) -> None:
+    """Write a page and, unless `quiet`, say so."""
     write_atomically(path, page.encode())
-    click.echo(f"wrote {path}, {path.stat().st_size / 1e6:.1f} MB")
+    if not quiet:
+        click.echo(f"wrote {path}, {path.stat().st_size / 1e6:.1f} MB")

@@ -9,5 +9,6 @@ curves.py           PSNR, SSIM, VMAF and flicker over time
 page.html           the page; write_page.py fills it
 compare_videos.py   all of it: `compare_videos`
 side_by_side.py     a video with both halves
+preview_options.py  what is previewed
 preview_job.py      excerpts of a source, upscaled, and what the whole job would take
 """

@@ -33,8 +33,10 @@ class _Look(NamedTuple):
     motion: float
 
 
-def choose_excerpts(info: SourceInfo, total: float, seconds: float, count: int, at: list[float]) -> list[ExcerptPlace]:
-    """Up to `count` places for excerpts of `seconds` in the first `total` seconds of `info`, in order of time.
+def choose_excerpts(
+    info: SourceInfo, end: float, seconds: float, count: int, at: list[float], begin: float = 0.0
+) -> list[ExcerptPlace]:
+    """Up to `count` places for excerpts of `seconds` between `begin` and `end` [s] of `info`, in order of time.
 
     Args:
         at: times that the user asks for, in place of chosen ones.
@@ -42,17 +44,17 @@ def choose_excerpts(info: SourceInfo, total: float, seconds: float, count: int, 
     Raises:
         OptionError: one of them is beyond the end.
     """
-    for begin in at:
-        if begin >= total:
-            raise OptionError(f"--at {begin:g}: the video lasts {total:g} s; give an earlier time")
+    for time in at:
+        if time >= end:
+            raise OptionError(f"--at {time:g}: the video lasts {end:g} s; give an earlier time")
     if at:
-        return [ExcerptPlace(begin, "asked for") for begin in sorted(at)]
-    room = total - seconds
+        return [ExcerptPlace(time, "asked for") for time in sorted(at)]
+    room = end - begin - seconds
     if room <= seconds / 2:
-        return [ExcerptPlace(0.0, "all of it")]
-    looks = _look_around(info, room, min(_PLACES, max(2, int(total / seconds))))
+        return [ExcerptPlace(begin, "all of it" if room <= 0 else "the beginning")]
+    looks = _look_around(info, begin, room, min(_PLACES, max(2, int(room / seconds) + 1)))
     if not looks:
-        return [ExcerptPlace(0.0, "the beginning")]
+        return [ExcerptPlace(begin, "the beginning")]
     chosen = {max(looks, key=lambda look: look.sharpness).begin: "the sharpest"}
     if count > 1:
         others = [look for look in looks if _apart(look, chosen, seconds)]
@@ -72,12 +74,12 @@ def _apart(look: _Look, chosen: dict[float, str], seconds: float) -> bool:
     return all(abs(look.begin - begin) >= seconds for begin in chosen)
 
 
-def _look_around(info: SourceInfo, room: float, count: int) -> list[_Look]:
-    """Sharpness and motion of short moments, evenly spread from 0 to `room` seconds."""
+def _look_around(info: SourceInfo, begin: float, room: float, count: int) -> list[_Look]:
+    """Sharpness and motion of short moments, evenly spread over `room` seconds from `begin`."""
     step = 1 / float(info.frame_rate)
-    places = [float(place) for place in np.linspace(0.0, room, count)]
+    places = [float(place) for place in np.linspace(begin, begin + room, count)]
     part = Part(info, info.output_zero())
-    if room <= _WHOLE_SECONDS:
+    if begin + room <= _WHOLE_SECONDS:
         taken: list[list[np.ndarray]] = [[] for _ in places]
         for frame in part.frames((_EDGE, _EDGE)):
             near = int(np.searchsorted(places, frame.seconds + 1e-6)) - 1
@@ -88,7 +90,7 @@ def _look_around(info: SourceInfo, room: float, count: int) -> list[_Look]:
         for place in places:
             moment = Part(info, info.output_zero(), place, 2.5 * step)
             taken.append([frame.pixels.mean(-1) for frame in moment.frames((_EDGE, _EDGE))])
-    return [_describe(begin, frames) for begin, frames in zip(places, taken, strict=True) if frames]
+    return [_describe(place, frames) for place, frames in zip(places, taken, strict=True) if frames]
 
 
 def _describe(begin: float, frames: list[np.ndarray]) -> _Look:

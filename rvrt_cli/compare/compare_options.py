@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from rvrt_cli.errors import OptionError
 from rvrt_cli.options import setting
 
-_MAX_EXCERPTS, _MAX_SECONDS = 8, 10.0
+MAX_EXCERPTS = 8
+_MAX_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,8 @@ class CompareOptions:
     )
 
     def __post_init__(self) -> None:
-        if not 1 <= self.excerpts <= _MAX_EXCERPTS:
-            raise OptionError(f"--excerpts {self.excerpts}: give 1 to {_MAX_EXCERPTS}")
+        if not 1 <= self.excerpts <= MAX_EXCERPTS:
+            raise OptionError(f"--excerpts {self.excerpts}: give 1 to {MAX_EXCERPTS}")
         if not 0.1 <= self.seconds <= _MAX_SECONDS:
             raise OptionError(f"--seconds {self.seconds}: give 0.1 to {_MAX_SECONDS:g}")
         self.times  # noqa: B018  validates

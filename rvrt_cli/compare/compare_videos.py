@@ -48,18 +48,29 @@ class PageParts:
 
 
 @dataclass(frozen=True)
+class ShownExcerpt:
+    """An excerpt of `seconds` at a place of `comparison.after`."""
+
+    comparison: Comparison
+    place: ExcerptPlace
+    seconds: float
+
+
+@dataclass(frozen=True)
 class PageText:
-    """Words around the comparison.
+    """What stands around the comparison.
 
     Attributes:
         title: of the page; by default the names of the videos.
         facts: rows of its table, before those about the videos.
         notes: paragraphs below.
+        curves: as `CurveSet.for_page` gives them.
     """
 
     title: str = ""
     facts: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
+    curves: tuple[dict[str, Any], ...] = ()
 
 
 def compare_videos(
@@ -79,43 +90,35 @@ def compare_videos(
     names = [str(before), str(after), *([str(truth)] if truth is not None else [])]
     if "-" in names:
         raise OptionError("-: a comparison reads its videos more than once; write the stream to a file first")
+    options = options or CompareOptions()
     comparison = Comparison(probe(before), probe(after), probe(truth) if truth is not None else None)
-    return comparison_page([comparison], options or CompareOptions(), PageText())
+    places = choose_excerpts(comparison.after, comparison.seconds, options.seconds, options.excerpts, options.times)
+    curves = CurveSet(comparison)
+    curves.measure()
+    shown = [ShownExcerpt(comparison, place, options.seconds) for place in places]
+    return comparison_page(shown, PageText(curves=tuple(curves.for_page())))
 
 
-def comparison_page(comparisons: list[Comparison], options: CompareOptions, text: PageText) -> str:
-    """The page of a comparison, or of several parts of one source, each in a video of its own.
+def comparison_page(excerpts: list[ShownExcerpt], text: PageText) -> str:
+    """The page that shows excerpts of one or several comparisons of one source.
 
     Raises:
         MediaError: the videos have no frames at the same times.
     """
-    parts, curves = PageParts(), []
-    for comparison in comparisons:
-        places = [ExcerptPlace(0.0, text.title)]
-        if len(comparisons) == 1:
-            places = choose_excerpts(
-                comparison.after, comparison.seconds, options.seconds, options.excerpts, options.times
-            )
-        for place in places:
-            _add_excerpt(parts, comparison, place, options.seconds, len(comparisons) * len(places))
+    parts = PageParts()
+    for excerpt in excerpts:
+        _add_excerpt(parts, excerpt, len(excerpts))
+    comparison = excerpts[0].comparison
     if not parts.scenes:
-        first = comparisons[0]
-        raise MediaError(
-            f"{first.after.path}: has no frame at a time of {first.before.path}; give the video it was made of"
-        )
-    if len(comparisons) == 1:
-        measured = CurveSet(comparisons[0])
-        measured.measure()
-        curves = measured.for_page()
-    comparison = comparisons[0]
-    names = {info.path: Path(info.path).name for info in (comparison.before, comparison.after)}
+        before, after = comparison.before.path, comparison.after.path
+        raise MediaError(f"{after}: has no frame at a time of {before}; give the video that it was made of")
     data = {
-        "title": text.title or " → ".join(names.values()),
+        "title": text.title or f"{Path(comparison.before.path).name} → {Path(comparison.after.path).name}",
         "subtitle": _subtitle(comparison),
         "layers": comparison.layers,
         "scenes": parts.scenes + parts.stills,
         "crops": parts.crops,
-        "curves": curves,
+        "curves": text.curves,
         "curves_text": _curves_text(comparison),
         "facts": [*text.facts, *_facts(comparison)],
         "notes": [*text.notes, *_notes(comparison)],
@@ -123,11 +126,11 @@ def comparison_page(comparisons: list[Comparison], options: CompareOptions, text
     return page_html(data)
 
 
-def _add_excerpt(parts: PageParts, comparison: Comparison, place: ExcerptPlace, seconds: float, count: int) -> None:
+def _add_excerpt(parts: PageParts, excerpt: ShownExcerpt, count: int) -> None:
     """Video, still and crops of one excerpt; `count`: of excerpts that share the page."""
+    comparison, place = excerpt.comparison, excerpt.place
     rate = comparison.after.frame_rate
-    length = min(seconds, _MAX_EXCERPT_FRAMES / float(rate))
-    frames = aligned_frames(comparison, place.begin, length)
+    frames = aligned_frames(comparison, place.begin, min(excerpt.seconds, _MAX_EXCERPT_FRAMES / float(rate)))
     first = next(frames, None)
     if first is None:
         return

@@ -19,7 +19,7 @@ from rvrt_cli.compare.aligned_frames import Aligned, Comparison, aligned_frames
 from rvrt_cli.metrics import psnr, rgb_to_y, ssim
 from rvrt_cli.video.ffmpeg import has_filter
 
-_MAX_PIXELS = 400_000_000  # of one layer, that are read in all
+_MAX_CURVE_PIXELS = 400_000_000  # of one layer, that are read in all
 _MAX_SSIM_PIXELS = 100_000_000
 _SEGMENT_FRAMES = 16  # consecutive frames, where not all are read
 _VMAF_BYTES = 200_000_000  # of the frames of one segment
@@ -44,7 +44,7 @@ class CurveSet:
         height, width = comparison.size
         rate = float(comparison.after.frame_rate)
         total = max(1, round(comparison.seconds * rate))
-        affordable = max(2 * _SEGMENT_FRAMES, _MAX_PIXELS // (height * width))
+        affordable = max(2 * _SEGMENT_FRAMES, _MAX_CURVE_PIXELS // (height * width))
         segment = _SEGMENT_FRAMES / rate
         self.gap = 2.5 / rate
         self._ssim_every = max(1, min(total, affordable) * height * width // _MAX_SSIM_PIXELS)

@@ -20,7 +20,7 @@ from rvrt_cli.video.ffmpeg import file_url, video_encoders
 from rvrt_cli.video.write.encoder import Encoder, RawFormat
 
 MAX_WIDTH, MAX_HEIGHT = 960, 540  # px of a layer at 1:1; larger frames are cropped where there is most detail
-_BLOCK = 16  # px: layers begin on the encoder's blocks, so that none bleeds into the next
+_CODING_BLOCK = 16  # px: layers begin on the encoder's blocks, so that none bleeds into the next
 _QUALITIES = (17, 21, 25, 30, 36)  # CRF, from the best; the first that fits is taken
 _STILL_QUALITIES = (92, 84, 74, 60, 40, 15)
 # Encoders that browsers can decode, the first one there is taken: (encoder, options, muxer, MIME type)
@@ -34,7 +34,7 @@ _COLOR_TAGS = ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc"
 
 def layer_pitch(height: int) -> int:
     """Distance from one layer to the next [px]."""
-    return -(-height // _BLOCK) * _BLOCK
+    return -(-height // _CODING_BLOCK) * _CODING_BLOCK
 
 
 def stack_layers(layers: Sequence[np.ndarray]) -> np.ndarray:
