@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from rvrt_cli.check.paired_frames import SourceAndTarget, Pair, SizedFrame
+from rvrt_cli.check.paired_frames import Pair, SizedFrame, SourceAndTarget
 from rvrt_cli.check.verdict import Finding, number_ranges
 
 _NEIGHBORS = 3  # frames on either side in which a misplaced frame is looked for

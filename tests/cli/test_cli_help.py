@@ -13,14 +13,20 @@ import pytest
 from click.testing import CliRunner
 
 from rvrt_cli.bench.bench_options import BenchOptions
+from rvrt_cli.check.check_options import CheckOptions
 from rvrt_cli.cli import cli
 from rvrt_cli.cli.generated_options import dataclass_options
+from rvrt_cli.compare.compare_options import CompareOptions
+from rvrt_cli.compare.preview_options import PreviewOptions
 from rvrt_cli.data.clip_options import ClipOptions
 from rvrt_cli.options import UpscaleOptions, option_flag, setting
 from rvrt_cli.train.train_options import TrainOptions
 
 DATACLASSES = {
     "upscale": UpscaleOptions,
+    "check": CheckOptions,
+    "compare": CompareOptions,
+    "preview": PreviewOptions,
     "bench": BenchOptions,
     "preprocess clips": ClipOptions,
     "train": TrainOptions,
@@ -57,7 +63,8 @@ except SystemExit:
 
 def test_commands_are_listed_in_the_order_of_their_use() -> None:
     lines = CliRunner().invoke(cli, ["--help"]).output.partition("Commands:\n")[2].splitlines()
-    assert [line.split()[0] for line in lines] == ["upscale", "weights", "bench", "preprocess", "train"]
+    expected = "upscale preview check compare weights bench preprocess train doctor cache completion"
+    assert [line.split()[0] for line in lines] == expected.split()
 
 
 @pytest.mark.parametrize("words", COMMANDS)
