@@ -62,12 +62,14 @@ class PageText:
 
     Attributes:
         title: of the page; by default the names of the videos.
+        subtitle: after the sizes, below the title.
         facts: rows of its table, before those about the videos.
         notes: paragraphs below.
         curves: as `CurveSet.for_page` gives them.
     """
 
     title: str = ""
+    subtitle: str = ""
     facts: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     curves: tuple[dict[str, Any], ...] = ()
@@ -114,7 +116,7 @@ def comparison_page(excerpts: list[ShownExcerpt], text: PageText) -> str:
         raise MediaError(f"{after}: has no frame at a time of {before}; give the video that it was made of")
     data = {
         "title": text.title or f"{Path(comparison.before.path).name} → {Path(comparison.after.path).name}",
-        "subtitle": _subtitle(comparison),
+        "subtitle": ". ".join(filter(None, (_subtitle(comparison), text.subtitle))),
         "layers": comparison.layers,
         "scenes": parts.scenes + parts.stills,
         "crops": parts.crops,
@@ -144,7 +146,7 @@ def _add_excerpt(parts: PageParts, excerpt: ShownExcerpt, count: int) -> None:
     cropped = "" if first.layers[0].shape[:2] == (size["height"], size["width"]) else ", the part with most detail"
     parts.scenes.append(
         {
-            "label": clock_time(shown_at),
+            "label": f"{clock_time(shown_at)}, {place.reason}",
             "reason": f"{place.reason}{cropped}",
             "video": video,
             "frames": video["frames"],

@@ -71,7 +71,7 @@ def preview_job(
     shown = []
     with tempfile.TemporaryDirectory(prefix="rvrt-preview-") as folder:
         for number, place in enumerate(places):
-            target = Path(folder) / f"{number}.mkv"
+            target = Path(folder) / f"excerpt-{number + 1}.mkv"
             part = replace(options, start=place.begin, duration=length, ranks=1, local_ranks=0, node=0, master=None)
             job = prepare(source, target, part)
             progress = run(job, lambda progress, number=number: on_progress(number, len(places), progress))  # type: ignore[misc]
@@ -103,6 +103,7 @@ def _text(info: SourceInfo, estimate: Estimate) -> PageText:
     facts = [("measured", f"{estimate.frames} frames in {estimate.seconds:.1f} s, {per_frame:.2f} s a frame")]
     hours = estimate.job_seconds / 3600
     time = f"{hours:.1f} h" if hours >= 1 else f"{estimate.job_seconds / 60:.1f} min"
-    facts.append(("whole job", f"{estimate.total} frames: about {time} and {estimate.job_bytes / 1e6:.1f} MB"))
+    whole = f"all {estimate.total} frames: about {time} and {estimate.job_bytes / 1e6:.1f} MB"
+    facts.append(("whole job", whole))
     note = "The size is rather too large: every excerpt begins with a keyframe. Curves need the whole: rvrt compare."
-    return PageText(f"Preview of {Path(info.path).name}", tuple(facts), (note,))
+    return PageText(f"Preview of {Path(info.path).name}", whole.capitalize(), tuple(facts), (note,))
