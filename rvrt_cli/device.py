@@ -65,7 +65,7 @@ def use_device(device: str = "auto", precision: str = "float32", threads: int | 
     """
     kind, number = _requested(device, precision)
     set_environment(threads)
-    missing = _missing_accelerators(kind)
+    missing = missing_accelerators(kind)
     with defer_signals(), visible_to_linker():  # an interrupted import leaves half a MindSpore, or aborts
         import mindspore as ms
 
@@ -90,7 +90,7 @@ def certain_device(device: str = "auto", precision: str = "float32") -> Device |
         OptionError: as `use_device`.
     """
     kind, _ = _requested(device, precision)
-    if kind not in ("auto", "cpu") or not all(_missing_accelerators(kind).values()):
+    if kind not in ("auto", "cpu") or not all(missing_accelerators(kind).values()):
         return None
     _check_precision("cpu", precision)
     return Device("cpu", precision)
@@ -142,7 +142,7 @@ def _has_bfloat16() -> bool:
     return False
 
 
-def _missing_accelerators(kind: str) -> dict[str, str | None]:
+def missing_accelerators(kind: str) -> dict[str, str | None]:
     """Why there is no such accelerator, by kind; None where there may be one."""
     missing = {}
     if kind in ("auto", "gpu"):

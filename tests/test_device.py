@@ -93,7 +93,7 @@ def test_bfloat16_is_refused_on_an_accelerator_before_it_is_looked_for(
     monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setattr(rvrt_cli.device, "_has_bfloat16", lambda: True)
-    monkeypatch.setattr(rvrt_cli.device, "_missing_accelerators", lambda kind: pytest.fail("MindSpore is asked"))
+    monkeypatch.setattr(rvrt_cli.device, "missing_accelerators", lambda kind: pytest.fail("MindSpore is asked"))
     for choose in (use_device, certain_device):
         with pytest.raises(OptionError, match="only the CPU computes in bfloat16; choose float16, or --device cpu"):
             choose(kind, "bfloat16")

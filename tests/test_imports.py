@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Dependencies point one way and in no circle, and what must stay light stays light.
 
-    cli → bench → upscale | train → weights, data → model, video, engine → ops → device
+    cli → compare, doctor → bench, check → upscale | train → weights, data → model, video, engine → ops → device
     inside video: write → mux → read → color, ffmpeg
 
 Everything may import the modules of the lowest level. Imports inside functions and under TYPE_CHECKING count too.
@@ -29,7 +29,8 @@ LEVELS = (
     ("model", "video", "engine"),
     ("weights", "data"),
     ("upscale", "train"),
-    ("bench",),
+    ("bench", "check"),
+    ("compare", "doctor"),
     ("cli",),
     ("", "__main__"),  # rvrt_cli/__init__.py, the public API; and python -m rvrt_cli
 )

@@ -26,13 +26,13 @@ def describe_machine(device: Device) -> dict[str, Any]:
 
     from rvrt_cli.ops import kernels, kernels_active
 
-    processor, flags = _processor()
+    cpu, flags = processor()
     on_cpu = kernels_active() and device.kind == "cpu"
     isa = kernels.instruction_set() if on_cpu else None
     return {
         "device": device.kind,
-        "name": processor if device.kind == "cpu" else _accelerator_name(device),
-        "processor": processor,
+        "name": cpu if device.kind == "cpu" else _accelerator_name(device),
+        "processor": cpu,
         "cores": usable_cores(),
         "threads": openmp_threads(),
         "simd": next((name for flag, name in _SIMD_OF_FLAGS.items() if flag in flags), None),
@@ -132,7 +132,7 @@ def _busy_seconds() -> float:
     return sum(getattr(everything, name, 0.0) for name in names) - own.user - own.system
 
 
-def _processor() -> tuple[str, frozenset[str]]:
+def processor() -> tuple[str, frozenset[str]]:
     """Name and feature flags of the CPU."""
     name, flags = platform.processor() or platform.machine(), frozenset[str]()
     with contextlib.suppress(OSError):

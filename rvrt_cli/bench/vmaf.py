@@ -31,6 +31,11 @@ def vmaf(frames: np.ndarray, reference: np.ndarray) -> float:
     Raises:
         MediaError: ffmpeg failed.
     """
+    return float(np.mean(vmaf_of_frames(frames, reference)))
+
+
+def vmaf_of_frames(frames: np.ndarray, reference: np.ndarray) -> list[float]:
+    """VMAF of each frame of a clip; arguments and errors as `vmaf`."""
     height, width = reference.shape[1:3]
     with tempfile.TemporaryDirectory(prefix="rvrt-vmaf-") as name:
         folder = Path(name)
@@ -50,6 +55,6 @@ def vmaf(frames: np.ndarray, reference: np.ndarray) -> float:
         finally:
             program.kill()
         try:
-            return float(json.loads(log.read_text())["pooled_metrics"]["vmaf"]["mean"])
+            return [float(frame["metrics"]["vmaf"]) for frame in json.loads(log.read_text())["frames"]]
         except (ValueError, KeyError, TypeError) as error:
-            raise MediaError(f"libvmaf's log has no mean ({error}); omit --vmaf") from error
+            raise MediaError(f"libvmaf's log has no scores ({error}); omit --vmaf") from error

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line: one file per command; parse, call one function, print. Heavy imports are inside the functions.
 
-- `upscale`, `restore`, `preprocess`, `train`, `bench`, `weights`: the commands.
+- `upscale`, `restore`, `preview`, `check`, `compare`, `preprocess`, `train`, `bench`, `weights`, `doctor`, `cache`: the
+  commands; `completion` completes them in a shell.
 - `generated_options` makes their options from the options dataclasses.
 - `display` shows how far they are; `formatting` and `bench_tables` print numbers and results.
 - `interrupt` handles Ctrl-C.
@@ -17,8 +18,14 @@ import sys
 import click
 
 from rvrt_cli.cli.bench import bench_command
+from rvrt_cli.cli.cache import cache_group
+from rvrt_cli.cli.check import check_command
+from rvrt_cli.cli.compare import compare_command
+from rvrt_cli.cli.completion import complete_file_names, completion_command
+from rvrt_cli.cli.doctor import doctor_command
 from rvrt_cli.cli.interrupt import exit_after_interrupt, interrupt
 from rvrt_cli.cli.preprocess import preprocess_group
+from rvrt_cli.cli.preview import preview_command
 from rvrt_cli.cli.restore import restore_command
 from rvrt_cli.cli.train import train_command
 from rvrt_cli.cli.upscale import upscale_command
@@ -47,8 +54,22 @@ def cli(debug: bool) -> None:
     """
 
 
-for _command in (upscale_command, restore_command, weights_group, bench_command, preprocess_group, train_command):
+for _command in (
+    upscale_command,
+    restore_command,
+    preview_command,
+    check_command,
+    compare_command,
+    weights_group,
+    bench_command,
+    preprocess_group,
+    train_command,
+    doctor_command,
+    cache_group,
+    completion_command,
+):
     cli.add_command(_command)
+complete_file_names(cli)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import suppress
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from rvrt_cli.cli.display import JsonEvents, SilentDisplay, open_display
 from rvrt_cli.cli.formatting import duration
 from rvrt_cli.cli.generated_options import Command, dataclass_options
 from rvrt_cli.cli.interrupt import exit_after_interrupt, forgive_echo, interrupt, second_signal_exits
-from rvrt_cli.errors import MediaError, RvrtError, in_one_line, printable
+from rvrt_cli.errors import MediaError, OptionError, RvrtError, in_one_line, printable
 from rvrt_cli.options import JobOptions, UpscaleOptions
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def job_flags(command: Command) -> Command:
         click.option("--debug", is_flag=True, help="Show the traceback of an error."),
         click.option("--quiet", "-q", is_flag=True, help="Print only errors, and warnings about SOURCE."),
         click.option("--json", "as_json", is_flag=True, help="Print progress as JSON, one object per line."),
+        click.option("--check", is_flag=True, help="Compare TARGET with SOURCE at the end, as `rvrt check` does."),
         click.option("--dry-run", is_flag=True, help="Print the plan and exit."),
     ):
         command = option(command)
@@ -66,6 +68,8 @@ def run_job(kind: type[JobOptions], source: str, target: str, values: dict[str, 
     """
     chosen = kind(**{field.name: values[field.name] for field in fields(kind)})
     dry_run, as_json, quiet = values["dry_run"], values["as_json"], values["quiet"]
+    if values["check"] and "-" in (source, target):
+        raise OptionError("--check: reads SOURCE and TARGET again, and - cannot be; omit it, or name files")
     display = SilentDisplay() if quiet or as_json else open_display("frames")
     report: _TextReport | _JsonReport = _TextReport(display)
     if as_json:
@@ -78,14 +82,16 @@ def run_job(kind: type[JobOptions], source: str, target: str, values: dict[str, 
         report.open(job)
         if dry_run:
             _print_plan(job, report, quiet)
-        else:
-            _run(job, report, display)
+            return
+        done = _run(job, report, display)
     except (RvrtError, OSError) as error:
         report.fail(in_one_line(error))
         raise
     except KeyboardInterrupt:  # before the work
         report.interrupted(0)
         raise
+    if values["check"] and done.path is not None:
+        _check_target(source, done.path, chosen, JsonEvents(stderr=False) if as_json else None)
 
 
 def _print_plan(job: Job, report: _TextReport | _JsonReport, quiet: bool) -> None:
@@ -98,7 +104,7 @@ def _print_plan(job: Job, report: _TextReport | _JsonReport, quiet: bool) -> Non
         click.echo(printable(line))
 
 
-def _run(job: Job, report: _TextReport | _JsonReport, display: SilentDisplay) -> None:
+def _run(job: Job, report: _TextReport | _JsonReport, display: SilentDisplay) -> Progress:
     from rvrt_cli.upscale import Interruption, run
 
     interruption = Interruption()
@@ -122,6 +128,21 @@ def _run(job: Job, report: _TextReport | _JsonReport, display: SilentDisplay) ->
     except KeyboardInterrupt:
         _explain_interrupt(report, job)
     report.end(job, done)
+    return done
+
+
+def _check_target(source: str, target: str, options: JobOptions, events: JsonEvents | None) -> None:
+    """Compare what was written with its source; the exit status is 1 if something is wrong."""
+    from rvrt_cli.check.check_options import CheckOptions
+    from rvrt_cli.cli.check import print_findings, run_check
+
+    report = run_check(source, target, CheckOptions(start=options.start, duration=options.duration))
+    if events is not None:
+        events.emit("check", **report.to_dict())
+    else:
+        print_findings(report)
+    if report.failures:
+        sys.exit(1)
 
 
 def _explain_interrupt(report: _TextReport | _JsonReport, job: Job) -> None:

@@ -13,8 +13,11 @@ import pytest
 from click.testing import CliRunner
 
 from rvrt_cli.bench.bench_options import BenchOptions
+from rvrt_cli.check.check_options import CheckOptions
 from rvrt_cli.cli import cli
 from rvrt_cli.cli.generated_options import dataclass_options
+from rvrt_cli.compare.compare_options import CompareOptions
+from rvrt_cli.compare.preview_options import PreviewOptions
 from rvrt_cli.data.clip_options import ClipOptions
 from rvrt_cli.options import RestoreOptions, UpscaleOptions, option_flag, setting
 from rvrt_cli.train.train_options import TrainOptions
@@ -22,6 +25,9 @@ from rvrt_cli.train.train_options import TrainOptions
 DATACLASSES = {
     "upscale": UpscaleOptions,
     "restore": RestoreOptions,
+    "check": CheckOptions,
+    "compare": CompareOptions,
+    "preview": PreviewOptions,
     "bench": BenchOptions,
     "preprocess clips": ClipOptions,
     "train": TrainOptions,
@@ -58,7 +64,8 @@ except SystemExit:
 
 def test_commands_are_listed_in_the_order_of_their_use() -> None:
     lines = CliRunner().invoke(cli, ["--help"]).output.partition("Commands:\n")[2].splitlines()
-    assert [line.split()[0] for line in lines] == ["upscale", "restore", "weights", "bench", "preprocess", "train"]
+    expected = "upscale restore preview check compare weights bench preprocess train doctor cache completion"
+    assert [line.split()[0] for line in lines] == expected.split()
 
 
 @pytest.mark.parametrize("words", COMMANDS)

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options of `rvrt check`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from rvrt_cli.errors import OptionError
+from rvrt_cli.options import setting
+
+
+@dataclass(frozen=True)
+class CheckOptions:
+    """The part of the source that the target shows.
+
+    Raises:
+        OptionError: a value cannot be used.
+    """
+
+    start: float = setting(0.0, "Start of the part of SOURCE that TARGET shows [s].")
+    duration: float | None = setting(None, "Duration of this part [s].", shown="to the end")
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start < math.inf:
+            raise OptionError(f"--start {self.start}: give seconds from the beginning, 0 or more")
+        if self.duration is not None and not 0 < self.duration < math.inf:
+            raise OptionError(f"--duration {self.duration}: give more than 0 seconds")
+
+    @property
+    def whole(self) -> bool:
+        """Whether the target shows the whole source."""
+        return self.start == 0 and self.duration is None

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options of `rvrt compare`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from rvrt_cli.errors import OptionError
+from rvrt_cli.options import setting
+
+MAX_EXCERPTS = 8
+_MAX_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """What a comparison shows.
+
+    Raises:
+        OptionError: a value cannot be used.
+    """
+
+    excerpts: int = setting(3, "Number of excerpts.")
+    seconds: float = setting(1.5, "Duration of an excerpt [s].")
+    at: str | None = setting(
+        None, "Times of the excerpts in place of chosen ones, such as 0:42,1:05.", metavar="TIME,...", shown="chosen"
+    )
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.excerpts <= MAX_EXCERPTS:
+            raise OptionError(f"--excerpts {self.excerpts}: give 1 to {MAX_EXCERPTS}")
+        if not 0.1 <= self.seconds <= _MAX_SECONDS:
+            raise OptionError(f"--seconds {self.seconds}: give 0.1 to {_MAX_SECONDS:g}")
+        self.times  # noqa: B018  validates
+
+    @property
+    def times(self) -> list[float]:
+        """The times of `at` [s]; empty: to be chosen."""
+        return [parse_time(text) for text in self.at.split(",")] if self.at else []
+
+
+def parse_time(text: str) -> float:
+    """Seconds of "42", "0:42.5" or "1:02:03".
+
+    Raises:
+        OptionError: another form.
+    """
+    try:
+        parts = [float(part) for part in text.strip().split(":")]
+    except ValueError:
+        parts = []
+    if not 1 <= len(parts) <= 3 or any(not 0 <= part < math.inf for part in parts):
+        raise OptionError(f"--at {text!r}: write times such as 42, 0:42 or 1:02:03, separated by commas")
+    seconds = 0.0
+    for part in parts:
+        seconds = 60 * seconds + part
+    return seconds

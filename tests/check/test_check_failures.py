@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`rvrt check` names each failure of the kind that users of upscaling tools report, made here with ffmpeg."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.commands import refusal, rvrt
+from helpers.video_clips import ffmpeg, make_clip
+
+from rvrt_cli.check.check_options import CheckOptions
+from rvrt_cli.check.run_check import check_target_against_source
+from rvrt_cli.check.verdict import CheckReport
+
+# Bursts of a tone, irregular so that there is only one place where they fit
+SOUND = ["-f", "lavfi", "-i", "aevalsrc='0.5*sin(2764*t)*gt(sin(11*t*t),0.4)':s=48000:d=2"]
+# Colors that turn, and a small pattern that moves across them
+PICTURE = [
+    "-f",
+    "lavfi",
+    "-i",
+    "gradients=s=96x64:r=25:d=2:speed=0.03:c0=0x203870:c1=0xb07848:c2=0x508858:nb_colors=3:seed=7[a];"
+    "testsrc2=s=24x16:r=25:d=2,eq=contrast=0.6:saturation=0.5[b];[a][b]overlay=x='mod(3*n,72)':y='20+8*sin(n/5)'",
+]
+X264 = ["-c:v", "libx264", "-preset", "ultrafast", "-crf", "12"]
+TAGS = "setparams=colorspace=smpte170m:color_primaries=smpte170m:color_trc=smpte170m:range=tv"
+SUBTITLES = "1\n00:00:00,500 --> 00:00:01,000\nfirst\n\n2\n00:00:01,200 --> 00:00:01,500\nsecond\n"
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    recipe = [*PICTURE, *SOUND, "-vf", TAGS, *X264, "-pix_fmt", "yuv420p", "-c:a", "aac", "-shortest"]
+    return make_clip(*recipe, tmp_path / "source.mp4")
+
+
+def target_of(source: Path, *arguments: object, filters: str = "null", **options: str) -> Path:
+    """The source enlarged four times with ffmpeg's bicubic, and what `arguments` and `filters` do to it."""
+    path = source.with_name(f"target{options.get('suffix', '.mp4')}")
+    chain = f"scale=4*iw:4*ih:flags=bicubic,{filters}"
+    ffmpeg("-i", source, "-map", "0", "-vf", chain, *X264, "-c:a", "copy", *arguments, path)
+    return path
+
+
+def check(source: Path, target: Path, **options: Any) -> CheckReport:
+    return check_target_against_source(source, target, CheckOptions(**options))
+
+
+def failures(report: CheckReport) -> dict[str, str]:
+    return {finding.name: finding.text for finding in report.failures}
+
+
+def finding(report: CheckReport, name: str) -> Any:
+    return next(item for item in report.findings if item.name == name)
+
+
+def test_a_faithful_target_passes(source: Path) -> None:
+    report = check(source, target_of(source))
+    assert not report.failures
+    assert {item.name: item.status for item in report.findings} == {
+        **dict.fromkeys(("frames", "timestamps", "content", "frozen", "black", "jumps"), "ok"),
+        **dict.fromkeys(("aspect", "rotation", "bit depth", "hdr", "color", "color tags", "true depth"), "ok"),
+        **dict.fromkeys(("tile borders", "window joins", "stream 1", "stream 1 sync"), "ok"),
+    }
+    assert finding(report, "frames").values["target"] == 50
+    assert "bit-exact" in finding(report, "stream 1").text
+
+
+# What users report, as (filters, other arguments, name of the finding, what its text says)
+FAULTS = {
+    "last frames dropped": ("trim=end_frame=47", [], "frames", "the last 3 frames of the source missing"),
+    "first frames dropped": (
+        "trim=start_frame=2,setpts=PTS-STARTPTS",
+        [],
+        "content",
+        "show what the source shows 2 frames later",
+    ),
+    "frames dropped inside": (
+        "select='not(between(n,20,22))'",
+        ["-fps_mode", "passthrough"],
+        "frames",
+        "3 frames of the source missing (20-22",
+    ),
+    "half the frame rate": ("fps=12.5", [], "frames", "25 of 50"),
+    "retagged bt709": (
+        "setparams=colorspace=bt709",
+        [],
+        "color",
+        "the pixels are BT.601, but tagged BT.709",
+    ),
+    "full range called limited": (
+        "scale=in_range=tv:out_range=pc,setparams=range=tv",
+        [],
+        "color",
+        "the pixels are of full range, but tagged limited range",
+    ),
+    "mean color shift": ("lutyuv=y=val+4", [], "color", "mean color is shifted: red +4"),
+    "lost aspect": ("setsar=4/3", [], "aspect", "displayed as 2.000:1, the source as 1.500:1"),
+    "turned": ("transpose=clock", [], "rotation", "rotated by 90° to the right"),
+    "mirrored": ("hflip", [], "rotation", "displayed mirrored"),
+    "frozen": ("loop=loop=3:size=1:start=20,trim=end_frame=50", [], "content", "earlier"),
+    "frozen in place": (
+        "split[a][b];[a][b]freezeframes=first=20:last=24:replace=19",
+        [],
+        "frozen",
+        "frames 20-24 repeat",
+    ),
+    "black": ("lutyuv=y=16:u=128:v=128:enable='between(n,30,32)'", [], "black", "frames 30-32 are black"),
+    "damaged": ("negate=enable='between(n,30,31)'", [], "content", "frames 30-31 differ"),
+    "brightness pulse": (
+        "eq=brightness='0.02*gte(mod(n,20),10)':eval=frame",
+        [],
+        "jumps",
+        "suddenly at frames 10, 20, 30, 40, every 10 frames as at joins of windows",
+    ),
+    "tile border": (
+        "split[a][b];[b]crop=iw-208:ih:208:0,lutyuv=y=val+3[c];[a][c]overlay=208:0",
+        [],
+        "tile borders",
+        "x = 208 px",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_fault_is_named(name: str, source: Path) -> None:
+    filters, arguments, failing, text = FAULTS[name]
+    found = failures(check(source, target_of(source, *arguments, filters=filters)))
+    assert failing in found, found
+    assert text in found[failing]
+
+
+def test_window_joins(tmp_path: Path) -> None:
+    detailed = ["-f", "lavfi", "-i", "testsrc2=s=96x64:r=25:d=2,format=yuv420p"]
+    source = make_clip(*detailed, *X264, tmp_path / "source.mp4")
+    blurred = "gblur=sigma=2:enable='gte(mod(n,14),7)'"
+    found = failures(check(source, target_of(source, filters=blurred)))
+    expected = "details change suddenly at frames 7, 14, 21, 28, 35 and 2 more places, every 7 frames"
+    assert found["window joins"] == expected
+
+
+def test_untagged_bt601_is_explained(tmp_path: Path) -> None:
+    picture = [word.replace("s=96x64", "s=112x160") for word in PICTURE]
+    source = make_clip(*picture, "-vf", TAGS, *X264, "-pix_fmt", "yuv420p", tmp_path / "source.mp4")
+    unknown = "setparams=colorspace=unknown:color_primaries=unknown:color_trc=unknown"
+    report = check(source, target_of(source, filters=unknown))
+    assert set(failures(report)) == {"color"}
+    expected = "the pixels are BT.601, but untagged, which players read as BT.709"
+    assert expected in failures(report)["color"]
+    assert finding(report, "color").values["reading"] == ["smpte170m", "tv"]
+    assert finding(report, "color tags").status == "note"
+
+
+@pytest.mark.parametrize("lossless", [True, False], ids=["lossless", "lossy"])
+@pytest.mark.parametrize("deep", [True, False], ids=["10 bits", "8 bits called 10"])
+def test_8_bit_frames_called_10_bit(tmp_path: Path, deep: bool, lossless: bool) -> None:
+    ramp = "nullsrc=s=96x64:r=25:d=0.6,format=yuv420p10le,geq=lum='200+X*0.3+Y*0.2+N':cb='512+X':cr='512-Y'"
+    crf = "-x265-params", "lossless=1:log-level=error" if lossless else "crf=14:log-level=error"
+    x265 = ["-c:v", "libx265", "-preset", "ultrafast", "-pix_fmt", "yuv420p10le", *crf]
+    source = make_clip("-f", "lavfi", "-i", ramp, *x265[:6], "-x265-params", "lossless=1", tmp_path / "source.mkv")
+    reduced = "null" if deep else "scale=sws_dither=none,format=yuv420p,format=yuv420p10le"
+    target = tmp_path / "target.mkv"
+    ffmpeg("-i", source, "-vf", f"scale=4*iw:4*ih:flags=bilinear+accurate_rnd,{reduced}", *x265, target)
+    found = finding(check(source, target), "true depth")
+    assert found.status == ("ok" if deep else "fail"), found
+    if not deep:
+        assert "stored with 10 bits, but they hold 8-bit levels" in found.text
+
+
+def test_8_bits_out_of_10(tmp_path: Path) -> None:
+    deep = ["-pix_fmt", "yuv420p10le"]
+    source = make_clip(*PICTURE, *X264, *deep, tmp_path / "source.mkv")
+    found = failures(check(source, target_of(source, "-pix_fmt", "yuv420p")))
+    assert found == {"bit depth": "10 bits have become 8"}
+
+
+@pytest.mark.parametrize("codec", ["copy", "aac"], ids=["copied", "re-encoded"])
+@pytest.mark.parametrize("delay", [0.15, -0.1])
+def test_audio_offset(source: Path, codec: str, delay: float) -> None:
+    late = source.with_name("target.mp4")
+    inputs = ["-i", source, "-itsoffset", str(delay), "-i", source]
+    chain = ["-vf", "scale=4*iw:4*ih:flags=bicubic", *X264]
+    ffmpeg(*inputs, "-map", "0:v", "-map", "1:a", *chain, "-c:a", codec, "-b:a", "192k", late)
+    report = check(source, late)
+    assert set(failures(report)) == {"stream 1 sync"}
+    values = finding(report, "stream 1 sync").values
+    assert values["by"] == ("timestamps" if codec == "copy" else "sound")
+    assert values["start"] == pytest.approx(delay, abs=0.012)
+    assert values["end"] == pytest.approx(delay, abs=0.012)
+
+
+def test_reencoded_audio_in_place_is_only_noted(source: Path) -> None:
+    report = check(source, target_of(source, "-c:a", "libopus", "-ar", "48000"))
+    assert not report.failures
+    assert "re-encoded, aac to opus" in finding(report, "stream 1").text
+    assert finding(report, "stream 1 sync").values["by"] == "sound"
+
+
+def test_lost_and_cut_streams(source: Path) -> None:
+    whole = source.with_name("whole.mkv")
+    (source.parent / "lines.srt").write_text(SUBTITLES)
+    inputs = ["-i", source, "-i", source.parent / "lines.srt", "-map", "0:v", "-map", "0:a", "-map", "0:a", "-map", "1"]
+    ffmpeg(*inputs, "-c", "copy", "-c:s", "srt", whole)
+    lost = source.with_name("lost.mkv")
+    chain = ["-vf", "scale=4*iw:4*ih:flags=bicubic", *X264]
+    ffmpeg("-i", whole, "-map", "0:v", "-map", "0:a:0", *chain, "-c:a", "copy", lost)
+    assert failures(check(whole, lost)) == {
+        "stream 2": "audio aac: missing",
+        "stream 3": "subtitle subrip: missing",
+    }
+    cut = source.with_name("cut.mkv")
+    shorter = ["-t", "1.2", "-i", source]
+    ffmpeg(
+        "-i", whole, *shorter, "-map", "0:v", "-map", "1:a", "-map", "0:a:1", "-map", "0:s", *chain, "-c:a", "copy", cut
+    )
+    found = failures(check(whole, cut))
+    assert any("packets missing" in text and "at the end" in text for text in found.values()), found
+
+
+def test_constant_rate_from_a_variable_one(tmp_path: Path) -> None:
+    vary = [
+        "-vf",
+        "settb=1/25000,setpts='(N+0.2*mod(N,3))*1000'",
+        "-fps_mode",
+        "passthrough",
+        "-video_track_timescale",
+        "25000",
+    ]
+    source = make_clip(*PICTURE, *vary, *X264, tmp_path / "source.mp4")
+    constant = target_of(source, filters="setpts=N/25/TB")
+    found = failures(check(source, constant))
+    assert "the variable frame rate has become constant" in found["timestamps"]
+
+
+def test_lost_rotation(source: Path) -> None:
+    turned = source.with_name("turned.mp4")
+    ffmpeg("-display_rotation", "90", "-i", source, "-map", "0", "-c", "copy", turned)
+    lost = source.with_name("lost.mp4")
+    ffmpeg(
+        "-noautorotate", "-i", turned, "-vf", "scale=4*iw:4*ih,sidedata=delete:type=DISPLAYMATRIX", *X264, "-an", lost
+    )
+    found = failures(check(turned, lost))
+    assert "the source's rotation is lost" in found["rotation"]
+
+
+def test_lost_hdr(tmp_path: Path) -> None:
+    tags = "setparams=colorspace=bt2020nc:color_primaries=bt2020:color_trc=smpte2084:range=tv"
+    display = "master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,50):max-cll=1000,400"
+    x265 = ["-c:v", "libx265", "-preset", "ultrafast", "-pix_fmt", "yuv420p10le"]
+    source = make_clip(*PICTURE, "-vf", tags, *x265, "-x265-params", f"log-level=error:{display}", tmp_path / "hdr.mkv")
+    kept, lost = tmp_path / "kept.mkv", tmp_path / "lost.mkv"
+    enlarge = "scale=4*iw:4*ih:flags=bicubic"
+    ffmpeg("-i", source, "-vf", enlarge, *x265, "-x265-params", f"log-level=error:{display}", kept)
+    bare = "setparams=color_trc=unknown:color_primaries=unknown,sidedata=delete"
+    ffmpeg("-i", source, "-vf", f"{enlarge},{bare}", *x265, "-x265-params", "log-level=error", lost)
+    assert finding(check(source, kept), "hdr").status == "ok"
+    found = failures(check(source, lost))
+    assert found["hdr"] == "mastering display missing; content light level missing"
+    assert "transfer smpte2084 is now untagged" in found["color tags"]
+
+
+def test_excerpt(source: Path) -> None:
+    part = source.with_name("part.mp4")
+    ffmpeg("-i", source, "-ss", "0.8", "-t", "0.8", "-vf", "scale=4*iw:4*ih:flags=bicubic", *X264, "-an", part)
+    assert "frames" in failures(check(source, part))
+    found = failures(check(source, part, start=0.8, duration=0.8))
+    assert found == {"stream 1": "audio aac: missing"}
+
+
+def test_images(source: Path) -> None:
+    before, after = source.parent / "before", source.parent / "after"
+    for folder, chain in ((before, "null"), (after, "scale=4*iw:4*ih:flags=bicubic")):
+        folder.mkdir()
+        ffmpeg("-i", source, "-vf", chain, "-frames:v", "12", folder / "%03d.png")
+    assert not check(before, after).failures
+    (after / "012.png").unlink()
+    assert failures(check(before, after)) == {"frames": "11 of 12; the last 1 frame of the source missing"}
+
+
+def test_command(source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    target = target_of(source, filters="trim=end_frame=47")
+    assert rvrt(monkeypatch, "check", source, target) == 1
+    shown = capsys.readouterr().out
+    assert "fail" in shown
+    assert "the last 3 frames of the source missing" in shown
+    assert shown.rstrip().endswith("1 failure: see above")
+    assert rvrt(monkeypatch, "check", source, target, "--json") == 1
+    report = json.loads(capsys.readouterr().out)
+    assert [item["name"] for item in report["findings"] if item["status"] == "fail"] == ["frames"]
+    assert not report["passed"]
+    assert rvrt(monkeypatch, "check", source, source) == 0
+
+
+def test_standard_input_is_refused(
+    source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    assert "write the stream to a file" in refusal(monkeypatch, capsys, "check", "-", source)
