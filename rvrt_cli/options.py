@@ -16,6 +16,8 @@ from rvrt_cli.errors import OptionError
 
 DEVICES = ("auto", "cpu", "gpu", "ascend")
 DEVICE_HELP = "Device that runs the network: auto, cpu, gpu or ascend; gpu:1 is the second GPU."
+RUNTIMES = ("mindspore", "onnx")
+RUNTIME_HELP = "What runs the network: mindspore, or onnx for ONNX Runtime, which takes the names of its providers as --device too."
 PRECISIONS = ("float32", "float16", "bfloat16")
 PRECISION_HELP = (
     "Floating-point precision of the network; float16 needs a GPU or NPU, bfloat16 a CPU with AMX or AVX512-BF16."
@@ -54,6 +56,7 @@ class UpscaleOptions:
 
     model: str = setting("rvrt-tiny", "Weights to use; see `rvrt weights list`.", metavar="NAME")
     weights: str | None = setting(None, "Weights file to use in place of --model.", metavar="FILE")
+    runtime: str = setting("mindspore", RUNTIME_HELP, choices=RUNTIMES)
     device: str = setting("auto", DEVICE_HELP, metavar="DEVICE")
     precision: str = setting(
         "float32",
@@ -96,7 +99,7 @@ class UpscaleOptions:
     )
 
     def __post_init__(self) -> None:
-        parse_device(self.device)
+        check_runtime(self.runtime, self.device)
         check_choice("--precision", self.precision, PRECISIONS)
         if self.scale not in (2, 3, 4):
             raise OptionError(f"--scale {self.scale}: the network upscales 4 times; choose 2, 3 or 4")
@@ -108,9 +111,17 @@ class UpscaleOptions:
         if self.crf is not None and not 0 <= self.crf <= 63:
             raise OptionError(f"--crf {self.crf}: give 0 (best) to 63")
         check_ranks(self.ranks, self.local_ranks, self.node, self.master)
+        if self.runtime == "onnx":
+            self._check_onnx()
         self.memory_bytes  # noqa: B018  validates
         if self.size is not None:
             parse_size(self.size)
+
+    def _check_onnx(self) -> None:
+        if self.window == 0:
+            raise OptionError("--window 0: an exported model has windows of a fixed length; give their frames")
+        if self.ranks > 1:
+            raise OptionError(f"--ranks {self.ranks}: MindSpore starts ranks; omit it, or --runtime onnx")
 
     def _check_windows(self) -> None:
         for name in ("window", "lookahead", "tile", "overlap", "segment"):
@@ -162,6 +173,17 @@ def check_choice(option: str, value: str, allowed: tuple[str, ...]) -> None:
     """
     if value not in allowed:
         raise OptionError(f"{option} {value!r}: choose one of {', '.join(allowed)}")
+
+
+def check_runtime(runtime: str, device: str) -> None:
+    """Refuse an unknown runtime, or a device that MindSpore does not have. Those of ONNX Runtime are known only to itself.
+
+    Raises:
+        OptionError: such a runtime or device.
+    """
+    check_choice("--runtime", runtime, RUNTIMES)
+    if runtime == "mindspore":
+        parse_device(device)
 
 
 def parse_device(text: str) -> tuple[str, int | None]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line: one file per command; parse, call one function, print. Heavy imports are inside the functions.
 
-- `upscale`, `preprocess`, `train`, `bench`, `weights`: the commands.
+- `upscale`, `preprocess`, `train`, `bench`, `weights`, `export`: the commands.
 - `generated_options` makes their options from the options dataclasses.
 - `display` shows how far they are; `formatting` and `bench_tables` print numbers and results.
 - `interrupt` handles Ctrl-C.
@@ -17,6 +17,7 @@ import sys
 import click
 
 from rvrt_cli.cli.bench import bench_command
+from rvrt_cli.cli.export import export_command
 from rvrt_cli.cli.interrupt import exit_after_interrupt, interrupt
 from rvrt_cli.cli.preprocess import preprocess_group
 from rvrt_cli.cli.train import train_command
@@ -46,7 +47,7 @@ def cli(debug: bool) -> None:
     """
 
 
-for _command in (upscale_command, weights_group, bench_command, preprocess_group, train_command):
+for _command in (upscale_command, weights_group, export_command, bench_command, preprocess_group, train_command):
     cli.add_command(_command)
 
 

@@ -30,8 +30,10 @@ class GraphBuilder:
         """Name of the output of an ONNX operator, or a list of names if there are several."""
         key = (kind, tuple(inputs), outputs, repr(sorted(attributes.items())))
         if key not in self._known:
-            names = [f"{kind}_{len(self._nodes)}" + (f"_{i}" if outputs > 1 else "") for i in range(outputs)]
-            self._nodes.append(helper.make_node(kind, inputs, names, name=names[0], **attributes))
+            # Short names: a window has some 16 000 nodes, and half of a small network's file would be names.
+            number = f"{len(self._nodes):x}"
+            names = [number] if outputs == 1 else [f"{number}.{i}" for i in range(outputs)]
+            self._nodes.append(helper.make_node(kind, inputs, names, **attributes))
             self._known[key] = names
         names = self._known[key]
         return names[0] if outputs == 1 else names
@@ -39,11 +41,10 @@ class GraphBuilder:
     def constant(self, array: np.ndarray) -> str:
         """Name of a constant; the same values are stored once."""
         array = np.asarray(array, order="C")  # `ascontiguousarray` would give a scalar an axis
-        digest = hashlib.sha256(array.tobytes()).hexdigest()[:24]
-        name = f"constant_{array.dtype}_{'x'.join(map(str, array.shape))}_{digest}"
-        if name not in self._constants:
-            self._constants[name] = numpy_helper.from_array(array, name)
-        return name
+        content = f"{array.dtype}{array.shape}{hashlib.sha256(array.tobytes()).hexdigest()}"
+        if content not in self._constants:
+            self._constants[content] = numpy_helper.from_array(array, f"c{len(self._constants):x}")
+        return self._constants[content].name
 
     def integers(self, *values: int) -> str:
         """Name of a constant (n,) int64: axes, sizes, indices."""
@@ -67,7 +68,7 @@ class GraphBuilder:
             "rvrt",
             self._inputs,
             self._outputs,
-            [tensor for name, tensor in self._constants.items() if name in used],
+            [tensor for tensor in self._constants.values() if tensor.name in used],
             doc_string=description,
         )
         opsets = [helper.make_opsetid("", OPSET)]

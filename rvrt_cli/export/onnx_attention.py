@@ -142,7 +142,9 @@ class OnnxAttention(OnnxSampling):
             label = graph.node("Reshape", [self._region_labels(length, edge, moved), shape])
             region = graph.node("Add", [graph.node("Mul", [region, graph.integers(3)]), label])
         split = [counts[0], window[0], counts[1], window[1], counts[2], window[2]]
-        region = graph.node("Transpose", [graph.node("Reshape", [region, shape_name(graph, split)])], perm=(0, 2, 4, 1, 3, 5))
+        region = graph.node(
+            "Transpose", [graph.node("Reshape", [region, shape_name(graph, split)])], perm=(0, 2, 4, 1, 3, 5)
+        )
         region = graph.node("Reshape", [region, graph.integers(-1, 1, window[0] * window[1] * window[2])])
         rows, columns = (graph.node("Unsqueeze", [region, graph.integers(axis)]) for axis in (3, 2))
         same = graph.node("Equal", [rows, columns])
@@ -158,7 +160,9 @@ class OnnxAttention(OnnxSampling):
         place = graph.node("Range", [start, graph.node("Squeeze", [size_name(graph, length)]), step])
         borders = [size_name(graph, length - edge), size_name(graph, length - moved)]
         labels = [
-            graph.node("Cast", [graph.node("GreaterOrEqual", [place, border])], to=TensorProto.INT64)  # of no shift: none beyond it
+            graph.node(
+                "Cast", [graph.node("GreaterOrEqual", [place, border])], to=TensorProto.INT64
+            )  # of no shift: none beyond it
             for border in borders
         ]
         return graph.node("Add", labels)
@@ -166,7 +170,13 @@ class OnnxAttention(OnnxSampling):
     # --- attention to sampled keys
 
     def guided_offsets(
-        self, x: SymbolicTensor, weight: Any, bias: Any, flows: SymbolicTensor, sizes: tuple[int, int], max_offset: float
+        self,
+        x: SymbolicTensor,
+        weight: Any,
+        bias: Any,
+        flows: SymbolicTensor,
+        sizes: tuple[int, int],
+        max_offset: float,
     ) -> tuple[SymbolicTensor, SymbolicTensor]:
         _, time, height, width, _ = x.shape
         residue = max_offset * self.tanh(self.linear(x, weight, bias))
@@ -258,7 +268,9 @@ class OnnxAttention(OnnxSampling):
             # every frame attends to the points of all frames
             of_frames = graph.node("Split", [samples], outputs=time, axis=0) if time > 1 else [samples]
             values = graph.node("Concat", of_frames, axis=2)  # (1, channels, T * K, H, W)
-            attended.append(self._attend(query.narrow(4, _share(part, share)), values, heads // parts, time * kernel[0] * kernel[1]))
+            attended.append(
+                self._attend(query.narrow(4, _share(part, share)), values, heads // parts, time * kernel[0] * kernel[1])
+            )
         return concatenate(attended, -1)
 
     @staticmethod

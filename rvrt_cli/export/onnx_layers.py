@@ -130,9 +130,7 @@ class OnnxLayers:
         sizes = shape_name(self.graph, (batch, channels, height, width))
         mode = "align_corners" if align_corners else "half_pixel"
         wide = x.astype(ms.float32)
-        y = self.graph.node(
-            "Resize", [wide.planes, "", "", sizes], mode="linear", coordinate_transformation_mode=mode
-        )
+        y = self.graph.node("Resize", [wide.planes, "", "", sizes], mode="linear", coordinate_transformation_mode=mode)
         return wide.like(planes=y, shape=[batch, height, width, channels]).astype(x.dtype)
 
     def halve(self, x: SymbolicTensor) -> SymbolicTensor:

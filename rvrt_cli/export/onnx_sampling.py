@@ -239,9 +239,7 @@ class OnnxSampling(OnnxLayers):
 
         to_last = {"perm": (0, 2, 3, 1)}
         at = self._normalized(graph.node("Transpose", [whole], **to_last), centers, height, width)
-        sample = graph.node(
-            "GridSample", [neighbors, at], mode="nearest", padding_mode="border", align_corners=0
-        )
+        sample = graph.node("GridSample", [neighbors, at], mode="nearest", padding_mode="border", align_corners=0)
         # The frame's own colors there, for all neighbors in one call: they are stacked as rows.
         shape = shape_name(graph, (batch, count, height, width, 2))
         rows = graph.node("Reshape", [graph.node("Transpose", [offset], **to_last), shape])
@@ -256,9 +254,7 @@ class OnnxSampling(OnnxLayers):
         difference = graph.node("Sub", [sample, expected])
         squared = graph.node("Mul", [difference, difference])
         distance = graph.node("ReduceMean", [squared], axes=[1], keepdims=1)
-        similar = graph.node(
-            "Exp", [graph.node("Mul", [distance, self._number(-0.5 / COLOR_SIGMA**2, ms.float32)])]
-        )
+        similar = graph.node("Exp", [graph.node("Mul", [distance, self._number(-0.5 / COLOR_SIGMA**2, ms.float32)])])
         trust = graph.node("Mul", [similar, self._seen(whole, centers, height, width)])
         return sample, graph.node("Mul", [self._subpixel_weights(offset, (batch * count, height, width)), trust])
 
@@ -266,7 +262,9 @@ class OnnxSampling(OnnxLayers):
         """(B·K, 1, H, W): 1 where the pixel plus `whole` (B·K, 2, H, W) px is in the frame, else 0."""
         graph = self.graph
         at = graph.node("Add", [whole, graph.node("Transpose", [centers], perm=(2, 0, 1))])
-        sizes = graph.node("Cast", [graph.node("Concat", [size_name(graph, s) for s in (width, height)], axis=0)], to=TensorProto.FLOAT)
+        sizes = graph.node(
+            "Cast", [graph.node("Concat", [size_name(graph, s) for s in (width, height)], axis=0)], to=TensorProto.FLOAT
+        )
         ends = graph.node("Unsqueeze", [sizes, graph.integers(1, 2)])
         inside = graph.node(
             "And", [graph.node("Greater", [at, self._number(0, ms.float32)]), graph.node("Less", [at, ends])]

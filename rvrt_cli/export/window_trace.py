@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import mindspore as ms
 import numpy as np
@@ -13,11 +12,9 @@ from rvrt_cli import ops
 from rvrt_cli.export.graph_builder import Dim, GraphBuilder
 from rvrt_cli.export.onnx_attention import OnnxAttention
 from rvrt_cli.export.symbolic_tensor import SymbolicTensor
-from rvrt_cli.model.config import RVRTConfig
-from rvrt_cli.model.optical_flow import MISSING_FRAME
-from rvrt_cli.model.outline import FRAMES_STATE
+from rvrt_cli.model.outline import FRAMES_STATE, MISSING_FRAME
 from rvrt_cli.model.rvrt import RVRT, RecurrentState
-
+from rvrt_cli.runtime.exported_model import NEXT_PREFIX, OUTPUT, WINDOW_INPUT, ExportedModel
 
 
 class PaddedRVRT(RVRT):
@@ -42,72 +39,42 @@ def where(condition: SymbolicTensor, x: SymbolicTensor) -> SymbolicTensor:
     return x.like(x.graph.node("Where", [condition.value, x.value, zero]))
 
 
-@dataclass(frozen=True)
-class WindowShape:
-    """Sizes of a window.
-
-    Attributes:
-        frames: that come out.
-        lookahead: frames after them; both are whole clips.
-        size: (height, width) [px], or None: known only when the model runs.
-        half: whether to compute in float16.
-    """
-
-    frames: int
-    lookahead: int
-    size: tuple[int, int] | None
-    half: bool = False
-
-
-INPUT, OUTPUT = "window", "output"  # the frames of a window, and those that come out
-NEXT = "next_"  # prefix of the outputs that are the next window's state: next_frames goes to frames, and so on
-
-
-def trace_window(config: RVRTConfig, arrays: Mapping[str, np.ndarray], window: WindowShape) -> GraphBuilder:
-    """The graph of one window: inputs `INPUT` and the state, outputs `OUTPUT` and the next state; see docs/export.md.
+def trace_window(model: ExportedModel, arrays: Mapping[str, np.ndarray]) -> GraphBuilder:
+    """The graph of one window: inputs `WINDOW_INPUT` and the state, outputs `OUTPUT` and the next state; see docs/export.md.
 
     Args:
         arrays: the network's weights by name.
     """
-    graph = GraphBuilder()
+    graph, config = GraphBuilder(), model.config
     cell = PaddedRVRT(config)
     cell.load(arrays)
-    height, width = window.size or ("height", "width")
-    features = (1, config.clip_size, height, width, config.width)
-    length = window.frames + window.lookahead
-    shapes = {
-        INPUT: (1, length, height, width, 3),
-        FRAMES_STATE: (1, config.history, height, width, 3),
-        **dict.fromkeys(config.branches, features),
-    }
-    sizes = window.size or tuple(_input_side(graph, axis, name) for axis, name in ((2, "height"), (3, "width")))
+    height, width = model.size or ("height", "width")
+    sides = model.size or (_input_side(graph, 2, "height"), _input_side(graph, 3, "width"))
+    shapes = model.input_shapes(height, width)
     inputs = {}
     for name, shape in shapes.items():
         graph.add_input(name, shape)
-        given = SymbolicTensor(graph, (*shape[:2], *sizes, shape[4]), ms.float32, name)
-        inputs[name] = given.astype(ms.float16 if window.half else ms.float32)
-    frames, past = inputs.pop(INPUT), inputs.pop(FRAMES_STATE)
+        given = SymbolicTensor(graph, (*shape[:2], *sides, shape[4]), ms.float32, name)
+        inputs[name] = given.astype(ms.float16 if model.precision == "float16" else ms.float32)
+    frames, past = inputs.pop(WINDOW_INPUT), inputs.pop(FRAMES_STATE)
     table = OnnxAttention(graph)
     methods = {name: getattr(table, name) for name in dir(table) if not name.startswith("_") and hasattr(ops, name)}
     with ops.used_for_tracing(methods):
         cell.present = _present_clips(frames, past, config.clip_size)
-        clips, state = cell.stream_clips(frames, RecurrentState(past, inputs), window.frames)
+        clips, state = cell.stream_clips(frames, RecurrentState(past, inputs), model.frames)
         output = ops.concat(list(clips), 1)
-    graph.add_output(OUTPUT, output.astype(ms.float32).value, (1, window.frames, *_times(config.scale, height, width), 3))
+    upscaled = [config.scale * side if isinstance(side, int) else f"{config.scale}*{side}" for side in (height, width)]
+    graph.add_output(OUTPUT, output.astype(ms.float32).value, (1, model.frames, *upscaled, 3))
     for name, tensor in {FRAMES_STATE: state.frames, **state.features}.items():
-        graph.add_output(NEXT + name, tensor.astype(ms.float32).value, shapes[name])
+        graph.add_output(NEXT_PREFIX + name, tensor.astype(ms.float32).value, shapes[name])
     return graph
 
 
 def _input_side(graph: GraphBuilder, axis: int, name: str) -> Dim:
     """Height or width of the frames."""
-    shape = graph.node("Shape", [INPUT])
+    shape = graph.node("Shape", [WINDOW_INPUT])
     side = graph.node("Slice", [shape, *map(graph.integers, (axis, axis + 1, 0))])
     return Dim(graph, side, name)
-
-
-def _times(scale: int, *sides: int | str) -> list[int | str]:
-    return [scale * side if isinstance(side, int) else f"{scale}*{side}" for side in sides]
 
 
 def _present_clips(frames: SymbolicTensor, past: SymbolicTensor, clip: int) -> dict[int, SymbolicTensor]:

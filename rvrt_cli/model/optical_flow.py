@@ -11,8 +11,6 @@ from mindspore import Tensor
 from rvrt_cli import ops
 from rvrt_cli.model.spynet import spynet
 
-MISSING_FRAME = -8.0  # pixel value of a missing frame: so far from any color that `fuse_neighbors` gives it no weight
-
 
 @ops.compiled
 def estimate_flow(before: Tensor, clip: Tensor, both: bool, *weights: Tensor) -> tuple[Tensor, Tensor]:

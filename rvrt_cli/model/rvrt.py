@@ -19,7 +19,8 @@ from rvrt_cli.model.alignment import compose_flows
 from rvrt_cli.model.blocks import parameters
 from rvrt_cli.model.config import RVRTConfig
 from rvrt_cli.model.network_parts import Align, Branch, Extract, Reconstruct
-from rvrt_cli.model.optical_flow import MISSING_FRAME, estimate_flow, fuse_neighbors
+from rvrt_cli.model.optical_flow import estimate_flow, fuse_neighbors
+from rvrt_cli.model.outline import MISSING_FRAME
 from rvrt_cli.model.weight_shapes import spynet_shapes
 
 Clips = list[Tensor]  # one tensor (N, T, H, W, C) per clip, in time order

@@ -15,6 +15,8 @@ from rvrt_cli.errors import MediaError, OptionError, OutOfMemoryError
 from rvrt_cli.model.outline import NetworkOutline, has_cpu_kernels
 from rvrt_cli.model.weight_shapes import parameter_shapes
 from rvrt_cli.options import NATIVE_SCALE, UpscaleOptions
+from rvrt_cli.runtime import OnnxNetwork
+from rvrt_cli.upscale.exported import open_exported
 from rvrt_cli.upscale.resume import (
     EarlierRun,
     JobInputs,
@@ -175,8 +177,7 @@ def prepare(
     checked = check_target(info, _output_request(info, target, options, replaces=published is not None))
 
     # the network, and what an earlier run has left
-    find_network = outline_network if dry_run else load_network
-    network = find_network(options.model, options.weights, options.device, options.precision)
+    network = _find_network(info, options, dry_run)
     inputs = JobInputs(options=options, source=info, target=checked, network=network)
     about = identify(inputs)
     resumable = workdir is not None and info.kind != "y4m"
@@ -199,6 +200,16 @@ def prepare(
         earlier=earlier,
         resumable=resumable,
     )
+
+
+def _find_network(info: SourceInfo, options: UpscaleOptions, dry_run: bool) -> Network | NetworkOutline | OnnxNetwork:
+    """The network of the options, which takes the frames of the source."""
+    if options.runtime == "onnx":
+        exported = open_exported(options)
+        exported.check_frames(info.width, info.height)
+        return exported
+    find_network = outline_network if dry_run else load_network
+    return find_network(options.model, options.weights, options.device, options.precision)
 
 
 def _output_request(info: SourceInfo, target: str | Path, options: UpscaleOptions, *, replaces: bool) -> OutputRequest:

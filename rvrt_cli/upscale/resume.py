@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rvrt_cli import engine
 from rvrt_cli.errors import MediaError
 from rvrt_cli.options import UpscaleOptions
+from rvrt_cli.runtime import OnnxNetwork
 from rvrt_cli.upscale.workdir import RUN_MANIFEST, About, Published, RunManifest, StateShapes, Workdir
 from rvrt_cli.version import __version__
 from rvrt_cli.video.ffmpeg import ffmpeg_version
@@ -34,13 +35,16 @@ class JobInputs:
     options: UpscaleOptions
     source: SourceInfo
     target: Target
-    network: Network | NetworkOutline
+    network: Network | NetworkOutline | OnnxNetwork
 
     @property
     def window_options(self) -> engine.WindowOptions:
         """What the user asks of windows and tiles."""
-        options = self.options
-        return engine.WindowOptions(options.window, options.tile, options.overlap, options.lookahead)
+        options, window, tile = self.options, self.options.window, self.options.tile
+        if isinstance(self.network, OnnxNetwork):  # made for one window, and perhaps for one size
+            window = self.network.model.frames
+            tile = tile if self.network.model.size is None else 0
+        return engine.WindowOptions(window, tile, options.overlap, options.lookahead)
 
 
 @dataclass(frozen=True)
