@@ -43,7 +43,7 @@ class GraphBuilder:
         array = np.asarray(array, order="C")  # `ascontiguousarray` would give a scalar an axis
         content = f"{array.dtype}{array.shape}{hashlib.sha256(array.tobytes()).hexdigest()}"
         if content not in self._constants:
-            self._constants[content] = numpy_helper.from_array(array, f"c{len(self._constants):x}")
+            self._constants[content] = numpy_helper.from_array(array, f"w{len(self._constants):x}")
         return self._constants[content].name
 
     def integers(self, *values: int) -> str:
