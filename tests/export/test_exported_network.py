@@ -8,45 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from golden.named_weights import named_array
 from helpers.comparison import assert_within
+from helpers.exported_networks import BARE, CARD, GUIDED, KANADE, PLAIN, weights_of, write_export
 
 from rvrt_cli.device import use_device
-from rvrt_cli.model import PRESETS, RVRTConfig, parameter_shapes
+from rvrt_cli.model import PRESETS, RVRTConfig
 from rvrt_cli.model.outline import FRAMES_STATE
-from rvrt_cli.runtime import ExportedModel, OnnxNetwork
+from rvrt_cli.runtime import OnnxNetwork
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "rvrt.npz"
 WHOLE = 2e-4  # largest error of a whole network
-# Small, with all that the networks have: flow, bias, shifted windows; neighborhood attention; frame fusion; no flow
-GUIDED = RVRTConfig(
-    widths=(12, 12, 12),
-    groups=(1, 1, 1),
-    depths=(1, 2, 1),
-    heads=(2, 2, 2),
-    window=4,
-    align_heads=4,
-    deformable_groups=4,
-    upsampler_width=8,
-)
-PLAIN = replace(GUIDED, alignment="neighborhood", relative_position_bias=False)
-BARE = replace(GUIDED, passes=2, bodies=("convolution",) * 3, flow_guided=False, offset_width=8, upsampler_width=0)
-KANADE = replace(BARE, flow_guided=True, flow_estimator="lucas-kanade", fused_neighbors=3, carry=0.8)
 NETWORKS = {"guided": GUIDED, "plain": PLAIN, "bare": BARE, "kanade": KANADE}
-CARD = {"name": "test", "trained": True, "degradation": "bi", "license": "Apache-2.0"}
-
-
-def weights_of(config: RVRTConfig) -> dict[str, np.ndarray]:
-    """Weights so large that every part matters."""
-    return {name: named_array(name, shape) for name, shape in parameter_shapes(config).items()}
 
 
 def export(path: Path, config: RVRTConfig, frames: int, lookahead: int, **options: object) -> OnnxNetwork:
-    from rvrt_cli.export.window_trace import trace_window
-
-    use_device("cpu")
-    model = ExportedModel(config, CARD, frames, lookahead, options.pop("size", None), **options)
-    path.write_bytes(trace_window(model, weights_of(config)).model(model.to_metadata(), "").SerializeToString())
+    write_export(path, config, frames, lookahead, **options)
     return OnnxNetwork(path, "cpu")
 
 
@@ -57,7 +33,9 @@ def moving_pattern(frames: int, height: int, width: int) -> np.ndarray:
     y, x = np.mgrid[:height, :width]
     clip = [
         np.sin(
-            fields[..., 0, None, None] * (y - 0.3 * t) + fields[..., 1, None, None] * (x - 0.6 * t) + phases[..., None, None]
+            fields[..., 0, None, None] * (y - 0.3 * t)
+            + fields[..., 1, None, None] * (x - 0.6 * t)
+            + phases[..., None, None]
         ).mean(1)
         for t in range(frames)
     ]
