@@ -120,8 +120,8 @@ class UpscaleOptions:
     def _check_onnx(self) -> None:
         if self.window == 0:
             raise OptionError("--window 0: an exported model has windows of a fixed length; give their frames")
-        if self.ranks > 1:
-            raise OptionError(f"--ranks {self.ranks}: MindSpore starts ranks; omit it, or --runtime onnx")
+        if self.master is not None:
+            raise OptionError(f"--master {self.master}: several machines meet through MindSpore; omit it")
 
     def _check_windows(self) -> None:
         for name in ("window", "lookahead", "tile", "overlap", "segment"):

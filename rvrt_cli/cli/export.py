@@ -16,12 +16,12 @@ from rvrt_cli.errors import printable
 from rvrt_cli.export.export_options import ExportOptions
 
 
-@click.command("export", short_help="Export a network to ONNX or MindIR.")
+@click.command("export", short_help="Export a network to ONNX.")
 @click.argument("target", type=click.Path(path_type=Path))
 @dataclass_options(ExportOptions)
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def export_command(target: Path, debug: bool, **values: Any) -> None:
-    """Export a network to TARGET, a file that ends in .onnx or .mindir, for other runtimes.
+    """Export a network to TARGET, an ONNX file, for other runtimes.
 
     The model upscales one window of a video. Its inputs are the frames and the recurrent state of the window before, its
     outputs the upscaled frames and the next state; docs/export.md describes them.

@@ -8,7 +8,7 @@ there is no second description of it.
 - `symbolic_tensor` is a value of that graph that behaves like a MindSpore `Tensor`.
 - `onnx_layers`, `onnx_sampling` and `onnx_attention` are the ops.
 - `window_trace` runs one window of the network, with its state as inputs and outputs.
-- `export_network` writes the file, and keeps models for `rvrt upscale --runtime onnx` in the cache; `mindir` writes MindIR.
+- `export_network` writes the file.
 
 `rvrt_cli.runtime` describes the models and runs them.
 """

@@ -215,7 +215,9 @@ class OnnxAttention(OnnxSampling):
                 at = self._group_positions(positions, n, [range(first, first + of_keys) for first in places], offset)
                 samples.append(self._group_samples(self._part(field, part, share), at, 2 * of_keys, points))
             values = graph.node("Concat", samples, axis=2) if time > 1 else samples[0]
-            attended.append(self._attend(query.narrow(4, _share(part, share)), values, heads // parts, time * points))
+            attended.append(
+                self._attend(query.narrow(4, _channels_of_part(part, share)), values, heads // parts, time * points)
+            )
         return concatenate(attended, -1)
 
     def _sampling_positions(self, offset: SymbolicTensor, kernel: tuple[int, int]) -> str:
@@ -269,7 +271,12 @@ class OnnxAttention(OnnxSampling):
             of_frames = graph.node("Split", [samples], outputs=time, axis=0) if time > 1 else [samples]
             values = graph.node("Concat", of_frames, axis=2)  # (1, channels, T * K, H, W)
             attended.append(
-                self._attend(query.narrow(4, _share(part, share)), values, heads // parts, time * kernel[0] * kernel[1])
+                self._attend(
+                    query.narrow(4, _channels_of_part(part, share)),
+                    values,
+                    heads // parts,
+                    time * kernel[0] * kernel[1],
+                )
             )
         return concatenate(attended, -1)
 
@@ -277,7 +284,7 @@ class OnnxAttention(OnnxSampling):
     def _part(frames: SymbolicTensor, part: int, share: int) -> SymbolicTensor:
         """Keys and values of a part of the heads: of (T, H, W, key | value), (T, H, W, 2 * share)."""
         channels = frames.shape[3] // 2
-        return concatenate([frames.narrow(3, _share(part, share, half)) for half in (0, channels)], -1)
+        return concatenate([frames.narrow(3, _channels_of_part(part, share, half)) for half in (0, channels)], -1)
 
     def _attend(self, query: SymbolicTensor, samples: str, heads: int, points: int) -> SymbolicTensor:
         """Softmax attention of each pixel over its own samples.
@@ -303,5 +310,5 @@ class OnnxAttention(OnnxSampling):
         return wide.astype(query.dtype)
 
 
-def _share(part: int, share: int, first: int = 0) -> slice:
+def _channels_of_part(part: int, share: int, first: int = 0) -> slice:
     return slice(first + part * share, first + (part + 1) * share)

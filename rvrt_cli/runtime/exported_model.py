@@ -15,7 +15,7 @@ from rvrt_cli.options import PRECISIONS
 
 WINDOW_INPUT, OUTPUT = "window", "output"  # the frames of a window; the upscaled ones
 NEXT_PREFIX = "next_"  # of the outputs that are the next window's state: next_frames goes to frames, and so on
-_METADATA_KEY = "rvrt"
+_MODEL_KEY = "rvrt"
 _FORMAT = 1  # raised when inputs, outputs or their meaning change
 _LARGEST_WINDOW = 4096  # frames, and px of a side: bounds of what a file may ask for
 _LARGEST_SIDE = 1 << 16
@@ -80,7 +80,7 @@ class ExportedModel:
             "precision": self.precision,
         }
         return {
-            _METADATA_KEY: json.dumps(about, sort_keys=True),
+            _MODEL_KEY: json.dumps(about, sort_keys=True),
             "name": str(self.card["name"]),
             "license": str(self.card.get("license", "unknown")),
             "scores": json.dumps(self.card.get("scores", {}), sort_keys=True),
@@ -96,7 +96,7 @@ class ExportedModel:
         """
         foreign = f"{path}: not a model of `rvrt export`, or a damaged one; export it again"
         try:
-            about = json.loads(metadata[_METADATA_KEY])
+            about = json.loads(metadata[_MODEL_KEY])
             version, card, size = about["format"], about["card"], about["size"]
             name = card["name"]
         except (KeyError, TypeError, ValueError, RecursionError):

@@ -18,7 +18,7 @@ from rvrt_cli.runtime.exported_model import NEXT_PREFIX, OUTPUT, WINDOW_INPUT, E
 from rvrt_cli.runtime.providers import choose_provider
 
 _LOG_ERRORS = 3  # ONNX Runtime warns of its own optimizations
-_OUT_OF_MEMORY = ("Failed to allocate", "bad_alloc", "out of memory")
+_ALLOCATION_ERRORS = ("Failed to allocate", "bad_alloc", "out of memory")
 
 
 class OnnxNetwork:
@@ -163,7 +163,7 @@ class OnnxNetwork:
         try:
             values = dict(zip(self._names, self._session.run(self._names, feeds), strict=True))
         except Exception as error:
-            if any(text.lower() in str(error).lower() for text in _OUT_OF_MEMORY):
+            if any(text.lower() in str(error).lower() for text in _ALLOCATION_ERRORS):
                 raise OutOfMemoryError(
                     "the device's memory is not enough for this call; choose a smaller --tile or --window"
                 ) from error

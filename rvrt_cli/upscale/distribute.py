@@ -58,7 +58,8 @@ def compute_in_ranks(job: Job, reporter: Reporter) -> None:
         _gather(claims, reporter.progress)
         reporter.report()
 
-    group = RankGroup(options.ranks, options.ranks_here, options.node, options.master)
+    mindspore = options.runtime == "mindspore"
+    group = RankGroup(options.ranks, options.ranks_here, options.node, options.master, mindspore=mindspore)
     if run_ranks(group, Path(__file__).with_name("upscale_rank.py"), logs / _TASK, logs, poll):
         shutil.rmtree(logs, ignore_errors=True)
         raise KeyboardInterrupt
@@ -109,7 +110,8 @@ def work_as_rank(task: Path) -> None:
     """
     values = json.loads(task.read_text(encoding="utf-8"))
     options = UpscaleOptions(**values["options"])
-    use_device(options.device, options.precision)
+    if options.runtime == "mindspore":
+        use_device(options.device, options.precision)
     rank, size = join_ranks()
     job = prepare(values["source"], values["target"], options, as_rank=True)
     assert job.workdir is not None
