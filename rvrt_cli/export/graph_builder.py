@@ -157,6 +157,12 @@ class SizeRatio:
 Size = int | Dim
 
 
+def known(size: Size) -> int:
+    """A size that does not depend on the frame: of frames, channels, groups."""
+    assert isinstance(size, int), f"{size} is known only when the model runs"
+    return size
+
+
 def size_name(graph: GraphBuilder, size: Size) -> str:
     """Name of a size as (1,) int64."""
     return size.name if isinstance(size, Dim) else graph.integers(size)

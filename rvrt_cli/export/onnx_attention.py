@@ -14,7 +14,7 @@ import mindspore as ms
 import numpy as np
 from onnx import TensorProto
 
-from rvrt_cli.export.graph_builder import Dim, Size, shape_name, size_name
+from rvrt_cli.export.graph_builder import Dim, Size, known, shape_name, size_name
 from rvrt_cli.export.onnx_sampling import OnnxSampling
 from rvrt_cli.export.symbolic_tensor import END, SymbolicTensor, concatenate, to_array
 from rvrt_cli.ops.attention import SHIFT_MASK, SWIN_WEIGHTS, relative_position_index
@@ -68,7 +68,7 @@ class OnnxAttention(OnnxSampling):
         shift: tuple[Size, ...],
     ) -> SymbolicTensor:
         graph, (_, time, height, width, wide) = self.graph, qkv.shape
-        channels = wide // 3
+        channels = known(wide) // 3
         size = qkv.shape[1:4]
         padded = [length + -length % edge for length, edge in zip(size, window, strict=True)]
         counts = [length // edge for length, edge in zip(padded, window, strict=True)]
@@ -197,12 +197,8 @@ class OnnxAttention(OnnxSampling):
         kernel: tuple[int, int],
     ) -> SymbolicTensor:
         """Heads and the groups that they read are independent of the others: one part after the other needs less memory."""
-        graph, (_, time, _, _, channels) = self.graph, query.shape
-        groups, points = offset.shape[5:7]
-        assert isinstance(time, int)
-        assert isinstance(groups, int)
-        assert isinstance(points, int)
-        assert isinstance(channels, int)
+        graph, time, channels = self.graph, known(query.shape[1]), known(query.shape[4])
+        groups, points = map(known, offset.shape[5:7])
         parts = min(heads, groups // 2)
         share, of_keys = channels // parts, groups // 2 // parts  # channels, and groups of the keys, of a part
         positions = self._sampling_positions(offset, kernel)
@@ -223,7 +219,7 @@ class OnnxAttention(OnnxSampling):
     def _sampling_positions(self, offset: SymbolicTensor, kernel: tuple[int, int]) -> str:
         """GridSample's coordinates (T, T, G, K, H, W, 2) of the sampling points: field, frame, and so on."""
         graph, (_, _, height, width, *_) = self.graph, offset.shape
-        points = np.stack(np.mgrid[: kernel[0], : kernel[1]], -1).reshape(-1, 2) - np.array(kernel) // 2
+        points = np.indices(kernel).reshape(2, -1).T - np.array(kernel) // 2
         flipped = self.swap_xy(offset.astype(ms.float32)).value
         flipped = graph.node("Add", [flipped, graph.constant(points[:, ::-1].astype(np.float32))])
         centers = graph.node("Unsqueeze", [self._pixel_centers(height, width), graph.integers(2, 3, 4)])
@@ -250,8 +246,8 @@ class OnnxAttention(OnnxSampling):
         self, query: SymbolicTensor, key_value: SymbolicTensor, heads: int, kernel: tuple[int, int]
     ) -> SymbolicTensor:
         """Some heads after the others, which needs less memory."""
-        graph, (_, time, height, width, channels) = self.graph, query.shape
-        assert isinstance(time, int)
+        graph, (_, _, height, width, _) = self.graph, query.shape
+        time, channels = known(query.shape[1]), known(query.shape[4])
         parts = math.gcd(heads, _NEIGHBORHOOD_PARTS)
         share, (up, left) = channels // parts, (kernel[0] // 2, kernel[1] // 2)
         frames = key_value.reshape(*key_value.shape[1:])
@@ -283,7 +279,7 @@ class OnnxAttention(OnnxSampling):
     @staticmethod
     def _part(frames: SymbolicTensor, part: int, share: int) -> SymbolicTensor:
         """Keys and values of a part of the heads: of (T, H, W, key | value), (T, H, W, 2 * share)."""
-        channels = frames.shape[3] // 2
+        channels = known(frames.shape[3]) // 2
         return concatenate([frames.narrow(3, _channels_of_part(part, share, half)) for half in (0, channels)], -1)
 
     def _attend(self, query: SymbolicTensor, samples: str, heads: int, points: int) -> SymbolicTensor:

@@ -12,7 +12,7 @@ from typing import Any
 import mindspore as ms
 import numpy as np
 
-from rvrt_cli.export.graph_builder import GraphBuilder, Size, shape_name
+from rvrt_cli.export.graph_builder import GraphBuilder, Size, known, shape_name
 from rvrt_cli.export.symbolic_tensor import SymbolicTensor, concatenate, to_array
 from rvrt_cli.ops.layers import LAYER_NORM_EPSILON
 
@@ -31,9 +31,7 @@ class OnnxLayers:
         return concatenate(tensors, axis)
 
     def split(self, x: SymbolicTensor, size: int, axis: int) -> list[SymbolicTensor]:
-        length = x.shape[axis]
-        assert isinstance(length, int)
-        return [x.narrow(axis, slice(start, start + size)) for start in range(0, length, size)]
+        return [x.narrow(axis, slice(start, start + size)) for start in range(0, known(x.shape[axis]), size)]
 
     def tanh(self, x: SymbolicTensor) -> SymbolicTensor:
         return x.map("Tanh")

@@ -10,7 +10,7 @@ import mindspore as ms
 import numpy as np
 from onnx import TensorProto
 
-from rvrt_cli.export.graph_builder import Size, shape_name, size_name
+from rvrt_cli.export.graph_builder import Size, known, shape_name, size_name
 from rvrt_cli.export.onnx_layers import OnnxLayers
 from rvrt_cli.export.symbolic_tensor import SymbolicTensor, concatenate
 from rvrt_cli.ops.frame_fusion import COLOR_SIGMA, FUSION_SCALE, POSITION_SIGMA, SUBPIXELS
@@ -37,8 +37,7 @@ class OnnxSampling(OnnxLayers):
         return self._sample(x, self._positions(flow, height, width), "border" if border else "zeros")
 
     def warp_clip(self, x: SymbolicTensor, flows: SymbolicTensor) -> SymbolicTensor:
-        time = x.shape[1]
-        assert isinstance(time, int)
+        time = known(x.shape[1])
         fields = [flows[:, :, n] for n in range(time)]
         warped = []
         for n in range(time):
@@ -108,7 +107,7 @@ class OnnxSampling(OnnxLayers):
                 flow = 2 * self.resize_bilinear(flow, first.shape[1], first.shape[2])
             for _ in range(ITERATIONS_PER_LEVEL):
                 flow = flow - self._flow_step(first, second, flow)
-        cut = flow.narrow(1, slice(0, height)).narrow(2, slice(0, width))  # type: ignore[misc]  a slice of `Dim`s
+        cut = flow.narrow(1, slice(0, height)).narrow(2, slice(0, width))
         return cut.like(cut._value, cut._planes, (batch, height, width, 2)).astype(reference.dtype)
 
     def _flow_step(self, first: SymbolicTensor, second: SymbolicTensor, flow: SymbolicTensor) -> SymbolicTensor:
@@ -175,8 +174,7 @@ class OnnxSampling(OnnxLayers):
     def fuse_frames(self, frame: SymbolicTensor, neighbors: SymbolicTensor, flows: SymbolicTensor) -> SymbolicTensor:
         dtype, frame = frame.dtype, frame.astype(ms.float32)
         batch, count, height, width, _ = neighbors.shape
-        assert isinstance(batch, int)
-        assert isinstance(count, int)
+        batch, count = known(batch), known(count)
         pairs = (batch * count, height, width)
         planes = neighbors.astype(ms.float32).reshape(*pairs, 3).planes
         flow = flows.astype(ms.float32).reshape(*pairs, 2).planes
@@ -237,12 +235,11 @@ class OnnxSampling(OnnxLayers):
         offset = graph.node("Sub", [whole, clamped])  # of the sample from the frame's pixel
         centers = self._pixel_centers(height, width)
 
-        to_last = {"perm": (0, 2, 3, 1)}
-        at = self._normalized(graph.node("Transpose", [whole], **to_last), centers, height, width)
+        at = self._normalized(graph.node("Transpose", [whole], perm=(0, 2, 3, 1)), centers, height, width)
         sample = graph.node("GridSample", [neighbors, at], mode="nearest", padding_mode="border", align_corners=0)
         # The frame's own colors there, for all neighbors in one call: they are stacked as rows.
         shape = shape_name(graph, (batch, count, height, width, 2))
-        rows = graph.node("Reshape", [graph.node("Transpose", [offset], **to_last), shape])
+        rows = graph.node("Reshape", [graph.node("Transpose", [offset], perm=(0, 2, 3, 1)), shape])
         rows = self._normalized(rows, centers, height, width)
         rows = graph.node("Reshape", [rows, shape_name(graph, (batch, count * height, width, 2))])
         expected = graph.node(

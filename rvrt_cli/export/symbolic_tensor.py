@@ -47,20 +47,21 @@ class SymbolicTensor:
         planes: str | None = None,
     ):
         self.graph, self.shape, self.dtype = graph, tuple(shape), dtype
+        assert value or planes
         self._value, self._planes = value, planes
 
     @property
     def value(self) -> str:
         """Name of the value in the graph, channels-last."""
         if self._value is None:
-            self._value = self.graph.node("Transpose", [self._planes], perm=_FROM_PLANES[len(self.shape)])
+            self._value = self.graph.node("Transpose", [str(self._planes)], perm=_FROM_PLANES[len(self.shape)])
         return self._value
 
     @property
     def planes(self) -> str:
         """Name of the value in the graph, with channels before rows and columns."""
         if self._planes is None:
-            self._planes = self.graph.node("Transpose", [self._value], perm=_TO_PLANES[len(self.shape)])
+            self._planes = self.graph.node("Transpose", [str(self._value)], perm=_TO_PLANES[len(self.shape)])
         return self._planes
 
     @property
@@ -77,22 +78,19 @@ class SymbolicTensor:
     def map(self, kind: str, *more: str, **attributes: Any) -> SymbolicTensor:
         """Through an elementwise operator with further inputs that are scalars."""
         if self.has_planes:
-            return self.like(planes=self.graph.node(kind, [self._planes, *more], **attributes))
+            return self.like(planes=self.graph.node(kind, [self.planes, *more], **attributes))
         return self.like(self.graph.node(kind, [self.value, *more], **attributes))
 
     def combine(self, kind: str, other: Any, swapped: bool = False) -> SymbolicTensor:
         """With another tensor, constant or number through an elementwise operator that broadcasts."""
         other = symbolic(self.graph, other, self.dtype)
+        assert self.shape, "scalars come second"
         assert other.dtype == self.dtype, f"{kind} of {self.dtype} and {other.dtype}"
         first, second = (other, self) if swapped else (self, other)
         shape = _broadcast(self.shape, other.shape)
-        scalar = next((one for one in (self, other) if not one.shape), None)
-        if scalar is not None:
-            planar = first.has_planes or second.has_planes
-        else:
-            planar = len(self.shape) == len(other.shape) and self.has_planes and other.has_planes
-        if planar:
-            names = [one.value if one is scalar else one.planes for one in (first, second)]
+        same_rank = len(self.shape) == len(other.shape)
+        if all(one.has_planes or not one.shape for one in (first, second)) and (same_rank or not other.shape):
+            names = [one.planes if one.shape else one.value for one in (first, second)]
             return self.like(planes=self.graph.node(kind, names), shape=shape)
         return self.like(self.graph.node(kind, [first.value, second.value]), shape=shape)
 
@@ -184,11 +182,11 @@ class SymbolicTensor:
         step = 1 if part.step is None else part.step
         start = 0 if part.start is None else part.start
         if isinstance(length, int):
-            start, stop, step = part.indices(length)
-            size: Size = len(range(start, stop, step))
+            start, end, step = part.indices(length)
+            size: Size = len(range(start, end, step))
             if (start, size, step) == (0, length, 1):
                 return self
-            stop = -END if stop < 0 else stop
+            stop: Size = -END if end < 0 else end
         else:
             stop, size = _dynamic_slice(length, start, part.stop, step)
         shape = [*self.shape[:axis], size, *self.shape[axis + 1 :]]

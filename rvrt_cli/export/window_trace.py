@@ -9,7 +9,7 @@ import mindspore as ms
 import numpy as np
 
 from rvrt_cli import ops
-from rvrt_cli.export.graph_builder import Dim, GraphBuilder
+from rvrt_cli.export.graph_builder import Dim, GraphBuilder, known
 from rvrt_cli.export.onnx_attention import OnnxAttention
 from rvrt_cli.export.symbolic_tensor import SymbolicTensor
 from rvrt_cli.model.outline import FRAMES_STATE, MISSING_FRAME
@@ -79,8 +79,8 @@ def _input_side(graph: GraphBuilder, axis: int, name: str) -> Dim:
 
 def _present_clips(frames: SymbolicTensor, past: SymbolicTensor, clip: int) -> dict[int, SymbolicTensor]:
     """See `PaddedRVRT.present`."""
-    clips = [frames.narrow(1, slice(start, start + clip)) for start in range(0, int(frames.shape[1]), clip)]
-    last = past.narrow(1, slice(int(past.shape[1]) - clip, None))
+    clips = [frames.narrow(1, slice(start, start + clip)) for start in range(0, known(frames.shape[1]), clip)]
+    last = past.narrow(1, slice(known(past.shape[1]) - clip, None))
     present = {}
     for number, tensor in enumerate([last, *clips], -1):
         graph = tensor.graph
