@@ -90,6 +90,10 @@ class OnnxSampling(OnnxLayers):
         return wide.like(planes=planes).astype(x.dtype)
 
     @property
+    def _zero(self) -> str:
+        return self._number(0, ms.float32)
+
+    @property
     def _one(self) -> str:
         return self._number(1, ms.float32)
 
@@ -111,7 +115,7 @@ class OnnxSampling(OnnxLayers):
         return cut.like(cut._value, cut._planes, (batch, height, width, 2)).astype(reference.dtype)
 
     def _flow_step(self, first: SymbolicTensor, second: SymbolicTensor, flow: SymbolicTensor) -> SymbolicTensor:
-        warped = self.warp(second, flow, border=True)
+        warped = self._warp_luma(second, flow)
         inside = self._inside(flow)
         across = 0.5 * (self._slope(first, 2) + self._slope(warped, 2))
         down = 0.5 * (self._slope(first, 1) + self._slope(warped, 1))
@@ -125,6 +129,45 @@ class OnnxSampling(OnnxLayers):
         step = concatenate([(yy * xt - xy * yt) / determinant, (xx * yt - xy * xt) / determinant], -1)
         return step.map("Clip", *(self._number(bound, ms.float32) for bound in (-1, 1)))
 
+    def _warp_luma(self, luma: SymbolicTensor, flow: SymbolicTensor) -> SymbolicTensor:
+        """(B, h, w, 1) warped by (B, h, w, 2) px; the edge repeats.
+
+        By gathering, since GridSample's coordinates are rounded. The flow of a still scene has to stay exactly zero, as in
+        the definition: `fuse_frames` takes other samples as soon as it is below.
+        """
+        graph, (batch, height, width, _) = self.graph, luma.shape
+        columns, rows = (
+            self._neighbor_pixels(flow, axis, side, graph.integers(*shape))
+            for axis, side, shape in ((0, width, (1, 1, 1, -1)), (1, height, (1, 1, -1, 1)))
+        )
+        pixels = graph.node("Reshape", [luma.planes, graph.integers(-1)])
+        clips = graph.constant(np.arange(known(batch)).reshape(-1, 1, 1, 1))
+        first = graph.node("Mul", [clips, size_name(graph, height * width)])  # index of each frame's first pixel
+        lines = []
+        for row in rows[:2]:
+            start = graph.node("Add", [first, graph.node("Mul", [row, size_name(graph, width)])])
+            ends = [graph.node("Gather", [pixels, graph.node("Add", [start, column])]) for column in columns[:2]]
+            lines.append(self._blend(*ends, columns[2]))
+        return luma.like(planes=self._blend(*lines, rows[2]))
+
+    def _neighbor_pixels(self, flow: SymbolicTensor, axis: int, side: Size, shape: str) -> tuple[str, str, str]:
+        """Along one axis: numbers of the pixels before and after where the flow leads, and the share of the latter."""
+        graph = self.graph
+        grid = graph.node("Sub", [self._centers(side), self._number(0.5, ms.float32)])
+        part = graph.node("Slice", [flow.planes, *map(graph.integers, (axis, axis + 1, 1))])
+        last = graph.node("Cast", [size_name(graph, side - 1)], to=TensorProto.FLOAT)
+        at = graph.node("Max", [graph.node("Add", [part, graph.node("Reshape", [grid, shape])]), self._zero])
+        at = graph.node("Min", [at, last])
+        before = graph.node("Floor", [at])
+        after = graph.node("Min", [graph.node("Add", [before, self._one]), last])
+        numbers = [graph.node("Cast", [value], to=TensorProto.INT64) for value in (before, after)]
+        return numbers[0], numbers[1], graph.node("Sub", [at, before])
+
+    def _blend(self, first: str, second: str, share: str) -> str:
+        graph = self.graph
+        rest = graph.node("Sub", [self._one, share])
+        return graph.node("Add", [graph.node("Mul", [first, rest]), graph.node("Mul", [second, share])])
+
     def _inside(self, flow: SymbolicTensor) -> SymbolicTensor:
         """(B, H, W, 1): by how much the pixel plus its flow lies inside the frame, a frame of ones warped with zeros around."""
         graph, (_, height, width, _) = self.graph, flow.shape
@@ -132,7 +175,7 @@ class OnnxSampling(OnnxLayers):
         sizes = graph.node("Concat", [size_name(graph, width), size_name(graph, height)], axis=0)
         end = graph.node("Sub", [graph.node("Cast", [sizes], to=TensorProto.FLOAT), at])
         nearest = graph.node("Add", [graph.node("Min", [at, end]), self._number(0.5, ms.float32)])
-        weights = graph.node("Clip", [nearest, self._number(0, ms.float32), self._one])
+        weights = graph.node("Clip", [nearest, self._zero, self._one])
         x, y = (flow.like(weights).narrow(3, slice(c, c + 1)) for c in (0, 1))
         return x * y
 
@@ -263,9 +306,7 @@ class OnnxSampling(OnnxLayers):
             "Cast", [graph.node("Concat", [size_name(graph, s) for s in (width, height)], axis=0)], to=TensorProto.FLOAT
         )
         ends = graph.node("Unsqueeze", [sizes, graph.integers(1, 2)])
-        inside = graph.node(
-            "And", [graph.node("Greater", [at, self._number(0, ms.float32)]), graph.node("Less", [at, ends])]
-        )
+        inside = graph.node("And", [graph.node("Greater", [at, self._zero]), graph.node("Less", [at, ends])])
         return graph.node("ReduceMin", [graph.node("Cast", [inside], to=TensorProto.FLOAT)], axes=[1], keepdims=1)
 
     def _subpixel_weights(self, offset: str, pairs: tuple[Size, Size, Size]) -> str:
