@@ -57,7 +57,7 @@ except SystemExit:
 
 def test_commands_are_listed_in_the_order_of_their_use() -> None:
     lines = CliRunner().invoke(cli, ["--help"]).output.partition("Commands:\n")[2].splitlines()
-    assert [line.split()[0] for line in lines] == ["upscale", "weights", "bench", "preprocess", "train"]
+    assert [line.split()[0] for line in lines] == ["upscale", "weights", "export", "bench", "preprocess", "train"]
 
 
 @pytest.mark.parametrize("words", COMMANDS)
