@@ -13,6 +13,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,14 @@ def use_device(device: str = "auto", precision: str = "float32", threads: int | 
 
     Raises:
         OptionError: an unknown name, a precision that the device lacks, or an unknown RVRT_ISA.
-        RvrtError: there is no such device.
+        RvrtError: there is no such device, or no MindSpore.
     """
     kind, number = _requested(device, precision)
+    if find_spec("mindspore") is None:
+        raise RvrtError(
+            "MindSpore is not installed, or has no wheel for this system; choose --runtime onnx, or run "
+            "pip install mindspore under Linux with Python 3.10 to 3.12"
+        )
     set_environment(threads)
     missing = missing_accelerators(kind)
     with defer_signals(), visible_to_linker():  # an interrupted import leaves half a MindSpore, or aborts

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Start the ranks of a run with MindSpore's msrun, and stop all when one fails; and what a rank does to join.
+"""Start the ranks of a run with MindSpore's msrun, or without MindSpore, and stop all when one fails; how a rank joins.
 
 Only `join_ranks` imports MindSpore.
 """
@@ -35,6 +35,19 @@ _MSRUN_BOOTSTRAP = (
     f"os.environ[{_LAUNCHER_VARIABLE!r}] = str(os.getpid())\n"
     "os.execvp(sys.argv[2], sys.argv[2:])"
 )
+_RANK_VARIABLE = "RVRT_RANK"  # number of a rank that was started without MindSpore
+# In place of msrun. Its arguments: our process id, how many ranks, the script and its argument. Stops all when one fails.
+_PLAIN_LAUNCHER = (
+    f"import ctypes, os, subprocess, sys, time; ctypes.CDLL(None).prctl({PR_SET_PDEATHSIG}, {signal.SIGKILL:d})\n"
+    "if os.getppid() != int(sys.argv[1]): sys.exit(1)\n"
+    f"os.environ.update({{{_LAUNCHER_VARIABLE!r}: str(os.getpid()), 'MS_ROLE': 'MS_WORKER'}})\n"
+    "start = lambda i: subprocess.Popen([sys.executable, *sys.argv[3:]], "
+    f"env={{**os.environ, {_RANK_VARIABLE!r}: str(i)}})\n"
+    "ranks = [start(i) for i in range(int(sys.argv[2]))]\n"
+    "while None in (codes := [rank.poll() for rank in ranks]):\n"
+    "    if any(codes): [rank.terminate() for rank in ranks]\n"
+    "    time.sleep(0.2)"
+)
 _FINISHED = ".finished"  # one such file per rank, in the folder of the ranks' logs
 _POLL_INTERVAL = 0.5  # s
 _FINISHED_INTERVAL = 0.05  # s
@@ -52,6 +65,7 @@ class RankGroup:
         node: number of this machine, from 0.
         master: HOST:PORT of the rendezvous of several machines.
         threads: CPU threads of this machine for its ranks together; 0: all cores.
+        mindspore: whether ranks meet through MindSpore; without, all are on this machine and do not communicate.
     """
 
     count: int
@@ -59,6 +73,7 @@ class RankGroup:
     node: int = 0
     master: str | None = None
     threads: int = 0
+    mindspore: bool = True
 
 
 def run_ranks(group: RankGroup, script: Path, argument: Path, logs: Path, poll: Callable[[], None]) -> bool:
@@ -77,7 +92,7 @@ def run_ranks(group: RankGroup, script: Path, argument: Path, logs: Path, poll: 
     """
     with (logs / "msrun.log").open("wb") as messages:
         process = subprocess.Popen(
-            _msrun_command(group, logs, [str(script), str(argument)]),
+            (_msrun_command if group.mindspore else _plain_command)(group, logs, [str(script), str(argument)]),
             cwd=logs,
             env=_rank_environment(group, logs),
             start_new_session=True,
@@ -149,6 +164,11 @@ def _msrun_command(group: RankGroup, logs: Path, script: list[str]) -> list[str]
     ]
 
 
+def _plain_command(group: RankGroup, logs: Path, script: list[str]) -> list[str]:
+    """The launcher of ranks without MindSpore, whose messages go to the launcher's log."""
+    return [sys.executable, "-c", _PLAIN_LAUNCHER, str(os.getpid()), str(group.here), *script]
+
+
 def _rank_environment(group: RankGroup, logs: Path) -> dict[str, str]:
     """Divide the cores among the ranks, and make this interpreter msrun's `python`."""
     threads = max(1, (group.threads or usable_cores()) // group.here)
@@ -213,6 +233,8 @@ def join_ranks() -> tuple[int, int]:
 
     The device must have been selected before. msrun's scheduler process never returns from here.
     """
+    if _RANK_VARIABLE in os.environ:
+        return int(os.environ[_RANK_VARIABLE]), int(os.environ[_ALL_HERE_VARIABLE])
     from mindspore.communication import get_group_size, get_rank, init
 
     init()

@@ -18,6 +18,8 @@ from rvrt_cli.errors import OptionError
 
 DEVICES = ("auto", "cpu", "gpu", "ascend")
 DEVICE_HELP = "Device that runs the network: auto, cpu, gpu or ascend; gpu:1 is the second GPU."
+RUNTIMES = ("mindspore", "onnx")
+RUNTIME_HELP = "What runs the network: mindspore, or onnx for ONNX Runtime, which takes the names of its providers as --device too."
 PRECISIONS = ("float32", "float16", "bfloat16")
 PRECISION_HELP = (
     "Floating-point precision of the network; float16 needs a GPU or NPU, bfloat16 a CPU with AMX or AVX512-BF16."
@@ -126,7 +128,8 @@ class JobOptions:
     )
 
     def __post_init__(self) -> None:
-        parse_device(self.device)
+        if self.uses_mindspore:
+            parse_device(self.device)  # those of ONNX Runtime are known only to itself
         check_choice("--precision", self.precision, PRECISIONS)
         self._check_windows()
         if not 0 <= self.start < math.inf:
@@ -172,6 +175,11 @@ class JobOptions:
         return self.local_ranks or self.ranks
 
     @property
+    def uses_mindspore(self) -> bool:
+        """Whether the network runs in MindSpore."""
+        return True
+
+    @property
     def network_scale(self) -> int:
         """Output px per px of the source that the network has to have."""
         raise NotImplementedError
@@ -195,13 +203,28 @@ class UpscaleOptions(JobOptions):
         "Output size in place of --scale: 1920x1080, or the shorter side, such as 1080p or 4K (2160p) [px].",
         metavar="SIZE",
     )
+    runtime: str = setting("mindspore", RUNTIME_HELP, choices=RUNTIMES)
 
     def __post_init__(self) -> None:
+        check_choice("--runtime", self.runtime, RUNTIMES)
         super().__post_init__()
+        if not self.uses_mindspore:
+            self._check_onnx()
         if self.scale not in (2, 3, 4):
             raise OptionError(f"--scale {self.scale}: the network upscales 4 times; choose 2, 3 or 4")
         if self.size is not None:
             parse_size(self.size)
+
+    def _check_onnx(self) -> None:
+        if self.window == 0:
+            raise OptionError("--window 0: an exported model has windows of a fixed length; give their frames")
+        if self.master is not None:
+            raise OptionError(f"--master {self.master}: several machines meet through MindSpore; omit it")
+
+    @property
+    def uses_mindspore(self) -> bool:
+        """See `JobOptions`."""
+        return self.runtime == "mindspore"
 
     @property
     def network_scale(self) -> int:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Dependencies point one way and in no circle, and what must stay light stays light.
 
-    cli → compare, doctor → bench, check → upscale | train → weights, data → model, video, engine → ops → device
+    cli → compare, doctor → bench, check → upscale | train → export → weights, data, runtime → model, video, engine → ops
+        → device
     inside video: write → mux → read → color, ffmpeg
 
 Everything may import the modules of the lowest level. Imports inside functions and under TYPE_CHECKING count too.
@@ -27,7 +28,8 @@ LEVELS = (
     ("device", "msrun"),
     ("ops",),
     ("model", "video", "engine"),
-    ("weights", "data"),
+    ("weights", "data", "runtime"),
+    ("export",),
     ("upscale", "train"),
     ("bench", "check"),
     ("compare", "doctor"),

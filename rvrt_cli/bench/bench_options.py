@@ -11,6 +11,7 @@ from rvrt_cli.options import (
     MAX_NOISE,
     PRECISION_HELP,
     PRECISIONS,
+    RUNTIMES,
     UpscaleOptions,
     check_choice,
     parse_device,
@@ -40,6 +41,9 @@ class BenchOptions:
         None,
         "Weights file to use in place of --model; 'random' measures the speed of a preset without its weights.",
         metavar="FILE",
+    )
+    runtime: str = setting(
+        "mindspore", "With onnx, time the exported network in ONNX Runtime too, beside MindSpore.", choices=RUNTIMES
     )
     device: str = setting(UpscaleOptions.device, DEVICE_HELP, metavar="DEVICE")
     precision: str = setting(
@@ -96,6 +100,13 @@ class BenchOptions:
             self._check_quality(self.protocol)
 
     def _check_speed(self) -> None:
+        check_choice("--runtime", self.runtime, RUNTIMES)
+        if self.runtime == "onnx" and self.weights == RANDOM:
+            raise OptionError("--weights random: no file to export; give a weights file, or omit --runtime onnx")
+        if self.runtime == "onnx" and self.frames % 2:
+            raise OptionError(
+                f"--frames {self.frames}: exported windows are whole clips of 2 frames; give an even number"
+            )
         for name in ("data", "degradation", "sigma", "limit", "save", "vmaf", "force"):
             if getattr(self, name):
                 raise OptionError(f"--{name}: measures quality; choose a --protocol of {', '.join(PROTOCOLS)}")
@@ -105,6 +116,8 @@ class BenchOptions:
         for name in ("pipeline", "training", "kernels", "sweep"):
             if getattr(self, name):
                 raise OptionError(f"--{name}: measures speed; omit --protocol")
+        if self.runtime == "onnx":
+            raise OptionError("--runtime onnx: compares speed; omit it, or --protocol")
         if self.weights == RANDOM:
             raise OptionError("--weights random: measures speed only; name a --model, or give a weights file")
         if self.degradation is not None:

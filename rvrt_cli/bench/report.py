@@ -48,6 +48,8 @@ KEYS = {
     "peak_rss_mb": "peak main memory of the process until the end of the timed calls, MindSpore included [MB]",
     "peak_device_mb": "peak memory of tensors on an accelerator [MB]; null on a CPU",
     "stages": "seconds of one more call by stage: flow, neighbors, features, each branch, alignment, reconstruction, other",
+    "onnx": "the same call of the exported network in ONNX Runtime: version, provider, seconds_per_call, opening_seconds (loading and "
+    "first call), peak_rss_mb, psnr_to_mindspore [dB], largest_difference (of pixels in [0, 1])",
     "pipeline": "the whole of `rvrt upscale` on a clip: see rvrt_cli/bench/pipeline.py",
     "sweep": "points (frames, width, height, seconds_per_call, peak_rss_mb, ...), each measured in a process of its own",
     "training": "a whole training step: network, batch, frames, width, height (of LR samples), seconds_per_step (median), "

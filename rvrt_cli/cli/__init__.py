@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line: one file per command; parse, call one function, print. Heavy imports are inside the functions.
 
-- `upscale`, `restore`, `preview`, `check`, `compare`, `preprocess`, `train`, `bench`, `weights`, `doctor`, `cache`: the
-  commands; `completion` completes them in a shell.
+- `upscale`, `restore`, `preview`, `check`, `compare`, `preprocess`, `train`, `bench`, `weights`, `export`, `doctor`, `cache`:
+  the commands; `completion` completes them in a shell.
 - `generated_options` makes their options from the options dataclasses.
 - `display` shows how far they are; `formatting` and `bench_tables` print numbers and results.
 - `interrupt` handles Ctrl-C.
@@ -23,6 +23,7 @@ from rvrt_cli.cli.check import check_command
 from rvrt_cli.cli.compare import compare_command
 from rvrt_cli.cli.completion import complete_file_names, completion_command
 from rvrt_cli.cli.doctor import doctor_command
+from rvrt_cli.cli.export import export_command
 from rvrt_cli.cli.interrupt import exit_after_interrupt, interrupt
 from rvrt_cli.cli.preprocess import preprocess_group
 from rvrt_cli.cli.preview import preview_command
@@ -61,6 +62,7 @@ for _command in (
     check_command,
     compare_command,
     weights_group,
+    export_command,
     bench_command,
     preprocess_group,
     train_command,

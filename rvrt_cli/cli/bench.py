@@ -52,6 +52,7 @@ def bench_command(json_file: Path | None, plot: Path | None, debug: bool, **valu
       rvrt bench
       rvrt bench --model rvrt --weights random --frames 6 --size 64x64
       rvrt bench --sweep --plot growth.png
+      rvrt bench --runtime onnx
       rvrt bench --protocol clips
       rvrt bench --protocol vid4 --data Vid4 --model rvrt-bi-vimeo --json vid4.json
       rvrt bench --protocol davis --data DAVIS-test --model rvrt-denoise-davis --sigma 30
@@ -120,6 +121,11 @@ def _measure_speed(options: BenchOptions) -> dict[str, Any]:
     _check_model(options, network)
     with _working("measuring one call"):
         result = measure_speed(options, network)
+    if options.runtime == "onnx":
+        from rvrt_cli.bench.onnx_speed import measure_onnx
+
+        with _working("measuring ONNX Runtime"):
+            result["onnx"] = measure_onnx(options, network)
     if options.pipeline:
         from rvrt_cli.bench.pipeline import measure_pipeline
 

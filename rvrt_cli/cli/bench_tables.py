@@ -19,6 +19,8 @@ def print_speed(result: dict[str, Any]) -> None:
     table = _network_table(result)
     table.add_row("job", f"one call, {result['frames']} frames of {result['width']}x{result['height']} px")
     _add_call(table, result)
+    if result["onnx"]:
+        table.add_row("in ONNX Runtime", _onnx_line(result))
     _add_rows(table, "stages", _stage_lines(result["stages"]))
     if result["pipeline"]:
         _add_rows(table, "whole upscale", _pipeline_lines(result["pipeline"]))
@@ -40,6 +42,16 @@ def print_speed(result: dict[str, Any]) -> None:
     print_table(table)
     if result["kernels"]:
         print_table(_kernels_table(result))
+
+
+def _onnx_line(result: dict[str, Any]) -> str:
+    onnx = result["onnx"]
+    ratio = onnx["seconds_per_call"] / result["seconds_per_call"]
+    faster = f"MindSpore is {ratio:.2g} times as fast" if ratio >= 1 else f"{1 / ratio:.2g} times as fast as MindSpore"
+    return (
+        f"{onnx['seconds_per_call']:.3g} s on {onnx['provider']} ({onnx['version']}): {faster}; "
+        f"{onnx['peak_rss_mb']:.0f} MB; {onnx['psnr_to_mindspore']:.0f} dB between the two outputs"
+    )
 
 
 _PLACES = {"ssim": 4, "flicker": 3}  # after the point

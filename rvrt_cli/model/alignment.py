@@ -7,7 +7,7 @@ K sampling points per frame.
 
 from __future__ import annotations
 
-from mindspore import Tensor, ops as msops
+from mindspore import Tensor
 
 from rvrt_cli import ops
 from rvrt_cli.model.blocks import Weights
@@ -47,7 +47,7 @@ def _project_inputs(query: Tensor, key: Tensor, value: Tensor, heads: int, weigh
     scale = (q_w.shape[0] // heads) ** -0.5
     query = ops.linear(query, scale * q_w, scale * q_b)
     key = ops.linear(key, k_w, k_b)
-    return query, msops.concat((key, ops.linear(value, v_w, v_b)), -1)
+    return query, ops.concat((key, ops.linear(value, v_w, v_b)), -1)
 
 
 def _project_output(attended: Tensor, weights: Weights) -> Tensor:
@@ -118,7 +118,7 @@ def align_unguided(
     batch, time, height, width, _ = query.shape
     x = _offset_features((query, *_rolled_frames(value)), weights)
     last_w, last_b = weights[_OFFSET_WEIGHTS - 2 : _OFFSET_WEIGHTS]
-    residue = max_offset * msops.tanh(ops.linear(x, last_w.reshape(last_w.shape[0], last_w.shape[1]), last_b))
+    residue = max_offset * ops.tanh(ops.linear(x, last_w.reshape(last_w.shape[0], last_w.shape[1]), last_b))
     offset = residue.reshape(batch, time, height, width, time, groups, edge * edge, 2)
     return _attend_at_offsets(query, key, value, offset, sizes, weights[_OFFSET_WEIGHTS:])
 

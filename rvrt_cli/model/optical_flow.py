@@ -6,12 +6,10 @@ N batch, T frames of a clip, H×W frame size [px].
 
 from __future__ import annotations
 
-from mindspore import Tensor, ops as msops
+from mindspore import Tensor
 
 from rvrt_cli import ops
 from rvrt_cli.model.spynet import spynet
-
-MISSING_FRAME = -8.0  # pixel value of a missing frame: so far from any color that `fuse_neighbors` gives it no weight
 
 
 @ops.compiled
@@ -29,11 +27,11 @@ def estimate_flow(before: Tensor, clip: Tensor, both: bool, *weights: Tensor) ->
     """
     batch, time, height, width, _ = clip.shape
     last = before[:, time - 1 :]
-    earlier = msops.concat((last, clip[:, : time - 1]), 1).reshape(-1, height, width, 3)
+    earlier = ops.concat((last, clip[:, : time - 1]), 1).reshape(-1, height, width, 3)
     later = clip.reshape(-1, height, width, 3)
     reference, neighbor = earlier, later
     if both:
-        reference, neighbor = msops.concat((later, earlier)), msops.concat((earlier, later))
+        reference, neighbor = ops.concat((later, earlier)), ops.concat((earlier, later))
     flow = spynet(reference, neighbor, weights) if weights else ops.lucas_kanade(reference, neighbor)
     flow = flow.reshape(-1, batch, time, height, width, 2)
     return flow[0], ops.reverse_time(flow[-1])

@@ -13,6 +13,7 @@ from rvrt_cli.model.config import UPSAMPLING, RVRTConfig
 from rvrt_cli.model.weight_shapes import parameter_shapes
 
 FRAMES_STATE = "frames"  # key of the state's input frames, beside the names of the branches
+MISSING_FRAME = -8.0  # pixel value of a missing frame: so far from any color that `fuse_neighbors` gives it no weight
 _BASE_BYTES = 670 << 20  # MindSpore, its compiled stages and thread pools; the same with 16 cores
 _CPU_KERNELS = Path(__file__).resolve().parents[1] / "ops" / "kernels" / "librvrt_kernels.so"
 

@@ -21,7 +21,8 @@ from rvrt_cli.model.alignment import compose_flows
 from rvrt_cli.model.blocks import parameters
 from rvrt_cli.model.config import RVRTConfig
 from rvrt_cli.model.network_parts import Align, Branch, Extract, Reconstruct
-from rvrt_cli.model.optical_flow import MISSING_FRAME, estimate_flow, fuse_neighbors, reduce_colors
+from rvrt_cli.model.optical_flow import estimate_flow, fuse_neighbors, reduce_colors
+from rvrt_cli.model.outline import MISSING_FRAME
 from rvrt_cli.model.weight_shapes import spynet_shapes
 
 Clips = list[Tensor]  # one tensor (N, T, H, W, C) per clip, in time order
@@ -61,11 +62,11 @@ class Flows:
     def forward_to(self, c: int) -> Tensor:
         """(N, 2T-1, H, W, 2): steps back in time through clip c and the previous clip."""
         before: Tensor = self.forward[c - 1] if c > 0 else self.past
-        return msops.concat((before[:, 1:], self.forward[c]), 1)
+        return ops.concat((before[:, 1:], self.forward[c]), 1)
 
     def backward_to(self, c: int) -> Tensor:
         """The same in reversed time: steps forward in time through clip c and the next clip."""
-        return msops.concat((self.backward[c + 1], self.backward[c][:, :-1]), 1)
+        return ops.concat((self.backward[c + 1], self.backward[c][:, :-1]), 1)
 
 
 class _CallProgress:
@@ -171,7 +172,7 @@ class RVRT(nn.Cell):
             (N, emit, 4H, 4W, 3), not clamped; the state after frame `emit`.
         """
         upscaled, after = self.stream_clips(frames, state, emit, mirrored)
-        return msops.concat(list(upscaled), 1)[:, :emit], after
+        return ops.concat(list(upscaled), 1)[:, :emit], after
 
     def stream_clips(
         self, frames: Tensor, state: RecurrentState | None, emit: int, mirrored: bool = False
@@ -218,9 +219,7 @@ class RVRT(nn.Cell):
             the branch's features, in time order.
         """
         branch = self.config.branches[index]
-        direction = branch.split("_")[0]
-        backward = direction == "backward"
-        guides = window.guides[direction]
+        backward = branch.startswith("backward")
         sources = (
             [window.in_reversed_time(name) for name in window.features] if backward else [*window.features.values()]
         )
@@ -231,12 +230,9 @@ class RVRT(nn.Cell):
         for c in range(count - 1, -1, -1) if backward else range(count):
             query = sources[-1][c]
             if propagated is None:
-                aligned = msops.zeros_like(query)
-            elif window.flows is not None and c not in guides:
-                guide = self._compose_guide(window.flows, c, backward)
-                aligned, guides[c] = self.align[index](query, key, propagated, guide)
+                aligned = ops.zeros_like(query)
             else:
-                aligned, _ = self.align[index](query, key, propagated, guides.get(c))
+                aligned = self._align_clip(index, c, window, (query, key, propagated))
             propagated = self.branches[index](aligned, *[clips[c] for clips in sources])
             outputs.append(propagated)
             window.progress.advance()
@@ -249,6 +245,21 @@ class RVRT(nn.Cell):
             window.reversed.clear()  # nothing reads them any more
         return [ops.reverse_time(clip) for clip in outputs[::-1]]
 
+    def _align_clip(self, index: int, c: int, window: _WindowPass, features: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """The features propagated from the previous clip of the direction, aligned to clip c (section 4.3).
+
+        Args:
+            features: query of clip c, key and propagated features of the previous clip; see `align_deformable`.
+        """
+        direction = self.config.branches[index].split("_")[0]
+        guides = window.guides[direction]
+        if window.flows is not None and c not in guides:
+            guide = self._compose_guide(window.flows, c, direction == "backward")
+            aligned, guides[c] = self.align[index](*features, guide)
+        else:
+            aligned, _ = self.align[index](*features, guides.get(c))
+        return aligned
+
     def _compose_guide(self, flows: Flows, c: int, backward: bool) -> Tensor:
         """(N, T, T, H, W, 2) px: the flows that guide the offsets from clip c to the previous clip of the direction."""
         return compose_flows(flows.backward_to(c) if backward else flows.forward_to(c), self.config.clip_size)
@@ -258,23 +269,23 @@ class RVRT(nn.Cell):
         size = self.config.clip_size
         missing = -frames.shape[1] % size
         if missing:
-            frames = msops.concat((frames, *[frames[:, -1:]] * missing), 1)
-        return list(msops.split(frames, size, 1))
+            frames = ops.concat((frames, *[frames[:, -1:]] * missing), 1)
+        return list(ops.split(frames, size, 1))
 
     def _history(self, clips: Clips, state: RecurrentState | None) -> Tensor:
         """The last `history` frames, `MISSING_FRAME` before the start of the sequence."""
         length = self.config.history
-        missing = msops.full_like(clips[0][:, :1], MISSING_FRAME)
+        missing = ops.full_like(clips[0][:, :1], MISSING_FRAME)
         past = missing.tile((1, length, 1, 1, 1)) if state is None else state.frames
-        frames = msops.concat((past, *clips), 1)
+        frames = ops.concat((past, *clips), 1)
         return frames[:, frames.shape[1] - length :]
 
     def _fuse_neighbors(self, clips: Clips, state: RecurrentState | None) -> Clips:
         """Frame fusion of each clip with its neighboring frames."""
         reach, size = self.config.fused_neighbors, self.config.clip_size
-        missing = [msops.full_like(clips[0][:, :1], MISSING_FRAME)] * reach
+        missing = [ops.full_like(clips[0][:, :1], MISSING_FRAME)] * reach
         past = missing if state is None else [state.frames[:, -reach:]]
-        video = msops.concat((*past, *clips, *missing), 1)
+        video = ops.concat((*past, *clips, *missing), 1)
         starts = range(0, len(clips) * size, size)
         return [fuse_neighbors(video[:, start : start + size + 2 * reach], reach) for start in starts]
 
@@ -290,8 +301,8 @@ class RVRT(nn.Cell):
             backward.append(pair[1])
             before = clip
         if mirrored:  # of L frames, the flow from p to p-1 equals that from L-p-1 to L-p
-            turned = msops.concat(backward[::-1], 1)
-            forward = list(msops.split(msops.concat((turned[:, -1:], turned[:, :-1]), 1), size, 1))
+            turned = ops.concat(backward[::-1], 1)
+            forward = list(ops.split(ops.concat((turned[:, -1:], turned[:, :-1]), 1), size, 1))
         if state is None:
             return Flows(forward=forward, backward=backward, past=None)
         clip = state.frames[:, -size:]

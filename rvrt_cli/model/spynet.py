@@ -37,7 +37,7 @@ def spynet(reference: Tensor, neighbor: Tensor, weights: Weights) -> Tensor:
         pyramid.append((ops.halve(pyramid[-1][0]), ops.halve(pyramid[-1][1])))
 
     levels = split_evenly(weights, SPYNET_LEVELS)
-    flow = msops.zeros((*pyramid[-1][0].shape[:3], 2), reference.dtype)
+    flow = ops.zeros((*pyramid[-1][0].shape[:3], 2), reference.dtype)
     for i in range(SPYNET_LEVELS):
         reference, neighbor = pyramid[SPYNET_LEVELS - 1 - i]
         if i > 0:
@@ -52,7 +52,7 @@ def spynet(reference: Tensor, neighbor: Tensor, weights: Weights) -> Tensor:
 def _flow_residue(reference: Tensor, neighbor: Tensor, flow: Tensor, weights: Weights) -> Tensor:
     """Correction of the flow (B, h, w, 2) px on one level."""
     conv1_w, conv1_b, conv2_w, conv2_b, conv3_w, conv3_b, conv4_w, conv4_b, conv5_w, conv5_b = weights
-    x = msops.concat((reference, ops.warp(neighbor, flow, border=True), flow), -1)  # (B, h, w, 8)
+    x = ops.concat((reference, ops.warp(neighbor, flow, border=True), flow), -1)  # (B, h, w, 8)
     x = ops.conv2d(x, conv1_w, conv1_b, "relu")
     x = ops.conv2d(x, conv2_w, conv2_b, "relu")
     x = ops.conv2d(x, conv3_w, conv3_b, "relu")

@@ -5,10 +5,16 @@
 every device and has gradients. `kernels` holds the same ops as C++ kernels for float32. `backend` has one table per backend
 and selects one; `compilation` compiles stages of the network that use it.
 
-Call ops as attributes of this package (`ops.conv2d(...)`): importing an op by name would pin one backend.
+Call ops as attributes of this package (`ops.conv2d(...)`): importing an op by name would pin one backend. A few of
+MindSpore's own (`concat`, `zeros`, …) are here too, so that everything the network calls can be replaced in one place.
 """
 
 from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from mindspore.ops import concat, full_like, split, tanh, zeros, zeros_like
 
 from rvrt_cli.ops import backend
 from rvrt_cli.ops.attention import (
@@ -21,7 +27,14 @@ from rvrt_cli.ops.attention import (
     window_attention,
 )
 from rvrt_cli.ops.backend import active_backend, kernels_active, kernels_run_eagerly
-from rvrt_cli.ops.compilation import arguments, compiled, compiled_at_once, differentiable, forget_compiled
+from rvrt_cli.ops.compilation import (
+    arguments,
+    called_directly,
+    compiled,
+    compiled_at_once,
+    differentiable,
+    forget_compiled,
+)
 from rvrt_cli.ops.frame_fusion import fuse_frames
 from rvrt_cli.ops.layers import (
     activate,
@@ -48,13 +61,16 @@ __all__ = [
     "active_backend",
     "add_upsampled",
     "arguments",
+    "called_directly",
     "charbonnier",
     "compiled",
     "compiled_at_once",
+    "concat",
     "conv2d",
     "deformable_attention",
     "differentiable",
     "forget_compiled",
+    "full_like",
     "fuse_frames",
     "guided_offsets",
     "halve",
@@ -71,14 +87,19 @@ __all__ = [
     "resize_bilinear",
     "reverse_time",
     "roll",
+    "split",
     "stack",
     "swap_xy",
     "swin_layer",
+    "tanh",
     "use_kernels",
+    "used_for_tracing",
     "warp",
     "warp_clip",
     "window_and_shift",
     "window_attention",
+    "zeros",
+    "zeros_like",
 ]
 
 
@@ -92,6 +113,18 @@ def use_kernels(enabled: bool = True) -> bool:
     # function that looked the op up at each call would become part of every graph.
     globals().update(backend.select(enabled))
     return kernels_active()
+
+
+@contextlib.contextmanager
+def used_for_tracing(table: dict[str, Callable]) -> Iterator[None]:
+    """Inside, the network calls the functions of `table` in place of this package's, and stages are not compiled."""
+    before = {name: globals()[name] for name in table}
+    globals().update(table)
+    try:
+        with called_directly():
+            yield
+    finally:
+        globals().update(before)
 
 
 use_kernels()

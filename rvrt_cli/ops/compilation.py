@@ -199,6 +199,16 @@ def compiled_at_once() -> Iterator[None]:
         _patience.reset(previous)
 
 
+@contextlib.contextmanager
+def called_directly() -> Iterator[None]:
+    """Inside, stages are plain functions, which are given the parameters themselves."""
+    previous = _passing.set(ParameterPassing.ONE_GRAPH)
+    try:
+        yield
+    finally:
+        _passing.reset(previous)
+
+
 def differentiable(function: Callable) -> Callable:
     """`function`, the loss of a training step, with gradients with respect to the parameters that it reads.
 

@@ -16,8 +16,8 @@ from rvrt_cli.ops.sampling import warp
 PYRAMID_LEVELS = 4  # motion of 8 px is one pixel of the coarsest level
 ITERATIONS_PER_LEVEL = 2
 _WINDOW, _WINDOW_SIGMA = 11, 2.0  # px: Gaussian window, whose pixels are assumed to move together
-_DAMPING = 1e-4  # squared gradient of luma in [0, 1]; regions with less keep the flow of the coarser level
-_LUMA_WEIGHTS = (0.299, 0.587, 0.114)
+DAMPING = 1e-4  # squared gradient of luma in [0, 1]; regions with less keep the flow of the coarser level
+LUMA_WEIGHTS = (0.299, 0.587, 0.114)
 
 
 def lucas_kanade(reference: Tensor, neighbor: Tensor) -> Tensor:
@@ -56,16 +56,16 @@ def _flow_step(first: Tensor, second: Tensor, flow: Tensor) -> Tensor:
     seen = (inside * across, inside * down)
     products = (seen[0] * across, seen[0] * down, seen[1] * down, across * change, down * change)
     sums = _window_sums(ops.concat(products, -1))
-    xx, xy, yy = sums[..., 0:1] + _DAMPING, sums[..., 1:2], sums[..., 2:3] + _DAMPING
+    xx, xy, yy = sums[..., 0:1] + DAMPING, sums[..., 1:2], sums[..., 2:3] + DAMPING
     xt, yt = sums[..., 3:4], sums[..., 4:5]
-    determinant = xx * yy - xy * xy  # at least _DAMPING²
+    determinant = xx * yy - xy * xy  # at least DAMPING²
     step = ops.concat((yy * xt - xy * yt, xx * yt - xy * xt), -1) / determinant
     return ops.clamp(step, -1.0, 1.0)
 
 
 def _padded_luma(frames: Tensor) -> Tensor:
     """(B, H, W, 3) → (B, h, w, 1) float32, padded at the bottom and right to whole pixels of the coarsest level."""
-    luma = sum(weight * frames[..., c : c + 1].astype(ms.float32) for c, weight in enumerate(_LUMA_WEIGHTS))
+    luma = sum(weight * frames[..., c : c + 1].astype(ms.float32) for c, weight in enumerate(LUMA_WEIGHTS))
     for axis in (1, 2):
         missing = -luma.shape[axis] % 2 ** (PYRAMID_LEVELS - 1)
         if missing:
@@ -103,10 +103,15 @@ def _window_sums(x: Tensor) -> Tensor:
     return layers.conv2d(layers.conv2d(x, down, bias), across, bias)
 
 
+def window_taps() -> np.ndarray:
+    """Weights of the window's pixels along one axis; they sum to 1."""
+    taps = np.exp(-0.5 * ((np.arange(_WINDOW) - _WINDOW // 2) / _WINDOW_SIGMA) ** 2)
+    return taps / taps.sum()
+
+
 @ops.constexpr
 def _gaussian_kernels(channels: int) -> tuple[Tensor, Tensor, Tensor]:
     """Weights of two convolutions, a column and a row that keep channels separate, and their bias."""
-    taps = np.exp(-0.5 * ((np.arange(_WINDOW) - _WINDOW // 2) / _WINDOW_SIGMA) ** 2)
-    weight = np.eye(channels)[:, :, None] * (taps / taps.sum())
+    weight = np.eye(channels)[:, :, None] * window_taps()
     down, across = weight[..., :, None].astype(np.float32), weight[..., None, :].astype(np.float32)
     return Tensor(down), Tensor(across), Tensor(np.zeros(channels, np.float32))

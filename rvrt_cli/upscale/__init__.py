@@ -7,6 +7,7 @@
   `time_estimate` how long it may take.
 - `resume` finds out whether an earlier run left something that this one can resume; `workdir` is the folder beside the
   target where finished segments are kept until the target is complete.
+- `exported` finds, or makes, the model of `--runtime onnx`.
 - `compute` is the way of a frame: reader, engine, network, writer, segment by segment; `progress` says how far it is, and
   an `interruption` lets it finish the present window.
 - `run` computes what is missing, assembles the target and publishes it.

@@ -62,7 +62,7 @@ def compute_in_ranks(job: Job, reporter: Reporter, interruption: Interruption) -
         _gather(claims, reporter.progress)
         reporter.report()
 
-    group = RankGroup(options.ranks, options.ranks_here, options.node, options.master)
+    group = RankGroup(options.ranks, options.ranks_here, options.node, options.master, mindspore=options.uses_mindspore)
     with interruption.after_window():
         stopped = run_ranks(group, Path(__file__).with_name("upscale_rank.py"), logs / _TASK, logs, poll)
     if stopped:
@@ -117,7 +117,8 @@ def work_as_rank(task: Path, interruption: Interruption) -> None:
     """
     values = json.loads(task.read_text(encoding="utf-8"))
     options: JobOptions = _COMMAND_OPTIONS[values["command"]](**values["options"])
-    use_device(options.device, options.precision)
+    if options.uses_mindspore:
+        use_device(options.device, options.precision)
     rank, size = join_ranks()
     try:
         job = prepare(values["source"], values["target"], options, as_rank=True)

@@ -15,6 +15,8 @@ from rvrt_cli.errors import MediaError, OptionError, OutOfMemoryError
 from rvrt_cli.model.outline import NetworkOutline, has_cpu_kernels
 from rvrt_cli.model.weight_shapes import parameter_shapes
 from rvrt_cli.options import AUTO, JobOptions, RestoreOptions, UpscaleOptions
+from rvrt_cli.runtime import OnnxNetwork
+from rvrt_cli.upscale.exported import open_exported
 from rvrt_cli.upscale.job_notes import job_notes
 from rvrt_cli.upscale.noise_estimate import NoiseLevel, noise_level
 from rvrt_cli.upscale.resume import (
@@ -187,10 +189,8 @@ def prepare(
     checked = check_target(info, _output_request(info, target, options, replaces=published is not None))
 
     # the network, and what an earlier run has left
-    find_network = outline_network if dry_run else load_network
     noise = noise_level(options, info) if isinstance(options, RestoreOptions) else None
-    share = None if noise is None else noise.levels / 255
-    network = find_network(options.model, options.weights, options.device, options.precision, share)
+    network = _find_network(info, options, noise, dry_run)
     inputs = JobInputs(options=options, source=info, target=checked, network=network, noise=noise)
     about = identify(inputs)
     resumable = workdir is not None and info.kind != "y4m"
@@ -229,6 +229,8 @@ def check_purpose(options: JobOptions) -> None:
         OptionError: they do not fit the options.
     """
     weights = None if options.weights is None else Path(options.weights)
+    if not options.uses_mindspore and weights is not None and weights.suffix == ".onnx":
+        return  # which only `rvrt export` makes, of networks that upscale
     config, card, _ = read_about(find_weights(options.model, weights))
     asked = f"--model {options.model}" if weights is None else f"--weights {options.weights}"
     if config.scale != options.network_scale:
@@ -255,6 +257,19 @@ def _probe_source(source: str | Path, options: JobOptions) -> SourceInfo:
     _check_excerpt(info, options)
     _check_queues_fit(info, options)
     return info
+
+
+def _find_network(
+    info: SourceInfo, options: JobOptions, noise: NoiseLevel | None, dry_run: bool
+) -> Network | NetworkOutline | OnnxNetwork:
+    """The network of the options, which takes the frames of the source."""
+    if isinstance(options, UpscaleOptions) and not options.uses_mindspore:
+        exported = open_exported(options)
+        exported.check_frames(info.width, info.height)
+        return exported
+    find_network = outline_network if dry_run else load_network
+    share = None if noise is None else noise.levels / 255
+    return find_network(options.model, options.weights, options.device, options.precision, share)
 
 
 def _output_request(info: SourceInfo, target: str | Path, options: JobOptions, *, replaces: bool) -> OutputRequest:

@@ -13,6 +13,7 @@ from rvrt_cli import engine
 from rvrt_cli.errors import MediaError
 from rvrt_cli.frame import padded_size
 from rvrt_cli.options import JobOptions
+from rvrt_cli.runtime import OnnxNetwork
 from rvrt_cli.upscale.noise_estimate import NoiseLevel
 from rvrt_cli.upscale.workdir import RUN_MANIFEST, About, Published, RunManifest, StateShapes, Workdir
 from rvrt_cli.version import __version__
@@ -37,14 +38,17 @@ class JobInputs:
     options: JobOptions
     source: SourceInfo
     target: Target
-    network: Network | NetworkOutline
+    network: Network | NetworkOutline | OnnxNetwork
     noise: NoiseLevel | None = None
 
     @property
     def window_options(self) -> engine.WindowOptions:
         """What the user asks of windows and tiles."""
-        options = self.options
-        return engine.WindowOptions(options.window, options.tile, options.overlap, options.lookahead)
+        options, window, tile = self.options, self.options.window, self.options.tile
+        if isinstance(self.network, OnnxNetwork):  # made for one window, and perhaps for one size
+            window = self.network.model.frames
+            tile = tile if self.network.model.size is None else 0
+        return engine.WindowOptions(window, tile, options.overlap, options.lookahead)
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ except SystemExit:
 
 def test_commands_are_listed_in_the_order_of_their_use() -> None:
     lines = CliRunner().invoke(cli, ["--help"]).output.partition("Commands:\n")[2].splitlines()
-    expected = "upscale restore preview check compare weights bench preprocess train doctor cache completion"
+    expected = "upscale restore preview check compare weights export bench preprocess train doctor cache completion"
     assert [line.split()[0] for line in lines] == expected.split()
 
 

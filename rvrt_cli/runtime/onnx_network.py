@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An exported model as the engine calls it: NumPy frames and state in, NumPy frames and state out."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rvrt_cli.engine import NetworkState
+from rvrt_cli.errors import MediaError, OptionError, OutOfMemoryError, RvrtError, WeightsError
+from rvrt_cli.model.config import RVRTConfig
+from rvrt_cli.model.outline import FRAMES_STATE, MISSING_FRAME, NetworkOutline
+from rvrt_cli.options import usable_cores
+from rvrt_cli.runtime.exported_model import NEXT_PREFIX, OUTPUT, WINDOW_INPUT, ExportedModel
+from rvrt_cli.runtime.providers import choose_provider
+
+_LOG_ERRORS = 3  # ONNX Runtime warns of its own optimizations
+_ALLOCATION_ERRORS = ("Failed to allocate", "bad_alloc", "out of memory")
+
+
+class OnnxNetwork:
+    """An exported network in ONNX Runtime; fulfills `rvrt_cli.engine.StreamingNetwork`.
+
+    Attributes:
+        model: what the file says about itself.
+        device: where it runs.
+        outline: what is known without its weights.
+    """
+
+    def __init__(self, path: Path, device: str = "auto"):
+        """Open an exported model.
+
+        Raises:
+            OptionError: ONNX Runtime is not installed, or has no such device.
+            WeightsError: no such file, or it is damaged or no export of this program.
+        """
+        try:
+            import onnxruntime
+        except ImportError:
+            raise OptionError('--runtime onnx: ONNX Runtime is not installed; run pip install "rvrt[onnx]"') from None
+        if not path.is_file():
+            raise WeightsError(f"{path}: no such file; `rvrt export {path}` makes it")
+        chosen = choose_provider(device)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = _LOG_ERRORS
+        options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or usable_cores())
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # decoding and encoding need the cores
+        provider = chosen.provider
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
+        except Exception as error:  # ONNX Runtime's own errors have no common class
+            raise _opening_error(path, error) from error
+        if self._session.get_providers()[0] != provider[0]:
+            raise RvrtError(
+                f"--device {device}: ONNX Runtime could not start {provider[0]}, whose libraries are missing or too old; "
+                "install them, or choose --device cpu"
+            )
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        self.model = ExportedModel.from_metadata(metadata, path)
+        self.device = type(chosen)(chosen.kind, self.model.precision, chosen.number)
+        self.outline = NetworkOutline(self.model.config, self.model.card, self.device, uses_kernels=False)
+        self._names = [output.name for output in self._session.get_outputs()]
+        if {WINDOW_INPUT, *self.model.config.branches} - {entry.name for entry in self._session.get_inputs()}:
+            raise WeightsError(f"{path}: its inputs are not those of its configuration; export it again")
+
+    @property
+    def config(self) -> RVRTConfig:
+        """Sizes of the network."""
+        return self.model.config
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """Model card of the weights."""
+        return self.model.card
+
+    @property
+    def notes(self) -> list[str]:
+        """Warnings for the user before work starts, one line each."""
+        return self.outline.notes
+
+    @property
+    def scale(self) -> int:
+        """Output px per LR px along each axis."""
+        return self.config.scale
+
+    @property
+    def reduction(self) -> int:
+        """LR px per px of the state along each axis."""
+        return self.config.reduction
+
+    @property
+    def clip_size(self) -> int:
+        """Frames that the network processes together."""
+        return self.config.clip_size
+
+    def memory(self, frames: int, height: int, width: int) -> int:
+        """Predicted peak bytes of one call, whose window is the model's whatever the number of `frames`."""
+        return self.outline.memory(self.model.length, height, width)
+
+    def state_shapes(self, height: int, width: int) -> dict[str, tuple[int, ...]]:
+        """Shapes of the float32 arrays in the state of a call."""
+        return self.outline.state_shapes(height, width)
+
+    def check_windows(self, window: int | None, lookahead: int) -> None:
+        """Refuse windows that the model was not exported for.
+
+        Raises:
+            OptionError: another window or lookahead.
+        """
+        model = self.model
+        if window not in (None, model.frames) or lookahead != model.lookahead:
+            raise OptionError(
+                f"this model was exported for windows of {model.frames} + {model.lookahead} frames; give --lookahead "
+                f"{model.lookahead} and no --window, or export one with --frames {window or model.frames} --lookahead "
+                f"{lookahead}"
+            )
+
+    def check_frames(self, width: int, height: int) -> None:
+        """Refuse frames of another size than that of a model of fixed size.
+
+        Raises:
+            MediaError: another size.
+        """
+        if self.model.size not in (None, (height, width)):
+            assert self.model.size is not None
+            fixed = "x".join(map(str, self.model.size[::-1]))
+            raise MediaError(
+                f"this model was exported for frames of {fixed} px and these have {width}x{height}; export one with "
+                f"--size {width}x{height}, or with --dynamic for any size"
+            )
+
+    def __call__(self, frames: np.ndarray, state: NetworkState | None, emit: int) -> tuple[np.ndarray, NetworkState]:
+        """Upscale the first `emit` frames of a window; see `rvrt_cli.engine.StreamingNetwork`.
+
+        Args:
+            frames: (1, T, H, W, 3) float32 in [0, 1], at most the model's window and lookahead.
+            state: result of the previous call, or None at the start of a scene.
+            emit: number of frames to return; T, or the model's window.
+
+        Raises:
+            OutOfMemoryError: the device cannot hold a call of this size.
+            ValueError: another number of frames.
+        """
+        batch, count, height, width, _ = frames.shape
+        window = self.model.frames
+        if batch != 1 or count > self.model.length or emit not in (count, window):
+            raise ValueError(f"{emit} of {batch}x{count} frames, by a model for {window} of {self.model.length}")
+        state = self._initial_state(height, width) if state is None else state
+        # Where a scene ends within the lookahead, all frames are due: the backward branches restart behind the last of them
+        # either way, so that two calls give what one for all would.
+        outputs = []
+        for first in range(0, emit, window):
+            output, state = self._run(frames[:, first:], state)
+            outputs.append(output[:, : emit - first])
+        return outputs[0] if len(outputs) == 1 else np.concatenate(outputs, 1), state
+
+    def _initial_state(self, height: int, width: int) -> NetworkState:
+        state = {name: np.zeros(shape, np.float32) for name, shape in self.state_shapes(height, width).items()}
+        state[FRAMES_STATE].fill(MISSING_FRAME)
+        return state
+
+    def _run(self, frames: np.ndarray, state: NetworkState) -> tuple[np.ndarray, NetworkState]:
+        """Output and next state of one window, filled up to the model's length."""
+        feeds = {WINDOW_INPUT: pad_window(frames, self.model), **state}
+        try:
+            values = dict(zip(self._names, self._session.run(self._names, feeds), strict=True))
+        except Exception as error:
+            if any(text.lower() in str(error).lower() for text in _ALLOCATION_ERRORS):
+                raise OutOfMemoryError(
+                    "the device's memory is not enough for this call; choose a smaller --tile or --window"
+                ) from error
+            raise
+        return values[OUTPUT], {name: values[NEXT_PREFIX + name] for name in state}
+
+
+def pad_window(frames: np.ndarray, model: ExportedModel) -> np.ndarray:
+    """(1, T, H, W, 3) → (1, window + lookahead, H, W, 3).
+
+    The last clip is completed with copies of the last frame, as the network does; clips after it are `MISSING_FRAME`.
+    """
+    _, count, height, width, _ = frames.shape
+    whole = count + -count % model.config.clip_size
+    padded = np.full((1, model.length, height, width, 3), MISSING_FRAME, np.float32)
+    padded[:, :count] = frames
+    padded[:, count:whole] = frames[:, -1:]
+    return padded
+
+
+def _opening_error(path: Path, error: Exception) -> RvrtError:
+    reason = " ".join(str(error).split())[:200]
+    return WeightsError(f"{path}: ONNX Runtime cannot open it ({reason}); export it again")

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The exported network of `--runtime onnx`: a file of the user's, or one that is exported into the cache at its first use."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from rvrt_cli.engine.plan import DEFAULT_WINDOW
+from rvrt_cli.errors import OptionError, RvrtError
+from rvrt_cli.files import cache_folder
+from rvrt_cli.options import UpscaleOptions
+from rvrt_cli.runtime import OnnxNetwork
+from rvrt_cli.version import __version__
+from rvrt_cli.weights import find_weights, read_about
+
+_EXPORT = "from rvrt_cli.cli import main; main()"
+
+
+def open_exported(options: UpscaleOptions) -> OnnxNetwork:
+    """The network that `options` name, in ONNX Runtime.
+
+    Raises:
+        OptionError: another window or precision than the model's, no ONNX Runtime, or no such device.
+        WeightsError: no such weights, or a damaged model.
+        RvrtError: the model has yet to be exported, and MindSpore is not there to do it.
+    """
+    if options.precision == "bfloat16":
+        raise OptionError("--precision bfloat16: exported models compute in float32 or float16; choose one of them")
+    if find_spec("onnxruntime") is None:
+        raise OptionError('--runtime onnx: ONNX Runtime is not installed; run pip install "rvrt[onnx]"')
+    if options.weights is not None and options.weights.endswith(".onnx"):
+        network = OnnxNetwork(find_weights(None, options.weights), options.device)
+    else:
+        network = OnnxNetwork(exported_file(options), options.device)
+    network.check_windows(options.window, options.lookahead)
+    if options.precision != network.model.precision:
+        raise OptionError(
+            f"--precision {options.precision}: {options.weights} computes in {network.model.precision}; give that "
+            f"precision, or a model of rvrt export --precision {options.precision}"
+        )
+    return network
+
+
+def exported_file(options: UpscaleOptions) -> Path:
+    """The model of any frame size in the cache; exported where it is missing, in a process of its own.
+
+    Raises:
+        WeightsError: no such weights.
+        RvrtError: it cannot be exported here.
+    """
+    weights = find_weights(options.model, options.weights)
+    clip = read_about(weights).config.clip_size
+    frames, lookahead = (count + -count % clip for count in (options.window or DEFAULT_WINDOW, options.lookahead))
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:16]
+    window = f"{frames}+{lookahead}"
+    name = f"{weights.stem}-{digest}-{window}-{options.precision}-{__version__}.onnx"
+    path = cache_folder() / "exported" / name
+    if not path.is_file():
+        _export(path, weights, options.precision, (frames, lookahead))
+    return path
+
+
+def _export(path: Path, weights: Path, precision: str, window: tuple[int, int]) -> None:
+    if find_spec("mindspore") is None or find_spec("onnx") is None:
+        raise RvrtError(
+            f"{weights.stem}: not exported yet, which needs MindSpore and the onnx package; run rvrt export "
+            f"{weights.stem}.onnx where they are installed, and give --weights {weights.stem}.onnx"
+        )
+    arguments = ["--weights", str(weights.absolute()), "--precision", precision]
+    arguments += ["--frames", str(window[0]), "--lookahead", str(window[1]), "--overwrite"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-c", _EXPORT, "export", str(path), *arguments]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode != 0 or not path.is_file():
+        lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
+        raise RvrtError(f"{path.name}: the export failed: {lines[-1].removeprefix('rvrt: ')}")

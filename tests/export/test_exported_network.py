@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Exported networks in the real ONNX Runtime: against MindSpore over several windows, and against the golden vectors."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.comparison import assert_within
+from helpers.exported_networks import BARE, CARD, GUIDED, KANADE, PLAIN, weights_of, write_export
+
+from rvrt_cli.device import use_device
+from rvrt_cli.model import PRESETS, RVRTConfig
+from rvrt_cli.model.outline import FRAMES_STATE
+from rvrt_cli.runtime import OnnxNetwork
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "rvrt.npz"
+WHOLE = 2e-4  # largest error of a whole network
+NETWORKS = {"guided": GUIDED, "plain": PLAIN, "bare": BARE, "kanade": KANADE}
+
+
+def export(path: Path, config: RVRTConfig, frames: int, lookahead: int, **options: object) -> OnnxNetwork:
+    write_export(path, config, frames, lookahead, **options)
+    return OnnxNetwork(path, "cpu")
+
+
+def moving_pattern(frames: int, height: int, width: int) -> np.ndarray:
+    """(1, T, H, W, 3): smooth, and moving by fractions of a px: frame fusion jumps where a flow crosses a whole number."""
+    rng = np.random.default_rng(7)
+    fields, phases = rng.uniform(0.2, 0.9, (3, 4, 2)), rng.uniform(0, 6, (3, 4))
+    y, x = np.mgrid[:height, :width]
+    clip = [
+        np.sin(
+            fields[..., 0, None, None] * (y - 0.3 * t)
+            + fields[..., 1, None, None] * (x - 0.6 * t)
+            + phases[..., None, None]
+        ).mean(1)
+        for t in range(frames)
+    ]
+    return np.ascontiguousarray(np.moveaxis(0.5 + 0.4 * np.stack(clip), 1, -1)[None].astype(np.float32))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("size", [None, (20, 26)], ids=["dynamic", "fixed"])
+def test_windows_with_state_equal_mindspore(
+    name: str, size: tuple[int, int] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three windows of 4 + 2 frames; the last one has an odd number of frames, all of which come out."""
+    monkeypatch.setenv("MS_JIT", "0")  # sizes of their own: not worth compiling
+    config = NETWORKS[name]
+    exported = export(tmp_path / "model.onnx", config, 4, 2, size=size)
+    from rvrt_cli.model import Network
+
+    reference = Network(config, weights_of(config), CARD, use_device("cpu"))
+    clip, states = moving_pattern(13, 20, 26), (None, None)
+    for first, last, emit in ((0, 6, 4), (4, 10, 4), (8, 13, 5)):
+        frames = clip[:, first:last]
+        expected, wanted = reference(frames, states[0], emit)
+        output, state = exported(frames, states[1], emit)
+        assert_within(output, expected, WHOLE, f"frames {first} to {first + emit}")
+        states = wanted, state
+        if last < clip.shape[1]:  # the state is the next window's
+            np.testing.assert_array_equal(state[FRAMES_STATE], wanted[FRAMES_STATE])
+            assert set(state) == set(wanted)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3])
+def test_scene_shorter_than_a_window(frames: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MS_JIT", "0")
+    exported = export(tmp_path / "model.onnx", KANADE, 4, 0)
+    from rvrt_cli.model import Network
+
+    clip = moving_pattern(frames, 17, 23)
+    expected, _ = Network(KANADE, weights_of(KANADE), CARD, use_device("cpu"))(clip, None, frames)
+    output, _ = exported(clip, None, frames)
+    assert_within(output, expected, WHOLE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "x", "y"), [("rvrt", "x", "y"), ("rvrt-light", "x_light", "y_light")])
+def test_golden_vectors(name: str, x: str, y: str, tmp_path: Path) -> None:
+    vectors = np.load(GOLDEN)
+    exported = export(tmp_path / "model.onnx", replace(PRESETS[name], widths=(36, 36, 36)), 6, 0)
+    frames = np.ascontiguousarray(np.moveaxis(vectors[x], 2, -1))
+    output, _ = exported(frames, None, 6)
+    assert_within(output[..., ::5, ::5, :].transpose(0, 1, 4, 2, 3), vectors[y], WHOLE)
+
+
+def test_float16_model_stays_near_float32(tmp_path: Path) -> None:
+    clip = moving_pattern(4, 16, 24)
+    outputs = [
+        export(tmp_path / f"{precision}.onnx", BARE, 4, 0, precision=precision)(clip, None, 4)[0]
+        for precision in ("float32", "float16")
+    ]
+    error = np.abs(outputs[1] - outputs[0])
+    assert 1e-6 < error.max() < 0.05 * np.abs(outputs[0]).max(), f"largest difference {error.max():.2e}"

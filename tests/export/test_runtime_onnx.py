@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`rvrt upscale --runtime onnx` and `rvrt export`: the same pixels as MindSpore, without it; errors that name the remedy."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from helpers.exported_networks import BARE, CARD, weights_of, write_export
+
+from rvrt_cli import UpscaleOptions
+from rvrt_cli.cli import cli
+from rvrt_cli.errors import MediaError, OptionError, RvrtError, WeightsError
+from rvrt_cli.runtime import ExportedModel, OnnxNetwork
+from rvrt_cli.upscale.exported import exported_file, open_exported
+from rvrt_cli.weights import save_weights
+
+# As `rvrt` starts, but MindSpore and onnx cannot be imported
+_WITHOUT_MINDSPORE = """
+import sys
+sys.modules["mindspore"] = sys.modules["onnx"] = None
+from rvrt_cli.cli import main
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export for windows of 4 + 2 frames of any size."""
+    path = tmp_path_factory.mktemp("models") / "bare.onnx"
+    write_export(path, BARE, 4, 2)
+    return path
+
+
+@pytest.fixture
+def frames(tmp_path: Path) -> Path:
+    """A folder of nine frames of 40×36 px."""
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    y, x = np.mgrid[:36, :40]
+    for t in range(9):
+        gray = 127 + 100 * np.sin(0.3 * x + 0.2 * y - 0.4 * t)
+        iio.imwrite(folder / f"{t:03d}.png", np.stack([gray, 255 - gray, gray / 2], -1).astype(np.uint8))
+    return folder
+
+
+def options(model: Path, **more: object) -> UpscaleOptions:
+    return UpscaleOptions(weights=str(model), runtime="onnx", **more)
+
+
+@pytest.mark.slow
+def test_upscaled_without_mindspore_as_with_it(model: Path, frames: Path, tmp_path: Path) -> None:
+    """In windows and tiles: at most one level apart, in at most 0.1 % of the pixels."""
+    from rvrt_cli.upscale import upscale_video
+
+    save_weights(tmp_path / "bare.safetensors", weights_of(BARE), BARE, CARD)
+    windows = {"window": 4, "lookahead": 2, "tile": 32, "overlap": 8}
+    upscale_video(frames, tmp_path / "ms", UpscaleOptions(weights=str(tmp_path / "bare.safetensors"), **windows))
+    words = [word for name, value in windows.items() for word in (f"--{name}", str(value))]
+    command = [str(frames), str(tmp_path / "onnx"), "--runtime", "onnx", "--weights", str(model), *words]
+    subprocess.run([sys.executable, "-c", _WITHOUT_MINDSPORE, "upscale", *command], check=True)
+    found = [[iio.imread(path).astype(int) for path in sorted((tmp_path / name).iterdir())] for name in ("ms", "onnx")]
+    assert len(found[0]) == len(found[1]) == 9
+    difference = np.abs(np.stack(found[0]) - np.stack(found[1]))
+    assert np.ptp(np.stack(found[0])) > 100
+    assert difference.max() <= 1, f"{difference.max()} levels"
+    assert (difference > 0).mean() <= 1e-3, f"{(difference > 0).mean():.2%} of the pixels differ"
+
+
+@pytest.mark.slow
+def test_two_ranks_without_mindspore_give_the_same(model: Path, frames: Path, tmp_path: Path) -> None:
+    windows = ["--runtime", "onnx", "--weights", str(model), "--window", "4", "--tile", "0"]
+    for name, more in (("one", []), ("two", ["--ranks", "2"])):
+        command = ["upscale", str(frames), str(tmp_path / name), *windows, *more]
+        subprocess.run([sys.executable, "-c", _WITHOUT_MINDSPORE, *command], check=True)
+    one, two = (sorted((tmp_path / name).iterdir()) for name in ("one", "two"))
+    assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
+    assert len(two) == 9
+
+
+@pytest.mark.parametrize(
+    ("more", "error", "remedy"),
+    [
+        ({"window": 6}, OptionError, "windows of 4 [+] 2 frames; give --lookahead 2 and no --window, or export"),
+        ({"lookahead": 4}, OptionError, "export one with --frames 4 --lookahead 4"),
+        ({"precision": "float16"}, OptionError, "computes in float32; give that precision, or a model of"),
+        ({"precision": "bfloat16"}, OptionError, "float32 or float16"),
+        ({"device": "cuda"}, OptionError, r"ONNX Runtime has only .*cpu.*rvrt\[onnx-gpu\]"),
+        ({"device": "cpu:1"}, OptionError, "a number belongs to a GPU"),
+        ({"device": "nothing"}, OptionError, "has only"),
+    ],
+)
+def test_what_does_not_fit_the_model_is_refused(
+    model: Path, more: dict[str, object], error: type[RvrtError], remedy: str
+) -> None:
+    with pytest.raises(error, match=remedy):
+        open_exported(options(model, **more))
+
+
+@pytest.mark.parametrize("more", [{"window": 0}, {"master": "here:9000"}])
+def test_options_that_exported_models_lack(model: Path, more: dict[str, object]) -> None:
+    with pytest.raises(OptionError, match=f"--{next(iter(more))}"):
+        options(model, **more)
+
+
+def test_model_of_fixed_size_takes_no_other(tmp_path: Path) -> None:
+    write_export(tmp_path / "fixed.onnx", BARE, 2, 0, size=(16, 24))
+    network = OnnxNetwork(tmp_path / "fixed.onnx", "cpu")
+    network.check_frames(width=24, height=16)
+    with pytest.raises(MediaError, match="24x16 px and these have 16x24; export one with --size 16x24"):
+        network.check_frames(width=16, height=24)
+
+
+def test_damaged_and_foreign_files(model: Path, tmp_path: Path) -> None:
+    damaged, foreign = tmp_path / "damaged.onnx", tmp_path / "foreign.onnx"
+    damaged.write_bytes(model.read_bytes()[:5000])
+    with pytest.raises(WeightsError, match=r"damaged\.onnx: ONNX Runtime cannot open it .*export it again"):
+        OnnxNetwork(damaged, "cpu")
+    proto = onnx.load(model)
+    del proto.metadata_props[:]
+    onnx.save(proto, foreign)
+    with pytest.raises(WeightsError, match=r"foreign\.onnx: not a model of `rvrt export`"):
+        OnnxNetwork(foreign, "cpu")
+    with pytest.raises(WeightsError, match="no such file"):
+        OnnxNetwork(tmp_path / "missing.onnx", "cpu")
+
+
+@pytest.mark.parametrize(
+    "change",
+    ['"format": 1|"format": 2', '"frames": 4|"frames": 3', '"frames": 4|"frames": null', '"clip_size": 2|"x": 2'],
+)
+def test_metadata_of_another_version_or_invalid(model: Path, change: str) -> None:
+    metadata = {entry.key: entry.value for entry in onnx.load(model).metadata_props}
+    assert ExportedModel.from_metadata(metadata, model).to_metadata() == metadata
+    before, after = change.split("|")
+    assert before in metadata["rvrt"]
+    with pytest.raises(WeightsError, match="export it again"):
+        ExportedModel.from_metadata({**metadata, "rvrt": metadata["rvrt"].replace(before, after)}, model)
+
+
+def test_windows_of_another_length_are_refused(model: Path) -> None:
+    network = OnnxNetwork(model, "cpu")
+    for shape, emit in (((1, 7, 16, 16, 3), 4), ((1, 6, 16, 16, 3), 5), ((2, 6, 16, 16, 3), 4)):
+        with pytest.raises(ValueError, match="by a model for 4 of 6"):
+            network(np.zeros(shape, np.float32), None, emit)
+
+
+# --- rvrt export
+
+
+def test_export_command_writes_a_model_with_its_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_weights(tmp_path / "bare.safetensors", weights_of(BARE), BARE, CARD)
+    target = tmp_path / "out.onnx"
+    words = ["export", str(target), "--weights", str(tmp_path / "bare.safetensors"), "--frames", "3", "--size", "24x16"]
+    done = CliRunner().invoke(cli, words)
+    assert done.exit_code == 0, done.output
+    assert "windows of 4 + 2 frames of 24x16 px" in done.output
+    proto = onnx.load(target)
+    onnx.checker.check_model(proto, full_check=True)
+    assert {node.domain for node in proto.graph.node} == {""}  # no operator of our own
+    metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    assert metadata["license"] == CARD["license"]
+    exported = ExportedModel.from_metadata(metadata, target)
+    assert exported == ExportedModel(BARE, CARD, 4, 2, (16, 24))
+    again = CliRunner().invoke(cli, words)
+    assert isinstance(again.exception, OptionError)
+    assert "exists already" in str(again.exception)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["out.pb"], r"ends in \.onnx"),
+        (["out.onnx", "--size", "1080p"], "WIDTHxHEIGHT"),
+        (["out.onnx", "--size", "4x16"], "at least 8x8"),
+        (["out.onnx", "--size", "16x16", "--dynamic"], "omit it, or --dynamic"),
+        (["out.onnx", "--frames", "0"], "give 1 or more"),
+        (["out.onnx", "--lookahead", "-2"], "give 0 or more"),
+    ],
+)
+def test_export_refuses(words: list[str], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        CliRunner().invoke(cli, ["export", *words], catch_exceptions=False)
+
+
+def test_first_use_needs_mindspore(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rvrt_cli.upscale.exported.find_spec", lambda name: None)
+    with pytest.raises(
+        RvrtError, match=r"run rvrt export rvrt-tiny\.onnx where they are installed, and give --weights"
+    ):
+        exported_file(UpscaleOptions(runtime="onnx", window=2, lookahead=0))
+
+
+def test_upscale_without_mindspore_names_the_onnx_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rvrt_cli.device import use_device
+
+    monkeypatch.setattr("rvrt_cli.device.find_spec", lambda name: None)
+    with pytest.raises(RvrtError, match=r"MindSpore is not installed.*--runtime onnx"):
+        use_device("cpu")
