@@ -20,7 +20,7 @@ def print_speed(result: dict[str, Any]) -> None:
     table.add_row("job", f"one call, {result['frames']} frames of {result['width']}x{result['height']} px")
     _add_call(table, result)
     if result["onnx"]:
-        table.add_row("in ONNX Runtime", _onnx_line(result))
+        table.add_row("in ONNX Runtime", onnx_line(result))
     _add_rows(table, "stages", _stage_lines(result["stages"]))
     if result["pipeline"]:
         _add_rows(table, "whole upscale", _pipeline_lines(result["pipeline"]))
@@ -44,7 +44,8 @@ def print_speed(result: dict[str, Any]) -> None:
         print_table(_kernels_table(result))
 
 
-def _onnx_line(result: dict[str, Any]) -> str:
+def onnx_line(result: dict[str, Any]) -> str:
+    """The entry `onnx` of a report of kind "speed", in a line."""
     onnx = result["onnx"]
     ratio = onnx["seconds_per_call"] / result["seconds_per_call"]
     faster = f"MindSpore is {ratio:.2g} times as fast" if ratio >= 1 else f"{1 / ratio:.2g} times as fast as MindSpore"

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from helpers.exported_networks import BARE, CARD, weights_of, write_export
 
 from rvrt_cli import UpscaleOptions
+from rvrt_cli.bench.bench_options import BenchOptions
 from rvrt_cli.cli import cli
 from rvrt_cli.errors import MediaError, OptionError, RvrtError, WeightsError
 from rvrt_cli.runtime import ExportedModel, OnnxNetwork
@@ -149,6 +150,36 @@ def test_windows_of_another_length_are_refused(model: Path) -> None:
     for shape, emit in (((1, 7, 16, 16, 3), 4), ((1, 6, 16, 16, 3), 5), ((2, 6, 16, 16, 3), 4)):
         with pytest.raises(ValueError, match="by a model for 4 of 6"):
             network(np.zeros(shape, np.float32), None, emit)
+
+
+# --- rvrt bench
+
+
+@pytest.mark.slow
+def test_bench_compares_with_mindspore(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model is exported into the cache first."""
+    from rvrt_cli.bench.onnx_speed import measure_onnx
+    from rvrt_cli.cli.bench_tables import onnx_line
+    from rvrt_cli.upscale import load_network
+
+    monkeypatch.setenv("RVRT_CACHE", str(tmp_path / "cache"))
+    weights = tmp_path / "bare.safetensors"
+    save_weights(weights, weights_of(BARE), BARE, CARD)
+    options = BenchOptions(weights=str(weights), runtime="onnx", frames=2, size="24x16", repeat=1, device="cpu")
+    result = measure_onnx(options, load_network(weights=weights, device="cpu"))
+    assert len(list((tmp_path / "cache" / "exported").glob("bare-*-2+0-float32-*.onnx"))) == 1
+    assert result["provider"] == "cpu"
+    assert result["largest_difference"] <= 2e-4
+    assert result["psnr_to_mindspore"] > 80
+    assert result["seconds_per_call"] > 0
+    line = onnx_line({"onnx": {**result, "seconds_per_call": 2.0}, "seconds_per_call": 0.5})
+    assert "MindSpore is 4 times as fast" in line
+
+
+@pytest.mark.parametrize("more", [{"weights": "random"}, {"frames": 3}, {"protocol": "clips"}])
+def test_bench_options_that_exported_models_lack(more: dict[str, object]) -> None:
+    with pytest.raises(OptionError, match="--runtime onnx|--frames 3"):
+        BenchOptions(runtime="onnx", **more)
 
 
 # --- rvrt export
