@@ -160,19 +160,35 @@ class RVRT(nn.Cell):
         flows = self._estimate_flows(clips, state, mirrored) if config.flow else None
         fused = self._fuse_neighbors(clips, state) if config.fused_neighbors else [None] * len(clips)
 
-        shallow = [self.extract(clip, one) for clip, one in zip(clips, fused, strict=True)]
-        window = _WindowPass(state, flows, {"shallow": shallow})
+        window = _WindowPass(state, flows, {"shallow": self._extract_clips(clips, fused)})
         for index, branch in enumerate(config.branches):
             # Nothing reads the lookahead of a last forward branch.
             count = emitted if index == config.passes - 1 and branch.startswith("forward") else len(clips)
             window.features[branch] = self._propagate(index, window, count)
 
-        upscaled = (
-            self.reconstruct(clips[c], fused[c], *[branch[c] for branch in window.features.values()])
-            for c in range(emitted)
-        )
+        upscaled = self._reconstruct_clips(clips[:emitted], fused, [*window.features.values()])
         features = {branch: window.features[branch][emitted - 1] for branch in config.branches}
         return upscaled, RecurrentState(frames=self._history(clips[:emitted], state), features=features)
+
+    # Extraction and reconstruction see each frame alone. In training they take all clips in one call: fewer and larger calls
+    # are faster, and the gradient keeps the activations of all clips anyway.
+
+    def _extract_clips(self, clips: Clips, fused: list[Tensor | None]) -> Clips:
+        """Shallow features of each clip; `fused` as `extract` takes it, for each clip."""
+        if not self.training:
+            return [self.extract(clip, one) for clip, one in zip(clips, fused, strict=True)]
+        return self._clips(self.extract(_joined(clips), _joined(fused)))
+
+    def _reconstruct_clips(self, clips: Clips, fused: list[Tensor | None], features: list[Clips]) -> Iterator[Tensor]:
+        """Upscaled clips; `features` of each branch may cover more clips than these."""
+        if self.training:
+            count = len(clips)
+            yield self.reconstruct(
+                _joined(clips), _joined(fused[:count]), *[_joined(branch[:count]) for branch in features]
+            )
+            return
+        for c, clip in enumerate(clips):
+            yield self.reconstruct(clip, fused[c], *[branch[c] for branch in features])
 
     def _propagate(self, index: int, window: _WindowPass, count: int) -> Clips:
         """Run branch `index` over the first `count` clips (section 4.2).
@@ -262,3 +278,10 @@ class RVRT(nn.Cell):
         clip = state.frames[:, -size:]
         past, _ = estimate_flow(ops.reverse_time(clip), clip, True, *weights)
         return Flows(forward=forward, backward=backward, past=past)
+
+
+def _joined(clips: list[Tensor | None]) -> Tensor | None:
+    """Clips (N, T, H, W, C) one after the other; None for those of a network that has none."""
+    if len(clips) == 1 or clips[0] is None:
+        return clips[0]
+    return msops.concat(clips, 1)
