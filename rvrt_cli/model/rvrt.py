@@ -157,38 +157,29 @@ class RVRT(nn.Cell):
         clips = self._clips(frames)
         emitted = -(-emit // config.clip_size)  # clips
         mirrored = mirrored and state is None and frames.shape[1] % config.clip_size == 0
-        flows = self._estimate_flows(clips, state, mirrored) if config.flow else None
-        fused = self._fuse_neighbors(clips, state) if config.fused_neighbors else [None] * len(clips)
+        # Flow, extraction and reconstruction know no clips. In training one call takes the whole sequence: fewer and larger
+        # calls are faster, and the gradient keeps all activations anyway.
+        at_once = self.training and state is None and emitted == len(clips)
+        parts = [_joined(clips)] if at_once else clips
+        flows = self._estimate_flows(parts, state, mirrored) if config.flow else None
+        fused = self._fuse_neighbors(parts, state) if config.fused_neighbors else [None] * len(parts)
 
-        window = _WindowPass(state, flows, {"shallow": self._extract_clips(clips, fused)})
+        shallow = [self.extract(part, one) for part, one in zip(parts, fused, strict=True)]
+        window = _WindowPass(state, flows, {"shallow": self._in_clips(shallow)})
         for index, branch in enumerate(config.branches):
             # Nothing reads the lookahead of a last forward branch.
             count = emitted if index == config.passes - 1 and branch.startswith("forward") else len(clips)
             window.features[branch] = self._propagate(index, window, count)
 
-        upscaled = self._reconstruct_clips(clips[:emitted], fused, [*window.features.values()])
+        refined = [window.features[branch] for branch in config.branches]
+        if at_once:
+            refined = [[_joined(branch)] for branch in refined]
+        upscaled = (
+            self.reconstruct(parts[c], fused[c], shallow[c], *[branch[c] for branch in refined])
+            for c in range(1 if at_once else emitted)
+        )
         features = {branch: window.features[branch][emitted - 1] for branch in config.branches}
         return upscaled, RecurrentState(frames=self._history(clips[:emitted], state), features=features)
-
-    # Extraction and reconstruction see each frame alone. In training they take all clips in one call: fewer and larger calls
-    # are faster, and the gradient keeps the activations of all clips anyway.
-
-    def _extract_clips(self, clips: Clips, fused: list[Tensor | None]) -> Clips:
-        """Shallow features of each clip; `fused` as `extract` takes it, for each clip."""
-        if not self.training:
-            return [self.extract(clip, one) for clip, one in zip(clips, fused, strict=True)]
-        return self._clips(self.extract(_joined(clips), _joined(fused)))
-
-    def _reconstruct_clips(self, clips: Clips, fused: list[Tensor | None], features: list[Clips]) -> Iterator[Tensor]:
-        """Upscaled clips; `features` of each branch may cover more clips than these."""
-        if self.training:
-            count = len(clips)
-            yield self.reconstruct(
-                _joined(clips), _joined(fused[:count]), *[_joined(branch[:count]) for branch in features]
-            )
-            return
-        for c, clip in enumerate(clips):
-            yield self.reconstruct(clip, fused[c], *[branch[c] for branch in features])
 
     def _propagate(self, index: int, window: _WindowPass, count: int) -> Clips:
         """Run branch `index` over the first `count` clips (section 4.2).
@@ -242,6 +233,11 @@ class RVRT(nn.Cell):
             frames = msops.concat((frames, *[frames[:, -1:]] * missing), 1)
         return list(msops.split(frames, size, 1))
 
+    def _in_clips(self, parts: list[Tensor]) -> Clips:
+        """`parts` of whole clips, one after the other, as clips."""
+        size = self.config.clip_size
+        return [clip for part in parts for clip in ([part] if part.shape[1] == size else msops.split(part, size, 1))]
+
     def _history(self, clips: Clips, state: RecurrentState | None) -> Tensor:
         """The last `history` frames, `MISSING_FRAME` before the start of the sequence."""
         length = self.config.history
@@ -250,26 +246,29 @@ class RVRT(nn.Cell):
         frames = msops.concat((past, *clips), 1)
         return frames[:, frames.shape[1] - length :]
 
-    def _fuse_neighbors(self, clips: Clips, state: RecurrentState | None) -> Clips:
-        """Frame fusion of each clip with its neighboring frames."""
-        reach, size = self.config.fused_neighbors, self.config.clip_size
-        missing = [msops.full_like(clips[0][:, :1], MISSING_FRAME)] * reach
+    def _fuse_neighbors(self, parts: list[Tensor], state: RecurrentState | None) -> list[Tensor]:
+        """Frame fusion of each part of the window, whole clips (N, T, H, W, 3), with its neighboring frames."""
+        reach, start, fused = self.config.fused_neighbors, 0, []
+        missing = [msops.full_like(parts[0][:, :1], MISSING_FRAME)] * reach
         past = missing if state is None else [state.frames[:, -reach:]]
-        video = msops.concat((*past, *clips, *missing), 1)
-        starts = range(0, len(clips) * size, size)
-        return [fuse_neighbors(video[:, start : start + size + 2 * reach], reach) for start in starts]
+        video = msops.concat((*past, *parts, *missing), 1)
+        for part in parts:
+            length = part.shape[1]
+            fused.append(fuse_neighbors(video[:, start : start + length + 2 * reach], reach))
+            start += length
+        return fused
 
-    def _estimate_flows(self, clips: Clips, state: RecurrentState | None, mirrored: bool) -> Flows:
-        """Optical flow along the clips, and along the last clip of the state."""
+    def _estimate_flows(self, parts: list[Tensor], state: RecurrentState | None, mirrored: bool) -> Flows:
+        """Optical flow along the parts of the window, whole clips, and along the last clip of the state."""
         size, weights = self.config.clip_size, ops.arguments(self.spynet)
-        # A reversed clip ends with the frame that has none before it.
-        before = ops.reverse_time(clips[0]) if state is None else state.frames[:, -size:]
+        # A reversed part ends with the frame that has none before it.
+        before = ops.reverse_time(parts[0]) if state is None else state.frames[:, -size:]
         forward, backward = [], []
-        for clip in clips:
-            pair = estimate_flow(before, clip, not mirrored, *weights)
-            forward.append(pair[0])
-            backward.append(pair[1])
-            before = clip
+        for part in parts:
+            pair = estimate_flow(before, part, not mirrored, *weights)
+            forward += self._in_clips([pair[0]])
+            backward += self._in_clips([pair[1]])[::-1]
+            before = part
         if mirrored:  # of L frames, the flow from p to p-1 equals that from L-p-1 to L-p
             turned = msops.concat(backward[::-1], 1)
             forward = list(msops.split(msops.concat((turned[:, -1:], turned[:, :-1]), 1), size, 1))
@@ -280,8 +279,6 @@ class RVRT(nn.Cell):
         return Flows(forward=forward, backward=backward, past=past)
 
 
-def _joined(clips: list[Tensor | None]) -> Tensor | None:
-    """Clips (N, T, H, W, C) one after the other; None for those of a network that has none."""
-    if len(clips) == 1 or clips[0] is None:
-        return clips[0]
-    return msops.concat(clips, 1)
+def _joined(clips: Clips) -> Tensor:
+    """(N, T, H, W, C) of all clips, one after the other."""
+    return clips[0] if len(clips) == 1 else msops.concat(clips, 1)
