@@ -187,23 +187,30 @@ class RVRT(nn.Cell):
         clips = self._clips(frames)
         emitted = -(-emit // config.clip_size)  # clips
         mirrored = mirrored and state is None and frames.shape[1] % config.clip_size == 0
-        reduced = [reduce_colors(clip) for clip in clips] if config.reduction > 1 else clips
-        work = len(clips) * (_SHALLOW_WORK + len(config.branches)) + emitted
-        progress = _CallProgress(work, self.on_share)
+        # Flow, extraction and reconstruction know no clips. In training one call takes the whole sequence: fewer and larger
+        # calls are faster, and the gradient keeps all activations anyway.
+        at_once = self.training and state is None and emitted == len(clips)
+        parts = [_joined(clips)] if at_once else clips
+        reduced = [reduce_colors(part) for part in parts] if config.reduction > 1 else parts
+        progress = _CallProgress(len(clips) * (_SHALLOW_WORK + len(config.branches)) + emitted, self.on_share)
         flows = self._estimate_flows(reduced, state, mirrored) if config.flow else None
-        fused = self._fuse_neighbors(clips, state) if config.fused_neighbors else [None] * len(clips)
+        fused = self._fuse_neighbors(parts, state) if config.fused_neighbors else [None] * len(parts)
 
-        shallow = [self.extract(clip, one) for clip, one in zip(clips, fused, strict=True)]
+        shallow = [self.extract(part, one) for part, one in zip(parts, fused, strict=True)]
         progress.advance(len(clips) * _SHALLOW_WORK)
-        window = _WindowPass(progress, state, flows, {"shallow": shallow})
+        window = _WindowPass(progress, state, flows, {"shallow": self._in_clips(shallow)})
         for index, branch in enumerate(config.branches):
             # Nothing reads the lookahead of a last forward branch.
             count = emitted if index == config.passes - 1 and branch.startswith("forward") else len(clips)
             window.features[branch] = self._propagate(index, window, count)
 
+        refined = [window.features[branch] for branch in config.branches]
+        if at_once:
+            refined = [[_joined(branch)] for branch in refined]
+
         def reconstructed() -> Iterator[Tensor]:
-            for c in range(emitted):
-                yield self.reconstruct(clips[c], fused[c], *[branch[c] for branch in window.features.values()])
+            for c in range(1 if at_once else emitted):
+                yield self.reconstruct(parts[c], fused[c], shallow[c], *[branch[c] for branch in refined])
                 progress.advance()
 
         features = {branch: window.features[branch][emitted - 1] for branch in config.branches}
@@ -272,6 +279,11 @@ class RVRT(nn.Cell):
             frames = ops.concat((frames, *[frames[:, -1:]] * missing), 1)
         return list(ops.split(frames, size, 1))
 
+    def _in_clips(self, parts: list[Tensor]) -> Clips:
+        """`parts` of whole clips, one after the other, as clips."""
+        size = self.config.clip_size
+        return [clip for part in parts for clip in ([part] if part.shape[1] == size else ops.split(part, size, 1))]
+
     def _history(self, clips: Clips, state: RecurrentState | None) -> Tensor:
         """The last `history` frames, `MISSING_FRAME` before the start of the sequence."""
         length = self.config.history
@@ -280,26 +292,29 @@ class RVRT(nn.Cell):
         frames = ops.concat((past, *clips), 1)
         return frames[:, frames.shape[1] - length :]
 
-    def _fuse_neighbors(self, clips: Clips, state: RecurrentState | None) -> Clips:
-        """Frame fusion of each clip with its neighboring frames."""
-        reach, size = self.config.fused_neighbors, self.config.clip_size
-        missing = [ops.full_like(clips[0][:, :1], MISSING_FRAME)] * reach
+    def _fuse_neighbors(self, parts: list[Tensor], state: RecurrentState | None) -> list[Tensor]:
+        """Frame fusion of each part of the window, whole clips (N, T, H, W, 3), with its neighboring frames."""
+        reach, start, fused = self.config.fused_neighbors, 0, []
+        missing = [ops.full_like(parts[0][:, :1], MISSING_FRAME)] * reach
         past = missing if state is None else [state.frames[:, -reach:]]
-        video = ops.concat((*past, *clips, *missing), 1)
-        starts = range(0, len(clips) * size, size)
-        return [fuse_neighbors(video[:, start : start + size + 2 * reach], reach) for start in starts]
+        video = ops.concat((*past, *parts, *missing), 1)
+        for part in parts:
+            length = part.shape[1]
+            fused.append(fuse_neighbors(video[:, start : start + length + 2 * reach], reach))
+            start += length
+        return fused
 
-    def _estimate_flows(self, clips: Clips, state: RecurrentState | None, mirrored: bool) -> Flows:
-        """Optical flow along the clips, and along the last clip of the state."""
+    def _estimate_flows(self, parts: list[Tensor], state: RecurrentState | None, mirrored: bool) -> Flows:
+        """Optical flow along the parts of the window, whole clips, and along the last clip of the state."""
         size, weights = self.config.clip_size, ops.arguments(self.spynet)
-        # A reversed clip ends with the frame that has none before it.
-        before = ops.reverse_time(clips[0]) if state is None else state.frames[:, -size:]
+        # A reversed part ends with the frame that has none before it.
+        before = ops.reverse_time(parts[0]) if state is None else state.frames[:, -size:]
         forward, backward = [], []
-        for clip in clips:
-            pair = estimate_flow(before, clip, not mirrored, *weights)
-            forward.append(pair[0])
-            backward.append(pair[1])
-            before = clip
+        for part in parts:
+            pair = estimate_flow(before, part, not mirrored, *weights)
+            forward += self._in_clips([pair[0]])
+            backward += self._in_clips([pair[1]])[::-1]
+            before = part
         if mirrored:  # of L frames, the flow from p to p-1 equals that from L-p-1 to L-p
             turned = ops.concat(backward[::-1], 1)
             forward = list(ops.split(ops.concat((turned[:, -1:], turned[:, :-1]), 1), size, 1))
@@ -308,3 +323,8 @@ class RVRT(nn.Cell):
         clip = state.frames[:, -size:]
         past, _ = estimate_flow(ops.reverse_time(clip), clip, True, *weights)
         return Flows(forward=forward, backward=backward, past=past)
+
+
+def _joined(clips: Clips) -> Tensor:
+    """(N, T, H, W, C) of all clips, one after the other."""
+    return clips[0] if len(clips) == 1 else ops.concat(clips, 1)

@@ -17,6 +17,7 @@ from enum import Enum
 from typing import Any
 
 import mindspore as ms
+import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor
 from mindspore.graph import jit_trace
 
@@ -230,7 +231,7 @@ def differentiable(function: Callable) -> Callable:
         try:
             if not traced:
                 return plain(*args)
-            with _without_source_lines():
+            with _cheap_tracing():
                 return graph(*args)
         finally:
             _passing.reset(previous)
@@ -239,12 +240,17 @@ def differentiable(function: Callable) -> Callable:
 
 
 @contextlib.contextmanager
-def _without_source_lines() -> Iterator[None]:
-    """Keep MindSpore's tracing from reading every caller's source line for every op, which fails under `python -m`."""
+def _cheap_tracing() -> Iterator[None]:
+    """Save what MindSpore's tracing does for a debug log that nobody reads.
+
+    It reads every caller's source line for every op, which fails under `python -m`, and prints the function's arguments and
+    results at each call, thousands of numbers of each.
+    """
     name = "_get_caller_lines"
     original = getattr(jit_trace, name)
     setattr(jit_trace, name, lambda: ([__file__], [1]))
     try:
-        yield
+        with np.printoptions(threshold=1, edgeitems=1):
+            yield
     finally:
         setattr(jit_trace, name, original)

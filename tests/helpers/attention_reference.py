@@ -75,6 +75,19 @@ def warp_clip(x: np.ndarray, flows: np.ndarray) -> np.ndarray:
     return np.concatenate([*warped, *np.moveaxis(flows, 2, 0)], -1)
 
 
+def warp_clip_gradients(x: np.ndarray, flows: np.ndarray, g: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Gradients of x and flows for the gradient `g` of the output of `warp_clip`."""
+    time, channels = x.shape[1], x.shape[4]
+    dx, dflows = np.zeros_like(x), np.moveaxis(g[..., time * channels :].reshape(*g.shape[:-1], time, 2), 4, 2).copy()
+    for n in range(time):
+        for b in range(time):
+            warped = g[:, b, ..., n * channels : (n + 1) * channels]
+            _, dframe, dfield = warp(x[:, (n + b) % time], flows[:, b, n], warped, border=False)
+            dx[:, (n + b) % time] += dframe
+            dflows[:, b, n] += dfield
+    return dx, dflows
+
+
 def guided_offsets(
     raw: np.ndarray, flows: np.ndarray, max_offset: float, g: tuple[np.ndarray, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

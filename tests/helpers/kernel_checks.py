@@ -64,7 +64,7 @@ def check_warp(kernels: Kernels, shape: tuple[int, ...], padding: int) -> None:
 
 
 def check_warp_clip(kernels: Kernels, shape: tuple[int, ...]) -> None:
-    """`shape`: (N, T, H, W, C). Its gradient consists of other kernels."""
+    """`shape`: (N, T, H, W, C)."""
     generator, time = np.random.default_rng(shape[2]), shape[1]
     x, flows = normal(generator, *shape), displacements(generator, *shape[:2], time, *shape[2:4], 2)
     out = kernels("warp_clip_forward", x, flows, like=[(*shape[:4], time * (shape[4] + 2))])[0]
@@ -72,6 +72,10 @@ def check_warp_clip(kernels: Kernels, shape: tuple[int, ...]) -> None:
     fields = time * shape[4]
     assert_all_close([out[..., :fields]], [expected[..., :fields]], "warped", floor=_SMALL)
     np.testing.assert_array_equal(out[..., fields:], expected[..., fields:])
+    g = normal(generator, *out.shape)
+    gradients = kernels("warp_clip_backward", x, flows, g, like=[x, flows])
+    expected = attention_reference.warp_clip_gradients(*doubles(x, flows, g))
+    assert_all_close(gradients, [*expected], "dx dflows", floor=_SMALL)
 
 
 def check_guided_offsets(kernels: Kernels, case: tuple) -> None:

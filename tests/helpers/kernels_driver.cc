@@ -16,7 +16,8 @@ using Shape = std::vector<int64_t>;
 using Kernel = int(int, void**, int*, int64_t**, const char**, void*, void*);
 
 extern "C" {
-Kernel warp_forward, warp_backward, warp_clip_forward, guided_offsets_forward, guided_offsets_backward;
+Kernel warp_forward, warp_backward, warp_clip_forward, warp_clip_backward;
+Kernel guided_offsets_forward, guided_offsets_backward;
 Kernel deformable_attention_forward, deformable_attention_backward;
 Kernel neighborhood_attention_forward, neighborhood_attention_backward;
 Kernel window_attention_forward, window_attention_backward, swin_layer_forward;
@@ -82,6 +83,10 @@ static bool run_products() {
   good &= run("convolution of three", conv2d_forward, {few, x, x, {40, 51, 3, 3}, wide, y}, {2, 1, 0}, {y});
   good &= run("convolution of many", conv2d_forward, {many, {40, 210, 3, 3}, wide, y}, {3, 1, 1}, {y});
   good &= run("its gradient", conv2d_backward, {many, {40, 210, 3, 3}, y, y}, {3, 1, 0}, {many, {40, 210, 3, 3}, wide});
+  const Shape merged{40, 51, 3, 3}, large{40, 51, 5, 5};
+  good &= run("gradient of three", conv2d_backward, {few, x, x, merged, y, y}, {2, 1, 0}, {few, x, x, merged, wide});
+  good &= run("gradient of large", conv2d_backward, {few, x, x, large, y, y}, {2, 1, 0}, {few, x, x, large, wide});
+  good &= run("gradient of dense", linear_backward, {x, few, {40, 27}, wide, y}, {4, 1, 0}, {x, few, {40, 27}, wide});
   const Shape odd{1, 13, 19, 37}, taps{53, 37, 3, 3}, out{1, 13, 19, 53};
   good &= run("odd convolution", conv2d_forward, {odd, taps, {53}, out}, {0, 1, 1}, {out});
   good &= run("its gradient", conv2d_backward, {odd, taps, out, out}, {0, 1, 0}, {odd, taps, {53}});
@@ -99,6 +104,7 @@ static bool run_products() {
 static bool run_offsets() {
   const Shape q{1, 2, 20, 24, 24}, flows{1, 2, 2, 20, 24, 2}, offset{1, 2, 20, 24, 2, 18, 2}, one{1};
   bool good = run("warped clip", warp_clip_forward, {q, flows}, {}, {{1, 2, 20, 24, 52}}, 1);
+  good &= run("its gradient", warp_clip_backward, {q, flows, {1, 2, 20, 24, 52}}, {}, {q, flows}, 1);
   good &= run("guided offsets", guided_offsets_forward, {q, {72, 24}, {72}, flows, one}, {18}, {offset, flows}, 3);
   good &= run("their gradient", guided_offsets_backward, {offset, flows, one, offset, flows}, {18}, {offset, flows}, 0);
   return good;

@@ -271,6 +271,18 @@ def test_mirrored_belongs_to_one_call(guided: RVRT) -> None:
     assert np.abs(run(guided, other, mirrored=True) - expected).max() > 1e-4
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("frames", "mirrored"), [(5, False), (4, True)])
+def test_training_takes_a_sequence_at_once_with_the_same_result(cell: RVRT, frames: int, mirrored: bool) -> None:
+    low = video(frames, 9, 13, batch=2)
+    expected = run(cell, low, mirrored=mirrored)
+    cell.set_train()
+    try:
+        assert_within(run(cell, low, mirrored=mirrored), expected, ROUNDING)
+    finally:
+        cell.set_train(False)
+
+
 # --- streaming
 
 

@@ -214,10 +214,12 @@ def test_warping_of_a_clip_is_the_same_on_any_number_of_threads_and_refuses_what
     results = []
     for threads in (1, 2, 5):
         library.limit(threads=threads)
-        results += library("warp_clip_forward", x, flows, like=[(1, 2, 24, 40, 52)])
+        out = library("warp_clip_forward", x, flows, like=[(1, 2, 24, 40, 52)])
+        results.append(out + library("warp_clip_backward", x, flows, out[0], like=[x, flows]))
     library.limit()
-    np.testing.assert_array_equal(results[0], results[1])
-    np.testing.assert_array_equal(results[0], results[2])
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(a, b)
     out = np.zeros((1, 2, 24, 40, 52), np.float32)
     wrong = [
         ([x, flows], []),
@@ -231,6 +233,10 @@ def test_warping_of_a_clip_is_the_same_on_any_number_of_threads_and_refuses_what
     ]
     for inputs, outputs in wrong:
         assert library.status("warp_clip_forward", inputs, outputs) != 0, [a.shape for a in inputs]
+    gradients = [np.zeros_like(x), np.zeros_like(flows)]
+    wrong = [([x, flows], gradients), ([x, flows, x], gradients), ([x, flows, out], gradients[::-1])]
+    for inputs, outputs in wrong:
+        assert library.status("warp_clip_backward", inputs, outputs) != 0, [a.shape for a in inputs]
 
 
 def test_an_odd_number_of_points_is_refused(library: Kernels) -> None:

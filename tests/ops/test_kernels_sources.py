@@ -61,6 +61,61 @@ def test_convolution_by_winograd_of_several_tensors(cpu_kernels: Kernels, channe
         assert_all_close(ours, [expected + has_residual * residual], "y")
 
 
+@pytest.mark.parametrize("activation", [0, 1, 4])
+@pytest.mark.parametrize("channels", CHANNELS, ids=str)
+def test_gradients_of_linear_of_several_tensors(
+    cpu_kernels: Kernels, channels: tuple[int, ...], activation: int
+) -> None:
+    inputs, outputs = sum(channels), 21
+    x, dy = random_arrays(10, (3, 50, inputs), (3, 50, outputs))
+    weight, bias = random_arrays(11, (outputs, inputs), (outputs,))
+    rest = [weight, bias, dy, attributes(activation, 1, 0)]
+    dx, *expected = cpu_kernels("linear_backward", x, *rest, like=[x, weight, bias])
+    parts = split(x, channels)
+    ours = cpu_kernels("linear_backward", *parts, *rest, like=[*parts, weight, bias])
+    for found, wanted in zip(ours, [*split(dx, channels), *expected], strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("needs_dx", [0, 1])
+@pytest.mark.parametrize(
+    ("kernel", "outputs", "channels"),
+    [((5, 5), 3, (5, 7)), ((3, 3), 3, (17, 1, 3, 2, 33)), ((3, 3), 35, (16, 16)), ((3, 3), 35, (20, 1, 19, 200))],
+    ids=str,
+)
+def test_gradients_of_convolution_of_several_tensors(
+    cpu_kernels: Kernels, kernel: tuple[int, int], outputs: int, channels: tuple[int, ...], needs_dx: int
+) -> None:
+    """In all bits those of one tensor, directly and by Winograd's algorithm."""
+    inputs, image = sum(channels), (2, 13, 18)
+    x, y, dy = random_arrays(12, (*image, inputs), (*image, outputs), (*image, outputs))
+    weight, bias = random_arrays(13, (outputs, inputs, *kernel), (outputs,))
+    rest = [weight, y, dy, attributes(1, needs_dx, 0)]
+    dx, *expected = cpu_kernels("conv2d_backward", x, *rest, like=[x, weight, bias])
+    parts = split(x, channels)
+    ours = cpu_kernels("conv2d_backward", *parts, *rest, like=[*parts, weight, bias])
+    for found, wanted in zip(ours, [*split(dx, channels), *expected], strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+def test_gradients_of_tensors_that_do_not_fit_are_refused(library: Kernels) -> None:
+    a, b, y = random_arrays(14, (1, 4, 6, 3), (1, 4, 6, 5), (1, 4, 6, 7))
+    bias, flags = np.zeros(7, np.float32), attributes(0, 1, 0)
+    weights = {"conv2d_backward": random_arrays(15, (7, 8, 3, 3))[0], "linear_backward": random_arrays(16, (7, 8))[0]}
+    for name, weight in weights.items():
+        read = y if name == "conv2d_backward" else bias
+        for what, inputs, outputs in (
+            ("gradients in another order", [a, b], [b, a]),
+            ("a missing gradient", [a, b], [a]),
+            ("fewer channels than the weight's", [a, a], [a, a]),
+            ("six tensors", [a[..., :1].copy()] * 6, [a[..., :1].copy()] * 6),
+        ):
+            tensors = [*inputs, weight, read, y, flags]
+            assert library.status(name, tensors, [*outputs, weight, bias]) != 0, f"{name} accepts {what}"
+        made = [np.zeros_like(value) for value in (a, b, weight, bias)]
+        assert library.status(name, [a, b, weight, read, y, flags], made) == 0
+
+
 def test_tensors_that_do_not_fit_are_refused_and_nothing_is_written(library: Kernels) -> None:
     a, b, y = random_arrays(7, (1, 4, 6, 3), (1, 4, 6, 5), (1, 4, 6, 7))
     bias, flags = np.zeros(7, np.float32), attributes(0, 1, 0)

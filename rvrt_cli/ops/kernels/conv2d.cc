@@ -130,6 +130,33 @@ int conv_sizes(const Tensors& t, const Sources& x, int weight, Sizes* s) {
   return kOk;
 }
 
+// Zeros in `count` tensors from `first` on.
+void clear(const Tensors& t, int first, int count) {
+  for (int i = first; i < first + count; ++i) std::memset(t.f(i), 0, sizeof(float) * t.size(i));
+}
+
+// The tensors of a layer's input as one, or the gradient of that one as one of each.
+struct JoinJob {
+  const Sources* apart;
+  const Destinations* to;
+  float* whole;
+};
+
+void join_pixels(const void* pointer, Span span) {
+  const JoinJob& job = *static_cast<const JoinJob*>(pointer);
+  float* out = job.whole + span.begin * job.apart->total();
+  for (int64_t pixel = span.begin; pixel < span.end; ++pixel)
+    for (int i = 0; i < job.apart->count; out += job.apart->channels[i++])
+      std::memcpy(out, job.apart->data[i] + pixel * job.apart->channels[i], sizeof(float) * job.apart->channels[i]);
+}
+
+void split_pixels(const void* pointer, Span span) {
+  const JoinJob& job = *static_cast<const JoinJob*>(pointer);
+  const int64_t channels = job.apart->total();
+  for (int64_t pixel = span.begin; pixel < span.end; ++pixel)
+    scatter_channels(job.whole + pixel * channels, *job.to, pixel, 0, channels);
+}
+
 // conv2d_forward and conv2d_backward by Winograd's algorithm.
 int winograd_forward(const Tensors& t, const Sources& x, const Sizes& s) {
   const int weight = x.count;
@@ -141,37 +168,38 @@ int winograd_forward(const Tensors& t, const Sources& x, const Sizes& s) {
   call.weight = t.f(weight);
   call.bias = attributes[1] ? t.f(weight + 1) : nullptr;
   call.residual = attributes[2] ? t.f(weight + 2) : nullptr;
-  call.y = t.f(weight + 4);
+  call.y = {1, {t.f(weight + 4)}, {s.outputs}};
   call.y_stride = s.outputs;
   call.activation = attributes[0];
   return winograd_convolve(call);
 }
 
-int winograd_backward(const Tensors& t, const Sizes& s) {
-  const int32_t* attributes = t.ints(4);
+int winograd_backward(const Tensors& t, const Sources& x, const Destinations& dx, const Sizes& s) {
+  const int weight = x.count, y = weight + 1, dy = weight + 2, dweight = weight + 4 + dx.count;
+  const int32_t* attributes = t.ints(weight + 3);
   if (attributes[1]) {
     WinogradCall call{};  // from dy to dx: inputs are the layer's outputs
     call.batch = s.batch, call.height = s.height, call.width = s.width;
     call.inputs = s.outputs, call.outputs = s.inputs;
-    call.x = {1, {t.f(3)}, {s.outputs}, {s.outputs}};
-    call.through = attributes[0] ? t.f(2) : nullptr;
+    call.x = {1, {t.f(dy)}, {s.outputs}, {s.outputs}};
+    call.through = attributes[0] ? t.f(y) : nullptr;
     call.through_activation = attributes[0];
-    call.weight = t.f(1);
+    call.weight = t.f(weight);
     call.flipped = true;
-    call.y = t.f(5);
+    call.y = dx;
     call.y_stride = s.inputs;
     if (int status = winograd_convolve(call)) return status;
   } else {
-    std::memset(t.f(5), 0, sizeof(float) * t.size(5));
+    clear(t, weight + 4, dx.count);
   }
   WinogradGradientCall call{};
   call.batch = s.batch, call.height = s.height, call.width = s.width;
   call.inputs = s.inputs, call.outputs = s.outputs;
-  call.x = t.f(0);
-  call.y = attributes[0] ? t.f(2) : nullptr;
-  call.dy = t.f(3);
+  call.x = x;
+  call.y = attributes[0] ? t.f(y) : nullptr;
+  call.dy = t.f(dy);
   call.activation = attributes[0];
-  call.dweight = t.f(6), call.dbias = t.f(7);
+  call.dweight = t.f(dweight), call.dbias = t.f(dweight + 1);
   return winograd_weight_gradient(call);
 }
 
@@ -265,28 +293,17 @@ RVRT_ENTRY(conv2d_forward) {
   return parallel_shared(c.tiles(), RVRT_DISPATCH(conv_forward_tiles), &job);
 }
 
-// Gradients of conv2d_forward (the residual's is dy itself).
-// Inputs: x (..., H, W, Ci); weight (Co, Ci, [1,] kh, kw); y (..., H, W, Co), what the activation gave, without a
-//   residual (unread without activation); dy (..., H, W, Co); attributes as there, with needs_dx in place of has_bias.
-// Outputs: dx (zeros where it is not needed), dweight, dbias (Co).
-RVRT_ENTRY(conv2d_backward) {
-  using namespace rvrt;
-  if (int status = t.check(4, 3, 3)) return status;
-  Sources x;
-  if (int status = read_sources(t, 1, &x)) return status;
-  Sizes s;
-  if (int status = conv_sizes(t, x, 1, &s)) return status;
-  const int32_t* attributes = t.ints(4);
-  RVRT_CHECK(attributes[0] >= 0 && attributes[0] <= 3, kAttribute);
-  const int64_t pixels = s.batch * s.height * s.width;
-  RVRT_CHECK(t.size(3) == pixels * s.outputs && (!attributes[0] || t.same_shape(2, 3)), kShape);
-  RVRT_CHECK(t.same_shape(5, 0) && t.size(6) == t.size(1) && t.size(7) == s.outputs, kShape);
-  if (pixels && winograd_suits(s.batch, s.height, s.width, s.inputs, s.outputs, s.kh, s.kw))
-    return winograd_backward(t, s);
+namespace rvrt {
+namespace {
+
+int direct_backward(const Tensors& t, const Sources& x, const Destinations& dx, const Sizes& s) {
+  const int weight = x.count, y = weight + 1, dy = weight + 2, dweight = weight + 4 + dx.count;
+  const int32_t* attributes = t.ints(weight + 3);
   ConvBackwardJob job{};
   job.conv =
       plan(s.batch, std::max<int64_t>(s.height, 1), std::max<int64_t>(s.width, 1), s.outputs, s.inputs, s.kh, s.kw);
   const Convolution& c = job.conv;
+  const int64_t pixels = s.batch * s.height * s.width;
   job.sum_columns = padded_floats(s.kw * s.outputs);
   const int64_t bias_floats = round_up(s.outputs, 16);
   const int64_t gradient = round_up(s.kh * s.inputs * job.sum_columns, 16);
@@ -296,27 +313,64 @@ RVRT_ENTRY(conv2d_backward) {
   const int64_t stride = gradient + bias_floats;
   const Scratch scratch(n * (job.scratch_floats + stride), true), packed(packed_floats(c));
   const Scratch bias(padded_floats(c.outputs) + padded_floats(c.group_outputs), true);
-  RVRT_CHECK(scratch.ok() && packed.ok() && bias.ok(), kMemory);
+  const Scratch together(x.count > 1 ? 2 * pixels * s.inputs : 0);  // x, dx
+  RVRT_CHECK(scratch.ok() && packed.ok() && bias.ok() && together.ok(), kMemory);
   if (attributes[1]) {
-    const PackJob pack{&c, t.f(1), true, packed.data()};
+    const PackJob pack{&c, t.f(weight), true, packed.data()};
     parallel(c.inputs, RVRT_DISPATCH(conv_pack), &pack, workers_for(packed_floats(c)));
   } else {
-    std::memset(t.f(5), 0, sizeof(float) * t.size(5));
+    clear(t, weight + 4, dx.count);
   }
-  job.x = t.f(0);
-  job.y = t.f(2);
-  job.dy = t.f(3);
+  job.x = x.data[0], job.dx = dx.data[0];
+  if (x.count > 1) {
+    const JoinJob join{&x, nullptr, together.data()};
+    parallel(pixels, join_pixels, &join);
+    job.x = together.data(), job.dx = together.data() + pixels * s.inputs;
+  }
+  const JoinJob split{&x, &dx, job.dx};
+  if (!attributes[1]) job.dx = nullptr;
+  job.y = t.f(y);
+  job.dy = t.f(dy);
   job.packed = packed.data();
   job.bias = bias.data();
-  job.dx = attributes[1] ? t.f(5) : nullptr;
   job.activation = attributes[0];
   job.scratch = scratch.data();
   job.scratch_floats += stride;
   if (pixels) parallel(c.tiles(), RVRT_DISPATCH(conv_backward_tiles), &job);
+  if (x.count > 1 && attributes[1]) parallel(pixels, split_pixels, &split);
   const ConvReduceJob reduce{
-      s.inputs,           s.outputs,       s.kh, s.kw,   scratch.data() + job.scratch_floats - stride,
-      job.scratch_floats, job.sum_columns, n,    t.f(6), t.f(7)};
-  return parallel(s.outputs, RVRT_DISPATCH(conv_reduce_outputs), &reduce, workers_for(t.size(6)));
+      s.inputs,           s.outputs,       s.kh, s.kw,         scratch.data() + job.scratch_floats - stride,
+      job.scratch_floats, job.sum_columns, n,    t.f(dweight), t.f(dweight + 1)};
+  return parallel(s.outputs, RVRT_DISPATCH(conv_reduce_outputs), &reduce, workers_for(t.size(dweight)));
+}
+
+}  // namespace
+}  // namespace rvrt
+
+// Gradients of conv2d_forward (the residual's is dy itself).
+// Inputs: x (..., H, W, Ci), or up to five such tensors as there; weight (Co, Ci, [1,] kh, kw); y (..., H, W, Co), what the
+//   activation gave, without a residual (unread without activation); dy (..., H, W, Co); attributes as there, with needs_dx
+//   in place of has_bias.
+// Outputs: dx of each x (zeros where it is not needed), dweight, dbias (Co).
+RVRT_ENTRY(conv2d_backward) {
+  using namespace rvrt;
+  const int sources = (t.count - 6) / 2, weight = sources, y = weight + 1, dy = weight + 2, dweight = 2 * sources + 4;
+  RVRT_CHECK(t.count == 2 * sources + 6, kCount);
+  if (int status = t.check(sources + 3, 3, sources + 2)) return status;
+  Sources x;
+  if (int status = read_sources(t, sources, &x)) return status;
+  Destinations dx;
+  if (int status = read_destinations(t, x, weight + 4, &dx)) return status;
+  Sizes s;
+  if (int status = conv_sizes(t, x, weight, &s)) return status;
+  const int32_t* attributes = t.ints(weight + 3);
+  RVRT_CHECK(attributes[0] >= 0 && attributes[0] <= 3, kAttribute);
+  const int64_t pixels = s.batch * s.height * s.width;
+  RVRT_CHECK(t.size(dy) == pixels * s.outputs && (!attributes[0] || t.same_shape(y, dy)), kShape);
+  RVRT_CHECK(t.size(dweight) == t.size(weight) && t.size(dweight + 1) == s.outputs, kShape);
+  if (pixels && winograd_suits(s.batch, s.height, s.width, s.inputs, s.outputs, s.kh, s.kw))
+    return winograd_backward(t, x, dx, s);
+  return direct_backward(t, x, dx, s);
 }
 
 #else

@@ -21,6 +21,13 @@ struct Sources {
   }
 };
 
+// Where the gradient of `Sources` goes, its channels side by side.
+struct Destinations {
+  int count = 0;
+  float* data[kMostSources] = {};
+  int64_t channels[kMostSources] = {};
+};
+
 // The first `count` tensors of a call, alike but for their last axis. Returns a Status.
 inline int read_sources(const Tensors& t, int count, Sources* x) {
   RVRT_CHECK(count >= 1 && count <= kMostSources && t.ndims[0] >= 1, kCount);
@@ -35,6 +42,28 @@ inline int read_sources(const Tensors& t, int count, Sources* x) {
   return kOk;
 }
 
+// Tensors from `first` on, one for each of `x` and of its shape. Returns a Status.
+inline int read_destinations(const Tensors& t, const Sources& x, int first, Destinations* dx) {
+  dx->count = x.count;
+  for (int i = 0; i < x.count; ++i) {
+    RVRT_CHECK(t.same_shape(first + i, i), kShape);
+    dx->data[i] = t.f(first + i);
+    dx->channels[i] = x.channels[i];
+  }
+  return kOk;
+}
+
+// Copies `count` channels from channel `first` on of a pixel.
+inline void scatter_channels(const float* from, const Destinations& to, int64_t pixel, int64_t first, int64_t count) {
+  int64_t begin = 0;  // of a tensor, among all channels
+  for (int i = 0; i < to.count && begin < first + count; begin += to.channels[i++]) {
+    const int64_t low = begin > first ? begin : first, end = begin + to.channels[i];
+    const int64_t high = end < first + count ? end : first + count;
+    if (low < high)
+      std::memcpy(to.data[i] + pixel * to.channels[i] + low - begin, from + low - first, sizeof(float) * (high - low));
+  }
+}
+
 // A convolution by Winograd's algorithm: y = activation(x * weight + bias) + residual. With `through`, x is a gradient
 // towards `through`, which the activation gave, and passes back through its slope first.
 struct WinogradCall {
@@ -45,8 +74,8 @@ struct WinogradCall {
   const float* weight;  // (outputs, inputs, 3, 3), or `flipped`: (inputs, outputs, 3, 3) with reversed taps
   bool flipped;
   const float *bias, *residual;  // or null
-  float* y;
-  int64_t y_stride;  // floats from one pixel of y and of the residual to the next
+  Destinations y;
+  int64_t y_stride;  // floats from one pixel of a single y, and of the residual, to the next
   int activation;
 };
 
@@ -54,7 +83,8 @@ struct WinogradCall {
 // activation that gave `y` (null: none).
 struct WinogradGradientCall {
   int64_t batch, height, width, inputs, outputs;
-  const float *x, *y, *dy;
+  Sources x;
+  const float *y, *dy;
   int activation;
   float *dweight, *dbias;
 };

@@ -20,7 +20,7 @@ struct DenseJob {
   int activation;
   // backward
   const float *dy, *packed_back, *zeros;  // packed_back: weight
-  float* dx;
+  Destinations dx;
   float *scratch, *sums;  // sums per thread: dweight (inputs, padded outputs), dbias, dgamma, dbeta
   int64_t scratch_floats, sums_floats;
 };
@@ -65,10 +65,12 @@ int dense_forward(const Tensors& t, DenseJob job, const float* weight, const flo
   return parallel_shared(job.blocks.count(), RVRT_DISPATCH(dense_forward_blocks), &job);
 }
 
+// `dx`: the first of as many tensors as `job.sources` has.
 int dense_backward(const Tensors& t, DenseJob job, const float* weight, const float* bias, int dy, int dx, int dgamma,
                    int dweight) {
+  if (int status = read_destinations(t, job.sources, dx, &job.dx)) return status;
   const int64_t in = padded_floats(job.inputs), out = padded_floats(job.outputs);
-  RVRT_CHECK(t.size(dy) == job.blocks.rows * job.outputs && t.same_shape(dx, 0), kShape);
+  RVRT_CHECK(t.size(dy) == job.blocks.rows * job.outputs, kShape);
   RVRT_CHECK(t.size(dweight) == job.inputs * job.outputs && t.size(dweight + 1) == job.outputs, kShape);
   RVRT_CHECK(job.activation >= 0 && job.activation <= 4, kAttribute);
   const int n = parallel_width(job.blocks.count());
@@ -85,7 +87,6 @@ int dense_backward(const Tensors& t, DenseJob job, const float* weight, const fl
   job.packed_back = back.data();
   job.zeros = zeros.data();
   job.dy = t.f(dy);
-  job.dx = t.f(dx);
   job.scratch = scratch.data();
   job.sums = sums.data();
   parallel(job.blocks.count(), RVRT_DISPATCH(dense_backward_blocks), &job);
@@ -124,18 +125,21 @@ RVRT_ENTRY(linear_forward) {
 }
 
 // Gradients of linear_forward (the residual's is dy itself).
-// Inputs: x (..., Ci); weight (Co, Ci); bias (Co), not read without bias or activation; dy (..., Co); attributes as
-//   there.
-// Outputs: dx (..., Ci), dweight (Co, Ci), dbias (Co).
+// Inputs: x (..., Ci), or up to five such tensors as there; weight (Co, Ci); bias (Co), not read without bias or
+//   activation; dy (..., Co); attributes as there.
+// Outputs: dx of each x, dweight (Co, Ci), dbias (Co).
 RVRT_ENTRY(linear_backward) {
   using namespace rvrt;
-  if (int status = t.check(4, 3, 3)) return status;
+  const int sources = (t.count - 6) / 2, weight = sources, bias = weight + 1;
+  RVRT_CHECK(t.count == 2 * sources + 6, kCount);
+  if (int status = t.check(sources + 3, 3, sources + 2)) return status;
   DenseJob job{};
-  if (int status = dense_sizes(t, 1, 1, &job)) return status;
-  const int32_t* attributes = t.ints(4);
-  RVRT_CHECK(!attributes[1] || t.size(2) == job.outputs, kShape);
+  if (int status = dense_sizes(t, sources, weight, &job)) return status;
+  const int32_t* attributes = t.ints(weight + 3);
+  RVRT_CHECK(!attributes[1] || t.size(bias) == job.outputs, kShape);
   job.activation = attributes[0];
-  return dense_backward(t, job, t.f(1), attributes[1] ? t.f(2) : nullptr, 3, 5, 0, 6);
+  return dense_backward(t, job, t.f(weight), attributes[1] ? t.f(bias) : nullptr, weight + 2, weight + 4, 0,
+                        2 * sources + 4);
 }
 
 // y = activation(layer_norm(x) weightᵀ + bias), LayerNorm over the last axis with epsilon 1e-5.
@@ -235,13 +239,17 @@ inline void dense_backward_blocks(const void* pointer, Span span) {
   float* dbeta = dgamma + in;
   for (int64_t i = span.begin; i < span.end; ++i) {
     const int64_t first = job.blocks.begin(i), rows = job.blocks.size(i);
-    const float* x = job.x + first * job.inputs;
+    const bool several = job.sources.count > 1;
+    const float* x = several ? nullptr : job.x + first * job.inputs;
     const float* dy = job.dy + first * job.outputs;
     const float* a = x;
     int64_t lda = job.inputs;
     if (job.gamma) {
       row_statistics(rows, job.inputs, x, statistics);
       normalize(rows, job.inputs, x, statistics, job.gamma, job.beta, normal, in);
+      a = normal, lda = in;
+    } else if (several) {
+      gather_rows(job.sources, first, rows, normal, in);
       a = normal, lda = in;
     }
     const float* g = dy;
@@ -255,9 +263,12 @@ inline void dense_backward_blocks(const void* pointer, Span span) {
         std::memcpy(gradient + r * out, dy + r * job.outputs, sizeof(float) * job.outputs);
       g = gradient, ldg = out;
     }
-    float* dx = job.dx + first * job.inputs;
+    float* dx = job.dx.data[0] + first * job.inputs;
+    const bool direct = !job.gamma && !several;
     product_rows(rows, job.inputs, job.outputs, g, ldg, job.packed_back, job.zeros, sums,
-                 {kNone, nullptr, 0, job.gamma ? dnormal : dx, job.gamma ? in : job.inputs});
+                 {kNone, nullptr, 0, direct ? dx : dnormal, direct ? job.inputs : in});
+    if (several)
+      for (int64_t r = 0; r < rows; ++r) scatter_channels(dnormal + r * in, job.dx, first + r, 0, job.inputs);
     if (job.gamma)
       normalize_gradient(rows, job.inputs, x, statistics, job.gamma, dnormal, in, nullptr, dx, dgamma, dbeta);
     add_outer(job.inputs, job.outputs, rows, a, lda, g, ldg, dweight);

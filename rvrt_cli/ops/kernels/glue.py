@@ -291,21 +291,18 @@ _grouped_conv2d = custom_op(
 
 def _side_by_side_op(name: str, sources: int) -> ops.Custom:
     """The dense layer or convolution of several tensors whose channels lie side by side."""
-    backward = _backward_kernel(f"{name}_backward", _conv2d_gradient_shapes, 3)
-    weight, bias, residual, attributes, out, dout = range(sources, sources + 6)
-    read = out if name == "conv2d" else bias
 
     def shape(first, *others):
         return [*first[:-1], others[sources - 1][0]]
 
-    def gradients(values: tuple) -> tuple:
-        x = ops.concat(values[:sources], -1)
-        dx, dweight, dbias = backward(x, values[weight], values[read], values[dout], values[attributes])
-        parts = ops.split(dx, [source.shape[-1] for source in values[:sources]], -1)
-        return parts + (dweight, dbias, ops.zeros_like(values[residual]), ops.zeros_like(values[attributes]))  # noqa: RUF005
+    def gradient_shapes(*shapes):
+        return *shapes[: sources + 1], [shapes[sources][0]]
 
-    names = " ".join(f"x{i}" for i in range(sources))
-    return custom_op(name, f"{names} weight bias residual attributes", shape, _of_arity(gradients, sources + 4))
+    several = [f"x{i}" for i in range(sources)]
+    read = [*several, "weight", "out" if name == "conv2d" else "bias", "dout", "attributes"]
+    made = [f"d{item}" for item in [*several, "weight", "bias"]]
+    inputs = [*several, "weight", "bias", "residual", "attributes"]
+    return custom_op(name, " ".join(inputs), shape, f"{' '.join(read)} -> {' '.join(made)}", gradient_shapes)
 
 
 _MOST_SOURCES = 1 if _ON_GPU else 5  # kMostSources of the kernels
@@ -487,25 +484,7 @@ def _warp_clip_shape(x, flows):
     return [*x[:-1], x[1] * (x[4] + 2)]
 
 
-_warp_gradients = _gradient_kernel("warp", _WARP_GRADIENT)
-
-
-def _warp_clip_bprop(x, flows, out, dout):
-    batch, time, height, width, channels = x.shape
-    images = (batch * time, height, width, channels)
-    gradients = ops.split(dout, [channels] * time + [2] * time, -1)
-    dx = ops.zeros_like(x)
-    dflows: Any = ()
-    for n in range(time):
-        frames, field = layers.roll(x, n, 1).reshape(images), flows[:, :, n].reshape(batch * time, height, width, 2)
-        dframes, dfield = _warp_gradients(frames, field, gradients[n].reshape(images), _attributes(0))
-        dx = dx + layers.roll(dframes.reshape(x.shape), (time - n) % time, 1)
-        dfield = dfield.reshape(batch, time, height, width, 2) + gradients[time + n]
-        dflows = dflows + (dfield.expand_dims(2),)  # noqa: RUF005
-    return dx, ops.concat(dflows, 2)
-
-
-_warp_clip = custom_op("warp_clip", "x flows", _warp_clip_shape, _warp_clip_bprop)
+_warp_clip = custom_op("warp_clip", "x flows", _warp_clip_shape, "x flows dout -> dx dflows")
 _warp_clip_sequence = sampling.warp_clip_of(warp_kernel)
 
 

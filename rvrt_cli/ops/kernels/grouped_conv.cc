@@ -113,7 +113,7 @@ RVRT_ENTRY(grouped_conv2d_forward) {
       call.x = {1, {t.f(0) + k * s.inputs}, {s.inputs}, {inputs}};
       call.weight = weight;
       call.bias = bias;
-      call.y = t.f(4) + k * s.outputs;
+      call.y = {1, {t.f(4) + k * s.outputs}, {s.outputs}};
       call.y_stride = outputs;
       call.activation = t.ints(3)[0];
       status = winograd_convolve(call);

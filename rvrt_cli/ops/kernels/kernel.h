@@ -142,7 +142,7 @@ int parallel_width(int64_t tasks, int workers = 0);  // number of threads that `
 // waits for one that runs on a slower or busier core.
 int parallel_shared(int64_t tasks, Body body, const void* job);
 
-// Memory aligned to a cache line; `ok()` is false if the allocation failed.
+// Memory aligned to a cache line, of earlier calls where it can be; `ok()` is false if the allocation failed.
 class Scratch {
  public:
   explicit Scratch(int64_t floats);
@@ -155,6 +155,7 @@ class Scratch {
 
  private:
   float* data_;
+  int64_t bytes_;
 };
 
 // Divides a scratch block into pieces, each starting on a cache line of its own.

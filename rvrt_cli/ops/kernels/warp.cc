@@ -10,14 +10,30 @@
 namespace rvrt {
 namespace {
 
+// Field n of image b = clip * T + t is a warp of frame (n + t) % T of the clip; a plain warp is one of clips of one frame.
 struct WarpJob {
   const float *x, *flow, *dout;
   float *out, *dx, *dflow;
-  int32_t* reach;  // (B * H, 2): first and last input row that an output row reads; none if first > last
+  int32_t* reach;  // (B * T * H, 2): first and last input row that a row of a field reads; none if first > last
   int64_t B, H, W, C;
-  int64_t T;      // frames of a clip: warp_clip
-  int64_t bands;  // per image, of dx
-  bool border;
+  int64_t T;           // frames of a clip, and fields of an image
+  int64_t stride;      // floats of a pixel of the output
+  int64_t bands;       // per image, of dx
+  bool border, joins;  // joins: the output ends with the fields
+
+  int64_t fields() const { return B * T; }
+  int64_t source(int64_t field) const {
+    const int64_t image = field / T, n = field % T;
+    return image / T * T + (n + image % T) % T;
+  }
+  int64_t at(int64_t field, int64_t row, int64_t col) const { return (field * H + row) * W + col; }
+  // In the output, the first channel of a field's pixel.
+  int64_t out_at(int64_t field, int64_t row, int64_t col) const {
+    return at(field / T, row, col) * stride + field % T * C;
+  }
+  int64_t joined_at(int64_t field, int64_t row, int64_t col) const {
+    return at(field / T, row, col) * stride + T * C + field % T * 2;
+  }
 };
 
 // What an output pixel reads: corner (y, x) has weight wy[y] * wx[x]. Outside the frame the weight is zero and the
@@ -45,9 +61,9 @@ inline void footprint_axis(float at, int64_t length, bool border, int64_t* index
   }
 }
 
-inline Footprint footprint(const WarpJob& job, int64_t image, int64_t row, int64_t col) {
+inline Footprint footprint(const WarpJob& job, int64_t field, int64_t row, int64_t col) {
   Footprint f;
-  const float* flow = job.flow + ((image * job.H + row) * job.W + col) * 2;
+  const float* flow = job.flow + job.at(field, row, col) * 2;
   footprint_axis(static_cast<float>(row) + flow[1], job.H, job.border, f.y, f.wy, f.sy);
   footprint_axis(static_cast<float>(col) + flow[0], job.W, job.border, f.x, f.wx, f.sx);
   return f;
@@ -59,50 +75,85 @@ inline Footprint footprint(const WarpJob& job, int64_t image, int64_t row, int64
 #define RVRT_KERNEL "warp.cc"
 #include "each_isa.h"
 
+namespace rvrt {
+namespace {
+
+// x (B, H, W, C), flow (B, H, W, 2) and `alike` as x, one of them x itself; attributes [padding: 0 zeros, 1 border].
+int warp_job(const Tensors& t, int alike, int attributes, WarpJob* job) {
+  RVRT_CHECK(t.ndims[0] == 4 && t.same_shape(0, alike), kShape);
+  job->B = t.dim(0, 0), job->H = t.dim(0, 1), job->W = t.dim(0, 2), job->C = t.dim(0, 3);
+  RVRT_CHECK(t.has_shape(1, {job->B, job->H, job->W, 2}), kShape);
+  const int32_t padding = t.ints(attributes)[0];
+  RVRT_CHECK(padding == 0 || padding == 1, kAttribute);
+  job->border = padding == 1;
+  job->T = 1, job->stride = job->C;
+  job->x = t.f(0), job->flow = t.f(1);
+  return kOk;
+}
+
+// x (N, T, H, W, C), flows (N, T, T, H, W, 2) and `joined` (N, T, H, W, T * C + T * 2).
+int warp_clip_job(const Tensors& t, int joined, WarpJob* job) {
+  RVRT_CHECK(t.ndims[0] == 5, kShape);
+  const int64_t N = t.dim(0, 0), T = t.dim(0, 1), H = t.dim(0, 2), W = t.dim(0, 3), C = t.dim(0, 4);
+  RVRT_CHECK(t.has_shape(1, {N, T, T, H, W, 2}) && t.has_shape(joined, {N, T, H, W, T * (C + 2)}), kShape);
+  job->B = N * T, job->T = T, job->H = H, job->W = W, job->C = C;
+  job->stride = T * (C + 2), job->joins = true;
+  job->x = t.f(0), job->flow = t.f(1);
+  return kOk;
+}
+
+// dx is summed in raster order of the output, whatever the number of threads: every thread owns rows of dx and visits the
+// output rows that read them.
+int warp_gradients(WarpJob job) {
+  const Scratch reach(job.fields() * job.H * 2);
+  RVRT_CHECK(reach.ok(), kMemory);
+  job.reach = reinterpret_cast<int32_t*>(reach.data());
+  parallel_shared(job.fields() * job.H, RVRT_DISPATCH(warp_flow_gradient), &job);
+  job.bands = std::min(job.H, ceil_div(2 * threads(), std::max<int64_t>(job.B, 1)));
+  return parallel_shared(job.B * job.bands, RVRT_DISPATCH(warp_input_gradient), &job);
+}
+
+}  // namespace
+}  // namespace rvrt
+
 // x (B, H, W, C), flow (B, H, W, 2) px as (x, y), attributes [padding: 0 zeros, 1 border] -> out (B, H, W, C):
 // x sampled bilinearly at (column + flow_x, row + flow_y), pixel centers at whole numbers.
 RVRT_ENTRY(warp_forward) {
   if (const int bad = t.check(2, 1, 1)) return bad;
-  RVRT_CHECK(t.ndims[0] == 4 && t.same_shape(0, 3), rvrt::kShape);
   rvrt::WarpJob job{};
-  job.B = t.dim(0, 0), job.H = t.dim(0, 1), job.W = t.dim(0, 2), job.C = t.dim(0, 3);
-  RVRT_CHECK(t.has_shape(1, {job.B, job.H, job.W, 2}), rvrt::kShape);
-  RVRT_CHECK(t.ints(2)[0] == 0 || t.ints(2)[0] == 1, rvrt::kAttribute);
-  job.border = t.ints(2)[0] == 1;
-  job.x = t.f(0), job.flow = t.f(1), job.out = t.f(3);
+  if (const int bad = rvrt::warp_job(t, 3, 2, &job)) return bad;
+  job.out = t.f(3);
   return rvrt::parallel_shared(job.B * job.H, RVRT_DISPATCH(warp_rows), &job);
 }
 
-// x, flow, dout (B, H, W, C), attributes as above -> dx as x, dflow as flow. dx is summed in raster order of the
-// output, whatever the number of threads: every thread owns rows of dx and visits the output rows that read them.
+// x, flow, dout (B, H, W, C), attributes as above -> dx as x, dflow as flow.
 RVRT_ENTRY(warp_backward) {
   if (const int bad = t.check(3, 1, 2)) return bad;
-  RVRT_CHECK(t.ndims[0] == 4 && t.same_shape(0, 2) && t.same_shape(0, 4) && t.same_shape(1, 5), rvrt::kShape);
   rvrt::WarpJob job{};
-  job.B = t.dim(0, 0), job.H = t.dim(0, 1), job.W = t.dim(0, 2), job.C = t.dim(0, 3);
-  RVRT_CHECK(t.has_shape(1, {job.B, job.H, job.W, 2}), rvrt::kShape);
-  RVRT_CHECK(t.ints(3)[0] == 0 || t.ints(3)[0] == 1, rvrt::kAttribute);
-  job.border = t.ints(3)[0] == 1;
-  job.x = t.f(0), job.flow = t.f(1), job.dout = t.f(2), job.dx = t.f(4), job.dflow = t.f(5);
-  const rvrt::Scratch reach(job.B * job.H * 2);
-  RVRT_CHECK(reach.ok(), rvrt::kMemory);
-  job.reach = reinterpret_cast<int32_t*>(reach.data());
-  rvrt::parallel_shared(job.B * job.H, RVRT_DISPATCH(warp_flow_gradient), &job);
-  job.bands = std::min(job.H, rvrt::ceil_div(2 * rvrt::threads(), std::max<int64_t>(job.B, 1)));
-  return rvrt::parallel_shared(job.B * job.bands, RVRT_DISPATCH(warp_input_gradient), &job);
+  if (const int bad = rvrt::warp_job(t, 2, 3, &job)) return bad;
+  RVRT_CHECK(t.same_shape(0, 4) && t.same_shape(1, 5), rvrt::kShape);
+  job.dout = t.f(2), job.dx = t.f(4), job.dflow = t.f(5);
+  return rvrt::warp_gradients(job);
 }
 
 // x (N, T, H, W, C), flows (N, T, T, H, W, 2) px as (x, y) -> out (N, T, H, W, T * C + T * 2): field n of frame b, warped
 // from frame (n + b) % T with zeros beyond the frame, at channels n * C on; then the fields.
 RVRT_ENTRY(warp_clip_forward) {
   if (const int bad = t.check(2, 0, 1)) return bad;
-  RVRT_CHECK(t.ndims[0] == 5, rvrt::kShape);
-  const int64_t N = t.dim(0, 0), T = t.dim(0, 1), H = t.dim(0, 2), W = t.dim(0, 3), C = t.dim(0, 4);
-  RVRT_CHECK(t.has_shape(1, {N, T, T, H, W, 2}) && t.has_shape(2, {N, T, H, W, T * (C + 2)}), rvrt::kShape);
   rvrt::WarpJob job{};
-  job.B = N * T, job.T = T, job.H = H, job.W = W, job.C = C;
-  job.x = t.f(0), job.flow = t.f(1), job.out = t.f(2);
-  return rvrt::parallel_shared(job.B * job.H, RVRT_DISPATCH(warp_clip_rows), &job);
+  if (const int bad = rvrt::warp_clip_job(t, 2, &job)) return bad;
+  job.out = t.f(2);
+  return rvrt::parallel_shared(job.B * job.H, RVRT_DISPATCH(warp_rows), &job);
+}
+
+// x, flows, dout as `out` there -> dx as x, dflows as flows.
+RVRT_ENTRY(warp_clip_backward) {
+  if (const int bad = t.check(3, 0, 2)) return bad;
+  rvrt::WarpJob job{};
+  if (const int bad = rvrt::warp_clip_job(t, 2, &job)) return bad;
+  RVRT_CHECK(t.same_shape(0, 3) && t.same_shape(1, 4), rvrt::kShape);
+  job.dout = t.f(2), job.dx = t.f(3), job.dflow = t.f(4);
+  return rvrt::warp_gradients(job);
 }
 
 #else
@@ -123,43 +174,31 @@ RVRT_INLINE void sample(const Footprint& f, const float* frame, int64_t width, i
   for (; c < channels; ++c) out[c] = p[0][c] * w[0] + p[1][c] * w[1] + p[2][c] * w[2] + p[3][c] * w[3];
 }
 
-void warp_clip_rows(const void* context, Span span) {
-  const WarpJob& job = *static_cast<const WarpJob*>(context);
-  const int64_t stride = job.T * (job.C + 2), frame_floats = job.H * job.W * job.C;
-  for (int64_t task = span.begin; task < span.end; ++task) {
-    const int64_t image = task / job.H, row = task % job.H, clip = image / job.T, b = image % job.T;
-    for (int64_t n = 0; n < job.T; ++n) {
-      const float* frame = job.x + (clip * job.T + (n + b) % job.T) * frame_floats;
-      const int64_t field = image * job.T + n;
-      for (int64_t col = 0; col < job.W; ++col) {
-        float* out = job.out + (task * job.W + col) * stride;
-        const float* flow = job.flow + ((field * job.H + row) * job.W + col) * 2;
-        sample(footprint(job, field, row, col), frame, job.W, job.C, out + n * job.C);
-        std::memcpy(out + job.T * job.C + 2 * n, flow, 2 * sizeof(float));
-      }
-    }
-  }
-}
-
 void warp_rows(const void* context, Span span) {
   const WarpJob& job = *static_cast<const WarpJob*>(context);
   for (int64_t task = span.begin; task < span.end; ++task) {
     const int64_t image = task / job.H, row = task % job.H;
-    const float* frame = job.x + image * job.H * job.W * job.C;
-    for (int64_t col = 0; col < job.W; ++col)
-      sample(footprint(job, image, row, col), frame, job.W, job.C, job.out + (task * job.W + col) * job.C);
+    for (int64_t field = image * job.T; field < (image + 1) * job.T; ++field) {
+      const float* frame = job.x + job.at(job.source(field), 0, 0) * job.C;
+      for (int64_t col = 0; col < job.W; ++col) {
+        sample(footprint(job, field, row, col), frame, job.W, job.C, job.out + job.out_at(field, row, col));
+        if (!job.joins) continue;
+        const float* flow = job.flow + job.at(field, row, col) * 2;
+        std::memcpy(job.out + job.joined_at(field, row, col), flow, 2 * sizeof(float));
+      }
+    }
   }
 }
 
 void warp_flow_gradient(const void* context, Span span) {
   const WarpJob& job = *static_cast<const WarpJob*>(context);
   for (int64_t task = span.begin; task < span.end; ++task) {
-    const int64_t image = task / job.H, row = task % job.H;
-    const float* frame = job.x + image * job.H * job.W * job.C;
+    const int64_t field = task / job.H, row = task % job.H;
+    const float* frame = job.x + job.at(job.source(field), 0, 0) * job.C;
     int64_t first = job.H, last = -1;
     for (int64_t col = 0; col < job.W; ++col) {
-      const Footprint f = footprint(job, image, row, col);
-      const float* g = job.dout + (task * job.W + col) * job.C;
+      const Footprint f = footprint(job, field, row, col);
+      const float* g = job.dout + job.out_at(field, row, col);
       float dot[4];  // of the output's gradient with each corner
       for (int i = 0; i < 4; ++i) {
         const float* p = frame + (f.y[i >> 1] * job.W + f.x[i & 1]) * job.C;
@@ -172,6 +211,10 @@ void warp_flow_gradient(const void* context, Span span) {
       float* dflow = job.dflow + (task * job.W + col) * 2;
       dflow[0] = f.wy[0] * (f.sx[0] * dot[0] + f.sx[1] * dot[1]) + f.wy[1] * (f.sx[0] * dot[2] + f.sx[1] * dot[3]);
       dflow[1] = f.wx[0] * (f.sy[0] * dot[0] + f.sy[1] * dot[2]) + f.wx[1] * (f.sy[0] * dot[1] + f.sy[1] * dot[3]);
+      if (job.joins) {
+        const float* direct = job.dout + job.joined_at(field, row, col);
+        dflow[0] += direct[0], dflow[1] += direct[1];
+      }
       for (int i = 0; i < 2; ++i) {
         if (f.wy[i] == 0) continue;
         first = std::min(first, f.y[i]);
@@ -183,6 +226,27 @@ void warp_flow_gradient(const void* context, Span span) {
   }
 }
 
+// Adds to rows [top, bottom) of a frame's gradient what `field` has read of them.
+inline void add_field_gradient(const WarpJob& job, int64_t field, int64_t top, int64_t bottom, float* frame) {
+  for (int64_t row = 0; row < job.H; ++row) {
+    const int32_t* reach = job.reach + 2 * (field * job.H + row);
+    if (reach[0] >= bottom || reach[1] < top) continue;
+    for (int64_t col = 0; col < job.W; ++col) {
+      const Footprint f = footprint(job, field, row, col);
+      const float* g = job.dout + job.out_at(field, row, col);
+      for (int i = 0; i < 4; ++i) {
+        const int64_t y = f.y[i >> 1];
+        const float w = f.wy[i >> 1] * f.wx[i & 1];
+        if (w == 0 || y < top || y >= bottom) continue;
+        float* p = frame + (y * job.W + f.x[i & 1]) * job.C;
+        int64_t c = 0;
+        for (; c + W <= job.C; c += W) store(p + c, load(p + c) + load(g + c) * w);
+        for (; c < job.C; ++c) p[c] += g[c] * w;
+      }
+    }
+  }
+}
+
 void warp_input_gradient(const void* context, Span span) {
   const WarpJob& job = *static_cast<const WarpJob*>(context);
   for (int64_t task = span.begin; task < span.end; ++task) {
@@ -190,23 +254,9 @@ void warp_input_gradient(const void* context, Span span) {
     const int64_t top = band * job.H / job.bands, bottom = (band + 1) * job.H / job.bands;
     float* frame = job.dx + image * job.H * job.W * job.C;
     std::fill(frame + top * job.W * job.C, frame + bottom * job.W * job.C, 0.0f);
-    for (int64_t row = 0; row < job.H; ++row) {
-      const int32_t* reach = job.reach + 2 * (image * job.H + row);
-      if (reach[0] >= bottom || reach[1] < top) continue;
-      for (int64_t col = 0; col < job.W; ++col) {
-        const Footprint f = footprint(job, image, row, col);
-        const float* g = job.dout + ((image * job.H + row) * job.W + col) * job.C;
-        for (int i = 0; i < 4; ++i) {
-          const int64_t y = f.y[i >> 1];
-          const float w = f.wy[i >> 1] * f.wx[i & 1];
-          if (w == 0 || y < top || y >= bottom) continue;
-          float* p = frame + (y * job.W + f.x[i & 1]) * job.C;
-          int64_t c = 0;
-          for (; c + W <= job.C; c += W) store(p + c, load(p + c) + load(g + c) * w);
-          for (; c < job.C; ++c) p[c] += g[c] * w;
-        }
-      }
-    }
+    const int64_t clip = image / job.T, t = image % job.T;
+    for (int64_t other = 0; other < job.T; ++other)  // its field that reads this frame
+      add_field_gradient(job, (clip * job.T + other) * job.T + (t - other + job.T) % job.T, top, bottom, frame);
   }
 }
 

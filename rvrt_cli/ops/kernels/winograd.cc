@@ -135,7 +135,7 @@ int winograd_weight_gradient(const WinogradGradientCall& call) {
   job.sum_floats = round_up(kPlaces * call.inputs * outputs + outputs, 16);
   job.scratch_floats = round_up(job.patch_x + job.patch_g + kPlaces * (job.place_x + job.place_g), 16) + job.sum_floats;
   job.threads = parallel_width(job.grid.blocks());
-  const Scratch scratch(job.threads * job.scratch_floats, true);
+  const Scratch scratch(job.threads * job.scratch_floats);
   RVRT_CHECK(scratch.ok(), kMemory);
   job.scratch = scratch.data();
   parallel(job.grid.blocks(), RVRT_DISPATCH(weight_gradient_blocks), &job);
@@ -270,12 +270,14 @@ struct Image {
   float slope;
 };
 
-// The 6x6 pixels of a tile and one pixel around it, zeros beyond the image; the channels of each padded with zeros to `ld`.
-inline void copy_patch(const TileGrid& grid, const TilePlace& p, const Image& x, float* out, int64_t ld) {
+// The 6x6 pixels of a tile and one pixel around it, `ld` floats apart, zeros beyond the image; the channels of each padded
+// with zeros to `width`.
+inline void copy_patch(const TileGrid& grid, const TilePlace& p, const Image& x, float* out, int64_t ld,
+                       int64_t width) {
   for (int64_t row = p.y - 1; row < p.y - 1 + kPatchEdge; ++row)
     for (int64_t column = p.x - 1; column < p.x - 1 + kPatchEdge; ++column, out += ld) {
       if (row < 0 || row >= grid.height || column < 0 || column >= grid.width) {
-        std::memset(out, 0, sizeof(float) * ld);
+        std::memset(out, 0, sizeof(float) * width);
         continue;
       }
       const int64_t at = ((p.image * grid.height + row) * grid.width + column) * x.stride;
@@ -283,7 +285,7 @@ inline void copy_patch(const TileGrid& grid, const TilePlace& p, const Image& x,
         copy_gradient(x.data + at, x.through + at, x.slope, x.channels, out);
       else
         std::memcpy(out, x.data + at, sizeof(float) * x.channels);
-      std::memset(out + x.channels, 0, sizeof(float) * (ld - x.channels));
+      std::memset(out + x.channels, 0, sizeof(float) * (width - x.channels));
     }
 }
 
@@ -320,9 +322,22 @@ inline void transform_tile(const TileGrid& grid, const TilePlace& p, const Image
     const float* first = x.data + ((p.image * grid.height + p.y - 1) * grid.width + p.x - 1) * x.stride;
     transform_patch(first, grid.width * x.stride, x.stride, ld, out, place);
   } else {
-    copy_patch(grid, p, x, patch, ld);
+    copy_patch(grid, p, x, patch, ld, ld);
     transform_patch(patch, kPatchEdge * ld, ld, ld, out, place);
   }
+}
+
+// `transform_tile` of the tensors of a layer's input together.
+inline void transform_sources(const TileGrid& grid, const TilePlace& p, const Sources& x, float* patch, float* out,
+                              int64_t place) {
+  const int64_t ld = padded(x.total());
+  int64_t at = 0;
+  for (int i = 0; i < x.count; at += x.channels[i++]) {
+    const Image one{x.data[i], x.channels[i], x.stride[i], nullptr, 1.0f};
+    if (x.count == 1) return transform_tile(grid, p, one, patch, out, place);
+    copy_patch(grid, p, one, patch + at, ld, i + 1 < x.count ? x.channels[i] : ld - at);
+  }
+  transform_patch(patch, kPatchEdge * ld, ld, ld, out, place);
 }
 
 // What becomes of a tile's output: `rows` x `columns` pixels of it lie in the image, from `first` on.
@@ -347,6 +362,12 @@ RVRT_INLINE void transform_back(const float* products, int64_t place, vf (&y)[4]
   for (int i = 0; i < 4; ++i) transform_products(half[i], y[i]);
 }
 
+inline void scatter_vector(vf v, const Destinations& to, int64_t pixel, int64_t first, int64_t count) {
+  float lanes[W];
+  store(lanes, v);
+  scatter_channels(lanes, to, pixel, first, count);
+}
+
 inline void finish_tile(const float* products, int64_t place, const TileFinish& f) {
   const WinogradCall& call = *f.call;
   const float slope = negative_slope(call.activation);
@@ -360,11 +381,13 @@ inline void finish_tile(const float* products, int64_t place, const TileFinish& 
         const int64_t at = (f.first + i * call.width + j) * call.y_stride + c;
         vf v = y[i][j] + bias;
         v = vmax(v, v * slope);
-        if (part >= W) {
-          store(call.y + at, call.residual ? v + load(call.residual + at) : v);
-        } else {
-          store_part(call.y + at, part, call.residual ? v + load_part(call.residual + at, part) : v);
-        }
+        if (call.residual) v += part >= W ? load(call.residual + at) : load_part(call.residual + at, part);
+        if (call.y.count > 1)
+          scatter_vector(v, call.y, f.first + i * call.width + j, c, part < W ? part : W);
+        else if (part >= W)
+          store(call.y.data[0] + at, v);
+        else
+          store_part(call.y.data[0] + at, part, v);
       }
   }
 }
@@ -445,15 +468,15 @@ inline void weight_gradient_blocks(const void* pointer, Span span) {
   float* u = v + kPlaces * job.place_x;
   float* sums = job.scratch + (span.thread + 1) * job.scratch_floats - job.sum_floats;
   float* bias_sums = sums + kPlaces * call.inputs * outputs;
-  const Image x{call.x, call.inputs, call.inputs, nullptr, 1.0f};
+  std::memset(sums, 0, sizeof(float) * job.sum_floats);
   const Image g{call.dy, call.outputs, call.outputs, call.y, negative_slope(call.activation)};
   for (int64_t block = span.begin; block < span.end; ++block) {
     const int64_t first = block * grid.block;
     const int64_t tiles = grid.tiles() - first < grid.block ? grid.tiles() - first : grid.block;
     for (int64_t tile = 0; tile < tiles; ++tile) {
       const TilePlace p = tile_place(grid, first + tile);
-      transform_tile(grid, p, x, patch_x, v + tile * inputs, job.place_x);
-      copy_patch(grid, p, g, patch_g, outputs);
+      transform_sources(grid, p, call.x, patch_x, v + tile * inputs, job.place_x);
+      copy_patch(grid, p, g, patch_g, outputs, outputs);
       transform_gradient_patch(patch_g, outputs, u + tile * outputs, job.place_g);
       for (int64_t i = 1; i <= kTileEdge; ++i)
         add_columns(kTileEdge, outputs, patch_g + (i * kPatchEdge + 1) * outputs, outputs, bias_sums);
