@@ -99,8 +99,8 @@ RVRT_ENTRY(grouped_conv2d_forward) {
   const int64_t inputs = s.groups * s.inputs, outputs = s.groups * s.outputs;
   RVRT_CHECK(t.size(2) == outputs && t.has_shape(4, {s.batch, s.height, s.width, outputs}), kShape);
   if (!s.pixels()) return kOk;
-  const bool in_place = operands() == kFloat32 &&
-                        winograd_suits(s.batch, s.height, s.width, s.inputs, s.outputs, s.kh, s.kw);
+  const bool in_place =
+      operands() == kFloat32 && winograd_suits(s.batch, s.height, s.width, s.inputs, s.outputs, s.kh, s.kw);
   const Scratch x(in_place ? 1 : s.pixels() * s.inputs), y(in_place ? 1 : s.pixels() * s.outputs);
   RVRT_CHECK(x.ok() && y.ok(), kMemory);
   for (int64_t k = 0; k < s.groups; ++k) {
