@@ -178,7 +178,7 @@ def test_bench_compares_with_mindspore(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("more", [{"weights": "random"}, {"frames": 3}, {"protocol": "clips"}])
 def test_bench_options_that_exported_models_lack(more: dict[str, object]) -> None:
-    with pytest.raises(OptionError, match="--runtime onnx|--frames 3"):
+    with pytest.raises(OptionError, match=r"--runtime onnx|--frames 3"):
         BenchOptions(runtime="onnx", **more)
 
 
