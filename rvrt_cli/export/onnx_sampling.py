@@ -147,8 +147,8 @@ class OnnxSampling(OnnxLayers):
         for row in rows[:2]:
             start = graph.node("Add", [first, graph.node("Mul", [row, size_name(graph, width)])])
             ends = [graph.node("Gather", [pixels, graph.node("Add", [start, column])]) for column in columns[:2]]
-            lines.append(self._blend(ends[0], ends[1], columns[2]))
-        return luma.like(planes=self._blend(lines[0], lines[1], rows[2]))
+            lines.append(self._blend(ends, columns[2]))
+        return luma.like(planes=self._blend(lines, rows[2]))
 
     def _neighbor_pixels(self, flow: SymbolicTensor, axis: int, side: Size, shape: str) -> tuple[str, str, str]:
         """Along one axis: numbers of the pixels before and after where the flow leads, and the share of the latter."""
@@ -163,10 +163,11 @@ class OnnxSampling(OnnxLayers):
         numbers = [graph.node("Cast", [value], to=TensorProto.INT64) for value in (before, after)]
         return numbers[0], numbers[1], graph.node("Sub", [at, before])
 
-    def _blend(self, first: str, second: str, share: str) -> str:
+    def _blend(self, ends: list[str], share: str) -> str:
+        """Of two values, the share of the second one given."""
         graph = self.graph
         rest = graph.node("Sub", [self._one, share])
-        return graph.node("Add", [graph.node("Mul", [first, rest]), graph.node("Mul", [second, share])])
+        return graph.node("Add", [graph.node("Mul", [ends[0], rest]), graph.node("Mul", [ends[1], share])])
 
     def _inside(self, flow: SymbolicTensor) -> SymbolicTensor:
         """(B, H, W, 1): by how much the pixel plus its flow lies inside the frame, a frame of ones warped with zeros around."""
