@@ -7,8 +7,7 @@ import math
 from dataclasses import dataclass
 
 from rvrt_cli.model.config import RVRTConfig
-from rvrt_cli.model.spynet import SPYNET_STEP
-from rvrt_cli.model.weight_shapes import SPYNET_LEVELS, parameter_shapes
+from rvrt_cli.model.weight_shapes import SPYNET_LEVELS, SPYNET_STEP, parameter_shapes
 
 _PIXELS_PER_LR_PIXEL = {"upsampler.5": 4, "upsampler.10": 16, "conv_last": 16}  # of convolutions after upsampling
 

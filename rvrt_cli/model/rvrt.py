@@ -183,7 +183,12 @@ class RVRT(nn.Cell):
         clips = self._clips(frames)
         emitted = -(-emit // config.clip_size)  # clips
         mirrored = mirrored and state is None and frames.shape[1] % config.clip_size == 0
-        work = len(clips) * (_SHALLOW_WORK + len(config.branches)) + emitted
+        # Nothing reads the lookahead of a last forward branch.
+        counts = [
+            emitted if index == config.passes - 1 and branch.startswith("forward") else len(clips)
+            for index, branch in enumerate(config.branches)
+        ]
+        work = len(clips) * _SHALLOW_WORK + sum(counts) + emitted
         progress = _CallProgress(work, self.on_share)
         flows = self._estimate_flows(clips, state, mirrored) if config.flow else None
         fused = self._fuse_neighbors(clips, state) if config.fused_neighbors else [None] * len(clips)
@@ -192,9 +197,7 @@ class RVRT(nn.Cell):
         progress.advance(len(clips) * _SHALLOW_WORK)
         window = _WindowPass(progress, state, flows, {"shallow": shallow})
         for index, branch in enumerate(config.branches):
-            # Nothing reads the lookahead of a last forward branch.
-            count = emitted if index == config.passes - 1 and branch.startswith("forward") else len(clips)
-            window.features[branch] = self._propagate(index, window, count)
+            window.features[branch] = self._propagate(index, window, counts[index])
 
         def reconstructed() -> Iterator[Tensor]:
             for c in range(emitted):
