@@ -352,7 +352,7 @@ def test_alpha_that_appears_later_in_a_sequence_is_kept(tmp_path: Path) -> None:
         shape = ["-f", "rawvideo", "-s", "10x12", "-pix_fmt", pix_fmt]
         ffmpeg(*shape, "-i", "pipe:0", source / f"{number}.png", data=np.ascontiguousarray(image).tobytes())
     assert upscale_clip(source, target) == []
-    with av.open(str(target / "0.png")) as container:
+    with av.open(str(target / "000001.png")) as container:
         assert next(container.decode(video=0)).format.name == "rgba"
     frames = read_all(target)
     for number, frame in enumerate(frames):
