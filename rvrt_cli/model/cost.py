@@ -7,8 +7,7 @@ import math
 from dataclasses import dataclass
 
 from rvrt_cli.model.config import RVRTConfig
-from rvrt_cli.model.spynet import SPYNET_STEP
-from rvrt_cli.model.weight_shapes import SPYNET_LEVELS, parameter_shapes
+from rvrt_cli.model.weight_shapes import SPYNET_LEVELS, SPYNET_STEP, parameter_shapes
 
 # Px that a convolution before reduction or after upsampling computes per px of the features
 _PIXELS_PER_FEATURE = {"feat_extract.1": 4, "upsampler.5": 4, "upsampler.10": 16, "conv_last": 16}

@@ -187,12 +187,17 @@ class RVRT(nn.Cell):
         clips = self._clips(frames)
         emitted = -(-emit // config.clip_size)  # clips
         mirrored = mirrored and state is None and frames.shape[1] % config.clip_size == 0
+        # Nothing reads the lookahead of a last forward branch.
+        counts = [
+            emitted if index == config.passes - 1 and branch.startswith("forward") else len(clips)
+            for index, branch in enumerate(config.branches)
+        ]
         # Flow, extraction and reconstruction know no clips. In training one call takes the whole sequence: fewer and larger
         # calls are faster, and the gradient keeps all activations anyway.
         at_once = self.training and state is None and emitted == len(clips)
         parts = [_joined(clips)] if at_once else clips
         reduced = [reduce_colors(part) for part in parts] if config.reduction > 1 else parts
-        progress = _CallProgress(len(clips) * (_SHALLOW_WORK + len(config.branches)) + emitted, self.on_share)
+        progress = _CallProgress(len(clips) * _SHALLOW_WORK + sum(counts) + emitted, self.on_share)
         flows = self._estimate_flows(reduced, state, mirrored) if config.flow else None
         fused = self._fuse_neighbors(parts, state) if config.fused_neighbors else [None] * len(parts)
 
@@ -200,9 +205,7 @@ class RVRT(nn.Cell):
         progress.advance(len(clips) * _SHALLOW_WORK)
         window = _WindowPass(progress, state, flows, {"shallow": self._in_clips(shallow)})
         for index, branch in enumerate(config.branches):
-            # Nothing reads the lookahead of a last forward branch.
-            count = emitted if index == config.passes - 1 and branch.startswith("forward") else len(clips)
-            window.features[branch] = self._propagate(index, window, count)
+            window.features[branch] = self._propagate(index, window, counts[index])
 
         refined = [window.features[branch] for branch in config.branches]
         if at_once:

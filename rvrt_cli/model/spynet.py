@@ -11,9 +11,8 @@ from mindspore import Tensor, ops as msops
 
 from rvrt_cli import ops
 from rvrt_cli.model.blocks import Weights, split_evenly
-from rvrt_cli.model.weight_shapes import SPYNET_LEVELS
+from rvrt_cli.model.weight_shapes import SPYNET_LEVELS, SPYNET_STEP
 
-SPYNET_STEP = 2 ** (SPYNET_LEVELS - 1)  # px: the frame is resized to a multiple
 _RGB_MEAN, _RGB_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet; constants in published checkpoints
 
 

@@ -16,6 +16,7 @@ Body = RefineSizes | None  # of a part: Swin layers, or None for convolutions
 
 EXTRACTION, BRANCH, RECONSTRUCTION = range(3)  # the parts of `RVRTConfig`
 SPYNET_LEVELS = 6
+SPYNET_STEP = 2 ** (SPYNET_LEVELS - 1)  # px: SpyNet resizes its frames to a multiple
 _SPYNET_WIDTHS = (
     8,
     32,

@@ -235,7 +235,7 @@ def test_overwrite_resumes_too_and_replaces_at_the_end(tmp_path: Path, clip: Pat
 @pytest.mark.slow
 def test_a_second_command_on_the_same_target_is_refused(tmp_path: Path, clip: Path, whole: dict[str, Path]) -> None:
     target = tmp_path / "out.mkv"
-    process = start(tmp_path, clip, target, *OPTIONS, seconds=0.2)
+    process = start(tmp_path, clip, target, *OPTIONS, seconds=0.5)
     run_until(process, tmp_path, 1)
     said = finish(start(tmp_path, clip, target, *OPTIONS, "--overwrite", log="second"), 1)
     assert said == f"rvrt: {target}: another rvrt is working on it; wait for it, or choose another target\n"

@@ -247,7 +247,7 @@ def test_images_keep_their_alpha(tmp_path: Path, deep: bool) -> None:
         assert np.array_equal(frame.alpha, rgba[number, ..., 3])
     notes = upscale_clip(source, tmp_path / "out.mp4")
     coarser = ["out.mp4: 16 bits are reduced to 10; choose another --codec or --pix-fmt to keep them"] if deep else []
-    assert notes == ["out.mp4: alpha is dropped; only a folder of PNG keeps it", *coarser]
+    assert notes == ["out.mp4: alpha is dropped; images (.png) keep it", *coarser]
 
 
 def test_rgb_images_become_tagged_bt709(tmp_path: Path) -> None:
@@ -339,7 +339,7 @@ def test_a_video_with_alpha_keeps_it_in_a_folder_of_images(tmp_path: Path, pix_f
     assert [frame.alpha for frame in bare] == [None] * len(levels)
     assert np.abs(np.stack([frame.pixels for frame in bare]).astype(float) / unit - 128).max() <= 0.5
     notes = upscale_clip(source, tmp_path / "out.mkv")
-    assert "out.mkv: alpha is dropped; only a folder of PNG keeps it" in notes
+    assert "out.mkv: alpha is dropped; images (.png) keep it" in notes
 
 
 def test_alpha_that_appears_later_in_a_sequence_is_kept(tmp_path: Path) -> None:

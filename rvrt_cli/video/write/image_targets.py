@@ -94,7 +94,7 @@ def check_gif(info: SourceInfo, request: OutputRequest, path: Path) -> Target:
             f"{path.name}: {float(info.frame_rate):.4g} frames/s; most players slow GIFs of more than 50/s down"
         )
     if info.has_alpha:
-        notes.append(f"{path.name}: alpha is dropped; only images keep it")
+        notes.append(f"{path.name}: alpha is dropped; images (.png) keep it")
     return Target(
         kind="gif",
         path=path,

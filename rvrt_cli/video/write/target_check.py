@@ -26,7 +26,7 @@ from rvrt_cli.video.write.image_targets import IMAGE_ENCODERS, check_folder, che
 from rvrt_cli.video.write.preflight import preflight
 from rvrt_cli.video.write.target import MUXERS, OutputRequest, Target
 
-_ALPHA_NOTE = "alpha is dropped; only PNG images keep it"
+_ALPHA_NOTE = "alpha is dropped; images (.png) keep it"
 _Y4M_PIX_FMT = re.compile(r"yuv(420|422|444)p(9le|10le|12le|14le|16le)?")
 
 
