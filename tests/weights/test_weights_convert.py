@@ -174,7 +174,9 @@ def test_missing_arrays_that_give_the_sizes_are_listed(tmp_path: Path, narrow: A
 def test_restoration_is_recognized_by_its_shallow_extraction(tmp_path: Path, preset: str) -> None:
     config = replace(PRESETS[preset], widths=(24, 24, 24), depths=(1, 2, 1), upsampler_width=16)
     arrays = {name: np.ones(shape, np.float32) for name, shape in model.parameter_shapes(config).items()}
-    assert convert_checkpoint(checkpoint(tmp_path / "in.pth", arrays), tmp_path / "out.safetensors").config == config
+    assert (
+        convert_checkpoint(checkpoint(tmp_path / "whole.pth", arrays), tmp_path / "whole.safetensors").config == config
+    )
     del arrays["feat_extract.1.weight"]
     assert "missing (feat_extract.1.weight)" in _rejection(tmp_path, arrays, "weights of a different network")
 
