@@ -231,7 +231,7 @@ def test_constant_rate_from_a_variable_one(tmp_path: Path) -> None:
         "1/25000",
     ]
     source = make_clip(*PICTURE, *vary, *X264, tmp_path / "source.mp4")
-    constant = target_of(source, filters="setpts=N/25/TB")
+    constant = target_of(source, filters="setpts=N/25/TB,fps=25")
     found = failures(check(source, constant))
     assert "the variable frame rate has become constant" in found["timestamps"]
 
