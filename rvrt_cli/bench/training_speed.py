@@ -63,8 +63,7 @@ def measure_training(network: Network, repeat: int, gemm_gflops: float) -> dict[
         learner.step(low, high, run.rate)  # ends with the loss and all gradients in main memory
         return time.perf_counter() - start
 
-    first = step_seconds()
-    step_seconds()
+    first, _ = step_seconds(), step_seconds()
     seconds = statistics.median(step_seconds() for _ in range(repeat))
     forward = count_flops(run.config, STEP_FRAMES, edge, edge).total * STEP_BATCH
     gflop = _STEP_PASSES * forward / 1e9

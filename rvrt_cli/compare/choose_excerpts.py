@@ -13,8 +13,8 @@ from rvrt_cli.check.paired_frames import Part
 from rvrt_cli.errors import OptionError
 from rvrt_cli.video.read.source import SourceInfo
 
-_PLACES = 24  # that are looked at, spread evenly
-_EDGE = 64  # px of the small copies
+_LOOKS = 24  # that are looked at, spread evenly
+_THUMBNAIL_EDGE = 64  # px of the small copies
 _WHOLE_SECONDS = 60.0  # up to which the whole video is read once in place of being searched
 
 
@@ -28,7 +28,7 @@ class ExcerptPlace:
 
 class _Look(NamedTuple):
     begin: float
-    thumbnail: np.ndarray  # (_EDGE, _EDGE) luma
+    thumbnail: np.ndarray  # (_THUMBNAIL_EDGE, _THUMBNAIL_EDGE) luma
     sharpness: float
     motion: float
 
@@ -52,7 +52,7 @@ def choose_excerpts(
     room = end - begin - seconds
     if room <= seconds / 2:
         return [ExcerptPlace(begin, "all of it" if room <= 0 else "the beginning")]
-    looks = _look_around(info, begin, room, min(_PLACES, max(2, int(room / seconds) + 1)))
+    looks = _look_around(info, begin, room, min(_LOOKS, max(2, int(room / seconds) + 1)))
     if not looks:
         return [ExcerptPlace(begin, "the beginning")]
     chosen = {max(looks, key=lambda look: look.sharpness).begin: "the sharpest"}
@@ -81,7 +81,7 @@ def _look_around(info: SourceInfo, begin: float, room: float, count: int) -> lis
     part = Part(info, info.output_zero())
     if begin + room <= _WHOLE_SECONDS:
         taken: list[list[np.ndarray]] = [[] for _ in places]
-        for frame in part.frames((_EDGE, _EDGE)):
+        for frame in part.frames((_THUMBNAIL_EDGE, _THUMBNAIL_EDGE)):
             near = int(np.searchsorted(places, frame.seconds + 1e-6)) - 1
             if near >= 0 and len(taken[near]) < 3:
                 taken[near].append(frame.pixels.mean(-1))
@@ -89,7 +89,7 @@ def _look_around(info: SourceInfo, begin: float, room: float, count: int) -> lis
         taken = []
         for place in places:
             moment = Part(info, info.output_zero(), place, 2.5 * step)
-            taken.append([frame.pixels.mean(-1) for frame in moment.frames((_EDGE, _EDGE))])
+            taken.append([frame.pixels.mean(-1) for frame in moment.frames((_THUMBNAIL_EDGE, _THUMBNAIL_EDGE))])
     return [_describe(place, frames) for place, frames in zip(places, taken, strict=True) if frames]
 
 

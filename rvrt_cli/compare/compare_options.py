@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from rvrt_cli.errors import OptionError
-from rvrt_cli.options import setting
+from rvrt_cli.options import parse_time, setting
 
 MAX_EXCERPTS = 8
 _MAX_SECONDS = 10.0
@@ -38,21 +37,3 @@ class CompareOptions:
     def times(self) -> list[float]:
         """The times of `at` [s]; empty: to be chosen."""
         return [parse_time(text) for text in self.at.split(",")] if self.at else []
-
-
-def parse_time(text: str) -> float:
-    """Seconds of "42", "0:42.5" or "1:02:03".
-
-    Raises:
-        OptionError: another form.
-    """
-    try:
-        parts = [float(part) for part in text.strip().split(":")]
-    except ValueError:
-        parts = []
-    if not 1 <= len(parts) <= 3 or any(not 0 <= part < math.inf for part in parts):
-        raise OptionError(f"--at {text!r}: write times such as 42, 0:42 or 1:02:03, separated by commas")
-    seconds = 0.0
-    for part in parts:
-        seconds = 60 * seconds + part
-    return seconds

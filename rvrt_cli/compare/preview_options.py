@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rvrt_cli.compare.compare_options import MAX_EXCERPTS, parse_time
+from rvrt_cli.compare.compare_options import MAX_EXCERPTS
 from rvrt_cli.errors import OptionError
-from rvrt_cli.options import setting
+from rvrt_cli.options import parse_time, setting
 
 _MAX_FRAMES = 90
 

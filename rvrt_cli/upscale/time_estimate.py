@@ -11,7 +11,7 @@ from rvrt_cli.model.cost import count_flops
 from rvrt_cli.model.outline import NetworkOutline
 from rvrt_cli.upscale.job import Job
 
-_EDGE, _PRODUCTS = 768, 6  # of the product that is timed: a tenth of a second
+_MATRIX_EDGE, _PRODUCTS = 768, 6  # of the product that is timed: a tenth of a second
 # Of NumPy's product, measured with rvrt-tiny on 96x64 to 320x180 px: between 0.4 and 0.8 with the kernels
 _KERNELS_SHARE = 0.6
 _DEFINITIONS_SHARE = 0.055
@@ -39,10 +39,10 @@ def estimate_seconds(job: Job) -> float | None:
 
 def _product_rate() -> float:
     """Operations per second of NumPy's float32 matrix product."""
-    matrix = np.full((_EDGE, _EDGE), 1 / _EDGE, np.float32)
+    matrix = np.full((_MATRIX_EDGE, _MATRIX_EDGE), 1 / _MATRIX_EDGE, np.float32)
     best = float("inf")
     for _ in range(_PRODUCTS):
         start = time.perf_counter()
         np.matmul(matrix, matrix)
         best = min(best, time.perf_counter() - start)
-    return 2 * _EDGE**3 / best
+    return 2 * _MATRIX_EDGE**3 / best

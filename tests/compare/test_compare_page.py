@@ -18,7 +18,7 @@ from helpers.chromium import Page, needs_chromium
 from helpers.commands import refusal, rvrt
 from helpers.video_clips import ffmpeg, make_clip, write_video
 
-from rvrt_cli.compare.compare_options import CompareOptions, parse_time
+from rvrt_cli.compare.compare_options import CompareOptions
 from rvrt_cli.compare.compare_videos import MAX_PAGE_BYTES, compare_videos
 from rvrt_cli.compare.layer_media import detail_window, encode_still, encode_video, layer_pitch, stack_layers
 from rvrt_cli.compare.write_page import page_html
@@ -168,15 +168,10 @@ def test_detail_window_finds_the_texture() -> None:
     assert columns.stop >= 240
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("42", 42), ("0:42.5", 42.5), ("1:02:03", 3723)])
-def test_times(text: str, seconds: float) -> None:
-    assert parse_time(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "1:2:3:4", "a", "-3", "nan", "inf"])
-def test_wrong_times(text: str) -> None:
-    with pytest.raises(OptionError, match="--at"):
-        parse_time(text)
+def test_times_are_those_of_every_option() -> None:
+    assert CompareOptions(at="42,0:42.5,1:02:03").times == [42, 42.5, 3723]
+    with pytest.raises(OptionError, match="'a' is not a time"):
+        CompareOptions(at="42,a")
 
 
 def test_command(
