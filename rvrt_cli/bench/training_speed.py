@@ -49,8 +49,7 @@ def measure_training(network: Network, repeat: int, gemm_gflops: float) -> dict[
     from rvrt_cli.train.training_counters import TrainingCounters
 
     device, config = network.device, network.config
-    task = task_of(config)
-    edge = STEP_EDGE * config.reduction
+    task, edge = task_of(config), STEP_EDGE * config.reduction
     run = TrainOptions(
         task=task,
         degradation=TASK_DEGRADATIONS[task][0],
