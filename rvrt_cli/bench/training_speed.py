@@ -13,10 +13,19 @@ from rvrt_cli.bench.machine import peak_rss_bytes
 from rvrt_cli.bench.speed import MB, moving_clip
 
 if TYPE_CHECKING:
-    from rvrt_cli.model import Network
+    from rvrt_cli.model import Network, RVRTConfig
 
 STEP_BATCH, STEP_FRAMES, STEP_EDGE = 4, 6, 32  # samples, frames, LR px
 _STEP_PASSES = 3  # operations of a step over those of its forward pass: each product has two gradients
+
+
+def _training_batch(config: RVRTConfig, edge: int) -> tuple[np.ndarray, np.ndarray]:
+    """Input and target of a step, with samples of `edge` px before upscaling."""
+    low = np.concatenate([moving_clip(STEP_FRAMES, edge, edge)] * STEP_BATCH)
+    high = low.repeat(config.scale, -2).repeat(config.scale, -3)
+    if config.noise_input:
+        low = np.concatenate([low, np.full_like(low[..., :1], 0.1)], -1)
+    return low, high
 
 
 def measure_training(network: Network, repeat: int, gemm_gflops: float) -> dict[str, Any]:
@@ -40,8 +49,7 @@ def measure_training(network: Network, repeat: int, gemm_gflops: float) -> dict[
     from rvrt_cli.train.training_counters import TrainingCounters
 
     device, config = network.device, network.config
-    task = task_of(config)
-    edge = STEP_EDGE * config.reduction
+    task, edge = task_of(config), STEP_EDGE * config.reduction
     run = TrainOptions(
         task=task,
         degradation=TASK_DEGRADATIONS[task][0],
@@ -53,10 +61,7 @@ def measure_training(network: Network, repeat: int, gemm_gflops: float) -> dict[
     )
     weights = {f"value.{name}": array for name, array in initial_weights(run.config).items()}
     learner = Learner(run, device, Communicator(), weights, TrainingCounters())
-    low = np.concatenate([moving_clip(STEP_FRAMES, edge, edge)] * STEP_BATCH)
-    high = low.repeat(config.scale, -2).repeat(config.scale, -3)
-    if config.noise_input:
-        low = np.concatenate([low, np.full_like(low[..., :1], 0.1)], -1)
+    low, high = _training_batch(config, edge)
 
     def step_seconds() -> float:
         start = time.perf_counter()
