@@ -96,10 +96,7 @@ PUBLISHED = (
         file="006_RVRT_videodenoising_DAVIS_16frames.pth",
         degradation="noise",
         data="DAVIS, 16 frames",
-        scores={
-            **{"DAVIS 10": [40.57], "DAVIS 20": [38.05], "DAVIS 30": [36.57], "DAVIS 40": [35.47], "DAVIS 50": [34.57]},
-            **{"Set8 10": [37.53], "Set8 20": [34.83], "Set8 30": [33.30], "Set8 40": [32.21], "Set8 50": [31.33]},
-        },
+        scores={"DAVIS 10": [40.57], "DAVIS 20": [38.05], "DAVIS 30": [36.57]},
         preset="rvrt-denoise",
         bytes=54_000_000,
     ),
