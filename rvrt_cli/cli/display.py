@@ -63,7 +63,7 @@ class LineDisplay(SilentDisplay):
         self, unit: str, *, stderr: bool = True, interval: float = LINE_INTERVAL, at_once: bool = False
     ) -> None:
         self._standing, self._stderr, self._interval = _Standing(unit), stderr, interval
-        self._next = time.monotonic() + (0.0 if at_once else interval)
+        self._at_once, self._next = at_once, time.monotonic() + (0.0 if at_once else interval)
         self._complete = False
 
     def say(self, line: str) -> None:
@@ -74,7 +74,8 @@ class LineDisplay(SilentDisplay):
 
     def begin(self, total: float | None, text: str) -> None:
         self._standing.restart()
-        self._next = max(self._next, time.monotonic() + self._interval)
+        if not self._at_once:
+            self._next = max(self._next, time.monotonic() + self._interval)
 
     def update(self, done: float, total: float | None, text: str = "") -> None:
         completes = done == total and not self._complete

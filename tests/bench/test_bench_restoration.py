@@ -109,11 +109,11 @@ def test_the_noise_level_is_told_to_the_network(tmp_path: Path) -> None:
     assert result["noise"] == 20
     assert result["psnr_rgb"] == pytest.approx(result["input_psnr_rgb"])
     assert result["psnr_rgb"] == pytest.approx(20 * math.log10(255 / 20), abs=0.2)
-    assert [entry["psnr"] for entry in result["published"]] == [34.83]
+    assert result["published"] == []  # of Set8, none was checked against the paper
 
 
 def test_published_figures_are_those_of_the_noise_level() -> None:
-    assert [entry["psnr"] for entry in published_quality("davis", "noise", 50)] == [34.57]
+    assert [entry["psnr"] for entry in published_quality("davis", "noise", 30)] == [36.57]
     assert published_quality("davis", "noise", 15) == []
     assert [(entry["psnr"], entry["ssim"]) for entry in published_quality("gopro", "blur")] == [(34.92, 0.9738)]
     assert [(entry["psnr"], entry["ssim"]) for entry in published_quality("dvd", "blur")] == [(34.30, 0.9655)]

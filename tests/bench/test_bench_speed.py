@@ -154,7 +154,7 @@ def test_missing_weights_name_the_way_to_time_without_them(tmp_path: Path, monke
     monkeypatch.setenv("RVRT_CACHE", str(tmp_path))
     with pytest.raises(WeightsError, match="--weights random"):
         open_network(BenchOptions(model="rvrt"))
-    with pytest.raises(OptionError, match="rvrt, rvrt-light, rvrt-tiny"):
+    with pytest.raises(OptionError, match="rvrt, rvrt-light, rvrt-deblur, rvrt-denoise, rvrt-tiny"):
         open_network(BenchOptions(model="other", weights="random"))
 
 

@@ -106,7 +106,7 @@ def test_networks_and_options_that_do_not_fit_are_refused_in_one_line(
     assert "--sigma 99: give 0 to 50" in said("restore", "--weights", denoise, "--sigma", "99")
     assert "rvrt weights pull rvrt-deblur-gopro" in said("restore")
     stream = ["restore", "-", tmp_path / "out.mkv", "--weights", denoise, "--sigma", "auto"]
-    monkeypatch.setattr("rvrt_cli.upscale.job.probe", lambda source: replace(probe(clip), kind="y4m"))
+    monkeypatch.setattr("rvrt_cli.upscale.job.probe", lambda source, fps: replace(probe(clip), kind="y4m"))
     assert "a stream cannot be read twice; give a number" in refusal(monkeypatch, capsys, *stream)
     assert not (tmp_path / "out.mkv").exists()
 

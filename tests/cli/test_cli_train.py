@@ -52,8 +52,8 @@ def test_a_log_has_the_first_and_the_last_step_and_each_validation(capsys: pytes
     shown, said = capsys.readouterr()
     assert shown == ""
     assert said.splitlines() == [
-        "1/3 steps: loss 0.50000, 30.00 dB, 1.00 s for the first step, including compilation",
-        "3/3 steps: loss 0.50000, 30.00 dB, 1.00 s/step, 0 s left",
+        "1/3 steps: loss 0.50000, 30.00 dB, 1.00 s for the first step, including compilation, 0 s elapsed",
+        "3/3 steps: loss 0.50000, 30.00 dB, 1.00 s/step, 0 s left, 0 s elapsed",
         "step 3: validation clean 30.50 dB (+0.50, Cb +0.25), the best so far",
         "step 3: validation gave no score, the network's output is not finite",
     ]

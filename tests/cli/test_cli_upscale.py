@@ -222,6 +222,7 @@ def test_scale_size_part_and_streams_of_y4m(
         "tiles",
         "device",
         "network",
+        "noise",
         "kept",
     ]
     assert {event["event"] for event in events} <= {"note", "begin", "progress", "end"}
