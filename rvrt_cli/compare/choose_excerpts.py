@@ -14,7 +14,7 @@ from rvrt_cli.errors import OptionError
 from rvrt_cli.video.read.source import SourceInfo
 
 _LOOKS = 24  # that are looked at, spread evenly
-_THUMBNAIL_EDGE = 64  # px of the small copies
+_LOOK_EDGE = 64  # px of the small copies
 _WHOLE_SECONDS = 60.0  # up to which the whole video is read once in place of being searched
 
 
@@ -28,7 +28,7 @@ class ExcerptPlace:
 
 class _Look(NamedTuple):
     begin: float
-    thumbnail: np.ndarray  # (_THUMBNAIL_EDGE, _THUMBNAIL_EDGE) luma
+    thumbnail: np.ndarray  # (_LOOK_EDGE, _LOOK_EDGE) luma
     sharpness: float
     motion: float
 
@@ -81,7 +81,7 @@ def _look_around(info: SourceInfo, begin: float, room: float, count: int) -> lis
     part = Part(info, info.output_zero())
     if begin + room <= _WHOLE_SECONDS:
         taken: list[list[np.ndarray]] = [[] for _ in places]
-        for frame in part.frames((_THUMBNAIL_EDGE, _THUMBNAIL_EDGE)):
+        for frame in part.frames((_LOOK_EDGE, _LOOK_EDGE)):
             near = int(np.searchsorted(places, frame.seconds + 1e-6)) - 1
             if near >= 0 and len(taken[near]) < 3:
                 taken[near].append(frame.pixels.mean(-1))
@@ -89,7 +89,7 @@ def _look_around(info: SourceInfo, begin: float, room: float, count: int) -> lis
         taken = []
         for place in places:
             moment = Part(info, info.output_zero(), place, 2.5 * step)
-            taken.append([frame.pixels.mean(-1) for frame in moment.frames((_THUMBNAIL_EDGE, _THUMBNAIL_EDGE))])
+            taken.append([frame.pixels.mean(-1) for frame in moment.frames((_LOOK_EDGE, _LOOK_EDGE))])
     return [_describe(place, frames) for place, frames in zip(places, taken, strict=True) if frames]
 
 

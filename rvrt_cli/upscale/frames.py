@@ -34,7 +34,7 @@ def upscale_frames(
     Frames are read as they are needed, a window ahead of those that come out; memory does not grow with their number.
 
     Args:
-        frames: pixels (H, W, 3) RGB, uint8, or uint16 with white at 65535; all of one size and type.
+        frames: pixels (H, W, 3) RGB, uint8, uint16 with white at 65535, or float32 with white at 1; all of one size and type.
         options: those for the network, windows, tiles, memory and output size.
         network: one of `load_network`, in place of the options for the network; it can be used again.
 
@@ -46,7 +46,7 @@ def upscale_frames(
         WeightsError: no such weights.
         MediaError: frames below 8×8 px, or, while they are read, of another size or type than the first.
         OutOfMemoryError: not enough memory, whatever the window and tile.
-        ValueError: frames that are not (H, W, 3) uint8 or uint16.
+        ValueError: frames that are not (H, W, 3) uint8, uint16 or float32.
     """
     options = options or UpscaleOptions()
     _check_options(options, network)

@@ -36,3 +36,10 @@ def assert_all_close(
     """`assert_close` of several results, named in one string; an expected value may lack axes of size 1."""
     for name, value, wanted in zip(names.split(), ours, expected, strict=True):
         assert_close(value, np.asarray(wanted, np.float64).reshape(value.shape), tolerance, name, floor)
+
+
+def assert_equals_levels(ours: np.ndarray, vectors: np.lib.npyio.NpzFile, name: str, tolerance: float) -> None:
+    """`assert_within` for vectors that are stored as uint16 levels: lowest + step * level. Their rounding is our loss."""
+    lowest, step = vectors[f"{name}/scale"]
+    assert step / 2 < 3e-5
+    assert_within(ours, lowest + step * vectors[name].astype(np.float64), tolerance - step / 2)

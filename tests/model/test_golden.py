@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from golden.named_weights import named_array
-from helpers.comparison import assert_within
+from helpers.comparison import assert_equals_levels, assert_within
 
 from rvrt_cli.device import use_device
 from rvrt_cli.model.config import PRESETS
@@ -72,10 +72,8 @@ def thinned(x: np.ndarray, step: int) -> np.ndarray:
 
 
 def assert_is_whole(ours: np.ndarray, vectors: np.lib.npyio.NpzFile, name: str) -> None:
-    """The output of a whole network is that of the vectors, which hold it as uint16: lowest + step * level."""
-    lowest, step = vectors[f"{name}/scale"]
-    assert step / 2 < 3e-5
-    assert_within(ours, lowest + step * vectors[name].astype(np.float64), WHOLE - step / 2)
+    """The output of a whole network is that of the vectors."""
+    assert_equals_levels(ours, vectors, name, WHOLE)
 
 
 def test_published_parameters(rvrt: object) -> None:

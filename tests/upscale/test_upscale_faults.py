@@ -580,6 +580,7 @@ def test_another_network_or_ffmpeg_restarts_only_when_told(
 ) -> None:
     for name in ("one", "copy", "other"):
         (tmp_path / name).write_bytes(b"2" if name == "other" else b"1")
+    monkeypatch.setattr("rvrt_cli.upscale.job.check_purpose", lambda options: None)  # these are no weights
     interrupted("out.mkv", "--weights", tmp_path / "one")
     status, said = rvrt(clip, tmp_path / "out.mkv", "--weights", tmp_path / "other")
     assert (status, len(said)) == (1, 1)

@@ -98,7 +98,7 @@ def test_options_without_effect_are_refused(echo: Echo, options: dict, message: 
 def test_unusable_frames_are_refused(echo: Echo) -> None:
     small, tall = np.zeros((4, 32, 3), np.uint8), np.zeros((64, 32, 3), np.uint8)
     for frames, error, message in (
-        ([np.zeros((24, 32, 3), np.float32)], ValueError, r"\(H, W, 3\) uint8 or uint16, not \(24, 32, 3\) float32"),
+        ([np.zeros((24, 32, 3))], ValueError, r"\(H, W, 3\) uint8 or uint16, or float32, not \(24, 32, 3\) float64"),
         ([np.zeros((24, 32), np.uint8)], ValueError, r"\(H, W, 3\) uint8 or uint16"),
         ([small], MediaError, "32x4 px"),
         ([*moving_frames(3), tall], MediaError, "frame 3 is 32x64 uint8, those before 32x24"),
