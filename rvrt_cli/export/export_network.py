@@ -29,7 +29,7 @@ def check_export(target: Path, options: ExportOptions) -> None:
     if find_spec("mindspore") is None:
         raise RvrtError("exporting needs MindSpore, which is not installed; export on a machine that has it")
     if find_spec("onnx") is None:
-        raise RvrtError('exporting to ONNX needs the onnx package; run pip install "rvrt[export]"')
+        raise RvrtError("exporting to ONNX needs the onnx package; run pip install '.[export]' in rvrt's checkout")
 
 
 def export_network(target: Path, options: ExportOptions) -> ExportedModel:

@@ -40,7 +40,9 @@ class OnnxNetwork:
         try:
             import onnxruntime
         except ImportError:
-            raise OptionError('--runtime onnx: ONNX Runtime is not installed; run pip install "rvrt[onnx]"') from None
+            raise OptionError(
+                "--runtime onnx: ONNX Runtime is not installed; run pip install '.[onnx]' in rvrt's checkout"
+            ) from None
         if not path.is_file():
             raise WeightsError(f"{path}: no such file; `rvrt export {path}` makes it")
         chosen = choose_provider(device)

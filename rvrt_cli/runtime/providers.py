@@ -51,7 +51,11 @@ def choose_provider(device: str, precision: str = "float32") -> OnnxDevice:
     known = provider_names()
     found = [name for name in _ALIASES.get(kind, (kind,)) if name in known]
     if not found:
-        remedy = 'run pip install "rvrt[onnx-gpu]"' if kind in (*_GPU, "gpu", "tensorrt") else "install one that has it"
+        remedy = (
+            "run pip install '.[onnx-gpu]' in rvrt's checkout"
+            if kind in (*_GPU, "gpu", "tensorrt")
+            else "install one that has it"
+        )
         raise OptionError(
             f"--device {device}: the installed ONNX Runtime has only {', '.join(sorted(known))}; choose one, or {remedy}"
         )

@@ -31,7 +31,7 @@ def open_exported(options: UpscaleOptions) -> OnnxNetwork:
     if options.precision == "bfloat16":
         raise OptionError("--precision bfloat16: exported models compute in float32 or float16; choose one of them")
     if find_spec("onnxruntime") is None:
-        raise OptionError('--runtime onnx: ONNX Runtime is not installed; run pip install "rvrt[onnx]"')
+        raise OptionError("--runtime onnx: ONNX Runtime is not installed; run pip install '.[onnx]' in rvrt's checkout")
     if options.weights is not None and options.weights.endswith(".onnx"):
         network = OnnxNetwork(find_weights(None, options.weights), options.device)
     else:
