@@ -498,7 +498,7 @@ def test_a_read_only_working_directory(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.slow
 def test_the_memory_limit_is_kept(tmp_path: Path) -> None:
     """MindSpore, ffmpeg and all stay within the limit and a tenth together at every moment; without it they would not."""
-    frames = 13  # windows grow with the memory
+    frames = 17  # windows grow with the memory
     source = write_clip(tmp_path / "in.mkv", "320x180", frames)
     peaks = dict.fromkeys(("1400M", "4G"), 0)
     for memory in peaks:
