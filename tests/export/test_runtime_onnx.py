@@ -92,7 +92,11 @@ def test_two_ranks_without_mindspore_give_the_same(model: Path, frames: Path, tm
         ({"lookahead": 4}, OptionError, "export one with --frames 4 --lookahead 4"),
         ({"precision": "float16"}, OptionError, "computes in float32; give that precision, or a model of"),
         ({"precision": "bfloat16"}, OptionError, "float32 or float16"),
-        ({"device": "cuda"}, OptionError, r"ONNX Runtime has only .*cpu.*rvrt\[onnx-gpu\]"),
+        (
+            {"device": "cuda"},
+            OptionError,
+            r"ONNX Runtime has only .*cpu.*pip install '\.\[onnx-gpu\]' in rvrt's checkout",
+        ),
         ({"device": "cpu:1"}, OptionError, "a number belongs to a GPU"),
         ({"device": "nothing"}, OptionError, "has only"),
     ],
