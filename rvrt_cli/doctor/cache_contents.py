@@ -15,6 +15,7 @@ from rvrt_cli.files import cache_folder
 _MADE_AGAIN = {
     "compiled-stages": "compiled stages of networks",
     "cuda-kernels": "compiled CUDA kernels",
+    "exported": "networks exported for --runtime onnx",
     "bench": "finished clips of interrupted benchmarks",
 }
 _WEIGHTS_PART = "weights"

@@ -14,7 +14,7 @@ from rvrt_cli.device import Device, memory_errors, return_free_memory
 from rvrt_cli.errors import OptionError, OutOfMemoryError
 from rvrt_cli.frame import SMALLEST_FRAME, pad_by_reflection, padded_size
 from rvrt_cli.model.config import RVRTConfig
-from rvrt_cli.model.outline import FRAMES_STATE, NetworkOutline
+from rvrt_cli.model.outline import FRAMES_STATE, ConfiguredNetwork, NetworkOutline
 from rvrt_cli.model.rvrt import RVRT, RecurrentState
 from rvrt_cli.ops import forget_compiled, kernels_active, kernels_run_eagerly
 from rvrt_cli.ops.kernels import problem as kernels_problem, use_bfloat16
@@ -22,7 +22,7 @@ from rvrt_cli.ops.kernels.cuda import cuda_problem
 from rvrt_cli.signals import defer_signals
 
 
-class Network:
+class Network(ConfiguredNetwork):
     """A network with its weights on a device; fulfills `rvrt_cli.engine.Network`.
 
     Attributes:
@@ -71,21 +71,6 @@ class Network:
     def cell(self) -> RVRT:
         """The MindSpore network, for measurements of its stages."""
         return self._cell
-
-    @property
-    def scale(self) -> int:
-        """Output px per LR px along each axis."""
-        return self.config.scale
-
-    @property
-    def reduction(self) -> int:
-        """Input px per px of the state along each axis."""
-        return self.config.reduction
-
-    @property
-    def clip_size(self) -> int:
-        """Frames that the network processes together."""
-        return self.config.clip_size
 
     def with_noise(self, noise: float | None) -> Network:
         """The same network, told the standard deviation of its input's noise [0 to 1].
@@ -178,10 +163,6 @@ class Network:
     def memory(self, frames: int, height: int, width: int) -> int:
         """Predicted peak bytes of one call, see `NetworkOutline.memory`."""
         return self.outline.memory(frames, height, width)
-
-    def state_shapes(self, height: int, width: int) -> dict[str, tuple[int, ...]]:
-        """Shapes of the float32 arrays in the state of a call with N = 1."""
-        return self.outline.state_shapes(height, width)
 
     def _fetch(self, clips: Iterable[Tensor], emit: int) -> np.ndarray:
         """The first `emit` frames of the clips."""

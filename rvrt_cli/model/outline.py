@@ -18,8 +18,36 @@ _BASE_BYTES = 670 << 20  # MindSpore, its compiled stages and thread pools; the 
 _CPU_KERNELS = Path(__file__).resolve().parents[1] / "ops" / "kernels" / "librvrt_kernels.so"
 
 
+class ConfiguredNetwork:
+    """What the configuration alone says of a network, whatever runs it."""
+
+    config: RVRTConfig
+
+    @property
+    def scale(self) -> int:
+        """Output px per LR px along each axis."""
+        return self.config.scale
+
+    @property
+    def reduction(self) -> int:
+        """LR px per px of the state along each axis."""
+        return self.config.reduction
+
+    @property
+    def clip_size(self) -> int:
+        """Frames that the network processes together."""
+        return self.config.clip_size
+
+    def state_shapes(self, height: int, width: int) -> dict[str, tuple[int, ...]]:
+        """Shapes of the float32 arrays in the state of a call with N = 1, for sizes as `padded_size` gives them."""
+        config = self.config
+        height, width = height // config.reduction, width // config.reduction
+        features = 1, config.clip_size, height, width, config.width
+        return {FRAMES_STATE: (1, config.history, height, width, 3), **dict.fromkeys(config.branches, features)}
+
+
 @dataclass(frozen=True)
-class NetworkOutline:
+class NetworkOutline(ConfiguredNetwork):
     """A network without its weights.
 
     Attributes:
@@ -40,21 +68,6 @@ class NetworkOutline:
         if self.card.get("trained") is not False:
             return []
         return [f"the network {self.card['name']} is untrained: the result is little better than bilinear upscaling"]
-
-    @property
-    def scale(self) -> int:
-        """Output px per LR px along each axis."""
-        return self.config.scale
-
-    @property
-    def reduction(self) -> int:
-        """LR px per px of the state along each axis."""
-        return self.config.reduction
-
-    @property
-    def clip_size(self) -> int:
-        """Frames that the network processes together."""
-        return self.config.clip_size
 
     def memory(self, frames: int, height: int, width: int) -> int:
         """Predicted peak bytes of one call with N = 1, T = `frames`; including input, output and weights.
@@ -79,13 +92,6 @@ class NetworkOutline:
             stage = max(stage, samples + offsets)
         per_clip = config.clip_size * height * width * size
         return int(per_clip * (clips * (kept + 2 * upsampled) + stage) + 2 * self._weight_bytes) + _BASE_BYTES
-
-    def state_shapes(self, height: int, width: int) -> dict[str, tuple[int, ...]]:
-        """Shapes of the float32 arrays in the state of a call with N = 1, for sizes as `padded_size` gives them."""
-        config = self.config
-        height, width = height // config.reduction, width // config.reduction
-        features = 1, config.clip_size, height, width, config.width
-        return {FRAMES_STATE: (1, config.history, height, width, 3), **dict.fromkeys(config.branches, features)}
 
     @functools.cached_property
     def _weight_bytes(self) -> int:

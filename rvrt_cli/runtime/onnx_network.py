@@ -5,14 +5,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from rvrt_cli.engine import NetworkState
 from rvrt_cli.errors import MediaError, OptionError, OutOfMemoryError, RvrtError, WeightsError
-from rvrt_cli.model.config import RVRTConfig
-from rvrt_cli.model.outline import FRAMES_STATE, MISSING_FRAME, NetworkOutline
+from rvrt_cli.model.outline import FRAMES_STATE, MISSING_FRAME, ConfiguredNetwork, NetworkOutline
 from rvrt_cli.options import usable_cores
 from rvrt_cli.runtime.exported_model import NEXT_PREFIX, OUTPUT, WINDOW_INPUT, ExportedModel
 from rvrt_cli.runtime.providers import choose_provider
@@ -21,11 +19,13 @@ _LOG_ERRORS = 3  # ONNX Runtime warns of its own optimizations
 _ALLOCATION_ERRORS = ("Failed to allocate", "bad_alloc", "out of memory")
 
 
-class OnnxNetwork:
+class OnnxNetwork(ConfiguredNetwork):
     """An exported network in ONNX Runtime; fulfills `rvrt_cli.engine.StreamingNetwork`.
 
     Attributes:
         model: what the file says about itself.
+        config: sizes of the network.
+        card: model card of the weights.
         device: where it runs.
         outline: what is known without its weights.
     """
@@ -62,49 +62,21 @@ class OnnxNetwork:
             )
         metadata = self._session.get_modelmeta().custom_metadata_map
         self.model = ExportedModel.from_metadata(metadata, path)
+        self.config, self.card = self.model.config, self.model.card
         self.device = type(chosen)(chosen.kind, self.model.precision, chosen.number)
-        self.outline = NetworkOutline(self.model.config, self.model.card, self.device, uses_kernels=False)
+        self.outline = NetworkOutline(self.config, self.card, self.device, uses_kernels=False)
         self._names = [output.name for output in self._session.get_outputs()]
-        if {WINDOW_INPUT, *self.model.config.branches} - {entry.name for entry in self._session.get_inputs()}:
+        if {WINDOW_INPUT, *self.config.branches} - {entry.name for entry in self._session.get_inputs()}:
             raise WeightsError(f"{path}: its inputs are not those of its configuration; export it again")
-
-    @property
-    def config(self) -> RVRTConfig:
-        """Sizes of the network."""
-        return self.model.config
-
-    @property
-    def card(self) -> dict[str, Any]:
-        """Model card of the weights."""
-        return self.model.card
 
     @property
     def notes(self) -> list[str]:
         """Warnings for the user before work starts, one line each."""
         return self.outline.notes
 
-    @property
-    def scale(self) -> int:
-        """Output px per LR px along each axis."""
-        return self.config.scale
-
-    @property
-    def reduction(self) -> int:
-        """LR px per px of the state along each axis."""
-        return self.config.reduction
-
-    @property
-    def clip_size(self) -> int:
-        """Frames that the network processes together."""
-        return self.config.clip_size
-
     def memory(self, frames: int, height: int, width: int) -> int:
         """Predicted peak bytes of one call, whose window is the model's whatever the number of `frames`."""
         return self.outline.memory(self.model.length, height, width)
-
-    def state_shapes(self, height: int, width: int) -> dict[str, tuple[int, ...]]:
-        """Shapes of the float32 arrays in the state of a call."""
-        return self.outline.state_shapes(height, width)
 
     def check_windows(self, window: int | None, lookahead: int) -> None:
         """Refuse windows that the model was not exported for.

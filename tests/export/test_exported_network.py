@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import small_networks
 from helpers.comparison import assert_equals_levels, assert_within
-from helpers.exported_networks import BARE, CARD, GUIDED, KANADE, PLAIN, weights_of, write_export
+from helpers.exported_networks import CARD, weights_of, write_export
+from helpers.small_networks import BARE, GUIDED, PLAIN
 
 from rvrt_cli.device import use_device
 from rvrt_cli.model import PRESETS, RVRTConfig
@@ -18,6 +20,7 @@ from rvrt_cli.runtime import OnnxNetwork
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "rvrt.npz"
 WHOLE = 2e-4  # largest error of a whole network
+KANADE = replace(small_networks.KANADE, carry=0.8)
 NETWORKS = {"guided": GUIDED, "plain": PLAIN, "bare": BARE, "kanade": KANADE}
 
 

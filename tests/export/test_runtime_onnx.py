@@ -12,7 +12,8 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
-from helpers.exported_networks import BARE, CARD, weights_of, write_export
+from helpers.exported_networks import CARD, weights_of, write_export
+from helpers.small_networks import BARE
 
 from rvrt_cli import UpscaleOptions
 from rvrt_cli.bench.bench_options import BenchOptions

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small networks, and their exports."""
+"""Exports of small networks."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,6 @@ from rvrt_cli.device import use_device
 from rvrt_cli.model import RVRTConfig, parameter_shapes
 from rvrt_cli.runtime import ExportedModel
 
-# With all that the networks have: flow, bias, shifted windows; neighborhood attention; no flow; frame fusion
-GUIDED = RVRTConfig(
-    widths=(12, 12, 12),
-    groups=(1, 1, 1),
-    depths=(1, 2, 1),
-    heads=(2, 2, 2),
-    window=4,
-    align_heads=4,
-    deformable_groups=4,
-    upsampler_width=8,
-)
-PLAIN = replace(GUIDED, alignment="neighborhood", relative_position_bias=False)
-BARE = replace(GUIDED, passes=2, bodies=("convolution",) * 3, flow_guided=False, offset_width=8, upsampler_width=0)
-KANADE = replace(BARE, flow_guided=True, flow_estimator="lucas-kanade", fused_neighbors=3, carry=0.8)
 CARD = {"name": "test", "trained": True, "degradation": "bi", "license": "Apache-2.0"}
 
 

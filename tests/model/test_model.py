@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
-from dataclasses import replace
 
 import mindspore as ms
 import numpy as np
 import pytest
 from golden.named_weights import named_array
 from helpers.comparison import assert_within
+from helpers.small_networks import BARE, GUIDED, KANADE, PLAIN
 from mindspore.graph._parse.parser import Parser
 
 from rvrt_cli import ops
@@ -23,20 +23,6 @@ from rvrt_cli.model import PRESETS, RVRT, RecurrentState, RVRTConfig, initial_we
 from rvrt_cli.model.cost import count_flops
 from rvrt_cli.ops.backend import kernels_run_eagerly
 
-# Small enough to compile in seconds, with all that the published structure has: flow, bias, shifted windows
-GUIDED = RVRTConfig(
-    widths=(12, 12, 12),
-    groups=(1, 1, 1),
-    depths=(1, 2, 1),
-    heads=(2, 2, 2),
-    window=4,
-    align_heads=4,
-    deformable_groups=4,
-    upsampler_width=8,
-)
-PLAIN = replace(GUIDED, alignment="neighborhood", relative_position_bias=False)
-BARE = replace(GUIDED, passes=2, bodies=("convolution",) * 3, flow_guided=False, offset_width=8, upsampler_width=0)
-KANADE = replace(BARE, flow_guided=True, flow_estimator="lucas-kanade", fused_neighbors=3)
 ROUNDING = 2e-5  # float32, sums in another order
 
 
