@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import DTypeLike
 
-SMALLEST_FRAME = 8  # px of a network's features, both ways: one attention window
+from rvrt_cli.options import SMALLEST_FRAME
+
 _ROWS = 32  # converted at a time, so that they stay in the processor's cache
 
 
@@ -45,8 +46,10 @@ def to_float(pixels: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
 def round_levels(levels: np.ndarray, dtype: DTypeLike) -> np.ndarray:
     """Floats on the scale of `dtype` (0..255 for uint8) as `dtype`: rounded to the nearest level, then clipped.
 
-    Exact halves go to the even level (`np.rint`), so that rounding adds no bias.
+    Exact halves go to the even level (`np.rint`), so that rounding adds no bias. As floats, they stay as they are.
     """
+    if np.dtype(dtype).kind == "f":
+        return levels.astype(dtype, copy=False)
     top = np.iinfo(dtype).max
     return np.clip(np.rint(levels), 0, top).astype(dtype)
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ from click.core import ParameterSource
 from rvrt_cli.bench.bench_options import DEFAULT_SIGMA, RANDOM, RESTORATION_PROTOCOLS, BenchOptions
 from rvrt_cli.cli.bench_tables import print_quality, print_speed
 from rvrt_cli.cli.display import open_display
-from rvrt_cli.cli.generated_options import dataclass_options
+from rvrt_cli.cli.generated_options import dataclass_options, options_of
 from rvrt_cli.cli.interrupt import exit_after_interrupt
 from rvrt_cli.errors import OptionError
 from rvrt_cli.files import write_atomically
@@ -57,7 +56,7 @@ def bench_command(json_file: Path | None, plot: Path | None, debug: bool, **valu
       rvrt bench --protocol vid4 --data Vid4 --model rvrt-bi-vimeo --json vid4.json
       rvrt bench --protocol davis --data DAVIS-test --model rvrt-denoise-davis --sigma 30
     """
-    options = BenchOptions(**{field.name: values[field.name] for field in fields(BenchOptions)})
+    options = options_of(BenchOptions, values)
     for name in ("frames", "size", "repeat") if options.protocol else ():
         if _given(name):
             raise OptionError(f"--{name}: measures speed; omit it, or --protocol")

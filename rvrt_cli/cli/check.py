@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,7 +12,7 @@ import click
 from rvrt_cli.check.check_options import CheckOptions
 from rvrt_cli.cli.display import open_display
 from rvrt_cli.cli.formatting import plural, print_table, safe_markup
-from rvrt_cli.cli.generated_options import dataclass_options
+from rvrt_cli.cli.generated_options import dataclass_options, options_of
 
 if TYPE_CHECKING:
     from rvrt_cli.check.verdict import CheckReport
@@ -40,7 +39,7 @@ def check_command(source: str, target: str, as_json: bool, debug: bool, **option
       rvrt check in.mkv excerpt.mkv --start 60 --duration 10
       rvrt check in.mp4 out.mp4 --json
     """
-    chosen = CheckOptions(**{field.name: options[field.name] for field in fields(CheckOptions)})
+    chosen = options_of(CheckOptions, options)
     report = run_check(source, target, chosen)
     if as_json:
         click.echo(json.dumps(report.to_dict(), indent=2))

@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import click
 
 from rvrt_cli.cli.display import open_display
-from rvrt_cli.cli.generated_options import dataclass_options
+from rvrt_cli.cli.generated_options import dataclass_options, options_of
 from rvrt_cli.compare.compare_options import CompareOptions
 from rvrt_cli.errors import OptionError
 from rvrt_cli.files import write_atomically
@@ -48,7 +47,7 @@ def compare_command(
       rvrt compare in.mp4 out.mp4 original.mp4 -o report.html --at 0:02,0:10
       rvrt compare in.mp4 out.mp4 --side-by-side both.mp4
     """
-    chosen = CompareOptions(**{field.name: options[field.name] for field in fields(CompareOptions)})
+    chosen = options_of(CompareOptions, options)
     if output is None and side_by_side is None:
         raise OptionError("--output: name the page to write, such as -o report.html")
     if output is not None:

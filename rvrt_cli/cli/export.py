@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import click
 
 from rvrt_cli.cli.display import open_display
 from rvrt_cli.cli.formatting import megabytes
-from rvrt_cli.cli.generated_options import dataclass_options
+from rvrt_cli.cli.generated_options import dataclass_options, options_of
 from rvrt_cli.errors import printable
 from rvrt_cli.export.export_options import ExportOptions
 
@@ -32,7 +31,7 @@ def export_command(target: Path, debug: bool, **values: Any) -> None:
       rvrt export rvrt-tiny.onnx --frames 6 --size 320x180
       rvrt export rvrt.onnx --model rvrt-bi-vimeo
     """
-    options = ExportOptions(**{field.name: values[field.name] for field in fields(ExportOptions)})
+    options = options_of(ExportOptions, values)
     from rvrt_cli.export.export_network import check_export, export_network
 
     check_export(target, options)

@@ -14,6 +14,7 @@ from rvrt_cli.errors import OptionError
 from rvrt_cli.options import option_flag
 
 Command = TypeVar("Command", bound=Callable)
+Options = TypeVar("Options")
 
 
 def dataclass_options(
@@ -35,6 +36,15 @@ def dataclass_options(
         return command
 
     return decorate
+
+
+def options_of(options: type[Options], values: Mapping[str, Any]) -> Options:
+    """The dataclass `options`, of a command's values by parameter name; a command may have others besides.
+
+    Raises:
+        OptionError: a value cannot be used.
+    """
+    return options(**{field.name: values[field.name] for field in fields(options)})  # type: ignore[arg-type]
 
 
 def with_default(help: str, default: str) -> str:

@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from rvrt_cli.cli.display import JsonEvents, SilentDisplay, open_display
 from rvrt_cli.cli.formatting import duration
-from rvrt_cli.cli.generated_options import Command, dataclass_options
+from rvrt_cli.cli.generated_options import Command, dataclass_options, options_of
 from rvrt_cli.cli.interrupt import exit_after_interrupt, forgive_echo, interrupt, second_signal_exits
 from rvrt_cli.errors import MediaError, OptionError, RvrtError, in_one_line, printable
 from rvrt_cli.options import JobOptions, UpscaleOptions
@@ -66,7 +65,7 @@ def run_job(kind: type[JobOptions], source: str, target: str, values: dict[str, 
     Args:
         values: of the fields of `kind`, and of `job_flags`.
     """
-    chosen = kind(**{field.name: values[field.name] for field in fields(kind)})
+    chosen = options_of(kind, values)
     dry_run, as_json, quiet = values["dry_run"], values["as_json"], values["quiet"]
     if values["check"] and "-" in (source, target):
         raise OptionError("--check: reads SOURCE and TARGET again, and - cannot be; omit it, or name files")

@@ -4,9 +4,10 @@
 For every video of a folder: frames of 720 rows or more are halved (MATLAB's bicubic), which removes compression artifacts
 from the target; the video is split at its cuts; shots are cropped to multiples of 4 px. Low resolution is MATLAB's
 bicubic reduction by 4, `clean`, or that compressed with H.264 at CRF 23 (x264 medium, 4:2:0, the whole shot), `h264`.
-For restoration, frames keep their size: `noise` is white and Gaussian of 25 levels, `blur` averages five frames each, and the
-input takes the place of bicubic. Scores are PSNR on Y without a border: mean over the frames of a shot, then over the shots. Frames that bicubic restores
-exactly, such as black ones, are excluded: its PSNR is infinite there, so they carry no information.
+For restoration, frames keep their size: `noise` is white and Gaussian of 25 levels, `blur` averages five frames each, and
+the input takes the place of bicubic. Scores are PSNR on Y without a border: mean over the frames of a shot, then over the
+shots. Frames that bicubic restores exactly, such as black ones, are excluded: its PSNR is infinite there, so they carry no
+information.
 
 T frames, h×w px low resolution. Frames are uint8 RGB.
 """
@@ -233,7 +234,8 @@ def _prepare_windows(
     shot: str, high: np.ndarray, variants: Sequence[str], windows: int | None, frames: int
 ) -> list[_ShotWindow]:
     prepared = []
-    pairs = {variant: _variant_pair(high, variant) for variant in variants}
+    small = imresize(high, 1 / SCALE) if set(variants) & set(VARIANTS) else high
+    pairs = {variant: _variant_pair(small, high, variant) for variant in variants}
     for span in _window_spans(min(len(target) for _, target in pairs.values()), windows, frames):
         inputs = {variant: low[span].copy() for variant, (low, _) in pairs.items()}
         targets = {variant: target[span].copy() for variant, (_, target) in pairs.items()}
@@ -245,11 +247,10 @@ def _prepare_windows(
     return prepared
 
 
-def _variant_pair(high: np.ndarray, variant: str) -> tuple[np.ndarray, np.ndarray]:
-    """Input and target of a variant."""
+def _variant_pair(small: np.ndarray, high: np.ndarray, variant: str) -> tuple[np.ndarray, np.ndarray]:
+    """Input and target of a variant; `small` are the frames `high` reduced by 4, which upscaling needs."""
     if variant not in VARIANTS:
         return validation_pair(high, variant, seed=0)
-    small = imresize(high, 1 / SCALE)
     return small if variant == "clean" else h264(small, CRF), high
 
 

@@ -19,7 +19,7 @@ published one sees.
 """
 
 from rvrt_cli.engine.network_protocol import NetworkState, StreamingNetwork, check_frame_size
-from rvrt_cli.engine.plan import Plan, WindowOptions, Workload, check_plan, make_plan
+from rvrt_cli.engine.plan import Plan, WindowOptions, Workload, check_plan, make_plan, whole_clips
 from rvrt_cli.engine.segments import Carried, SegmentPlan
 from rvrt_cli.engine.stream import Event, SceneStarted, Segment, TileDone, TileShrunk, TileStarted, check_pixels, stream
 from rvrt_cli.engine.tiles import TileGrid, check_tile
@@ -45,4 +45,5 @@ __all__ = [
     "check_tile",
     "make_plan",
     "stream",
+    "whole_clips",
 ]

@@ -80,7 +80,7 @@ def make_plan(network: NetworkSizes, workload: Workload, options: WindowOptions,
         OutOfMemoryError: nothing fits; the message says what would help.
     """
     check_frame_size(workload.width, workload.height)
-    demand = _Demand(network, workload, _whole_clips(options.lookahead, network.clip_size))
+    demand = _Demand(network, workload, whole_clips(options.lookahead, network.clip_size))
     tried: list[_PlanCandidate] = []
     for windows in _window_choices(options.window, network.clip_size):
         tried = [
@@ -104,7 +104,7 @@ def check_plan(plan: Plan, network: NetworkSizes, workload: Workload, options: W
     """
     clip = network.clip_size
     windows = [window for choice in _window_choices(options.window, clip) for window in choice]
-    lookahead = _whole_clips(options.lookahead, clip)
+    lookahead = whole_clips(options.lookahead, clip)
     if plan.window not in windows or plan.lookahead != lookahead or plan.overlap != options.overlap:
         raise ValueError(f"window {plan.window} + {plan.lookahead} frames, overlap {plan.overlap} px")
     check_tile(plan.tile, padded_size(workload.height, workload.width, network.reduction), network.reduction)
@@ -164,8 +164,8 @@ class _Demand:
 def _window_choices(window: int | None, clip: int) -> list[list[int]]:
     """Windows to choose from, the preferred ones first."""
     if window is not None:
-        return [[_whole_clips(window, clip)]]
-    windows = range(_whole_clips(DEFAULT_WINDOW, clip), 0, -clip)
+        return [[whole_clips(window, clip)]]
+    windows = range(whole_clips(DEFAULT_WINDOW, clip), 0, -clip)
     return [[n for n in windows if n >= GOOD_WINDOW], [n for n in windows if n < GOOD_WINDOW]]
 
 
@@ -184,7 +184,8 @@ def _grids(network: NetworkSizes, workload: Workload, options: WindowOptions) ->
         yield from untiled.smaller()
 
 
-def _whole_clips(frames: int, clip: int) -> int:
+def whole_clips(frames: int, clip: int) -> int:
+    """`frames`, rounded up to whole clips of `clip` frames."""
     return -(-frames // clip) * clip
 
 

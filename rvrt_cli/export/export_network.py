@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from rvrt_cli.device import use_device
+from rvrt_cli.engine import whole_clips
 from rvrt_cli.errors import OptionError, RvrtError, WeightsError
 from rvrt_cli.export.export_options import ExportOptions
 from rvrt_cli.files import write_atomically
@@ -46,7 +47,7 @@ def export_network(target: Path, options: ExportOptions) -> ExportedModel:
     loaded = load_weights(path)
     check_names(loaded.arrays, parameter_shapes(loaded.config), path)
     clip = loaded.config.clip_size
-    frames, lookahead = (count + -count % clip for count in (options.frames, options.lookahead))
+    frames, lookahead = (whole_clips(count, clip) for count in (options.frames, options.lookahead))
     model = ExportedModel(loaded.config, loaded.card, frames, lookahead, options.height_width, options.precision)
     use_device("cpu")
     from rvrt_cli.export.window_trace import trace_window  # imports MindSpore

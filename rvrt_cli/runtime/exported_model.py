@@ -11,7 +11,7 @@ from typing import Any
 from rvrt_cli.errors import WeightsError
 from rvrt_cli.model.config import RVRTConfig
 from rvrt_cli.model.outline import FRAMES_STATE
-from rvrt_cli.options import PRECISIONS
+from rvrt_cli.options import PRECISIONS, SMALLEST_FRAME
 
 WINDOW_INPUT, OUTPUT = "window", "output"  # the frames of a window; the upscaled ones
 NEXT_PREFIX = "next_"  # of the outputs that are the next window's state: next_frames goes to frames, and so on
@@ -49,7 +49,9 @@ class ExportedModel:
         for value, least in ((self.frames, clip), (self.lookahead, 0)):
             if not isinstance(value, int) or not least <= value <= _LARGEST_WINDOW or value % clip:
                 raise WeightsError(f"a window of {self.frames} + {self.lookahead} frames: give multiples of {clip}")
-        if self.size is not None and not all(isinstance(n, int) and 8 <= n <= _LARGEST_SIDE for n in self.size):
+        if self.size is not None and not all(
+            isinstance(n, int) and SMALLEST_FRAME <= n <= _LARGEST_SIDE for n in self.size
+        ):
             raise WeightsError(f"frames of {self.size} px: give at least 8x8")
         if self.precision not in PRECISIONS:
             raise WeightsError(f"precision {self.precision!r}: known are {', '.join(PRECISIONS)}")

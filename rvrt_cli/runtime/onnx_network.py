@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rvrt_cli.engine import NetworkState
+from rvrt_cli.engine import NetworkState, whole_clips
 from rvrt_cli.errors import MediaError, OptionError, OutOfMemoryError, RvrtError, WeightsError
 from rvrt_cli.model.outline import FRAMES_STATE, MISSING_FRAME, ConfiguredNetwork, NetworkOutline
 from rvrt_cli.options import usable_cores
@@ -156,7 +156,7 @@ def pad_window(frames: np.ndarray, model: ExportedModel) -> np.ndarray:
     The last clip is completed with copies of the last frame, as the network does; clips after it are `MISSING_FRAME`.
     """
     _, count, height, width, _ = frames.shape
-    whole = count + -count % model.config.clip_size
+    whole = whole_clips(count, model.config.clip_size)
     padded = np.full((1, model.length, height, width, 3), MISSING_FRAME, np.float32)
     padded[:, :count] = frames
     padded[:, count:whole] = frames[:, -1:]

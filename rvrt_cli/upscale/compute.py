@@ -155,7 +155,7 @@ def resize_frame(frame: Frame, target: Target) -> Frame:
 
 
 def resize_levels(levels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Integer pixels (H, W, C) at another size (H, W), by `imresize`."""
+    """Pixels (H, W, C) at another size (H, W), by `imresize`; in the type they had."""
     if levels.shape[:2] == size:
         return levels
     return round_levels(imresize(levels.astype(np.float32), size=size), levels.dtype)

@@ -3,21 +3,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from rvrt_cli.engine import whole_clips
 from rvrt_cli.engine.plan import DEFAULT_WINDOW
 from rvrt_cli.errors import OptionError, RvrtError
 from rvrt_cli.files import cache_folder
 from rvrt_cli.options import UpscaleOptions
 from rvrt_cli.runtime import OnnxNetwork
 from rvrt_cli.version import __version__
-from rvrt_cli.weights import find_weights, read_about
-
-_EXPORT = "from rvrt_cli.cli import main; main()"
+from rvrt_cli.weights import file_sha256, find_weights, read_about
 
 
 def open_exported(options: UpscaleOptions) -> OnnxNetwork:
@@ -54,8 +52,8 @@ def exported_file(options: UpscaleOptions) -> Path:
     """
     weights = find_weights(options.model, options.weights)
     clip = read_about(weights).config.clip_size
-    frames, lookahead = (count + -count % clip for count in (options.window or DEFAULT_WINDOW, options.lookahead))
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:16]
+    frames, lookahead = (whole_clips(count, clip) for count in (options.window or DEFAULT_WINDOW, options.lookahead))
+    digest = file_sha256(None, weights)[:16]
     window = f"{frames}+{lookahead}"
     name = f"{weights.stem}-{digest}-{window}-{options.precision}-{__version__}.onnx"
     path = cache_folder() / "exported" / name
@@ -73,7 +71,7 @@ def _export(path: Path, weights: Path, precision: str, window: tuple[int, int]) 
     arguments = ["--weights", str(weights.absolute()), "--precision", precision]
     arguments += ["--frames", str(window[0]), "--lookahead", str(window[1]), "--overwrite"]
     path.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-c", _EXPORT, "export", str(path), *arguments]
+    command = [sys.executable, "-m", "rvrt_cli", "export", str(path), *arguments]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode != 0 or not path.is_file():
         lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
