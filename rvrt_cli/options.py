@@ -132,10 +132,7 @@ class JobOptions:
             parse_device(self.device)  # those of ONNX Runtime are known only to itself
         check_choice("--precision", self.precision, PRECISIONS)
         self._check_windows()
-        if not 0 <= self.start < math.inf:
-            raise OptionError(f"--start {self.start}: give seconds from the beginning, 0 or more")
-        if self.duration is not None and not 0 < self.duration < math.inf:
-            raise OptionError(f"--duration {self.duration}: give more than 0 seconds")
+        check_excerpt(self.start, self.duration)
         if self.crf is not None and not 0 <= self.crf <= 63:
             raise OptionError(f"--crf {self.crf}: give 0 (best) to 63")
         check_ranks(self.ranks, self.local_ranks, self.node, self.master)
@@ -292,6 +289,18 @@ class RestoreOptions(JobOptions):
 def option_flag(name: str) -> str:
     """The command-line option of a field: `--like-this` for `like_this`."""
     return "--" + name.replace("_", "-")
+
+
+def check_excerpt(start: float, duration: float | None) -> None:
+    """Validate --start and --duration [s].
+
+    Raises:
+        OptionError: a value is outside its range.
+    """
+    if not 0 <= start < math.inf:
+        raise OptionError(f"--start {start}: give seconds from the beginning, 0 or more")
+    if duration is not None and not 0 < duration < math.inf:
+        raise OptionError(f"--duration {duration}: give more than 0 seconds")
 
 
 def check_choice(option: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -28,7 +28,7 @@ from rvrt_cli.bench.report import make_report
 from rvrt_cli.bench.resume_log import ResumeLog, resume_log_path
 from rvrt_cli.bench.speed import network_facts
 from rvrt_cli.bench.vmaf import vmaf
-from rvrt_cli.data.validation import bicubic_upscale
+from rvrt_cli.data.validation import baseline_frames, bicubic_upscale
 from rvrt_cli.device import memory_budget
 from rvrt_cli.errors import OptionError, OutOfMemoryError, RvrtError
 from rvrt_cli.files import write_atomically
@@ -207,13 +207,13 @@ def _score_clip(network: Network, dataset: Dataset, options: BenchOptions, pair:
     started = time.perf_counter()
     if dataset.center:
         upscaled, window, tile = upscale_center_frame(network, pair.low), 0, 0
-        baseline = bicubic_upscale(pair.low[CENTER : CENTER + 1])
+        shown = pair.low[CENTER : CENTER + 1]
     else:
         upscaled, plan = upscale_clip(network, pair.low, whole=dataset.protocol != "clips")
         window, tile = plan.window, 0 if plan.tiles == 1 else max(plan.tile)
-        baseline = _as_levels(pair.low) if dataset.scale == 1 else bicubic_upscale(pair.low)
+        shown = pair.low
     seconds = time.perf_counter() - started
-    channel = dataset.channel
+    baseline, channel = baseline_frames(shown, pair.high), dataset.channel
     scores: dict[str, Any] = {"clip": pair.name, "frames": len(upscaled)}
     exact = (baseline == pair.high).all((1, 2, 3))  # its PSNR is infinite there, nothing can be compared with it
     counted = np.ones_like(exact) if dataset.protocol != "clips" else ~exact  # published protocols count every frame

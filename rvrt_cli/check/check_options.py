@@ -3,11 +3,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-from rvrt_cli.errors import OptionError
-from rvrt_cli.options import setting
+from rvrt_cli.options import check_excerpt, setting
 
 
 @dataclass(frozen=True)
@@ -22,10 +20,7 @@ class CheckOptions:
     duration: float | None = setting(None, "Duration of this part [s].", shown="to the end")
 
     def __post_init__(self) -> None:
-        if not 0 <= self.start < math.inf:
-            raise OptionError(f"--start {self.start}: give seconds from the beginning, 0 or more")
-        if self.duration is not None and not 0 < self.duration < math.inf:
-            raise OptionError(f"--duration {self.duration}: give more than 0 seconds")
+        check_excerpt(self.start, self.duration)
 
     @property
     def whole(self) -> bool:

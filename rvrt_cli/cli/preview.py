@@ -69,8 +69,7 @@ def preview_command(source: str, output: Path | None, as_json: bool, debug: bool
 
 
 def _print_estimate(estimate: Estimate) -> None:
-    per_frame = estimate.seconds / estimate.frames
-    click.echo(f"measured: {estimate.frames} frames in {estimate.seconds:.1f} s, {per_frame:.2f} s a frame")
+    click.echo(f"measured: {estimate.measured}")
     click.echo(
         f"whole job: {estimate.total} frames, about {duration(estimate.job_seconds)} and {megabytes(estimate.job_bytes)}"
     )

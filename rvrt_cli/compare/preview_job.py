@@ -35,6 +35,11 @@ class Estimate:
     bytes: int = 0
 
     @property
+    def measured(self) -> str:
+        """What was measured, in words."""
+        return f"{self.frames} frames in {self.seconds:.1f} s, {self.seconds / self.frames:.2f} s a frame"
+
+    @property
     def job_seconds(self) -> float:
         return self.seconds / self.frames * self.total
 
@@ -99,8 +104,7 @@ def _job_part(info: SourceInfo, options: UpscaleOptions) -> tuple[float, float]:
 
 
 def _text(info: SourceInfo, estimate: Estimate) -> PageText:
-    per_frame = estimate.seconds / estimate.frames
-    facts = [("measured", f"{estimate.frames} frames in {estimate.seconds:.1f} s, {per_frame:.2f} s a frame")]
+    facts = [("measured", estimate.measured)]
     hours = estimate.job_seconds / 3600
     time = f"{hours:.1f} h" if hours >= 1 else f"{estimate.job_seconds / 60:.1f} min"
     whole = f"all {estimate.total} frames: about {time} and {estimate.job_bytes / 1e6:.1f} MB"

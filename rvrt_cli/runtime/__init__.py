@@ -7,6 +7,6 @@
 """
 
 from rvrt_cli.runtime.exported_model import ExportedModel
-from rvrt_cli.runtime.onnx_network import OnnxNetwork
+from rvrt_cli.runtime.onnx_network import OnnxNetwork, check_onnx_runtime
 
-__all__ = ["ExportedModel", "OnnxNetwork"]
+__all__ = ["ExportedModel", "OnnxNetwork", "check_onnx_runtime"]

@@ -87,7 +87,7 @@ class ExportedModel:
             "name": str(self.card["name"]),
             "license": str(self.card.get("license", "unknown")),
             "scores": json.dumps(self.card.get("scores", {}), sort_keys=True),
-            "usage": "docs/export.md of https://pypi.org/project/rvrt",
+            "usage": "docs/export.md of rvrt",
         }
 
     @classmethod

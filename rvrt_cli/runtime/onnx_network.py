@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,16 @@ from rvrt_cli.runtime.providers import choose_provider
 
 _LOG_ERRORS = 3  # ONNX Runtime warns of its own optimizations
 _ALLOCATION_ERRORS = ("Failed to allocate", "bad_alloc", "out of memory")
+
+
+def check_onnx_runtime() -> None:
+    """Refuse to go on without ONNX Runtime.
+
+    Raises:
+        OptionError: it is not installed.
+    """
+    if find_spec("onnxruntime") is None:
+        raise OptionError("--runtime onnx: ONNX Runtime is not installed; run pip install '.[onnx]' in rvrt's checkout")
 
 
 class OnnxNetwork(ConfiguredNetwork):
@@ -37,12 +48,9 @@ class OnnxNetwork(ConfiguredNetwork):
             OptionError: ONNX Runtime is not installed, or has no such device.
             WeightsError: no such file, or it is damaged or no export of this program.
         """
-        try:
-            import onnxruntime
-        except ImportError:
-            raise OptionError(
-                "--runtime onnx: ONNX Runtime is not installed; run pip install '.[onnx]' in rvrt's checkout"
-            ) from None
+        check_onnx_runtime()
+        import onnxruntime
+
         if not path.is_file():
             raise WeightsError(f"{path}: no such file; `rvrt export {path}` makes it")
         chosen = choose_provider(device)

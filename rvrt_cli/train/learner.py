@@ -17,12 +17,11 @@ from rvrt_cli import ops
 from rvrt_cli.device import Device
 from rvrt_cli.frame import to_float, to_pixels
 from rvrt_cli.model import RVRT
+from rvrt_cli.ops.lucas_kanade_flow import LUMA_WEIGHTS
 from rvrt_cli.train.communicator import Communicator
 from rvrt_cli.train.optimizer import ParameterGroup
 from rvrt_cli.train.train_options import TrainOptions
 from rvrt_cli.train.training_counters import INITIAL_LOSS_SCALE, TrainingCounters
-
-LUMA = (0.299, 0.587, 0.114)  # of R, G and B: ITU-R BT.601
 
 
 def weigh_chroma(frames: Tensor, weight: float) -> Tensor:
@@ -30,7 +29,7 @@ def weigh_chroma(frames: Tensor, weight: float) -> Tensor:
 
     Linear, so that a loss between two such images weighs the chroma errors by `weight` and the luma errors by 1.
     """
-    matrix = weight * np.eye(3) + (1 - weight) * np.outer(LUMA, np.ones(3))
+    matrix = weight * np.eye(3) + (1 - weight) * np.outer(LUMA_WEIGHTS, np.ones(3))
     return msops.matmul(frames.reshape(-1, 3), Tensor(matrix.astype(np.float32))).reshape(frames.shape)
 
 

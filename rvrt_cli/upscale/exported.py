@@ -13,7 +13,7 @@ from rvrt_cli.engine.plan import DEFAULT_WINDOW
 from rvrt_cli.errors import OptionError, RvrtError
 from rvrt_cli.files import cache_folder
 from rvrt_cli.options import UpscaleOptions
-from rvrt_cli.runtime import OnnxNetwork
+from rvrt_cli.runtime import OnnxNetwork, check_onnx_runtime
 from rvrt_cli.version import __version__
 from rvrt_cli.weights import file_sha256, find_weights, read_about
 
@@ -28,8 +28,7 @@ def open_exported(options: UpscaleOptions) -> OnnxNetwork:
     """
     if options.precision == "bfloat16":
         raise OptionError("--precision bfloat16: exported models compute in float32 or float16; choose one of them")
-    if find_spec("onnxruntime") is None:
-        raise OptionError("--runtime onnx: ONNX Runtime is not installed; run pip install '.[onnx]' in rvrt's checkout")
+    check_onnx_runtime()
     if options.weights is not None and options.weights.endswith(".onnx"):
         network = OnnxNetwork(find_weights(None, options.weights), options.device)
     else:
