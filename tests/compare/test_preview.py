@@ -20,7 +20,7 @@ from rvrt_cli.data.resize import imresize
 from rvrt_cli.video.read.probe import probe
 
 # ffmpeg draws colors that are not given at random, whatever the seed
-PICTURE = ["-f", "lavfi", "-i", "gradients=s=64x48:r=25:d=2:speed=0.03:c0=0x203870:c1=0xb07848:seed=4,format=yuv420p"]
+PICTURE = ["-f", "lavfi", "-i", "gradients=s=64x48:r=25:d=2:speed=0.03:c0=0x506890:c1=0x908060:seed=4,format=yuv420p"]
 
 
 @pytest.fixture
