@@ -20,23 +20,39 @@ from rvrt_cli.runtime.exported_model import NEXT_PREFIX, OUTPUT, WINDOW_INPUT, E
 class PaddedRVRT(RVRT):
     """The network on a window of fixed length, in which clips may be missing: all their frames are `MISSING_FRAME`.
 
-    A branch starts with zeros at the first clip of its direction, be that where the window ends or earlier.
+    A forward branch begins at the first clip if that of the state is missing, a backward branch at the last clip that is not.
     """
 
     present: dict[int, SymbolicTensor]  # by clip, -1 for that of the state: a Boolean, whether it has frames
+    beginnings: dict[int, SymbolicTensor]  # by branch: what is aligned to the clip at which it begins
+
+    def _lead_in(self, index, window, features):  # type: ignore[no-untyped-def]
+        if self.config.branches[index].startswith("backward") and self.config.lead_in:
+            features = [self._last_present(window.in_reversed_time(name)) for name in window.features]
+        self.beginnings[index] = super()._lead_in(index, window, features)
+        return self.beginnings[index]
 
     def _align_clip(self, index, c, window, features):  # type: ignore[no-untyped-def]
         aligned = super()._align_clip(index, c, window, features)
-        before = c + 1 if self.config.branches[index].startswith("backward") else c - 1
-        return where(self.present[before], aligned)
+        backward = self.config.branches[index].startswith("backward")
+        if not backward and c > 0:
+            return aligned
+        if index not in self.beginnings:
+            self._lead_in(index, window, [clips[c] for clips in window.features.values()])
+        return where(self.present[c + 1 if backward else -1], aligned, self.beginnings[index])
+
+    def _last_present(self, clips):  # type: ignore[no-untyped-def]
+        last = clips[0]
+        for c, clip in enumerate(clips[1:], 1):
+            last = where(self.present[c], clip, last)
+        return last
 
 
-def where(condition: SymbolicTensor, x: SymbolicTensor) -> SymbolicTensor:
-    """`x`, or zeros, as the scalar condition says; what is not chosen may be anything, NaN too."""
-    zero = x.graph.constant(np.zeros((), ms.dtype_to_nptype(x.dtype)))
+def where(condition: SymbolicTensor, x: SymbolicTensor, otherwise: SymbolicTensor) -> SymbolicTensor:
+    """`x` or `otherwise`, as the scalar condition says; what is not chosen may be anything, NaN too."""
     if x.has_planes:
-        return x.like(planes=x.graph.node("Where", [condition.value, x.planes, zero]))
-    return x.like(x.graph.node("Where", [condition.value, x.value, zero]))
+        return x.like(planes=x.graph.node("Where", [condition.value, x.planes, otherwise.planes]))
+    return x.like(x.graph.node("Where", [condition.value, x.value, otherwise.value]))
 
 
 def trace_window(model: ExportedModel, arrays: Mapping[str, np.ndarray]) -> GraphBuilder:
@@ -60,7 +76,7 @@ def trace_window(model: ExportedModel, arrays: Mapping[str, np.ndarray]) -> Grap
     table = OnnxAttention(graph)
     methods = {name: getattr(table, name) for name in dir(table) if not name.startswith("_") and hasattr(ops, name)}
     with ops.used_for_tracing(methods):
-        cell.present = _present_clips(frames, past, config.clip_size)
+        cell.present, cell.beginnings = _present_clips(frames, past, config.clip_size), {}
         clips, state = cell.stream_clips(frames, RecurrentState(past, inputs), model.frames)
         output = ops.concat(list(clips), 1)
     upscaled = [config.scale * side if isinstance(side, int) else f"{config.scale}*{side}" for side in (height, width)]

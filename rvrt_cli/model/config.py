@@ -35,8 +35,9 @@ _LARGEST_SIZES = {
     "heads": 256,
     "upsampler_width": 4096,
     "fused_neighbors": 16,
+    "lead_in": 16,
 }
-_MAY_BE_ZERO = ("upsampler_width", "fused_neighbors")
+_MAY_BE_ZERO = ("upsampler_width", "fused_neighbors", "lead_in")
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,9 @@ class RVRTConfig:
     # Factor of the propagated features at each clip. Below 1 the past decays: a network without norms that was trained on
     # short sequences may otherwise amplify it without limit in long ones.
     carry: float = 1.0
+    # Times that a branch sees its first clip, standing still, before it begins (not in the paper). Propagated features take
+    # some clips to settle; with 0 they start from nothing, and the output drifts from clip to clip at both ends of a window.
+    lead_in: int = 0
     upsampler_width: int = 64  # 0: no upsampler, one convolution predicts all 4x4 pixels
     scale: int = (
         4  # output px per input px; 1: restoration, whose features have a quarter of the input's height and width

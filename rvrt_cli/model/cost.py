@@ -37,7 +37,8 @@ def count_flops(config: RVRTConfig, frames: int, height: int, width: int) -> Flo
     height, width = (-(-side // config.reduction) for side in (height, width))  # of the features
     clips = -(-frames // size)
     pixels = size * clips * height * width
-    aligned = (clips - 1) / clips  # a branch's first clip has nothing to align
+    refined = (clips + config.lead_in) / clips  # clips that a branch sees, of those that there are
+    aligned = (clips + config.lead_in - 1) / clips  # a branch's first clip has nothing to align
     convolutions = dense = 0.0
     for name, shape in parameter_shapes(config).items():
         if len(shape) < 2 or "bias_table" in name:
@@ -49,13 +50,13 @@ def count_flops(config: RVRTConfig, frames: int, height: int, width: int) -> Flo
         pixels_per_feature = _PIXELS_PER_FEATURE.get(name.removesuffix(".weight"), 1)
         if name.startswith("conv_last") and not config.upsampler_width:
             pixels_per_feature = 1
-        share = aligned if name.startswith("deform_align.") else 1
+        share = aligned if name.startswith("deform_align.") else refined if name.startswith("backbone.") else 1
         if len(shape) == 2:
             dense += each * share * pixels
         else:
             convolutions += each * pixels_per_feature * share * pixels
     attention = 4 * aligned * config.passes * size * config.align_kernel**2 * config.align_width
-    for part, (span, repeats) in enumerate(((1, 1), (size, config.passes), (1, 1))):
+    for part, (span, repeats) in enumerate(((1, 1), (size, config.passes * refined), (1, 1))):
         if config.bodies[part] == "attention":
             layers = config.groups[part] * config.depths[part] * repeats
             attention += layers * 4 * span * config.window**2 * config.widths[part]

@@ -197,7 +197,9 @@ class RVRT(nn.Cell):
         at_once = self.training and state is None and emitted == len(clips)
         parts = [_joined(clips)] if at_once else clips
         reduced = [reduce_colors(part) for part in parts] if config.reduction > 1 else parts
-        progress = _CallProgress(len(clips) * _SHALLOW_WORK + sum(counts) + emitted, self.on_share)
+        starting = [branch for branch in config.branches if state is None or branch.startswith("backward")]
+        work = len(clips) * _SHALLOW_WORK + len(starting) * config.lead_in + sum(counts) + emitted
+        progress = _CallProgress(work, self.on_share)
         flows = self._estimate_flows(reduced, state, mirrored) if config.flow else None
         fused = self._fuse_neighbors(parts, state) if config.fused_neighbors else [None] * len(parts)
 
@@ -238,12 +240,12 @@ class RVRT(nn.Cell):
             key, propagated = window.state.features[list(window.features)[-1]], window.state.features[branch]
         outputs = []
         for c in range(count - 1, -1, -1) if backward else range(count):
-            query = sources[-1][c]
+            query, features = sources[-1][c], [clips[c] for clips in sources]
             if propagated is None:
-                aligned = ops.zeros_like(query)
+                aligned = self._lead_in(index, window, features)
             else:
                 aligned = self._align_clip(index, c, window, (query, key, propagated))
-            propagated = self.branches[index](aligned, *[clips[c] for clips in sources])
+            propagated = self.branches[index](aligned, *features)
             outputs.append(propagated)
             window.progress.advance()
             key = query
@@ -254,6 +256,21 @@ class RVRT(nn.Cell):
         else:
             window.reversed.clear()  # nothing reads them any more
         return [ops.reverse_time(clip) for clip in outputs[::-1]]
+
+    def _lead_in(self, index: int, window: _WindowPass, features: Clips) -> Tensor:
+        """What is aligned to the first clip of a branch: nothing, or what `lead_in` repetitions of that clip propagate.
+
+        Args:
+            features: of the first clip, input of the branch, in its direction.
+        """
+        query = features[-1]
+        aligned = ops.zeros_like(query)
+        still = ops.stack([ops.zeros_like(query[..., :2])] * query.shape[1], 2) if self.config.flow else None
+        for _ in range(self.config.lead_in):
+            propagated = self.branches[index](aligned, *features)
+            aligned, _ = self.align[index](query, query, propagated, still)
+            window.progress.advance()
+        return aligned
 
     def _align_clip(self, index: int, c: int, window: _WindowPass, features: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         """The features propagated from the previous clip of the direction, aligned to clip c (section 4.3).

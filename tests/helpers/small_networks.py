@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from rvrt_cli.model import RVRTConfig
 
-# Flow, bias, shifted windows; neighborhood attention; no flow; frame fusion
+# Flow, bias, shifted windows; neighborhood attention; no flow; frame fusion and a lead-in
 GUIDED = RVRTConfig(
     widths=(12, 12, 12),
     groups=(1, 1, 1),
@@ -20,4 +20,4 @@ GUIDED = RVRTConfig(
 )
 PLAIN = replace(GUIDED, alignment="neighborhood", relative_position_bias=False)
 BARE = replace(GUIDED, passes=2, bodies=("convolution",) * 3, flow_guided=False, offset_width=8, upsampler_width=0)
-KANADE = replace(BARE, flow_guided=True, flow_estimator="lucas-kanade", fused_neighbors=3)
+KANADE = replace(BARE, flow_guided=True, flow_estimator="lucas-kanade", fused_neighbors=3, lead_in=1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import mindspore as ms
 import numpy as np
@@ -267,6 +268,30 @@ def test_training_takes_a_sequence_at_once_with_the_same_result(cell: RVRT, fram
         assert_within(run(cell, low, mirrored=mirrored), expected, ROUNDING)
     finally:
         cell.set_train(False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("silent", KANADE.branches)
+def test_a_lead_in_of_a_still_video_is_more_of_it(silent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two clips of lead-in equal two more at either end, for a branch that reads no other and no fused neighbors."""
+    monkeypatch.setenv("MS_JIT", "0")
+    without, with_lead_in = (network(replace(KANADE, fused_neighbors=0, lead_in=count)) for count in (0, 2))
+    for cell in (without, with_lead_in):
+        cell.load({p.name: p.asnumpy() * (silent not in p.name) for p in cell.get_parameters()})
+    still = np.repeat(video(1, 9, 13), 12, 1)
+    expected = run(without, still)
+    assert_within(run(with_lead_in, still[:, :4]), expected[:, 4:8], ROUNDING)
+    assert np.abs(run(without, still[:, :4]) - expected[:, 4:8]).max() > 1e-3
+
+
+def test_a_lead_in_costs_its_clips_in_the_branches() -> None:
+    def added(clips: int, frames: int) -> float:
+        configs = [replace(KANADE, lead_in=count) for count in (clips, 0)]
+        with_lead_in, without = (count_flops(config, frames, 16, 24).total for config in configs)
+        return with_lead_in - without
+
+    assert added(2, 4) == pytest.approx(2 * added(1, 4)) == pytest.approx(added(2, 12))
+    assert 0 < added(1, 4) < count_flops(replace(KANADE, lead_in=0), 2, 16, 24).total
 
 
 # --- streaming
