@@ -81,6 +81,9 @@ class RVRTConfig:
     # Times that a branch sees its first clip, standing still, before it begins (not in the paper). Propagated features take
     # some clips to settle; with 0 they start from nothing, and the output drifts from clip to clip at both ends of a window.
     lead_in: int = 0
+    # Share of the output frame before where the input does not change, so that still footage does not flicker; see
+    # `steadying` (not in the paper)
+    steadying: float = 0.0
     upsampler_width: int = 64  # 0: no upsampler, one convolution predicts all 4x4 pixels
     scale: int = (
         4  # output px per input px; 1: restoration, whose features have a quarter of the input's height and width
@@ -119,6 +122,8 @@ class RVRTConfig:
             _check_whole_number("conv_groups", groups, _LARGEST_SIZES["groups"])
         if not isinstance(self.carry, int | float) or not 0 < self.carry <= 1:
             raise WeightsError(f"network configuration: carry {self.carry!r} is not above 0 and at most 1")
+        if not isinstance(self.steadying, int | float) or not 0 <= self.steadying < 1:
+            raise WeightsError(f"network configuration: steadying {self.steadying!r} is not from 0 to below 1")
 
     def _check_choices(self) -> None:
         if any(body not in BODIES for body in self.bodies):
@@ -127,8 +132,8 @@ class RVRTConfig:
             raise WeightsError(f"network configuration: scale {self.scale!r}; known: 4, and 1 for restoration")
         if not isinstance(self.noise_input, bool) or (self.noise_input and self.scale != 1):
             raise WeightsError("network configuration: noise_input is for networks of scale 1")
-        if self.fused_neighbors and self.scale == 1:
-            raise WeightsError("network configuration: fused_neighbors are for networks of scale 4")
+        if (self.fused_neighbors or self.steadying) and self.scale == 1:
+            raise WeightsError("network configuration: fused_neighbors and steadying are for networks of scale 4")
         if self.alignment not in ALIGNMENTS:
             raise WeightsError(f"network configuration: alignment {self.alignment!r}; known: {', '.join(ALIGNMENTS)}")
         if self.flow_estimator not in FLOW_ESTIMATORS:

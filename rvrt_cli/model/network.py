@@ -14,8 +14,9 @@ from rvrt_cli.device import Device, memory_errors, return_free_memory
 from rvrt_cli.errors import OptionError, OutOfMemoryError
 from rvrt_cli.frame import SMALLEST_FRAME, pad_by_reflection, padded_size
 from rvrt_cli.model.config import RVRTConfig
-from rvrt_cli.model.outline import FRAMES_STATE, ConfiguredNetwork, NetworkOutline
+from rvrt_cli.model.outline import FRAMES_STATE, OUTPUT_STATE, ConfiguredNetwork, NetworkOutline
 from rvrt_cli.model.rvrt import RVRT, RecurrentState
+from rvrt_cli.model.steadying import steady
 from rvrt_cli.ops import forget_compiled, kernels_active, kernels_run_eagerly
 from rvrt_cli.ops.kernels import problem as kernels_problem, use_bfloat16
 from rvrt_cli.ops.kernels.cuda import cuda_problem
@@ -124,13 +125,17 @@ class Network(ConfiguredNetwork):
                 clips, new = self._cell.stream_clips(
                     self._tensor(self._with_noise_channel(padded)), past, emit, mirrored
                 )
-                output = self._fetch(clips, emit)[:, :, : self.scale * height, : self.scale * width]
-                arrays = {branch: self._array(feature) for branch, feature in new.features.items()}
-                return output, {FRAMES_STATE: self._array(new.frames), **arrays}
+                output = self._fetch(clips, emit)
+                after = {branch: self._array(feature) for branch, feature in new.features.items()}
+                after[FRAMES_STATE] = self._array(new.frames)
         except OutOfMemoryError:
             if self.device.kind != "cpu":
                 forget_compiled()
             raise
+        if self.config.steadying:
+            before = None if state is None else (state[FRAMES_STATE][:, -1], state[OUTPUT_STATE])
+            after[OUTPUT_STATE] = steady(output, padded, before, self.config.steadying)
+        return output[:, :, : self.scale * height, : self.scale * width], after
 
     def _check_state_and_emit(self, frames: np.ndarray, state: dict[str, np.ndarray] | None, emit: int) -> None:
         count, length, height, width, _ = frames.shape

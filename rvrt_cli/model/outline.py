@@ -13,6 +13,7 @@ from rvrt_cli.model.config import UPSAMPLING, RVRTConfig
 from rvrt_cli.model.weight_shapes import parameter_shapes
 
 FRAMES_STATE = "frames"  # key of the state's input frames, beside the names of the branches
+OUTPUT_STATE = "output"  # key of the last output frame, in the state of networks with steadying
 MISSING_FRAME = -8.0  # pixel value of a missing frame: so far from any color that `fuse_neighbors` gives it no weight
 _BASE_BYTES = 670 << 20  # MindSpore, its compiled stages and thread pools; the same with 16 cores
 _CPU_KERNELS = Path(__file__).resolve().parents[1] / "ops" / "kernels" / "librvrt_kernels.so"
@@ -43,7 +44,11 @@ class ConfiguredNetwork:
         config = self.config
         height, width = height // config.reduction, width // config.reduction
         features = 1, config.clip_size, height, width, config.width
-        return {FRAMES_STATE: (1, config.history, height, width, 3), **dict.fromkeys(config.branches, features)}
+        shapes: dict[str, tuple[int, ...]] = {FRAMES_STATE: (1, config.history, height, width, 3)}
+        shapes |= dict.fromkeys(config.branches, features)
+        if config.steadying:
+            shapes[OUTPUT_STATE] = 1, 1, height, width, 3 * UPSAMPLING**2
+        return shapes
 
 
 @dataclass(frozen=True)

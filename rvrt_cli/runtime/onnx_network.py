@@ -11,7 +11,8 @@ import numpy as np
 
 from rvrt_cli.engine import NetworkState, whole_clips
 from rvrt_cli.errors import MediaError, OptionError, OutOfMemoryError, RvrtError, WeightsError
-from rvrt_cli.model.outline import FRAMES_STATE, MISSING_FRAME, ConfiguredNetwork, NetworkOutline
+from rvrt_cli.model.outline import FRAMES_STATE, MISSING_FRAME, OUTPUT_STATE, ConfiguredNetwork, NetworkOutline
+from rvrt_cli.model.steadying import steady
 from rvrt_cli.options import usable_cores
 from rvrt_cli.runtime.exported_model import NEXT_PREFIX, OUTPUT, WINDOW_INPUT, ExportedModel
 from rvrt_cli.runtime.providers import choose_provider
@@ -130,14 +131,19 @@ class OnnxNetwork(ConfiguredNetwork):
         window = self.model.frames
         if batch != 1 or count > self.model.length or emit not in (count, window):
             raise ValueError(f"{emit} of {batch}x{count} frames, by a model for {window} of {self.model.length}")
-        state = self._initial_state(height, width) if state is None else state
+        given = self._initial_state(height, width) if state is None else state
+        current = {name: given[name] for name in (FRAMES_STATE, *self.config.branches)}
         # Where a scene ends within the lookahead, all frames are due: the backward branches restart behind the last of them
         # either way, so that two calls give what one for all would.
         outputs = []
         for first in range(0, emit, window):
-            output, state = self._run(frames[:, first:], state)
+            output, current = self._run(frames[:, first:], current)
             outputs.append(output[:, : emit - first])
-        return outputs[0] if len(outputs) == 1 else np.concatenate(outputs, 1), state
+        output = outputs[0] if len(outputs) == 1 else np.concatenate(outputs, 1)
+        if self.config.steadying:
+            before = None if state is None else (state[FRAMES_STATE][:, -1], state[OUTPUT_STATE])
+            current[OUTPUT_STATE] = steady(output, frames, before, self.config.steadying)
+        return output, current
 
     def _initial_state(self, height: int, width: int) -> NetworkState:
         state = {name: np.zeros(shape, np.float32) for name, shape in self.state_shapes(height, width).items()}

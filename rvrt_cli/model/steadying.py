@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Steady output where the input stands still (not in the paper). NumPy only.
+
+What a recurrent network makes of a still scene changes from frame to frame with what it has seen before and sees after, and
+lines flicker that bicubic leaves alone. Each output frame is therefore mixed with the one before, by a share that falls
+with the change of the input around a pixel: x'(t) = x(t) + s · exp(-(d / σ)²) · (x'(t-1) - x(t)). It is the temporal
+recursive filter of video denoising (Dubois and Sabri, "Noise Reduction in Image Sequences Using Motion-Compensated Temporal
+Filtering", 1984) without motion compensation, applied to the output and controlled by the input.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rvrt_cli.model.config import UPSAMPLING
+
+SIGMA = 2 / 255  # change of the input at which the share has fallen to 1/e
+_REACH = 2  # LR px around a pixel whose largest change counts: as far as most of what an output pixel depends on
+_LEAST = 1e-3  # shares below change nothing that can be seen
+
+
+def steady(
+    output: np.ndarray, frames: np.ndarray, before: tuple[np.ndarray, np.ndarray] | None, share: float
+) -> np.ndarray:
+    """Mix each output frame with the one before where the input stands still.
+
+    Args:
+        output: (N, T, 4H, 4W, 3) float32, C-contiguous; written to.
+        frames: (N, ≥T, H, W, 3) float32 in [0, 1], the input.
+        before: the input frame before, (N, H, W, 3), and the result of the call for it; None where a scene starts.
+        share: s, of the frame before where nothing changes [0 to below 1].
+
+    Returns:
+        (N, 1, H, W, 3 * 4²) float32: the last output frame, with the 4×4 output px of each input px as channels.
+    """
+    batch, length = output.shape[:2]
+    height, width = frames.shape[2:4]
+    blocks = output.reshape(batch, length, height, UPSAMPLING, width, UPSAMPLING, 3)
+    kept = None if before is None else before[1].reshape(batch, height, width, UPSAMPLING, UPSAMPLING, 3)
+    last_output = None if kept is None else kept.transpose(0, 1, 3, 2, 4, 5)
+    last_input = None if before is None else before[0]
+    for t in range(length):
+        if last_output is not None and last_input is not None:
+            weight = _still_share(frames[:, t] - last_input, share)
+            if weight.max() > _LEAST:
+                blocks[:, t] += weight[:, :, None, :, None, None] * (last_output - blocks[:, t])
+        last_output, last_input = blocks[:, t], frames[:, t]
+    last = blocks[:, -1].transpose(0, 1, 3, 2, 4, 5)
+    return np.ascontiguousarray(last).reshape(batch, 1, height, width, 3 * UPSAMPLING**2)
+
+
+def _still_share(change: np.ndarray, share: float) -> np.ndarray:
+    """Share of the frame before at each pixel, (N, H, W), from the change of the input, (N, H, W, 3)."""
+    largest = np.abs(change).max(-1)
+    for axis in (1, 2):
+        largest = np.maximum.reduce(_shifted(largest, axis, _REACH))
+    weight = share * np.exp(-np.square(largest / SIGMA))
+    for axis in (1, 2):  # no visible edges between what is held and what is not
+        weight = np.mean(_shifted(weight, axis, 1), axis=0)
+    return weight.astype(np.float32)
+
+
+def _shifted(image: np.ndarray, axis: int, reach: int) -> list[np.ndarray]:
+    """`image` moved by -`reach` to `reach` px along an axis; its edges are repeated."""
+    padding = [(reach, reach) if i == axis else (0, 0) for i in range(image.ndim)]
+    padded = np.pad(image, padding, mode="edge")
+    length = image.shape[axis]
+    return [padded.take(range(start, start + length), axis) for start in range(2 * reach + 1)]
