@@ -17,6 +17,7 @@ from rvrt_cli.model.config import UPSAMPLING
 SIGMA = 2 / 255  # change of the input at which the share has fallen to 1/e
 _REACH = 2  # LR px around a pixel whose largest change counts: as far as most of what an output pixel depends on
 _LEAST = 1e-3  # shares below change nothing that can be seen
+_ROWS = 8  # LR rows that are mixed at a time
 
 
 def steady(
@@ -35,18 +36,29 @@ def steady(
     """
     batch, length = output.shape[:2]
     height, width = frames.shape[2:4]
-    blocks = output.reshape(batch, length, height, UPSAMPLING, width, UPSAMPLING, 3)
-    kept = None if before is None else before[1].reshape(batch, height, width, UPSAMPLING, UPSAMPLING, 3)
-    last_output = None if kept is None else kept.transpose(0, 1, 3, 2, 4, 5)
-    last_input = None if before is None else before[0]
+    rows = output.reshape(batch, length, height, UPSAMPLING, width * UPSAMPLING * 3)
+    last_output = last_input = None
+    if before is not None:
+        last_input, kept = before
+        kept = kept.reshape(batch, height, width, UPSAMPLING, UPSAMPLING, 3).transpose(0, 1, 3, 2, 4, 5)
+        last_output = kept.reshape(rows[:, 0].shape)
     for t in range(length):
-        if last_output is not None and last_input is not None:
+        if last_output is not None:
             weight = _still_share(frames[:, t] - last_input, share)
             if weight.max() > _LEAST:
-                blocks[:, t] += weight[:, :, None, :, None, None] * (last_output - blocks[:, t])
-        last_output, last_input = blocks[:, t], frames[:, t]
-    last = blocks[:, -1].transpose(0, 1, 3, 2, 4, 5)
+                _mix(rows[:, t], last_output, weight.repeat(UPSAMPLING * 3, -1))
+        last_output, last_input = rows[:, t], frames[:, t]
+    last = rows[:, -1].reshape(batch, height, UPSAMPLING, width, UPSAMPLING, 3).transpose(0, 1, 3, 2, 4, 5)
     return np.ascontiguousarray(last).reshape(batch, 1, height, width, 3 * UPSAMPLING**2)
+
+
+def _mix(current: np.ndarray, last: np.ndarray, weight: np.ndarray) -> None:
+    """`current` += weight · (last - current), for (N, H, 4, W · 12) and weights (N, H, W · 12); rows that stay in the cache."""
+    for first in range(0, current.shape[1], _ROWS):
+        part = slice(first, first + _ROWS)
+        difference = last[:, part] - current[:, part]
+        difference *= weight[:, part, None]
+        current[:, part] += difference
 
 
 def _still_share(change: np.ndarray, share: float) -> np.ndarray:
