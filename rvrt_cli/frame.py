@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import DTypeLike
 
-SMALLEST_FRAME = 8  # px of a network's features, both ways: one attention window
+from rvrt_cli.options import SMALLEST_FRAME
 
 _ROWS = 32  # converted at a time, so that they stay in the processor's cache
 

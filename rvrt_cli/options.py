@@ -27,6 +27,7 @@ PRECISION_HELP = (
 _NAMED_SIZES = {"4k": 2160, "uhd": 2160, "8k": 4320}  # the shorter side [px]
 ISA_NAMES = ("portable", "avx2", "avx512")  # values of RVRT_ISA, from low to high as in ops/kernels/kernel.h
 NATIVE_SCALE = 4
+SMALLEST_FRAME = 8  # px of a network's features, both ways: one attention window
 AUTO = "auto"
 MAX_NOISE = 50  # levels of 255; what the published network for denoising was trained for
 _MAX_COUNT = 1_000_000  # frames or px that any option may ask for
