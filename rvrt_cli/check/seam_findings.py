@@ -4,8 +4,8 @@
 Nothing is known of the tool's tiles and windows, so every column, row and frame is judged against the others.
 
 - Tile borders: where the source is smooth, the target must be too. The step at a column is the mean over 16 rows of the
-  second difference of luma, without its sign; it is compared with columns nearby and with those 16, 32, ... px away, which
-  lie the same way in an encoder's blocks.
+  second difference of luma, without its sign, as far as the enlarged source has none; it is compared with columns nearby and
+  with those 16, 32, ... px away, which lie the same way in an encoder's blocks.
 - Window joins: the change of target minus enlarged source from frame to frame, compared with the frames before and after.
 """
 
@@ -30,6 +30,8 @@ _STEP, _STEP_FACTOR = 0.35, 1.5  # levels, and times the steps elsewhere
 _GRID = 16  # px, blocks of encoders
 _COMPARED = 6  # places on either side that a step is compared with
 _SAME_STEP = 3  # px
+_RINGING = 3  # px of the source: as far from a bend in the source as Lanczos's kernel makes others
+_EDGE = 8  # px of the source: no tile ends nearer to an edge, where interpolation sees padding and bends what is smooth
 _FEWEST_COMPARED = 4  # of these places, where the source is smooth too
 _FEWEST_BANDS, _SMOOTH_BANDS = 4, 0.4  # smooth bands along a border that make a judgment: number, and share
 _JOIN, _JOIN_FACTOR = 0.5, 1.8  # levels, and times the changes around
@@ -37,9 +39,14 @@ _CUT_CHANGE = 15.0  # levels: a cut in the source, at which everything changes
 
 
 class _StepProfile:
-    """Mean step before each column of px (or row, of transposed frames), in each band of _BAND rows."""
+    """Mean step before each column of px (or row, of transposed frames), in each band of _BAND rows.
 
-    def __init__(self, height: int, width: int) -> None:
+    Args:
+        scale: px per px of the source.
+    """
+
+    def __init__(self, height: int, width: int, scale: float) -> None:
+        self._edge, self._ringing = round(_EDGE * scale), round(_RINGING * scale)
         self._sums = np.zeros((height // _BAND, width))
         self._counts = np.zeros((height // _BAND, width))
 
@@ -50,16 +57,16 @@ class _StepProfile:
         rows = bands * _BAND
         if rows == 0 or width <= 2 * reach + 2:
             return
-        step = np.diff(luma[:rows], axis=1)  # [:, x - 1] is the step before column x
-        bend = step[:, 1:-1] - 0.5 * (step[:, :-2] + step[:, 2:])  # [:, x - 2]
         smooth = _smooth_places(enlarged[:rows])  # [:, x - reach]
-        judged = smooth.shape[1]
-        bend = bend[:, reach - 2 : reach - 2 + judged] * smooth
-        count = smooth.reshape(bands, _BAND, judged).sum(1)
-        mean = np.abs(bend.reshape(bands, _BAND, judged).sum(1)) / np.maximum(count, 1)
+        judged = slice(reach, reach + smooth.shape[1])
+        count = smooth.reshape(bands, _BAND, -1).sum(1)
+
+        own = np.abs(_bend(enlarged[:rows]).reshape(bands, _BAND, width).mean(1))  # such as the end of a ramp
+        bend = np.abs((_bend(luma[:rows] - enlarged[:rows])[:, judged] * smooth).reshape(bands, _BAND, -1).sum(1))
+        mean = np.maximum(0, bend / np.maximum(count, 1) - _most_around(own, self._ringing)[:, judged])
         enough = count >= _BAND // 2
-        self._sums[:, reach : reach + judged] += mean * enough
-        self._counts[:, reach : reach + judged] += enough
+        self._sums[:, judged] += mean * enough
+        self._counts[:, judged] += enough
 
     def steps(self) -> np.ndarray:
         """(W,) median over the bands that are smooth there, NaN where there are too few: an object is in few bands."""
@@ -84,7 +91,22 @@ class _StepProfile:
             if steps[x] > _STEP + _STEP_FACTOR * max(float(np.median(values)) for values in there):
                 found.append(int(x))
         # a step bends the px beside it too
-        return [x for x in found if steps[x] == max(steps[y] for y in found if abs(y - x) <= _SAME_STEP)]
+        places = [x for x in found if steps[x] == max(steps[y] for y in found if abs(y - x) <= _SAME_STEP)]
+        return [x for x in places if self._edge <= x <= len(steps) - self._edge]
+
+
+def _bend(image: np.ndarray) -> np.ndarray:
+    """Second difference (H, W) at the step before each column; 0 at the first two columns and the last."""
+    step = np.diff(image, axis=1)  # [:, x - 1] is the step before column x
+    bend = np.zeros_like(image)
+    bend[:, 2:-1] = step[:, 1:-1] - 0.5 * (step[:, :-2] + step[:, 2:])
+    return bend
+
+
+def _most_around(values: np.ndarray, reach: int) -> np.ndarray:
+    """The largest of the values (bands, W) up to `reach` columns away."""
+    wide = np.pad(values, ((0, 0), (reach, reach)))
+    return np.asarray(np.lib.stride_tricks.sliding_window_view(wide, 2 * reach + 1, axis=1).max(-1))
 
 
 def _smooth_places(enlarged: np.ndarray) -> np.ndarray:
@@ -111,9 +133,9 @@ class SeamProfiles:
     frames: int = 0
 
     def __post_init__(self) -> None:
-        target = self.clips.target
-        self.columns = _StepProfile(target.height, target.width)
-        self.rows = _StepProfile(target.width, target.height)
+        source, target = self.clips.source, self.clips.target
+        self.columns = _StepProfile(target.height, target.width, target.width / source.width)
+        self.rows = _StepProfile(target.width, target.height, target.height / source.height)
 
     def look(self, length: float) -> None:
         """Read excerpts spread over `length` seconds of the target, or all of it where that is little."""
