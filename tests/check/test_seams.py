@@ -35,9 +35,8 @@ def border_finding(source: np.ndarray, target: np.ndarray) -> Finding:
     )
     profiles = SeamProfiles(clips, 0.0, [], [])  # type: ignore[arg-type]
     luma, enlarged = (pixels[..., 1].astype(np.float32) for pixels in (target, imresize(source, SCALE)))
-    for _ in range(3):
-        profiles.columns.add(luma, enlarged)
-        profiles.rows.add(np.ascontiguousarray(luma.T), np.ascontiguousarray(enlarged.T))
+    profiles.columns.add(luma, enlarged)
+    profiles.rows.add(np.ascontiguousarray(luma.T), np.ascontiguousarray(enlarged.T))
     return next(iter(seam_findings(profiles)))
 
 
