@@ -23,12 +23,12 @@ RUN_FRAMES = 3  # consecutive frames that the grain is measured on: two differen
 _RUNS = 6  # spread over the source
 _LUMA_WEIGHTS = np.array([0.2126, 0.7152, 0.0722], np.float32)
 _BINS = 8  # of luma, in which the grain is measured
-_BLOCK = 16  # px
+_GRAIN_BLOCK = 16  # px
 _FEWEST_BLOCKS, _LEAST_SHARE = 12, 0.02  # of a bin that show grain, else there is none: number and share
 _WHITE_IN_TIME = 0.6, 1.5  # -cov of successive differences, as a share of the variance; 1 for white noise
 _MOST_ALIKE = 0.6  # correlation of neighboring px: grain is fine, what motion leaves is not
 _QUANTILE, _QUANTILE_BIAS = 0.25, 1.06  # of the blocks' variances; of 256 px of white noise it is this much too low
-_ROUNDED = 1 / 16  # level: where machines round otherwise, they must agree on the grain
+_LEVEL_STEP = 1 / 16  # level: where machines round otherwise, they must agree on the grain
 _SEED = 0x6772_6169_6E  # "grain"
 _GRAIN_SIZE = 0.25  # px of the source: standard deviation of the Gaussian that white noise is blurred with
 
@@ -82,9 +82,9 @@ def measure_grain(runs: Iterable[Sequence[np.ndarray]]) -> GrainCurve:
     blocks, single = [], []
     for run in runs:
         lumas = [to_float(frame) @ (255 * _LUMA_WEIGHTS) for frame in run]
-        if len(lumas) >= RUN_FRAMES and min(lumas[0].shape) >= _BLOCK:
+        if len(lumas) >= RUN_FRAMES and min(lumas[0].shape) >= _GRAIN_BLOCK:
             blocks.append(_block_table(lumas[:RUN_FRAMES]))
-        elif lumas and min(lumas[0].shape) >= _BLOCK:
+        elif lumas and min(lumas[0].shape) >= _GRAIN_BLOCK:
             single.append(estimate_noise(lumas[0][..., None]))
     if blocks:
         return _curve_of_blocks(np.concatenate(blocks, 1))
@@ -104,10 +104,10 @@ def _block_table(lumas: list[np.ndarray]) -> np.ndarray:
 
 
 def _blocks(image: np.ndarray) -> np.ndarray:
-    """(blocks, _BLOCK, _BLOCK) of an image (H, W)."""
-    rows, columns = (side // _BLOCK for side in image.shape)
-    whole = image[: rows * _BLOCK, : columns * _BLOCK].reshape(rows, _BLOCK, columns, _BLOCK)
-    return whole.transpose(0, 2, 1, 3).reshape(-1, _BLOCK, _BLOCK)
+    """(blocks, _GRAIN_BLOCK, _GRAIN_BLOCK) of an image (H, W)."""
+    rows, columns = (side // _GRAIN_BLOCK for side in image.shape)
+    whole = image[: rows * _GRAIN_BLOCK, : columns * _GRAIN_BLOCK].reshape(rows, _GRAIN_BLOCK, columns, _GRAIN_BLOCK)
+    return whole.transpose(0, 2, 1, 3).reshape(-1, _GRAIN_BLOCK, _GRAIN_BLOCK)
 
 
 def _curve_of_blocks(table: np.ndarray) -> GrainCurve:
@@ -130,7 +130,7 @@ def _curve_of_blocks(table: np.ndarray) -> GrainCurve:
 
 
 def _rounded(level: float) -> float:
-    return round(level / _ROUNDED) * _ROUNDED
+    return round(level / _LEVEL_STEP) * _LEVEL_STEP
 
 
 @dataclass(frozen=True)

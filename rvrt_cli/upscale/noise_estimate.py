@@ -57,14 +57,15 @@ def noise_level(options: RestoreOptions, info: SourceInfo) -> NoiseLevel | None:
 def sampled_runs(
     info: SourceInfo, part: tuple[float, float | None], count: int, frames: int = 1, *, deinterlace: bool = False
 ) -> Iterator[list[np.ndarray]]:
-    """Pixels of `count` runs of `frames` consecutive frames, spread over a part of a source; fewer at its end.
+    """Pixels of up to `count` runs of `frames` consecutive frames, spread over a part of a source; fewer where it is short.
 
     Args:
-        part: begin and length [s]; without a length, or of length 0, one run from the beginning.
+        part: begin and length [s]; without a length, one run from the beginning.
     """
     begin, length = part
-    for number in range(count if length else 1):
-        start = begin + (length or 0.0) * number / count
+    places = 1 if length is None else max(1, round(length * info.frame_rate) - frames + 1)  # where a run can begin
+    for place in sorted({number * places // count for number in range(count)}):
+        start = begin + float(place / info.frame_rate)
         with open_reader(info, start=start, deinterlace=deinterlace, alpha=False) as reader:
             yield [frame.pixels for frame in islice(reader, frames)]
 
