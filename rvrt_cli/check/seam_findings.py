@@ -6,7 +6,8 @@ Nothing is known of the tool's tiles and windows, so every column, row and frame
 - Tile borders: where the source is smooth, the target must be too. The step at a column is the mean over 16 rows of the
   second difference of luma, without its sign, as far as the enlarged source has none; it is compared with columns nearby and
   with those 16, 32, ... px away, which lie the same way in an encoder's blocks.
-- Window joins: the change of target minus enlarged source from frame to frame, compared with the frames before and after.
+- Window joins: the change of target minus enlarged source from frame to frame, compared with the frames before and after, as
+  it is and as a share of the source's own change: details change more where motion is jerky.
 """
 
 from __future__ import annotations
@@ -26,15 +27,17 @@ _MAX_PIXELS = 1_000_000_000  # that are looked at in all
 _BAND = 16  # px of a border that a step is averaged over
 _SMOOTH = 4.0  # levels by which the source changes across _SMOOTH_REACH px where it is smooth
 _SMOOTH_REACH = 6  # px
-_STEP, _STEP_FACTOR = 0.35, 1.5  # levels, and times the steps elsewhere
+_STEP, _STEP_FACTOR = 0.5, 1.5  # levels, and times the steps elsewhere
 _GRID = 16  # px, blocks of encoders
 _COMPARED = 6  # places on either side that a step is compared with
 _SAME_STEP = 3  # px
 _RINGING = 3  # px of the source: as far from a bend in the source as Lanczos's kernel makes others
 _EDGE = 8  # px of the source: no tile ends nearer to an edge, where interpolation sees padding and bends what is smooth
 _FEWEST_COMPARED = 4  # of these places, where the source is smooth too
+_MOST_BANDS = 0.3  # quantile: a tile's border is there all along, what an encoder leaves is not
 _FEWEST_BANDS, _SMOOTH_BANDS = 4, 0.4  # smooth bands along a border that make a judgment: number, and share
 _JOIN, _JOIN_FACTOR = 0.5, 1.8  # levels, and times the changes around
+_STILL_CHANGE = 0.5  # levels by which the source changes where nothing moves, roughly
 _CUT_CHANGE = 15.0  # levels: a cut in the source, at which everything changes
 
 
@@ -69,11 +72,15 @@ class _StepProfile:
         self._counts[:, judged] += enough
 
     def steps(self) -> np.ndarray:
-        """(W,) median over the bands that are smooth there, NaN where there are too few: an object is in few bands."""
+        """(W,) what most bands that are smooth there have at least, NaN where there are too few: an object is in few bands."""
         means = np.where(self._counts > 0, self._sums / np.maximum(self._counts, 1), np.nan)
         few = (self._counts > 0).sum(0) < max(_FEWEST_BANDS, _SMOOTH_BANDS * len(means))
         means[:, few] = 0.0
-        return np.where(few, np.nan, np.nanmedian(means, axis=0)) if len(means) else np.full(means.shape[1], np.nan)
+        return (
+            np.where(few, np.nan, np.nanquantile(means, _MOST_BANDS, axis=0))
+            if len(means)
+            else np.full(means.shape[1], np.nan)
+        )
 
     def borders(self) -> list[int]:
         """Columns before which there is a step that the others do not have."""
@@ -153,6 +160,7 @@ class SeamProfiles:
     def _look_at(self, part: tuple[float, float]) -> None:
         size = self.clips.target.height, self.clips.target.width
         changes: list[float] = []
+        moved: list[float] = []  # by which the source changes [levels]
         times: list[float] = []
         last: np.ndarray | None = None
         last_source: np.ndarray | None = None
@@ -169,15 +177,28 @@ class SeamProfiles:
             self.rows.add(np.ascontiguousarray(luma.T), np.ascontiguousarray(enlarged.T))
             detail: np.ndarray = luma - enlarged
             if last is not None and last_source is not None:
-                cut = np.abs(enlarged - last_source).mean() > _CUT_CHANGE
-                changes.append(0.0 if cut else float(np.abs(detail - last).mean()))
-                times.append(target.seconds)
+                motion = float(np.abs(enlarged - last_source).mean())
+                if motion <= _CUT_CHANGE:
+                    moved.append(motion)
+                    changes.append(float(np.abs(detail - last).mean()))
+                    times.append(target.seconds)
             last, last_source = detail, enlarged
             self.frames += 1
         near = 0.5 * self.clips.frame_seconds
-        for place in outliers(np.array(changes), _JOIN, _JOIN_FACTOR, _COMPARED):
+        for place in _sudden_changes(np.array(changes), np.array(moved)):
             keyframe = any(abs(times[place] - key) < near for key in self.key_times)
             (self.at_keyframes if keyframe else self.joins).append(times[place])
+
+
+def _sudden_changes(changes: np.ndarray, moved: np.ndarray) -> list[int]:
+    """Places where details change more than before and after, and the source's jerky motion does not explain it.
+
+    Args:
+        changes: of target minus enlarged source, from frame to frame [levels]; moved: of the source [levels].
+    """
+    sudden = set(outliers(changes, _JOIN, _JOIN_FACTOR, _COMPARED))
+    sudden &= set(outliers(changes / (moved + _STILL_CHANGE), 0.0, _JOIN_FACTOR, _COMPARED))
+    return sorted(sudden - set(outliers(moved, _STILL_CHANGE, _JOIN_FACTOR, _COMPARED)))
 
 
 def seam_findings(profiles: SeamProfiles) -> Iterator[Finding]:
