@@ -29,6 +29,7 @@ _WHITE_IN_TIME = 0.6, 1.5  # -cov of successive differences, as a share of the v
 _MOST_ALIKE = 0.6  # correlation of neighboring px: grain is fine, what motion leaves is not
 _QUANTILE, _QUANTILE_BIAS = 0.25, 1.06  # of the blocks' variances; of 256 px of white noise it is this much too low
 _LEVEL_STEP = 1 / 16  # level: where machines round otherwise, they must agree on the grain
+_VISIBLE = 0.5  # level
 _SEED = 0x6772_6169_6E  # "grain"
 _GRAIN_SIZE = 0.25  # px of the source: standard deviation of the Gaussian that white noise is blurred with
 
@@ -41,8 +42,12 @@ class GrainCurve:
 
     def __str__(self) -> str:
         low, high = min(self.levels), max(self.levels)
-        if not high:
-            return "none was found in the source"
+        if high < _VISIBLE:
+            return (
+                f"hardly any was found in the source, {high:.2g} of 255 levels at most"
+                if high
+                else "none in the source"
+            )
         between = f"{low:.2g}" if low == high else f"{low:.2g} to {high:.2g}, by luma,"
         return f"standard deviation {between} of 255 levels, measured on the source"
 
