@@ -27,6 +27,7 @@ _GRAIN_BLOCK = 16  # px
 _FEWEST_BLOCKS, _LEAST_SHARE = 12, 0.02  # of a bin that show grain, else there is none: number and share
 _WHITE_IN_TIME = 0.6, 1.5  # -cov of successive differences, as a share of the variance; 1 for white noise
 _MOST_ALIKE = 0.6  # correlation of neighboring px: grain is fine, what motion leaves is not
+_TEXTURE_FACTOR = 2  # times the finest texture; blurred grain is more than that, by less
 _QUANTILE, _QUANTILE_BIAS = 0.25, 1.06  # of the blocks' variances; of 256 px of white noise it is this much too low
 _LEVEL_STEP = 1 / 16  # level: where machines round otherwise, they must agree on the grain
 _VISIBLE = 0.5  # level
@@ -81,19 +82,20 @@ def measure_grain(runs: Iterable[Sequence[np.ndarray]]) -> GrainCurve:
     Grain is what is white in time: of three frames, the differences of the first two and of the last two have a covariance
     of minus its variance, whatever stands still, while steady motion makes them alike. Blocks where that holds and
     neighboring px are not alike are taken as grain, at the lower quartile of their variances. Blocks that repeat exactly,
-    as encoders leave them, say nothing. Runs of fewer frames, such as photos, are judged by their texture alone
-    (`estimate_noise`), which finds the same grain at every luma.
+    as encoders leave them, say nothing. Grain is also texture (`estimate_noise`): fast motion of what is fine looks like
+    grain in time, but not there. Runs of fewer frames, such as photos, are judged by their texture alone, at every luma.
     """
-    blocks, single = [], []
+    blocks, textures = [], []
     for run in runs:
         lumas = [to_float(frame) @ (255 * _LUMA_WEIGHTS) for frame in run]
-        if len(lumas) >= RUN_FRAMES and min(lumas[0].shape) >= _GRAIN_BLOCK:
+        if not lumas or min(lumas[0].shape) < _GRAIN_BLOCK:
+            continue
+        textures.append(estimate_noise(lumas[0][..., None]))
+        if len(lumas) >= RUN_FRAMES:
             blocks.append(_block_table(lumas[:RUN_FRAMES]))
-        elif lumas and min(lumas[0].shape) >= _GRAIN_BLOCK:
-            single.append(estimate_noise(lumas[0][..., None]))
-    if blocks:
-        return _curve_of_blocks(np.concatenate(blocks, 1))
-    return GrainCurve((_rounded(float(np.median(single)) if single else 0.0),) * _BINS)
+    texture = float(np.median(textures)) if textures else 0.0
+    found = _levels_of_blocks(np.concatenate(blocks, 1)) if blocks else np.full(_BINS, texture)
+    return GrainCurve(tuple(_rounded(float(level)) for level in np.minimum(found, _TEXTURE_FACTOR * texture)))
 
 
 def _block_table(lumas: list[np.ndarray]) -> np.ndarray:
@@ -115,8 +117,8 @@ def _blocks(image: np.ndarray) -> np.ndarray:
     return whole.transpose(0, 2, 1, 3).reshape(-1, _GRAIN_BLOCK, _GRAIN_BLOCK)
 
 
-def _curve_of_blocks(table: np.ndarray) -> GrainCurve:
-    """The curve through those bins of luma that enough blocks fall into; the others have their neighbors' grain."""
+def _levels_of_blocks(table: np.ndarray) -> np.ndarray:
+    """The grain of those bins of luma that enough blocks fall into; the others have their neighbors'."""
     mean, variance, white, alike = table[:, table[1] > 1e-4]
     low, high = _WHITE_IN_TIME
     grainy = (white > low * variance) & (white < high * variance) & (alike < _MOST_ALIKE)
@@ -130,8 +132,7 @@ def _curve_of_blocks(table: np.ndarray) -> GrainCurve:
         seen = variance[here & grainy]
         known.append(number)
         found.append(math.sqrt(_QUANTILE_BIAS * np.quantile(seen, _QUANTILE)) if len(seen) >= fewest else 0.0)
-    levels = np.interp(np.arange(_BINS), known, found) if known else np.zeros(_BINS)
-    return GrainCurve(tuple(_rounded(float(level)) for level in levels))
+    return np.interp(np.arange(_BINS), known, found) if known else np.zeros(_BINS)
 
 
 def _rounded(level: float) -> float:

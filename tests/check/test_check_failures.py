@@ -141,6 +141,14 @@ def test_window_joins(tmp_path: Path) -> None:
     assert found["window joins"] == expected
 
 
+def test_jerky_motion_is_no_window_join(tmp_path: Path) -> None:
+    """Details change where the source moves: here at every third frame."""
+    jerky = ["-f", "lavfi", "-i", "testsrc2=s=96x64:r=25:d=2,fps=25/3,fps=25,format=yuv420p"]
+    source = make_clip(*jerky, *X264, tmp_path / "source.mp4")
+    report = check(source, target_of(source))
+    assert finding(report, "window joins").status == "ok", finding(report, "window joins")
+
+
 @pytest.mark.slow
 def test_untagged_bt601_is_explained(tmp_path: Path) -> None:
     picture = [word.replace("s=96x64", "s=112x160") for word in PICTURE]

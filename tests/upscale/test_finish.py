@@ -134,6 +134,14 @@ def test_clean_footage_has_no_grain(pan: int) -> None:
     assert str(found).startswith("hardly any was found" if max(found.levels) else "none in the source")
 
 
+def test_fast_motion_of_fine_texture_is_no_grain() -> None:
+    """Frames that have nothing in common, each of them smooth in half of its blocks' px: water, leaves."""
+    rng = np.random.default_rng(6)
+    coarse = rng.normal(0, 20, (9, 72, 88))
+    frames = np.rint((128 + coarse).clip(0, 255)).astype(np.uint8).repeat(2, 1).repeat(2, 2)[..., None].repeat(3, 3)
+    assert max(measure_grain(runs(list(frames))).levels) < 1
+
+
 def test_a_photo_is_judged_by_its_texture() -> None:
     [frame] = footage(1, lambda luma: np.full_like(luma, 6))
     found = measure_grain([[frame]])
