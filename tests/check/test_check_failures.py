@@ -305,6 +305,12 @@ def test_command(source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert rvrt(monkeypatch, "check", source, source) == 0
 
 
+def test_times_are_those_of_upscale(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    missing = ["check", "missing.mp4", "missing.mp4"]
+    assert "'0:99' is not a time" in refusal(monkeypatch, capsys, *missing, "--start", "0:99")
+    assert "no such file" in refusal(monkeypatch, capsys, *missing, "--start", "0:42", "--duration", "0:01.5")
+
+
 def test_standard_input_is_refused(
     source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
