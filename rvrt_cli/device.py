@@ -135,13 +135,14 @@ def _requested(device: str, precision: str) -> tuple[str, int | None]:
 def _check_precision(kind: str, precision: str) -> None:
     if kind == "cpu" and precision == "float16":
         raise OptionError("--precision float16: needs an accelerator; leave it out, or choose --device gpu")
-    if kind == "cpu" and precision == "bfloat16" and not _has_bfloat16():
+    if kind == "cpu" and precision == "bfloat16" and not has_bfloat16():
         raise OptionError("--precision bfloat16: this CPU has neither AMX nor AVX512-BF16; leave it out")
     if kind != "cpu" and precision == "bfloat16":
         raise OptionError("--precision bfloat16: only the CPU computes in bfloat16; choose float16, or --device cpu")
 
 
-def _has_bfloat16() -> bool:
+def has_bfloat16() -> bool:
+    """Whether this processor multiplies matrices of bfloat16."""
     with contextlib.suppress(OSError):
         flags = Path("/proc/cpuinfo").read_text().split()
         return "avx512_bf16" in flags or "amx_bf16" in flags

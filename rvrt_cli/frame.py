@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import DTypeLike
 
-SMALLEST_FRAME = 8  # px of a network's features, both ways: one attention window
+from rvrt_cli.options import SMALLEST_FRAME
 
 _ROWS = 32  # converted at a time, so that they stay in the processor's cache
 
@@ -24,11 +24,13 @@ class Frame:
         pixels: RGB, (H, W, 3), uint8 in 0..255, or uint16 in 0..65535 for sources of more than 8 bits; may be read-only.
         pts: presentation timestamp on the source's own clock, in units of the reader's `time_base`.
         alpha: (H, W), same type as `pixels`, opaque at its maximum; None where there is none.
+        source: pixels that an upscaled frame was made from, at their own size; None where nobody asked for them.
     """
 
     pixels: np.ndarray
     pts: int
     alpha: np.ndarray | None = None
+    source: np.ndarray | None = None
 
 
 def white_level(dtype: DTypeLike) -> float:

@@ -27,6 +27,7 @@ PRECISION_HELP = (
 _NAMED_SIZES = {"4k": 2160, "uhd": 2160, "8k": 4320}  # the shorter side [px]
 ISA_NAMES = ("portable", "avx2", "avx512")  # values of RVRT_ISA, from low to high as in ops/kernels/kernel.h
 NATIVE_SCALE = 4
+SMALLEST_FRAME = 8  # px of a network's features, both ways: one attention window
 AUTO = "auto"
 MAX_NOISE = 50  # levels of 255; what the published network for denoising was trained for
 _MAX_COUNT = 1_000_000  # frames or px that any option may ask for
@@ -106,6 +107,12 @@ class JobOptions:
         None, "Frame rate of a sequence of images, such as 25 or 30000/1001 [frames/s].", metavar="RATE", shown="24"
     )
     deinterlace: bool = setting(False, "Deinterlace the source first.")
+    strength: float = setting(
+        1.0, "Share of the network's result [0 to 1]; the rest is the source, enlarged by bicubic interpolation."
+    )
+    grain: float = setting(
+        0.0, "Share of the source's grain that is added to the result [0 to 1]; as strong as it is measured, in luma."
+    )
     codec: str | None = setting(
         None, "Video encoder, by its ffmpeg name.", metavar="NAME", shown="libx264, or libvpx-vp9 for .webm"
     )
@@ -133,6 +140,9 @@ class JobOptions:
         check_choice("--precision", self.precision, PRECISIONS)
         self._check_windows()
         check_excerpt(self.start, self.duration)
+        for name, value in (("strength", self.strength), ("grain", self.grain)):
+            if not 0 <= value <= 1:
+                raise OptionError(f"--{name} {value}: give 0 to 1")
         if self.crf is not None and not 0 <= self.crf <= 63:
             raise OptionError(f"--crf {self.crf}: give 0 (best) to 63")
         check_ranks(self.ranks, self.local_ranks, self.node, self.master)

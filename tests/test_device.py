@@ -66,12 +66,12 @@ def test_impossible_requests_are_refused() -> None:
 
 
 def test_bfloat16_is_refused_in_one_line_where_the_cpu_lacks_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rvrt_cli.device, "_has_bfloat16", lambda: False)
+    monkeypatch.setattr(rvrt_cli.device, "has_bfloat16", lambda: False)
     for choose in (use_device, certain_device):
         with pytest.raises(OptionError, match="--precision bfloat16: this CPU has neither AMX") as refused:
             choose("cpu", "bfloat16")
         assert "\n" not in str(refused.value)
-    monkeypatch.setattr(rvrt_cli.device, "_has_bfloat16", lambda: True)
+    monkeypatch.setattr(rvrt_cli.device, "has_bfloat16", lambda: True)
     expected = Device("cpu", "bfloat16")
     assert use_device("cpu", "bfloat16") == certain_device("cpu", "bfloat16") == expected
 
@@ -92,7 +92,7 @@ def test_a_missing_driver_is_known_without_mindspore(kind: str, monkeypatch: pyt
 def test_bfloat16_is_refused_on_an_accelerator_before_it_is_looked_for(
     monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    monkeypatch.setattr(rvrt_cli.device, "_has_bfloat16", lambda: True)
+    monkeypatch.setattr(rvrt_cli.device, "has_bfloat16", lambda: True)
     monkeypatch.setattr(rvrt_cli.device, "missing_accelerators", lambda kind: pytest.fail("MindSpore is asked"))
     for choose in (use_device, certain_device):
         with pytest.raises(OptionError, match="only the CPU computes in bfloat16; choose float16, or --device cpu"):
@@ -106,7 +106,7 @@ def test_bfloat16_is_read_off_the_flags_of_the_processor(
     monkeypatch: pytest.MonkeyPatch, flags: str, expected: bool
 ) -> None:
     monkeypatch.setattr(rvrt_cli.device.Path, "read_text", lambda self: f"processor : 0\nflags : {flags}\n")
-    assert rvrt_cli.device._has_bfloat16() is expected
+    assert rvrt_cli.device.has_bfloat16() is expected
 
 
 def test_a_device_is_certain_without_mindspore_only_if_it_is_the_cpu() -> None:

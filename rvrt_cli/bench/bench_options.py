@@ -12,6 +12,7 @@ from rvrt_cli.options import (
     PRECISION_HELP,
     PRECISIONS,
     RUNTIMES,
+    SMALLEST_FRAME,
     UpscaleOptions,
     check_choice,
     parse_device,
@@ -25,7 +26,6 @@ PROTOCOLS = ("vimeo90k-t", "vid4", "reds4", "udm10", *RESTORATION_PROTOCOLS, "cl
 DEFAULT_SIGMA = 50.0  # levels of 255
 TEST_DEGRADATIONS = ("bi", "bd", "video")  # MATLAB's bicubic; blur and decimation; bicubic, then H.264
 RANDOM = "random"  # in place of a weights file
-MIN_SIDE = 8  # px, one attention window
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,8 @@ class BenchOptions:
             raise OptionError(f"--frames {self.frames}: give 1 or more")
         if self.repeat < 1:
             raise OptionError(f"--repeat {self.repeat}: give 1 or more")
-        if min(self.width_height) < MIN_SIDE:
-            raise OptionError(f"--size {self.size}: the network needs at least {MIN_SIDE}x{MIN_SIDE} px")
+        if min(self.width_height) < SMALLEST_FRAME:
+            raise OptionError(f"--size {self.size}: the network needs at least {SMALLEST_FRAME}x{SMALLEST_FRAME} px")
         if self.limit is not None and self.limit < 1:
             raise OptionError(f"--limit {self.limit}: give 1 clip or more")
         if self.protocol is None:

@@ -18,9 +18,9 @@ def kernel_flops(function: str, shapes: Sequence[Shape], settings: Sequence[Any]
 
     The convention is that of `rvrt_cli.model.cost`: a multiplication and an addition each count as one. Counted are
     convolutions (taps in the zero padding included), dense layers, and the two products of an attention; not sampling,
-    activations, norms and softmax. Convolutions count as direct ones, although Winograd's algorithm computes 3x3 ones with a
-    quarter of the multiplications: their rate may exceed that of a matrix product. A gradient has `GRADIENT_PRODUCTS` times the operations of the forward pass; what its
-    kernel computes again is not counted.
+    activations, norms and softmax. Convolutions count as direct ones, although Winograd's algorithm computes 3x3 ones
+    with a quarter of the multiplications: their rate may exceed that of a matrix product. A gradient has
+    `GRADIENT_PRODUCTS` times the operations of the forward pass; what its kernel computes again is not counted.
 
     Args:
         shapes: of the tensors, in the order of the function's arguments, those of a tuple one by one.
@@ -46,16 +46,11 @@ def kernel_flops(function: str, shapes: Sequence[Shape], settings: Sequence[Any]
     if function == "swin_layer":  # x (N, T, H, W, C), weights
         _, window, _ = settings
         fitted = map(min, first[1:4], window)
-        matrices = [shape for shape in shapes[1:] if len(shape) == 2][
-            :4
-        ]  # qkv, projection, feed-forward; not the table
-        dense = sum(map(math.prod, matrices))
+        matrices = [shape for shape in shapes[1:] if len(shape) == 2]
+        dense = sum(map(math.prod, matrices[:4]))  # qkv, projection, feed-forward; not the table
         return 2.0 * positions * dense + 4.0 * positions * math.prod(fitted) * first[-1]
-    if function in (
-        "neighborhood_attention",
-        "deformable_attention",
-    ):  # query (N, T, H, W, A); to T frames, K points each
-        _, kernel = settings
+    if function in ("neighborhood_attention", "deformable_attention"):
+        _, kernel = settings  # query (N, T, H, W, A) attends to K points in each of T frames
         return 4.0 * positions * first[1] * math.prod(kernel) * first[-1]
     return None
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from rvrt_cli.bench.bench_options import MIN_SIDE, BenchOptions
+from rvrt_cli.bench.bench_options import BenchOptions
 from rvrt_cli.bench.isolated import run_isolated
 from rvrt_cli.bench.speed import MB, measure_speed
 from rvrt_cli.errors import OutOfMemoryError
+from rvrt_cli.options import SMALLEST_FRAME
 
 FRAME_FACTORS = (0.25, 0.5, 1.0, 2.0)  # times --frames
 SIDE_FACTORS = (0.5, 0.75, 1.0, 1.5)  # times each side of --size
@@ -47,7 +48,7 @@ def sweep_sizes(options: BenchOptions) -> list[tuple[int, int, int]]:
 
 
 def _round_side(length: float) -> int:
-    return max(MIN_SIDE, round(length / _SIDE_MULTIPLE) * _SIDE_MULTIPLE)
+    return max(SMALLEST_FRAME, round(length / _SIDE_MULTIPLE) * _SIDE_MULTIPLE)
 
 
 def measure_sweep(options: BenchOptions, on_point: Callable[[Point], None] | None = None) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rvrt_cli.options import check_excerpt, setting
+from rvrt_cli.options import check_excerpt, parse_time, setting
 
 
 @dataclass(frozen=True)
@@ -16,8 +16,16 @@ class CheckOptions:
         OptionError: a value cannot be used.
     """
 
-    start: float = setting(0.0, "Start of the part of SOURCE that TARGET shows [s].")
-    duration: float | None = setting(None, "Duration of this part [s].", shown="to the end")
+    start: float = setting(
+        0.0,
+        "Start of the part of SOURCE that TARGET shows, such as 90 or 00:01:30 [s].",
+        metavar="TIME",
+        shown="0",
+        parse=parse_time,
+    )
+    duration: float | None = setting(
+        None, "Duration of this part [s].", metavar="TIME", shown="to the end", parse=parse_time
+    )
 
     def __post_init__(self) -> None:
         check_excerpt(self.start, self.duration)

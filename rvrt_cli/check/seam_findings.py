@@ -4,9 +4,10 @@
 Nothing is known of the tool's tiles and windows, so every column, row and frame is judged against the others.
 
 - Tile borders: where the source is smooth, the target must be too. The step at a column is the mean over 16 rows of the
-  second difference of luma, without its sign; it is compared with columns nearby and with those 16, 32, ... px away, which
-  lie the same way in an encoder's blocks.
-- Window joins: the change of target minus enlarged source from frame to frame, compared with the frames before and after.
+  second difference of luma, without its sign, as far as the enlarged source has none; it is compared with columns nearby and
+  with those 16, 32, ... px away, which lie the same way in an encoder's blocks.
+- Window joins: the change of target minus enlarged source from frame to frame, compared with the frames before and after, as
+  it is and as a share of the source's own change: details change more where motion is jerky.
 """
 
 from __future__ import annotations
@@ -26,20 +27,29 @@ _MAX_PIXELS = 1_000_000_000  # that are looked at in all
 _BAND = 16  # px of a border that a step is averaged over
 _SMOOTH = 4.0  # levels by which the source changes across _SMOOTH_REACH px where it is smooth
 _SMOOTH_REACH = 6  # px
-_STEP, _STEP_FACTOR = 0.35, 1.5  # levels, and times the steps elsewhere
+_STEP, _STEP_FACTOR = 0.8, 1.5  # levels, and times the steps elsewhere
 _GRID = 16  # px, blocks of encoders
 _COMPARED = 6  # places on either side that a step is compared with
 _SAME_STEP = 3  # px
+_RINGING = 3  # px of the source: as far from a bend in the source as Lanczos's kernel makes others
+_EDGE = 8  # px of the source: no tile ends nearer to an edge, where interpolation sees padding and bends what is smooth
 _FEWEST_COMPARED = 4  # of these places, where the source is smooth too
+_MOST_BANDS = 0.3  # quantile: a tile's border is there all along, what an encoder leaves is not
 _FEWEST_BANDS, _SMOOTH_BANDS = 4, 0.4  # smooth bands along a border that make a judgment: number, and share
 _JOIN, _JOIN_FACTOR = 0.5, 1.8  # levels, and times the changes around
+_STILL_CHANGE = 0.5  # levels by which the source changes where nothing moves, roughly
 _CUT_CHANGE = 15.0  # levels: a cut in the source, at which everything changes
 
 
 class _StepProfile:
-    """Mean step before each column of px (or row, of transposed frames), in each band of _BAND rows."""
+    """Mean step before each column of px (or row, of transposed frames), in each band of _BAND rows.
 
-    def __init__(self, height: int, width: int) -> None:
+    Args:
+        scale: px per px of the source.
+    """
+
+    def __init__(self, height: int, width: int, scale: float) -> None:
+        self._edge, self._ringing = round(_EDGE * scale), round(_RINGING * scale)
         self._sums = np.zeros((height // _BAND, width))
         self._counts = np.zeros((height // _BAND, width))
 
@@ -50,23 +60,27 @@ class _StepProfile:
         rows = bands * _BAND
         if rows == 0 or width <= 2 * reach + 2:
             return
-        step = np.diff(luma[:rows], axis=1)  # [:, x - 1] is the step before column x
-        bend = step[:, 1:-1] - 0.5 * (step[:, :-2] + step[:, 2:])  # [:, x - 2]
         smooth = _smooth_places(enlarged[:rows])  # [:, x - reach]
-        judged = smooth.shape[1]
-        bend = bend[:, reach - 2 : reach - 2 + judged] * smooth
-        count = smooth.reshape(bands, _BAND, judged).sum(1)
-        mean = np.abs(bend.reshape(bands, _BAND, judged).sum(1)) / np.maximum(count, 1)
+        judged = slice(reach, reach + smooth.shape[1])
+        count = smooth.reshape(bands, _BAND, -1).sum(1)
+
+        own = np.abs(_bend(enlarged[:rows]).reshape(bands, _BAND, width).mean(1))  # such as the end of a ramp
+        bend = np.abs((_bend(luma[:rows] - enlarged[:rows])[:, judged] * smooth).reshape(bands, _BAND, -1).sum(1))
+        mean = np.maximum(0, bend / np.maximum(count, 1) - _most_around(own, self._ringing)[:, judged])
         enough = count >= _BAND // 2
-        self._sums[:, reach : reach + judged] += mean * enough
-        self._counts[:, reach : reach + judged] += enough
+        self._sums[:, judged] += mean * enough
+        self._counts[:, judged] += enough
 
     def steps(self) -> np.ndarray:
-        """(W,) median over the bands that are smooth there, NaN where there are too few: an object is in few bands."""
+        """(W,) what most bands that are smooth there have at least, NaN where there are too few: an object is in few bands."""
         means = np.where(self._counts > 0, self._sums / np.maximum(self._counts, 1), np.nan)
         few = (self._counts > 0).sum(0) < max(_FEWEST_BANDS, _SMOOTH_BANDS * len(means))
         means[:, few] = 0.0
-        return np.where(few, np.nan, np.nanmedian(means, axis=0)) if len(means) else np.full(means.shape[1], np.nan)
+        return (
+            np.where(few, np.nan, np.nanquantile(means, _MOST_BANDS, axis=0))
+            if len(means)
+            else np.full(means.shape[1], np.nan)
+        )
 
     def borders(self) -> list[int]:
         """Columns before which there is a step that the others do not have."""
@@ -84,7 +98,22 @@ class _StepProfile:
             if steps[x] > _STEP + _STEP_FACTOR * max(float(np.median(values)) for values in there):
                 found.append(int(x))
         # a step bends the px beside it too
-        return [x for x in found if steps[x] == max(steps[y] for y in found if abs(y - x) <= _SAME_STEP)]
+        places = [x for x in found if steps[x] == max(steps[y] for y in found if abs(y - x) <= _SAME_STEP)]
+        return [x for x in places if self._edge <= x <= len(steps) - self._edge]
+
+
+def _bend(image: np.ndarray) -> np.ndarray:
+    """Second difference (H, W) at the step before each column; 0 at the first two columns and the last."""
+    step = np.diff(image, axis=1)  # [:, x - 1] is the step before column x
+    bend = np.zeros_like(image)
+    bend[:, 2:-1] = step[:, 1:-1] - 0.5 * (step[:, :-2] + step[:, 2:])
+    return bend
+
+
+def _most_around(values: np.ndarray, reach: int) -> np.ndarray:
+    """The largest of the values (bands, W) up to `reach` columns away."""
+    wide = np.pad(values, ((0, 0), (reach, reach)))
+    return np.asarray(np.lib.stride_tricks.sliding_window_view(wide, 2 * reach + 1, axis=1).max(-1))
 
 
 def _smooth_places(enlarged: np.ndarray) -> np.ndarray:
@@ -111,9 +140,9 @@ class SeamProfiles:
     frames: int = 0
 
     def __post_init__(self) -> None:
-        target = self.clips.target
-        self.columns = _StepProfile(target.height, target.width)
-        self.rows = _StepProfile(target.width, target.height)
+        source, target = self.clips.source, self.clips.target
+        self.columns = _StepProfile(target.height, target.width, target.width / source.width)
+        self.rows = _StepProfile(target.width, target.height, target.height / source.height)
 
     def look(self, length: float) -> None:
         """Read excerpts spread over `length` seconds of the target, or all of it where that is little."""
@@ -131,6 +160,7 @@ class SeamProfiles:
     def _look_at(self, part: tuple[float, float]) -> None:
         size = self.clips.target.height, self.clips.target.width
         changes: list[float] = []
+        moved: list[float] = []  # by which the source changes [levels]
         times: list[float] = []
         last: np.ndarray | None = None
         last_source: np.ndarray | None = None
@@ -147,15 +177,28 @@ class SeamProfiles:
             self.rows.add(np.ascontiguousarray(luma.T), np.ascontiguousarray(enlarged.T))
             detail: np.ndarray = luma - enlarged
             if last is not None and last_source is not None:
-                cut = np.abs(enlarged - last_source).mean() > _CUT_CHANGE
-                changes.append(0.0 if cut else float(np.abs(detail - last).mean()))
-                times.append(target.seconds)
+                motion = float(np.abs(enlarged - last_source).mean())
+                if motion <= _CUT_CHANGE:
+                    moved.append(motion)
+                    changes.append(float(np.abs(detail - last).mean()))
+                    times.append(target.seconds)
             last, last_source = detail, enlarged
             self.frames += 1
         near = 0.5 * self.clips.frame_seconds
-        for place in outliers(np.array(changes), _JOIN, _JOIN_FACTOR, _COMPARED):
+        for place in _sudden_changes(np.array(changes), np.array(moved)):
             keyframe = any(abs(times[place] - key) < near for key in self.key_times)
             (self.at_keyframes if keyframe else self.joins).append(times[place])
+
+
+def _sudden_changes(changes: np.ndarray, moved: np.ndarray) -> list[int]:
+    """Places where details change more than before and after, and the source's jerky motion does not explain it.
+
+    Args:
+        changes: of target minus enlarged source, from frame to frame [levels]; moved: of the source [levels].
+    """
+    sudden = set(outliers(changes, _JOIN, _JOIN_FACTOR, _COMPARED))
+    sudden &= set(outliers(changes / (moved + _STILL_CHANGE), 0.0, _JOIN_FACTOR, _COMPARED))
+    return sorted(sudden - set(outliers(moved, _STILL_CHANGE, _JOIN_FACTOR, _COMPARED)))
 
 
 def seam_findings(profiles: SeamProfiles) -> Iterator[Finding]:

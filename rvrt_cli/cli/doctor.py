@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from rvrt_cli.cli.display import open_display
 from rvrt_cli.cli.formatting import facts_table, megabytes, plural, print_table, safe_markup
 
 
@@ -24,7 +25,8 @@ def doctor_command(as_json: bool, debug: bool) -> None:
     """
     from rvrt_cli.doctor.machine_report import examine
 
-    report = examine()
+    with open_display("", lines=False).working("looking at this machine"):
+        report = examine()
     if as_json:
         click.echo(json.dumps(report, indent=2))
         return

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import click
+
 from rvrt_cli.errors import printable
 
 if TYPE_CHECKING:
@@ -64,11 +66,16 @@ def facts_table() -> Table:
 
 
 def print_table(table: Table) -> None:
-    """Print a table on standard output."""
+    """Print a table on standard output; into a file or a report without the spaces that fill its lines."""
     console = make_console()
-    if not console.is_terminal:
-        console.width = _PIPE_WIDTH
-    console.print(table)
+    if console.is_terminal:
+        console.print(table)
+        return
+    console.width = _PIPE_WIDTH
+    with console.capture() as shown:
+        console.print(table)
+    for line in shown.get().splitlines():
+        click.echo(line.rstrip())
 
 
 def make_console(stderr: bool = False) -> Console:

@@ -53,6 +53,7 @@ def preview_command(source: str, output: Path | None, as_json: bool, debug: bool
 
     display = open_display("frames", transient=True)
     with display:
+        display.begin(None, "choosing excerpts")
         page, estimate = preview_job(
             source,
             chosen,

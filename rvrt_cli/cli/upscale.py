@@ -173,6 +173,7 @@ def _plan_lines(job: Job) -> list[str]:
     device = job.network.device
     gigabytes = (plan.device_bytes + plan.host_bytes) / 2**30
     noise = [] if job.noise is None else [f"noise: {job.noise}"]
+    grain = [] if job.grain is None else [f"grain: {job.grain}"]
     return [
         f"source: {source.path}, {source.width}x{source.height} px, {frames} at {rate}; {streams}",
         f"target: {target.path if target.kind != 'y4m' else 'y4m'}, {target.width}x{target.height} px, "
@@ -180,6 +181,7 @@ def _plan_lines(job: Job) -> list[str]:
         f"network: {job.network.card['name']} on {device.kind}, {device.precision}; {window}, {tiles}; "
         f"about {gigabytes:.1f} GiB",
         *noise,
+        *grain,
     ]
 
 
@@ -287,6 +289,7 @@ class _JsonReport:
             "device": network.device.kind,
             "network": network.card["name"],
             "noise": None if job.noise is None else job.noise.levels,
+            "grain": None if job.grain is None else list(job.grain.levels),
             "kept": job.kept,
         }
 

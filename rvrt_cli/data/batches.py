@@ -91,17 +91,13 @@ def make_sample(store: Store, spec: BatchSpec, step: int, index: int) -> Batch:
     """
     rng = np.random.default_rng((spec.seed, step, index))
     if isinstance(store, PairStore):
-        low, high = store.sample(rng, spec.frames, spec.crop)
-        turns = rng.integers(2, size=4).astype(bool)
-        return _flip_and_reverse(low, turns), _flip_and_reverse(high, turns)
+        return _turned_pair(store.sample(rng, spec.frames, spec.crop), rng)
     if spec.task != "upscale":
         return _restoration_sample(store, spec, rng)
     if isinstance(store, VimeoStore) and spec.degradation in FOLDERS:
-        low, high = store.sample(rng, spec.frames, spec.crop, spec.degradation)
-        turns = rng.integers(2, size=4).astype(bool)
-        low, high = _flip_and_reverse(low, turns), _flip_and_reverse(high, turns)
+        low, high = _turned_pair(store.sample(rng, spec.frames, spec.crop, spec.degradation), rng)
         return (_freeze(low), _freeze(high)) if _is_still(spec, rng) else (low, high)
-    region = _flip_and_reverse(_random_region(store, spec, rng), rng.integers(2, size=4).astype(bool))
+    region = _flip_and_reverse(_random_region(store, spec, rng), _random_turns(rng))
     if _is_still(spec, rng):
         region = _freeze(region)
     low = degrade(region, spec.degradation, rng)
@@ -112,7 +108,7 @@ def _restoration_sample(store: ClipStore | VimeoStore, spec: BatchSpec, rng: np.
     """A sample at the clip's own size: noise, or blur made of all frames that the clip has."""
     count = store.frames if spec.task == "deblur" else spec.frames
     region = _random_region(store, replace(spec, frames=count), rng)
-    region = _center_crop(_flip_and_reverse(region, rng.integers(2, size=4).astype(bool)), spec.crop)
+    region = _center_crop(_flip_and_reverse(region, _random_turns(rng)), spec.crop)
     if spec.task == "deblur":
         return random_blur(region, spec.frames, rng)
     return random_noise(_freeze(region) if _is_still(spec, rng) else region, rng)
@@ -141,6 +137,18 @@ def _with_margin(start: int, size: int, side: int) -> slice:
 def _center_crop(clip: np.ndarray, size: int) -> np.ndarray:
     top, left = ((side - size) // 2 for side in clip.shape[1:3])
     return clip[:, top : top + size, left : left + size]
+
+
+def _turned_pair(pair: Batch, rng: np.random.Generator) -> Batch:
+    """Low and high resolution after the same random turns."""
+    low, high = pair
+    turns = _random_turns(rng)
+    return _flip_and_reverse(low, turns), _flip_and_reverse(high, turns)
+
+
+def _random_turns(rng: np.random.Generator) -> np.ndarray:
+    """Which of four turns to make, see `_flip_and_reverse`."""
+    return rng.integers(2, size=4).astype(bool)
 
 
 def _flip_and_reverse(clip: np.ndarray, turns: np.ndarray) -> np.ndarray:

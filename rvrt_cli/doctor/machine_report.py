@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rvrt_cli.bench.machine import SHOWN_ISA, openmp_threads, processor
-from rvrt_cli.device import host_free_bytes, missing_accelerators, use_device
+from rvrt_cli.device import has_bfloat16, host_free_bytes, missing_accelerators, use_device
 from rvrt_cli.doctor.cache_contents import cache_parts
 from rvrt_cli.errors import MediaError, RvrtError
 from rvrt_cli.files import cache_folder
@@ -41,7 +41,6 @@ _KNOWN_ENCODERS = (
 )
 _FILTERS = ("zscale", "libvmaf")
 _LITTLE_MEMORY = 2 << 30
-_FAST_PRECISIONS = ("amx_bf16", "avx512_bf16")  # flags of processors
 
 
 def examine() -> dict[str, Any]:
@@ -50,7 +49,7 @@ def examine() -> dict[str, Any]:
     MindSpore is imported to see which devices it has. No names of hosts or users, and of paths only those of programs and of
     the cache.
     """
-    name, flags = processor()
+    name, _ = processor()
     report: dict[str, Any] = {
         "rvrt": __version__,
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -61,7 +60,7 @@ def examine() -> dict[str, Any]:
             "cores": os.cpu_count(),
             "usable_cores": usable_cores(),
             "threads": openmp_threads(),
-            "bfloat16": any(flag in flags for flag in _FAST_PRECISIONS),
+            "bfloat16": has_bfloat16(),
         },
         "memory": {"free": host_free_bytes(), "total": _total_memory()},
         "devices": _devices(),

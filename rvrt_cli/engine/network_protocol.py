@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from rvrt_cli.errors import MediaError
-from rvrt_cli.frame import SMALLEST_FRAME
+from rvrt_cli.options import SMALLEST_FRAME
 
 # One array (N, T, H, W, C) per name, channels last, H×W the LR size of the call over the network's reduction: axes 2 and 3
 # can be cut and stitched.

@@ -65,6 +65,7 @@ def stream(
     *,
     scenes: bool = True,
     segments: SegmentPlan = WHOLE_VIDEO,
+    keep_source: bool = False,
     on_event: Callable[[Event], None] = lambda event: None,
 ) -> Iterator[Segment]:
     """Upscale a video: segments of frames, one frame out for each one in, in order.
@@ -80,6 +81,7 @@ def stream(
             and the window is repeated.
         scenes: detect scene cuts, at which the recurrent state is cleared.
         segments: where segments end and which are computed; by default the whole video is one.
+        keep_source: give each frame that comes out the pixels that it was made from (`Frame.source`).
         on_event: called for scenes, tiles before and after their calls, and smaller tiles, as they come.
 
     Yields:
@@ -99,7 +101,7 @@ def stream(
     checked = _check_alike(frames)
     marked = mark_scenes(checked) if scenes else ((frame, False) for frame in checked)
     windows = group_scenes(cut_windows(marked, plan.window, plan.lookahead), segments.scene_group)
-    return _segments(_Pass(windows, network, plan, on_event), segments)
+    return _segments(_Pass(windows, network, plan, keep_source, on_event), segments)
 
 
 def _segments(video: _Pass, segments: SegmentPlan) -> Iterator[Segment]:
@@ -169,6 +171,7 @@ class _Pass:
         windows: Iterator[GroupedWindow],
         network: StreamingNetwork,
         plan: Plan,
+        keep_source: bool,
         on_event: Callable[[Event], None],
     ) -> None:
         self.window: Window | None = None
@@ -176,6 +179,7 @@ class _Pass:
         self.states: list[NetworkState] | None = None
         self.grid: TileGrid | None = None
         self._windows, self._network, self._plan, self._on_event = windows, network, plan, on_event
+        self._keep_source = keep_source
 
     def advance(self) -> None:
         """Go to the next window."""
@@ -218,9 +222,7 @@ class _Pass:
                 self.grid = grid
                 if window.ends_scene:
                     self.states = None
-                height, width = (self._network.scale * side for side in window.frames[0].pixels.shape[:2])
-                frames = window.frames[: window.emit]
-                return [replace(frame, pixels=_cropped(pixels.pop(0), height, width)) for frame in frames]
+                return [self._upscaled(frame, pixels.pop(0)) for frame in window.frames[: window.emit]]
             except (OutOfMemoryError, MemoryError) as error:
                 smaller = grid.halved()
                 if smaller is None:
@@ -234,6 +236,12 @@ class _Pass:
             if self.states is not None:
                 self.states = smaller.cut(grid.stitch(self.states))
             grid = smaller
+
+    def _upscaled(self, frame: Frame, pixels: np.ndarray) -> Frame:
+        """The output frame of `frame`, without what answers the padding."""
+        height, width = (self._network.scale * side for side in frame.pixels.shape[:2])
+        source = frame.pixels if self._keep_source else None
+        return replace(frame, pixels=_cropped(pixels, height, width), source=source)
 
     def _use_tile(self, tile: tuple[int, int]) -> None:
         assert self.window is not None

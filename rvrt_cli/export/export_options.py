@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rvrt_cli.errors import OptionError
-from rvrt_cli.options import UpscaleOptions, check_choice, parse_size, setting
+from rvrt_cli.options import SMALLEST_FRAME, UpscaleOptions, check_choice, parse_size, setting
 
 EXPORT_PRECISIONS = ("float32", "float16")
 
@@ -36,8 +36,8 @@ class ExportOptions:
             raise OptionError(f"--lookahead {self.lookahead}: give 0 or more")
         if self.size is not None and self.dynamic:
             raise OptionError(f"--size {self.size}: fixes the size; omit it, or --dynamic")
-        if self.height_width is not None and min(self.height_width) < 8:
-            raise OptionError(f"--size {self.size}: the network needs at least 8x8 px")
+        if self.height_width is not None and min(self.height_width) < SMALLEST_FRAME:
+            raise OptionError(f"--size {self.size}: the network needs at least {SMALLEST_FRAME}x{SMALLEST_FRAME} px")
 
     @property
     def height_width(self) -> tuple[int, int] | None:

@@ -159,13 +159,8 @@ class OnnxAttention(OnnxSampling):
         start, step = (graph.constant(np.array(value, np.int64)) for value in (0, 1))
         place = graph.node("Range", [start, graph.node("Squeeze", [size_name(graph, length)]), step])
         borders = [size_name(graph, length - edge), size_name(graph, length - moved)]
-        labels = [
-            graph.node(
-                "Cast", [graph.node("GreaterOrEqual", [place, border])], to=TensorProto.INT64
-            )  # of no shift: none beyond it
-            for border in borders
-        ]
-        return graph.node("Add", labels)
+        beyond = [graph.node("GreaterOrEqual", [place, border]) for border in borders]  # of no shift: none
+        return graph.node("Add", [graph.node("Cast", [places], to=TensorProto.INT64) for places in beyond])
 
     # --- attention to sampled keys
 

@@ -58,9 +58,8 @@ class RVRTConfig:
     groups: tuple[int, int, int] = (1, 2, 1)  # groups of layers; groups of Swin layers are residual
     depths: tuple[int, int, int] = (2, 2, 2)  # transformer layers, or pairs of convolutions, per group
     heads: tuple[int, int, int] = (6, 6, 6)
-    window: int = (
-        8  # height and width of an attention window [px]; in time it spans a clip in the branches, one frame elsewhere
-    )
+    # Height and width of an attention window [px]; in time it spans a clip in the branches, one frame elsewhere
+    window: int = 8
     mlp_ratio: int = 2
     relative_position_bias: bool = True
     alignment: str = "deformable"  # learned offsets; "neighborhood" attends to 3x3 pixels of every frame (RVRT Light)
@@ -85,9 +84,8 @@ class RVRTConfig:
     # `steadying` (not in the paper)
     steadying: float = 0.0
     upsampler_width: int = 64  # 0: no upsampler, one convolution predicts all 4x4 pixels
-    scale: int = (
-        4  # output px per input px; 1: restoration, whose features have a quarter of the input's height and width
-    )
+    # Output px per input px; 1: restoration, whose features have a quarter of the input's height and width
+    scale: int = 4
     # Groups of the convolution that each part begins with: extraction, the branches of BRANCHES, reconstruction
     conv_groups: tuple[int, ...] = (1,) * _CONVOLUTIONS
     noise_input: bool = False  # whether the input has a fourth channel, the standard deviation of its noise [0 to 1]

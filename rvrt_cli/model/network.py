@@ -12,7 +12,7 @@ from mindspore import Tensor
 
 from rvrt_cli.device import Device, memory_errors, return_free_memory
 from rvrt_cli.errors import OptionError, OutOfMemoryError
-from rvrt_cli.frame import SMALLEST_FRAME, pad_by_reflection, padded_size
+from rvrt_cli.frame import pad_by_reflection, padded_size
 from rvrt_cli.model.config import RVRTConfig
 from rvrt_cli.model.outline import FRAMES_STATE, OUTPUT_STATE, ConfiguredNetwork, NetworkOutline
 from rvrt_cli.model.rvrt import RVRT, RecurrentState
@@ -20,6 +20,7 @@ from rvrt_cli.model.steadying import steady
 from rvrt_cli.ops import forget_compiled, kernels_active, kernels_run_eagerly
 from rvrt_cli.ops.kernels import problem as kernels_problem, use_bfloat16
 from rvrt_cli.ops.kernels.cuda import cuda_problem
+from rvrt_cli.options import SMALLEST_FRAME
 from rvrt_cli.signals import defer_signals
 
 

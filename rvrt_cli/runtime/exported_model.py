@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from rvrt_cli.errors import WeightsError
-from rvrt_cli.frame import SMALLEST_FRAME
 from rvrt_cli.model.config import RVRTConfig
 from rvrt_cli.model.outline import FRAMES_STATE
-from rvrt_cli.options import PRECISIONS
+from rvrt_cli.options import PRECISIONS, SMALLEST_FRAME
 
 WINDOW_INPUT, OUTPUT = "window", "output"  # the frames of a window; the upscaled ones
 NEXT_PREFIX = "next_"  # of the outputs that are the next window's state: next_frames goes to frames, and so on

@@ -29,9 +29,8 @@ class RunClock:
     ) -> None:
         self._options, self._counters, self._agree, self._now = options, counters, agree, now
         self._began, self._before = began, counters.elapsed
-        self._first: tuple[int, float] | None = (
-            None  # step and time after the first step here, which includes compilation
-        )
+        # Step and time after the first step here, which includes compilation
+        self._first: tuple[int, float] | None = None
 
     @property
     def ended(self) -> bool:

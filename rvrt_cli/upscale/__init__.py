@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A video through the network: what is going to happen (`prepare`), and doing it (`run`).
 
-- `noise_estimate` says how noisy a source is, for networks that denoise.
+- `noise_estimate` says how noisy a source is, for networks that denoise; `grain` measures its grain and draws it again.
 - `job` checks source, target, weights and memory, and plans windows and tiles.
 - `scene_count` finds out how many ranks a video can occupy, `job_notes` says what the user should know, and
   `time_estimate` how long it may take.
@@ -10,6 +10,7 @@
 - `exported` finds, or makes, the model of `--runtime onnx`.
 - `compute` is the way of a frame: reader, engine, network, writer, segment by segment; `progress` says how far it is, and
   an `interruption` lets it finish the present window.
+- `finish` is what becomes of a frame between network and encoder: its size, `--strength` and `--grain`.
 - `run` computes what is missing, assembles the target and publishes it.
 - `frames` takes frames in memory the same way, without a job.
 - `distribute` distributes the scenes of one video among several ranks; `upscale_rank` is one of them.

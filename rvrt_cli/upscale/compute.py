@@ -7,19 +7,14 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import replace
-
-import numpy as np
 
 from rvrt_cli import engine
-from rvrt_cli.data.resize import imresize
-from rvrt_cli.frame import Frame, round_levels
+from rvrt_cli.frame import Frame
 from rvrt_cli.upscale.interruption import Interruption
 from rvrt_cli.upscale.job import Job
 from rvrt_cli.upscale.progress import Reporter
 from rvrt_cli.upscale.workdir import SourceEnd, Workdir
 from rvrt_cli.video.read.reader import Reader, open_reader
-from rvrt_cli.video.write.target import Target
 from rvrt_cli.video.write.writers import SegmentWriter, Y4mWriter
 
 
@@ -39,7 +34,7 @@ def compute(
         RvrtError: with the remedy.
         KeyboardInterrupt: an interruption was requested.
     """
-    watch, workdir = reporter.watch, job.workdir
+    watch, workdir, finish = reporter.watch, job.workdir, job.finish
     with ExitStack() as stack:
         reader = stack.enter_context(_open_reader(job))
         writer = stack.enter_context(_open_writer(job, reader))
@@ -52,13 +47,14 @@ def compute(
             job.network,
             job.plan,
             segments=_plan_segments(job, interruption, claim),
+            keep_source=finish.needs_source,
             on_event=reporter.on_event,
         )
         for segment in watch.iterate("network", segments):
             with watch("waiting_for_target"):
                 with writer.segment(segment.first):
                     for frame in watch.iterate("network", segment):
-                        writer.write(resize_frame(frame, job.target))
+                        writer.write(finish(frame))
                         reporter.frame_written()
                 if workdir is not None:
                     workdir.record(segment)
@@ -143,19 +139,3 @@ class _MissingSegments:
     def _is_done(self, frame: int) -> bool:
         before = bisect_right(self._first_frames, frame) - 1
         return before >= 0 and frame < self._done[before].after
-
-
-def resize_frame(frame: Frame, target: Target) -> Frame:
-    """The frame at the target's size: MATLAB's antialiased bicubic (`imresize`) where it has another one."""
-    size = target.height, target.width
-    if frame.pixels.shape[:2] == size and (frame.alpha is None or frame.alpha.shape == size):
-        return frame
-    alpha = None if frame.alpha is None else resize_levels(frame.alpha[..., None], size)[..., 0]
-    return replace(frame, pixels=resize_levels(frame.pixels, size), alpha=alpha)
-
-
-def resize_levels(levels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Pixels (H, W, C) at another size (H, W), by `imresize`; in the type they had."""
-    if levels.shape[:2] == size:
-        return levels
-    return round_levels(imresize(levels.astype(np.float32), size=size), levels.dtype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
-from itertools import chain
+from itertools import chain, islice, takewhile
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +15,8 @@ from rvrt_cli.device import memory_budget
 from rvrt_cli.errors import OptionError
 from rvrt_cli.frame import Frame
 from rvrt_cli.options import UpscaleOptions, option_flag
-from rvrt_cli.upscale.compute import resize_levels
+from rvrt_cli.upscale.finish import Finish
+from rvrt_cli.upscale.grain import RUN_FRAMES, measure_grain
 from rvrt_cli.upscale.job import load_network
 
 if TYPE_CHECKING:
@@ -23,7 +24,19 @@ if TYPE_CHECKING:
 
 # The options that mean something without a source and a target
 _NETWORK_OPTIONS = ("model", "weights", "device", "precision")
-_FRAME_OPTIONS = (*_NETWORK_OPTIONS, "scale", "size", "window", "lookahead", "tile", "overlap", "memory")
+_FRAME_OPTIONS = (
+    *_NETWORK_OPTIONS,
+    "scale",
+    "size",
+    "window",
+    "lookahead",
+    "tile",
+    "overlap",
+    "memory",
+    "strength",
+    "grain",
+)
+_GRAIN_FRAMES = 3 * RUN_FRAMES  # that grain is measured on
 
 
 def upscale_frames(
@@ -31,7 +44,8 @@ def upscale_frames(
 ) -> Iterator[np.ndarray]:
     """Upscale frames with the scene cuts, windows and tiles of `upscale_video`: one comes out for each one in, in order.
 
-    Frames are read as they are needed, a window ahead of those that come out; memory does not grow with their number.
+    Frames are read as they are needed, a window ahead of those that come out; memory does not grow with their number. With
+    `grain`, the first nine are read at once, and the grain is measured on them.
 
     Args:
         frames: pixels (H, W, 3) RGB, uint8, uint16 with white at 65535, or float32 with white at 1; all of one size and type.
@@ -63,17 +77,29 @@ def _check_options(options: UpscaleOptions, network: Network | None) -> None:
 
 
 def _upscaled(frames: Iterator[np.ndarray], options: UpscaleOptions, network: Network) -> Iterator[np.ndarray]:
-    first = next(frames, None)
-    if first is None:
+    first = list(islice(frames, _GRAIN_FRAMES if options.grain else 1))
+    if not first:
         return
-    numbered = (Frame(pixels, number) for number, pixels in enumerate(chain([first], frames)))
-    engine.check_pixels(first)
-    height, width = first.shape[:2]
-    workload = engine.Workload(width, height, pixel_bytes=first.dtype.itemsize, queued_frames=0)
-    del first
+    engine.check_pixels(first[0])
+    height, width = first[0].shape[:2]
+    grain = None
+    if options.grain:
+        alike = list(
+            takewhile(lambda pixels: pixels.shape == (height, width, 3), first)
+        )  # the engine refuses the others
+        grain = measure_grain(alike[start : start + RUN_FRAMES] for start in range(0, len(alike), RUN_FRAMES))
+    finish = Finish.of_options(options, (height, width), options.output_size(width, height)[::-1], grain)
+    depth = first[0].dtype.itemsize
+    workload = engine.Workload(width, height, pixel_bytes=depth, queued_frames=0, other_bytes=finish.bytes)
+    numbered = (Frame(pixels, number) for number, pixels in enumerate(chain(_emptied(first), frames)))
     wanted = engine.WindowOptions(options.window, options.tile, options.overlap, options.lookahead)
     plan = engine.make_plan(network, workload, wanted, memory_budget(network.device, options.memory_bytes))
-    output_width, output_height = options.output_size(width, height)
-    for segment in engine.stream(numbered, network, plan):
+    for segment in engine.stream(numbered, network, plan, keep_source=finish.needs_source):
         for frame in segment:
-            yield resize_levels(frame.pixels, (output_height, output_width))
+            yield finish(frame).pixels
+
+
+def _emptied(frames: list[np.ndarray]) -> Iterator[np.ndarray]:
+    """The frames of a list, which holds them no longer than they are needed."""
+    while frames:
+        yield frames.pop(0)

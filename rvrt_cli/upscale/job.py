@@ -17,6 +17,8 @@ from rvrt_cli.model.weight_shapes import parameter_shapes
 from rvrt_cli.options import AUTO, JobOptions, RestoreOptions, UpscaleOptions
 from rvrt_cli.runtime import OnnxNetwork
 from rvrt_cli.upscale.exported import open_exported
+from rvrt_cli.upscale.finish import Finish
+from rvrt_cli.upscale.grain import GrainCurve, source_grain
 from rvrt_cli.upscale.job_notes import job_notes
 from rvrt_cli.upscale.noise_estimate import NoiseLevel, noise_level
 from rvrt_cli.upscale.resume import (
@@ -88,6 +90,16 @@ class Job:
     def noise(self) -> NoiseLevel | None:
         """The source's noise, where the network is told it."""
         return self.inputs.noise
+
+    @property
+    def grain(self) -> GrainCurve | None:
+        """The source's grain, where it is to be added again."""
+        return self.inputs.grain
+
+    @property
+    def finish(self) -> Finish:
+        """What becomes of a frame between the network and the encoder."""
+        return self.inputs.finish
 
     @property
     def kept(self) -> int:
@@ -191,7 +203,8 @@ def prepare(
     # the network, and what an earlier run has left
     noise = noise_level(options, info) if isinstance(options, RestoreOptions) else None
     network = _find_network(info, options, noise, dry_run)
-    inputs = JobInputs(options=options, source=info, target=checked, network=network, noise=noise)
+    grain = source_grain(options, info)
+    inputs = JobInputs(options=options, source=info, target=checked, network=network, noise=noise, grain=grain)
     about = identify(inputs)
     resumable = workdir is not None and info.kind != "y4m"
     if published is not None:
@@ -329,7 +342,7 @@ def _plan(inputs: JobInputs, frames: int | None, earlier: engine.Plan | None) ->
         height=info.height,
         frame_count=frames,
         pixel_bytes=_pixel_bytes(info),
-        other_bytes=encoder_bytes,
+        other_bytes=encoder_bytes + inputs.finish.bytes,
     )
     wanted = inputs.window_options if earlier is None else replace(inputs.window_options, window=earlier.window)
     try:

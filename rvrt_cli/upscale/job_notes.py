@@ -23,6 +23,7 @@ def job_notes(requested: JobOptions, inputs: JobInputs, plan: engine.Plan, earli
     return (
         *_interlacing_notes(info, options),
         *_size_notes(info, options),
+        *_strength_notes(options),
         *_frame_rate_notes(info, options, inputs.target.kind),
         *_tile_notes(plan, earlier.plan),
         *_rank_notes(requested, options),
@@ -35,6 +36,11 @@ def _interlacing_notes(info: SourceInfo, options: JobOptions) -> list[str]:
         return []
     how = "deinterlaced first" if options.deinterlace else "processed as they are; --deinterlace makes progressive ones"
     return [f"the source is interlaced; its frames are {how}"]
+
+
+def _strength_notes(options: JobOptions) -> list[str]:
+    """That the network works for nothing."""
+    return [] if options.strength else ["--strength 0: nothing of the network's result is used"]
 
 
 def _frame_rate_notes(info: SourceInfo, options: JobOptions, target_kind: str) -> list[str]:

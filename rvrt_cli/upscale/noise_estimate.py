@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -43,22 +45,29 @@ def noise_level(options: RestoreOptions, info: SourceInfo) -> NoiseLevel | None:
         return None if options.noise_levels is None else NoiseLevel(options.noise_levels, estimated=False)
     if info.kind == "y4m":
         raise OptionError(f"--sigma {AUTO}: a stream cannot be read twice; give a number, such as --sigma 25")
-    estimates = [estimate_noise(to_float(frame)) for frame in _sample_frames(options, info)]
+    left = None if info.duration is None else max(0.0, info.duration - options.start)
+    length = min((part for part in (left, options.duration) if part is not None), default=None)
+    runs = sampled_runs(info, (options.start, length), _SAMPLED_FRAMES, deinterlace=options.deinterlace)
+    estimates = [estimate_noise(to_float(frame)) for run in runs for frame in run]
     if not estimates:
         raise MediaError(f"{info.path}: no frame could be read to estimate the noise; give a number with --sigma")
     return NoiseLevel(min(255 * float(np.median(estimates)), float(MAX_NOISE)), estimated=True)
 
 
-def _sample_frames(options: RestoreOptions, info: SourceInfo) -> list[np.ndarray]:
-    """Pixels of frames spread over the part of the source that is processed; the first frame where its length is unknown."""
-    left = None if info.duration is None else max(0.0, info.duration - options.start)
-    length = min((part for part in (left, options.duration) if part is not None), default=0.0)
-    frames = []
-    for number in range(_SAMPLED_FRAMES if length else 1):
-        start = options.start + length * number / _SAMPLED_FRAMES
-        with open_reader(info, start=start, deinterlace=options.deinterlace, alpha=False) as reader:
-            frames += [frame.pixels for frame, _ in zip(reader, range(1), strict=False)]
-    return frames
+def sampled_runs(
+    info: SourceInfo, part: tuple[float, float | None], count: int, frames: int = 1, *, deinterlace: bool = False
+) -> Iterator[list[np.ndarray]]:
+    """Pixels of up to `count` runs of `frames` consecutive frames, spread over a part of a source; fewer where it is short.
+
+    Args:
+        part: begin and length [s]; without a length, one run from the beginning.
+    """
+    begin, length = part
+    places = 1 if length is None else max(1, round(length * info.frame_rate) - frames + 1)  # where a run can begin
+    for place in sorted({number * places // count for number in range(count)}):
+        start = begin + float(place / info.frame_rate)
+        with open_reader(info, start=start, deinterlace=deinterlace, alpha=False) as reader:
+            yield [frame.pixels for frame in islice(reader, frames)]
 
 
 def estimate_noise(image: np.ndarray) -> float:

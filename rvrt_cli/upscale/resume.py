@@ -14,6 +14,8 @@ from rvrt_cli.errors import MediaError
 from rvrt_cli.frame import padded_size
 from rvrt_cli.options import JobOptions
 from rvrt_cli.runtime import OnnxNetwork
+from rvrt_cli.upscale.finish import Finish
+from rvrt_cli.upscale.grain import GrainCurve
 from rvrt_cli.upscale.noise_estimate import NoiseLevel
 from rvrt_cli.upscale.workdir import RUN_MANIFEST, About, Published, RunManifest, StateShapes, Workdir
 from rvrt_cli.version import __version__
@@ -33,13 +35,14 @@ _WITHOUT_EFFECT |= {"ranks", "local_ranks", "node", "master"}
 
 @dataclass(frozen=True)
 class JobInputs:
-    """What a job is made from: options, the source as probed and its noise, the target as checked, the network as loaded."""
+    """What a job is made from: options, source as probed, its noise and grain, target as checked, network as loaded."""
 
     options: JobOptions
     source: SourceInfo
     target: Target
     network: Network | NetworkOutline | OnnxNetwork
     noise: NoiseLevel | None = None
+    grain: GrainCurve | None = None
 
     @property
     def window_options(self) -> engine.WindowOptions:
@@ -49,6 +52,12 @@ class JobInputs:
             window = self.network.model.frames
             tile = tile if self.network.model.size is None else 0
         return engine.WindowOptions(window, tile, options.overlap, options.lookahead)
+
+    @property
+    def finish(self) -> Finish:
+        """What becomes of a frame between the network and the encoder."""
+        before, after = ((part.height, part.width) for part in (self.source, self.target))
+        return Finish.of_options(self.options, before, after, self.grain)
 
 
 @dataclass(frozen=True)

@@ -141,6 +141,14 @@ def test_window_joins(tmp_path: Path) -> None:
     assert found["window joins"] == expected
 
 
+def test_jerky_motion_is_no_window_join(tmp_path: Path) -> None:
+    """Details change where the source moves: here at every third frame."""
+    jerky = ["-f", "lavfi", "-i", "testsrc2=s=96x64:r=25:d=2,fps=25/3,fps=25,format=yuv420p"]
+    source = make_clip(*jerky, *X264, tmp_path / "source.mp4")
+    report = check(source, target_of(source))
+    assert finding(report, "window joins").status == "ok", finding(report, "window joins")
+
+
 @pytest.mark.slow
 def test_untagged_bt601_is_explained(tmp_path: Path) -> None:
     picture = [word.replace("s=96x64", "s=112x160") for word in PICTURE]
@@ -295,6 +303,12 @@ def test_command(source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert [item["name"] for item in report["findings"] if item["status"] == "fail"] == ["frames"]
     assert not report["passed"]
     assert rvrt(monkeypatch, "check", source, source) == 0
+
+
+def test_times_are_those_of_upscale(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    missing = ["check", "missing.mp4", "missing.mp4"]
+    assert "'0:99' is not a time" in refusal(monkeypatch, capsys, *missing, "--start", "0:99")
+    assert "no such file" in refusal(monkeypatch, capsys, *missing, "--start", "0:42", "--duration", "0:01.5")
 
 
 def test_standard_input_is_refused(

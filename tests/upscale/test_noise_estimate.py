@@ -11,7 +11,7 @@ import pytest
 
 from rvrt_cli.errors import OptionError
 from rvrt_cli.options import RestoreOptions
-from rvrt_cli.upscale.noise_estimate import estimate_noise, noise_level
+from rvrt_cli.upscale.noise_estimate import estimate_noise, noise_level, sampled_runs
 from rvrt_cli.video.read.probe import probe
 
 
@@ -55,6 +55,20 @@ def test_frames_are_sampled_over_the_part_that_is_processed(tmp_path: Path) -> N
     assert clean.levels < 1
     assert noisy.levels == pytest.approx(20, rel=0.1)
     assert "estimated from the frames (Chen, Zhu and Heng" in str(noisy)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_fewer_images_than_are_sampled_will_do(tmp_path: Path, count: int) -> None:
+    rng = np.random.default_rng(3)
+    for number in range(count):
+        noisy = photo(64, 80) + rng.normal(0, 20 / 255, (64, 80, 3))
+        iio.imwrite(tmp_path / f"{number}.png", np.rint(255 * noisy.clip(0, 1)).astype(np.uint8))
+    info = probe(tmp_path)
+    found = noise_level(RestoreOptions(sigma="auto"), info)
+    assert found is not None
+    assert found.levels == pytest.approx(20, rel=0.1)
+    runs = list(sampled_runs(info, (0.0, info.duration), 6, 3))
+    assert sum(map(len, runs)) == {1: 1, 2: 2, 4: 6}[count]
 
 
 def test_a_given_level_is_taken_as_it_is(tmp_path: Path) -> None:
