@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 import traceback
@@ -27,7 +28,15 @@ if TYPE_CHECKING:
 _MOST_FAILURES = 125  # that an exit status tells; above, shells report signals
 _LEAST_FREE_BYTES = 50_000_000  # on the disk of the targets, for another job to begin
 _NAME_LENGTH = 22  # columns of a source's name in the progress display
-_STATE_STYLES = {"done": "green", "failed": "bold red", "skipped": "dim", "finished earlier": "dim"}
+_STATE_STYLES = {  # in the order in which they are counted
+    "done": "green",
+    "new": "",
+    "resumes": "",
+    "unchecked": "",
+    "finished earlier": "dim",
+    "skipped": "dim",
+    "failed": "bold red",
+}
 
 
 @dataclass(frozen=True)
@@ -131,6 +140,7 @@ class _QueueRun:
         self._display = SilentDisplay() if silent else open_display("frames", transient=True)
         self._silent = silent
         self._clock: QueueClock | None = None
+        self._job: Job | None = None  # the present one, from when it is prepared until its target is complete
         self._said: set[str] = set()  # lines about the network, which all jobs share
 
     @property
@@ -183,20 +193,28 @@ class _QueueRun:
                     continue
                 self._clock.begin(entry)
                 self._show_overall(entry)
-                self._do(entry)
+                self._job, report = None, self._report(entry)
+                try:
+                    self._do(entry, report)
+                except KeyboardInterrupt:
+                    self._explain_interrupt(entry, report)
                 self._clock.end(entry)
                 if entry.state == "failed" and self._disk_is_full():
                     break
 
-    def _do(self, entry: QueueEntry) -> None:
-        started, report = time.monotonic(), self._report(entry)
+    def _do(self, entry: QueueEntry, report: JobReport) -> None:
+        started = time.monotonic()
         try:
             self._display.begin(entry.frames, "preparing")
-            progress = None if entry.state == "unchecked" else self._run_job(entry, report)
-            failed_findings = self._check(entry) if self._flags.check else 0
+            if entry.state != "unchecked":
+                progress = self._run_job(entry, report)
+                entry.seconds = time.monotonic() - started
+                self._say_done(entry, progress)
             entry.state = "done"
-            if failed_findings:
-                entry.fail(f"{entry.item.target}: rvrt check finds {plural(failed_findings, 'failure')}")
+            if self._flags.check:
+                self._check(entry)
+        except BrokenPipeError:  # the reader of our output is gone
+            raise
         except (RvrtError, OSError) as error:
             entry.fail(in_one_line(error))
             self._show_traceback()
@@ -208,58 +226,50 @@ class _QueueRun:
         if entry.state == "failed":
             report.fail(entry.text)
             self._say_failure(entry)
-        elif progress is not None:
-            self._display.say(_done_line(entry, len(self._jobs.entries)))
-            for line in progress.warnings:  # also with --quiet
-                click.echo(printable(f"rvrt: warning: {_about(entry, line)}"), err=True)
 
     def _run_job(self, entry: QueueEntry, report: JobReport) -> Progress:
         from rvrt_cli.upscale import run
 
-        job: Job | None = None
         recorded = False
 
         def on_progress(progress: Progress) -> None:
             nonlocal recorded
             assert self._clock is not None
             if progress.path is not None and not recorded:
-                self._jobs.record(entry, progress.frames)
-                recorded = True
+                entry.frames, recorded = progress.frames, True
+                if os.path.samefile(progress.path, entry.item.target):  # unless another program has taken that name
+                    self._jobs.record(entry)
             self._clock.update(progress)
             self._show_overall(entry)
             report.update(progress)
 
-        try:
-            job = self._jobs.prepare(entry)
-            entry.frames, entry.kept, entry.size = job.frames, job.kept, (job.target.width, job.target.height)
-            report.open(job)
-            with finishing_window(report.say_stopping) as interruption:
-                report.begin(job)
-                progress = run(job, on_progress, interruption)
-            report.end(job, progress)
-        except KeyboardInterrupt:
-            self._explain_interrupt(entry, report, job)
+        job = self._job = self._jobs.prepare(entry)
+        entry.frames, entry.kept, entry.size = job.frames, job.kept, (job.target.width, job.target.height)
+        report.open(job)
+        with finishing_window(report.say_stopping) as interruption:
+            report.begin(job)
+            progress = run(job, on_progress, interruption)
+        report.end(job, progress)
+        self._job = None
         return progress
 
-    def _check(self, entry: QueueEntry) -> int:
-        """Compare a target with its source; how many findings are failures."""
+    def _check(self, entry: QueueEntry) -> None:
+        """Compare a target with its source; it has failed if something is wrong."""
         from rvrt_cli.check.check_options import CheckOptions
         from rvrt_cli.check.run_check import check_target_against_source
-        from rvrt_cli.cli.check import print_findings
 
         self._display.begin(None, "checking")
         chosen = CheckOptions(start=self._options.start, duration=self._options.duration)
-        try:
-            found = check_target_against_source(entry.item.source, entry.item.target, chosen)
-        except KeyboardInterrupt:
-            self._explain_interrupt(entry, self._report(entry), None)
-        self._jobs.record(entry, entry.frames or 0, len(found.failures))
+        found = check_target_against_source(entry.item.source, entry.item.target, chosen)
+        self._jobs.record(entry, len(found.failures))
         if self._events is not None:
             self._events_of(entry).emit("check", **found.to_dict())
-        elif found.failures or not self._flags.quiet:
-            click.echo(printable(f"{entry.item.target}:"))
-            print_findings(found)
-        return len(found.failures)
+        for finding in found.findings:
+            if finding.status == "note":
+                self._display.note(f"{entry.item.target}: {finding.name}: {finding.text}")
+        if found.failures:
+            wrong = "; ".join(f"{finding.name}: {finding.text}" for finding in found.failures)
+            entry.fail(f"{entry.item.target}: does not pass the check: {wrong}")
 
     def _disk_is_full(self) -> bool:
         """Whether nothing else can be written either, and say so."""
@@ -267,8 +277,9 @@ class _QueueRun:
         free = shutil.disk_usage(self._queue.output_dir).free
         if free >= _LEAST_FREE_BYTES:
             return False
-        text = f"{self._queue.output_dir}: {free / 1e6:.0f} MB are free on this disk; free some, and run the same command to continue"
-        click.echo(printable(f"rvrt: {text}"), err=True)
+        remedy = "free some space, and run the same command to continue"
+        text = f"rvrt: {self._queue.output_dir}: {free / 1e6:.0f} MB are left on this disk; {remedy}"
+        click.echo(printable(text), err=True)
         return True
 
     # What is shown
@@ -283,6 +294,9 @@ class _QueueRun:
             self._events.emit("summary", **counts, failures=self.failures, seconds=self._clock.elapsed, files=files)
         elif not self._flags.quiet:
             _print_entries(entries, planned=False)
+            for entry in entries:
+                if entry.state == "failed":  # said hours ago, perhaps
+                    click.echo(f"failed: {_about(entry, entry.text)}")
             click.echo(f"{_count_states(entries)}, in {duration(self._clock.elapsed)}")
 
     def _report(self, entry: QueueEntry) -> JobReport:
@@ -303,6 +317,14 @@ class _QueueRun:
         text = f"file {entry.number} of {len(self._jobs.entries)}, {_short_name(entry.item.source)}"
         self._display.overall(self._clock.share, text if left is None else f"{text}; {duration(left)} left for all")
 
+    def _say_done(self, entry: QueueEntry, progress: Progress) -> None:
+        size = "" if entry.size is None else f", {entry.size[0]}x{entry.size[1]} px,"
+        seconds = duration(entry.seconds or 0.0)
+        which = f"{entry.number}/{len(self._jobs.entries)} {progress.path}"
+        self._display.say(f"{which}: {progress.frames} frames{size} in {seconds}")
+        for line in progress.warnings:  # also with --quiet
+            click.echo(f"rvrt: warning: {_about(entry, line)}", err=True)
+
     def _say_failure(self, entry: QueueEntry) -> None:
         click.echo(f"rvrt: {_about(entry, entry.text)}", err=True)
 
@@ -310,15 +332,15 @@ class _QueueRun:
         if self._flags.debug:
             traceback.print_exc()
 
-    def _explain_interrupt(self, entry: QueueEntry, report: JobReport, job: Job | None) -> NoReturn:
-        kept = 0 if job is None else job.frames_done()
+    def _explain_interrupt(self, entry: QueueEntry, report: JobReport) -> NoReturn:
+        kept = 0 if self._job is None else self._job.frames_done()
         report.interrupted(kept)
+        frames = f", after {report.frames} of {entry.frames or '?'} frames, {kept} of them kept" if self._job else ""
         entries = self._jobs.entries
         finished = sum(other.state in ("done", "finished earlier") for other in entries)
         text = (
-            f"rvrt: interrupted in file {entry.number} of {len(entries)}, {entry.item.source}, after {report.frames} of "
-            f"{entry.frames or '?'} frames, {kept} of them kept; {plural(finished, 'file')} finished. Run the same command to "
-            "continue"
+            f"rvrt: interrupted in file {entry.number} of {len(entries)}, {entry.item.source}{frames}; "
+            f"{plural(finished, 'file')} finished. Run the same command to continue"
         )
         click.echo(printable(text), err=True)
         exit_after_interrupt()
@@ -381,13 +403,6 @@ def _short_name(source: str) -> str:
     return f"{name[: _NAME_LENGTH - 9]}…{name[-8:]}"
 
 
-def _done_line(entry: QueueEntry, count: int) -> str:
-    size = "" if entry.size is None else f", {entry.size[0]}x{entry.size[1]} px,"
-    return (
-        f"{entry.number}/{count} {entry.item.target}: {entry.frames} frames{size} in {duration(entry.seconds or 0.0)}"
-    )
-
-
 def _plan_line(entries: Sequence[QueueEntry]) -> str:
     """How many jobs stand how, and how long that may take."""
     times = [entry.seconds for entry in entries if entry.state in ("new", "resumes")]
@@ -400,7 +415,8 @@ def _plan_line(entries: Sequence[QueueEntry]) -> str:
 def _count_states(entries: Sequence[QueueEntry]) -> str:
     """ "12 files: 9 new, 1 resumes, 2 finished earlier"."""
     counts = Counter(entry.state for entry in entries)
-    return f"{plural(len(entries), 'file')}: {', '.join(f'{number} {state}' for state, number in counts.items())}"
+    parts = [f"{counts[state]} {state}" for state in _STATE_STYLES if state in counts]
+    return f"{plural(len(entries), 'file')}: {', '.join(parts)}"
 
 
 def _plan_notes(entries: Sequence[QueueEntry]) -> list[str]:
@@ -419,16 +435,16 @@ def _print_entries(entries: Sequence[QueueEntry], *, planned: bool) -> None:
     table = Table(box=None, pad_edge=False)
     table.add_column("file", overflow="fold", ratio=1)
     table.add_column("target", overflow="fold", ratio=1)
-    for heading in ("size [px]", "frames"):
+    for heading in ("size", "frames", "time"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("time", justify="right", no_wrap=True)
-    table.add_column("result" if not planned else "state", no_wrap=True)
+    table.add_column("plan" if planned else "result", no_wrap=True)
     for entry in entries:
         size = "" if entry.size is None else f"{entry.size[0]}x{entry.size[1]}"
-        frames = "?" if entry.frames is None else str(entry.frames)
+        unknown = "?" if entry.pending else ""
+        frames = unknown if entry.frames is None else str(entry.frames)
         seconds = "" if entry.seconds is None else duration(entry.seconds)
         state = f"{entry.state} after {entry.kept}" if entry.state == "resumes" else entry.state
-        style = _STATE_STYLES.get(entry.state, "")
+        style = _STATE_STYLES[entry.state]
         names = safe_markup(entry.item.source), safe_markup(entry.item.target)
         table.add_row(*names, size, frames, seconds, f"[{style}]{state}[/]" if style else state)
     print_table(table)

@@ -163,8 +163,8 @@ class JobQueue:
         Path(item.target).parent.mkdir(parents=True, exist_ok=True)
         return prepare(item.source, item.target, self._options, networks=self.networks)
 
-    def record(self, entry: QueueEntry, frames: int, failures: int | None = None) -> None:
-        """Note that the target of an entry is complete.
+    def record(self, entry: QueueEntry, failures: int | None = None) -> None:
+        """Note that the target of an entry is complete, with `frames` frames.
 
         Args:
             failures: that `rvrt check` has found; None: it has not been checked.
@@ -173,8 +173,7 @@ class JobQueue:
             MediaError: the note cannot be written.
         """
         assert entry.about is not None
-        entry.frames = frames
-        self._finished.add(entry.item.target, entry.about, frames, failures)
+        self._finished.add(entry.item.target, entry.about, entry.frames or 0, failures)
 
 
 def _exists(target: Path) -> bool:
