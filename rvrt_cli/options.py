@@ -295,7 +295,7 @@ class QueueOptions:
         OptionError: a value cannot be used; the message names the option and the remedy.
     """
 
-    output_dir: str | None = setting(None, "Folder for the targets of several sources; see above.", metavar="DIR")
+    output_dir: str | None = setting(None, "Folder for the targets of several sources; see above.", metavar="FOLDER")
     suffix: str = setting("", "Text between a target's name and its file type, such as -x4.", metavar="TEXT")
     container: str | None = setting(
         None,

@@ -293,7 +293,9 @@ class _QueueRun:
             files = [entry.to_dict() for entry in entries]
             self._events.emit("summary", **counts, failures=self.failures, seconds=self._clock.elapsed, files=files)
         elif not self._flags.quiet:
-            _print_entries(entries, planned=False)
+            shown = [entry for entry in entries if entry.state not in ("finished earlier", "skipped")]
+            if shown:
+                _print_entries(shown, planned=False)
             for entry in entries:
                 if entry.state == "failed":  # said hours ago, perhaps
                     click.echo(f"failed: {_about(entry, entry.text)}")

@@ -35,7 +35,7 @@ def job_flags(command: Command) -> Command:
 
 def source_arguments(command: Command) -> Command:
     """SOURCE and TARGET, or any number of sources with --output-dir."""
-    return click.argument("sources", nargs=-1, metavar="SOURCE TARGET | SOURCE... --output-dir DIR")(command)
+    return click.argument("sources", nargs=-1, metavar="SOURCE TARGET | SOURCE... --output-dir FOLDER")(command)
 
 
 @click.command("upscale", short_help="Upscale videos or images fourfold.")
@@ -53,8 +53,8 @@ def upscale_command(sources: tuple[str, ...], **values: Any) -> None:
     An interrupted command resumes when it is run again; until it is complete, finished segments are kept beside TARGET.
     Press Ctrl-C once to finish and keep the present window and exit, twice to exit at once.
 
-    With --output-dir DIR, every argument is a source: videos, images, folders of videos, or folders of images, each of which
-    is one sequence. They are upscaled one after the other into DIR. What fails is reported and does not stop the rest; the
+    With --output-dir FOLDER, every argument is a source: videos, images, folders of videos, or folders of images, each of which
+    is one sequence. They are upscaled one after the other into FOLDER. What fails is reported and does not stop the rest; the
     exit status is the number of failures, 125 at most. The same command continues, and skips what is finished.
 
     \b

@@ -67,8 +67,11 @@ class FinishedFiles:
         entry = FinishedFile(self._name(target), about, _size(Path(target)) or 0, frames, failures)
         line = json.dumps(asdict(entry)).encode()
         try:
-            with self._path.open("ab") as file:  # one write, after the remains of a line that was cut short
-                file.write(b"\n" + line + b"\n")
+            with self._path.open("a+b") as file:
+                if file.tell():
+                    file.seek(-1, os.SEEK_END)
+                    line = line if file.read() == b"\n" else b"\n" + line  # after the remains of one that was cut short
+                file.write(line + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
