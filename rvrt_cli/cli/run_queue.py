@@ -186,24 +186,26 @@ class _QueueRun:
 
     def do_all(self) -> None:
         """Do every job that is not done yet; one that fails leaves the others alone."""
-        assert self._clock is not None
-        with self._display:
-            for entry in self._jobs.entries:
-                if not entry.pending:
-                    continue
-                self._clock.begin(entry)
-                self._show_overall(entry)
-                self._job, report = None, self._report(entry)
-                try:
-                    self._do(entry, report)
-                except KeyboardInterrupt:
-                    self._explain_interrupt(entry, report)
-                self._clock.end(entry)
-                if entry.state == "failed" and self._disk_is_full():
-                    break
+        pending = [entry for entry in self._jobs.entries if entry.pending]
+        present: tuple[QueueEntry, JobReport] | None = None
+        try:
+            with self._display:
+                for entry in pending:
+                    present = entry, self._report(entry)
+                    self._do(*present)
+                    if entry.state == "failed" and self._disk_is_full():
+                        break
+        except KeyboardInterrupt:
+            if present is None:
+                raise
+            self._explain_interrupt(*present)  # below the display, which is closed by now
 
     def _do(self, entry: QueueEntry, report: JobReport) -> None:
+        assert self._clock is not None
         started = time.monotonic()
+        self._job = None
+        self._clock.begin(entry)
+        self._show_overall(entry)
         try:
             self._display.begin(entry.frames, "preparing")
             if entry.state != "unchecked":
@@ -226,6 +228,7 @@ class _QueueRun:
         if entry.state == "failed":
             report.fail(entry.text)
             self._say_failure(entry)
+        self._clock.end(entry)
 
     def _run_job(self, entry: QueueEntry, report: JobReport) -> Progress:
         from rvrt_cli.upscale import run
@@ -393,13 +396,13 @@ class _EntryReport:
 
 def _about(entry: QueueEntry, text: str) -> str:
     """`text` with the source that it is about, unless it names source or target."""
-    named = entry.item.source in text or entry.item.target.rstrip("/") in text
+    named = any(os.path.basename(path.rstrip("/")) in text for path in (entry.item.source, entry.item.target))
     return printable(text if named else f"{entry.item.source}: {text}")
 
 
 def _short_name(source: str) -> str:
     """The last part of a path, its middle left out where it is long."""
-    name = source.rstrip("/").rpartition("/")[2] or source
+    name = os.path.basename(source.rstrip("/")) or source
     if len(name) <= _NAME_LENGTH:
         return name
     return f"{name[: _NAME_LENGTH - 9]}…{name[-8:]}"
@@ -418,7 +421,7 @@ def _count_states(entries: Sequence[QueueEntry]) -> str:
     """ "12 files: 9 new, 1 resumes, 2 finished earlier"."""
     counts = Counter(entry.state for entry in entries)
     parts = [f"{counts[state]} {state}" for state in _STATE_STYLES if state in counts]
-    return f"{plural(len(entries), 'file')}: {', '.join(parts)}"
+    return ": ".join(filter(None, (plural(len(entries), "file"), ", ".join(parts))))
 
 
 def _plan_notes(entries: Sequence[QueueEntry]) -> list[str]:

@@ -155,7 +155,7 @@ def _check_targets(items: Sequence[QueueItem], queue: QueueOptions) -> None:
     collisions = []
     for item in items:
         target = Path(item.target)
-        beside = _real(Path(item.source).parent) == _real(target.parent)
+        beside = os.path.realpath(Path(item.source).parent) == os.path.realpath(target.parent)
         if _key(item.target) in sources or (beside and not queue.suffix):
             raise MediaError(
                 f"{item.source}: its target {item.target} would be a source, or lie beside its source under the same name; "
@@ -176,10 +176,6 @@ def _key(path: str) -> str:
     """What tells paths apart, however they are written; links to files stay what they are."""
     parent, name = os.path.split(os.path.abspath(path))
     return os.path.join(os.path.realpath(parent), name)
-
-
-def _real(folder: Path) -> str:
-    return os.path.realpath(folder)
 
 
 def _folded(path: str) -> str:
