@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -102,14 +102,22 @@ class BarDisplay(SilentDisplay):
     """A progress bar in one line, for a terminal."""
 
     def __init__(self, unit: str, *, stderr: bool = True, transient: bool = False) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn
-        from rich.table import Column
+        from rich.progress import BarColumn, Progress, Task, TextColumn
+        from rich.table import Column, Table
+
+        class Bars(Progress):
+            """Bars that leave room for the ^C that a terminal echoes: a line that wraps would never be erased."""
+
+            def make_tasks_table(self, tasks: Iterable[Task]) -> Table:
+                table = super().make_tasks_table(tasks)
+                table.width = console.width - len("^C")
+                return table
 
         self._standing = _Standing(unit)
-        self._console = make_console(stderr)
+        self._console = console = make_console(stderr)
         text = TextColumn("{task.fields[standing]}", markup=False, table_column=Column(no_wrap=True))
         bar = BarColumn(bar_width=None, table_column=Column(ratio=1, max_width=_BAR_WIDTH))  # what the text leaves
-        self._bar = Progress(bar, text, console=self._console, transient=transient, expand=True)
+        self._bar = Bars(bar, text, console=self._console, transient=transient, expand=True)
         self._task = self._bar.add_task("", total=None, standing=self._standing)
         self._whole: TaskID | None = None
 
