@@ -28,12 +28,13 @@ if TYPE_CHECKING:
 _MOST_FAILURES = 125  # that an exit status tells; above, shells report signals
 _LEAST_FREE_BYTES = 50_000_000  # on the disk of the targets, for another job to begin
 _NAME_LENGTH = 22  # columns of a source's name in the progress display
+_LABELS = {"finished": "finished earlier"}  # of states that need more words
 _STATE_STYLES = {  # in the order in which they are counted
     "done": "green",
     "new": "",
     "resumes": "",
     "unchecked": "",
-    "finished earlier": "dim",
+    "finished": "dim",
     "skipped": "dim",
     "failed": "bold red",
 }
@@ -296,7 +297,7 @@ class _QueueRun:
             files = [entry.to_dict() for entry in entries]
             self._events.emit("summary", **counts, failures=self.failures, seconds=self._clock.elapsed, files=files)
         elif not self._flags.quiet:
-            shown = [entry for entry in entries if entry.state not in ("finished earlier", "skipped")]
+            shown = [entry for entry in entries if entry.state not in ("finished", "skipped")]
             if shown:
                 _print_entries(shown, planned=False)
             for entry in entries:
@@ -342,7 +343,7 @@ class _QueueRun:
         report.interrupted(kept)
         frames = f", after {report.frames} of {entry.frames or '?'} frames, {kept} of them kept" if self._job else ""
         entries = self._jobs.entries
-        finished = sum(other.state in ("done", "finished earlier") for other in entries)
+        finished = sum(other.state in ("done", "finished") for other in entries)
         text = (
             f"rvrt: interrupted in file {entry.number} of {len(entries)}, {entry.item.source}{frames}; "
             f"{plural(finished, 'file')} finished. Run the same command to continue"
@@ -420,7 +421,7 @@ def _plan_line(entries: Sequence[QueueEntry]) -> str:
 def _count_states(entries: Sequence[QueueEntry]) -> str:
     """ "12 files: 9 new, 1 resumes, 2 finished earlier"."""
     counts = Counter(entry.state for entry in entries)
-    parts = [f"{counts[state]} {state}" for state in _STATE_STYLES if state in counts]
+    parts = [f"{counts[state]} {_LABELS.get(state, state)}" for state in _STATE_STYLES if state in counts]
     return ": ".join(filter(None, (plural(len(entries), "file"), ", ".join(parts))))
 
 
@@ -448,7 +449,9 @@ def _print_entries(entries: Sequence[QueueEntry], *, planned: bool) -> None:
         unknown = "?" if entry.pending else ""
         frames = unknown if entry.frames is None else str(entry.frames)
         seconds = "" if entry.seconds is None else duration(entry.seconds)
-        state = f"{entry.state} after {entry.kept}" if entry.state == "resumes" else entry.state
+        state = _LABELS.get(entry.state, entry.state)
+        if entry.state == "resumes":
+            state += f" after {entry.kept}"
         style = _STATE_STYLES[entry.state]
         names = safe_markup(entry.item.source), safe_markup(entry.item.target)
         table.add_row(*names, size, frames, seconds, f"[{style}]{state}[/]" if style else state)

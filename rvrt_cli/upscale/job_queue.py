@@ -24,7 +24,7 @@ from rvrt_cli.video.write.destination import real_folder
 
 # States of an entry; the first three are what is to be done
 NEW, RESUMES, UNCHECKED = "new", "resumes", "unchecked"
-DONE, FINISHED, SKIPPED, FAILED = "done", "finished earlier", "skipped", "failed"
+DONE, FINISHED, SKIPPED, FAILED = "done", "finished", "skipped", "failed"
 
 
 @dataclass
@@ -34,11 +34,11 @@ class QueueEntry:
     Attributes:
         number: from 1 on.
         state: "new", "resumes" (frames are kept), "unchecked" (finished, but `--check` has not approved it), "done" (by
-            this run), "finished earlier", "skipped" (the target exists) or "failed".
+            this run), "finished" (by an earlier one), "skipped" (the target exists) or "failed".
         text: why it failed.
         frames: that come out; None while that is unknown.
         kept: of an interrupted run.
-        size: (width, height) px of the target.
+        source_size, size: (width, height) px of the source and of the target.
         seconds: estimated, then measured.
         notes: what the user should know before the work.
     """
@@ -49,6 +49,7 @@ class QueueEntry:
     text: str = ""
     frames: int | None = None
     kept: int = 0
+    source_size: tuple[int, int] | None = None
     size: tuple[int, int] | None = None
     seconds: float | None = None
     notes: tuple[str, ...] = ()
@@ -149,6 +150,7 @@ class JobQueue:
         )
         entry.frames, entry.kept, entry.notes = job.frames, job.kept, job.notes
         entry.state = RESUMES if job.kept else NEW
+        entry.source_size = job.source.width, job.source.height
         entry.size = job.target.width, job.target.height
         entry.seconds = estimate_seconds(job)
         return job

@@ -13,7 +13,7 @@ from rvrt_cli.upscale.progress import Progress
 class QueueClock:
     """How long a queue will still take, from the work done so far.
 
-    Work is counted in px of the targets' frames; an entry whose number of frames is not known counts as much as the others
+    Work is counted in px of the sources' frames, as the network sees them; an entry whose number of frames is not known counts as much as the others
     do on average.
     """
 
@@ -63,6 +63,7 @@ class QueueClock:
 def _work(entry: QueueEntry) -> float | None:
     if entry.state == UNCHECKED:
         return 0.0
-    if entry.frames is None or entry.size is None:
+    if entry.frames is None or entry.source_size is None:
         return None
-    return max(0, entry.frames - entry.kept) * float(entry.size[0] * entry.size[1])
+    width, height = entry.source_size
+    return max(0, entry.frames - entry.kept) * float(width * height)

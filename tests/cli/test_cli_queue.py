@@ -173,6 +173,7 @@ def test_events_name_their_file(upscale: Callable) -> None:
         "text": "",
         "frames": 4,
         "kept": 0,
+        "source_size": [32, 24],
         "size": [128, 96],
         "seconds": 90.0,
         "notes": [],
@@ -317,9 +318,9 @@ def test_ctrl_c_stops_the_queue_and_the_same_command_continues(tmp_path: Path) -
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     queue, *_, summary = events_of(out)
-    assert [entry["state"] for entry in queue["files"]] == ["finished earlier", "resumes", "new"]
+    assert [entry["state"] for entry in queue["files"]] == ["finished", "resumes", "new"]
     assert queue["files"][1]["kept"] == last["kept"]
-    assert [entry["state"] for entry in summary["files"]] == ["finished earlier", "done", "done"]
+    assert [entry["state"] for entry in summary["files"]] == ["finished", "done", "done"]
     assert upscale_runs.computed(tmp_path) == 60
     assert sorted(os.listdir(tmp_path / "out")) == [RECORD_NAME, "a.mp4", "b.mp4", "c.mp4"]
 
