@@ -29,6 +29,7 @@ ISA_NAMES = ("portable", "avx2", "avx512")  # values of RVRT_ISA, from low to hi
 NATIVE_SCALE = 4
 SMALLEST_FRAME = 8  # px of a network's features, both ways: one attention window
 AUTO = "auto"
+CONTAINERS = ("mp4", "mov", "mkv", "webm")
 MAX_NOISE = 50  # levels of 255; what the published network for denoising was trained for
 _MAX_COUNT = 1_000_000  # frames or px that any option may ask for
 
@@ -294,6 +295,36 @@ class RestoreOptions(JobOptions):
     def output_size(self, width: int, height: int) -> tuple[int, int]:
         """See `JobOptions`."""
         return width, height
+
+
+@dataclass(frozen=True)
+class QueueOptions:
+    """Options of `rvrt upscale` and `rvrt restore` for several sources.
+
+    Raises:
+        OptionError: a value cannot be used; the message names the option and the remedy.
+    """
+
+    output_dir: str | None = setting(None, "Folder for the targets of several sources; see above.", metavar="FOLDER")
+    suffix: str = setting("", "Text between a target's name and its file type, such as -x4.", metavar="TEXT")
+    container: str | None = setting(
+        None,
+        "File type of the videos in --output-dir.",
+        shown="as the source where it can be written, else mkv",
+        choices=CONTAINERS,
+    )
+    recursive: bool = setting(False, "Search folders below those named as SOURCE, too.")
+    skip_existing: bool = setting(False, "Skip sources whose target exists, whatever it is.")
+
+    def __post_init__(self) -> None:
+        if self.output_dir is None:
+            for name in ("suffix", "container", "recursive", "skip_existing"):
+                if getattr(self, name):
+                    raise OptionError(f"{option_flag(name)}: for several sources; give --output-dir too")
+        elif self.output_dir in ("", "-"):
+            raise OptionError(f"--output-dir {self.output_dir!r}: is no folder; name one, such as out/")
+        if re.search(r"[/\\\0]", self.suffix):
+            raise OptionError(f"--suffix {self.suffix!r}: a part of a file name; give it without folders, such as -x4")
 
 
 def option_flag(name: str) -> str:

@@ -36,5 +36,6 @@ def complete_file_names(command: click.Command) -> None:
         complete_file_names(part)
     for parameter in command.params:
         is_argument = isinstance(parameter, click.Argument) and parameter.name in _FILE_ARGUMENTS
-        if parameter.type is click.STRING and (is_argument or "FILE" in (parameter.metavar or "")):
+        names_file = any(word in (parameter.metavar or "") for word in ("FILE", "FOLDER"))
+        if parameter.type is click.STRING and (is_argument or names_file):
             parameter.type = click.Path()  # which passes on the same text, whatever it names

@@ -10,13 +10,17 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from rvrt_cli.cli.formatting import duration, make_console
 from rvrt_cli.errors import printable
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 LINE_INTERVAL = 5.0  # s between plain lines
 _BAR_WIDTH = 40  # columns at most
@@ -44,6 +48,9 @@ class SilentDisplay:
     def update(self, done: float, total: float | None, text: str = "") -> None:
         """Show progress: `done` of `total` units (None: unknown), and a few words beside it."""
 
+    def overall(self, share: float | None, text: str) -> None:
+        """Show how far the whole of several works is, from 0 to 1, of which `update` shows the present one."""
+
     def working(self, text: str) -> AbstractContextManager[Any]:
         """While inside, show what is being done, for steps that cannot tell how far they are."""
         return nullcontext()
@@ -65,6 +72,7 @@ class LineDisplay(SilentDisplay):
         self._standing, self._stderr, self._interval = _Standing(unit), stderr, interval
         self._at_once, self._next = at_once, time.monotonic() + (0.0 if at_once else interval)
         self._complete = False
+        self._overall = ""
 
     def say(self, line: str) -> None:
         click.echo(printable(line), err=self._stderr)
@@ -74,6 +82,7 @@ class LineDisplay(SilentDisplay):
 
     def begin(self, total: float | None, text: str) -> None:
         self._standing.restart()
+        self._complete = False
         if not self._at_once:
             self._next = max(self._next, time.monotonic() + self._interval)
 
@@ -83,22 +92,34 @@ class LineDisplay(SilentDisplay):
         if completes or time.monotonic() >= self._next:
             self._next = time.monotonic() + self._interval
             self._standing.set(done, total, text)
-            self.say(str(self._standing))
+            self.say(f"{self._overall}{self._standing}")
+
+    def overall(self, share: float | None, text: str) -> None:
+        self._overall = f"{text}; "
 
 
 class BarDisplay(SilentDisplay):
     """A progress bar in one line, for a terminal."""
 
     def __init__(self, unit: str, *, stderr: bool = True, transient: bool = False) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn
-        from rich.table import Column
+        from rich.progress import BarColumn, Progress, Task, TextColumn
+        from rich.table import Column, Table
+
+        class Bars(Progress):
+            """Bars that leave room for the ^C that a terminal echoes: a line that wraps would never be erased."""
+
+            def make_tasks_table(self, tasks: Iterable[Task]) -> Table:
+                table = super().make_tasks_table(tasks)
+                table.width = console.width - len("^C")
+                return table
 
         self._standing = _Standing(unit)
-        self._console = make_console(stderr)
+        self._console = console = make_console(stderr)
         text = TextColumn("{task.fields[standing]}", markup=False, table_column=Column(no_wrap=True))
         bar = BarColumn(bar_width=None, table_column=Column(ratio=1, max_width=_BAR_WIDTH))  # what the text leaves
-        self._bar = Progress(bar, text, console=self._console, transient=transient, expand=True)
+        self._bar = Bars(bar, text, console=self._console, transient=transient, expand=True)
         self._task = self._bar.add_task("", total=None, standing=self._standing)
+        self._whole: TaskID | None = None
 
     def __enter__(self) -> BarDisplay:
         self._bar.start()
@@ -121,19 +142,28 @@ class BarDisplay(SilentDisplay):
         self._standing.set(done, total, text)
         self._bar.update(self._task, completed=done, total=total)
 
+    def overall(self, share: float | None, text: str) -> None:
+        if self._whole is None:
+            self._whole = self._bar.add_task("", total=1.0, standing="")
+        self._bar.update(self._whole, completed=share or 0.0, standing=printable(text))
+
     def working(self, text: str) -> AbstractContextManager[Any]:
         return self._console.status(text)
 
 
 class JsonEvents:
-    """One JSON object per line, for programs; `event` is its first key."""
+    """One JSON object per line, for programs; `event` is its first key.
 
-    def __init__(self, *, stderr: bool) -> None:
-        self._stderr = stderr
+    Args:
+        also: makes values that every event has beside its own.
+    """
+
+    def __init__(self, *, stderr: bool, also: Callable[[], dict[str, Any]] = dict) -> None:
+        self._stderr, self._also = stderr, also
 
     def emit(self, event: str, **values: Any) -> None:
         """Print an event."""
-        click.echo(json.dumps({"event": event, **values}), err=self._stderr)
+        click.echo(json.dumps({"event": event, **self._also(), **values}), err=self._stderr)
 
 
 def open_display(

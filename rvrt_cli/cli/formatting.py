@@ -47,6 +47,13 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
+def pace(rate: float | None, seconds_left: float | None) -> str:
+    """Frames per second and the time left, "0.50/s, 2 min 56 s left"; without what is not known."""
+    if rate is None:
+        return ""
+    return f"{rate:.2f}/s" + (f", {duration(seconds_left)} left" if seconds_left is not None else "")
+
+
 def safe_markup(text: object) -> str:
     """Text from elsewhere for a table: cut short, printable, and with nothing in it for rich to interpret."""
     from rich.markup import escape

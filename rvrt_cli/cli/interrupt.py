@@ -11,9 +11,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
+
+if TYPE_CHECKING:
+    from rvrt_cli.upscale import Interruption
 
 _ECHO_SECONDS = 0.3  # a second signal within this time is the echo of the first: MindSpore turns one into another
 _latest_interrupt = -math.inf  # s, when `interrupt` last raised
@@ -73,6 +76,33 @@ def second_signal_exits(
         os.close(write)
         watcher.join()
         os.close(read)
+
+
+@contextlib.contextmanager
+def finishing_window(on_first: Callable[[], object]) -> Iterator[Interruption]:
+    """Inside, a job runs with the yielded interruption: Ctrl-C finishes its present window, twice exits at once.
+
+    Args:
+        on_first: called at once where the first signal waits for a window; by another thread.
+    """
+    from rvrt_cli.upscale import Interruption
+
+    interruption = Interruption()
+
+    def announce() -> None:
+        if interruption.waits:
+            on_first()
+
+    def handle_signal() -> None:
+        if interruption.waits:
+            interruption.request()
+            forgive_echo()
+        else:
+            interrupt()
+
+    message = "rvrt: exited at once; run the same command to resume"
+    with second_signal_exits(message, on_first=announce, handler=handle_signal):
+        yield interruption
 
 
 def _watch_signals(read: int, message: str, on_first: Callable[[], object]) -> None:

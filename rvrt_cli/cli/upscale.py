@@ -4,17 +4,17 @@
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from rvrt_cli.cli.display import JsonEvents, SilentDisplay, open_display
-from rvrt_cli.cli.formatting import duration
+from rvrt_cli.cli.formatting import duration, pace
 from rvrt_cli.cli.generated_options import Command, dataclass_options, options_of
-from rvrt_cli.cli.interrupt import exit_after_interrupt, forgive_echo, interrupt, second_signal_exits
-from rvrt_cli.errors import MediaError, OptionError, RvrtError, in_one_line, printable
-from rvrt_cli.options import JobOptions, UpscaleOptions
+from rvrt_cli.cli.interrupt import exit_after_interrupt, finishing_window
+from rvrt_cli.cli.run_queue import JobFlags, run_queue
+from rvrt_cli.errors import OptionError, RvrtError, in_one_line, printable
+from rvrt_cli.options import JobOptions, QueueOptions, UpscaleOptions
 
 if TYPE_CHECKING:
     from rvrt_cli.upscale import Job, Progress
@@ -33,12 +33,17 @@ def job_flags(command: Command) -> Command:
     return command
 
 
-@click.command("upscale", short_help="Upscale a video or images fourfold.")
-@click.argument("source")
-@click.argument("target")
+def source_arguments(command: Command) -> Command:
+    """SOURCE and TARGET, or any number of sources with --output-dir."""
+    return click.argument("sources", nargs=-1, metavar="SOURCE TARGET | SOURCE... --output-dir FOLDER")(command)
+
+
+@click.command("upscale", short_help="Upscale videos or images fourfold.")
+@source_arguments
 @dataclass_options(UpscaleOptions)
+@dataclass_options(QueueOptions)
 @job_flags
-def upscale_command(source: str, target: str, **values: Any) -> None:
+def upscale_command(sources: tuple[str, ...], **values: Any) -> None:
     """Upscale SOURCE fourfold into TARGET, keeping timestamps, audio and colors.
 
     SOURCE is a video, an image, a folder or pattern of images, a GIF, or - for y4m on standard input. TARGET is a video
@@ -48,6 +53,10 @@ def upscale_command(source: str, target: str, **values: Any) -> None:
     An interrupted command resumes when it is run again; until it is complete, finished segments are kept beside TARGET.
     Press Ctrl-C once to finish and keep the present window and exit, twice to exit at once.
 
+    With --output-dir FOLDER, every argument is a source: videos, images, folders of videos, or folders of images, each of which
+    is one sequence. They are upscaled one after the other into FOLDER. What fails is reported and does not stop the rest; the
+    exit status is the number of failures, 125 at most. The same command continues, and skips what is finished.
+
     \b
     Examples:
       rvrt upscale in.mp4 out.mp4
@@ -55,8 +64,32 @@ def upscale_command(source: str, target: str, **values: Any) -> None:
       rvrt upscale in.mp4 preview.mp4 --start 00:01:00 --duration 10
       rvrt upscale frames/ out.mp4 --fps 30
       rvrt upscale in.mp4 out.mp4 --dry-run
+      rvrt upscale a.mp4 b.mkv holiday/ --output-dir out/ --suffix -x4
     """
-    run_job(UpscaleOptions, source, target, values)
+    run_sources(UpscaleOptions, sources, values)
+
+
+def run_sources(kind: type[JobOptions], sources: tuple[str, ...], values: dict[str, Any]) -> None:
+    """Do what a command line asks for: one job, or with --output-dir a queue of jobs.
+
+    Args:
+        sources: SOURCE and TARGET of the one job.
+        values: of the fields of `kind` and `QueueOptions`, and of `job_flags`.
+    """
+    queue = options_of(QueueOptions, values)
+    if queue.output_dir is not None:
+        if not sources:
+            raise click.UsageError("Missing argument 'SOURCE'.", click.get_current_context())
+        sys.exit(run_queue(sources, options_of(kind, values), queue, JobFlags.of(values), _JsonReport))
+    if len(sources) > 2:
+        raise click.UsageError(
+            f"Got unexpected extra argument ({sources[2]}); several sources need --output-dir",
+            click.get_current_context(),
+        )
+    if len(sources) < 2:
+        raise click.UsageError(f"Missing argument '{'TARGET' if sources else 'SOURCE'}'.", click.get_current_context())
+    source, target = sources
+    run_job(kind, source, target, values)
 
 
 def run_job(kind: type[JobOptions], source: str, target: str, values: dict[str, Any]) -> None:
@@ -104,24 +137,10 @@ def _print_plan(job: Job, report: _TextReport | _JsonReport, quiet: bool) -> Non
 
 
 def _run(job: Job, report: _TextReport | _JsonReport, display: SilentDisplay) -> Progress:
-    from rvrt_cli.upscale import Interruption, run
+    from rvrt_cli.upscale import run
 
-    interruption = Interruption()
-
-    def announce() -> None:
-        if interruption.waits:
-            report.say_stopping()
-
-    def handle_signal() -> None:
-        if interruption.waits:
-            interruption.request()
-            forgive_echo()
-        else:
-            interrupt()
-
-    message = "rvrt: exited at once; run the same command to resume"
     try:
-        with second_signal_exits(message, on_first=announce, handler=handle_signal), display:
+        with finishing_window(report.say_stopping) as interruption, display:
             report.begin(job)
             done = run(job, report.update, interruption)
     except KeyboardInterrupt:
@@ -145,12 +164,9 @@ def _check_target(source: str, target: str, options: JobOptions, events: JsonEve
 
 
 def _explain_interrupt(report: _TextReport | _JsonReport, job: Job) -> None:
-    kept, then = 0, "start again"
-    if job.workdir is not None and job.resumable:
-        with suppress(MediaError):
-            kept = sum(segment.frames for segment in job.workdir.segments())
-        if kept:
-            then = f"resume after the {kept} frames kept in {job.workdir.folder.name}"
+    kept, then = job.frames_done(), "start again"
+    if kept and job.workdir is not None:
+        then = f"resume after the {kept} frames kept in {job.workdir.folder.name}"
     text = (
         f"rvrt: interrupted after {report.frames} of {job.frames or '?'} frames; {job.target.path} was not written. "
         f"Run the same command to {then}"
@@ -219,7 +235,7 @@ class _TextReport:
     def update(self, progress: Progress) -> None:
         self.frames = progress.frames
         self._show_new_notes(progress)
-        self._display.update(int(progress.done), progress.total, _pace(progress))
+        self._display.update(int(progress.done), progress.total, pace(progress.rate, progress.seconds_left))
 
     def say_stopping(self) -> None:
         self._display.say("finishing this window; Ctrl-C again to quit at once")
@@ -308,11 +324,3 @@ class _JsonReport:
 
     def end(self, job: Job, progress: Progress) -> None:
         self._events.emit("end", target=progress.path or str(job.target.path), **progress.to_dict())
-
-
-def _pace(progress: Progress) -> str:
-    """Frames per second of this run, and the time left."""
-    if progress.rate is None:
-        return ""
-    left = progress.seconds_left
-    return f"{progress.rate:.2f}/s" + (f", {duration(left)} left" if left is not None else "")

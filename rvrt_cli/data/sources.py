@@ -17,9 +17,9 @@ from PIL import Image
 
 from rvrt_cli.errors import MediaError, OptionError
 from rvrt_cli.video.read.image_files import natural_key, open_image, upright_image
+from rvrt_cli.video.read.video_files import VIDEO_SUFFIXES
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm"})
-VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".mov", ".avi", ".webm", ".mpg", ".mpeg", ".m4v", ".ts", ".y4m", ".gif"})
 UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # raised by Pillow for bad images
 
 _NO_LICENSE = "unspecified"

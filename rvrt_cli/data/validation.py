@@ -27,10 +27,11 @@ import numpy as np
 from rvrt_cli.data.degradation import h264
 from rvrt_cli.data.resize import SCALE, imresize
 from rvrt_cli.data.restoration_pairs import input_pixels, validation_pair
-from rvrt_cli.data.sources import VIDEO_SUFFIXES, files_of, read_video
+from rvrt_cli.data.sources import files_of, read_video
 from rvrt_cli.engine.scenes import mark_scenes
 from rvrt_cli.errors import OptionError
 from rvrt_cli.metrics import chroma_error, clip_means, psnr, rgb_to_y
+from rvrt_cli.video.read.video_files import VIDEO_SUFFIXES
 
 VARIANTS = ("clean", "h264")
 TASK_VARIANTS = {"upscale": VARIANTS, "deblur": ("blur",), "denoise": ("noise",)}

@@ -11,7 +11,7 @@ from typing import Any
 
 from rvrt_cli.data.batch_spec import TASK_DEGRADATIONS
 from rvrt_cli.data.batches import check_spec, open_store
-from rvrt_cli.data.sources import VIDEO_SUFFIXES, files_of
+from rvrt_cli.data.sources import files_of
 from rvrt_cli.device import check_device
 from rvrt_cli.errors import OptionError
 from rvrt_cli.files import locked
@@ -26,6 +26,7 @@ from rvrt_cli.train.train_options import (
 from rvrt_cli.train.training_log import LOG_FILE, read_log
 from rvrt_cli.train.training_state import CHECKPOINT_FOLDER, list_checkpoints, load_checkpoint_metadata
 from rvrt_cli.train.validation_split import split_clips
+from rvrt_cli.video.read.video_files import VIDEO_SUFFIXES
 
 RECIPE_FILE = "recipe.toml"
 

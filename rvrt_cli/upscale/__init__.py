@@ -12,6 +12,8 @@
   an `interruption` lets it finish the present window.
 - `finish` is what becomes of a frame between network and encoder: its size, `--strength` and `--grain`.
 - `run` computes what is missing, assembles the target and publishes it.
+- `queue_items` finds the sources and targets of a queue, `job_queue` does its jobs one after the other, `finished_files` is its
+  record of what is done, and `queue_clock` says how long the rest may take.
 - `frames` takes frames in memory the same way, without a job.
 - `distribute` distributes the scenes of one video among several ranks; `upscale_rank` is one of them.
 """

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -115,6 +116,14 @@ class Job:
         assert self.workdir is not None
         return self.workdir.carried(first, state_shapes(self.inputs))
 
+    def frames_done(self) -> int:
+        """Frames that are complete by now and need not be computed again; 0 where the job cannot resume."""
+        done = 0
+        if self.workdir is not None and self.resumable:
+            with suppress(MediaError):
+                done = sum(segment.frames for segment in self.workdir.segments())
+        return done
+
 
 def load_network(
     model: str = UpscaleOptions.model,
@@ -162,6 +171,30 @@ def outline_network(
     return NetworkOutline(loaded.config, loaded.card, chosen, uses_kernels=True)
 
 
+class LoadedNetworks:
+    """The networks of several jobs, each loaded once: what is compiled for one job serves the next of its size."""
+
+    def __init__(self) -> None:
+        self._networks: dict[tuple, Network | NetworkOutline | OnnxNetwork] = {}
+
+    def find(self, options: JobOptions, *, dry_run: bool) -> Network | NetworkOutline | OnnxNetwork:
+        """The network of the options, without a noise level; in a dry run perhaps only its outline.
+
+        Raises:
+            RvrtError: see `load_network` and `open_exported`.
+        """
+        arguments = options.model, options.weights, options.device, options.precision
+        if isinstance(options, UpscaleOptions) and not options.uses_mindspore:
+            exported = (*arguments, options.window, options.lookahead)
+            if exported not in self._networks:
+                self._networks[exported] = open_exported(options)
+            return self._networks[exported]
+        key = (*arguments, dry_run)
+        if key not in self._networks:
+            self._networks[key] = (outline_network if dry_run else load_network)(*arguments)
+        return self._networks[key]
+
+
 def _fitting_weights(model: str, weights: str | Path | None) -> NetworkWeights:
     """Weights that are exactly those of their network.
 
@@ -175,13 +208,22 @@ def _fitting_weights(model: str, weights: str | Path | None) -> NetworkWeights:
 
 
 def prepare(
-    source: str | Path, target: str | Path, options: JobOptions, *, as_rank: bool = False, dry_run: bool = False
+    source: str | Path,
+    target: str | Path,
+    options: JobOptions,
+    *,
+    as_rank: bool = False,
+    dry_run: bool = False,
+    new_folders: bool = False,
+    networks: LoadedNetworks | None = None,
 ) -> Job:
     """Check everything that can be checked before the work: source, target, weights, device, memory, earlier runs.
 
     Args:
         as_rank: this process works for another one, which holds the lock on the target.
         dry_run: the job is for looking at and cannot be run; MindSpore is imported only where an accelerator may be chosen.
+        new_folders: missing folders above the target will have been made by the time the job is run.
+        networks: those that earlier jobs have loaded.
 
     Raises:
         RvrtError: with the remedy.
@@ -198,11 +240,12 @@ def prepare(
     if workdir is not None and decides:
         workdir.check_free()
     published = workdir.published() if workdir is not None and decides else None
-    checked = check_target(info, _output_request(info, target, options, replaces=published is not None))
+    request = _output_request(info, target, options, replaces=published is not None)
+    checked = check_target(info, replace(request, new_folders=new_folders))
 
     # the network, and what an earlier run has left
     noise = noise_level(options, info) if isinstance(options, RestoreOptions) else None
-    network = _find_network(info, options, noise, dry_run)
+    network = _fitting_network(info, noise, (networks or LoadedNetworks()).find(options, dry_run=dry_run))
     grain = source_grain(options, info)
     inputs = JobInputs(options=options, source=info, target=checked, network=network, noise=noise, grain=grain)
     about = identify(inputs)
@@ -214,24 +257,22 @@ def prepare(
         earlier = find_earlier_run(inputs, workdir, about, published if resumable else None, look_inside=not as_rank)
 
     # windows and tiles
-    frames = _expected_frames(info, options)
-    plan = _plan(inputs, frames, earlier.plan)
+    plan = _plan(inputs, request.frame_count, earlier.plan)
     return Job(
         inputs=inputs,
         plan=plan,
-        frames=frames,
-        notes=(
-            *network.notes,
-            *unread(info),
-            *checked.notes,
-            *earlier.notes,
-            *job_notes(requested, inputs, plan, earlier),
-        ),
+        frames=request.frame_count,
+        notes=(*_inherited_notes(inputs, earlier), *job_notes(requested, inputs, plan, earlier)),
         workdir=workdir,
         manifest=RunManifest(about, earlier.plan or plan),
         earlier=earlier,
         resumable=resumable,
     )
+
+
+def _inherited_notes(inputs: JobInputs, earlier: EarlierRun) -> tuple[str, ...]:
+    """What network, source, target and earlier run have to say."""
+    return *inputs.network.notes, *unread(inputs.source), *inputs.target.notes, *earlier.notes
 
 
 def check_purpose(options: JobOptions) -> None:
@@ -272,17 +313,19 @@ def _probe_source(source: str | Path, options: JobOptions) -> SourceInfo:
     return info
 
 
-def _find_network(
-    info: SourceInfo, options: JobOptions, noise: NoiseLevel | None, dry_run: bool
+def _fitting_network(
+    info: SourceInfo, noise: NoiseLevel | None, network: Network | NetworkOutline | OnnxNetwork
 ) -> Network | NetworkOutline | OnnxNetwork:
-    """The network of the options, which takes the frames of the source."""
-    if isinstance(options, UpscaleOptions) and not options.uses_mindspore:
-        exported = open_exported(options)
-        exported.check_frames(info.width, info.height)
-        return exported
-    find_network = outline_network if dry_run else load_network
-    share = None if noise is None else noise.levels / 255
-    return find_network(options.model, options.weights, options.device, options.precision, share)
+    """The network, told the source's noise where it takes it.
+
+    Raises:
+        OptionError: it does not take frames of this size.
+    """
+    if isinstance(network, OnnxNetwork):
+        network.check_frames(info.width, info.height)
+    if noise is None or isinstance(network, NetworkOutline | OnnxNetwork):
+        return network
+    return network.with_noise(noise.levels / 255)
 
 
 def _output_request(info: SourceInfo, target: str | Path, options: JobOptions, *, replaces: bool) -> OutputRequest:

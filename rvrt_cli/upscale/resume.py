@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rvrt_cli import engine
 from rvrt_cli.errors import MediaError
 from rvrt_cli.frame import padded_size
-from rvrt_cli.options import JobOptions
+from rvrt_cli.options import JobOptions, option_flag
 from rvrt_cli.runtime import OnnxNetwork
 from rvrt_cli.upscale.finish import Finish
 from rvrt_cli.upscale.grain import GrainCurve
@@ -80,9 +81,6 @@ class EarlierRun:
 def identify(inputs: JobInputs) -> About:
     """What the result depends on, as JSON has it."""
     options, target = inputs.options, inputs.target
-    settings = {
-        "--" + name.replace("_", "-"): value for name, value in asdict(options).items() if name not in _WITHOUT_EFFECT
-    }
     encoding = [target.kind, target.width, target.height, target.encoder, target.pix_fmt, *target.options]
     about = {
         "source": _identify_source(inputs.source),
@@ -91,7 +89,7 @@ def identify(inputs: JobInputs) -> About:
             "sha256": file_sha256(options.model, options.weights),
         },
         "settings": {
-            **settings,
+            **_settings(options),
             "--device": inputs.network.device.kind,
             "the encoder's options": encoding,
             "the version of rvrt": __version__,
@@ -101,11 +99,42 @@ def identify(inputs: JobInputs) -> About:
     return json.loads(json.dumps(about))
 
 
+def identify_request(source: str, files: Sequence[Path], options: JobOptions) -> About:
+    """What a result depends on, as far as that is known without a look into its source.
+
+    Only settings that are not the defaults, so that options which a later version adds change nothing.
+
+    Args:
+        files: of the source.
+
+    Raises:
+        OSError: one of them is missing.
+        WeightsError: no such weights.
+    """
+    about = {
+        "source": _identify_files(source, files),
+        "network": {"sha256": file_sha256(options.model, options.weights)},
+        "settings": _settings(options, defaults=False),
+    }
+    return json.loads(json.dumps(about))
+
+
+def _settings(options: JobOptions, *, defaults: bool = True) -> dict[str, Any]:
+    """The options that change the result, as they are written on the command line; also those left at their `defaults`."""
+    return {
+        option_flag(entry.name): getattr(options, entry.name)
+        for entry in fields(options)
+        if entry.name not in _WITHOUT_EFFECT and (defaults or getattr(options, entry.name) != entry.default)
+    }
+
+
 def _identify_source(info: SourceInfo) -> dict[str, Any]:
+    """See `_identify_files`; nothing of a stream."""
+    return {} if info.kind == "y4m" else _identify_files(info.path, info.files or (Path(info.path),))
+
+
+def _identify_files(source: str, files: Sequence[Path]) -> dict[str, Any]:
     """What tells a source from another one of the same name: paths, sizes and times of modification."""
-    if info.kind == "y4m":
-        return {}
-    files = list(info.files) or [Path(info.path)]
     digest = hashlib.sha256()
     size = 0
     for path in files:
@@ -113,7 +142,7 @@ def _identify_source(info: SourceInfo) -> dict[str, Any]:
         size += found.st_size
         digest.update(f"{path.absolute()}\0{found.st_size}\0{found.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
     return {
-        "path": str(Path(info.path).absolute()).encode("utf-8", "replace").decode(),
+        "path": str(Path(source).absolute()).encode("utf-8", "replace").decode(),
         "files": len(files),
         "bytes": size,
         "sha256": digest.hexdigest(),

@@ -52,6 +52,7 @@ def _complete(job: Job, workdir: Workdir, reporter: Reporter, interruption: Inte
     """Compute what is missing in the work folder, and make the target of it."""
     if job.earlier.finished:
         reporter.progress.frames, reporter.progress.path = job.kept, str(job.target.path)
+        reporter.report()
         workdir.remove()
         return
     try:
@@ -66,6 +67,7 @@ def _complete(job: Job, workdir: Workdir, reporter: Reporter, interruption: Inte
             if not (job.resumable and workdir.segments()):
                 workdir.remove()
         raise
+    reporter.report()  # before the last trace of the work is gone: who keeps records of targets must not miss one
     workdir.remove()
 
 

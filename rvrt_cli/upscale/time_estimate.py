@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 
 import numpy as np
@@ -37,6 +38,7 @@ def estimate_seconds(job: Job) -> float | None:
     return calls * count_flops(network.config, frames, *plan.tile).total / (rate * machines)
 
 
+@functools.cache
 def _product_rate() -> float:
     """Operations per second of NumPy's float32 matrix product."""
     matrix = np.full((_MATRIX_EDGE, _MATRIX_EDGE), 1 / _MATRIX_EDGE, np.float32)

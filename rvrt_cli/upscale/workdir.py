@@ -56,10 +56,8 @@ class RunManifest:
     plan: Plan
 
     def differences(self, about: About) -> list[str]:
-        """What is not as in `about`: "the source", "the network", or the name of a setting."""
-        changed = [f"the {part}" for part in ("source", "network") if self.about[part] != about[part]]
-        old, new = self.about["settings"], about["settings"]
-        return changed + sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
+        """What is not as in `about`, see `changes`."""
+        return changes(self.about, about)
 
 
 @dataclass(frozen=True)
@@ -320,6 +318,13 @@ class Workdir:
             yield
         except _DAMAGE as error:
             raise MediaError(f"{self.folder / name}: missing or damaged; --overwrite restarts the job") from error
+
+
+def changes(before: About, after: About) -> list[str]:
+    """What differs: "the source", "the network", or the name of a setting."""
+    changed = [f"the {part}" for part in ("source", "network") if before[part] != after[part]]
+    old, new = before["settings"], after["settings"]
+    return changed + sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
 
 
 _DAMAGE = (

@@ -88,6 +88,36 @@ def test_a_bar_stays_in_one_line_of_80_columns_and_counts_the_time_by_itself(mon
     assert f"53999/54000 frames: {longest}, 47 h 59 min elapsed" in shown[1]
 
 
+def test_several_works_have_a_second_bar_or_the_beginning_of_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    whole = "file 123 of 200, a-rather-lon…2024.mp4; 23 h 59 min left for all"
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    with monkeypatch.context() as terminal:
+        terminal.setattr(sys, "stderr", Terminal())
+        bar = BarDisplay("frames")
+        bar.overall(0.25, whole)
+        bar.update(4, 10, "0.05/s, 23 h 59 min left")
+        with bar._console.capture() as captured:
+            bar._console.print(bar._bar.get_renderable())
+    shown = captured.get().splitlines()
+    assert len(shown) == 2
+    assert "4/10 frames: 0.05/s" in shown[0]
+    assert shown[1].rstrip().endswith(whole)
+    now = 100.0
+    monkeypatch.setattr(displays.time, "monotonic", lambda: now)
+    lines = LineDisplay("frames", interval=5.0)
+    for number in (1, 2):
+        lines.overall(None, f"file {number} of 2")
+        lines.begin(2, "starting")
+        now += 1.0
+        lines.update(2, 2, "2.00/s")
+    assert capsys.readouterr().err.splitlines() == [
+        f"file {number} of 2; 2/2 frames: 2.00/s, 1 s elapsed" for number in (1, 2)
+    ]
+
+
 def test_without_a_terminal_there_are_lines_or_nothing() -> None:
     assert isinstance(open_display("frames"), LineDisplay)
     assert type(open_display("frames", lines=False)) is SilentDisplay
@@ -99,6 +129,7 @@ def test_a_silent_display_shows_nothing(capsys: pytest.CaptureFixture) -> None:
         display.say("x")
         display.note("x")
         display.update(1, 1, "x")
+        display.overall(0.5, "x")
     assert capsys.readouterr() == ("", "")
 
 

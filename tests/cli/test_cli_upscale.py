@@ -57,6 +57,12 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "No such option '-x'; a file of this name is ./-x.mp4; see rvrt upscale --help",
         ),
         (["upscale", "in.mp4"], "Missing argument 'TARGET'; see rvrt upscale --help"),
+        (["upscale"], "Missing argument 'SOURCE'; see rvrt upscale --help"),
+        (["upscale", "--output-dir", "out"], "Missing argument 'SOURCE'; see rvrt upscale --help"),
+        (
+            ["upscale", "a.mp4", "b.mp4", "c.mp4"],
+            "Got unexpected extra argument (c.mp4); several sources need --output-dir; see rvrt upscale --help",
+        ),
         (["upscale", "in.mp4", "out.mp4", "--window", "ten"], "'ten' is not a valid integer; see rvrt upscale --help"),
         (["upscale", "in.mp4", "out.mp4", "--windw", "6"], "No such option '--windw' (Did you mean"),
         (["enlarge"], "No such command 'enlarge'"),

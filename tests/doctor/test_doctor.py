@@ -139,6 +139,8 @@ def test_completion_script(shell: str, monkeypatch: pytest.MonkeyPatch, capsys: 
         ("rvrt upscale in", 2, "file,in"),
         ("rvrt completion z", 2, "plain,zsh"),
         ("rvrt upscale --weights x", 3, "file,x"),
+        ("rvrt upscale --output-dir x", 3, "file,x"),
+        ("rvrt upscale a.mp4 b.mp4 x", 4, "file,x"),
     ],
 )
 def test_tab(

@@ -177,10 +177,13 @@ def main() -> None:
     log, seconds, moment = sys.argv[1:4]
     sys.argv = ["rvrt", *sys.argv[4:]]
     import rvrt_cli.upscale.job
+    import rvrt_cli.upscale.job_queue
     from rvrt_cli.bench.machine import peak_rss_bytes
     from rvrt_cli.cli import main as rvrt
 
-    rvrt_cli.upscale.job.load_network = lambda *_: Echo(log, float(seconds))
+    for load in ("load_network", "outline_network"):
+        setattr(rvrt_cli.upscale.job, load, lambda *_: Echo(log, float(seconds)))
+    rvrt_cli.upscale.job_queue.estimate_seconds = lambda job: None
     *others, moment = moment.split(",")
     for other in others:
         child = os.fork()

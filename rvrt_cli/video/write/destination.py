@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rvrt_cli.errors import MediaError
 from rvrt_cli.video.read.source import SourceInfo
+from rvrt_cli.video.write.target import OutputRequest
 
 _NUMBERED_PNG = re.compile(r"\d{6,}\.png")  # as rvrt writes them
 
@@ -22,7 +23,7 @@ def real_folder(target: str | Path) -> Path:
 
 
 def check_destination(
-    info: SourceInfo, path: Path, image_names: Collection[str], overwrite: bool, *, folder: bool = False
+    info: SourceInfo, path: Path, request: OutputRequest, image_names: Collection[str] = (), *, folder: bool = False
 ) -> None:
     """Refuse a path that is the source, is taken, or cannot be written.
 
@@ -38,14 +39,17 @@ def check_destination(
         if any(source.exists() and os.path.samefile(source, path) for source in sources):
             raise MediaError(f"{path}: target and source are the same; choose another name for the target")
         if folder:
-            _check_existing_folder(path, image_names, overwrite)
+            _check_existing_folder(path, image_names, request.overwrite)
         else:
-            _check_existing_file(path, overwrite)
+            _check_existing_file(path, request.overwrite)
     elif path.is_symlink():
         raise MediaError(f"{path}: a broken symbolic link; remove it or choose another name")
     parent = path.absolute().parent
+    if request.new_folders:
+        parent = next(folder for folder in (parent, *parent.parents) if folder.exists())
     if not parent.is_dir():
-        raise MediaError(f"{path}: the folder {parent} does not exist; create it first")
+        what = "is a file; choose another one" if parent.exists() else "does not exist; create it first"
+        raise MediaError(f"{path}: the folder {parent} {what}")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise MediaError(f"{path}: no permission to write into the folder {parent}; choose another one")
 

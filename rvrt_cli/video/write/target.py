@@ -27,6 +27,7 @@ class OutputRequest:
         crf, preset, pix_fmt: the encoder's quality, speed and pixel format; chosen unless given.
         overwrite: an existing target may be replaced.
         copy_streams: copy audio, subtitles and the rest of the source into a video target.
+        new_folders: missing folders above the target will have been made by the time it is written.
         images: the files that become frames, where the source is images.
         frame_count: expected; None where that is unknown.
     """
@@ -40,6 +41,7 @@ class OutputRequest:
     pix_fmt: str | None = None
     overwrite: bool = False
     copy_streams: bool = True
+    new_folders: bool = False
     images: tuple[Path, ...] = ()
     frame_count: int | None = None
 

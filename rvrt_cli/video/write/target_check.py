@@ -57,9 +57,9 @@ def check_target(info: SourceInfo, request: OutputRequest) -> Target:
         raise MediaError(f"{text}: unknown file type {path.suffix!r}; choose one of {known}, or end a folder in /")
     if folder:
         target = check_folder(info, request, path)
-        check_destination(info, path, target.image_names, request.overwrite, folder=True)
+        check_destination(info, path, request, target.image_names, folder=True)
         return target
-    check_destination(info, path, (), request.overwrite)
+    check_destination(info, path, request)
     if suffix in IMAGE_ENCODERS:
         return check_image(info, request, path)
     if suffix == ".gif":
