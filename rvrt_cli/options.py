@@ -114,7 +114,12 @@ class JobOptions:
     fps: str | None = setting(
         None, "Frame rate of a sequence of images, such as 25 or 30000/1001 [frames/s].", metavar="RATE", shown="24"
     )
-    deinterlace: bool = setting(False, "Deinterlace the source first.")
+    deinterlace: bool = setting(False, "Deinterlace the source first.", negatable=True)
+    ivtc: bool = setting(
+        False,
+        "Undo the telecine of film at 29.97 frames/s first (inverse telecine), to 23.976 frames/s.",
+        negatable=True,
+    )
     codec: str | None = setting(
         None, "Video encoder, by its ffmpeg name.", metavar="NAME", shown="libx264, or libvpx-vp9 for .webm"
     )
@@ -149,6 +154,8 @@ class JobOptions:
         check_excerpt(self.start, self.duration)
         if self.crf is not None and not 0 <= self.crf <= 63:
             raise OptionError(f"--crf {self.crf}: give 0 (best) to 63")
+        if self.ivtc and self.deinterlace:
+            raise OptionError("--ivtc: contradicts --deinterlace; give one of them")
         self._check_quality()
         check_ranks(self.ranks, self.local_ranks, self.node, self.master)
         self.memory_bytes  # noqa: B018  validates

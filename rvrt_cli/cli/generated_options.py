@@ -56,7 +56,7 @@ def _click_option(entry: Field, hint: Any, recipes: Sequence[Mapping[str, Any]] 
     parts = [part for part in get_args(hint) if part not in (NoneType, Ellipsis)]
     kind = parts[0] if parts else hint  # str of `str | None` and of `tuple[str, ...]`
     name, help = option_flag(entry.name), entry.metadata["help"]
-    shown = _shown_default(entry) if recipes is None else _shown_by_recipes(entry, recipes)
+    shown = shown_default(entry) if recipes is None else _shown_by_recipes(entry, recipes)
     if shown:
         help = with_default(help, shown)
     default = None if recipes is not None or entry.default is MISSING else entry.default
@@ -92,7 +92,7 @@ class _Parsed(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
-def _shown_default(entry: Field) -> str:
+def shown_default(entry: Field) -> str:
     """The default as people write it; empty where there is none to speak of."""
     shown = entry.metadata.get("shown")
     return _as_written(entry.default) if shown is None else shown
@@ -103,7 +103,7 @@ def _shown_by_recipes(entry: Field, recipes: Sequence[Mapping[str, Any]]) -> str
     if len(values) > 1:
         return "set by the recipe"
     value = values.pop()
-    return _shown_default(entry) if value == entry.default else _as_written(value)
+    return shown_default(entry) if value == entry.default else _as_written(value)
 
 
 def _as_written(value: Any) -> str:

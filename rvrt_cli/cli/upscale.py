@@ -11,8 +11,9 @@ import click
 
 from rvrt_cli.cli.display import JsonEvents, SilentDisplay, open_display
 from rvrt_cli.cli.formatting import duration
-from rvrt_cli.cli.generated_options import Command, dataclass_options, options_of
+from rvrt_cli.cli.generated_options import Command, dataclass_options
 from rvrt_cli.cli.interrupt import exit_after_interrupt, forgive_echo, interrupt, second_signal_exits
+from rvrt_cli.cli.option_files import SourcedOptions, explain_origin, sourced_options
 from rvrt_cli.errors import MediaError, OptionError, RvrtError, in_one_line, printable
 from rvrt_cli.options import JobOptions, UpscaleOptions
 
@@ -65,10 +66,13 @@ def run_job(kind: type[JobOptions], source: str, target: str, values: dict[str, 
     Args:
         values: of the fields of `kind`, and of `job_flags`.
     """
-    chosen = options_of(kind, values)
+    sourced = sourced_options(kind, values, source)
+    chosen = sourced.options
     dry_run, as_json, quiet = values["dry_run"], values["as_json"], values["quiet"]
     if values["check"] and "-" in (source, target):
         raise OptionError("--check: reads SOURCE and TARGET again, and - cannot be; omit it, or name files")
+    if values["check"] and chosen.ivtc:
+        raise OptionError("--check: compares frame by frame, and --ivtc makes other frames of them; omit it")
     display = SilentDisplay() if quiet or as_json else open_display("frames")
     report: _TextReport | _JsonReport = _TextReport(display)
     if as_json:
@@ -77,8 +81,10 @@ def run_job(kind: type[JobOptions], source: str, target: str, values: dict[str, 
         with display.working("reading the source" if dry_run else "loading the network"):
             from rvrt_cli.upscale import prepare
 
-            job = prepare(source, target, chosen, dry_run=dry_run)
+            with explain_origin(sourced.origins):
+                job = prepare(source, target, chosen, dry_run=dry_run)
         report.open(job)
+        report.settings(sourced, complete=dry_run)
         if dry_run:
             _print_plan(job, report, quiet)
             return
@@ -205,6 +211,11 @@ class _TextReport:
         for note in job.notes:
             self._display.note(note)
 
+    def settings(self, sourced: SourcedOptions, complete: bool) -> None:
+        """Where options come from: all of them in a dry run, else those from files."""
+        for line in sourced.lines() if complete else sourced.notes():
+            self._display.say(f"options {line}")
+
     def plan(self, job: Job, seconds: float | None) -> None:
         self._display.say(_time_line(job, seconds))
 
@@ -256,7 +267,7 @@ class _TextReport:
 class _JsonReport:
     """What a program reads about a job.
 
-    Events "note", then "plan" (dry run) or "begin", "progress", "stopping" (after Ctrl-C), and at last "end",
+    Events "note", then "settings" (each option's value, and what it is "from"), then "plan" (dry run) or "begin", "progress", "stopping" (after Ctrl-C), and at last "end",
     "interrupted" or "error".
     """
 
@@ -267,6 +278,9 @@ class _JsonReport:
     def open(self, job: Job) -> None:
         for note in job.notes:
             self._events.emit("note", text=note)
+
+    def settings(self, sourced: SourcedOptions, complete: bool) -> None:
+        self._events.emit("settings", **sourced.to_dict())
 
     def plan(self, job: Job, seconds: float | None) -> None:
         self._events.emit("plan", **self._plan_of(job), seconds=seconds)

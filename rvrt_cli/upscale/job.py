@@ -32,6 +32,7 @@ from rvrt_cli.upscale.workdir import RunManifest, Workdir
 from rvrt_cli.video.read.image_decoder import images_shown
 from rvrt_cli.video.read.probe import probe
 from rvrt_cli.video.read.source import SourceInfo
+from rvrt_cli.video.read.telecine import inverse_telecined
 from rvrt_cli.video.write.destination import real_folder
 from rvrt_cli.video.write.fidelity_notes import unread
 from rvrt_cli.video.write.target import OutputRequest, Target
@@ -253,6 +254,8 @@ def _probe_source(source: str | Path, options: JobOptions) -> SourceInfo:
     info = probe(source, fps=options.frame_rate)
     if options.fps is not None and info.kind != "images":
         raise OptionError(f"--fps {options.fps}: for images only; {info.path} has timestamps of its own, leave it out")
+    if options.ivtc:
+        info = inverse_telecined(info)
     engine.check_frame_size(info.width, info.height)
     _check_excerpt(info, options)
     _check_queues_fit(info, options)

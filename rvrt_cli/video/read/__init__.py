@@ -9,5 +9,6 @@ y4m_header.py      the header of a y4m stream
 image_files.py     the files of an image sequence and their pixels
 decoder.py         frames of a video, from ffmpeg through a pipe
 image_decoder.py   frames of an image sequence
+telecine.py        inverse telecine: the film in telecined video
 reader.py          runs either decoder ahead in a thread, with a bounded queue
 """

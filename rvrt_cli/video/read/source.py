@@ -69,6 +69,9 @@ class SourceInfo:
         upright: ffmpeg filters that rotate and mirror the stored frame upright; "" for none.
         color: resolved description, see `resolve_color`.
         decoder: name of the ffmpeg decoder to use in place of the default; "" for the default.
+        telecined: it is film that is restored by inverse telecine, see `rvrt_cli.video.read.telecine`; rates and counts are
+            those of the film.
+        coded_frames: the exact number of frames before that; None when unknown, or where that is `frame_count`.
         base_view: the video has several views, as MV-HEVC has, of which the first is read.
         free_clock: the format's timestamps start anywhere (MPEG-TS): an output counts from `begin` instead of from 0.
     """
@@ -93,6 +96,8 @@ class SourceInfo:
     sample_aspect: Fraction = Fraction(1)
     rotation: int = 0
     upright: str = ""
+    telecined: bool = False
+    coded_frames: int | None = None
     base_view: bool = False
     free_clock: bool = False
     format: str = ""
