@@ -34,7 +34,7 @@ _COMMAND_LINE_ONLY = {"overwrite"}  # a file that came with a video must not del
 _ALTERNATIVES = ({"crf", "quality", "lossless"}, {"model", "weights"}, {"scale", "size"}, {"deinterlace", "ivtc"})
 # What is chosen for one encoder, and set aside by another --codec
 _OF_THE_ENCODER = {"crf", "preset", "pix_fmt", "encoder_option"}
-_EXPECTED = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+_EXPECTED_VALUES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ def _converted(path: Path, key: str, value: Any, entry: Any, hint: Any) -> Any:
         str: isinstance(value, str) or number,
     }
     if not fits[kind]:
-        raise OptionError(f"{path}: {key} = {value!r}: write {_EXPECTED[kind]}")
+        raise OptionError(f"{path}: {key} = {value!r}: write {_EXPECTED_VALUES[kind]}")
     return kind(value)
 
 

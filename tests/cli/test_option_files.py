@@ -166,7 +166,7 @@ def test_a_dry_run_says_where_each_value_comes_from(
     assert rvrt(monkeypatch, "upscale", source, target, "--window", "3", "--quality", "60", "--dry-run") == 0
     said = capfd.readouterr().err.splitlines()
     assert "options from the command line: --window 3, --quality 60" in said
-    assert f"options from {beside}: --preset ultrafast, --encoder-option g=2" in said
+    assert f"options from {beside}: --encoder-option g=2, --preset ultrafast" in said
     [rest] = [line for line in said if line.startswith("options default: ")]
     assert "--model rvrt-tiny, " in rest
     assert "--tile as large as memory allows" in rest

@@ -211,7 +211,7 @@ def _rpu(profile: int) -> bytes:
         crc ^= byte << 24
         for _ in range(8):
             crc = (crc << 1 ^ 0x04C11DB7 if crc & 0x80000000 else crc << 1) & 0xFFFFFFFF
-    return b"\x19" + body + crc.to_bytes(4, "big") + b"\x80"
+    return b"\x19" + body + crc.to_bytes(4, "big") + b"\x80\x80"  # its own end, and that of the NAL unit
 
 
 def _rpu_fields(profile: int) -> Iterator[tuple[int, int]]:
@@ -231,8 +231,6 @@ def _rpu_fields(profile: int) -> Iterator[tuple[int, int]]:
     yield from ((number, 16) for number in (7222, 8771, 390, 2654, 12430, 1300, 0, 422, 15962))  # RGB to LMS
     yield from ((65535, 16), (0, 16), (0, 16), (0, 32), (12, 5), (0, 2), (0, 2), (1, 2))  # EOTF, depth, color space
     yield from ((7, 12), (3079, 12), (42, 10), _ue(0))  # peak levels; no extension blocks
-    length = 0  # aligned by `packed`
-    yield (0, length or 1)
 
 
 @pytest.mark.parametrize(
