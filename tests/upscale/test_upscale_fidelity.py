@@ -327,7 +327,7 @@ def test_nothing_is_lost_on_the_way(tmp_path: Path, upscale: Callable[..., str],
 def test_telecined_film_is_upscaled_at_its_own_rate_and_in_sync(tmp_path: Path, upscale: Callable[..., str]) -> None:
     source, target = tmp_path / "telecined.mkv", tmp_path / "out.mkv"
     film = ["-f", "lavfi", "-i", "testsrc=s=64x48:r=24000/1001", "-f", "lavfi", "-i", "sine=f=440:r=48000"]
-    make_clip(*film, "-vf", "telecine", "-frames:v", "60", "-t", "2.002", "-c:v", "ffv1", "-c:a", "flac", source)
+    ffmpeg(*film, "-vf", "telecine", "-frames:v", "60", "-t", "2.002", "-c:v", "ffv1", "-c:a", "flac", source)
     assert len(look(source)[0].times) == 60
     said = upscale(source, target, "--ivtc", "--preset", "ultrafast")
     assert "film is restored from the source by inverse telecine, at 23.976 frames/s" in said
