@@ -267,7 +267,7 @@ class _TextReport:
 class _JsonReport:
     """What a program reads about a job.
 
-    Events "note", then "settings" (each option's value, and what it is "from"), then "plan" (dry run) or "begin", "progress", "stopping" (after Ctrl-C), and at last "end",
+    Events "note", then "settings" (each option's value, and what it is "from") and "plan" (dry run) or "begin", "progress", "stopping" (after Ctrl-C), and at last "end",
     "interrupted" or "error".
     """
 
@@ -280,7 +280,10 @@ class _JsonReport:
             self._events.emit("note", text=note)
 
     def settings(self, sourced: SourcedOptions, complete: bool) -> None:
-        self._events.emit("settings", **sourced.to_dict())
+        if complete:
+            self._events.emit("settings", **sourced.to_dict())
+        for line in () if complete else sourced.notes():
+            self._events.emit("note", text=f"options {line}")
 
     def plan(self, job: Job, seconds: float | None) -> None:
         self._events.emit("plan", **self._plan_of(job), seconds=seconds)
