@@ -267,8 +267,8 @@ class _TextReport:
 class _JsonReport:
     """What a program reads about a job.
 
-    Events "note", then "settings" (each option's value, and what it is "from") and "plan" (dry run) or "begin", "progress", "stopping" (after Ctrl-C), and at last "end",
-    "interrupted" or "error".
+    Events "note", then "settings" (each option's value, and what it is "from") and "plan" (dry run) or "begin", "progress",
+    "stopping" (after Ctrl-C), and at last "end", "interrupted" or "error".
     """
 
     def __init__(self, events: JsonEvents) -> None:

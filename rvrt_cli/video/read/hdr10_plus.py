@@ -8,6 +8,7 @@ on the size of the frame as long as it describes one window, the whole frame. So
 
 from __future__ import annotations
 
+import itertools
 import re
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -81,9 +82,9 @@ def _nal_units(data: bytes, length_bytes: int) -> Iterator[tuple[int, int]]:
     """(begin, end) of each NAL unit."""
     if not length_bytes:
         starts = [match.end() for match in re.finditer(b"\0\0\1", data)]
-        for begin, after in zip(starts, [*(start - 3 for start in starts[1:]), len(data)], strict=True):
-            if begin < after:
-                yield begin, after
+        for begin, after in itertools.pairwise([*starts, len(data) + 3]):
+            if begin < after - 3:
+                yield begin, after - 3
         return
     position = 0
     while position + length_bytes < len(data):
