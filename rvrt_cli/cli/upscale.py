@@ -46,13 +46,16 @@ def upscale_command(source: str, target: str, **values: Any) -> None:
     (.mp4 .mov .mkv .webm), a .gif, an image (.png .jpg .tif .webp), a folder for PNG images (its name ends in /), or -
     for y4m on standard output.
 
+    Options can also stand in a file rvrt.toml, beside SOURCE or in the user's configuration folder; --dry-run prints where each
+    value comes from.
+
     An interrupted command resumes when it is run again; until it is complete, finished segments are kept beside TARGET.
     Press Ctrl-C once to finish and keep the present window and exit, twice to exit at once.
 
     \b
     Examples:
       rvrt upscale in.mp4 out.mp4
-      rvrt upscale in.mkv out.mkv --size 1080p --codec libx265 --crf 18
+      rvrt upscale in.mkv out.mkv --size 1080p --codec libx265 --quality 80
       rvrt upscale in.mp4 preview.mp4 --start 00:01:00 --duration 10
       rvrt upscale frames/ out.mp4 --fps 30
       rvrt upscale in.mp4 out.mp4 --dry-run

@@ -13,6 +13,7 @@ from helpers.fuzzing import searching
 from helpers.video_clips import decoded_times, ffmpeg, make_clip, request_for, streams, upscale_clip
 from hypothesis import given, strategies as st
 
+from rvrt_cli.check.run_check import check_target_against_source
 from rvrt_cli.video.ffmpeg import video_encoders
 from rvrt_cli.video.read.hdr10_plus import find_hdr10_plus, nal_length_bytes, with_hdr10_plus
 from rvrt_cli.video.read.probe import probe
@@ -136,6 +137,18 @@ def test_what_cannot_hold_hdr10_plus_says_so(tmp_path: Path, source: Path, targe
     [note] = [note for note in notes if "HDR10+" in note]
     assert "HDR10+ metadata is dropped" in note
     assert "--codec libx265" in note
+
+
+def test_a_check_finds_lost_hdr10_plus_metadata(tmp_path: Path, source: Path) -> None:
+    """A stream copy keeps it, and ffmpeg's libx265 drops it."""
+    for name, encoder, words in (
+        ("copy", ["-c", "copy"], "HDR10+ metadata kept"),
+        ("new", X265, "HDR10+ metadata missing"),
+    ):
+        target = tmp_path / f"{name}.mkv"
+        ffmpeg("-i", source, *encoder, *(["-x265-params", PQ] if encoder is X265 else []), target)
+        [found] = [finding for finding in check_target_against_source(source, target).findings if finding.name == "hdr"]
+        assert (found.status, found.text) == ("ok" if name == "copy" else "fail", words)
 
 
 def test_metadata_of_several_windows_is_left_out() -> None:
