@@ -113,7 +113,7 @@ def _check_all_used(target: Target, lines: Sequence[str]) -> None:
         if match is None:
             continue
         name = match["name"] or "q"
-        culprits = [wish for wish in target.wishes if re.search(rf"[ =:,]{re.escape(name)}(=|$)", wish)]
+        culprits = [wish for wish in target.wishes if re.search(rf"[-=:, ]{re.escape(name)}(=|$)", wish)]
         if culprits:
             why = line.partition("[warning]")[2].strip().rstrip(".")
             raise OptionError(f"{culprits[0]}: {encoder} ignores this ({why}); correct or omit it")
