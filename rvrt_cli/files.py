@@ -106,3 +106,16 @@ def cache_folder() -> Path:
         return Path(os.environ["LOCALAPPDATA"]) / "rvrt" / "cache"
     given = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (given if given.is_absolute() else Path.home() / ".cache") / "rvrt"  # XDG: relative paths are ignored
+
+
+def config_folder() -> Path:
+    """The folder of the user's settings; it may not exist.
+
+    "rvrt" in $XDG_CONFIG_HOME, or where the system keeps such folders.
+    """
+    given = Path(os.environ.get("XDG_CONFIG_HOME", ""))
+    if given.is_absolute():
+        return given / "rvrt"
+    if sys.platform == "win32" and os.environ.get("APPDATA"):
+        return Path(os.environ["APPDATA"]) / "rvrt"
+    return Path.home() / ("Library/Application Support" if sys.platform == "darwin" else ".config") / "rvrt"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -42,6 +42,7 @@ def setting(
     shown: str | None = None,
     choices: tuple[str, ...] = (),
     parse: Callable[[str], Any] | None = None,
+    negatable: bool = False,
 ) -> Any:
     """A dataclass field that is one command-line option, `--like-this` for `like_this`.
 
@@ -53,8 +54,16 @@ def setting(
         shown: the default as people write it, where `default` itself is not that ("all cores" for 0).
         choices: the values that are allowed; empty for any.
         parse: from the text on the command line to the value, where that takes more than its type; raises OptionError.
+        negatable: a flag that can be set elsewhere too, so that there is a `--no-like-this`.
     """
-    metadata = {"help": help, "metavar": metavar, "shown": shown, "choices": choices, "parse": parse}
+    metadata = {
+        "help": help,
+        "metavar": metavar,
+        "shown": shown,
+        "choices": choices,
+        "parse": parse,
+        "negatable": negatable,
+    }
     return field(default=default, metadata=metadata)
 
 
@@ -107,7 +116,12 @@ class JobOptions:
     fps: str | None = setting(
         None, "Frame rate of a sequence of images, such as 25 or 30000/1001 [frames/s].", metavar="RATE", shown="24"
     )
-    deinterlace: bool = setting(False, "Deinterlace the source first.")
+    deinterlace: bool = setting(False, "Deinterlace the source first.", negatable=True)
+    ivtc: bool = setting(
+        False,
+        "Undo the telecine of film at 29.97 frames/s first (inverse telecine), to 23.976 frames/s.",
+        negatable=True,
+    )
     strength: float = setting(
         1.0, "Share of the network's result [0 to 1]; the rest is the source, enlarged by bicubic interpolation."
     )
@@ -118,6 +132,11 @@ class JobOptions:
         None, "Video encoder, by its ffmpeg name.", metavar="NAME", shown="libx264, or libvpx-vp9 for .webm"
     )
     crf: int | None = setting(None, "Encoder quality (CRF), from 0 to 63; lower is better.")
+    quality: int | None = setting(None, "Quality for any encoder, from 1 to 100 (best), in place of --crf.", shown="75")
+    lossless: bool = setting(False, "Encode without loss, where the encoder can.", negatable=True)
+    encoder_option: tuple[str, ...] = setting(
+        (), "Option of the encoder by its ffmpeg name, such as aq-mode=3; may be repeated.", metavar="KEY=VALUE"
+    )
     preset: str | None = setting(None, "Encoder speed preset, such as fast.", metavar="NAME")
     pix_fmt: str | None = setting(None, "Encoder pixel format, such as yuv420p10le.", metavar="NAME")
     overwrite: bool = setting(False, "Replace an existing target.")
@@ -146,6 +165,9 @@ class JobOptions:
                 raise OptionError(f"--{name} {value}: give 0 to 1")
         if self.crf is not None and not 0 <= self.crf <= 63:
             raise OptionError(f"--crf {self.crf}: give 0 (best) to 63")
+        if self.ivtc and self.deinterlace:
+            raise OptionError("--ivtc: contradicts --deinterlace; give one of them")
+        self._check_quality()
         check_ranks(self.ranks, self.local_ranks, self.node, self.master)
         self.memory_bytes  # noqa: B018  validates
         self.frame_rate  # noqa: B018
@@ -166,6 +188,21 @@ class JobOptions:
             raise OptionError(f"--overlap {self.overlap}: at most half of --tile {self.tile}")
         if not 0 <= self.segment < math.inf:
             raise OptionError(f"--segment {self.segment}: give seconds of work, or 0 to keep each window")
+
+    def _check_quality(self) -> None:
+        object.__setattr__(self, "encoder_option", tuple(self.encoder_option))  # JSON has lists
+        self.encoder_options  # noqa: B018  validates
+        if self.quality is not None and not 1 <= self.quality <= 100:
+            raise OptionError(f"--quality {self.quality}: give 1 to 100 (best)")
+        given = {"--crf": self.crf is not None, "--quality": self.quality is not None, "--lossless": self.lossless}
+        names = [name for name, there in given.items() if there]
+        if len(names) > 1:
+            raise OptionError(f"{names[0]}: contradicts {' and '.join(names[1:])}; give one of them")
+
+    @property
+    def encoder_options(self) -> dict[str, str]:
+        """`encoder_option` as values by name."""
+        return parse_encoder_options(self.encoder_option)
 
     @property
     def memory_bytes(self) -> int | None:
@@ -396,6 +433,23 @@ def parse_memory(text: str) -> int:
     if amount == 0:
         raise OptionError(f"--memory {text!r}: write an amount with a unit, such as 4G or 512M")
     return amount
+
+
+def parse_encoder_options(entries: Sequence[str]) -> dict[str, str]:
+    """Values by name of "KEY=VALUE" each; a stream specifier of the video (b:v) is ignored, since there is one video.
+
+    Raises:
+        OptionError: another form, or a name twice.
+    """
+    options: dict[str, str] = {}
+    for entry in entries:
+        match = re.fullmatch(r"([A-Za-z0-9][\w.-]*)(?::v(?::0)?)?=([^\0-\x1f]+)", entry, re.ASCII)
+        if not match:
+            raise OptionError(f"--encoder-option {entry!r}: write KEY=VALUE, such as aq-mode=3")
+        if match[1] in options:
+            raise OptionError(f"--encoder-option {entry}: {match[1]} is given twice; give it once")
+        options[match[1]] = match[2]
+    return options
 
 
 def parse_frame_rate(text: str) -> Fraction:

@@ -32,6 +32,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, _IMPORTED))
 if "RVRT_CACHE" not in os.environ:
     os.environ["RVRT_CACHE"] = _cache = tempfile.mkdtemp(prefix="rvrt-tests-")
     atexit.register(shutil.rmtree, _cache, ignore_errors=True)
+os.environ["XDG_CONFIG_HOME"] = os.path.join(tempfile.gettempdir(), "rvrt-tests-without-settings")  # not the user's own
 # A shell starts what it runs in the background with Ctrl-C ignored; programs under test would inherit that, and keep it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -38,7 +38,13 @@ LEVELS = (
 )
 VIDEO_LEVELS = (("color", "ffmpeg"), ("read",), ("mux",), ("write",), ("",))
 # may be imported beside the levels below
-SAME_LEVEL = {("options", "errors"), ("files", "errors"), ("data", "weights"), ("color", "ffmpeg")}
+SAME_LEVEL = {
+    ("options", "errors"),
+    ("frame", "options"),
+    ("files", "errors"),
+    ("data", "weights"),
+    ("color", "ffmpeg"),
+}
 
 
 class Import(NamedTuple):

@@ -82,6 +82,11 @@ def test_every_precision_is_an_option_whatever_the_machine_has(precision: str) -
         {"start": -1.0},
         {"duration": 0.0},
         {"crf": 64},
+        {"quality": 0},
+        {"quality": 101},
+        {"quality": 50, "crf": 20},
+        {"quality": 50, "lossless": True},
+        {"crf": 20, "lossless": True},
         {"memory": "x"},
         {"size": "x"},
     ],
@@ -92,6 +97,23 @@ def test_impossible_values_are_refused_by_name(bad: dict) -> None:
         UpscaleOptions(**bad)
 
 
+def test_encoder_options_are_names_and_values() -> None:
+    options = UpscaleOptions(encoder_option=["b:v=5M", "x265-params=aq-mode=3:no-sao=1"])
+    assert options.encoder_options == {"b": "5M", "x265-params": "aq-mode=3:no-sao=1"}
+    assert options == UpscaleOptions(encoder_option=("b:v=5M", "x265-params=aq-mode=3:no-sao=1"))
+
+
+@pytest.mark.parametrize("entry", ["", "g", "g=", "=3", "-g=3", "g 3=1", "g=1\n2", "b:a=3"])
+def test_what_is_no_encoder_option_is_refused(entry: str) -> None:
+    with pytest.raises(OptionError, match="write KEY=VALUE"):
+        UpscaleOptions(encoder_option=(entry,))
+
+
+def test_an_encoder_option_is_given_once() -> None:
+    with pytest.raises(OptionError, match="g is given twice"):
+        UpscaleOptions(encoder_option=("g=1", "g:v=2"))
+
+
 WORDS = st.text(max_size=8) | st.sampled_from(
     ["1080p", "99999999999999999999G", "0.0000001K", "1920x1080", "host:70000"]
 )
@@ -99,6 +121,7 @@ KINDS = {
     "str": WORDS,
     "str | None": st.none() | WORDS,
     "bool": st.booleans(),
+    "tuple[str, ...]": st.lists(WORDS | st.sampled_from(["g=3", "b:v=2M"]), max_size=2).map(tuple),
     "int": st.integers(-2, 70) | st.integers(),
     "int | None": st.none() | st.integers(-2, 70) | st.integers(),
     "float": st.floats(),

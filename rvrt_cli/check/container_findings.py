@@ -73,10 +73,16 @@ def _hdr_finding(source: SourceInfo, target: SourceInfo) -> Finding:
         lost.append(f"mastering display {'missing' if target.mastering is None else 'changed'}")
     if source.light_level is not None and target.light_level != source.light_level:
         lost.append(f"content light level {'missing' if target.light_level is None else 'changed'}")
+    if source.hdr10_plus and not target.hdr10_plus:
+        lost.append("HDR10+ metadata missing")
     if lost:
         return Finding("hdr", "fail", "; ".join(lost), {"lost": lost})
-    has = source.mastering is not None or source.light_level is not None
-    return Finding("hdr", "ok", "HDR10 metadata kept" if has else "the source has no HDR10 metadata")
+    if (
+        source.dolby_vision is not None and target.dolby_vision is None
+    ):  # which no encoder of ffmpeg writes from pixels alone
+        return Finding("hdr", "note", "Dolby Vision metadata missing", {"lost": ["Dolby Vision metadata missing"]})
+    kept = f"{source.hdr_metadata} metadata kept" if source.hdr_metadata else "the source has no HDR10 metadata"
+    return Finding("hdr", "ok", kept)
 
 
 def _same_display(before: MasteringDisplay, after: MasteringDisplay | None) -> bool:

@@ -3,7 +3,7 @@
 
 - `upscale`, `restore`, `preview`, `check`, `compare`, `preprocess`, `train`, `bench`, `weights`, `export`, `doctor`, `cache`:
   the commands; `completion` completes them in a shell.
-- `generated_options` makes their options from the options dataclasses.
+- `generated_options` makes their options from the options dataclasses; `option_files` reads those that stand in files.
 - `display` shows how far they are; `formatting` and `bench_tables` print numbers and results.
 - `interrupt` handles Ctrl-C.
 """

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from types import NoneType
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import click
 
@@ -53,21 +53,24 @@ def with_default(help: str, default: str) -> str:
 
 
 def _click_option(entry: Field, hint: Any, recipes: Sequence[Mapping[str, Any]] | None) -> Callable:
-    kind = next((part for part in get_args(hint) if part is not NoneType), hint)  # str of `str | None`
+    parts = [part for part in get_args(hint) if part not in (NoneType, Ellipsis)]
+    kind = parts[0] if parts else hint  # str of `str | None` and of `tuple[str, ...]`
     name, help = option_flag(entry.name), entry.metadata["help"]
-    shown = _shown_default(entry) if recipes is None else _shown_by_recipes(entry, recipes)
+    shown = shown_default(entry) if recipes is None else _shown_by_recipes(entry, recipes)
     if shown:
         help = with_default(help, shown)
     default = None if recipes is not None or entry.default is MISSING else entry.default
     if kind is bool:
         if recipes is not None:  # a recipe may say yes, so that there has to be a way to say no
             return click.option(f"{name}/--no-{name[2:]}", default=None, help=help)
-        return click.option(name, is_flag=True, default=default, help=help)
+        negation = f"/--no-{name[2:]}" if entry.metadata.get("negatable") else ""
+        return click.option(name + negation, is_flag=True, default=default, help=help)
     choices, parse = entry.metadata.get("choices"), entry.metadata.get("parse")
     return click.option(
         name,
         type=click.Choice(choices) if choices else _Parsed(kind, parse) if parse else kind,
         default=default,
+        multiple=get_origin(hint) is tuple,
         metavar=entry.metadata.get("metavar"),
         help=help,
     )
@@ -89,7 +92,7 @@ class _Parsed(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
-def _shown_default(entry: Field) -> str:
+def shown_default(entry: Field) -> str:
     """The default as people write it; empty where there is none to speak of."""
     shown = entry.metadata.get("shown")
     return _as_written(entry.default) if shown is None else shown
@@ -100,12 +103,12 @@ def _shown_by_recipes(entry: Field, recipes: Sequence[Mapping[str, Any]]) -> str
     if len(values) > 1:
         return "set by the recipe"
     value = values.pop()
-    return _shown_default(entry) if value == entry.default else _as_written(value)
+    return shown_default(entry) if value == entry.default else _as_written(value)
 
 
 def _as_written(value: Any) -> str:
     """0.25, 2e-4, 30: no more than three significant digits of a float; empty for flags and where nothing is set."""
-    if value in (None, "", MISSING) or isinstance(value, bool):
+    if value in (None, "", (), MISSING) or isinstance(value, bool):
         return ""
     if isinstance(value, float) and 0 < abs(value) < 1e-3:
         digits, exponent = f"{value:.2e}".split("e")

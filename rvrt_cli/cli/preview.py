@@ -13,6 +13,7 @@ from rvrt_cli.cli.compare import check_page, write_page
 from rvrt_cli.cli.display import open_display
 from rvrt_cli.cli.formatting import duration, megabytes
 from rvrt_cli.cli.generated_options import dataclass_options, options_of
+from rvrt_cli.cli.option_files import explain_origin, sourced_options
 from rvrt_cli.compare.preview_options import PreviewOptions
 from rvrt_cli.options import UpscaleOptions
 
@@ -45,14 +46,15 @@ def preview_command(source: str, output: Path | None, as_json: bool, debug: bool
       rvrt preview in.mp4 -o look.html --at 0:42,1:05 --model rvrt-bi-vimeo
       rvrt preview in.mp4 --frames 24 --codec libx265 --crf 18
     """
-    chosen = options_of(UpscaleOptions, options)
+    sourced = sourced_options(UpscaleOptions, options, source)
+    chosen = sourced.options
     preview = options_of(PreviewOptions, options)
     page_file = output or Path(f"{Path(source).stem or 'source'}-preview.html")
     check_page(page_file, chosen.overwrite)
     from rvrt_cli.compare.preview_job import preview_job
 
     display = open_display("frames", transient=True)
-    with display:
+    with display, explain_origin(sourced.origins):
         display.begin(None, "choosing excerpts")
         page, estimate = preview_job(
             source,

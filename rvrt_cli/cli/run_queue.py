@@ -17,14 +17,16 @@ import click
 from rvrt_cli.cli.display import JsonEvents, SilentDisplay, open_display
 from rvrt_cli.cli.formatting import duration, pace, plural, print_table, safe_markup
 from rvrt_cli.cli.interrupt import exit_after_interrupt, finishing_window
-from rvrt_cli.errors import RvrtError, in_one_line, printable
-from rvrt_cli.options import JobOptions, QueueOptions
+from rvrt_cli.cli.option_files import SourcedOptions
+from rvrt_cli.errors import OptionError, RvrtError, in_one_line, printable
+from rvrt_cli.options import QueueOptions
 
 if TYPE_CHECKING:
     from rvrt_cli.upscale import Job, Progress
     from rvrt_cli.upscale.job_queue import JobQueue, QueueEntry
     from rvrt_cli.upscale.queue_clock import QueueClock
 
+IVTC_UNCHECKED = "--check: compares frame by frame, and --ivtc makes other frames of them; omit it"
 _MOST_FAILURES = 125  # that an exit status tells; above, shells report signals
 _LEAST_FREE_BYTES = 50_000_000  # on the disk of the targets, for another job to begin
 _NAME_LENGTH = 22  # columns of a source's name in the progress display
@@ -88,7 +90,7 @@ class JobReport(Protocol):
 
 def run_queue(
     sources: Sequence[str],
-    options: JobOptions,
+    options_for: Callable[[str], SourcedOptions],
     queue: QueueOptions,
     flags: JobFlags,
     json_report: Callable[[JsonEvents], JobReport],
@@ -96,6 +98,7 @@ def run_queue(
     """Do the jobs of all sources, one after the other, and print how it goes.
 
     Args:
+        options_for: the options for a source.
         json_report: makes what prints the events of one job.
 
     Returns:
@@ -109,10 +112,13 @@ def run_queue(
         from rvrt_cli.upscale.job_queue import JobQueue
         from rvrt_cli.upscale.queue_items import list_queue
 
-        listed = list_queue(sources, queue, options)
-        jobs = JobQueue(listed.items, options, queue, check=flags.check)
-        run = _QueueRun(jobs, options, queue, flags, json_report)
-        run.examine(listed.notes)
+        listed = list_queue(sources, queue, lambda source: options_for(source).options)
+        if flags.check and any(item.options.ivtc for item in listed.items):
+            raise OptionError(IVTC_UNCHECKED)
+        jobs = JobQueue(listed.items, queue, check=flags.check)
+        run = _QueueRun(jobs, queue, flags, json_report)
+        files = dict.fromkeys(line for item in listed.items for line in options_for(item.source).notes())
+        run.examine([*listed.notes, *(f"options {line}" for line in files)])
     except (RvrtError, OSError) as error:
         if flags.as_json:
             events.emit("error", text=in_one_line(error))
@@ -129,12 +135,11 @@ class _QueueRun:
     def __init__(
         self,
         jobs: JobQueue,
-        options: JobOptions,
         queue: QueueOptions,
         flags: JobFlags,
         json_report: Callable[[JsonEvents], JobReport],
     ) -> None:
-        self._jobs, self._options, self._queue, self._flags = jobs, options, queue, flags
+        self._jobs, self._queue, self._flags = jobs, queue, flags
         self._json_report = json_report
         self._events = JsonEvents(stderr=False) if flags.as_json else None
         silent = flags.as_json or flags.quiet
@@ -263,7 +268,8 @@ class _QueueRun:
         from rvrt_cli.check.run_check import check_target_against_source
 
         self._display.begin(None, "checking")
-        chosen = CheckOptions(start=self._options.start, duration=self._options.duration)
+        options = entry.item.options
+        chosen = CheckOptions(start=options.start, duration=options.duration)
         found = check_target_against_source(entry.item.source, entry.item.target, chosen)
         self._jobs.record(entry, len(found.failures))
         if self._events is not None:

@@ -12,7 +12,8 @@ from rvrt_cli.cli.display import JsonEvents, SilentDisplay, open_display
 from rvrt_cli.cli.formatting import duration, pace
 from rvrt_cli.cli.generated_options import Command, dataclass_options, options_of
 from rvrt_cli.cli.interrupt import exit_after_interrupt, finishing_window
-from rvrt_cli.cli.run_queue import JobFlags, run_queue
+from rvrt_cli.cli.option_files import SourcedOptions, explain_origin, sourced_options
+from rvrt_cli.cli.run_queue import IVTC_UNCHECKED, JobFlags, run_queue
 from rvrt_cli.errors import OptionError, RvrtError, in_one_line, printable
 from rvrt_cli.options import JobOptions, QueueOptions, UpscaleOptions
 
@@ -50,6 +51,9 @@ def upscale_command(sources: tuple[str, ...], **values: Any) -> None:
     (.mp4 .mov .mkv .webm), a .gif, an image (.png .jpg .tif .webp), a folder for PNG images (its name ends in /), or -
     for y4m on standard output.
 
+    Options can also stand in a file rvrt.toml, beside SOURCE or in the user's configuration folder; --dry-run prints where each
+    value comes from.
+
     An interrupted command resumes when it is run again; until it is complete, finished segments are kept beside TARGET.
     Press Ctrl-C once to finish and keep the present window and exit, twice to exit at once.
 
@@ -60,7 +64,7 @@ def upscale_command(sources: tuple[str, ...], **values: Any) -> None:
     \b
     Examples:
       rvrt upscale in.mp4 out.mp4
-      rvrt upscale in.mkv out.mkv --size 1080p --codec libx265 --crf 18
+      rvrt upscale in.mkv out.mkv --size 1080p --codec libx265 --quality 80
       rvrt upscale in.mp4 preview.mp4 --start 00:01:00 --duration 10
       rvrt upscale frames/ out.mp4 --fps 30
       rvrt upscale in.mp4 out.mp4 --dry-run
@@ -80,7 +84,11 @@ def run_sources(kind: type[JobOptions], sources: tuple[str, ...], values: dict[s
     if queue.output_dir is not None:
         if not sources:
             raise click.UsageError("Missing argument 'SOURCE'.", click.get_current_context())
-        sys.exit(run_queue(sources, options_of(kind, values), queue, JobFlags.of(values), _JsonReport))
+        sys.exit(
+            run_queue(
+                sources, lambda source: sourced_options(kind, values, source), queue, JobFlags.of(values), _JsonReport
+            )
+        )
     if len(sources) > 2:
         raise click.UsageError(
             f"Got unexpected extra argument ({sources[2]}); several sources need --output-dir",
@@ -98,10 +106,13 @@ def run_job(kind: type[JobOptions], source: str, target: str, values: dict[str, 
     Args:
         values: of the fields of `kind`, and of `job_flags`.
     """
-    chosen = options_of(kind, values)
+    sourced = sourced_options(kind, values, source)
+    chosen = sourced.options
     dry_run, as_json, quiet = values["dry_run"], values["as_json"], values["quiet"]
     if values["check"] and "-" in (source, target):
         raise OptionError("--check: reads SOURCE and TARGET again, and - cannot be; omit it, or name files")
+    if values["check"] and chosen.ivtc:
+        raise OptionError(IVTC_UNCHECKED)
     display = SilentDisplay() if quiet or as_json else open_display("frames")
     report: _TextReport | _JsonReport = _TextReport(display)
     if as_json:
@@ -110,8 +121,10 @@ def run_job(kind: type[JobOptions], source: str, target: str, values: dict[str, 
         with display.working("reading the source" if dry_run else "loading the network"):
             from rvrt_cli.upscale import prepare
 
-            job = prepare(source, target, chosen, dry_run=dry_run)
+            with explain_origin(sourced.origins):
+                job = prepare(source, target, chosen, dry_run=dry_run)
         report.open(job)
+        report.settings(sourced, complete=dry_run)
         if dry_run:
             _print_plan(job, report, quiet)
             return
@@ -223,6 +236,11 @@ class _TextReport:
         for note in job.notes:
             self._display.note(note)
 
+    def settings(self, sourced: SourcedOptions, complete: bool) -> None:
+        """Where options come from: all of them in a dry run, else those from files."""
+        for line in sourced.lines() if complete else sourced.notes():
+            self._display.say(f"options {line}")
+
     def plan(self, job: Job, seconds: float | None) -> None:
         self._display.say(_time_line(job, seconds))
 
@@ -274,8 +292,8 @@ class _TextReport:
 class _JsonReport:
     """What a program reads about a job.
 
-    Events "note", then "plan" (dry run) or "begin", "progress", "stopping" (after Ctrl-C), and at last "end",
-    "interrupted" or "error".
+    Events "note", then "settings" (each option's value, and what it is "from") and "plan" (dry run) or "begin", "progress",
+    "stopping" (after Ctrl-C), and at last "end", "interrupted" or "error".
     """
 
     def __init__(self, events: JsonEvents) -> None:
@@ -285,6 +303,12 @@ class _JsonReport:
     def open(self, job: Job) -> None:
         for note in job.notes:
             self._events.emit("note", text=note)
+
+    def settings(self, sourced: SourcedOptions, complete: bool) -> None:
+        if complete:
+            self._events.emit("settings", **sourced.to_dict())
+        for line in () if complete else sourced.notes():
+            self._events.emit("note", text=f"options {line}")
 
     def plan(self, job: Job, seconds: float | None) -> None:
         self._events.emit("plan", **self._plan_of(job), seconds=seconds)

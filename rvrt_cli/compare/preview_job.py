@@ -18,6 +18,7 @@ from rvrt_cli.options import UpscaleOptions
 from rvrt_cli.upscale import Progress, prepare, run
 from rvrt_cli.video.read.probe import probe
 from rvrt_cli.video.read.source import SourceInfo
+from rvrt_cli.video.read.telecine import inverse_telecined
 
 
 @dataclass
@@ -68,7 +69,7 @@ def preview_job(
     """
     if str(source) == "-":
         raise OptionError("-: a preview reads the source more than once; write the stream to a file first")
-    info = probe(source)
+    info = inverse_telecined(probe(source)) if options.ivtc else probe(source)
     length = preview.frames / float(info.frame_rate)
     begin, total = _job_part(info, options)
     places = choose_excerpts(info, begin + total, length, preview.excerpts, preview.times, begin=begin)

@@ -17,7 +17,7 @@ from rvrt_cli.model.config import UPSAMPLING
 SIGMA = 2 / 255  # change of the input at which the share has fallen to 1/e
 _REACH = 2  # LR px around a pixel whose largest change counts: as far as most of what an output pixel depends on
 _LEAST = 1e-3  # shares below change nothing that can be seen
-_ROWS = 8  # LR rows that are mixed at a time
+_MIXED_ROWS = 8  # LR rows that are mixed at a time
 
 
 def steady(
@@ -54,8 +54,8 @@ def steady(
 
 def _mix(current: np.ndarray, last: np.ndarray, weight: np.ndarray) -> None:
     """`current` += weight · (last - current), for (N, H, 4, W · 12) and weights (N, H, W · 12); rows that stay in the cache."""
-    for first in range(0, current.shape[1], _ROWS):
-        part = slice(first, first + _ROWS)
+    for first in range(0, current.shape[1], _MIXED_ROWS):
+        part = slice(first, first + _MIXED_ROWS)
         difference = last[:, part] - current[:, part]
         difference *= weight[:, part, None]
         current[:, part] += difference

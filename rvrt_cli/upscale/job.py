@@ -35,6 +35,7 @@ from rvrt_cli.upscale.workdir import RunManifest, Workdir
 from rvrt_cli.video.read.image_decoder import images_shown
 from rvrt_cli.video.read.probe import probe
 from rvrt_cli.video.read.source import SourceInfo
+from rvrt_cli.video.read.telecine import inverse_telecined
 from rvrt_cli.video.write.destination import real_folder
 from rvrt_cli.video.write.fidelity_notes import unread
 from rvrt_cli.video.write.target import OutputRequest, Target
@@ -307,6 +308,8 @@ def _probe_source(source: str | Path, options: JobOptions) -> SourceInfo:
     info = probe(source, fps=options.frame_rate)
     if options.fps is not None and info.kind != "images":
         raise OptionError(f"--fps {options.fps}: for images only; {info.path} has timestamps of its own, leave it out")
+    if options.ivtc:
+        info = inverse_telecined(info)
     engine.check_frame_size(info.width, info.height)
     _check_excerpt(info, options)
     _check_queues_fit(info, options)
@@ -339,6 +342,9 @@ def _output_request(info: SourceInfo, target: str | Path, options: JobOptions, *
         crf=options.crf,
         preset=options.preset,
         pix_fmt=options.pix_fmt,
+        quality=options.quality,
+        lossless=options.lossless,
+        encoder_options=options.encoder_options,
         overwrite=options.overwrite or replaces,
         images=tuple(info.files[number] for number in images_shown(info, options.start, options.duration)),
         frame_count=_expected_frames(info, options),

@@ -32,9 +32,12 @@ def job_notes(requested: JobOptions, inputs: JobInputs, plan: engine.Plan, earli
 
 def _interlacing_notes(info: SourceInfo, options: JobOptions) -> list[str]:
     """How the frames of an interlaced source are treated."""
+    if info.telecined:
+        return [f"film is restored from the source by inverse telecine, at {float(info.frame_rate):.6g} frames/s"]
     if not info.interlaced:
         return []
-    how = "deinterlaced first" if options.deinterlace else "processed as they are; --deinterlace makes progressive ones"
+    how = "processed as they are; --deinterlace makes progressive ones, --ivtc restores film from them"
+    how = "deinterlaced first" if options.deinterlace else how
     return [f"the source is interlaced; its frames are {how}"]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rvrt_cli.errors import MediaError, OptionError, OutOfMemoryError, in_one_line
-from rvrt_cli.options import JobOptions, QueueOptions
+from rvrt_cli.options import QueueOptions
 from rvrt_cli.upscale.finished_files import FinishedFiles
 from rvrt_cli.upscale.job import Job, LoadedNetworks, prepare
 from rvrt_cli.upscale.queue_items import QueueItem
@@ -81,11 +81,11 @@ class JobQueue:
         check: finished targets count only if `rvrt check` has found nothing wrong with them.
     """
 
-    def __init__(self, items: Sequence[QueueItem], options: JobOptions, queue: QueueOptions, *, check: bool) -> None:
+    def __init__(self, items: Sequence[QueueItem], queue: QueueOptions, *, check: bool) -> None:
         assert queue.output_dir is not None
         self.entries = [QueueEntry(number, item) for number, item in enumerate(items, 1)]
         self.networks = LoadedNetworks()
-        self._options, self._queue, self._check = options, queue, check
+        self._queue, self._check = queue, check
         self._finished = FinishedFiles(queue.output_dir)
 
     def examine(self) -> Iterator[tuple[QueueEntry, Job | None]]:
@@ -118,7 +118,7 @@ class JobQueue:
 
     def _look_at_target(self, entry: QueueEntry) -> list[str]:
         """Find out whether the target is finished; the options with which it was made otherwise, if that stops the queue."""
-        item, options = entry.item, self._options
+        item, options = entry.item, entry.item.options
         try:
             entry.about = identify_request(item.source, item.files, options)
         except OSError:
@@ -144,7 +144,7 @@ class JobQueue:
         return []
 
     def _look_at_job(self, entry: QueueEntry) -> Job:
-        options = replace(self._options, ranks=1, local_ranks=0)  # else it would count the scenes of all sources
+        options = replace(entry.item.options, ranks=1, local_ranks=0)  # else it would count the scenes of all sources
         job = prepare(
             entry.item.source, entry.item.target, options, dry_run=True, new_folders=True, networks=self.networks
         )
@@ -163,7 +163,7 @@ class JobQueue:
         """
         item = entry.item
         Path(item.target).parent.mkdir(parents=True, exist_ok=True)
-        return prepare(item.source, item.target, self._options, networks=self.networks)
+        return prepare(item.source, item.target, item.options, networks=self.networks)
 
     def record(self, entry: QueueEntry, failures: int | None = None) -> None:
         """Note that the target of an entry is complete, with `frames` frames.

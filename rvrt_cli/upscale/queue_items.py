@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,11 +27,13 @@ class QueueItem:
     Attributes:
         source, target: as those of `rvrt_cli.upscale.prepare`; a folder of images as a target ends in "/".
         files: that the source consists of.
+        options: for this source.
     """
 
     source: str
     target: str
     files: tuple[Path, ...]
+    options: JobOptions
 
 
 @dataclass(frozen=True)
@@ -53,32 +55,42 @@ class _Source:
     is_sequence: bool = False
 
 
-def list_queue(arguments: Sequence[str], queue: QueueOptions, options: JobOptions) -> ListedSources:
+def list_queue(
+    arguments: Sequence[str], queue: QueueOptions, options_for: Callable[[str], JobOptions]
+) -> ListedSources:
     """The jobs for the sources that `arguments` name: videos, images, folders of videos, folders and patterns of images.
+
+    Args:
+        options_for: the options for a source.
 
     Raises:
         OptionError: an argument or option that no queue can have, or an encoder that does not exist.
         MediaError: a folder has no video, or targets are their sources or each other.
     """
     assert queue.output_dir is not None
+    if os.path.lexists(queue.output_dir) and not os.path.isdir(queue.output_dir):
+        raise OptionError(f"--output-dir {queue.output_dir}: exists and is not a folder; choose another name")
+    notes: list[str] = []
+    items: dict[str, QueueItem] = {}
+    for argument in arguments:
+        for source in _find_sources(argument, queue, notes):
+            options = options_for(source.path)
+            _check_queue_options(options, queue)
+            item = QueueItem(source.path, _target(source, queue, options.codec), source.files, options)
+            items.setdefault(_key(source.path), item)  # named twice
+    _check_targets(list(items.values()), queue)
+    return ListedSources(tuple(items.values()), tuple(notes))
+
+
+def _check_queue_options(options: JobOptions, queue: QueueOptions) -> None:
     if options.master is not None or options.node:
         raise OptionError(
             "--output-dir: one machine does a queue; omit --master, or give each machine files of its own"
         )
     if options.overwrite and queue.skip_existing:
         raise OptionError("--skip-existing: contradicts --overwrite; give one of them")
-    if os.path.lexists(queue.output_dir) and not os.path.isdir(queue.output_dir):
-        raise OptionError(f"--output-dir {queue.output_dir}: exists and is not a folder; choose another name")
     if options.codec is not None:
-        choose_encoder(options.codec, Path(f"any{_HOLDS_EVERYTHING}"))  # refuses unknown names once, not for each file
-    notes: list[str] = []
-    items: dict[str, QueueItem] = {}
-    for argument in arguments:
-        for source in _find_sources(argument, queue, notes):
-            item = QueueItem(source.path, _target(source, queue, options.codec), source.files)
-            items.setdefault(_key(source.path), item)  # named twice
-    _check_targets(list(items.values()), queue)
-    return ListedSources(tuple(items.values()), tuple(notes))
+        choose_encoder(options.codec, Path(f"any{_HOLDS_EVERYTHING}"))  # refuses unknown names before any work
 
 
 def _find_sources(argument: str, queue: QueueOptions, notes: list[str]) -> Iterator[_Source]:

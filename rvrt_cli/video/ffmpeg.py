@@ -27,7 +27,7 @@ _INFO_LINE = re.compile(r"^(?:\[[^\]]* @ 0x[0-9a-f]+\] ?)*\[(?:info|verbose|debu
 # Lines that only repeat that something failed before
 _FOLLOW_UP_ERROR = re.compile(
     r"Conversion failed|Task finished with error|Terminating thread|Error opening (input|output) files?\b|"
-    r"Nothing was written|Error (sending|submitting|while|muxing|encoding|closing|writing trailer)|"
+    r"Error applying encoder options|Nothing was written|Error (sending|submitting|while|muxing|encoding|closing|writing trailer)|"
     r"Could not open encoder before|Could not write header|Error during demuxing|Exiting with"
 )
 
@@ -80,7 +80,7 @@ def ffmpeg_version() -> str:
 def _query_encoders(exe: str, kind: str) -> dict[str, str]:
     found = {}
     for line in _query("-encoders").splitlines():
-        match = re.match(rf" {kind}[A-Z.]{{5}} (\S+)\s+(.*)", line)
+        match = re.match(rf" {kind}[A-Z.]{{5}} ([^\s=]\S*)\s+(.*)", line)  # the legend has lines with a =
         if match:
             codec = re.search(r"\(codec (\S+)\)$", match[2])
             found[match[1]] = codec[1] if codec else match[1]
@@ -98,14 +98,41 @@ def audio_encoders() -> dict[str, str]:
 
 
 @lru_cache(maxsize=64)
-def _query_encoder_pix_fmts(exe: str, encoder: str) -> tuple[str, ...]:
-    match = re.search(r"Supported pixel formats:(.*)", _query("-h", f"encoder={encoder}"))
-    return tuple(match[1].split()) if match else ()
+def _query_encoder_help(exe: str, encoder: str) -> str:
+    return _query("-h", f"encoder={encoder}")
+
+
+@lru_cache(maxsize=4)
+def _query_codec_options(exe: str) -> frozenset[str]:
+    """Names of the options that ffmpeg has for all video encoders."""
+    section = re.search(r"^AVCodecContext AVOptions:\n(.*?)(?=^\S)", _query("-h", "full"), re.DOTALL | re.MULTILINE)
+    return _video_option_names(section[1]) if section else frozenset()
+
+
+def _video_option_names(text: str) -> frozenset[str]:
+    return frozenset(re.findall(r"^  -(\S+)\s+<\w+>\s+E..V", text, re.MULTILINE))
 
 
 def encoder_pix_fmts(encoder: str) -> tuple[str, ...]:
     """The pixel formats that `encoder` accepts; empty when this ffmpeg does not list them."""
-    return _query_encoder_pix_fmts(ffmpeg_exe(), encoder)
+    match = re.search(r"Supported pixel formats:(.*)", _query_encoder_help(ffmpeg_exe(), encoder))
+    return tuple(match[1].split()) if match else ()
+
+
+def encoder_option_names(encoder: str) -> frozenset[str]:
+    """Names of the options that this ffmpeg lists for `encoder`: its own, and those of all video encoders."""
+    exe = ffmpeg_exe()
+    return _video_option_names(_query_encoder_help(exe, encoder)) | _query_codec_options(exe)
+
+
+@lru_cache(maxsize=4)
+def _query_lossless_codecs(exe: str) -> frozenset[str]:
+    return frozenset(re.findall(r"^ .EV[I.][.]S (\S+)\s", _query("-codecs"), re.MULTILINE))
+
+
+def always_lossless(codec: str) -> bool:
+    """Whether all that this codec can store is without loss, as in FFV1."""
+    return codec in _query_lossless_codecs(ffmpeg_exe())
 
 
 @lru_cache(maxsize=4)

@@ -24,7 +24,7 @@ def touch(*names: str) -> None:
 
 
 def listed(*arguments: str, queue: QueueOptions = OUT, **options: object) -> ListedSources:
-    return list_queue(arguments, queue, UpscaleOptions(**options))
+    return list_queue(arguments, queue, lambda source: UpscaleOptions(**options))
 
 
 def pairs(*arguments: str, queue: QueueOptions = OUT, **options: object) -> dict[str, str]:

@@ -324,6 +324,25 @@ def test_nothing_is_lost_on_the_way(tmp_path: Path, upscale: Callable[..., str],
         assert named == ["One", "Zwei"]
 
 
+def test_telecined_film_is_upscaled_at_its_own_rate_and_in_sync(tmp_path: Path, upscale: Callable[..., str]) -> None:
+    source, target = tmp_path / "telecined.mkv", tmp_path / "out.mkv"
+    film = ["-f", "lavfi", "-i", "testsrc=s=64x48:r=24000/1001", "-f", "lavfi", "-i", "sine=f=440:r=48000"]
+    ffmpeg(*film, "-vf", "telecine", "-frames:v", "60", "-t", "2.002", "-c:v", "ffv1", "-c:a", "flac", source)
+    assert len(look(source)[0].times) == 60
+    said = upscale(source, target, "--ivtc", "--preset", "ultrafast")
+    assert "film is restored from the source by inverse telecine, at 23.976 frames/s" in said
+    [video], [audio] = ([stream for stream in look(target) if stream.type == kind] for kind in ("video", "audio"))
+    assert len(video.times) == 48
+    assert all(
+        abs(time - number * Fraction(1001, 24000)) <= Fraction(1, 1000) for number, time in enumerate(video.times)
+    )
+    assert audio.data == look(source)[1].data
+    assert audio.times == look(source)[1].times
+    assert abs(video_end(target) - video_end(source)) <= Fraction(1, 100)
+    refused = upscale(source, tmp_path / "other.mkv", "--ivtc", "--check", status=1)
+    assert "--check: compares frame by frame, and --ivtc makes other frames" in refused
+
+
 def test_picture_subtitles_are_refused_before_the_work_where_they_do_not_fit(
     tmp_path: Path, upscale: Callable[..., str]
 ) -> None:

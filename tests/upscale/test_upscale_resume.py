@@ -207,6 +207,7 @@ def test_changed_settings_or_source_restart_only_when_told(tmp_path: Path, clip:
         return lines[0]
 
     assert "--crf" in refused("--crf", "30")
+    assert "--encoder-option, the encoder's options changed" in refused("--encoder-option", "g=24")
     os.utime(source, ns=(1, 1))
     assert "the source changed" in refused()
     (work / "manifest.json").write_text('{"format": 1}')

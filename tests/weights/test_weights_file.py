@@ -19,7 +19,7 @@ from helpers.fuzzing import searching
 from hypothesis import given, strategies as st
 
 from rvrt_cli.errors import WeightsError
-from rvrt_cli.files import cache_folder
+from rvrt_cli.files import cache_folder, config_folder
 from rvrt_cli.model.config import PRESETS, RVRTConfig
 from rvrt_cli.weights import (
     catalog,
@@ -299,6 +299,20 @@ def test_cache_folder_follows_the_platform(monkeypatch: pytest.MonkeyPatch, tmp_
     assert cache_folder() == tmp_path / "local" / "rvrt" / "cache"
     monkeypatch.setenv("RVRT_CACHE", str(tmp_path / "mine"))
     assert cache_folder() == tmp_path / "mine"
+
+
+def test_configuration_folder_follows_the_platform(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CONFIG_HOME", "relative")
+    monkeypatch.setattr("sys.platform", "linux")
+    assert config_folder() == tmp_path / ".config" / "rvrt"
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert config_folder() == tmp_path / "Library" / "Application Support" / "rvrt"
+    monkeypatch.setattr("sys.platform", "win32")
+    monkeypatch.setenv("APPDATA", str(tmp_path / "roaming"))
+    assert config_folder() == tmp_path / "roaming" / "rvrt"
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
+    assert config_folder() == tmp_path / "xdg" / "rvrt"
 
 
 @pytest.mark.parametrize("passes", [1, 2, 3, 4])

@@ -25,6 +25,7 @@ from rvrt_cli.video.mux.stream_plan import COVER_TYPES
 from rvrt_cli.video.mux.transcode import side_file_offset, write_side_files
 from rvrt_cli.video.mux.video_packets import video_packets
 from rvrt_cli.video.read.container import demux_packets, open_container, reason
+from rvrt_cli.video.read.hdr10_plus import HDR10_PLUS_CODECS, Hdr10PlusTrack
 from rvrt_cli.video.read.source import SourceInfo, StreamInfo
 
 _Track = Iterable[tuple[Fraction, Any, CopiedStream | None]]  # decoding timestamp [s], packet, its stream unless video
@@ -126,6 +127,11 @@ class _Output:
         self._first = stack.enter_context(open_container(job.parts[0]))
         routes = self._readable_routes()
         self._source = stack.enter_context(open_container(job.info.path)) if routes else None
+        self._metadata: Hdr10PlusTrack | None = None
+        codec = self._first.streams.video[0].codec_context.codec.canonical_name
+        if job.copy_streams and job.info.hdr10_plus and {codec, _source_codec(job.info)} <= HDR10_PLUS_CODECS:
+            again = stack.enter_context(open_container(job.info.path))
+            self._metadata = Hdr10PlusTrack(again, job.info.stream_index)
         self._opened_side_files = [stack.enter_context(open_container(file.path)) for file in self._side_files]
         self._target = stack.enter_context(
             av.open(file_url(job.output), "w", format=job.muxer, container_options=job.container_options)
@@ -153,7 +159,9 @@ class _Output:
             copy_tags(self._target, job.info, job.muxer, self._by_index)
             copy_chapters(self._target, job.info, clock.zero, clock.end)
         self._target.start_encoding()
-        tracks: list[_Track] = [video_packets(job.parts, self._first, self._video, job.info, job.excerpt)]
+        tracks: list[_Track] = [
+            video_packets(job.parts, self._first, self._video, job.info, job.excerpt, self._metadata)
+        ]
         if self._copied:
             tracks.append(copied_packets(self._source, self._copied, job.muxer, clock))
         for file, opened in zip(self._side_files, self._opened_side_files, strict=True):
@@ -234,6 +242,10 @@ class _Output:
         for stream in streams:
             warnings += stream.warnings(info)
         return warnings
+
+
+def _source_codec(info: SourceInfo) -> str:
+    return info.stream(info.stream_index).codec
 
 
 def _attach_cover(target: Any, stream: Any, described: StreamInfo) -> bool:

@@ -16,6 +16,7 @@ import av
 from rvrt_cli.errors import MediaError
 from rvrt_cli.video.mux.excerpt import Excerpt
 from rvrt_cli.video.read.container import open_container, reason
+from rvrt_cli.video.read.hdr10_plus import Hdr10PlusTrack, nal_length_bytes, with_hdr10_plus
 from rvrt_cli.video.read.source import SourceInfo
 
 _TIMESTAMP_TOLERANCE = Fraction(1, 1000)  # s: Matroska's resolution
@@ -23,7 +24,12 @@ _MAX_REORDERING = 64  # packets between decoding and presentation; H.264 and HEV
 
 
 def video_packets(
-    parts: Sequence[Path], first: Any, target: Any, info: SourceInfo, excerpt: Excerpt
+    parts: Sequence[Path],
+    first: Any,
+    target: Any,
+    info: SourceInfo,
+    excerpt: Excerpt,
+    metadata: Hdr10PlusTrack | None = None,
 ) -> Iterator[tuple[Fraction, Any, None]]:
     """(decoding timestamp in s, packet, None) for all packets of all parts.
 
@@ -32,12 +38,17 @@ def video_packets(
     Args:
         first: the first part, opened.
         target: the stream of the output that gets the packets.
+        metadata: of the source's frames, to be put into the packets.
     """
+    zero = info.output_zero(excerpt.start)
     waiting: deque[Any] = deque()
 
     def take_first(times: list[int]) -> tuple[Fraction, Any, None]:
         packet = waiting.popleft()
         packet.duration = min((pts for pts in times if pts > packet.pts), default=packet.pts + 1) - packet.pts
+        message = metadata.at(zero + packet.pts * packet.time_base) if metadata is not None else None
+        if message is not None:
+            packet = _with_message(packet, message, first)
         return packet.dts * packet.time_base, packet, None
 
     for packet in _concatenated_packets(parts, first, target):
@@ -51,6 +62,16 @@ def video_packets(
     times.append(max(last + 1, round(excerpt.video_end(info, last * base) / base)))
     while waiting:
         yield take_first(times)
+
+
+def _with_message(packet: Any, message: bytes, container: Any) -> Any:
+    """The packet with a T.35 message; `container`: has its codec's header."""
+    context = container.streams.video[0].codec_context
+    length_bytes = nal_length_bytes(codec_header(container))
+    changed: Any = av.Packet(with_hdr10_plus(bytes(packet), message, context.codec.canonical_name, length_bytes))
+    changed.stream, changed.time_base, changed.is_keyframe = packet.stream, packet.time_base, packet.is_keyframe
+    changed.pts, changed.dts, changed.duration = packet.pts, packet.dts, packet.duration
+    return changed
 
 
 def _concatenated_packets(parts: Sequence[Path], first: Any, target: Any) -> Iterator[Any]:

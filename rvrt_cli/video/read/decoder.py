@@ -26,6 +26,7 @@ from rvrt_cli.video import color
 from rvrt_cli.video.ffmpeg import FFmpeg, file_url
 from rvrt_cli.video.read.container import demux_packets, open_container
 from rvrt_cli.video.read.source import SourceInfo
+from rvrt_cli.video.read.telecine import ivtc_filters
 from rvrt_cli.video.read.y4m_header import stdin_descriptor, y4m_frame_bytes
 
 # ffmpeg's messages that matter for the whole source, however many others follow
@@ -64,7 +65,7 @@ class VideoDecoder:
         self._cut_inside_frame = False  # a y4m stream
         self._alpha = alpha and color.has_alpha(info.pix_fmt)
         self._start, self._deinterlace = start, deinterlace
-        self._expect_progressive = not (deinterlace or info.interlaced)
+        self._expect_progressive = not (deinterlace or info.interlaced or info.telecined)
         self._as_tagged = info.kind != "y4m"  # read each frame's colors as its own tags say
         self._launch()
         if info.kind == "y4m":
@@ -109,12 +110,14 @@ class VideoDecoder:
             chain = f"{chain},{info.upright}"
         if deinterlace:
             chain = f"bwdif=mode=send_frame,{chain}"
-        if self._shift:
+        if info.telecined:
+            chain = f"{ivtc_filters(info, self._shift)},{chain}"
+        elif self._shift:
             chain = f"setpts=PTS+{self._shift},{chain}"
         if self._expect_progressive:
             chain = f"showinfo=checksum=0,{chain}"
-        if self._first is not None:  # earlier when deinterlacing, which needs the frames before
-            chain = f"trim=start={float(self._first) - (1 if deinterlace else 0):.6f},{chain}"
+        if self._first is not None:  # earlier where filters need the frames before
+            chain = f"trim=start={float(self._first) - (1 if deinterlace or info.telecined else 0):.6f},{chain}"
         return chain, packed
 
     def _output(self) -> list[str]:
@@ -265,10 +268,12 @@ class VideoDecoder:
         whole = self._first is None and self._end is None
         if whole and info.exact_count and info.frame_count:
             return max(0, info.frame_count - count)
+        counts = re.findall(r"(\d+) packets read .*?; (\d+) frames decoded", "\n".join(self._ffmpeg.lines))
+        if whole and info.coded_frames and counts:
+            return max(0, info.coded_frames - int(counts[0][1]))
         if not (self._ffmpeg.errors or self._ffmpeg.seen["damage"]):
             return 0
         lost = 0
-        counts = re.findall(r"(\d+) packets read .*?; (\d+) frames decoded", "\n".join(self._ffmpeg.lines))
         if whole and counts:
             lost = max(0, int(counts[0][0]) - int(counts[0][1]))
         if info.duration:
@@ -316,7 +321,7 @@ class VideoDecoder:
 
 def _packet_duration(info: SourceInfo, pts: int) -> int:
     """Duration that the packet with timestamp `pts` states, in units of `time_base`; 0 when it states none."""
-    if info.kind != "video":
+    if info.kind != "video" or info.telecined:
         return 0
     with open_container(info.path) as container, contextlib.suppress(av.error.FFmpegError, OSError):
         stream = container.streams[info.stream_index]

@@ -109,6 +109,8 @@ def _probe_video(path: Path) -> SourceInfo:
             metadata=dict(container.metadata),
             mastering=side_data.mastering_display(frame),
             light_level=side_data.light_level(frame),
+            hdr10_plus=side_data.has_hdr10_plus(frame),
+            dolby_vision=side_data.dolby_vision_profile(frame),
             base_view=side_data.is_view(frame),
         )
 

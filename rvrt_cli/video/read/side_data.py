@@ -15,7 +15,7 @@ from av.sidedata import sidedata
 from rvrt_cli.video.read.source import MasteringDisplay
 
 _VIEW_ID = 29  # AV_FRAME_DATA_VIEW_ID: the frame belongs to one of several views
-_DISPLAY_MATRIX_BYTES, _MASTERING_BYTES, _LIGHT_LEVEL_BYTES = 36, 88, 8
+_DISPLAY_MATRIX_BYTES, _MASTERING_BYTES, _LIGHT_LEVEL_BYTES, _DOVI_HEADER_BYTES = 36, 88, 8, 32
 
 
 def _unknown_type(cls: Any, value: int) -> Any:
@@ -91,6 +91,33 @@ def mastering_display(frame: Any) -> MasteringDisplay | None:
     return MasteringDisplay(
         red=red, green=green, blue=blue, white=white, min_luminance=values[8], max_luminance=values[9]
     )
+
+
+def has_hdr10_plus(frame: Any) -> bool:
+    """Whether the frame has HDR10+ metadata."""
+    return any(data.type.name == "DYNAMIC_HDR_PLUS" for data in frame.side_data)
+
+
+def dolby_vision_profile(frame: Any) -> int | None:
+    """Profile of the frame's Dolby Vision metadata, 0 where it cannot be told, None without.
+
+    Of AVDOVIMetadata, which begins with the offset of AVDOVIRpuDataHeader; that has the RPU's own profile, 0 or 1, at byte 4,
+    the full-range flag at byte 10, and at 13 to 16 the depth and the flags that tell an enhancement layer.
+    """
+    if not any(data.type.name in ("DOVI_RPU_BUFFER", "DOVI_METADATA") for data in frame.side_data):
+        return None
+    data = _find_side_data(frame, "DOVI_METADATA", _DOVI_HEADER_BYTES)
+    offset = struct.unpack("@N", data[: struct.calcsize("@N")])[0] if data is not None else 0
+    if data is None or not 0 < offset <= len(data) - 17:
+        return 0
+    header = data[offset : offset + 17]
+    if header[4] == 0 and header[10]:
+        return 5
+    if header[4] != 1:
+        return 0
+    if header[15] and not header[16]:
+        return 7 if header[13] == 12 else 4
+    return 8
 
 
 def light_level(frame: Any) -> tuple[int, int] | None:

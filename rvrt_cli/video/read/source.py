@@ -69,6 +69,9 @@ class SourceInfo:
         upright: ffmpeg filters that rotate and mirror the stored frame upright; "" for none.
         color: resolved description, see `resolve_color`.
         decoder: name of the ffmpeg decoder to use in place of the default; "" for the default.
+        telecined: it is film that is restored by inverse telecine, see `rvrt_cli.video.read.telecine`; rates and counts are
+            those of the film.
+        coded_frames: the exact number of frames before that; None when unknown, or where that is `frame_count`.
         base_view: the video has several views, as MV-HEVC has, of which the first is read.
         free_clock: the format's timestamps start anywhere (MPEG-TS): an output counts from `begin` instead of from 0.
     """
@@ -93,6 +96,8 @@ class SourceInfo:
     sample_aspect: Fraction = Fraction(1)
     rotation: int = 0
     upright: str = ""
+    telecined: bool = False
+    coded_frames: int | None = None
     base_view: bool = False
     free_clock: bool = False
     format: str = ""
@@ -104,6 +109,8 @@ class SourceInfo:
     metadata: dict[str, str] = field(default_factory=dict)
     mastering: MasteringDisplay | None = None
     light_level: tuple[int, int] | None = None  # (MaxCLL, MaxFALL) in cd/m²
+    hdr10_plus: bool = False  # dynamic metadata of ST 2094-40
+    dolby_vision: int | None = None  # profile; 0: unknown
     files: tuple[Path, ...] = ()  # of an image sequence, in order
     extra_images: int = 0  # pages or animation frames after the first of each of these files, which are not read
     icc_profile: str = ""  # name of the first ICC profile among these files that is not sRGB
@@ -112,6 +119,12 @@ class SourceInfo:
     def stream(self, index: int) -> StreamInfo:
         """The stream with this index."""
         return next(stream for stream in self.streams if stream.index == index)
+
+    @property
+    def hdr_metadata(self) -> str:
+        """The metadata of HDR that it has, apart from color tags, in words; empty for none."""
+        static = self.mastering is not None or self.light_level is not None
+        return " and ".join(["HDR10"] * static + ["HDR10+"] * self.hdr10_plus)
 
     def output_zero(self, start: float = 0.0) -> Fraction:
         """Timestamp on the source's clock that becomes 0 in an output which begins `start` seconds into the source.

@@ -38,6 +38,8 @@ def unread(info: SourceInfo) -> list[str]:
     notes = []
     if info.base_view:
         notes.append(f"{info.path}: a stereo video; its base view is upscaled, and the other view is dropped")
+    if info.dolby_vision is not None:
+        notes.append(f"{info.path}: {_dolby_vision_note(info)}")
     if info.extra_images:
         count = f"{info.extra_images} more image{'s are' if info.extra_images > 1 else ' is'}"
         notes.append(
@@ -49,6 +51,18 @@ def unread(info: SourceInfo) -> list[str]:
             "the images to sRGB to preserve their look"
         )
     return notes
+
+
+def _dolby_vision_note(info: SourceInfo) -> str:
+    profile = info.dolby_vision
+    if profile == 5:  # its frames are in a color space of its own (IPT), which nothing but the metadata describes
+        return (
+            "Dolby Vision profile 5: its metadata is dropped, without which players show wrong colors; convert it to HDR10 "
+            "first, with ffmpeg's filter libplacebo for instance"
+        )
+    name = f"Dolby Vision profile {profile}" if profile and info.codec == "hevc" else "Dolby Vision"
+    layer = "base layer" if profile in (4, 7) else "frames"
+    return f"{name}: its metadata is dropped, and its {layer} upscaled as tagged, which plays as plain HDR or SDR"
 
 
 def precision_notes(info: SourceInfo, pix_fmt: str, name: str) -> list[str]:
@@ -94,8 +108,8 @@ def frames_only_notes(info: SourceInfo, name: str, format_name: str, copy_stream
         notes.append(f"{name}: {listed} {verb} dropped, {why}; a container such as .mkv keeps everything")
     if info.kind == "video" and _has_variable_rate(info):
         notes.append(f"{name}: the variable frame rate is lost, {why}; a container such as .mkv keeps the timestamps")
-    if info.mastering or info.light_level:
-        notes.append(f"{name}: HDR10 metadata is dropped, {why}; --codec libx265 into .mkv keeps it")
+    if info.hdr_metadata:
+        notes.append(f"{name}: {info.hdr_metadata} metadata is dropped, {why}; --codec libx265 into .mkv keeps it")
     return notes
 
 

@@ -22,9 +22,18 @@ from rvrt_cli.video.mux.video_packets import find_loss
 from rvrt_cli.video.read.container import reason
 from rvrt_cli.video.read.source import SourceInfo
 from rvrt_cli.video.write.encoder import Encoder, RawFormat
+from rvrt_cli.video.write.encoder_quality import QUALITY_SCALES
 from rvrt_cli.video.write.target import Target
 
 _FRAMECRC_PACKET = re.compile(r"0,\s*-?\d+,\s*-?\d+,\s*\d+,\s*[1-9]")  # framecrc's line for a packet that is not empty
+# A warning that an encoder does not know an option or its value; without a name it is -q
+_IGNORED_OPTION = re.compile(
+    r"\[warning\] (?:(?:Error parsing option|Unknown option:|Invalid value for|Invalid option:) '?(?P<name>[\w-]+)|"
+    r"-qscale is ignored)"
+)
+# Types of the devices that encoders of these families open themselves
+_DEVICES = {"qsv": "qsv", "nvenc": "cuda", "amf": "amf", "videotoolbox": "videotoolbox", "d3d12va": "d3d12va"}
+_SYSTEM_ENCODERS = ("v4l2m2m", "mf", "mediacodec", "omx", "videotoolbox", "rkmpp")  # found through the operating system
 _SMALL_SIDE = 256  # px; accepted by all encoders that accept any size
 _MIN_FRAME_DURATION = Fraction(1, 200)  # s: every container can tell such timestamps apart
 _SMALL_FRAMES = 20  # more than an encoder reorders
@@ -47,31 +56,67 @@ def preflight(info: SourceInfo, target: Target) -> None:
         why = str(error).partition("cannot be encoded: ")[2]
         if not why:  # ffmpeg was not even started
             raise
-        device = target.upload or ("qsv" if encoder.endswith("_qsv") else "")
-        if device and not opens_device(device):
-            raise OptionError(
-                f"--codec {encoder}: ffmpeg cannot open a {device} device on this machine; install its driver, or choose an "
-                "encoder that runs on the CPU, such as libx264"
-            ) from error
+        _explain_missing_hardware(target, why, error)
         raise OptionError(
             f"--codec {encoder}: rejects {target.width}x{target.height} {target.pix_fmt} with these options ({why}); "
-            "change --codec, --preset, --crf or --pix-fmt"
+            f"change {_changeable(target)}"
         ) from error
     if sum(bool(_FRAMECRC_PACKET.match(line)) for line in lines) < 2:
         raise OptionError(
             f"--codec {encoder}: this encoder drops frames that equal the one before; choose another --codec"
         )
-    unused = [line for line in lines if "has not been used for any stream" in line]
-    if unused:
-        option = re.search(r"AVOption (\S+)", unused[0])
-        name = {"crf": "--crf", "preset": "--preset"}.get(option[1] if option else "", "an option")
-        raise OptionError(f"--codec {encoder}: this encoder does not support {name}; omit it")
+    _check_all_used(target, lines)
     small = replace(target, width=min(target.width, _SMALL_SIDE), height=min(target.height, _SMALL_SIDE))
     with (
         contextlib.suppress(OSError),  # no temporary folder to try it in
         tempfile.TemporaryDirectory(prefix="rvrt-", ignore_cleanup_errors=True) as folder,
     ):
         _check_muxing(info, small, Path(folder))
+
+
+def _explain_missing_hardware(target: Target, why: str, error: MediaError) -> None:
+    """Say so where the encoder failed since there is no hardware for it."""
+    encoder = target.encoder
+    family = encoder.rpartition("_")[2]
+    device = target.upload or _DEVICES.get(family, "")
+    remedy = "choose an encoder that runs on the CPU, such as libx264"
+    if device and not opens_device(device):
+        raise OptionError(
+            f"--codec {encoder}: ffmpeg cannot open a device of type {device} on this machine; install its driver, or {remedy}"
+        ) from error
+    if family in _SYSTEM_ENCODERS:
+        raise OptionError(f"--codec {encoder}: this machine has no hardware for it ({why}); {remedy}") from error
+
+
+def _changeable(target: Target) -> str:
+    """The options that may be at fault."""
+    names = [wish.partition(" ")[0] for wish in target.wishes]
+    return ", ".join(dict.fromkeys(["--codec", "--preset", "--crf", *names])) + " or --pix-fmt"
+
+
+def _check_all_used(target: Target, lines: Sequence[str]) -> None:
+    """Refuse options that the encoder has ignored.
+
+    Raises:
+        OptionError: there are some.
+    """
+    encoder = target.encoder
+    unused = [line for line in lines if "has not been used for any stream" in line]
+    if unused:
+        match = re.search(r"AVOption (\S+)", unused[0])
+        option = match[1] if match else ""
+        name = {"crf": "--crf", "preset": "--preset", "cpu-used": "--preset"}.get(option, f"the option {option!r}")
+        instead = "; --quality may set its quality" if name == "--crf" and encoder in QUALITY_SCALES else ""
+        raise OptionError(f"--codec {encoder}: this encoder does not support {name}; omit it{instead}")
+    for line in lines:  # some encoders only warn of an entry of a list such as x265-params
+        match = _IGNORED_OPTION.search(line)
+        if match is None:
+            continue
+        name = match["name"] or "q"
+        culprits = [wish for wish in target.wishes if re.search(rf"[-=:, ]{re.escape(name)}(=|$)", wish)]
+        if culprits:
+            why = line.partition("[warning]")[2].strip().rstrip(".")
+            raise OptionError(f"{culprits[0]}: {encoder} ignores this ({why}); correct or omit it")
 
 
 def _check_muxing(info: SourceInfo, target: Target, folder: Path) -> None:

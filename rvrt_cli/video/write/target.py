@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rvrt_cli.video import color
@@ -25,6 +26,9 @@ class OutputRequest:
         width, height: of the output, in px.
         codec: ffmpeg's name of a video encoder; libx264, or libvpx-vp9 for .webm, unless given.
         crf, preset, pix_fmt: the encoder's quality, speed and pixel format; chosen unless given.
+        quality: from 1 to 100 (best) for any encoder, in place of `crf`.
+        lossless: encode without loss.
+        encoder_options: of ffmpeg, by name.
         overwrite: an existing target may be replaced.
         copy_streams: copy audio, subtitles and the rest of the source into a video target.
         new_folders: missing folders above the target will have been made by the time it is written.
@@ -39,11 +43,22 @@ class OutputRequest:
     crf: int | None = None
     preset: str | None = None
     pix_fmt: str | None = None
+    quality: int | None = None
+    lossless: bool = False
+    encoder_options: Mapping[str, str] = field(default_factory=dict)
     overwrite: bool = False
     copy_streams: bool = True
     new_folders: bool = False
     images: tuple[Path, ...] = ()
     frame_count: int | None = None
+
+    @property
+    def encoder_wishes(self) -> tuple[str, ...]:
+        """What is asked of the encoder, as on the command line: "--crf 18"."""
+        values = {"--codec": self.codec, "--crf": self.crf, "--quality": self.quality, "--preset": self.preset}
+        words = [f"{name} {value}" for name, value in values.items() if value is not None]
+        words += ["--lossless"] * self.lossless
+        return (*words, *(f"--encoder-option {name}={value}" for name, value in self.encoder_options.items()))
 
 
 @dataclass(frozen=True)
@@ -61,6 +76,7 @@ class Target:
         copy_streams: chapters and metadata are copied too.
         image_names: of the images of a folder, in order; empty: they are numbered.
         upload: type of the device ("vaapi") into whose memory the encoder wants frames uploaded; "" for none.
+        wishes: what is asked of the encoder, as on the command line.
     """
 
     kind: str
@@ -79,6 +95,7 @@ class Target:
     copy_streams: bool = True
     image_names: tuple[str, ...] = ()
     upload: str = ""
+    wishes: tuple[str, ...] = ()
 
     @property
     def holds_images(self) -> bool:

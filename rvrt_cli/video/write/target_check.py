@@ -11,9 +11,11 @@ from pathlib import Path
 from rvrt_cli.errors import MediaError, OptionError
 from rvrt_cli.video import color
 from rvrt_cli.video.mux.stream_plan import plan_streams
+from rvrt_cli.video.read.hdr10_plus import HDR10_PLUS_CODECS
 from rvrt_cli.video.read.source import SourceInfo
 from rvrt_cli.video.write.destination import check_destination, real_folder
 from rvrt_cli.video.write.encoder import RawFormat
+from rvrt_cli.video.write.encoder_quality import lossless_notes
 from rvrt_cli.video.write.encoder_settings import (
     HDR_OPTIONS,
     choose_encoder,
@@ -37,6 +39,16 @@ def check_target(info: SourceInfo, request: OutputRequest) -> Target:
         MediaError: the target exists, is the source, cannot be written, or cannot hold the streams.
         OptionError: an encoder or its option does not exist.
     """
+    target = _decide(info, request)
+    wishes = [wish for wish in request.encoder_wishes if wish != "--lossless"] if target.kind != "video" else []
+    if not wishes:
+        return target
+    return replace(
+        target, notes=(*target.notes, f"{target.name}: {', '.join(wishes)}: for videos, and without effect here")
+    )
+
+
+def _decide(info: SourceInfo, request: OutputRequest) -> Target:
     text = str(request.target)
     if text == "-":
         return _check_y4m(info, request)
@@ -77,6 +89,9 @@ def _check_video(info: SourceInfo, request: OutputRequest, path: Path) -> Target
     if (info.mastering or info.light_level) and encoder not in HDR_OPTIONS:
         known = ", ".join(HDR_OPTIONS)
         notes = (*notes, f"{path.name}: HDR10 metadata is dropped by {encoder}; --codec {known} keep it")
+    if info.hdr10_plus and not {codec, info.stream(info.stream_index).codec} <= HDR10_PLUS_CODECS:
+        keep = "only that of HEVC and AV1 is carried, into either of them; --codec libx265, libsvtav1 keep it"
+        notes = (*notes, f"{path.name}: HDR10+ metadata is dropped, {keep}")
     tags = color.output_color(info.color, pix_fmt)
     if codec == "mjpeg":
         tags = color.jpeg_color(tags)
@@ -95,8 +110,11 @@ def _check_video(info: SourceInfo, request: OutputRequest, path: Path) -> Target
         overwrite=request.overwrite,
         copy_streams=request.copy_streams,
         upload=upload_device(encoder),
+        wishes=request.encoder_wishes,
     )
-    target = replace(target, options=tuple(encoder_options(info, target, request.crf, request.preset)))
+    target = replace(target, options=tuple(encoder_options(info, target, request)))
+    if request.lossless:
+        target = replace(target, notes=(*target.notes, *lossless_notes(target)))
     preflight(info, target)
     return target
 
