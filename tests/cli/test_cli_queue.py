@@ -294,6 +294,7 @@ def test_check_is_part_of_being_finished(upscale: Callable, monkeypatch: pytest.
     assert "2 files: 1 done, 1 finished earlier" in shown
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_the_queue_and_the_same_command_continues(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     sources = [write_clip(folder / f"{name}.mp4", frames=20) for name in "abc"]
@@ -325,18 +326,20 @@ def test_ctrl_c_stops_the_queue_and_the_same_command_continues(tmp_path: Path) -
     assert sorted(os.listdir(tmp_path / "out")) == [RECORD_NAME, "a.mp4", "b.mp4", "c.mp4"]
 
 
-@pytest.mark.parametrize("moment", ["publishing:after:1", "publish:after:1", "remove:before:1", "record:after:3"])
-def test_a_killed_queue_continues(tmp_path: Path, moment: str) -> None:
-    """Just before and after a target gets its name, and in the middle of a job."""
+@pytest.mark.slow
+def test_a_killed_queue_continues(tmp_path: Path) -> None:
+    """Before and after a target gets its name, after it is recorded, and in the middle of the next job."""
     for name in "ab":
         write_clip(tmp_path / "in" / f"{name}.mp4", frames=12)
     words = (tmp_path / "in", "--output-dir", f"{tmp_path}/out", *PLAN)
-    upscale_runs.finish(upscale_runs.start(tmp_path, *words, moment=moment, seconds=0), -signal.SIGKILL)
-    upscale_runs.finish(upscale_runs.start(tmp_path, *words, seconds=0))
+    moments = "publishing:after:1,publish:after:1,remove:before:1,record:after:1"
+    process = upscale_runs.start(tmp_path, *words, moment=f"{moments},never", seconds=0)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert out.splitlines()[:4] == [str(-signal.SIGKILL.value)] * 4
+    assert "2 files: 1 done, 1 finished earlier" in out
     assert upscale_runs.computed(tmp_path) == 24
     assert sorted(os.listdir(tmp_path / "out")) == [RECORD_NAME, "a.mp4", "b.mp4"]
-    upscale_runs.finish(upscale_runs.start(tmp_path, *words, seconds=0))
-    assert upscale_runs.computed(tmp_path) == 24
 
 
 @pytest.mark.slow
