@@ -89,8 +89,10 @@ class NetworkOutline(ConfiguredNetwork):
         stage = 10 * 16 * config.upsampler_width  # the upsampler at full size; measured on the CPU
         if config.alignment == "deformable":
             points = config.clip_size * config.align_kernel**2
-            # measured; with flow there are several copies: residue, sum and mean
-            offsets = (20 if config.flow else 6) * points * config.deformable_groups
+            # Numbers per offset. Measured with kernels: 5 (rvrt-tiny, 320x180 and 640x360 px, 4 and 16 frames); the
+            # definition holds residue, sum and mean at a time.
+            copies = 20 if config.flow and not self.uses_kernels else 6
+            offsets = copies * points * config.deformable_groups
             samples = (
                 0 if self.uses_kernels else 4 * points * 2 * config.align_width
             )  # the definition stores every sample
