@@ -126,7 +126,7 @@ def run_job(kind: type[JobOptions], source: str, target: str, values: dict[str, 
         report.open(job)
         report.settings(sourced, complete=dry_run)
         if dry_run:
-            _print_plan(job, report, quiet)
+            _print_plan(job, sourced, report, quiet)
             return
         done = _run(job, report, display)
     except (RvrtError, OSError) as error:
@@ -139,14 +139,15 @@ def run_job(kind: type[JobOptions], source: str, target: str, values: dict[str, 
         _check_target(source, done.path, chosen, JsonEvents(stderr=False) if as_json else None)
 
 
-def _print_plan(job: Job, report: _TextReport | _JsonReport, quiet: bool) -> None:
+def _print_plan(job: Job, sourced: SourcedOptions, report: _TextReport | _JsonReport, quiet: bool) -> None:
     """What a dry run prints; with --quiet the plan alone."""
     from rvrt_cli.upscale.time_estimate import estimate_seconds
 
     seconds = estimate_seconds(job)
     report.plan(job, seconds)
-    for line in [*_plan_lines(job), _time_line(job, seconds)] if quiet and isinstance(report, _TextReport) else ():
-        click.echo(printable(line))
+    if quiet and isinstance(report, _TextReport):
+        for line in [*_plan_lines(job), *_option_lines(sourced, complete=True), _time_line(job, seconds)]:
+            click.echo(printable(line))
 
 
 def _run(job: Job, report: _TextReport | _JsonReport, display: SilentDisplay) -> Progress:
@@ -214,6 +215,11 @@ def _plan_lines(job: Job) -> list[str]:
     ]
 
 
+def _option_lines(sourced: SourcedOptions, complete: bool) -> list[str]:
+    """Where options come from, one line for each place; else only those from files."""
+    return [f"options {line}" for line in (sourced.lines() if complete else sourced.notes())]
+
+
 def _time_line(job: Job, seconds: float | None) -> str:
     """What remains to be done, and how long that may take."""
     kept = f"{job.kept} of {job.frames or '?'} frames are done already; " if job.kept else ""
@@ -238,8 +244,8 @@ class _TextReport:
 
     def settings(self, sourced: SourcedOptions, complete: bool) -> None:
         """Where options come from: all of them in a dry run, else those from files."""
-        for line in sourced.lines() if complete else sourced.notes():
-            self._display.say(f"options {line}")
+        for line in _option_lines(sourced, complete):
+            self._display.say(line)
 
     def plan(self, job: Job, seconds: float | None) -> None:
         self._display.say(_time_line(job, seconds))
@@ -307,8 +313,8 @@ class _JsonReport:
     def settings(self, sourced: SourcedOptions, complete: bool) -> None:
         if complete:
             self._events.emit("settings", **sourced.to_dict())
-        for line in () if complete else sourced.notes():
-            self._events.emit("note", text=f"options {line}")
+        for line in () if complete else _option_lines(sourced, complete):
+            self._events.emit("note", text=line)
 
     def plan(self, job: Job, seconds: float | None) -> None:
         self._events.emit("plan", **self._plan_of(job), seconds=seconds)

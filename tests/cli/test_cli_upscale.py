@@ -282,7 +282,7 @@ def test_dry_run_plans_what_the_run_does(
     """The plan is made without the network; the lines must be those of the network itself."""
     words = ("upscale", clip, tmp_path / "out.mp4", "--device", "cpu", "--window", "4")
     assert rvrt(monkeypatch, *words, "--dry-run") == 0
-    planned = capsys.readouterr().err.splitlines()
+    planned = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("options ")]
     assert rvrt(monkeypatch, *words) == 0
     done = capsys.readouterr().err.splitlines()
     assert [line for line in done if line.startswith(("source:", "target:", "network:"))] == planned[:3]
