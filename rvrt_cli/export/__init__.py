@@ -8,6 +8,7 @@ there is no second description of it.
 - `symbolic_tensor` is a value of that graph that behaves like a MindSpore `Tensor`.
 - `onnx_layers`, `onnx_sampling` and `onnx_attention` are the ops.
 - `window_trace` runs one window of the network, with its state as inputs and outputs.
+- `embedded_graph` is the result for the embedded network, which comes with the package: where MindSpore is missing, too.
 - `export_network` writes the file.
 
 `rvrt_cli.runtime` describes the models and runs them.

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import mindspore as ms
 import numpy as np
 
@@ -15,6 +13,7 @@ from rvrt_cli.export.symbolic_tensor import SymbolicTensor
 from rvrt_cli.model.outline import FRAMES_STATE, MISSING_FRAME
 from rvrt_cli.model.rvrt import RVRT, RecurrentState
 from rvrt_cli.runtime.exported_model import NEXT_PREFIX, OUTPUT, WINDOW_INPUT, ExportedModel
+from rvrt_cli.runtime.graph_template import GraphTemplate
 
 
 class PaddedRVRT(RVRT):
@@ -39,15 +38,10 @@ def where(condition: SymbolicTensor, x: SymbolicTensor) -> SymbolicTensor:
     return x.like(x.graph.node("Where", [condition.value, x.value, zero]))
 
 
-def trace_window(model: ExportedModel, arrays: Mapping[str, np.ndarray]) -> GraphBuilder:
-    """The graph of one window: inputs `WINDOW_INPUT` and the state, outputs `OUTPUT` and the next state; see docs/export.md.
-
-    Args:
-        arrays: the network's weights by name.
-    """
+def trace_window(model: ExportedModel) -> GraphTemplate:
+    """The graph of one window: inputs `WINDOW_INPUT` and the state, outputs `OUTPUT` and the next state; see docs/export.md."""
     graph, config = GraphBuilder(), model.config
     cell = PaddedRVRT(config)
-    cell.load(arrays)
     height, width = model.size or ("height", "width")
     sides = model.size or (_input_side(graph, 2, "height"), _input_side(graph, 3, "width"))
     shapes = model.input_shapes(height, width)
@@ -67,7 +61,7 @@ def trace_window(model: ExportedModel, arrays: Mapping[str, np.ndarray]) -> Grap
     graph.add_output(OUTPUT, output.astype(ms.float32).value, (1, model.frames, *upscaled, 3))
     for name, tensor in {FRAMES_STATE: state.frames, **state.features}.items():
         graph.add_output(NEXT_PREFIX + name, tensor.astype(ms.float32).value, shapes[name])
-    return graph
+    return graph.template(f"one window of {model.frames} + {model.lookahead} frames, with the recurrent state")
 
 
 def _input_side(graph: GraphBuilder, axis: int, name: str) -> Dim:

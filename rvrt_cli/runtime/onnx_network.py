@@ -27,7 +27,8 @@ def check_onnx_runtime() -> None:
         OptionError: it is not installed.
     """
     if find_spec("onnxruntime") is None:
-        raise OptionError("--runtime onnx: ONNX Runtime is not installed; run pip install '.[onnx]' in rvrt's checkout")
+        missing = "ONNX Runtime is not" if find_spec("mindspore") else "neither MindSpore nor ONNX Runtime is"
+        raise OptionError(f"{missing} installed; run pip install '.[onnx]' in rvrt's checkout")
 
 
 class OnnxNetwork(ConfiguredNetwork):

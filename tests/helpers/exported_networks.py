@@ -27,5 +27,5 @@ def write_export(path: Path, config: RVRTConfig, frames: int, lookahead: int, **
     from rvrt_cli.export.window_trace import trace_window
 
     model = ExportedModel(config, CARD, frames, lookahead, **{"size": None, **options})
-    path.write_bytes(trace_window(model, weights_of(config)).model(model.to_metadata(), "").SerializeToString())
+    path.write_bytes(trace_window(model).fill(weights_of(config), model.to_metadata()))
     return model
