@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write a network as an ONNX model."""
+"""Write a network as an ONNX model, or as MindIR."""
 
 from __future__ import annotations
 
@@ -17,15 +17,23 @@ from rvrt_cli.runtime import ExportedModel
 from rvrt_cli.runtime.graph_template import GraphTemplate
 from rvrt_cli.weights import check_names, find_weights, load_weights
 
+_MINDIR = ".mindir"
+
 
 def check_export(target: Path, options: ExportOptions) -> None:
     """Refuse a file that cannot be written, before the work.
 
     Raises:
-        OptionError: another ending, or a file that exists.
+        OptionError: another ending, what a format lacks, or a file that exists.
     """
-    if target.suffix != ".onnx":
-        raise OptionError(f"{target}: name a file that ends in .onnx")
+    if target.suffix not in (".onnx", _MINDIR):
+        raise OptionError(f"{target}: name a file that ends in .onnx or {_MINDIR}")
+    if target.suffix == _MINDIR and options.size is None:
+        raise OptionError(f"{target}: MindIR is for frames of one size; give --size WIDTHxHEIGHT")
+    if target.suffix == _MINDIR and options.precision != "float32":
+        raise OptionError(
+            f"{target}: MindIR is written in float32, which MindSpore Lite's converter reduces; omit --precision"
+        )
     if target.exists() and not options.overwrite:
         raise OptionError(f"{target}: exists already; choose another name, or --overwrite")
 
@@ -48,9 +56,28 @@ def export_network(target: Path, options: ExportOptions) -> ExportedModel:
     clip = loaded.config.clip_size
     frames, lookahead = (whole_clips(count, clip) for count in (options.frames, options.lookahead))
     model = ExportedModel(loaded.config, loaded.card, frames, lookahead, options.height_width, options.precision)
-    template = embedded_template(model) or _traced(model)
-    write_atomically(target, template.fill(loaded.arrays, model.to_metadata()), error=WeightsError)
+    if target.suffix == _MINDIR:
+        _prepare_mindspore()
+        from rvrt_cli.export.mindir import write_mindir  # imports MindSpore
+
+        write_mindir(target, model, loaded.arrays)
+    else:
+        template = embedded_template(model) or _traced(model)
+        write_atomically(target, template.fill(loaded.arrays, model.to_metadata()), error=WeightsError)
     return model
+
+
+def _prepare_mindspore() -> None:
+    """Refuse to go on without MindSpore.
+
+    Raises:
+        RvrtError: it is missing.
+    """
+    if find_spec("mindspore") is None:
+        raise RvrtError(
+            "exporting this network, window or format needs MindSpore, which is not installed; export on a machine that has it"
+        )
+    use_device("cpu")
 
 
 def _traced(model: ExportedModel) -> GraphTemplate:
@@ -59,14 +86,9 @@ def _traced(model: ExportedModel) -> GraphTemplate:
     Raises:
         RvrtError: a missing package.
     """
-    if find_spec("mindspore") is None:
-        raise RvrtError(
-            "exporting this network, window or precision needs MindSpore, which is not installed; export on a machine that "
-            "has it"
-        )
+    _prepare_mindspore()
     if find_spec("onnx") is None:
         raise RvrtError("exporting to ONNX needs the onnx package; run pip install '.[export]' in rvrt's checkout")
-    use_device("cpu")
     from rvrt_cli.export.window_trace import trace_window  # imports MindSpore
 
     return trace_window(model)

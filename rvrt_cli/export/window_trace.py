@@ -9,25 +9,12 @@ import numpy as np
 from rvrt_cli import ops
 from rvrt_cli.export.graph_builder import Dim, GraphBuilder, known
 from rvrt_cli.export.onnx_attention import OnnxAttention
+from rvrt_cli.export.padded_network import PaddedRVRT
 from rvrt_cli.export.symbolic_tensor import SymbolicTensor
 from rvrt_cli.model.outline import FRAMES_STATE, MISSING_FRAME
-from rvrt_cli.model.rvrt import RVRT, RecurrentState
+from rvrt_cli.model.rvrt import RecurrentState
 from rvrt_cli.runtime.exported_model import NEXT_PREFIX, OUTPUT, WINDOW_INPUT, ExportedModel
 from rvrt_cli.runtime.graph_template import GraphTemplate
-
-
-class PaddedRVRT(RVRT):
-    """The network on a window of fixed length, in which clips may be missing: all their frames are `MISSING_FRAME`.
-
-    A branch starts with zeros at the first clip of its direction, be that where the window ends or earlier.
-    """
-
-    present: dict[int, SymbolicTensor]  # by clip, -1 for that of the state: a Boolean, whether it has frames
-
-    def _align_clip(self, index, c, window, features):  # type: ignore[no-untyped-def]
-        aligned = super()._align_clip(index, c, window, features)
-        before = c + 1 if self.config.branches[index].startswith("backward") else c - 1
-        return where(self.present[before], aligned)
 
 
 def where(condition: SymbolicTensor, x: SymbolicTensor) -> SymbolicTensor:
@@ -42,6 +29,7 @@ def trace_window(model: ExportedModel) -> GraphTemplate:
     """The graph of one window: inputs `WINDOW_INPUT` and the state, outputs `OUTPUT` and the next state; see docs/export.md."""
     graph, config = GraphBuilder(), model.config
     cell = PaddedRVRT(config)
+    cell.keep_if = where
     height, width = model.size or ("height", "width")
     sides = model.size or (_input_side(graph, 2, "height"), _input_side(graph, 3, "width"))
     shapes = model.input_shapes(height, width)

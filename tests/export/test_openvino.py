@@ -23,9 +23,12 @@ openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed; pi
 class OpenVinoSession:
     """The part of an `onnxruntime.InferenceSession` that a network calls."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+        core = openvino.Core()
+        model = core.read_model(path)
+        model.reshape({name: list(shape) for name, shape in shapes.items()})
         # Without the hint, processors with AMX compute in bfloat16
-        self._model = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        self._model = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
     def run(self, names: list[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
         values: Any = self._model(feeds)
@@ -35,12 +38,15 @@ class OpenVinoSession:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_windows_with_state_equal_mindspore(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Frames of any size; three windows of 4 + 2 frames, the last one shorter."""
+    """Three windows of 4 + 2 frames, the last one shorter, and a model for any size that is given that of the frames.
+
+    With sizes left open, OpenVINO 2026.4 gives wrong values in networks that optical flow guides.
+    """
     monkeypatch.setenv("MS_JIT", "0")  # sizes of their own: not worth compiling
     config = NETWORKS[name]
-    write_export(tmp_path / "model.onnx", config, 4, 2)
+    model = write_export(tmp_path / "model.onnx", config, 4, 2)
     exported = OnnxNetwork(tmp_path / "model.onnx", "cpu")
-    exported._session = OpenVinoSession(tmp_path / "model.onnx")
+    exported._session = OpenVinoSession(tmp_path / "model.onnx", model.input_shapes(20, 26))
     from rvrt_cli.model import Network
 
     reference = Network(config, weights_of(config), CARD, use_device("cpu"))
