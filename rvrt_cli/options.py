@@ -12,14 +12,19 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from importlib.util import find_spec
 from typing import Any
 
 from rvrt_cli.errors import OptionError
 
 DEVICES = ("auto", "cpu", "gpu", "ascend")
 DEVICE_HELP = "Device that runs the network: auto, cpu, gpu or ascend; gpu:1 is the second GPU."
+AUTO = "auto"
 RUNTIMES = ("mindspore", "onnx")
-RUNTIME_HELP = "What runs the network: mindspore, or onnx for ONNX Runtime, which takes the names of its providers as --device too."
+RUNTIME_HELP = (
+    "What runs the network: mindspore, or onnx for ONNX Runtime, which takes the names of its providers as --device too; auto is "
+    "onnx for --weights FILE.onnx and where MindSpore is missing."
+)
 PRECISIONS = ("float32", "float16", "bfloat16")
 PRECISION_HELP = (
     "Floating-point precision of the network; float16 needs a GPU or NPU, bfloat16 a CPU with AMX or AVX512-BF16."
@@ -28,7 +33,6 @@ _NAMED_SIZES = {"4k": 2160, "uhd": 2160, "8k": 4320}  # the shorter side [px]
 ISA_NAMES = ("portable", "avx2", "avx512")  # values of RVRT_ISA, from low to high as in ops/kernels/kernel.h
 NATIVE_SCALE = 4
 SMALLEST_FRAME = 8  # px of a network's features, both ways: one attention window
-AUTO = "auto"
 CONTAINERS = ("mp4", "mov", "mkv", "webm")
 MAX_NOISE = 50  # levels of 255; what the published network for denoising was trained for
 _MAX_COUNT = 1_000_000  # frames or px that any option may ask for
@@ -248,10 +252,10 @@ class UpscaleOptions(JobOptions):
         "Output size in place of --scale: 1920x1080, or the shorter side, such as 1080p or 4K (2160p) [px].",
         metavar="SIZE",
     )
-    runtime: str = setting("mindspore", RUNTIME_HELP, choices=RUNTIMES)
+    runtime: str = setting(AUTO, RUNTIME_HELP, choices=(AUTO, *RUNTIMES))
 
     def __post_init__(self) -> None:
-        check_choice("--runtime", self.runtime, RUNTIMES)
+        check_choice("--runtime", self.runtime, (AUTO, *RUNTIMES))
         super().__post_init__()
         if not self.uses_mindspore:
             self._check_onnx()
@@ -269,7 +273,9 @@ class UpscaleOptions(JobOptions):
     @property
     def uses_mindspore(self) -> bool:
         """See `JobOptions`."""
-        return self.runtime == "mindspore"
+        if self.runtime != AUTO:
+            return self.runtime == "mindspore"
+        return not (self.weights or "").endswith(".onnx") and find_spec("mindspore") is not None
 
     @property
     def network_scale(self) -> int:

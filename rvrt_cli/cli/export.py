@@ -15,12 +15,12 @@ from rvrt_cli.errors import printable
 from rvrt_cli.export.export_options import ExportOptions
 
 
-@click.command("export", short_help="Export a network to ONNX.")
+@click.command("export", short_help="Export a network to ONNX or MindIR.")
 @click.argument("target", type=click.Path(path_type=Path))
 @dataclass_options(ExportOptions)
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def export_command(target: Path, debug: bool, **values: Any) -> None:
-    """Export a network to TARGET, an ONNX file, for other runtimes.
+    """Export a network to TARGET, an ONNX file for other runtimes, or a MindIR file for Ascend and MindSpore Lite.
 
     The model upscales one window of a video. Its inputs are the frames and the recurrent state of the window before, its
     outputs the upscaled frames and the next state; docs/export.md describes them.
@@ -30,6 +30,7 @@ def export_command(target: Path, debug: bool, **values: Any) -> None:
       rvrt export rvrt-tiny.onnx
       rvrt export rvrt-tiny.onnx --frames 6 --size 320x180
       rvrt export rvrt.onnx --model rvrt-bi-vimeo
+      rvrt export rvrt-tiny.mindir --size 320x180
     """
     options = options_of(ExportOptions, values)
     from rvrt_cli.export.export_network import check_export, export_network

@@ -7,7 +7,10 @@ there is no second description of it.
 - `graph_builder` collects nodes and constants, and knows sizes that are given only when the model runs.
 - `symbolic_tensor` is a value of that graph that behaves like a MindSpore `Tensor`.
 - `onnx_layers`, `onnx_sampling` and `onnx_attention` are the ops.
+- `padded_network` is the network on a window that a scene may not fill.
 - `window_trace` runs one window of the network, with its state as inputs and outputs.
+- `embedded_graph` is the result for the embedded network, which comes with the package: where MindSpore is missing, too.
+- `stage_program` takes the window down as calls of MindSpore's own stages instead; `mindir` writes them as MindIR.
 - `export_network` writes the file.
 
 `rvrt_cli.runtime` describes the models and runs them.

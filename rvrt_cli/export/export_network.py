@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write a network as an ONNX model."""
+"""Write a network as an ONNX model, or as MindIR."""
 
 from __future__ import annotations
 
@@ -9,32 +9,39 @@ from pathlib import Path
 from rvrt_cli.device import use_device
 from rvrt_cli.engine import whole_clips
 from rvrt_cli.errors import OptionError, RvrtError, WeightsError
+from rvrt_cli.export.embedded_graph import embedded_template
 from rvrt_cli.export.export_options import ExportOptions
 from rvrt_cli.files import write_atomically
 from rvrt_cli.model.weight_shapes import parameter_shapes
-from rvrt_cli.runtime.exported_model import ExportedModel
+from rvrt_cli.runtime import ExportedModel
+from rvrt_cli.runtime.graph_template import GraphTemplate
 from rvrt_cli.weights import check_names, find_weights, load_weights
+
+_MINDIR = ".mindir"
 
 
 def check_export(target: Path, options: ExportOptions) -> None:
-    """Refuse what cannot be exported, before MindSpore is loaded.
+    """Refuse a file that cannot be written, before the work.
 
     Raises:
-        OptionError: another ending, or a file that exists.
-        RvrtError: a missing package.
+        OptionError: another ending, what a format lacks, or a file that exists.
     """
-    if target.suffix != ".onnx":
-        raise OptionError(f"{target}: name a file that ends in .onnx")
+    if target.suffix not in (".onnx", _MINDIR):
+        raise OptionError(f"{target}: name a file that ends in .onnx or {_MINDIR}")
+    if target.suffix == _MINDIR and options.size is None:
+        raise OptionError(f"{target}: MindIR is for frames of one size; give --size WIDTHxHEIGHT")
+    if target.suffix == _MINDIR and options.precision != "float32":
+        raise OptionError(
+            f"{target}: MindIR is written in float32, which MindSpore Lite's converter reduces; omit --precision"
+        )
     if target.exists() and not options.overwrite:
         raise OptionError(f"{target}: exists already; choose another name, or --overwrite")
-    if find_spec("mindspore") is None:
-        raise RvrtError("exporting needs MindSpore, which is not installed; export on a machine that has it")
-    if find_spec("onnx") is None:
-        raise RvrtError("exporting to ONNX needs the onnx package; run pip install '.[export]' in rvrt's checkout")
 
 
 def export_network(target: Path, options: ExportOptions) -> ExportedModel:
     """Export the network that `options` name; the file appears when it is complete.
+
+    The embedded network with its default window needs no MindSpore.
 
     Returns:
         what the file says about itself.
@@ -49,10 +56,39 @@ def export_network(target: Path, options: ExportOptions) -> ExportedModel:
     clip = loaded.config.clip_size
     frames, lookahead = (whole_clips(count, clip) for count in (options.frames, options.lookahead))
     model = ExportedModel(loaded.config, loaded.card, frames, lookahead, options.height_width, options.precision)
+    if target.suffix == _MINDIR:
+        _prepare_mindspore()
+        from rvrt_cli.export.mindir import write_mindir  # imports MindSpore
+
+        write_mindir(target, model, loaded.arrays)
+    else:
+        template = embedded_template(model) or _traced(model)
+        write_atomically(target, template.fill(loaded.arrays, model.to_metadata()), error=WeightsError)
+    return model
+
+
+def _prepare_mindspore() -> None:
+    """Refuse to go on without MindSpore.
+
+    Raises:
+        RvrtError: it is missing.
+    """
+    if find_spec("mindspore") is None:
+        raise RvrtError(
+            "exporting this network, window or format needs MindSpore, which is not installed; export on a machine that has it"
+        )
     use_device("cpu")
+
+
+def _traced(model: ExportedModel) -> GraphTemplate:
+    """The graph of any network.
+
+    Raises:
+        RvrtError: a missing package.
+    """
+    _prepare_mindspore()
+    if find_spec("onnx") is None:
+        raise RvrtError("exporting to ONNX needs the onnx package; run pip install '.[export]' in rvrt's checkout")
     from rvrt_cli.export.window_trace import trace_window  # imports MindSpore
 
-    description = f"{model.card['name']}: one window of {frames} + {lookahead} frames, with its recurrent state"
-    proto = trace_window(model, loaded.arrays).model(model.to_metadata(), description)
-    write_atomically(target, proto.SerializeToString(), error=WeightsError)
-    return model
+    return trace_window(model)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An ONNX graph under construction: nodes, constants, and sizes that are known only when the model runs."""
+"""An ONNX graph under construction: nodes, constants, weights, and sizes that are known only when the model runs."""
 
 from __future__ import annotations
 
@@ -12,16 +12,22 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from rvrt_cli.runtime.graph_template import GraphTemplate, WeightForm
+
 OPSET = 17  # the first with LayerNormalization; GridSample needs 16. Runtimes from 2022 on read it
 _IR_VERSION = 8  # of ONNX files with this opset
 
 
 class GraphBuilder:
-    """Nodes in the order in which they run. A node that exists already is not made twice."""
+    """Nodes in the order in which they run. A node that exists already is not made twice.
+
+    The values of weights are no part of it: they are filled in when a file is written.
+    """
 
     def __init__(self) -> None:
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[str, onnx.TensorProto] = {}
+        self._weights: dict[str, WeightForm] = {}
         self._known: dict[tuple, list[str]] = {}
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
@@ -46,6 +52,11 @@ class GraphBuilder:
             self._constants[content] = numpy_helper.from_array(array, f"w{len(self._constants):x}")
         return self._constants[content].name
 
+    def weight(self, name: str, form: WeightForm) -> str:
+        """Name of a weight of the network: its own."""
+        assert self._weights.setdefault(name, form) == form, f"{name} is used in two forms"
+        return name
+
     def integers(self, *values: int) -> str:
         """Name of a constant (n,) int64: axes, sizes, indices."""
         return self.constant(np.array(values, np.int64))
@@ -59,7 +70,7 @@ class GraphBuilder:
         self._nodes.append(helper.make_node("Identity", [value], [name], name=name))
         self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape)))
 
-    def model(self, metadata: dict[str, str], description: str) -> onnx.ModelProto:
+    def template(self, description: str) -> GraphTemplate:
         """The finished model, without nodes and constants that no output depends on."""
         nodes = self._needed_nodes()
         used = {name for node in nodes for name in node.input}
@@ -73,8 +84,8 @@ class GraphBuilder:
         )
         opsets = [helper.make_opsetid("", OPSET)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="rvrt")
-        helper.set_model_props(model, metadata)
-        return model
+        forms = {name: form for name, form in self._weights.items() if name in used}
+        return GraphTemplate(forms, model.SerializeToString(deterministic=True))
 
     def _needed_nodes(self) -> list[onnx.NodeProto]:
         wanted = {output.name for output in self._outputs}

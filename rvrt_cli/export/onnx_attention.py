@@ -16,7 +16,7 @@ from onnx import TensorProto
 
 from rvrt_cli.export.graph_builder import Dim, Size, known, shape_name, size_name
 from rvrt_cli.export.onnx_sampling import OnnxSampling
-from rvrt_cli.export.symbolic_tensor import END, SymbolicTensor, concatenate, to_array
+from rvrt_cli.export.symbolic_tensor import END, SymbolicTensor, concatenate
 from rvrt_cli.ops.attention import SHIFT_MASK, SWIN_WEIGHTS, relative_position_index
 
 _NEIGHBORHOOD_PARTS = 4
@@ -37,9 +37,10 @@ class OnnxAttention(OnnxSampling):
         shift = [self._shift(length, edge) if shifted else 0 for length, edge in zip(x.shape[1:4], fitted, strict=True)]
         bias = None
         if len(weights) > SWIN_WEIGHTS:
-            table = to_array(weights[SWIN_WEIGHTS], ms.float32)
             pixels = time * rows * columns
-            bias = table[relative_position_index(window)[:pixels, :pixels]].transpose(2, 0, 1)
+            index = self.graph.constant(relative_position_index(window)[:pixels, :pixels].astype(np.int64))
+            bias = self.graph.node("Gather", [self._weight(weights[SWIN_WEIGHTS], ms.float32), index], axis=0)
+            bias = self.graph.node("Transpose", [bias], perm=(2, 0, 1))
         qkv = self.norm_linear(x, norm1_g, norm1_b, qkv_w, qkv_b)
         attended = self.window_attention(qkv, qkv_b, bias, heads, fitted, tuple(shift))
         x = self.linear(attended, proj_w, proj_b, "none", x)
@@ -62,7 +63,7 @@ class OnnxAttention(OnnxSampling):
         self,
         qkv: SymbolicTensor,
         pad: Any,
-        bias: Any,
+        bias: str | None,
         heads: int,
         window: tuple[int, int, int],
         shift: tuple[Size, ...],
@@ -73,7 +74,7 @@ class OnnxAttention(OnnxSampling):
         padded = [length + -length % edge for length, edge in zip(size, window, strict=True)]
         counts = [length // edge for length, edge in zip(padded, window, strict=True)]
         pixels, head_width = window[0] * window[1] * window[2], channels // heads
-        value = self._padded(qkv, to_array(pad, qkv.dtype), padded)
+        value = self._padded(qkv, self._weight(pad, qkv.dtype), padded)
         for axis in range(3):
             value = self._rolled(value, axis + 1, shift[axis])
 
@@ -90,7 +91,7 @@ class OnnxAttention(OnnxSampling):
         if half:  # softmax in float32: float16 would lose the small weights of many keys
             scores = graph.node("Cast", [scores], to=TensorProto.FLOAT)
         if bias is not None:
-            scores = graph.node("Add", [scores, graph.constant(to_array(bias, ms.float32))])
+            scores = graph.node("Add", [scores, bias])
         if any(step != 0 for step in shift):
             mask = self._shift_mask(padded, window, shift, counts)
             scores = graph.node("Add", [scores, mask])
@@ -111,14 +112,14 @@ class OnnxAttention(OnnxSampling):
                 x = graph.node("Slice", [x, *ends])
         return qkv.like(x, shape=[1, time, height, width, channels])
 
-    def _padded(self, x: SymbolicTensor, pad: np.ndarray, padded: Sequence[Size]) -> str:
+    def _padded(self, x: SymbolicTensor, pad: str, padded: Sequence[Size]) -> str:
         """(1, T, H, W, C) with pixels of value `pad` (C,) at the ends of the axes."""
         graph, value, shape = self.graph, x.value, list(x.shape)
         for axis, length in enumerate(padded, 1):
             if length == shape[axis]:
                 continue
             block = shape_name(graph, [*shape[:axis], length - shape[axis], *shape[axis + 1 :]])
-            value = graph.node("Concat", [value, graph.node("Expand", [graph.constant(pad), block])], axis=axis)
+            value = graph.node("Concat", [value, graph.node("Expand", [pad, block])], axis=axis)
             shape[axis] = length
         return value
 

@@ -13,14 +13,14 @@ import mindspore as ms
 import numpy as np
 
 from rvrt_cli.export.graph_builder import GraphBuilder, Size, known, shape_name
-from rvrt_cli.export.symbolic_tensor import SymbolicTensor, concatenate, to_array
+from rvrt_cli.export.symbolic_tensor import SymbolicTensor, SymbolicWeight, concatenate, symbolic, to_array
 from rvrt_cli.ops.layers import LAYER_NORM_EPSILON
 
 Features = SymbolicTensor | tuple[SymbolicTensor, ...]
 
 
 class OnnxLayers:
-    """Methods have the names and signatures of the functions of `rvrt_cli.ops`; weights are constants."""
+    """Methods have the names and signatures of the functions of `rvrt_cli.ops`; a constant may be in a weight's place."""
 
     def __init__(self, graph: GraphBuilder):
         self.graph = graph
@@ -45,6 +45,11 @@ class OnnxLayers:
 
     def full_like(self, x: SymbolicTensor, value: float) -> SymbolicTensor:
         return self.zeros_like(x) + value
+
+    # --- parameters
+
+    def arguments(self, parameters: Sequence[Any]) -> list[SymbolicWeight]:
+        return [SymbolicWeight(self.graph, one.shape, one.dtype, one.name) for one in parameters]
 
     # --- shapes
 
@@ -80,27 +85,26 @@ class OnnxLayers:
         groups: int = 1,
     ) -> SymbolicTensor:
         x = self._side_by_side(x)
-        kernel = to_array(weight, x.dtype)
-        kernel = kernel.reshape(*kernel.shape[:2], *kernel.shape[-2:])
-        down, right = kernel.shape[2] // 2, kernel.shape[3] // 2
-        constants = [self.graph.constant(kernel), self.graph.constant(to_array(bias, x.dtype))]
+        outputs, inputs, *_, height, width = weight.shape
+        down, right = height // 2, width // 2
+        constants = [self._weight(weight, x.dtype, outputs, inputs, height, width), self._weight(bias, x.dtype)]
         y = self.graph.node("Conv", [x.planes, *constants], pads=[down, right, down, right], group=groups)
-        out = self.activate(x.like(planes=y, shape=[*x.shape[:3], kernel.shape[0]]), activation)
+        out = self.activate(x.like(planes=y, shape=[*x.shape[:3], outputs]), activation)
         return out if residual is None else residual + out
 
     def linear(
         self, x: Features, weight: Any, bias: Any, activation: str = "none", residual: SymbolicTensor | None = None
     ) -> SymbolicTensor:
         x = self._side_by_side(x)
-        matrix = to_array(weight, x.dtype).T
-        y = self.graph.node("MatMul", [x.value, self.graph.constant(matrix)])
-        y = self.graph.node("Add", [y, self.graph.constant(to_array(bias, x.dtype))])
-        out = self.activate(x.like(y, shape=[*x.shape[:-1], matrix.shape[1]]), activation)
+        matrix = self.graph.node("Transpose", [self._weight(weight, x.dtype)], perm=(1, 0))  # runtimes do it once
+        y = self.graph.node("MatMul", [x.value, matrix])
+        y = self.graph.node("Add", [y, self._weight(bias, x.dtype)])
+        out = self.activate(x.like(y, shape=[*x.shape[:-1], weight.shape[0]]), activation)
         return out if residual is None else residual + out
 
     def layer_norm(self, x: SymbolicTensor, weight: Any, bias: Any) -> SymbolicTensor:
         wide = x.astype(ms.float32)
-        constants = [self.graph.constant(to_array(one, ms.float32)) for one in (weight, bias)]
+        constants = [self._weight(one, ms.float32) for one in (weight, bias)]
         y = self.graph.node("LayerNormalization", [wide.value, *constants], axis=-1, epsilon=LAYER_NORM_EPSILON)
         return wide.like(y).astype(x.dtype)
 
@@ -138,6 +142,13 @@ class OnnxLayers:
 
     def add_upsampled(self, x: SymbolicTensor, small: SymbolicTensor) -> SymbolicTensor:
         return x + self.resize_bilinear(small, x.shape[1], x.shape[2])
+
+    def _weight(self, weight: Any, dtype: Any, *shape: int) -> str:
+        """Name of a weight, in another shape if one is given."""
+        if not isinstance(weight, SymbolicTensor):
+            array = to_array(weight, dtype)
+            weight = symbolic(self.graph, array.reshape(shape or array.shape), dtype)
+        return weight.astype(dtype).reshape(*(shape or weight.shape)).value
 
     def _side_by_side(self, x: Features) -> SymbolicTensor:
         return concatenate(x, -1) if isinstance(x, tuple) else x

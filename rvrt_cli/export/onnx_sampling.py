@@ -13,7 +13,7 @@ from onnx import TensorProto
 from rvrt_cli.export.graph_builder import Size, known, shape_name, size_name
 from rvrt_cli.export.onnx_layers import OnnxLayers
 from rvrt_cli.export.symbolic_tensor import SymbolicTensor, concatenate
-from rvrt_cli.ops.frame_fusion import COLOR_SIGMA, FUSION_SCALE, POSITION_SIGMA, SUBPIXELS
+from rvrt_cli.ops.frame_fusion import COLOR_SIGMA, FADE, FUSION_SCALE, POSITION_SIGMA, SUBPIXELS
 from rvrt_cli.ops.lucas_kanade_flow import (
     DAMPING,
     ITERATIONS_PER_LEVEL,
@@ -297,6 +297,7 @@ class OnnxSampling(OnnxLayers):
         distance = graph.node("ReduceMean", [squared], axes=[1], keepdims=1)
         similar = graph.node("Exp", [graph.node("Mul", [distance, self._number(-0.5 / COLOR_SIGMA**2, ms.float32)])])
         trust = graph.node("Mul", [similar, self._seen(whole, centers, height, width)])
+        trust = graph.node("Mul", [trust, self._presence(offset)])
         return sample, graph.node("Mul", [self._subpixel_weights(offset, (batch * count, height, width)), trust])
 
     def _seen(self, whole: str, centers: str, height: Size, width: Size) -> str:
@@ -309,6 +310,13 @@ class OnnxSampling(OnnxLayers):
         ends = graph.node("Unsqueeze", [sizes, graph.integers(1, 2)])
         inside = graph.node("And", [graph.node("Greater", [at, self._zero]), graph.node("Less", [at, ends])])
         return graph.node("ReduceMin", [graph.node("Cast", [inside], to=TensorProto.FLOAT)], axes=[1], keepdims=1)
+
+    def _presence(self, offset: str) -> str:
+        """(B·K, 1, H, W): by how much samples at an offset (B·K, 2, H, W) px take part, see `FADE`."""
+        graph = self.graph
+        left = graph.node("Sub", [self._one, graph.node("Abs", [offset])])
+        along = graph.node("Clip", [graph.node("Div", [left, self._number(FADE, ms.float32)]), self._zero, self._one])
+        return graph.node("ReduceProd", [along], axes=[1], keepdims=1)
 
     def _subpixel_weights(self, offset: str, pairs: tuple[Size, Size, Size]) -> str:
         """Weights (B·K, S², H, W) of samples at an offset (B·K, 2, H, W) px."""

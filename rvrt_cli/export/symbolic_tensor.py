@@ -15,7 +15,8 @@ import mindspore as ms
 import numpy as np
 from onnx import TensorProto
 
-from rvrt_cli.export.graph_builder import Dim, GraphBuilder, Size, SizeRatio, shape_name, size_name
+from rvrt_cli.export.graph_builder import Dim, GraphBuilder, Size, SizeRatio, known, shape_name, size_name
+from rvrt_cli.runtime.graph_template import WeightForm
 
 _ONNX_TYPES = {ms.float32: TensorProto.FLOAT, ms.float16: TensorProto.FLOAT16, ms.bool_: TensorProto.BOOL}
 END = 2**62  # beyond the end of any axis
@@ -61,7 +62,7 @@ class SymbolicTensor:
     def planes(self) -> str:
         """Name of the value in the graph, with channels before rows and columns."""
         if self._planes is None:
-            self._planes = self.graph.node("Transpose", [str(self._value)], perm=_TO_PLANES[len(self.shape)])
+            self._planes = self.graph.node("Transpose", [self.value], perm=_TO_PLANES[len(self.shape)])
         return self._planes
 
     @property
@@ -198,6 +199,24 @@ class SymbolicTensor:
         if self._value is None:
             return self.like(planes=cut(self.planes, _FROM_PLANES[len(shape)][axis]), shape=shape)
         return self.like(cut(self.value, axis), shape=shape)
+
+
+class SymbolicWeight(SymbolicTensor):
+    """A weight of the network, by its name. It is stored in the shape and dtype in which it is used."""
+
+    @property
+    def value(self) -> str:
+        """Its name, which is that of a constant from now on."""
+        shape = tuple(known(size) for size in self.shape)
+        return self.graph.weight(str(self._value), WeightForm(np.dtype(ms.dtype_to_nptype(self.dtype)).name, shape))
+
+    def reshape(self, *shape: Any) -> SymbolicWeight:
+        """As `SymbolicTensor.reshape`."""
+        return SymbolicWeight(self.graph, _without_placeholder(self.shape, shape), self.dtype, self._value)
+
+    def astype(self, dtype: Any) -> SymbolicWeight:
+        """As `SymbolicTensor.astype`."""
+        return SymbolicWeight(self.graph, self.shape, dtype, self._value)
 
 
 def _dynamic_slice(length: Dim, start: Size, stop: Size | None, step: int) -> tuple[Size, Size]:

@@ -3,49 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import mindspore as ms
 import numpy as np
 
 from rvrt_cli import ops
 from rvrt_cli.export.graph_builder import Dim, GraphBuilder, known
 from rvrt_cli.export.onnx_attention import OnnxAttention
+from rvrt_cli.export.padded_network import PaddedRVRT
 from rvrt_cli.export.symbolic_tensor import SymbolicTensor
 from rvrt_cli.model.outline import FRAMES_STATE, MISSING_FRAME
-from rvrt_cli.model.rvrt import RVRT, RecurrentState
+from rvrt_cli.model.rvrt import RecurrentState
 from rvrt_cli.runtime.exported_model import NEXT_PREFIX, OUTPUT, WINDOW_INPUT, ExportedModel
-
-
-class PaddedRVRT(RVRT):
-    """The network on a window of fixed length, in which clips may be missing: all their frames are `MISSING_FRAME`.
-
-    A forward branch begins at the first clip if that of the state is missing, a backward branch at the last clip that is not.
-    """
-
-    present: dict[int, SymbolicTensor]  # by clip, -1 for that of the state: a Boolean, whether it has frames
-    beginnings: dict[int, SymbolicTensor]  # by branch: what is aligned to the clip at which it begins
-
-    def _lead_in(self, index, window, features):  # type: ignore[no-untyped-def]
-        if self.config.branches[index].startswith("backward") and self.config.lead_in:
-            features = [self._last_present(window.in_reversed_time(name)) for name in window.features]
-        self.beginnings[index] = super()._lead_in(index, window, features)
-        return self.beginnings[index]
-
-    def _align_clip(self, index, c, window, features):  # type: ignore[no-untyped-def]
-        aligned = super()._align_clip(index, c, window, features)
-        backward = self.config.branches[index].startswith("backward")
-        if not backward and c > 0:
-            return aligned
-        if index not in self.beginnings:
-            self._lead_in(index, window, [clips[c] for clips in window.features.values()])
-        return where(self.present[c + 1 if backward else -1], aligned, self.beginnings[index])
-
-    def _last_present(self, clips):  # type: ignore[no-untyped-def]
-        last = clips[0]
-        for c, clip in enumerate(clips[1:], 1):
-            last = where(self.present[c], clip, last)
-        return last
+from rvrt_cli.runtime.graph_template import GraphTemplate
 
 
 def where(condition: SymbolicTensor, x: SymbolicTensor, otherwise: SymbolicTensor) -> SymbolicTensor:
@@ -55,15 +24,11 @@ def where(condition: SymbolicTensor, x: SymbolicTensor, otherwise: SymbolicTenso
     return x.like(x.graph.node("Where", [condition.value, x.value, otherwise.value]))
 
 
-def trace_window(model: ExportedModel, arrays: Mapping[str, np.ndarray]) -> GraphBuilder:
-    """The graph of one window: inputs `WINDOW_INPUT` and the state, outputs `OUTPUT` and the next state; see docs/export.md.
-
-    Args:
-        arrays: the network's weights by name.
-    """
+def trace_window(model: ExportedModel) -> GraphTemplate:
+    """The graph of one window: inputs `WINDOW_INPUT` and the state, outputs `OUTPUT` and the next state; see docs/export.md."""
     graph, config = GraphBuilder(), model.config
     cell = PaddedRVRT(config)
-    cell.load(arrays)
+    cell.choose = where
     height, width = model.size or ("height", "width")
     sides = model.size or (_input_side(graph, 2, "height"), _input_side(graph, 3, "width"))
     shapes = model.input_shapes(height, width)
@@ -76,14 +41,14 @@ def trace_window(model: ExportedModel, arrays: Mapping[str, np.ndarray]) -> Grap
     table = OnnxAttention(graph)
     methods = {name: getattr(table, name) for name in dir(table) if not name.startswith("_") and hasattr(ops, name)}
     with ops.used_for_tracing(methods):
-        cell.present, cell.beginnings = _present_clips(frames, past, config.clip_size), {}
+        cell.present = _present_clips(frames, past, config.clip_size)
         clips, state = cell.stream_clips(frames, RecurrentState(past, inputs), model.frames)
         output = ops.concat(list(clips), 1)
     upscaled = [config.scale * side if isinstance(side, int) else f"{config.scale}*{side}" for side in (height, width)]
     graph.add_output(OUTPUT, output.astype(ms.float32).value, (1, model.frames, *upscaled, 3))
     for name, tensor in {FRAMES_STATE: state.frames, **state.features}.items():
         graph.add_output(NEXT_PREFIX + name, tensor.astype(ms.float32).value, shapes[name])
-    return graph
+    return graph.template(f"one window of {model.frames} + {model.lookahead} frames, with the recurrent state")
 
 
 def _input_side(graph: GraphBuilder, axis: int, name: str) -> Dim:

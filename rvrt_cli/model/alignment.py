@@ -38,6 +38,12 @@ def compose_flows(adjacent: Tensor, clip: int) -> Tensor:
     return ops.stack(fields, 1)
 
 
+@ops.compiled
+def still_flows(features: Tensor) -> Tensor:
+    """The flows from a clip (N, T, H, W, C) to one that shows the same: zeros (N, T, T, H, W, 2)."""
+    return ops.stack([ops.zeros_like(features[..., :2])] * features.shape[1], 2)
+
+
 # --- attention
 
 

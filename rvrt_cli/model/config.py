@@ -254,6 +254,8 @@ PRESETS = {
         deformable_groups=4,
         offset_width=16,
         carry=0.8,
+        lead_in=2,
+        steadying=0.9,
         relative_position_bias=False,
         upsampler_width=0,
     ),

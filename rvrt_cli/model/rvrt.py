@@ -17,7 +17,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops as msops
 
 from rvrt_cli import ops
-from rvrt_cli.model.alignment import compose_flows
+from rvrt_cli.model.alignment import compose_flows, still_flows
 from rvrt_cli.model.blocks import parameters
 from rvrt_cli.model.config import RVRTConfig
 from rvrt_cli.model.network_parts import Align, Branch, Extract, Reconstruct
@@ -265,7 +265,7 @@ class RVRT(nn.Cell):
         """
         query = features[-1]
         aligned = ops.zeros_like(query)
-        still = ops.stack([ops.zeros_like(query[..., :2])] * query.shape[1], 2) if self.config.flow else None
+        still = still_flows(query) if self.config.flow and self.config.lead_in else None
         for _ in range(self.config.lead_in):
             propagated = self.branches[index](aligned, *features)
             aligned, _ = self.align[index](query, query, propagated, still)

@@ -34,6 +34,7 @@ from rvrt_cli.ops.compilation import (
     compiled_at_once,
     differentiable,
     forget_compiled,
+    stages_called_through,
 )
 from rvrt_cli.ops.frame_fusion import fuse_frames
 from rvrt_cli.ops.layers import (
@@ -89,6 +90,7 @@ __all__ = [
     "roll",
     "split",
     "stack",
+    "stages_called_through",
     "swap_xy",
     "swin_layer",
     "tanh",

@@ -37,6 +37,7 @@ _DETACHED = "detached_tensors"  # attribute of a ParameterTuple
 _passing: ContextVar[ParameterPassing] = ContextVar("parameter passing", default=ParameterPassing.DETACHED)
 # MindSpore identifies a graph by the id of its function. Keeping the functions keeps Python from reusing their ids.
 _traced_functions: list[Callable] = []
+_caller: ContextVar[Any] = ContextVar("what calls the stages", default=None)
 _compiled_stages: list[dict[str, _Stage]] = []  # by backend, of each stage
 _PACKAGE = __name__.partition(".")[0]
 # Eager calls take about a fifth longer than compiled ones, and compiling takes up to a second: from this time on it pays.
@@ -95,6 +96,8 @@ def compiled(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def call(*args: Any) -> Any:
+        if _caller.get() is not None:
+            return _caller.get()(function, args)
         if _passing.get() is ParameterPassing.ONE_GRAPH:  # a graph within a graph would be taken for a constant
             return function(*args)
         name = active_backend()
@@ -208,6 +211,16 @@ def called_directly() -> Iterator[None]:
         yield
     finally:
         _passing.reset(previous)
+
+
+@contextlib.contextmanager
+def stages_called_through(caller: Callable[[Callable, tuple], Any]) -> Iterator[None]:
+    """Inside, `caller` gets each stage that is called, as a plain function, and its arguments."""
+    previous = _caller.set(caller)
+    try:
+        yield
+    finally:
+        _caller.reset(previous)
 
 
 def differentiable(function: Callable) -> Callable:

@@ -17,6 +17,9 @@ SUBPIXELS = FUSION_SCALE**2
 FUSED_CHANNELS = 4 * SUBPIXELS  # RGB and the share of the neighbors
 POSITION_SIGMA = 0.2  # px: standard deviation of a sample's weight by distance
 COLOR_SIGMA = 0.1  # of RGB in [0, 1]: standard deviation by difference; farther colors belong to another object
+# px: over the last of its distance, up to a whole pixel, a neighbor's sample fades. Where a flow crosses a whole number one
+# sample takes the place of another; unfaded, a rounding error of the flow would show as a step.
+FADE = 1 / 16
 
 
 def fuse_frames(frame: Tensor, neighbors: Tensor, flows: Tensor) -> Tensor:
@@ -24,7 +27,8 @@ def fuse_frames(frame: Tensor, neighbors: Tensor, flows: Tensor) -> Tensor:
 
     Every sample, a pixel of some frame, is placed by the flow. Its weight at a subpixel depends on its distance and on its
     similarity to the frame there (Wronski et al., "Handheld Multi-Frame Super-Resolution", 2019, equations 1 and 2, with
-    isotropic kernels). What neighbors saw between the frame's own pixels stays sharp; a warp would blur it.
+    isotropic kernels). What neighbors saw between the frame's own pixels stays sharp; a warp would blur it. Four samples of
+    each neighbor take part, those around the place where the flow leads; the result is continuous in the flow, see `FADE`.
 
     Args:
         frame: (B, H, W, 3) RGB in [0, 1].
@@ -60,11 +64,17 @@ def fuse_frames(frame: Tensor, neighbors: Tensor, flows: Tensor) -> Tensor:
                     ops.logical_and(columns + whole_x >= 0, columns + whole_x <= width - 1),
                     ops.logical_and(rows + whole_y >= 0, rows + whole_y <= height - 1),
                 )
-                trust = (ops.exp(-0.5 * distance) * seen.astype(ms.float32)).expand_dims(-1)
+                likeness = ops.exp(-0.5 * distance) * seen.astype(ms.float32)
+                trust = (likeness * _presence(x) * _presence(y)).expand_dims(-1)
                 total, weight = _add_sample(total, weight, sample, x, y, trust)
     estimates = [total[c] / weight - frame[..., c : c + 1] for c in range(3)]
     fused = ops.concat((*estimates, 1 - own_weight / weight), -1)
     return ops.stop_gradient(fused).astype(dtype)
+
+
+def _presence(offset: Tensor) -> Tensor:
+    """1, and from there to 0 at a whole pixel: the factor of a neighbor's sample at `offset` px along one axis."""
+    return ops.clamp((1 - ops.abs(offset)) / FADE, 0, 1)
 
 
 def _axis_weights(offset: Tensor) -> Tensor:

@@ -70,19 +70,22 @@ class ExportedModel:
             **dict.fromkeys(self.config.branches, features),
         }
 
-    def to_metadata(self) -> dict[str, str]:
-        """The entries for the file's metadata: one that `from_metadata` reads, the others for people."""
-        about = {
+    @property
+    def structure(self) -> dict[str, Any]:
+        """Everything but the weights and what is said of them, for JSON."""
+        return {
             "format": _FORMAT,
             "config": self.config.to_dict(),
-            "card": self.card,
             "frames": self.frames,
             "lookahead": self.lookahead,
             "size": self.size,
             "precision": self.precision,
         }
+
+    def to_metadata(self) -> dict[str, str]:
+        """The entries for the file's metadata: one that `from_metadata` reads, the others for people."""
         return {
-            _MODEL_KEY: json.dumps(about, sort_keys=True),
+            _MODEL_KEY: json.dumps({**self.structure, "card": self.card}, sort_keys=True),
             "name": str(self.card["name"]),
             "license": str(self.card.get("license", "unknown")),
             "scores": json.dumps(self.card.get("scores", {}), sort_keys=True),

@@ -28,7 +28,8 @@ def check_onnx_runtime() -> None:
         OptionError: it is not installed.
     """
     if find_spec("onnxruntime") is None:
-        raise OptionError("--runtime onnx: ONNX Runtime is not installed; run pip install '.[onnx]' in rvrt's checkout")
+        missing = "ONNX Runtime is not" if find_spec("mindspore") else "neither MindSpore nor ONNX Runtime is"
+        raise OptionError(f"{missing} installed; run pip install '.[onnx]' in rvrt's checkout")
 
 
 class OnnxNetwork(ConfiguredNetwork):
@@ -59,14 +60,15 @@ class OnnxNetwork(ConfiguredNetwork):
         options.log_severity_level = _LOG_ERRORS
         options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or usable_cores())
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # decoding and encoding need the cores
-        provider = chosen.provider
+        providers = chosen.providers
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # ONNX Runtime's own errors have no common class
             raise _opening_error(path, error) from error
-        if self._session.get_providers()[0] != provider[0]:
+        first, _ = providers[0]
+        if self._session.get_providers()[0] != first:
             raise RvrtError(
-                f"--device {device}: ONNX Runtime could not start {provider[0]}, whose libraries are missing or too old; "
+                f"--device {device}: ONNX Runtime could not start {first}, whose libraries are missing or too old; "
                 "install them, or choose --device cpu"
             )
         metadata = self._session.get_modelmeta().custom_metadata_map

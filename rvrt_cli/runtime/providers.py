@@ -27,9 +27,11 @@ class OnnxDevice(Device):
         return gpu_free_bytes(self.number) if self.kind in ("cuda", "tensorrt") else None
 
     @property
-    def provider(self) -> tuple[str, dict[str, str]]:
-        """The provider and its options, as ONNX Runtime takes them."""
-        return provider_names()[self.kind], {"device_id": str(self.number)} if self.kind in _NUMBERED else {}
+    def providers(self) -> list[tuple[str, dict[str, str]]]:
+        """The provider and its options, as ONNX Runtime takes them; then that of what the first one cannot run."""
+        names, options = provider_names(), {"device_id": str(self.number)} if self.kind in _NUMBERED else {}
+        kinds = (self.kind, "cuda") if self.kind == "tensorrt" else (self.kind,)
+        return [(names[kind], options) for kind in kinds if kind in names]
 
 
 def provider_names() -> dict[str, str]:

@@ -11,9 +11,12 @@ from pathlib import Path
 from rvrt_cli.engine import whole_clips
 from rvrt_cli.engine.plan import DEFAULT_WINDOW
 from rvrt_cli.errors import OptionError, RvrtError
+from rvrt_cli.export.embedded_graph import embedded_model, embedded_template
+from rvrt_cli.export.export_network import export_network
+from rvrt_cli.export.export_options import ExportOptions
 from rvrt_cli.files import cache_folder
 from rvrt_cli.options import UpscaleOptions
-from rvrt_cli.runtime import OnnxNetwork, check_onnx_runtime
+from rvrt_cli.runtime import ExportedModel, OnnxNetwork, check_onnx_runtime
 from rvrt_cli.version import __version__
 from rvrt_cli.weights import file_sha256, find_weights, read_about
 
@@ -43,33 +46,49 @@ def open_exported(options: UpscaleOptions) -> OnnxNetwork:
 
 
 def exported_file(options: UpscaleOptions) -> Path:
-    """The model of any frame size in the cache; exported where it is missing, in a process of its own.
+    """The model of any frame size in the cache; exported where it is missing.
 
     Raises:
         WeightsError: no such weights.
         RvrtError: it cannot be exported here.
     """
     weights = find_weights(options.model, options.weights)
-    clip = read_about(weights).config.clip_size
-    frames, lookahead = (whole_clips(count, clip) for count in (options.window or DEFAULT_WINDOW, options.lookahead))
+    about = read_about(weights)
+    wanted = options.window or DEFAULT_WINDOW, options.lookahead
+    frames, lookahead = (whole_clips(count, about.config.clip_size) for count in wanted)
     digest = file_sha256(None, weights)[:16]
-    window = f"{frames}+{lookahead}"
-    name = f"{weights.stem}-{digest}-{window}-{options.precision}-{__version__}.onnx"
+    name = f"{weights.stem}-{digest}-{frames}+{lookahead}-{options.precision}-{__version__}.onnx"
     path = cache_folder() / "exported" / name
     if not path.is_file():
-        _export(path, weights, options.precision, (frames, lookahead))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        exporting = ExportOptions(
+            weights=str(weights.absolute()),
+            frames=frames,
+            lookahead=lookahead,
+            precision=options.precision,
+            overwrite=True,
+        )
+        model = ExportedModel(about.config, about.card, frames, lookahead, None, options.precision)
+        if embedded_template(model) is not None:
+            export_network(path, exporting)
+        else:
+            _export_in_process(path, exporting)
     return path
 
 
-def _export(path: Path, weights: Path, precision: str, window: tuple[int, int]) -> None:
+def _export_in_process(path: Path, options: ExportOptions) -> None:
+    """Export in a process of its own: this one does without MindSpore."""
+    weights = Path(str(options.weights))
     if find_spec("mindspore") is None or find_spec("onnx") is None:
+        own = embedded_model()
         raise RvrtError(
-            f"{weights.stem}: not exported yet, which needs MindSpore and the onnx package; run rvrt export "
-            f"{weights.stem}.onnx where they are installed, and give --weights {weights.stem}.onnx"
+            f"{weights.stem}: windows of {options.frames} + {options.lookahead} frames in {options.precision} are not exported "
+            f"yet, which needs MindSpore and the onnx package; run rvrt export {weights.stem}.onnx where they are installed, "
+            f"and give --weights {weights.stem}.onnx. Without them rvrt-tiny runs, in windows of {own.frames} + "
+            f"{own.lookahead} in float32"
         )
-    arguments = ["--weights", str(weights.absolute()), "--precision", precision]
-    arguments += ["--frames", str(window[0]), "--lookahead", str(window[1]), "--overwrite"]
-    path.parent.mkdir(parents=True, exist_ok=True)
+    arguments = ["--weights", str(weights), "--precision", options.precision]
+    arguments += ["--frames", str(options.frames), "--lookahead", str(options.lookahead), "--overwrite"]
     command = [sys.executable, "-m", "rvrt_cli", "export", str(path), *arguments]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode != 0 or not path.is_file():

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from importlib.util import find_spec
 
 from rvrt_cli import engine
-from rvrt_cli.options import NATIVE_SCALE, JobOptions, UpscaleOptions
+from rvrt_cli.options import AUTO, NATIVE_SCALE, JobOptions, UpscaleOptions
 from rvrt_cli.upscale.resume import EarlierRun, JobInputs
 from rvrt_cli.video.read.source import SourceInfo
 
@@ -21,6 +22,7 @@ def job_notes(requested: JobOptions, inputs: JobInputs, plan: engine.Plan, earli
     """
     info, options = inputs.source, inputs.options
     return (
+        *_runtime_notes(options),
         *_interlacing_notes(info, options),
         *_size_notes(info, options),
         *_strength_notes(options),
@@ -28,6 +30,15 @@ def job_notes(requested: JobOptions, inputs: JobInputs, plan: engine.Plan, earli
         *_tile_notes(plan, earlier.plan),
         *_rank_notes(requested, options),
     )
+
+
+def _runtime_notes(options: JobOptions) -> list[str]:
+    """That ONNX Runtime stands in for a missing MindSpore."""
+    if not isinstance(options, UpscaleOptions) or options.runtime != AUTO or options.uses_mindspore:
+        return []
+    if find_spec("mindspore") is not None:
+        return []
+    return ["MindSpore is not installed: the network runs in ONNX Runtime, as with --runtime onnx"]
 
 
 def _interlacing_notes(info: SourceInfo, options: JobOptions) -> list[str]:

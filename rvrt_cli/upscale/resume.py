@@ -29,8 +29,9 @@ from rvrt_cli.weights import file_sha256
 if TYPE_CHECKING:
     from rvrt_cli.model import Network, NetworkOutline
 
-# Options that do not change the result; that of `model` and `weights` is the network's, that of `device` its kind
-_WITHOUT_EFFECT = {"model", "weights", "device", "memory", "overwrite", "segment"}
+# Options that do not change the result; that of `model` and `weights` is the network's, that of `device` and
+# `runtime` what they stand for
+_WITHOUT_EFFECT = {"model", "weights", "device", "runtime", "memory", "overwrite", "segment"}
 _WITHOUT_EFFECT |= {"ranks", "local_ranks", "node", "master"}
 
 
@@ -91,6 +92,7 @@ def identify(inputs: JobInputs) -> About:
         "settings": {
             **_settings(options),
             "--device": inputs.network.device.kind,
+            "--runtime": "mindspore" if options.uses_mindspore else "onnx",
             "the encoder's options": encoding,
             "the version of rvrt": __version__,
             "the version of ffmpeg": ffmpeg_version(),

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import small_networks
 from helpers.comparison import assert_equals_levels, assert_within
-from helpers.exported_networks import CARD, weights_of, write_export
-from helpers.small_networks import BARE, GUIDED, PLAIN
+from helpers.exported_networks import CARD, NETWORKS, WHOLE, moving_pattern, weights_of, write_export
+from helpers.small_networks import BARE
 
 from rvrt_cli.device import use_device
 from rvrt_cli.model import PRESETS, RVRTConfig
@@ -19,30 +18,11 @@ from rvrt_cli.model.outline import FRAMES_STATE
 from rvrt_cli.runtime import OnnxNetwork
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "rvrt.npz"
-WHOLE = 2e-4  # largest error of a whole network
-KANADE = replace(small_networks.KANADE, carry=0.8, lead_in=2, steadying=0.9)
-NETWORKS = {"guided": GUIDED, "plain": PLAIN, "bare": BARE, "kanade": KANADE}
 
 
 def export(path: Path, config: RVRTConfig, frames: int, lookahead: int, **options: object) -> OnnxNetwork:
     write_export(path, config, frames, lookahead, **options)
     return OnnxNetwork(path, "cpu")
-
-
-def moving_pattern(frames: int, height: int, width: int) -> np.ndarray:
-    """(1, T, H, W, 3): smooth, and moving by fractions of a px: frame fusion jumps where a flow crosses a whole number."""
-    rng = np.random.default_rng(7)
-    fields, phases = rng.uniform(0.2, 0.9, (3, 4, 2)), rng.uniform(0, 6, (3, 4))
-    y, x = np.mgrid[:height, :width]
-    clip = [
-        np.sin(
-            fields[..., 0, None, None] * (y - 0.3 * t)
-            + fields[..., 1, None, None] * (x - 0.6 * t)
-            + phases[..., None, None]
-        ).mean(1)
-        for t in range(frames)
-    ]
-    return np.ascontiguousarray(np.moveaxis(0.5 + 0.4 * np.stack(clip), 1, -1)[None].astype(np.float32))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -72,11 +52,12 @@ def test_windows_with_state_equal_mindspore(
 @pytest.mark.parametrize("frames", [1, 2, 3])
 def test_scene_shorter_than_a_window(frames: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MS_JIT", "0")
-    exported = export(tmp_path / "model.onnx", KANADE, 4, 0)
+    config = NETWORKS["kanade"]
+    exported = export(tmp_path / "model.onnx", config, 4, 0)
     from rvrt_cli.model import Network
 
     clip = moving_pattern(frames, 17, 23)
-    expected, _ = Network(KANADE, weights_of(KANADE), CARD, use_device("cpu"))(clip, None, frames)
+    expected, _ = Network(config, weights_of(config), CARD, use_device("cpu"))(clip, None, frames)
     output, _ = exported(clip, None, frames)
     assert_within(output, expected, WHOLE)
 

@@ -98,7 +98,7 @@ class OnnxCall:
         results = results if isinstance(results, tuple) else (results,)
         for i, result in enumerate(results):
             self.graph.add_output(f"y{i}", result.value, [None] * len(result.shape))
-        content = self.graph.model({}, "").SerializeToString()
+        content = self.graph.template("").fill({}, {})
         return onnxruntime.InferenceSession(content).run(None, self._feeds)
 
 
@@ -164,6 +164,6 @@ def test_arithmetic_with_unknown_sizes_rounds_like_python() -> None:
     for i, size in enumerate(sizes):
         value = call.graph.node("Cast", [size.name], to=1)
         call.graph.add_output(f"y{i}", value, [1])
-    content = call.graph.model({}, "").SerializeToString()
+    content = call.graph.template("").fill({}, {})
     found = onnxruntime.InferenceSession(content).run(None, call._feeds)
     assert [int(value[0]) for value in found] == [-9 % 8, -(-9 // 8) * 8, (9 + 13) // 4, 3 * 13 - 1, 40 - 9]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -12,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
-from helpers.exported_networks import CARD, weights_of, write_export
+from helpers.exported_networks import CARD, WITHOUT_MINDSPORE, weights_of, write_export
 from helpers.small_networks import BARE
 
 from rvrt_cli import UpscaleOptions
@@ -20,16 +21,10 @@ from rvrt_cli.bench.bench_options import BenchOptions
 from rvrt_cli.cli import cli
 from rvrt_cli.errors import MediaError, OptionError, RvrtError, WeightsError
 from rvrt_cli.runtime import ExportedModel, OnnxNetwork
+from rvrt_cli.runtime.providers import choose_provider
+from rvrt_cli.upscale import Interruption, prepare, run
 from rvrt_cli.upscale.exported import exported_file, open_exported
 from rvrt_cli.weights import save_weights
-
-# As `rvrt` starts, but MindSpore and onnx cannot be imported
-_WITHOUT_MINDSPORE = """
-import sys
-sys.modules["mindspore"] = sys.modules["onnx"] = None
-from rvrt_cli.cli import main
-main()
-"""
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +61,7 @@ def test_upscaled_without_mindspore_as_with_it(model: Path, frames: Path, tmp_pa
     upscale_video(frames, tmp_path / "ms", UpscaleOptions(weights=str(tmp_path / "bare.safetensors"), **windows))
     words = [word for name, value in windows.items() for word in (f"--{name}", str(value))]
     command = [str(frames), str(tmp_path / "onnx"), "--runtime", "onnx", "--weights", str(model), *words]
-    subprocess.run([sys.executable, "-c", _WITHOUT_MINDSPORE, "upscale", *command], check=True)
+    subprocess.run([sys.executable, "-c", WITHOUT_MINDSPORE, "upscale", *command], check=True)
     found = [[iio.imread(path).astype(int) for path in sorted((tmp_path / name).iterdir())] for name in ("ms", "onnx")]
     assert len(found[0]) == len(found[1]) == 9
     difference = np.abs(np.stack(found[0]) - np.stack(found[1]))
@@ -80,7 +75,7 @@ def test_two_ranks_without_mindspore_give_the_same(model: Path, frames: Path, tm
     windows = ["--runtime", "onnx", "--weights", str(model), "--window", "4", "--tile", "0"]
     for name, more in (("one", []), ("two", ["--ranks", "2"])):
         command = ["upscale", str(frames), str(tmp_path / name), *windows, *more]
-        subprocess.run([sys.executable, "-c", _WITHOUT_MINDSPORE, *command], check=True)
+        subprocess.run([sys.executable, "-c", WITHOUT_MINDSPORE, *command], check=True)
     one, two = (sorted((tmp_path / name).iterdir()) for name in ("one", "two"))
     assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
     assert len(two) == 9
@@ -225,17 +220,119 @@ def test_export_refuses(words: list[str], message: str) -> None:
         CliRunner().invoke(cli, ["export", *words], catch_exceptions=False)
 
 
-def test_first_use_needs_mindspore(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("more", [{"window": 2}, {"lookahead": 0}, {"precision": "float16"}])
+def test_other_windows_need_mindspore_at_first_use(
+    more: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RVRT_CACHE", str(tmp_path))
     monkeypatch.setattr("rvrt_cli.upscale.exported.find_spec", lambda name: None)
     with pytest.raises(
-        RvrtError, match=r"run rvrt export rvrt-tiny\.onnx where they are installed, and give --weights"
+        RvrtError,
+        match=r"run rvrt export rvrt-tiny\.onnx where they are installed, and give --weights .*windows of 14 \+ 2 in float32",
     ):
-        exported_file(UpscaleOptions(runtime="onnx", window=2, lookahead=0))
+        exported_file(UpscaleOptions(runtime="onnx", **more))
 
 
-def test_upscale_without_mindspore_names_the_onnx_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+# --- what runs where
+
+
+def installed(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Pretend that of the runtimes only these are installed."""
+    for module in ("options", "device", "runtime.onnx_network", "upscale.job_notes"):
+        monkeypatch.setattr(f"rvrt_cli.{module}.find_spec", lambda name: name if name in names else None)
+
+
+@pytest.mark.parametrize(
+    ("names", "values", "mindspore"),
+    [
+        (["mindspore", "onnxruntime"], {}, True),
+        (["mindspore", "onnxruntime"], {"weights": "model.onnx"}, False),
+        (["mindspore", "onnxruntime"], {"runtime": "onnx"}, False),
+        (["onnxruntime"], {}, False),
+        (["onnxruntime"], {"runtime": "mindspore"}, True),
+    ],
+)
+def test_runtime_that_is_chosen(
+    names: list[str], values: dict[str, str], mindspore: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed(monkeypatch, *names)
+    assert UpscaleOptions(**values).uses_mindspore is mindspore
+
+
+def test_missing_runtimes_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     from rvrt_cli.device import use_device
 
-    monkeypatch.setattr("rvrt_cli.device.find_spec", lambda name: None)
+    installed(monkeypatch)
+    with pytest.raises(OptionError, match=r"neither MindSpore nor ONNX Runtime is installed; run pip install"):
+        open_exported(UpscaleOptions())
     with pytest.raises(RvrtError, match=r"MindSpore is not installed.*--runtime onnx"):
         use_device("cpu")
+    installed(monkeypatch, "mindspore")
+    with pytest.raises(OptionError, match=r"^ONNX Runtime is not installed; run pip install"):
+        open_exported(UpscaleOptions(runtime="onnx"))
+
+
+@pytest.mark.parametrize(
+    ("device", "listed", "chosen"),
+    [
+        ("auto", ["Tensorrt", "CUDA", "CPU"], ["CUDA"]),
+        ("gpu", ["Tensorrt", "CUDA", "CPU"], ["CUDA"]),
+        ("gpu:1", ["Dml", "CPU"], ["Dml"]),
+        ("tensorrt", ["Tensorrt", "CUDA", "CPU"], ["Tensorrt", "CUDA"]),
+        ("cpu", ["CUDA", "CPU"], ["CPU"]),
+        ("auto", ["Azure", "CPU"], ["CPU"]),
+    ],
+)
+def test_providers_of_a_device(
+    device: str, listed: list[str], chosen: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What TensorRT cannot run, CUDA does."""
+    names = [f"{name}ExecutionProvider" for name in listed]
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: names)
+    providers = choose_provider(device).providers
+    assert [name.removesuffix("ExecutionProvider") for name, _ in providers] == chosen
+    number = device.partition(":")[2] or "0"
+    assert all(options == ({} if name.startswith("CPU") else {"device_id": number}) for name, options in providers)
+
+
+# --- resuming
+
+
+@pytest.mark.slow
+def test_resumed_run_is_as_if_it_had_not_been_interrupted(model: Path, frames: Path, tmp_path: Path) -> None:
+    """After the first of three windows, in tiles; the state comes from the work folder."""
+    wanted = options(model, window=4, tile=32, overlap=8, segment=0)
+    whole, target = tmp_path / "whole", tmp_path / "target"
+    run(prepare(frames, whole, wanted))
+    interrupted_run(frames, target, wanted)
+    job = prepare(frames, target, wanted)
+    assert 0 < job.kept < 9
+    run(job)
+    pixels = [[iio.imread(path) for path in sorted(folder.iterdir())] for folder in (whole, target)]
+    assert len(pixels[1]) == 9
+    np.testing.assert_array_equal(pixels[1], pixels[0])
+
+
+def interrupted_run(source: Path, target: Path, wanted: UpscaleOptions) -> None:
+    """A run that is asked to stop in its first window."""
+    interruption = Interruption()
+    with pytest.raises(KeyboardInterrupt):
+        run(prepare(source, target, wanted), lambda progress: setattr(interruption, "requested", True), interruption)
+
+
+@pytest.mark.slow
+def test_a_run_is_not_resumed_by_another_runtime(
+    model: Path, frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their pixels differ by a level here and there, and one video should be of one piece."""
+    monkeypatch.setattr("rvrt_cli.upscale.exported.exported_file", lambda options: model)
+    weights = tmp_path / "bare.safetensors"
+    save_weights(weights, weights_of(BARE), BARE, CARD)
+    wanted = UpscaleOptions(weights=str(weights), runtime="onnx", window=4, tile=0, segment=0)
+    interrupted_run(frames, tmp_path / "target.mkv", wanted)
+    with pytest.raises(
+        MediaError, match="--runtime changed since an interrupted run, which had 4 frames done; give the same"
+    ):
+        prepare(frames, tmp_path / "target.mkv", replace(wanted, runtime="auto"))
+    again = prepare(frames, tmp_path / "target.mkv", replace(wanted, runtime="auto", overwrite=True))
+    assert again.kept == 0

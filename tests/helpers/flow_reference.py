@@ -101,7 +101,8 @@ def fuse_frames(frame: np.ndarray, neighbors: np.ndarray, flows: np.ndarray) -> 
                 sample = clamped(neighbor, at_y, at_x)
                 unlike = ((sample - bilinear(frame, rows + y, columns + x)) ** 2).mean(-1) / 0.1**2
                 seen = (at_x >= 0) & (at_x < width) & (at_y >= 0) & (at_y < height)
-                add(sample, y, x, np.exp(-0.5 * unlike) * seen)
+                fading = np.prod([np.interp(np.abs(offset), [15 / 16, 1], [1, 0]) for offset in (y, x)], 0)
+                add(sample, y, x, np.exp(-0.5 * unlike) * seen * fading)
     estimate = total / weight[..., None] - frame[:, :, None, None]
     estimate = estimate.transpose(0, 1, 4, 2, 3).reshape(height, width, 48)
     return np.concatenate([estimate, (1 - own / weight).reshape(height, width, 16)], -1)

@@ -35,6 +35,17 @@ def test_fusion_matches_its_formulas(kernels: Kernels, size: tuple) -> None:
     assert_all_close([fused], [np.stack([fuse_frames(*one) for one in zip(*doubles(*values), strict=True)])], "fused")
 
 
+def test_fusion_is_continuous_where_a_flow_crosses_a_whole_number(kernels: Kernels) -> None:
+    """There one sample of the neighbor takes the place of another; a rounding error of the flow must not show as a step."""
+    rng = np.random.default_rng(2)
+    frame, neighbor = rng.uniform(0.4, 0.6, (2, 1, 12, 15, 3)).astype(np.float32)
+    fused = []
+    for error in (-1e-6, 1e-6):
+        flows = np.broadcast_to(np.float32([1 + error, -2 - error]), (1, 1, 12, 15, 2)).copy()
+        fused += kernels("fuse_frames_forward", frame, neighbor[:, None], flows, like=[(1, 12, 15, 64)])
+    assert_within(fused[1], fused[0], 2e-5)
+
+
 def test_a_missing_neighbor_has_no_weight(kernels: Kernels) -> None:
     """A missing neighbor is filled with `rvrt_cli.model.optical_flow.MISSING_FRAME`, which resembles no frame."""
     frame = moved_texture(1, 12, 15)[0]

@@ -490,7 +490,8 @@ def regression(frame: np.ndarray, neighbors: np.ndarray, flows: np.ndarray) -> n
                 there = np.clip([row + at[0], column + at[1]], 0, [height - 1, width - 1])
                 value = neighbor[row + y, column + x]
                 unlike = ((value - sample(frame[b], *there)) ** 2).mean()
-                add(value, at, math.exp(-unlike / (2 * 0.1**2)))
+                fading = np.prod(np.interp(np.abs(at), [15 / 16, 1], [1, 0]))
+                add(value, at, fading * math.exp(-unlike / (2 * 0.1**2)))
         estimate = np.average(values, axis=0, weights=weights) - frame[b, row, column]
         out[b, row, column, [4 * i + j, 16 + 4 * i + j, 32 + 4 * i + j]] = estimate
         out[b, row, column, 48 + 4 * i + j] = 1 - own / sum(weights)

@@ -13,7 +13,7 @@ namespace rvrt {
 namespace {
 
 constexpr int kScale = 4, kPlaces = kScale * kScale, kColors = 3;
-constexpr float kSpread = 0.2f, kTrust = 0.1f;
+constexpr float kSpread = 0.2f, kTrust = 0.1f, kFade = 1.0f / 16;
 constexpr int64_t kPadding = 16;  // floats on either side of a row of colors: a vector
 constexpr float kFar = 1e6f;      // px; anything farther is equally far outside
 
@@ -98,7 +98,8 @@ RVRT_INLINE void start_sums(const Surroundings& frame, const vf (&own)[3][kScale
 
 // One axis of the two pixels of a neighbor on either side of where the flow leads.
 struct Pair {
-  vf offset[2];  // px from this pixel: the first in (-1, 0], the second in (0, 1]
+  vf offset[2];    // px from this pixel: the first in (-1, 0], the second in (0, 1]
+  vf presence[2];  // 1, fading to 0 at a whole pixel: there another sample takes this one's place
   vi index[2], inside[2];
 };
 
@@ -110,6 +111,8 @@ RVRT_INLINE Pair pair_at(vf flow, vi index, int64_t size) {
   Pair pair;
   pair.offset[0] = __builtin_convertvector(whole, vf) - limited;
   pair.offset[1] = pair.offset[0] + 1.0f;
+  pair.presence[0] = vmin(pair.offset[1] * (1 / kFade), set1(1.0f));
+  pair.presence[1] = vmin(-pair.offset[0] * (1 / kFade), set1(1.0f));
   for (int i = 0; i < 2; ++i) {
     const vi at = index + whole + i;
     pair.inside[i] = (at >= 0) & (at < length);
@@ -141,7 +144,8 @@ RVRT_INLINE void trust_corners(const Surroundings& frame, const Pair& y, const P
   }
   for (int i = 0; i < 4; ++i) {
     const vf exponent = kFactor * unlike[i];
-    trust[i] = (vf)((vi)exp2(exponent) & y.inside[i / 2] & x.inside[i % 2] & (exponent > kLeast));
+    const vf likeness = exp2(exponent) * y.presence[i / 2] * x.presence[i % 2];
+    trust[i] = (vf)((vi)likeness & y.inside[i / 2] & x.inside[i % 2] & (exponent > kLeast));
   }
 }
 

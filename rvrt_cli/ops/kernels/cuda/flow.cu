@@ -178,7 +178,7 @@ RVRT_KERNELS(flow_crop, FlowArguments)
 template <class T>
 RVRT_DEVICE void fuse_frames_forward(const FusionArguments& a) {
   constexpr int kScale = 4;
-  constexpr float kPosition = 1.0f / 0.2f, kColor = 1.0f / (0.1f * 0.1f);
+  constexpr float kPosition = 1.0f / 0.2f, kColor = 1.0f / (0.1f * 0.1f), kFade = 1.0f / 16;
   const Index plane = static_cast<Index>(a.height) * a.width;
   for (Index e = thread_index(); e < a.count; e += thread_count()) {
     const Index pixel = e / kScale, image = pixel / plane;
@@ -194,6 +194,10 @@ RVRT_DEVICE void fuse_frames_forward(const FusionArguments& a) {
 #pragma unroll
         for (int c = 0; c < 3; ++c) sums[j][c] += weight * color[c];
       }
+    };
+    const auto presence = [](float offset) {  // 1, fading to 0 at a whole pixel: there another sample takes this one's place
+      const float left = (1.0f - fabsf(offset)) / kFade;
+      return left < 1.0f ? left : 1.0f;
     };
     const auto color_of = [&](const void* frames, Index frame, int py, int px, float (&color)[3]) {
       const Index at =
@@ -228,7 +232,7 @@ RVRT_DEVICE void fuse_frames_forward(const FusionArguments& a) {
         float distance = 0;
 #pragma unroll
         for (int c = 0; c < 3; ++c) distance += square(color[c] - expected[c]);
-        add(color, dx, dy, expf(-0.5f * distance / 3 * kColor));
+        add(color, dx, dy, presence(dx) * presence(dy) * expf(-0.5f * distance / 3 * kColor));
       }
     }
     color_of(a.frame, image, y, x, color);
