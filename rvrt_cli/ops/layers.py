@@ -65,7 +65,8 @@ def conv2d(
 
 def residual_block(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
     """Two 3x3 convolutions, a leaky ReLU between them, on their residual path: (B, H, W, C) → (B, H, W, C)."""
-    return conv2d(conv2d(x, w1, b1, "leaky_relu"), w2, b2, "none", x)
+    hidden = conv2d(x, w1, b1, "leaky_relu")
+    return conv2d(hidden, w2, b2, "none", x)
 
 
 def linear(

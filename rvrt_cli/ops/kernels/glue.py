@@ -488,7 +488,8 @@ def conv2d_kernel(
 def residual_block_kernel(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
     """See `layers.residual_block`. One kernel where AMX leaves memory to wait for; Winograd's convolutions wait for none."""
     if not _amx_in_use() or not _has_kernel(x):
-        return conv2d_kernel(conv2d_kernel(x, w1, b1, "leaky_relu"), w2, b2, "none", x)
+        hidden = conv2d_kernel(x, w1, b1, "leaky_relu")
+        return conv2d_kernel(hidden, w2, b2, "none", x)
     return _residual_block(x, w1, b1, w2, b2)
 
 
