@@ -80,7 +80,7 @@ def arguments(name: str, shapes: list, rest: tuple) -> list:
         return Tensor(rng.standard_normal(shape).astype(np.float32))
 
     tensors = [random(shape) for shape in shapes]
-    if "residual" in name:
+    if name.endswith(" residual"):
         return [*tensors[:3], *(rest or ("none",)), tensors[3]]
     return [*tensors, *rest]
 
