@@ -174,6 +174,14 @@ def _convolution_cases(sizes: CaseSizes, rng: np.random.Generator) -> list[Kerne
         title = f"{name}: convolution 3x3 of stride 2, {width} to {width}"
         return KernelCase(title, "conv2d", [x, weight, _normal(rng, width), "none", None, 2])
 
+    def residual_block(name: str, frame: tuple[int, int]) -> KernelCase:
+        channels = PRESETS[name].width
+        layer = [_normal(rng, channels, channels, 3, 3, scale=1 / (3 * np.sqrt(channels))), _normal(rng, channels)]
+        x = _normal(rng, _CASE_FRAMES, *frame, channels)
+        return KernelCase(
+            f"{name}: two convolutions 3x3, {channels} to {channels}", "residual_block", [x, *layer, *layer]
+        )
+
     edge, width, hidden = sizes.edge, sizes.width, _UPSAMPLER_WIDTH
     frame, tiny_frame, tiny = (edge, edge), (sizes.tiny_height, sizes.tiny_width), PRESETS["rvrt-tiny"]
     return [
@@ -186,7 +194,8 @@ def _convolution_cases(sizes: CaseSizes, rng: np.random.Generator) -> list[Kerne
         grouped("rvrt-deblur", 5),
         grouped("rvrt-denoise", 4),
         strided("rvrt-deblur"),
-        convolution("rvrt-tiny", tiny_frame, tiny.width, tiny.width),  # the bodies
+        convolution("rvrt-tiny", tiny_frame, tiny.width, tiny.width),
+        residual_block("rvrt-tiny", tiny_frame),  # the bodies
         convolution("rvrt-tiny", tiny_frame, tiny.width, tiny.width, sources=2),  # the input of the first branch
         convolution("rvrt-tiny", tiny_frame, tiny.width, tiny.width, sources=3),  # of the second, and of reconstruction
         convolution("rvrt-tiny", tiny_frame, tiny.offset_width, tiny.offset_width),  # the offsets
@@ -208,6 +217,8 @@ def _layer_cases(sizes: CaseSizes, rng: np.random.Generator) -> list[KernelCase]
         KernelCase(f"dense layer, {width} to {width}", "linear", [clip, *square]),
         KernelCase(f"norm and dense layer, {width} to {3 * width}", "norm_linear", [clip, *norm, *to_triple]),
         KernelCase("feed-forward", "mlp", [clip, *norm, *hidden, *output]),
+        KernelCase("projection and feed-forward", "project_mlp", [clip, *square, *hidden, *output]),
+        KernelCase(f"two dense layers, {width} to {width}", "linear_pair", [clip, clip, *square, *square]),
         KernelCase("layer norm", "layer_norm", [clip, *norm]),
         KernelCase("pixel shuffle", "pixel_shuffle", [shuffled, 2, "leaky_relu"]),
         KernelCase("time reversal", "reverse_time", [clip]),

@@ -40,6 +40,12 @@ def kernel_flops(function: str, shapes: Sequence[Shape], settings: Sequence[Any]
         return 2.0 * positions * math.prod(shapes[3])
     if function == "mlp":  # x, gamma, beta, w1, b1, w2
         return 2.0 * positions * (math.prod(shapes[3]) + math.prod(shapes[5]))
+    if function == "project_mlp":  # x, projection, bias, w1, b1, w2
+        return 2.0 * positions * sum(math.prod(shapes[i]) for i in (1, 3, 5))
+    if function == "linear_pair":  # x, y, weight and bias of each
+        return 2.0 * positions * (math.prod(shapes[2]) + math.prod(shapes[4]))
+    if function == "residual_block":  # x, two weights (C, C, 3, 3), each before its bias
+        return 2.0 * positions * (math.prod(shapes[1]) + math.prod(shapes[3]))
     if function == "window_attention":  # qkv (..., 3C); each position attends to those of its window
         _, window, _ = settings
         return 4.0 * positions * math.prod(window) * (first[-1] // 3)

@@ -102,6 +102,9 @@ class OnnxLayers:
         out = self.activate(x.like(y, shape=[*x.shape[:-1], weight.shape[0]]), activation)
         return out if residual is None else residual + out
 
+    def residual_block(self, x: SymbolicTensor, w1: Any, b1: Any, w2: Any, b2: Any) -> SymbolicTensor:
+        return self.conv2d(self.conv2d(x, w1, b1, "leaky_relu"), w2, b2, "none", x)
+
     def layer_norm(self, x: SymbolicTensor, weight: Any, bias: Any) -> SymbolicTensor:
         wide = x.astype(ms.float32)
         constants = [self._weight(one, ms.float32) for one in (weight, bias)]
@@ -116,6 +119,16 @@ class OnnxLayers:
     def mlp(self, x: SymbolicTensor, gamma: Any, beta: Any, w1: Any, b1: Any, w2: Any, b2: Any) -> SymbolicTensor:
         y = x if gamma is None else self.layer_norm(x, gamma, beta)
         return self.linear(self.linear(y, w1, b1, "gelu"), w2, b2, "none", x)
+
+    def linear_pair(
+        self, x: SymbolicTensor, y: SymbolicTensor, x_w: Any, x_b: Any, y_w: Any, y_b: Any
+    ) -> SymbolicTensor:
+        return self._side_by_side((self.linear(x, x_w, x_b), self.linear(y, y_w, y_b)))
+
+    def project_mlp(
+        self, x: SymbolicTensor, proj_w: Any, proj_b: Any, w1: Any, b1: Any, w2: Any, b2: Any
+    ) -> SymbolicTensor:
+        return self.mlp(self.linear(x, proj_w, proj_b), None, None, w1, b1, w2, b2)
 
     # --- resizing
 

@@ -52,15 +52,13 @@ def _project_inputs(query: Tensor, key: Tensor, value: Tensor, heads: int, weigh
     q_w, q_b, k_w, k_b, v_w, v_b, _, _, _, _, _, _ = weights
     scale = (q_w.shape[0] // heads) ** -0.5
     query = ops.linear(query, scale * q_w, scale * q_b)
-    key = ops.linear(key, k_w, k_b)
-    return query, ops.concat((key, ops.linear(value, v_w, v_b)), -1)
+    return query, ops.linear_pair(key, value, k_w, k_b, v_w, v_b)
 
 
 def _project_output(attended: Tensor, weights: Weights) -> Tensor:
     """Projection and MLP: (N, T, H, W, A) → (N, T, H, W, C)."""
     _, _, _, _, _, _, proj_w, proj_b, fc1_w, fc1_b, fc2_w, fc2_b = weights
-    x = ops.linear(attended, proj_w, proj_b)
-    return ops.mlp(x, None, None, fc1_w, fc1_b, fc2_w, fc2_b)
+    return ops.project_mlp(attended, proj_w, proj_b, fc1_w, fc1_b, fc2_w, fc2_b)
 
 
 @ops.compiled

@@ -70,7 +70,7 @@ def convolve(x: Tensor, *weights: Tensor) -> Tensor:
     x = x.reshape(shape[0] * shape[1], shape[2], shape[3], shape[4])
     for block in split_evenly(weights, len(weights) // _BLOCK_WEIGHTS):
         conv1_w, conv1_b, conv2_w, conv2_b = block
-        x = ops.conv2d(ops.conv2d(x, conv1_w, conv1_b, "leaky_relu"), conv2_w, conv2_b, "none", x)
+        x = ops.residual_block(x, conv1_w, conv1_b, conv2_w, conv2_b)
     return x.reshape(shape)
 
 

@@ -26,11 +26,14 @@ DEFINITIONS: OpTable = {
     "guided_offsets": attention.guided_offsets,
     "layer_norm": layers.layer_norm,
     "linear": layers.linear,
+    "linear_pair": layers.linear_pair,
     "lucas_kanade": lucas_kanade_flow.lucas_kanade,
     "mlp": layers.mlp,
     "neighborhood_attention": attention.neighborhood_attention,
     "norm_linear": layers.norm_linear,
     "pixel_shuffle": layers.pixel_shuffle,
+    "project_mlp": layers.project_mlp,
+    "residual_block": layers.residual_block,
     "reverse_time": layers.reverse_time,
     "swin_layer": attention.swin_layer,
     "warp": sampling.warp,
@@ -94,8 +97,8 @@ def select(enabled: bool) -> OpTable:
 
 
 def active_backend() -> str:
-    """Name of the backend that runs: "definitions", or for example "CPU kernels"."""
-    return _active_name
+    """Name of the backend that runs: "definitions", or for example "CPU kernels", or "CPU kernels, AMX" in bfloat16."""
+    return f"{_active_name}, AMX" if kernels_active() and kernels.amx_in_use() else _active_name
 
 
 def kernels_active() -> bool:

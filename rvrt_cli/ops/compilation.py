@@ -13,7 +13,6 @@ import time
 import types
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from enum import Enum
 from typing import Any
 
 import mindspore as ms
@@ -23,18 +22,9 @@ from mindspore.graph import jit_trace
 
 from rvrt_cli.ops import compile_cache
 from rvrt_cli.ops.backend import active_backend, kernels_active, kernels_run_eagerly
-
-
-class ParameterPassing(Enum):
-    """How `arguments` passes parameters to a stage."""
-
-    DETACHED = "plain tensors on the same memory, without gradients: inference"
-    PER_STAGE = "tensors whose gradients lead to the parameters, from one compiled stage to the next"
-    ONE_GRAPH = "the parameters themselves, to stages that are traced into one graph"
-
+from rvrt_cli.ops.parameter_passing import ParameterPassing, passing
 
 _DETACHED = "detached_tensors"  # attribute of a ParameterTuple
-_passing: ContextVar[ParameterPassing] = ContextVar("parameter passing", default=ParameterPassing.DETACHED)
 # MindSpore identifies a graph by the id of its function. Keeping the functions keeps Python from reusing their ids.
 _traced_functions: list[Callable] = []
 _caller: ContextVar[Any] = ContextVar("what calls the stages", default=None)
@@ -54,10 +44,10 @@ def arguments(parameters: ParameterTuple) -> list[Tensor]:
     Values may change in place only (`ops.assign`, not `set_data`): the tensors for inference are made once, which saves
     their creation at each of many calls.
     """
-    passing = _passing.get()
-    if passing is ParameterPassing.ONE_GRAPH:
+    way = passing.get()
+    if way is ParameterPassing.ONE_GRAPH:
         return list(parameters)
-    if passing is ParameterPassing.PER_STAGE:
+    if way is ParameterPassing.PER_STAGE:
         return [ms.ops.reshape(parameter, parameter.shape) for parameter in parameters]
     if not hasattr(parameters, _DETACHED):
         setattr(parameters, _DETACHED, [Tensor(parameter) for parameter in parameters])
@@ -98,7 +88,7 @@ def compiled(function: Callable) -> Callable:
     def call(*args: Any) -> Any:
         if _caller.get() is not None:
             return _caller.get()(function, args)
-        if _passing.get() is ParameterPassing.ONE_GRAPH:  # a graph within a graph would be taken for a constant
+        if passing.get() is ParameterPassing.ONE_GRAPH:  # a graph within a graph would be taken for a constant
             return function(*args)
         name = active_backend()
         if name not in stages:
@@ -137,7 +127,7 @@ class _Stage:
         self._eager_seconds: dict[str, float] = {}  # by signature
 
     def __call__(self, *args: Any) -> Any:
-        eagerly = kernels_run_eagerly() and _passing.get() is ParameterPassing.DETACHED
+        eagerly = kernels_run_eagerly() and passing.get() is ParameterPassing.DETACHED
         signature = _signature(args) if eagerly else None
         if signature is None or signature in self._compiled:
             return _run_graph(self._graph, args)
@@ -206,11 +196,11 @@ def compiled_at_once() -> Iterator[None]:
 @contextlib.contextmanager
 def called_directly() -> Iterator[None]:
     """Inside, stages are plain functions, which are given the parameters themselves."""
-    previous = _passing.set(ParameterPassing.ONE_GRAPH)
+    previous = passing.set(ParameterPassing.ONE_GRAPH)
     try:
         yield
     finally:
-        _passing.reset(previous)
+        passing.reset(previous)
 
 
 @contextlib.contextmanager
@@ -240,14 +230,14 @@ def differentiable(function: Callable) -> Callable:
     @functools.wraps(function)
     def call(*args: Any) -> Any:
         traced = kernels_active()
-        previous = _passing.set(ParameterPassing.ONE_GRAPH if traced else ParameterPassing.PER_STAGE)
+        previous = passing.set(ParameterPassing.ONE_GRAPH if traced else ParameterPassing.PER_STAGE)
         try:
             if not traced:
                 return plain(*args)
             with _cheap_tracing():
                 return graph(*args)
         finally:
-            _passing.reset(previous)
+            passing.reset(previous)
 
     return call
 

@@ -63,6 +63,12 @@ def conv2d(
     return y if residual is None else residual + y
 
 
+def residual_block(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+    """Two 3x3 convolutions, a leaky ReLU between them, on their residual path: (B, H, W, C) → (B, H, W, C)."""
+    hidden = conv2d(x, w1, b1, "leaky_relu")
+    return conv2d(hidden, w2, b2, "none", x)
+
+
 def linear(
     x: Tensor | tuple[Tensor, ...],
     weight: Tensor,
@@ -79,6 +85,11 @@ def linear(
     y = ops.matmul(x.reshape(-1, x.shape[-1]), weight.swapaxes(0, 1)) + bias
     y = activate(y, activation).reshape(*x.shape[:-1], weight.shape[0])
     return y if residual is None else residual + y
+
+
+def linear_pair(x: Tensor, y: Tensor, x_w: Tensor, x_b: Tensor, y_w: Tensor, y_b: Tensor) -> Tensor:
+    """Two `linear` layers, of x (..., Cx) and y (..., Cy), whose outputs lie side by side: (..., Dx + Dy)."""
+    return ops.concat((linear(x, x_w, x_b), linear(y, y_w, y_b)), -1)
 
 
 def norm_linear(
@@ -98,6 +109,11 @@ def mlp(x: Tensor, gamma: Tensor | None, beta: Tensor | None, w1: Tensor, b1: Te
     """
     y = x if gamma is None else layer_norm(x, gamma, beta)
     return linear(linear(y, w1, b1, "gelu"), w2, b2, "none", x)
+
+
+def project_mlp(x: Tensor, proj_w: Tensor, proj_b: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+    """`linear`, then `mlp` without LayerNorm: x (..., Ci), proj_w (C, Ci), proj_b (C,), the rest as there → (..., C)."""
+    return mlp(linear(x, proj_w, proj_b), None, None, w1, b1, w2, b2)
 
 
 def widen_half(x: Tensor) -> Tensor:

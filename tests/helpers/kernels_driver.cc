@@ -22,6 +22,7 @@ Kernel deformable_attention_forward, deformable_attention_backward;
 Kernel neighborhood_attention_forward, neighborhood_attention_backward;
 Kernel window_attention_forward, window_attention_backward, swin_layer_forward;
 Kernel linear_forward, linear_backward, norm_linear_forward, norm_linear_backward, mlp_forward, mlp_backward;
+Kernel linear_pair_forward, project_mlp_forward, residual_block_forward;
 Kernel layer_norm_forward, layer_norm_backward, conv2d_forward, conv2d_backward;
 Kernel strided_conv2d_forward, strided_conv2d_backward, grouped_conv2d_forward, grouped_conv2d_backward;
 Kernel pixel_shuffle_forward, pixel_shuffle_backward, add_upsampled_forward, reverse_time_forward;
@@ -97,6 +98,10 @@ static bool run_products() {
   const Shape pair{2, 20, 24, 64}, of_pair{48, 32, 3, 3}, made{2, 20, 24, 48};
   good &= run("grouped convolution", grouped_conv2d_forward, {pair, of_pair, {48}}, {1}, {made});
   good &= run("its gradient", grouped_conv2d_backward, {pair, of_pair, made, made}, {1}, {pair, of_pair, {48}});
+  const Shape row{24}, weight{40, 24}, back{24, 40}, square{24, 24, 3, 3};
+  good &= run("pair of dense layers", linear_pair_forward, {x, weight, wide, y, back, row}, {}, {pair});
+  good &= run("projection and mlp", project_mlp_forward, {y, back, row, weight, wide, back, row}, {}, {x});
+  good &= run("residual block", residual_block_forward, {x, square, row, square, row}, {}, {x});
   good &= run("narrow groups", grouped_conv2d_forward, {{2, 20, 24, 40}, three, wide}, {0}, {y});
   return good;
 }

@@ -10,7 +10,7 @@ import numpy as np
 from helpers import attention_reference
 
 SLOPES = {0: 1.0, 1: 0.1, 2: 0.2, 3: 0.0}  # of an activation below zero, by its code in the kernels
-GELU = 4
+LEAKY_01, GELU = 1, 4
 
 
 def normal_cdf(x: np.ndarray) -> np.ndarray:

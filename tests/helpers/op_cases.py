@@ -52,6 +52,9 @@ CASES = {
 CPU_CASES = {
     "linear two": (layers, [[X, WIDE], (10, C + 10), HIDDEN], ()),
     "linear three": (layers, [[X, WIDE, X], (C, 2 * C + 10), VECTOR], ("gelu",)),
+    "residual_block": (layers, [IMAGE, (C, C, 3, 3), VECTOR, (C, C, 1, 3, 3), VECTOR], ()),
+    "linear_pair": (layers, [X, WIDE, (10, C), HIDDEN, (C, 10), VECTOR], ()),
+    "project_mlp": (layers, [WIDE, (C, 10), VECTOR, (10, C), HIDDEN, (C, 10), VECTOR], ()),
     "linear five": (layers, [[X, X, X, X, WIDE], (10, 4 * C + 10), HIDDEN], ("leaky_relu",)),
     "linear six": (layers, [[X] * 6, (10, 6 * C), HIDDEN], ()),  # one more than the kernel takes
     "linear two residual": (layers, [[X, WIDE], (10, C + 10), HIDDEN, WIDE], ()),
@@ -77,7 +80,7 @@ def arguments(name: str, shapes: list, rest: tuple) -> list:
         return Tensor(rng.standard_normal(shape).astype(np.float32))
 
     tensors = [random(shape) for shape in shapes]
-    if "residual" in name:
+    if name.endswith(" residual"):
         return [*tensors[:3], *(rest or ("none",)), tensors[3]]
     return [*tensors, *rest]
 

@@ -119,6 +119,24 @@ def test_convolution(half: Kernels, case: tuple) -> None:
     np.testing.assert_array_equal(again, y, err_msg="of three tensors side by side")
 
 
+# Images and channels: more than one tile of each axis, panels and a bit, smaller than a kernel, too few channels
+BLOCKS = [(2, 37, 350, 32), (1, 40, 20, 45), (1, 1, 1, 33), (3, 2, 9, 16), (1, 6, 7, 5)]
+
+
+@pytest.mark.parametrize("case", BLOCKS, ids=str)
+def test_residual_block_is_the_sequence_of_its_convolutions(half: Kernels, case: tuple) -> None:
+    """To the last bit: it adds the same products in the same order, and rounds what lies between at the same place."""
+    channels = case[-1]
+    x, w1, w2 = random_arrays(20, case, *[(channels, channels, 3, 3)] * 2)
+    b1, b2 = random_arrays(21, (channels,), (channels,))
+    hidden = half("conv2d_forward", x, w1, b1, x, attributes(1, 1, 0), like=[x])[0]
+    expected = half("conv2d_forward", hidden, w2, b2, x, attributes(0, 1, 1), like=[x])[0]
+    for threads in (1, 2, 5):
+        half.library.rvrt_kernels_threads(threads)
+        y = half("residual_block_forward", x, w1, b1, w2, b2, like=[x])[0]
+        np.testing.assert_array_equal(y, expected)
+
+
 @pytest.mark.parametrize(
     ("case", "winograd"),
     [
@@ -169,6 +187,21 @@ def test_norm_linear_and_mlp(half: Kernels, case: tuple) -> None:
     y = half("mlp_forward", x, gamma, beta, w1, b1, w2, b2, like=[x])[0]
     wanted = activate(rounded(normed) @ rounded(w1).T + b1.astype(np.float64), GELU)
     assert_all_close([h, y], [wanted, x + rounded(h) @ rounded(w2).T + b2.astype(np.float64)], "hidden y")
+
+
+@pytest.mark.parametrize("case", [(50, 33, 40, 20), (192, 32, 32, 64)], ids=str)
+def test_projection_and_mlp_and_pairs_are_the_sequences_of_their_layers(half: Kernels, case: tuple) -> None:
+    rows, inputs, channels, hidden = case
+    x, proj_w, proj_b = random_arrays(22, (rows, inputs), (channels, inputs), (channels,))
+    w1, b1, w2, b2 = random_arrays(23, (hidden, channels), (hidden,), (channels, hidden), (channels,))
+    z = half("linear_forward", x, proj_w, proj_b, proj_b, attributes(0, 1, 0), like=[(rows, channels)])[0]
+    h = half("linear_forward", z, w1, b1, b1, attributes(GELU, 1, 0), like=[(rows, hidden)])[0]
+    expected = half("linear_forward", h, w2, b2, z, attributes(0, 1, 1), like=[z])[0]
+    y = half("project_mlp_forward", x, proj_w, proj_b, w1, b1, w2, b2, like=[z])[0]
+    np.testing.assert_array_equal(y, expected)
+    pair = half("linear_pair_forward", x, proj_w, proj_b, h, w2, b2, like=[(rows, 2 * channels)])[0]
+    beside = half("linear_forward", h, w2, b2, b2, attributes(0, 1, 0), like=[z])[0]
+    np.testing.assert_array_equal(pair, np.concatenate((z, beside), -1))
 
 
 def test_swin_layer_is_the_sequence_of_its_parts(half: Kernels) -> None:

@@ -39,6 +39,12 @@ from rvrt_cli.ops.lucas_kanade_flow import lucas_kanade
 pytestmark = pytest.mark.skipif(kernels.library() is None, reason=str(kernels.problem()))
 
 
+def test_residual_block_of_amx_equals_its_definition_with_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The op that runs with AMX, here with float32 operands."""
+    monkeypatch.setattr("rvrt_cli.ops.kernels.glue.amx_in_use", lambda: True)
+    test_kernel_equals_its_definition_with_gradients("residual_block")
+
+
 @pytest.mark.parametrize("name", [*CASES, *CPU_CASES])
 def test_kernel_equals_its_definition_with_gradients(name: str) -> None:
     definitions, shapes, rest = (CASES | CPU_CASES)[name]

@@ -23,7 +23,7 @@ from helpers.kernel_checks import (
     doubles,
     random_arrays,
 )
-from helpers.layer_reference import GELU, activate, activation_slope, convolve, convolve_gradients
+from helpers.layer_reference import GELU, LEAKY_01, activate, activation_slope, convolve, convolve_gradients
 from helpers.video_clips import read_all
 
 from rvrt_cli.ops.kernels.build import build
@@ -183,6 +183,57 @@ def test_mlp(kernels: Kernels, case: tuple) -> None:
     check_mlp(kernels, case)
 
 
+@pytest.mark.parametrize("case", [(1, 1, 1, 1), (9, 5, 7, 3), (333, 64, 32, 64), (50, 33, 100, 20)], ids=str)
+def test_projection_and_mlp(cpu_kernels: Kernels, case: tuple) -> None:
+    rows, inputs, channels, hidden = case
+    x, proj_w, proj_b = random_arrays(21, (rows, inputs), (channels, inputs), (channels,))
+    w1, b1, w2, b2 = random_arrays(22, (hidden, channels), (hidden,), (channels, hidden), (channels,))
+    z = x.astype(np.float64) @ proj_w.T + proj_b
+    expected = z + activate(z @ w1.T + b1, GELU) @ w2.T + b2
+    y = cpu_kernels("project_mlp_forward", x, proj_w, proj_b, w1, b1, w2, b2, like=[(rows, channels)])
+    assert_all_close(y, [expected], "y")
+
+
+@pytest.mark.parametrize(
+    "case", [(1, 1, 1, 1, 1), (9, 5, 7, 3, 2), (333, 32, 32, 32, 32), (50, 33, 100, 20, 45)], ids=str
+)
+def test_pair_of_dense_layers(cpu_kernels: Kernels, case: tuple) -> None:
+    rows, inputs0, outputs0, inputs1, outputs1 = case
+    x0, w0, b0 = random_arrays(23, (rows, inputs0), (outputs0, inputs0), (outputs0,))
+    x1, w1, b1 = random_arrays(24, (rows, inputs1), (outputs1, inputs1), (outputs1,))
+    y = cpu_kernels("linear_pair_forward", x0, w0, b0, x1, w1, b1, like=[(rows, outputs0 + outputs1)])
+    expected = [x0.astype(np.float64) @ w0.T + b0, x1.astype(np.float64) @ w1.T + b1]
+    assert_all_close(y, [np.concatenate(expected, -1)], "y")
+
+
+@pytest.mark.parametrize("case", [(1, 5, 7, 3), (2, 17, 18, 32)], ids=str)
+def test_residual_block(cpu_kernels: Kernels, case: tuple) -> None:
+    batch, height, width, channels = case
+    x, w1, w2 = random_arrays(25, (batch, height, width, channels), *[(channels, channels, 3, 3)] * 2)
+    b1, b2 = random_arrays(26, (channels,), (channels,))
+    hidden = activate(convolve(x.astype(np.float64), w1.astype(np.float64)) + b1, LEAKY_01)
+    expected = x + convolve(hidden, w2.astype(np.float64)) + b2
+    assert_all_close(cpu_kernels("residual_block_forward", x, w1, b1, w2, b2, like=[x]), [expected], "y")
+
+
+@pytest.mark.parametrize("place", range(1, 6))
+def test_layers_refuse_tensors_that_do_not_fit(library: Kernels, place: int) -> None:
+    vector, matrix = np.zeros(6, np.float32), np.zeros((6, 6), np.float32)
+    rows, kernel = np.zeros((9, 6), np.float32), np.zeros((6, 6, 3, 3), np.float32)
+    image = np.zeros((3, 3, 6), np.float32)
+    calls = {
+        "project_mlp_forward": [rows, matrix, vector, matrix, vector, matrix, vector],
+        "linear_pair_forward": [rows, matrix, vector, rows, matrix, vector],
+        "residual_block_forward": [image, kernel, vector, kernel, vector],
+    }
+    for name, inputs in calls.items():
+        y = np.zeros((9, 12) if name == "linear_pair_forward" else inputs[0].shape, np.float32)
+        assert library.status(name, inputs, [y]) == 0
+        if place < len(inputs):
+            shorter = [np.ascontiguousarray(one[:-1]) if i == place else one for i, one in enumerate(inputs)]
+            assert library.status(name, shorter, [y]) != 0, f"{name}: input {place} is too short"
+
+
 def test_gelu_far_from_zero_is_the_identity_or_zero(kernels: Kernels) -> None:
     x = np.array([[-1e4], [-40], [-5.3], [-1e-6], [0], [1e-6], [3], [5.4], [1e4]], np.float32)
     one = np.ones((1, 1), np.float32)
@@ -253,6 +304,8 @@ def everything(kernels: Kernels) -> list[np.ndarray]:
         *kernels("mlp_forward", x, gamma, gamma, w1, b1, w2, gamma, like=[x]),
         *kernels("mlp_backward", x, gamma, gamma, w1, b1, w2, target, like=[x, gamma, gamma, w1, b1, w2, gamma]),
         *kernels("linear_forward", x, w1, b1, z, attributes(GELU, 1, 1), like=[z]),
+        *kernels("project_mlp_forward", z, w2, gamma, w1, b1, w2, gamma, like=[x]),
+        *kernels("linear_pair_forward", x, w1, b1, z, w2, gamma, like=[(500, 72)]),
         *kernels("linear_backward", x, w1, b1, x @ w1.T, attributes(GELU, 1, 0), like=[x, w1, b1]),
         *kernels("layer_norm_forward", x, gamma, gamma, like=[x]),
         *kernels("layer_norm_backward", x, gamma, target, like=[x, gamma, gamma]),

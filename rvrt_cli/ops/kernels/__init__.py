@@ -18,6 +18,8 @@ from rvrt_cli.options import ISA_NAMES
 
 _REPOSITORY = SOURCES.parents[2]
 _ONLY_ASK = -2  # argument of rvrt_kernels_isa
+_BEST_BFLOAT16, _FLOAT32, _AMX = -1, 0, 3  # arguments of rvrt_kernels_bfloat16
+_chosen_operands = [_FLOAT32]  # what `use_bfloat16` chose last
 REBUILD = "python -m rvrt_cli.ops.kernels.build"
 # rvrt-tiny, 8 frames of 112x64 px on two cores: 8 s instead of 0.7 s, after 80 s of compiling definitions
 _SLOWDOWN = "rvrt runs about ten times slower on a CPU and compiles for a minute first"
@@ -54,9 +56,15 @@ def use_bfloat16(enabled: bool) -> None:
         if enabled:
             raise OptionError(f"--precision bfloat16: {problem()}")
         return
-    best, float32 = -1, 0
-    if _opened_library().rvrt_kernels_bfloat16(best if enabled else float32) == float32 and enabled:
+    chosen = _opened_library().rvrt_kernels_bfloat16(_BEST_BFLOAT16 if enabled else _FLOAT32)
+    _chosen_operands[0] = chosen
+    if chosen == _FLOAT32 and enabled:
         raise OptionError("--precision bfloat16: this CPU has neither AMX nor AVX512-BF16, or RVRT_ISA excludes them")
+
+
+def amx_in_use() -> bool:
+    """Whether products run on AMX's tiles: `use_bfloat16` on a processor that has them."""
+    return _chosen_operands[0] == _AMX
 
 
 @functools.cache

@@ -26,7 +26,8 @@ float from_bfloat16(uint16_t x) {
 
 void emulated_product(const HalfProduct& p) {
   for (int64_t i = 0; i < p.rows; ++i) {
-    float sums[kHalfColumns] = {};
+    float sums[kHalfColumns];
+    std::memcpy(sums, p.start, sizeof(sums));
     const uint16_t* b = p.b;
     for (int64_t t = 0; t < p.taps; ++t)
       for (int64_t k = 0; k < p.depth; k += kHalfDepth, b += 2 * kHalfTile)
@@ -48,7 +49,7 @@ template <int kRows>
 RVRT_TARGET_BF16 void avx512_rows(const HalfProduct& p, int64_t row) {
   __m512 sums[kRows][2];
 #pragma GCC unroll 12
-  for (int i = 0; i < kRows; ++i) sums[i][0] = sums[i][1] = _mm512_setzero_ps();
+  for (int i = 0; i < kRows; ++i) sums[i][0] = _mm512_loadu_ps(p.start), sums[i][1] = _mm512_loadu_ps(p.start + 16);
   const uint16_t* b = p.b;
   for (int64_t t = 0; t < p.taps; ++t) {
     const uint16_t* a = p.a + row * p.lda + t * p.tap_stride;
@@ -94,10 +95,12 @@ RVRT_TARGET_AMX void amx_product(const HalfProduct& p) {
     const bool both = p.rows - row > 16;
     const uint16_t* b = p.b;
     float* c = p.c + row * p.ldc;
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
+    _tile_loadd(0, p.start, 0);  // the same row sixteen times
+    _tile_loadd(1, p.start + 16, 0);
+    if (both) {
+      _tile_loadd(2, p.start, 0);
+      _tile_loadd(3, p.start + 16, 0);
+    }
     for (int64_t t = 0; t < p.taps; ++t) {
       const uint16_t* a = p.a + row * p.lda + t * p.tap_stride;
       for (int64_t k = 0; k < p.depth; k += kHalfDepth, b += 2 * kHalfTile) {
@@ -121,6 +124,17 @@ RVRT_TARGET_AMX void amx_product(const HalfProduct& p) {
     }
   }
   _tile_release();
+}
+
+RVRT_TARGET_BF16 void round_in_hardware(const float* from, int64_t count, uint16_t* to) {
+  int64_t i = 0;
+  for (; i + 32 <= count; i += 32)
+    _mm512_storeu_si512(to + i,
+                        (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(from + i + 16), _mm512_loadu_ps(from + i)));
+  for (; i < count; i += 16) {
+    const __mmask16 mask = count - i < 16 ? (1 << (count - i)) - 1 : 0xffff;
+    _mm256_mask_storeu_epi16(to + i, mask, (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, from + i)));
+  }
 }
 
 // The kernel lets a process use AMX only after it has asked (arch_prctl, ARCH_REQ_XCOMP_PERM for tile data).
@@ -154,6 +168,13 @@ void half_product(const HalfProduct& p) {
   if (operands() == kAvx512Bf16) return avx512_product(p);
 #endif
   emulated_product(p);
+}
+
+void round_to_half(const float* from, int64_t count, uint16_t* to) {
+#ifdef RVRT_X86_BFLOAT16
+  if (operands() != kEmulated) return round_in_hardware(from, count, to);
+#endif
+  for (int64_t i = 0; i < count; ++i) to[i] = to_bfloat16(from[i]);
 }
 
 namespace {

@@ -14,13 +14,14 @@ Operands operands();
 // rows by 16 columns, in each of which the two elements of a pair lie side by side: what AMX multiplies.
 constexpr int64_t kHalfDepth = 32, kHalfColumns = 32, kHalfTile = 512;
 
-// c[i, j] = sum over t < taps and k < depth of a[i * lda + t * tap_stride + k] * b[t, k, j], for 32 columns j. `depth` is
-// a multiple of 32. Rows of a are read and rows of c written up to a multiple of 16.
+// c[i, j] = start[j] + the sum over t < taps and k < depth of a[i * lda + t * tap_stride + k] * b[t, k, j], for 32 columns
+// j. `depth` is a multiple of 32. Rows of a are read and rows of c written up to a multiple of 16.
 struct HalfProduct {
   int64_t rows, depth, taps;
   const uint16_t* a;
   int64_t lda, tap_stride;
   const uint16_t* b;
+  const float* start;
   float* c;
   int64_t ldc;
 };
@@ -44,7 +45,9 @@ void pack_half(const HalfPackJob& job);
 // Memory of this thread that is kept between calls; null if there is too little.
 float* half_scratch(int64_t floats);
 
-// To the nearest bfloat16, ties to even.
+// To the nearest bfloat16, ties to even; the processor's instruction takes denormal numbers for zeros, as its products do.
+void round_to_half(const float* from, int64_t count, uint16_t* to);
+
 inline uint16_t to_bfloat16(float x) {
   uint32_t bits;
   std::memcpy(&bits, &x, sizeof(bits));

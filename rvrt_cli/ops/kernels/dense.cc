@@ -17,6 +17,7 @@ struct DenseJob {
   const float *x, *gamma, *beta, *residual;  // gamma null: no LayerNorm
   PackedDense layer;
   float* y;
+  int64_t y_stride;  // floats from one row of y, and of the residual, to the next
   int activation;
   // backward
   const float *dy, *packed_back, *zeros;  // packed_back: weight
@@ -51,18 +52,21 @@ int dense_sizes(const Tensors& t, int sources, int weight, DenseJob* job) {
   return kOk;
 }
 
-int dense_forward(const Tensors& t, DenseJob job, const float* weight, const float* bias, int y) {
-  RVRT_CHECK(t.size(y) == job.blocks.rows * job.outputs, kShape);
-  RVRT_CHECK(job.activation >= 0 && job.activation <= 4, kAttribute);
-  const int n = parallel_width(job.blocks.count());
+int forward_rows(DenseJob job, const float* weight, const float* bias) {
   job.scratch_floats = scratch_floats(job.blocks.block, job.inputs, job.outputs);
-  const Scratch scratch(n * job.scratch_floats);
+  const Scratch scratch(parallel_width(job.blocks.count()) * job.scratch_floats);
   const DenseWeights layer(weight, bias, job.inputs, job.outputs, operands());
   RVRT_CHECK(scratch.ok() && layer.ok(), kMemory);
   job.layer = layer.view();
-  job.y = t.f(y);
   job.scratch = scratch.data();
   return parallel_shared(job.blocks.count(), RVRT_DISPATCH(dense_forward_blocks), &job);
+}
+
+int dense_forward(const Tensors& t, DenseJob job, const float* weight, const float* bias, int y) {
+  RVRT_CHECK(t.size(y) == job.blocks.rows * job.outputs, kShape);
+  RVRT_CHECK(job.activation >= 0 && job.activation <= 4, kAttribute);
+  job.y = t.f(y), job.y_stride = job.outputs;
+  return forward_rows(job, weight, bias);
 }
 
 // `dx`: the first of as many tensors as `job.sources` has.
@@ -122,6 +126,27 @@ RVRT_ENTRY(linear_forward) {
   job.residual = attributes[2] ? t.f(residual) : nullptr;
   job.activation = attributes[0];
   return dense_forward(t, job, t.f(weight), attributes[1] ? t.f(bias) : nullptr, weight + 4);
+}
+
+// Two dense layers, whose outputs lie side by side: y = (W0 x0 + b0, W1 x1 + b1).
+// Inputs: x0 (..., C0); W0 (D0, C0); b0 (D0); x1 (..., C1); W1 (D1, C1); b1 (D1). No attributes.
+// Output: y (..., D0 + D1).
+RVRT_ENTRY(linear_pair_forward) {
+  using namespace rvrt;
+  if (int status = t.check(6, 0, 1)) return status;
+  RVRT_CHECK(t.ndims[1] == 2 && t.ndims[4] == 2, kShape);
+  const int64_t stride = t.dim(1, 0) + t.dim(4, 0);
+  float* y = t.f(6);
+  for (int first : {0, 3}) {
+    const Tensors one{t.count - first, t.data + first, t.ndims + first, t.shapes + first, t.dtypes + first};
+    DenseJob job{};
+    if (int status = dense_sizes(one, 1, 1, &job)) return status;
+    RVRT_CHECK(one.size(2) == job.outputs && t.size(6) == job.blocks.rows * stride, kShape);
+    job.y = y, job.y_stride = stride;
+    if (int status = forward_rows(job, one.f(1), one.f(2))) return status;
+    y += job.outputs;
+  }
+  return kOk;
 }
 
 // Gradients of linear_forward (the residual's is dy itself).
@@ -209,9 +234,9 @@ inline void dense_forward_blocks(const void* pointer, Span span) {
       gather_rows(job.sources, first, rows, normal, in);
       a = normal, lda = in;
     }
-    const int64_t out = first * job.outputs;
+    const int64_t out = first * job.y_stride;
     dense_rows(rows, job.layer, a, lda, sums,
-               {job.activation, job.residual ? job.residual + out : nullptr, job.outputs, job.y + out, job.outputs});
+               {job.activation, job.residual ? job.residual + out : nullptr, job.y_stride, job.y + out, job.y_stride});
   }
 }
 

@@ -18,7 +18,8 @@ import numpy as np
 from mindspore import Tensor, ops
 
 from rvrt_cli.ops import attention, frame_fusion, layers, lucas_kanade_flow, sampling
-from rvrt_cli.ops.kernels import library
+from rvrt_cli.ops.kernels import amx_in_use, library
+from rvrt_cli.ops.parameter_passing import gradients_wanted
 
 _ON_GPU = ms.get_context("device_target") == "GPU"
 _SYMBOL_PREFIX = "cuda_" if _ON_GPU else ""
@@ -195,6 +196,16 @@ def _activation_code(activation: str) -> int:
     return _ACTIVATIONS[activation]
 
 
+@ops.constexpr
+def _gradients_wanted() -> bool:
+    return gradients_wanted()
+
+
+@ops.constexpr
+def _amx_in_use() -> bool:
+    return amx_in_use()
+
+
 def _like_first(first, *others):
     return first
 
@@ -234,6 +245,7 @@ _DENSE_INPUTS = "x weight bias residual attributes"
 _DENSE_GRADIENT = "x weight bias dout attributes -> dx dweight dbias"
 _NORM_LINEAR_GRADIENT = "x gamma beta weight bias dout attributes -> dx dgamma dbeta dweight dbias"
 _MLP_GRADIENT = "x gamma beta w1 b1 w2 dout -> dx dgamma dbeta dw1 db1 dw2 db2"
+_CONV_GRADIENT = "x weight out dout attributes -> dx dweight dbias"
 _linear = custom_op("linear", _DENSE_INPUTS, _dense_shape, _DENSE_GRADIENT)
 _linear_residual = custom_op("linear", _DENSE_INPUTS, _dense_shape, f"{_DENSE_GRADIENT} dresidual=dout")
 _norm_linear = custom_op(
@@ -257,9 +269,7 @@ _layer_norm = custom_op(
     _layer_norm_gradient_shapes,
 )
 # In the backward kernel `needs_dx` takes the place of `has_bias`.
-_conv2d = custom_op(
-    "conv2d", _DENSE_INPUTS, _dense_shape, "x weight out dout attributes -> dx dweight dbias", _conv2d_gradient_shapes
-)
+_conv2d = custom_op("conv2d", _DENSE_INPUTS, _dense_shape, _CONV_GRADIENT, _conv2d_gradient_shapes)
 _conv2d_residual = custom_op(
     "conv2d",
     _DENSE_INPUTS,
@@ -267,6 +277,55 @@ _conv2d_residual = custom_op(
     "x weight dout dout attributes -> dx dweight dbias dresidual=dout",  # without activation `out` is not read
     _conv2d_gradient_shapes,
 )
+
+
+_dense_gradients = _gradient_kernel("linear", _DENSE_GRADIENT)
+
+
+def _linear_pair_shape(x, x_w, x_b, y, y_w, y_b):
+    return [*x[:-1], x_w[0] + y_w[0]]
+
+
+def _linear_pair_gradient(x, x_w, x_b, y, y_w, y_b, out, dout):
+    plain = _attributes(0, 1, 0)
+    of_x, of_y = ops.split(dout, (x_w.shape[0], y_w.shape[0]), -1)
+    dx, dx_w, dx_b = _dense_gradients(x, x_w, x_b, of_x, plain)
+    dy, dy_w, dy_b = _dense_gradients(y, y_w, y_b, of_y, plain)
+    return dx, dx_w, dx_b, dy, dy_w, dy_b
+
+
+def _project_mlp_shape(x, proj_w, proj_b, w1, b1, w2, b2):
+    return [*x[:-1], proj_w[0]]
+
+
+def _project_mlp_gradient(x, proj_w, proj_b, w1, b1, w2, b2, out, dout):
+    plain, gelu = _attributes(0, 1, 0), _attributes(_activation_code("gelu"), 1, 0)
+    z = _linear(x, proj_w, proj_b, _NO_TENSOR, plain)
+    hidden = _linear(z, w1, b1, _NO_TENSOR, gelu)
+    dhidden, dw2, db2 = _dense_gradients(hidden, w2, b2, dout, plain)
+    dz, dw1, db1 = _dense_gradients(z, w1, b1, dhidden, gelu)
+    dx, dproj_w, dproj_b = _dense_gradients(x, proj_w, proj_b, dz + dout, plain)
+    return dx, dproj_w, dproj_b, dw1, db1, dw2, db2
+
+
+if not _ON_GPU:
+    _linear_pair = custom_op("linear_pair", "x x_w x_b y y_w y_b", _linear_pair_shape, _linear_pair_gradient)
+    _project_mlp = custom_op("project_mlp", "x proj_w proj_b w1 b1 w2 b2", _project_mlp_shape, _project_mlp_gradient)
+
+
+_conv2d_gradients = _gradient_kernel("conv2d", _CONV_GRADIENT, _conv2d_gradient_shapes)
+
+
+def _residual_block_gradient(x, w1, b1, w2, b2, out, dout):
+    middle, plain = _attributes(_activation_code("leaky_relu"), 1, 0), _attributes(0, 1, 0)
+    hidden = _conv2d(x, w1, b1, _NO_TENSOR, middle)
+    dhidden, dw2, db2 = _conv2d_gradients(hidden, w2, dout, dout, plain)
+    dx, dw1, db1 = _conv2d_gradients(x, w1, hidden, dhidden, middle)
+    return dx + dout, dw1, db1, dw2, db2
+
+
+if not _ON_GPU:
+    _residual_block = custom_op("residual_block", "x w1 b1 w2 b2", _like_first, _residual_block_gradient)
 
 
 def _grouped_shape(x, weight, bias, attributes):
@@ -282,7 +341,6 @@ def _strided_conv2d_op(stride: int) -> ops.Custom:
     return custom_op("strided_conv2d", "x weight bias attributes", shape, _CONV_GRADIENT, _conv2d_gradient_shapes)
 
 
-_CONV_GRADIENT = "x weight out dout attributes -> dx dweight dbias"
 _strided_conv2d = {stride: _strided_conv2d_op(stride) for stride in (2, 3, 4)}
 _grouped_conv2d = custom_op(
     "grouped_conv2d", "x weight bias attributes", _grouped_shape, _CONV_GRADIENT, _conv2d_gradient_shapes
@@ -351,6 +409,22 @@ def mlp_kernel(
     return _mlp(x, gamma, beta, w1, b1, w2, b2)
 
 
+def linear_pair_kernel(x: Tensor, y: Tensor, x_w: Tensor, x_b: Tensor, y_w: Tensor, y_b: Tensor) -> Tensor:
+    """See `layers.linear_pair`."""
+    if _ON_GPU or not _has_kernel(x):
+        return ops.concat((linear_kernel(x, x_w, x_b), linear_kernel(y, y_w, y_b)), -1)
+    return _linear_pair(x, x_w, x_b, y, y_w, y_b)
+
+
+def project_mlp_kernel(
+    x: Tensor, proj_w: Tensor, proj_b: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor
+) -> Tensor:
+    """See `layers.project_mlp`. One kernel in inference; in training layers of their own, whose features are kept."""
+    if _ON_GPU or not _has_kernel(x) or _gradients_wanted():
+        return mlp_kernel(linear_kernel(x, proj_w, proj_b), None, None, w1, b1, w2, b2)
+    return _project_mlp(x, proj_w, proj_b, w1, b1, w2, b2)
+
+
 def layer_norm_kernel(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """See `layers.layer_norm`."""
     if not _has_kernel(x):
@@ -409,6 +483,14 @@ def conv2d_kernel(
         return _conv2d_residual(x, weight, bias, residual, _attributes(0, 1, 1))
     # The gradient reads the activation's output, which the sum with the residual would hide.
     return _conv2d(x, weight, bias, _no_tensor(x), _attributes(_activation_code(activation), 1, 0)) + residual
+
+
+def residual_block_kernel(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+    """See `layers.residual_block`. One kernel where AMX leaves memory to wait for; Winograd's convolutions wait for none."""
+    if not _amx_in_use() or not _has_kernel(x):
+        hidden = conv2d_kernel(x, w1, b1, "leaky_relu")
+        return conv2d_kernel(hidden, w2, b2, "none", x)
+    return _residual_block(x, w1, b1, w2, b2)
 
 
 # --- attention and warping
@@ -506,7 +588,6 @@ def _guided_offsets_op(groups: int, points: int) -> ops.Custom:
     )
 
 
-_dense_gradients = _gradient_kernel("linear", _DENSE_GRADIENT)
 _bound_gradients = _gradient_kernel(
     "guided_offsets", "raw flows max_offset doffset dcorrected attributes -> draw dflows"
 )
@@ -715,11 +796,14 @@ FUSED_OPS: dict[str, Callable] = {
     "guided_offsets": guided_offsets_kernel,
     "layer_norm": layer_norm_kernel,
     "linear": linear_kernel,
+    "linear_pair": linear_pair_kernel,
     "lucas_kanade": lucas_kanade_kernel,
     "mlp": mlp_kernel,
     "neighborhood_attention": neighborhood_attention_kernel,
     "norm_linear": norm_linear_kernel,
     "pixel_shuffle": pixel_shuffle_kernel,
+    "project_mlp": project_mlp_kernel,
+    "residual_block": residual_block_kernel,
     "reverse_time": reverse_time_kernel,
     "swin_layer": swin_layer_kernel,
     "warp": warp_kernel,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The transformer's feed-forward part, y = x + W2 gelu(W1 layer_norm(x) + b1) + b2, forward and gradients. Blocks of
-// rows stay in the cache from x to y; the backward kernel recomputes the hidden features.
+// The transformer's feed-forward part, y = x + W2 gelu(W1 layer_norm(x) + b1) + b2, forward and gradients; and the same
+// after a projection, without LayerNorm. Blocks of rows stay in the cache from x to y; the backward kernel recomputes the
+// hidden features.
 #ifndef RVRT_ISA
 
 #include "row_blocks.h"
@@ -12,8 +13,8 @@ namespace rvrt {
 struct MlpJob {
   Blocks blocks;
   int64_t channels, hidden;
-  const float *x, *gamma, *beta;
-  PackedDense in, out;
+  const float *x, *gamma, *beta;  // gamma null: `project` in place of LayerNorm
+  PackedDense project, in, out;
   float* y;
   const float *dy, *packed_back_out, *packed_back_in, *zeros;
   float* dx;
@@ -45,17 +46,8 @@ int mlp_sizes(const Tensors& t, int w2, MlpJob* job) {
   return kOk;
 }
 
-}  // namespace
-}  // namespace rvrt
-
-// Inputs: x (..., C); gamma (C); beta (C); w1 (H, C); b1 (H); w2 (C, H); b2 (C). No attributes.
-// Output: y (..., C).
-RVRT_ENTRY(mlp_forward) {
-  using namespace rvrt;
-  if (int status = t.check(7, 0, 1)) return status;
-  MlpJob job{};
-  if (int status = mlp_sizes(t, 5, &job)) return status;
-  RVRT_CHECK(t.size(6) == job.channels && t.same_shape(7, 0), kShape);
+// With w1, b1, w2, b2 and y at parameters 3 to 7.
+int forward(const Tensors& t, MlpJob job) {
   const int64_t c = padded_floats(job.channels), h = padded_floats(job.hidden);
   job.scratch_floats = round_up(job.blocks.block * (c + h + RVRT_DISPATCH(kPanelFloats) + 2), 16);
   const Scratch scratch(parallel_width(job.blocks.count()) * job.scratch_floats);
@@ -67,6 +59,42 @@ RVRT_ENTRY(mlp_forward) {
   job.y = t.f(7);
   job.scratch = scratch.data();
   return parallel_shared(job.blocks.count(), RVRT_DISPATCH(mlp_forward_blocks), &job);
+}
+
+}  // namespace
+}  // namespace rvrt
+
+// Inputs: x (..., C); gamma (C); beta (C); w1 (H, C); b1 (H); w2 (C, H); b2 (C). No attributes.
+// Output: y (..., C).
+RVRT_ENTRY(mlp_forward) {
+  using namespace rvrt;
+  if (int status = t.check(7, 0, 1)) return status;
+  MlpJob job{};
+  if (int status = mlp_sizes(t, 5, &job)) return status;
+  RVRT_CHECK(t.size(6) == job.channels && t.same_shape(7, 0), kShape);
+  return forward(t, job);
+}
+
+// y = z + W2 gelu(W1 z + b1) + b2 with z = P x + p.
+// Inputs: x (..., Ci); P (C, Ci); p (C); w1 (H, C); b1 (H); w2 (C, H); b2 (C). No attributes.
+// Output: y (..., C).
+RVRT_ENTRY(project_mlp_forward) {
+  using namespace rvrt;
+  if (int status = t.check(7, 0, 1)) return status;
+  RVRT_CHECK(t.ndims[0] >= 1 && t.ndims[1] == 2 && t.ndims[3] == 2, kShape);
+  MlpJob job{};
+  job.channels = t.dim(1, 0), job.hidden = t.dim(3, 0);
+  const int64_t inputs = t.dim(1, 1);
+  RVRT_CHECK(inputs > 0 && job.channels > 0 && job.hidden > 0 && t.dim(0, t.ndims[0] - 1) == inputs, kShape);
+  RVRT_CHECK(t.size(2) == job.channels && t.has_shape(3, {job.hidden, job.channels}), kShape);
+  RVRT_CHECK(t.size(4) == job.hidden && t.has_shape(5, {job.channels, job.hidden}), kShape);
+  job.blocks = row_blocks(t.size(0) / inputs);
+  RVRT_CHECK(t.size(6) == job.channels && t.size(7) == job.blocks.rows * job.channels, kShape);
+  job.x = t.f(0);
+  const DenseWeights project(t.f(1), t.f(2), inputs, job.channels, operands());
+  job.project = project.view();
+  RVRT_CHECK(project.ok(), kMemory);
+  return forward(t, job);
 }
 
 // Gradients of mlp_forward.
@@ -127,10 +155,18 @@ inline void mlp_forward_blocks(const void* pointer, Span span) {
   RowStatistics* statistics = reinterpret_cast<RowStatistics*>(sums + block * kPanelFloats);
   for (int64_t i = span.begin; i < span.end; ++i) {
     const int64_t first = job.blocks.begin(i) * channels, rows = job.blocks.size(i);
-    row_statistics(rows, channels, job.x + first, statistics);
-    normalize(rows, channels, job.x + first, statistics, job.gamma, job.beta, normal, c);
+    const float* residual = normal;
+    int64_t ldr = c;
+    if (job.gamma) {
+      row_statistics(rows, channels, job.x + first, statistics);
+      normalize(rows, channels, job.x + first, statistics, job.gamma, job.beta, normal, c);
+      residual = job.x + first, ldr = channels;
+    } else {
+      const int64_t inputs = job.project.inputs;
+      dense_rows(rows, job.project, job.x + job.blocks.begin(i) * inputs, inputs, sums, {kNone, nullptr, 0, normal, c});
+    }
     dense_rows(rows, job.in, normal, c, sums, {kGelu, nullptr, 0, hidden, h});
-    dense_rows(rows, job.out, hidden, h, sums, {kNone, job.x + first, channels, job.y + first, channels});
+    dense_rows(rows, job.out, hidden, h, sums, {kNone, residual, ldr, job.y + first, channels});
   }
 }
 

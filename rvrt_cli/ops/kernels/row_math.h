@@ -2,8 +2,6 @@
 // Packing, dense layers, LayerNorm and activations on blocks of rows. Include after gemm.h, once per instruction set, inside
 // its namespace.
 
-#include "half.h"
-
 constexpr float kEpsilon = 1e-5f;  // LayerNorm, as published
 
 inline void pack_matrix(const void* pointer, Span span) {
@@ -17,15 +15,24 @@ inline void half_dense_rows(int64_t rows, const PackedDense& layer, const float*
   float* scratch = half_scratch(tall * (depth / 2 + kHalfColumns));
   uint16_t* rounded = reinterpret_cast<uint16_t*>(scratch);
   float* sums = scratch + tall * depth / 2;
-  for (int64_t i = 0; i < rows; ++i) {
-    round_to_half(a + i * lda, layer.inputs, rounded + i * depth);
-    std::memset(rounded + i * depth + layer.inputs, 0, sizeof(uint16_t) * (depth - layer.inputs));
+  if (lda == depth && layer.inputs == depth) {
+    round_to_half(a, rows * depth, rounded);
+  } else {
+    for (int64_t i = 0; i < rows; ++i) {
+      round_to_half(a + i * lda, layer.inputs, rounded + i * depth);
+      std::memset(rounded + i * depth + layer.inputs, 0, sizeof(uint16_t) * (depth - layer.inputs));
+    }
   }
   for (int64_t first = 0; first < layer.outputs; first += kHalfColumns) {
-    half_product({rows, depth, 1, rounded, depth, 0, layer.half + first * depth, sums, kHalfColumns});
-    for (int64_t i = 0; i < rows * kHalfColumns; i += W)
-      store(sums + i, load(sums + i) + load(layer.bias + first + i % kHalfColumns));
     const int64_t count = layer.outputs - first < kHalfColumns ? layer.outputs - first : kHalfColumns;
+    HalfProduct product{rows, depth,       1, rounded, depth, 0, layer.half + first * depth, layer.bias + first,
+                        sums, kHalfColumns};
+    if (tall == rows && count == kHalfColumns && f.activation == kNone && !f.residual) {
+      product.c = f.out + first, product.ldc = f.ldo;
+      half_product(product);
+      continue;
+    }
+    half_product(product);
     finish(rows, count, sums, kHalfColumns,
            {f.activation, f.residual ? f.residual + first : nullptr, f.ldr, f.out + first, f.ldo});
   }
