@@ -11,6 +11,7 @@ import click
 import pytest
 
 from rvrt_cli.cli import cli
+from rvrt_cli.video.read.video_files import VIDEO_SUFFIXES
 from rvrt_cli.weights import find_weights, read_about
 
 ROOT = Path(__file__).parents[1]
@@ -98,6 +99,11 @@ def test_every_docs_page_is_linked_from_the_readme() -> None:
     text = PAGES[0].read_text(encoding="utf-8")
     for page in ROOT.glob("docs/*.md"):
         assert f"({name(page)})" in text
+
+
+def test_file_types_that_a_queue_searches_for_are_listed() -> None:
+    [paragraph] = re.findall(r"`\.3g2`.*?\n\n", (ROOT / "docs" / "resume.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert set(re.findall(r"`(\.\w+)`", paragraph)) == VIDEO_SUFFIXES
 
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:

@@ -27,7 +27,7 @@ _BAR_WIDTH = 40  # columns at most
 
 
 class SilentDisplay:
-    """Shows nothing; the other displays override what they show."""
+    """Shows nothing but alerts; the other displays override what they show."""
 
     def __enter__(self) -> SilentDisplay:
         """Begin to show progress."""
@@ -41,6 +41,10 @@ class SilentDisplay:
 
     def note(self, line: str) -> None:
         """Show a line that deserves attention."""
+
+    def alert(self, line: str) -> None:
+        """Show a line of its own that is never left out, such as an error, on standard error."""
+        click.echo(printable(line), err=True)
 
     def begin(self, total: float | None, text: str) -> None:
         """Show that the work begins, where there is a place for it until the first `update`."""
@@ -133,6 +137,12 @@ class BarDisplay(SilentDisplay):
 
     def note(self, line: str) -> None:
         self._console.print(printable(f"note: {line}"), markup=False, style="yellow", soft_wrap=True)
+
+    def alert(self, line: str) -> None:
+        if self._bar.live.is_started and self._console.stderr:  # else what others print comes into the bar's lines
+            self.say(line)
+        else:
+            super().alert(line)
 
     def begin(self, total: float | None, text: str) -> None:
         self._standing.restart()

@@ -288,8 +288,7 @@ class _QueueRun:
         if free >= _LEAST_FREE_BYTES:
             return False
         remedy = "free some space, and run the same command to continue"
-        text = f"rvrt: {self._queue.output_dir}: {free / 1e6:.0f} MB are left on this disk; {remedy}"
-        click.echo(printable(text), err=True)
+        self._display.alert(f"rvrt: {self._queue.output_dir}: {free / 1e6:.0f} MB are left on this disk; {remedy}")
         return True
 
     # What is shown
@@ -333,12 +332,12 @@ class _QueueRun:
         size = "" if entry.size is None else f", {entry.size[0]}x{entry.size[1]} px,"
         seconds = duration(entry.seconds or 0.0)
         which = f"{entry.number}/{len(self._jobs.entries)} {progress.path}"
-        self._display.say(f"{which}: {progress.frames} frames{size} in {seconds}")
+        self._display.say(f"{which}: {plural(progress.frames, 'frame')}{size} in {seconds}")
         for line in progress.warnings:  # also with --quiet
-            click.echo(f"rvrt: warning: {_about(entry, line)}", err=True)
+            self._display.alert(f"rvrt: warning: {_about(entry, line)}")
 
     def _say_failure(self, entry: QueueEntry) -> None:
-        click.echo(f"rvrt: {_about(entry, entry.text)}", err=True)
+        self._display.alert(f"rvrt: {_about(entry, entry.text)}")
 
     def _show_traceback(self) -> None:
         if self._flags.debug:

@@ -61,8 +61,10 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
         display.update(4, 10, "2.00/s")
         display.say("a [bold]line[/]\x1b[2J")
         display.note("mind")
+        display.alert("failed [b]")
+    display.alert("after it")
     shown = terminal.getvalue()
-    for text in ("4/10 frames: 2.00/s", "a [bold]line[/]\\x1b[2J", "note: mind"):
+    for text in ("4/10 frames: 2.00/s", "a [bold]line[/]\\x1b[2J", "note: mind", "failed [b]", "after it"):
         assert text in shown
 
 
@@ -131,6 +133,8 @@ def test_a_silent_display_shows_nothing(capsys: pytest.CaptureFixture) -> None:
         display.update(1, 1, "x")
         display.overall(0.5, "x")
     assert capsys.readouterr() == ("", "")
+    SilentDisplay().alert("wrong\x1b[2J")
+    assert capsys.readouterr() == ("", "wrong\\x1b[2J\n")
 
 
 def test_numbers_are_written_as_people_do() -> None:
