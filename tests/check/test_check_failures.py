@@ -141,6 +141,13 @@ def test_window_joins(tmp_path: Path) -> None:
     assert found["window joins"] == expected
 
 
+def test_a_source_of_odd_size(tmp_path: Path) -> None:
+    """Whose last row and column have half a chroma sample: zimg scales no such frame."""
+    odd = ["-f", "lavfi", "-i", "testsrc2=s=95x63:r=25:d=0.6,format=yuv420p", "-c:v", "ffv1"]
+    source = make_clip(*odd, tmp_path / "source.mkv")
+    assert not check(source, target_of(source)).failures
+
+
 def test_jerky_motion_is_no_window_join(tmp_path: Path) -> None:
     """Details change where the source moves: here at every third frame."""
     jerky = ["-f", "lavfi", "-i", "testsrc2=s=96x64:r=25:d=2,fps=25/3,fps=25,format=yuv420p"]
