@@ -314,7 +314,8 @@ def test_command(source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 
 def test_times_are_those_of_upscale(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     missing = ["check", "missing.mp4", "missing.mp4"]
-    assert "'0:99' is not a time" in refusal(monkeypatch, capsys, *missing, "--start", "0:99")
+    assert rvrt(monkeypatch, *missing, "--start", "0:99") == 2
+    assert "'0:99' is not a time" in capsys.readouterr().err
     assert "no such file" in refusal(monkeypatch, capsys, *missing, "--start", "0:42", "--duration", "0:01.5")
 
 
