@@ -143,8 +143,8 @@ def test_window_joins(tmp_path: Path) -> None:
 
 def test_a_source_of_odd_size(tmp_path: Path) -> None:
     """Whose last row and column have half a chroma sample: zimg scales no such frame."""
-    odd = ["-f", "lavfi", "-i", "testsrc2=s=95x63:r=25:d=0.6,format=yuv420p", "-c:v", "ffv1"]
-    source = make_clip(*odd, tmp_path / "source.mkv")
+    picture = [word.replace("s=96x64", "s=95x63") for word in PICTURE]
+    source = make_clip(*picture, "-vf", TAGS, "-pix_fmt", "yuv420p", "-c:v", "ffv1", tmp_path / "source.mkv")
     assert not check(source, target_of(source)).failures
 
 
