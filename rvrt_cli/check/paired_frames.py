@@ -19,6 +19,7 @@ import numpy as np
 from rvrt_cli.check.check_options import CheckOptions
 from rvrt_cli.data.resize import imresize
 from rvrt_cli.frame import to_float
+from rvrt_cli.video.color import subsampling
 from rvrt_cli.video.read.reader import open_reader
 from rvrt_cli.video.read.source import SourceInfo
 
@@ -70,9 +71,9 @@ class Part:
     length: float | None = None  # None: to the end
 
     def frames(self, size: tuple[int, int]) -> Iterator[SizedFrame]:
-        """The frames, scaled to `size` (height, width) px by ffmpeg; images by bicubic."""
+        """The frames, scaled to `size` (height, width) px by ffmpeg; images, and what zimg refuses, by bicubic."""
         info, (height, width) = self.info, size
-        scaled = replace(info, width=width, height=height) if info.kind == "video" else info
+        scaled = replace(info, width=width, height=height) if info.kind == "video" and _has_whole_chroma(info) else info
         start = max(0.0, float(self.zero - info.begin) + self.begin)
         with open_reader(scaled, start=start, duration=self.length, alpha=False) as reader:
             for number, frame in enumerate(reader):
@@ -80,6 +81,11 @@ class Part:
                 if pixels.shape[:2] != size:
                     pixels = imresize(pixels, size=size)
                 yield SizedFrame(number, float(frame.pts * reader.time_base - self.zero), pixels)
+
+
+def _has_whole_chroma(info: SourceInfo) -> bool:
+    """Whether no px at the frame's edges has part of a chroma sample, as in 4:2:0 of an odd height."""
+    return not any(side % step for side in (info.width, info.height) for step in subsampling(info.pix_fmt))
 
 
 def pair_up(sources: Iterator[SizedFrame], targets: Iterator[SizedFrame], shift: float, near: float) -> Iterator[Pair]:
