@@ -35,6 +35,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
+@pytest.mark.slow
 def test_speed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
     file = tmp_path / "speed.json"
     assert rvrt(monkeypatch, *SPEED, "--json", file) == 0
@@ -66,6 +67,7 @@ def test_json_alone_on_standard_output(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert (result["weights"], result["width"]) == ("random", 24)
 
 
+@pytest.mark.slow
 def test_the_training_step_is_that_of_the_given_weights(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
 ) -> None:

@@ -45,6 +45,7 @@ def moving_pattern(frames: int, height: int, width: int) -> np.ndarray:
     return np.ascontiguousarray(np.moveaxis(0.5 + 0.4 * np.stack(clip), 1, -1)[None].astype(np.float32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("size", [None, (20, 26)], ids=["dynamic", "fixed"])
 def test_windows_with_state_equal_mindspore(
