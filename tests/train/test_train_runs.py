@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from helpers.commands import rvrt
 from helpers.train_runs import (
     command_line,
     finish,
@@ -233,13 +234,13 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_one_line(uninterrupted: Pat
 
 
 @pytest.mark.slow
-def test_a_resume_refused_by_the_device_keeps_the_recipe(uninterrupted: Path, tmp_path: Path) -> None:
+def test_a_resume_refused_by_the_device_keeps_the_recipe(
+    uninterrupted: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     before = (uninterrupted / "recipe.toml").read_bytes()
     arguments = ["train", "--output", str(uninterrupted), "--resume", "--device", "ascend", "--steps", "40"]
-    process = start(arguments, tmp_path)
-    _, said = process.communicate(timeout=100)
-    assert process.returncode == 1
-    assert "ascend" in said
+    assert rvrt(monkeypatch, *arguments) == 1
+    assert "ascend" in capsys.readouterr().err
     assert (uninterrupted / "recipe.toml").read_bytes() == before
 
 
