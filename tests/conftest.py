@@ -9,6 +9,7 @@ import os
 import platform
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from helpers.null_gpu import build_emulated_driver, build_null_gpu
 from helpers.tested_copy import refusal
 
 import rvrt_cli
-from rvrt_cli.device import set_environment
+from rvrt_cli.device import set_environment, use_device
 from rvrt_cli.files import locked
 from rvrt_cli.options import usable_cores
 
@@ -41,6 +42,58 @@ def pytest_configure() -> None:
     """Refuse to test an installed copy that is not this checkout: a broken checkout would pass."""
     if why := refusal(Path(rvrt_cli.__file__).parent):
         raise pytest.UsageError(why)
+
+
+# Files that take longest, which start first: otherwise the last of them runs alone while the other processes are done.
+_LONGEST = (
+    *("test_gpu_route", "test_train_runs", "test_train_learner", "test_kernels_glue", "test_upscale_ranks"),
+    *("test_model", "test_cli_bench", "test_compile_cache", "test_kernels_cuda", "test_upscale_resume"),
+    *("test_upscale_faults", "test_golden", "test_video_color", "test_ops", "test_cli_upscale"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of `_LONGEST` before the others, in this order."""
+    items.sort(key=lambda item: _LONGEST.index(item.path.stem) if item.path.stem in _LONGEST else len(_LONGEST))
+
+
+def pytest_collection_finish() -> None:
+    """Let MindSpore wait as in the commands: its threads spin otherwise, for four times the processor time of an op."""
+    if "mindspore" in sys.modules:
+        use_device("cpu")
+
+
+_SLOW_SECONDS = 2.0  # of processor time, which other programs lengthen less than the time on the wall
+
+
+def _processor_seconds() -> float:
+    """Of this process and of those that it has waited for."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Note a test's processor time in its report."""
+    before = _processor_seconds()
+    try:
+        return (yield)
+    finally:
+        item.user_properties.append(("processor seconds", _processor_seconds() - before))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """List tests that lack the mark `slow`."""
+    unmarked = [
+        f"{seconds:.1f} s {report.nodeid}"
+        for report in terminalreporter.stats.get("passed", [])
+        if report.when == "call" and "slow" not in report.keywords
+        for name, seconds in report.user_properties
+        if name == "processor seconds" and seconds > _SLOW_SECONDS
+    ]
+    if unmarked:
+        terminalreporter.section(f"more than {_SLOW_SECONDS} s of processor time, and not marked slow")
+        terminalreporter.write_line("\n".join(unmarked))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -138,6 +191,6 @@ def kernels(library: Kernels, request: pytest.FixtureRequest) -> Iterator[Kernel
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Run in a folder of its own: nothing may land in, or be read from, the folder that the tests were started in."""
-    folder = tmp_path_factory.mktemp("cwd")
+    folder = Path(tempfile.mkdtemp(prefix="cwd-", dir=tmp_path_factory.getbasetemp()))  # mktemp counts them each time
     monkeypatch.chdir(folder)
     return folder

@@ -71,6 +71,7 @@ def test_operations_grow_with_frames_and_pixels() -> None:
 # --- a call
 
 
+@pytest.mark.slow
 def test_a_report_is_complete_and_consistent() -> None:
     options = BenchOptions(frames=2, size="24x16", repeat=3)
     result = measure_speed(options)

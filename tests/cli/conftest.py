@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 from helpers.commands import keep_networks
+from helpers.shared_preflight import preflight_once  # noqa: F401  a fixture
 
 from rvrt_cli.bench import matrix_product
 

@@ -25,6 +25,7 @@ def export(path: Path, config: RVRTConfig, frames: int, lookahead: int, **option
     return OnnxNetwork(path, "cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("size", [None, (20, 26)], ids=["dynamic", "fixed"])
 def test_windows_with_state_equal_mindspore(

@@ -68,6 +68,7 @@ CASES: dict[str, tuple[str, list, list, tuple]] = {
     "lucas_kanade": ("lucas_kanade", [(3, H, W, 3), (3, H, W, 3)], [], ()),
     "fuse_frames": ("fuse_frames", [(T, H, W, 3), (T, 3, H, W, 3), (T, 3, H, W, 2)], [], ()),
 }
+SLOW_DEFINITIONS = ("lucas_kanade", "fuse_frames")  # hundreds of MindSpore's operations
 
 
 class OnnxCall:
@@ -106,7 +107,9 @@ class OnnxCall:
 
 
 @pytest.mark.parametrize("dynamic", [False, True], ids=["fixed", "dynamic"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.slow] * case.startswith(SLOW_DEFINITIONS)) for case in CASES]
+)
 def test_op_equals_its_definition(case: str, dynamic: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     # MindSpore's own tanh is wrong by up to 1e-4 on a CPU
     monkeypatch.setattr(attention.ops, "tanh", lambda x: ms.Tensor(np.tanh(x.asnumpy())))

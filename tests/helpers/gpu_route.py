@@ -29,21 +29,28 @@ def select(device: str) -> None:
     print(json.dumps([chosen.kind, chosen.number, ms.get_context("device_id"), chosen.free_bytes()]))
 
 
-def _network(preset: str, **changes: Any) -> Any:
+def _network(preset: str, precision: str = "float32", **changes: Any) -> Any:
     from dataclasses import replace
 
     from rvrt_cli.device import use_device
 
-    device = use_device("gpu")
+    device = use_device("gpu", precision)
     from rvrt_cli.model import PRESETS, Network, initial_weights
 
     config = replace(PRESETS[preset], **changes)
     return Network(config, initial_weights(config), {"name": preset}, device)
 
 
-def call(preset: str) -> None:
-    """What one call costs, after a first one that compiles: launches of our kernels, bytes from the host, waits."""
-    network = _network(preset)
+def bench(preset: str, precision: str, file: str) -> None:
+    """`rvrt bench`, with its JSON in FILE; then what one more call costs: launches of our kernels, bytes from the host, waits."""
+    size = ("--frames", "14", "--size", "112x64", "--repeat", "1")
+    job = ("bench", "--model", preset, "--weights", "random", *size, "--device", "gpu", "--precision", precision)
+    try:
+        command(*job, "--json", file)
+    except SystemExit as end:
+        if end.code:
+            raise
+    network = _network(preset, precision)
     frames = np.random.default_rng(0).random((1, 14, 64, 112, 3), dtype=np.float32)
     network(frames, None, 14)
     runtime, driver = ctypes.CDLL("libcudart.so.11.0"), ctypes.CDLL("libcuda.so.1")
@@ -60,7 +67,8 @@ def out_of_memory() -> None:
     """The driver refuses memory, then has some again."""
     from rvrt_cli.errors import OutOfMemoryError
 
-    network = _network("rvrt", widths=(24, 24, 24), heads=(2, 2, 2), align_heads=4, deformable_groups=4)
+    small = {"widths": (24, 24, 24), "groups": (1, 1, 1), "depths": (1, 1, 1), "heads": (2, 2, 2), "passes": 1}
+    network = _network("rvrt-light", **small, align_heads=4)
     driver = ctypes.CDLL("libcuda.so.1")
     frames = np.random.default_rng(0).random((1, 2, 16, 16, 3), dtype=np.float32)
     for left in (0, -1):

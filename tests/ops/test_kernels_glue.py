@@ -237,13 +237,18 @@ def test_network_with_optical_flow_on_kernels_equals_that_on_definitions(monkeyp
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_kernels_again")
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.soak)], ids=["eager", "compiled"])
 @pytest.mark.parametrize("config", [UNGUIDED, LIGHT], ids=["tiny", "light"])
-def test_network_on_kernels_equals_the_network_on_definitions(config: RVRTConfig) -> None:
-    """With the gradients of all weights; both compiled."""
+def test_network_on_kernels_equals_the_network_on_definitions(
+    config: RVRTConfig, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the gradients of all weights. Definitions take long to compile; test_train_learner compiles some too."""
     weights = noisy_weights(config)
     assert ops.use_kernels(True)
     output, gradients = output_and_gradients(network(config, weights))
     ops.use_kernels(False)
+    if not compiled:
+        monkeypatch.setenv("MS_JIT", "0")
     expected, expected_gradients = output_and_gradients(network(config, weights))
     assert_close(output, expected, 1e-5)
     assert set(gradients) == set(initial_weights(config))

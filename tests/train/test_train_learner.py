@@ -36,6 +36,7 @@ SWIN = {
 FOUR_BRANCHES = TrainOptions(model="rvrt", network=SWIN, batch=2, frames=3, crop=32, ema=0)
 WITH_SPYNET = replace(FOUR_BRANCHES, network={**SWIN, "passes": 1})
 WITHOUT_SPYNET = replace(FOUR_BRANCHES, network={**SWIN, "passes": 1, "flow_estimator": "lucas-kanade"})
+UNGUIDED = replace(FOUR_BRANCHES, network={**SWIN, "passes": 1, "flow_guided": False})
 
 
 def new_learner(options: TrainOptions = OPTIONS, device: Device = DEVICE) -> Learner:
@@ -238,13 +239,16 @@ def check_definitions(options: TrainOptions, expected_loss: float, expected_grad
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_definitions")
-def test_float16_learns_with_a_scaled_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "options", [UNGUIDED, pytest.param(WITHOUT_SPYNET, marks=pytest.mark.soak)], ids=["without flow", "with flow"]
+)
+def test_float16_learns_with_a_scaled_loss(options: TrainOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiled as on an accelerator, where it is untested; too high an initial scale only costs some skipped steps."""
     with monkeypatch.context() as uncompiled:
         uncompiled.setenv("MS_JIT", "0")
-        float32 = new_learner(WITHOUT_SPYNET)
+        float32 = new_learner(options)
         loss, _, gradients = float32.gradients(*batch(), float32.groups)
-    learner = new_learner(WITHOUT_SPYNET, Device("cpu", "float16"))
+    learner = new_learner(options, Device("cpu", "float16"))
     low, high = batch()
     results = [learner.step(low, high, 2e-4) for _ in range(12)]
     taken = [result for result in results if not result.skipped]

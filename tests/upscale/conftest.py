@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from helpers.shared_preflight import preflight_once  # noqa: F401  a fixture
 from helpers.upscale_runs import Echo, as_word
 from helpers.video_clips import leftovers
 

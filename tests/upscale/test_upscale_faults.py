@@ -739,7 +739,7 @@ def test_states_have_the_shapes_that_the_network_dictates_or_are_refused(work: W
 
 
 @pytest.mark.slow
-@searching(12)
+@searching(6)
 @given(data=st.data())
 def test_a_damaged_work_folder_ends_in_one_line_or_in_the_whole_video(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, clip: Path, data: st.DataObject

@@ -172,6 +172,7 @@ def run_until(process, folder: Path, segments: int) -> Path:
     raise AssertionError(f"ended too early: {process.communicate()[1]}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".mkv", ""])
 def test_ctrl_c_keeps_finished_segments_and_says_how_to_resume(
     tmp_path: Path, clip: Path, whole: dict[str, Path], suffix: str
@@ -246,10 +247,11 @@ def test_a_second_command_on_the_same_target_is_refused(tmp_path: Path, clip: Pa
 
 @pytest.mark.slow
 @needs_proc
-def test_memory_does_not_grow_with_the_length_of_a_video(tmp_path: Path) -> None:
+@pytest.mark.parametrize("long", [800, pytest.param(4000, marks=pytest.mark.soak)])
+def test_memory_does_not_grow_with_the_length_of_a_video(tmp_path: Path, long: int) -> None:
     """Neither that of the command nor, together with it, that of the ffmpegs which decode and encode."""
     alone, together = [], []
-    for frames in (200, 2000):
+    for frames in (200, long):
         source, log = tmp_path / f"{frames}.mkv", f"calls{frames}"
         ffmpeg(
             "-f",
@@ -273,5 +275,5 @@ def test_memory_does_not_grow_with_the_length_of_a_video(tmp_path: Path) -> None
         finish(process)
         assert computed(tmp_path, log) == frames
         alone.append(int((tmp_path / f"{log}.peak").read_text()))
-    assert alone[1] < 1.05 * alone[0], f"peaks of 200 and 2000 frames: {alone} bytes"
-    assert together[1] < 1.05 * together[0], f"peaks of 200 and 2000 frames with all processes: {together} bytes"
+    assert alone[1] < 1.05 * alone[0], f"peaks of 200 and {long} frames: {alone} bytes"
+    assert together[1] < 1.05 * together[0], f"peaks of 200 and {long} frames with all processes: {together} bytes"
