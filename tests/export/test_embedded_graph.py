@@ -20,7 +20,7 @@ from rvrt_cli.errors import WeightsError
 from rvrt_cli.export.embedded_graph import embedded_model, embedded_template
 from rvrt_cli.model import parameter_shapes
 from rvrt_cli.runtime.graph_template import GraphTemplate, WeightForm
-from rvrt_cli.weights import find_weights, read_about
+from rvrt_cli.weights import embedded_folder, find_weights, read_about
 
 
 @pytest.mark.slow
@@ -42,6 +42,13 @@ def test_it_takes_the_embedded_weights() -> None:
     template = embedded_template(model)
     assert template is not None
     assert set(template.weights) == set(parameter_shapes(model.config))
+
+
+def test_the_wheel_has_both() -> None:
+    hatch = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    for file in ("rvrt-tiny.safetensors", "rvrt-tiny.graph.xz"):
+        assert (embedded_folder() / file).is_file()
+        assert f'"weights/{file}" = "rvrt_cli/embedded/{file}"' in hatch
 
 
 @pytest.mark.parametrize("change", [{"frames": 6}, {"lookahead": 0}, {"size": (16, 16)}, {"precision": "float16"}])

@@ -61,7 +61,7 @@ def assert_equal_network(outputs: list[np.ndarray], name: str, clip: np.ndarray)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["bare", "kanade"])
+@pytest.mark.parametrize("name", ["bare", pytest.param("kanade", marks=pytest.mark.soak)])
 def test_calls_of_a_window_equal_the_network(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What becomes MindIR, one call after the other."""
     monkeypatch.setenv("MS_JIT", "0")  # sizes of their own: not worth compiling
