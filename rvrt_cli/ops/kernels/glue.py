@@ -286,7 +286,8 @@ def _linear_pair_shape(x, x_w, x_b, y, y_w, y_b):
     return [*x[:-1], x_w[0] + y_w[0]]
 
 
-def _linear_pair_gradient(x, x_w, x_b, y, y_w, y_b, out, dout):
+def _linear_pair_gradients(values: tuple) -> tuple:
+    x, x_w, x_b, y, y_w, y_b, _, dout = values
     plain = _attributes(0, 1, 0)
     of_x, of_y = ops.split(dout, (x_w.shape[0], y_w.shape[0]), -1)
     dx, dx_w, dx_b = _dense_gradients(x, x_w, x_b, of_x, plain)
@@ -298,7 +299,8 @@ def _project_mlp_shape(x, proj_w, proj_b, w1, b1, w2, b2):
     return [*x[:-1], proj_w[0]]
 
 
-def _project_mlp_gradient(x, proj_w, proj_b, w1, b1, w2, b2, out, dout):
+def _project_mlp_gradients(values: tuple) -> tuple:
+    x, proj_w, proj_b, w1, b1, w2, b2, _, dout = values
     plain, gelu = _attributes(0, 1, 0), _attributes(_activation_code("gelu"), 1, 0)
     z = _linear(x, proj_w, proj_b, _NO_TENSOR, plain)
     hidden = _linear(z, w1, b1, _NO_TENSOR, gelu)
@@ -309,8 +311,12 @@ def _project_mlp_gradient(x, proj_w, proj_b, w1, b1, w2, b2, out, dout):
 
 
 if not _ON_GPU:
-    _linear_pair = custom_op("linear_pair", "x x_w x_b y y_w y_b", _linear_pair_shape, _linear_pair_gradient)
-    _project_mlp = custom_op("project_mlp", "x proj_w proj_b w1 b1 w2 b2", _project_mlp_shape, _project_mlp_gradient)
+    _linear_pair = custom_op(
+        "linear_pair", "x x_w x_b y y_w y_b", _linear_pair_shape, _of_arity(_linear_pair_gradients, 6)
+    )
+    _project_mlp = custom_op(
+        "project_mlp", "x proj_w proj_b w1 b1 w2 b2", _project_mlp_shape, _of_arity(_project_mlp_gradients, 7)
+    )
 
 
 _conv2d_gradients = _gradient_kernel("conv2d", _CONV_GRADIENT, _conv2d_gradient_shapes)
