@@ -6,7 +6,8 @@ from __future__ import annotations
 from typing import NoReturn
 
 import pytest
-from hypothesis import assume, given, settings, strategies as st
+from helpers.fuzzing import searching
+from hypothesis import assume, given, strategies as st
 
 from rvrt_cli.device import MemoryBudget
 from rvrt_cli.engine import Plan, WindowOptions, Workload, make_plan
@@ -73,6 +74,7 @@ def test_states_are_counted_twice_as_a_window_may_have_to_be_repeated() -> None:
     assert made.host_bytes - without.host_bytes == 2 * made.tiles * 400 * 256 * 256
 
 
+@searching(20)
 @given(
     st.integers(24, 34).map(lambda power: 2**power),
     st.integers(8, 2000),
@@ -81,7 +83,6 @@ def test_states_are_counted_twice_as_a_window_may_have_to_be_repeated() -> None:
     st.integers(0, 9),
     st.sampled_from([None, 1, 15, 400]),
 )
-@settings(deadline=None, max_examples=60)
 def test_a_plan_fits_the_memory_and_says_what_the_engine_will_do(
     free: int, width: int, height: int, overlap: int, lookahead: int, count: int | None
 ) -> None:

@@ -10,7 +10,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from helpers.engine_networks import CausalMean, as_frames, clip
-from hypothesis import given, settings, strategies as st
+from helpers.fuzzing import searching
+from hypothesis import given, strategies as st
 
 from rvrt_cli.engine import Carried, Plan, Segment, SegmentPlan, stream
 from rvrt_cli.engine.segments import group_scenes
@@ -88,7 +89,7 @@ def test_the_clip_has_segments_of_both_kinds() -> None:
     assert sorted(CARRIED) == [4, 15, 19]
 
 
-@settings(deadline=None, max_examples=30)
+@searching(15)
 @given(st.sets(st.sampled_from([segment.first for segment in SEGMENTS])))
 def test_any_choice_of_segments_gives_the_same_frames(chosen: set[int]) -> None:
     frames, done = pieces(chosen.__contains__, CARRIED)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.engine_networks import CausalBlockMean, CausalMean, Fake, as_frames, clip
-from hypothesis import given, settings, strategies as st
+from helpers.fuzzing import searching
+from hypothesis import given, strategies as st
 
 from rvrt_cli.engine import NetworkState, Plan, SceneStarted, TileDone, TileShrunk, TileStarted, stream
 from rvrt_cli.engine.scenes import DELAY
@@ -81,6 +82,7 @@ def test_output_is_clipped_and_rounded_to_the_nearest_level() -> None:
     assert out[0][0, ::4, 0].tolist() in ([0, 255, 99, 100, half, 255, 0, 255] for half in (100, 101))
 
 
+@searching(20)
 @given(
     st.lists(st.integers(4, 11), max_size=3),
     st.sampled_from([0, 2, 4, 6]),
@@ -89,7 +91,6 @@ def test_output_is_clipped_and_rounded_to_the_nearest_level() -> None:
     st.integers(0, 12),
     st.booleans(),
 )
-@settings(deadline=None, max_examples=60)
 def test_frames_in_are_frames_out(
     lengths: list[int], window: int, lookahead: int, tile: tuple[int, int], overlap: int, scenes: bool
 ) -> None:
@@ -121,13 +122,13 @@ def test_the_calls_of_a_windowed_tiled_run() -> None:
     ]
 
 
+@searching(12)
 @given(
     st.lists(st.integers(4, 9), min_size=1, max_size=3),
     st.sampled_from([0, 2, 4]),
     st.sampled_from([0, 2]),
     st.sampled_from([(100, 100), (24, 24), (40, 16)]),
 )
-@settings(deadline=None, max_examples=40)
 def test_state_is_carried_per_tile_and_cleared_at_cuts(
     lengths: list[int], window: int, lookahead: int, tile: tuple[int, int]
 ) -> None:
@@ -180,9 +181,8 @@ def test_tiling_is_invisible_in_floats_too() -> None:
     assert_alike(run(frames, Fake(), tile=(32, 32), overlap=15), [nearest(frame) for frame in frames])
 
 
-@pytest.mark.slow
+@searching(12)
 @given(st.sets(st.integers(0, 25), max_size=4), st.sampled_from([0, 2, 4]))
-@settings(deadline=None, max_examples=40)
 def test_no_frame_is_lost_when_memory_runs_out_at_any_call(fail_at: set[int], window: int) -> None:
     lengths = [7, 6]
     frames = clip(lengths, 80, 96)
