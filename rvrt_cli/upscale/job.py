@@ -257,7 +257,6 @@ def prepare(
     if workdir is not None and (decides or as_rank):
         earlier = find_earlier_run(inputs, workdir, about, published if resumable else None, look_inside=not as_rank)
 
-    # windows and tiles
     plan = _plan(inputs, request.frame_count, earlier.plan)
     return Job(
         inputs=inputs,
