@@ -13,8 +13,8 @@ from rvrt_cli.upscale.progress import Progress
 class QueueClock:
     """How long a queue will still take, from the work done so far.
 
-    Work is counted in px of the sources' frames, as the network sees them; an entry whose number of frames is not known counts as much as the others
-    do on average.
+    Work is counted in px of the sources' frames, as the network sees them; an entry whose number of frames is not known
+    counts as much as the others do on average.
     """
 
     def __init__(self, entries: Sequence[QueueEntry]) -> None:
