@@ -14,7 +14,7 @@ _INITIAL_SPREAD = 0.2  # of the sampling points, relative to the kernel; at 0 al
 def initial_weights(config: RVRTConfig, seed: int = 0) -> dict[str, np.ndarray]:
     """Initial weights, float32. The network's output is the bilinearly upsampled input plus a small residual.
 
-    Convolutions and dense layers: normal with variance 1 / inputs. The last convolution is scaled by 0.02 (zeros there would
+    Convolutions and dense layers: normal with variance 1 / inputs. The last convolution is scaled by 0.015 (zeros there would
     stall all layers before it), the second convolution of a residual pair by 0.1.
 
     Last layer of the offsets: zero weights, so that the alignment starts at the flow (without flow, at zero motion), and
@@ -49,5 +49,5 @@ def _contracted_kernel(config: RVRTConfig) -> np.ndarray:
 
 def _initial_gain(name: str) -> float:
     if name == "conv_last.weight":
-        return 0.02
+        return 0.015
     return 0.1 if name.endswith(".conv2.weight") else 1.0  # the end of a residual path

@@ -18,7 +18,14 @@ from rvrt_cli.train.setup import locked_run, prepare_run, resolve_options
 from rvrt_cli.train.train_options import TrainOptions, flag
 
 # Without optical flow, which is slow to compile; test_train_learner covers it
-NETWORK = {"widths": [8, 8, 8], "depths": [1, 1, 1], "upsampler_width": 8, "flow_guided": False, "fused_neighbors": 0}
+NETWORK = {
+    "widths": [8, 8, 8],
+    "depths": [1, 1, 1],
+    "upsampler_width": 8,
+    "flow_guided": False,
+    "fused_neighbors": 0,
+    "lead_in": 1,
+}
 CODE = "from rvrt_cli.cli import main; main()"
 
 

@@ -196,6 +196,11 @@ def _activation_code(activation: str) -> int:
     return _ACTIVATIONS[activation]
 
 
+def _cpu_op(name: str, inputs: str, output_shape: Callable, gradient: Callable) -> Any:
+    """`custom_op`, or None on a GPU, which has no such kernel: graph mode wants the name even where it calls nothing."""
+    return None if _ON_GPU else custom_op(name, inputs, output_shape, gradient)
+
+
 @ops.constexpr
 def _gradients_wanted() -> bool:
     return gradients_wanted()
@@ -310,13 +315,10 @@ def _project_mlp_gradients(values: tuple) -> tuple:
     return dx, dproj_w, dproj_b, dw1, db1, dw2, db2
 
 
-if not _ON_GPU:
-    _linear_pair = custom_op(
-        "linear_pair", "x x_w x_b y y_w y_b", _linear_pair_shape, _of_arity(_linear_pair_gradients, 6)
-    )
-    _project_mlp = custom_op(
-        "project_mlp", "x proj_w proj_b w1 b1 w2 b2", _project_mlp_shape, _of_arity(_project_mlp_gradients, 7)
-    )
+_linear_pair = _cpu_op("linear_pair", "x x_w x_b y y_w y_b", _linear_pair_shape, _of_arity(_linear_pair_gradients, 6))
+_project_mlp = _cpu_op(
+    "project_mlp", "x proj_w proj_b w1 b1 w2 b2", _project_mlp_shape, _of_arity(_project_mlp_gradients, 7)
+)
 
 
 _conv2d_gradients = _gradient_kernel("conv2d", _CONV_GRADIENT, _conv2d_gradient_shapes)
@@ -330,8 +332,7 @@ def _residual_block_gradient(x, w1, b1, w2, b2, out, dout):
     return dx + dout, dw1, db1, dw2, db2
 
 
-if not _ON_GPU:
-    _residual_block = custom_op("residual_block", "x w1 b1 w2 b2", _like_first, _residual_block_gradient)
+_residual_block = _cpu_op("residual_block", "x w1 b1 w2 b2", _like_first, _residual_block_gradient)
 
 
 def _grouped_shape(x, weight, bias, attributes):
@@ -493,7 +494,7 @@ def conv2d_kernel(
 
 def residual_block_kernel(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
     """See `layers.residual_block`. One kernel where AMX leaves memory to wait for; Winograd's convolutions wait for none."""
-    if not _amx_in_use() or not _has_kernel(x):
+    if _ON_GPU or not _has_kernel(x) or not _amx_in_use():
         hidden = conv2d_kernel(x, w1, b1, "leaky_relu")
         return conv2d_kernel(hidden, w2, b2, "none", x)
     return _residual_block(x, w1, b1, w2, b2)
