@@ -22,7 +22,13 @@ from rvrt_cli.video.read.probe import probe
 from rvrt_cli.weights import save_weights
 
 DEBLUR = replace(
-    PRESETS["rvrt-tiny"], scale=1, fused_neighbors=0, widths=(8, 8, 8), depths=(1, 1, 1), conv_groups=(1, 2, 2, 2, 2, 2)
+    PRESETS["rvrt-tiny"],
+    scale=1,
+    fused_neighbors=0,
+    steadying=0,
+    widths=(8, 8, 8),
+    depths=(1, 1, 1),
+    conv_groups=(1, 2, 2, 2, 2, 2),
 )
 DENOISE = replace(DEBLUR, noise_input=True)
 

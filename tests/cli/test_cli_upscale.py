@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -179,17 +180,20 @@ def _metadata_of_embedded() -> str:
 
 @pytest.mark.slow
 def test_whole_clip_untiled_is_exactly_the_network(tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rvrt_cli.weights import find_weights, load_weights
+
+    weights = load_weights(find_weights("rvrt-tiny"))
+    config, unsteadied = replace(weights.config, steadying=0), tmp_path / "network.safetensors"
+    save_weights(unsteadied, weights.arrays, config, weights.card)
     folder = tmp_path / "frames"
     part = ("--duration", "0.24", "--window", "0", "--tile", "0", "--quiet")
-    assert rvrt(monkeypatch, "upscale", clip, folder, *part) == 0
+    assert rvrt(monkeypatch, "upscale", clip, folder, "--weights", unsteadied, *part) == 0
     use_device("cpu")
     import mindspore as ms
 
     from rvrt_cli.model import RVRT
-    from rvrt_cli.weights import find_weights, load_weights
 
-    weights = load_weights(find_weights("rvrt-tiny"))
-    network = RVRT(weights.config)
+    network = RVRT(config)
     network.load(weights.arrays)
     frames = np.stack([frame.pixels for frame in read_all(clip)[:6]])
     output = network(ms.Tensor(frames[None].astype(np.float32) / 255)).asnumpy()[0]
@@ -229,6 +233,7 @@ def test_scale_size_part_and_streams_of_y4m(
         "device",
         "network",
         "noise",
+        "grain",
         "kept",
     ]
     assert {event["event"] for event in events} <= {"note", "begin", "progress", "end"}

@@ -96,7 +96,7 @@ def test_a_request_is_identified_by_files_and_by_options_that_matter(tmp_path: P
 
 
 def entry(number: int, state: str = "new", frames: int | None = 10, width: int = 100, kept: int = 0) -> QueueEntry:
-    item = QueueItem(f"{number}.mp4", f"out/{number}.mp4", ())
+    item = QueueItem(f"{number}.mp4", f"out/{number}.mp4", (), UpscaleOptions())
     return QueueEntry(number, item, state=state, frames=frames, kept=kept, source_size=(width, 100))
 
 
