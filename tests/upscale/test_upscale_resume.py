@@ -249,10 +249,13 @@ def test_a_second_command_on_the_same_target_is_refused(tmp_path: Path, clip: Pa
 @needs_proc
 @pytest.mark.parametrize("long", [800, pytest.param(4000, marks=pytest.mark.soak)])
 def test_memory_does_not_grow_with_the_length_of_a_video(tmp_path: Path, long: int) -> None:
-    """Neither that of the command nor, together with it, that of the ffmpegs which decode and encode."""
+    """Neither that of the command nor, together with it, that of the ffmpegs which decode and encode.
+
+    The long one is run twice: what grows does so each time, while a chance peak on a busy machine does not repeat.
+    """
     alone, together = [], []
-    for frames in (200, long):
-        source, log = tmp_path / f"{frames}.mkv", f"calls{frames}"
+    for run, frames in enumerate((200, long, long)):
+        source, log = tmp_path / f"{frames}-{run}.mkv", f"calls{run}"
         ffmpeg(
             "-f",
             "lavfi",
@@ -270,10 +273,12 @@ def test_memory_does_not_grow_with_the_length_of_a_video(tmp_path: Path, long: i
             "aac",
             source,
         )
-        process = start(tmp_path, source, tmp_path / f"out{frames}.mkv", "--preset", "ultrafast", log=log, seconds=0)
+        process = start(tmp_path, source, tmp_path / f"out{run}.mkv", "--preset", "ultrafast", log=log, seconds=0)
         together.append(peak_of_all(process))
         finish(process)
         assert computed(tmp_path, log) == frames
         alone.append(int((tmp_path / f"{log}.peak").read_text()))
-    assert alone[1] < 1.05 * alone[0], f"peaks of 200 and {long} frames: {alone} bytes"
-    assert together[1] < 1.05 * together[0], f"peaks of 200 and {long} frames with all processes: {together} bytes"
+    assert min(alone[1:]) < 1.05 * alone[0], f"peaks of 200 and {long} frames: {alone} bytes"
+    assert min(together[1:]) < 1.05 * together[0], (
+        f"peaks of 200 and {long} frames with all processes: {together} bytes"
+    )
