@@ -13,6 +13,11 @@ from typing import BinaryIO
 
 from rvrt_cli.errors import RvrtError
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # noqa: F401  for those who import it from here
+
 
 def write_atomically(
     path: Path,

@@ -77,9 +77,7 @@ def _hdr_finding(source: SourceInfo, target: SourceInfo) -> Finding:
         lost.append("HDR10+ metadata missing")
     if lost:
         return Finding("hdr", "fail", "; ".join(lost), {"lost": lost})
-    if (
-        source.dolby_vision is not None and target.dolby_vision is None
-    ):  # which no encoder of ffmpeg writes from pixels alone
+    if source.dolby_vision is not None and target.dolby_vision is None:  # no encoder writes it from pixels alone
         return Finding("hdr", "note", "Dolby Vision metadata missing", {"lost": ["Dolby Vision metadata missing"]})
     kept = f"{source.hdr_metadata} metadata kept" if source.hdr_metadata else "the source has no HDR10 metadata"
     return Finding("hdr", "ok", kept)

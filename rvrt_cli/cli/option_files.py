@@ -20,9 +20,8 @@ from click.core import ParameterSource
 
 from rvrt_cli.cli.generated_options import shown_default
 from rvrt_cli.errors import OptionError
-from rvrt_cli.files import config_folder
+from rvrt_cli.files import config_folder, tomllib
 from rvrt_cli.options import JobOptions, RestoreOptions, UpscaleOptions, option_flag
-from rvrt_cli.train.train_options import tomllib
 
 Chosen = TypeVar("Chosen", bound=JobOptions)
 OPTION_FILE = "rvrt.toml"

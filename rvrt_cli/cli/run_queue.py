@@ -19,7 +19,7 @@ from rvrt_cli.cli.formatting import duration, pace, plural, print_table, safe_ma
 from rvrt_cli.cli.interrupt import exit_after_interrupt, finishing_window
 from rvrt_cli.cli.option_files import SourcedOptions
 from rvrt_cli.errors import OptionError, RvrtError, in_one_line, printable
-from rvrt_cli.options import QueueOptions
+from rvrt_cli.options import JobOptions, QueueOptions
 
 if TYPE_CHECKING:
     from rvrt_cli.upscale import Job, Progress
@@ -112,12 +112,18 @@ def run_queue(
         from rvrt_cli.upscale.job_queue import JobQueue
         from rvrt_cli.upscale.queue_items import list_queue
 
-        listed = list_queue(sources, queue, lambda source: options_for(source).options)
+        sourced: dict[str, SourcedOptions] = {}
+
+        def options_of_source(source: str) -> JobOptions:
+            sourced[source] = options_for(source)
+            return sourced[source].options
+
+        listed = list_queue(sources, queue, options_of_source)
         if flags.check and any(item.options.ivtc for item in listed.items):
             raise OptionError(IVTC_UNCHECKED)
         jobs = JobQueue(listed.items, queue, check=flags.check)
         run = _QueueRun(jobs, queue, flags, json_report)
-        files = dict.fromkeys(line for item in listed.items for line in options_for(item.source).notes())
+        files = dict.fromkeys(line for item in listed.items for line in sourced[item.source].notes())
         run.examine([*listed.notes, *(f"options {line}" for line in files)])
     except (RvrtError, OSError) as error:
         if flags.as_json:

@@ -14,7 +14,8 @@ from rvrt_cli.cli.display import SilentDisplay, open_display
 from rvrt_cli.cli.formatting import duration, plural
 from rvrt_cli.cli.generated_options import dataclass_options
 from rvrt_cli.errors import OptionError
-from rvrt_cli.train.train_options import RECIPES, TrainOptions, read_recipe, tomllib
+from rvrt_cli.files import tomllib
+from rvrt_cli.train.train_options import RECIPES, TrainOptions, read_recipe
 
 _LINE_INTERVAL = 10.0  # s between plain lines
 _SMOOTHING = 0.98  # of the displayed loss, PSNR and time per step

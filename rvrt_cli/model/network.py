@@ -134,8 +134,7 @@ class Network(ConfiguredNetwork):
                 forget_compiled()
             raise
         if self.config.steadying:
-            before = None if state is None else (state[FRAMES_STATE][:, -1], state[OUTPUT_STATE])
-            after[OUTPUT_STATE] = steady(output, padded, before, self.config.steadying)
+            after[OUTPUT_STATE] = steady(output, padded, state, self.config.steadying)
         return output[:, :, : self.scale * height, : self.scale * width], after
 
     def _check_state_and_emit(self, frames: np.ndarray, state: dict[str, np.ndarray] | None, emit: int) -> None:

@@ -10,9 +10,12 @@ Filtering", 1984) without motion compensation, applied to the output and control
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from rvrt_cli.model.config import UPSAMPLING
+from rvrt_cli.model.outline import FRAMES_STATE, OUTPUT_STATE
 
 SIGMA = 2 / 255  # change of the input at which the share has fallen to 1/e
 _REACH = 2  # LR px around a pixel whose largest change counts: as far as most of what an output pixel depends on
@@ -20,27 +23,26 @@ _LEAST = 1e-3  # shares below change nothing that can be seen
 _MIXED_ROWS = 8  # LR rows that are mixed at a time
 
 
-def steady(
-    output: np.ndarray, frames: np.ndarray, before: tuple[np.ndarray, np.ndarray] | None, share: float
-) -> np.ndarray:
+def steady(output: np.ndarray, frames: np.ndarray, state: Mapping[str, np.ndarray] | None, share: float) -> np.ndarray:
     """Mix each output frame with the one before where the input stands still.
 
     Args:
         output: (N, T, 4H, 4W, 3) float32, C-contiguous; written to.
         frames: (N, ≥T, H, W, 3) float32 in [0, 1], the input.
-        before: the input frame before, (N, H, W, 3), and the result of the call for it; None where a scene starts.
+        state: the network's, after the frame before; None where a scene starts.
         share: s, of the frame before where nothing changes [0 to below 1].
 
     Returns:
-        (N, 1, H, W, 3 * 4²) float32: the last output frame, with the 4×4 output px of each input px as channels.
+        (N, 1, H, W, 3 * 4²) float32, for the next state: the last output frame, with the 4×4 output px of each input px as
+        channels.
     """
     batch, length = output.shape[:2]
     height, width = frames.shape[2:4]
     rows = output.reshape(batch, length, height, UPSAMPLING, width * UPSAMPLING * 3)
     last_output = last_input = None
-    if before is not None:
-        last_input, kept = before
-        kept = kept.reshape(batch, height, width, UPSAMPLING, UPSAMPLING, 3).transpose(0, 1, 3, 2, 4, 5)
+    if state is not None:
+        last_input = state[FRAMES_STATE][:, -1]
+        kept = state[OUTPUT_STATE].reshape(batch, height, width, UPSAMPLING, UPSAMPLING, 3).transpose(0, 1, 3, 2, 4, 5)
         last_output = kept.reshape(rows[:, 0].shape)
     for t in range(length):
         if last_output is not None:

@@ -143,8 +143,7 @@ class OnnxNetwork(ConfiguredNetwork):
             outputs.append(output[:, : emit - first])
         output = outputs[0] if len(outputs) == 1 else np.concatenate(outputs, 1)
         if self.config.steadying:
-            before = None if state is None else (state[FRAMES_STATE][:, -1], state[OUTPUT_STATE])
-            current[OUTPUT_STATE] = steady(output, frames, before, self.config.steadying)
+            current[OUTPUT_STATE] = steady(output, frames, state, self.config.steadying)
         return output, current
 
     def _initial_state(self, height: int, width: int) -> NetworkState:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
@@ -16,14 +15,9 @@ from typing import Any
 
 from rvrt_cli.data.batch_spec import TASK_DEGRADATIONS, TRAINING_DEGRADATIONS, BatchSpec
 from rvrt_cli.errors import OptionError, WeightsError
-from rvrt_cli.files import write_atomically
+from rvrt_cli.files import tomllib, write_atomically
 from rvrt_cli.model.config import PRESETS, RVRTConfig
 from rvrt_cli.options import DEVICE_HELP, check_ranks, setting
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 RECIPES = Path(__file__).parent / "recipes"
 TRAINING_PRECISIONS = ("float32", "float16")

@@ -84,9 +84,7 @@ def _upscaled(frames: Iterator[np.ndarray], options: UpscaleOptions, network: Ne
     height, width = first[0].shape[:2]
     grain = None
     if options.grain:
-        alike = list(
-            takewhile(lambda pixels: pixels.shape == (height, width, 3), first)
-        )  # the engine refuses the others
+        alike = list(takewhile(lambda pixels: pixels.shape == (height, width, 3), first))  # the engine refuses others
         grain = measure_grain(alike[start : start + RUN_FRAMES] for start in range(0, len(alike), RUN_FRAMES))
     finish = Finish.of_options(options, (height, width), options.output_size(width, height)[::-1], grain)
     depth = first[0].dtype.itemsize

@@ -9,6 +9,7 @@ from helpers.small_networks import BARE
 
 from rvrt_cli.errors import WeightsError
 from rvrt_cli.model import RVRTConfig
+from rvrt_cli.model.outline import FRAMES_STATE, OUTPUT_STATE
 from rvrt_cli.model.steadying import SIGMA, steady
 
 SHARE = 0.8
@@ -73,7 +74,7 @@ def test_parts_of_a_sequence_equal_the_whole() -> None:
     parts = [outputs(5, batch=2)[:, part].copy() for part in (slice(0, 2), slice(2, 5))]
     kept = steady(parts[0], frames, None, SHARE)
     assert kept.shape == (2, 1, 12, 16, 48)
-    steady(parts[1], frames[:, 2:], (frames[:, 1], kept), SHARE)
+    steady(parts[1], frames[:, 2:], {FRAMES_STATE: frames[:, 1:2], OUTPUT_STATE: kept}, SHARE)
     np.testing.assert_array_equal(np.concatenate(parts, 1), whole)
 
 

@@ -25,7 +25,7 @@ from rvrt_cli.video.mux.stream_plan import COVER_TYPES
 from rvrt_cli.video.mux.transcode import side_file_offset, write_side_files
 from rvrt_cli.video.mux.video_packets import video_packets
 from rvrt_cli.video.read.container import demux_packets, open_container, reason
-from rvrt_cli.video.read.hdr10_plus import HDR10_PLUS_CODECS, Hdr10PlusTrack
+from rvrt_cli.video.read.hdr10_plus import Hdr10PlusTrack, can_keep_hdr10_plus
 from rvrt_cli.video.read.source import SourceInfo, StreamInfo
 
 _Track = Iterable[tuple[Fraction, Any, CopiedStream | None]]  # decoding timestamp [s], packet, its stream unless video
@@ -129,7 +129,7 @@ class _Output:
         self._source = stack.enter_context(open_container(job.info.path)) if routes else None
         self._metadata: Hdr10PlusTrack | None = None
         codec = self._first.streams.video[0].codec_context.codec.canonical_name
-        if job.copy_streams and job.info.hdr10_plus and {codec, _source_codec(job.info)} <= HDR10_PLUS_CODECS:
+        if job.copy_streams and can_keep_hdr10_plus(job.info, codec):
             again = stack.enter_context(open_container(job.info.path))
             self._metadata = Hdr10PlusTrack(again, job.info.stream_index)
         self._opened_side_files = [stack.enter_context(open_container(file.path)) for file in self._side_files]
@@ -242,10 +242,6 @@ class _Output:
         for stream in streams:
             warnings += stream.warnings(info)
         return warnings
-
-
-def _source_codec(info: SourceInfo) -> str:
-    return info.stream(info.stream_index).codec
 
 
 def _attach_cover(target: Any, stream: Any, described: StreamInfo) -> bool:

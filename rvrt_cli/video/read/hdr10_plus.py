@@ -16,8 +16,9 @@ from fractions import Fraction
 from typing import Any
 
 from rvrt_cli.video.read.container import demux_packets
+from rvrt_cli.video.read.source import SourceInfo
 
-HDR10_PLUS_CODECS = frozenset(("hevc", "av1"))
+_CODECS = frozenset(("hevc", "av1"))
 # Country (United States), provider (Samsung), its message 1: ST 2094-40, application 4
 _HDR10_PLUS = b"\xb5\x00\x3c\x00\x01\x04"
 _WINDOWS_BYTE = 7  # after the version; its upper two bits are the number of windows
@@ -26,6 +27,11 @@ _OBU_SEQUENCE, _OBU_DELIMITER, _OBU_METADATA, _METADATA_T35 = 1, 2, 5, 4
 _TOLERANCE = Fraction(1, 1000)  # s: Matroska's resolution
 _REORDERED = 64  # packets between decoding and presentation; HEVC allows 16 frames
 _KEPT_FRAMES = 512
+
+
+def can_keep_hdr10_plus(info: SourceInfo, codec: str) -> bool:
+    """Whether the source has such metadata, in a codec that it can be read from, and `codec`, of the target, can hold it."""
+    return info.hdr10_plus and {codec, info.stream(info.stream_index).codec} <= _CODECS
 
 
 def nal_length_bytes(extradata: bytes | None) -> int:

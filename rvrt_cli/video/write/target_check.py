@@ -11,7 +11,7 @@ from pathlib import Path
 from rvrt_cli.errors import MediaError, OptionError
 from rvrt_cli.video import color
 from rvrt_cli.video.mux.stream_plan import plan_streams
-from rvrt_cli.video.read.hdr10_plus import HDR10_PLUS_CODECS
+from rvrt_cli.video.read.hdr10_plus import can_keep_hdr10_plus
 from rvrt_cli.video.read.source import SourceInfo
 from rvrt_cli.video.write.destination import check_destination, real_folder
 from rvrt_cli.video.write.encoder import RawFormat
@@ -89,7 +89,7 @@ def _check_video(info: SourceInfo, request: OutputRequest, path: Path) -> Target
     if (info.mastering or info.light_level) and encoder not in HDR_OPTIONS:
         known = ", ".join(HDR_OPTIONS)
         notes = (*notes, f"{path.name}: HDR10 metadata is dropped by {encoder}; --codec {known} keep it")
-    if info.hdr10_plus and not {codec, info.stream(info.stream_index).codec} <= HDR10_PLUS_CODECS:
+    if info.hdr10_plus and not can_keep_hdr10_plus(info, codec):
         keep = "only that of HEVC and AV1 is carried, into either of them; --codec libx265, libsvtav1 keep it"
         notes = (*notes, f"{path.name}: HDR10+ metadata is dropped, {keep}")
     tags = color.output_color(info.color, pix_fmt)
