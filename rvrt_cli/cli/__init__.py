@@ -4,6 +4,7 @@
 - `upscale`, `restore`, `preview`, `check`, `compare`, `preprocess`, `train`, `bench`, `weights`, `export`, `doctor`, `cache`:
   the commands; `completion` completes them in a shell.
 - `generated_options` makes their options from the options dataclasses; `option_files` reads those that stand in files.
+- `run_queue` does the jobs of several sources; `job_reports` is what is shown of each.
 - `display` shows how far they are; `formatting` and `bench_tables` print numbers and results.
 - `interrupt` handles Ctrl-C.
 """

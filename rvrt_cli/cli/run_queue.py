@@ -10,13 +10,14 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from rvrt_cli.cli.display import JsonEvents, SilentDisplay, open_display
-from rvrt_cli.cli.formatting import duration, pace, plural, print_table, safe_markup
+from rvrt_cli.cli.formatting import duration, plural, print_table, safe_markup
 from rvrt_cli.cli.interrupt import exit_after_interrupt, finishing_window
+from rvrt_cli.cli.job_reports import JobReport, JsonReport, TextReport
 from rvrt_cli.cli.option_files import SourcedOptions
 from rvrt_cli.errors import OptionError, RvrtError, in_one_line, printable
 from rvrt_cli.options import JobOptions, QueueOptions
@@ -58,48 +59,16 @@ class JobFlags:
         return cls(**{field.name: values[field.name] for field in fields(cls)})
 
 
-class JobReport(Protocol):
-    """What is shown of one job."""
-
-    frames: int  # written so far
-
-    def open(self, job: Job) -> None:
-        """It is prepared."""
-
-    def plan(self, job: Job, seconds: float | None) -> None:
-        """It would take so many seconds."""
-
-    def begin(self, job: Job) -> None:
-        """It is going to be run."""
-
-    def update(self, progress: Progress) -> None:
-        """It is so far."""
-
-    def say_stopping(self) -> None:
-        """It ends after the present window."""
-
-    def interrupted(self, kept: int) -> None:
-        """It was interrupted."""
-
-    def fail(self, text: str) -> None:
-        """It has failed."""
-
-    def end(self, job: Job, progress: Progress) -> None:
-        """It is done."""
-
-
 def run_queue(
     sources: Sequence[str],
     options_for: Callable[[str], SourcedOptions],
     queue: QueueOptions,
     flags: JobFlags,
-    json_report: Callable[[JsonEvents], JobReport],
 ) -> int:
     """Do the jobs of all sources, one after the other, and print how it goes.
 
     Args:
         options_for: the options for a source.
-        json_report: makes what prints the events of one job.
 
     Returns:
         the exit status: the number of jobs that are not done, 125 at most.
@@ -122,7 +91,7 @@ def run_queue(
         if flags.check and any(item.options.ivtc for item in listed.items):
             raise OptionError(IVTC_UNCHECKED)
         jobs = JobQueue(listed.items, queue, check=flags.check)
-        run = _QueueRun(jobs, queue, flags, json_report)
+        run = _QueueRun(jobs, queue, flags)
         files = dict.fromkeys(line for item in listed.items for line in sourced[item.source].notes())
         run.examine([*listed.notes, *(f"options {line}" for line in files)])
     except (RvrtError, OSError) as error:
@@ -143,10 +112,8 @@ class _QueueRun:
         jobs: JobQueue,
         queue: QueueOptions,
         flags: JobFlags,
-        json_report: Callable[[JsonEvents], JobReport],
     ) -> None:
         self._jobs, self._queue, self._flags = jobs, queue, flags
-        self._json_report = json_report
         self._events = JsonEvents(stderr=False) if flags.as_json else None
         silent = flags.as_json or flags.quiet
         self._display = SilentDisplay() if silent else open_display("frames", transient=True)
@@ -318,7 +285,7 @@ class _QueueRun:
 
     def _report(self, entry: QueueEntry) -> JobReport:
         if self._events is not None:
-            return self._json_report(self._events_of(entry))
+            return JsonReport(self._events_of(entry))
         return _EntryReport(self._display, entry, self._said)
 
     def _events_of(self, entry: QueueEntry) -> JsonEvents:
@@ -363,13 +330,12 @@ class _QueueRun:
         exit_after_interrupt()
 
 
-class _EntryReport:
+class _EntryReport(TextReport):
     """What a person reads about one job of a queue, on the display of the whole queue."""
 
     def __init__(self, display: SilentDisplay, entry: QueueEntry, said: set[str]) -> None:
-        self.frames = 0
-        self._display, self._entry, self._said = display, entry, said
-        self._notes = 0  # shown so far
+        super().__init__(display)
+        self._entry, self._said = entry, said
 
     def open(self, job: Job) -> None:
         for line in (f"network: {job.network.card['name']} on {job.network.device.kind}", *job.network.notes):
@@ -377,33 +343,19 @@ class _EntryReport:
                 self._said.add(line)
                 self._display.say(line)
         for note in job.notes[len(job.network.notes) :]:
-            self._display.note(_about(self._entry, note))
+            self._note(note)
 
     def plan(self, job: Job, seconds: float | None) -> None:
         """The table says it."""
 
     def begin(self, job: Job) -> None:
-        compiles = getattr(job.network, "compiles", False)
-        self._display.begin(job.frames, "compiling the network" if compiles else "starting")
-
-    def update(self, progress: Progress) -> None:
-        self.frames = progress.frames
-        for line in progress.notes[self._notes :]:
-            self._display.note(_about(self._entry, line))
-        self._notes = len(progress.notes)
-        self._display.update(int(progress.done), progress.total, pace(progress.rate, progress.seconds_left))
-
-    def say_stopping(self) -> None:
-        self._display.say("finishing this window; Ctrl-C again to quit at once")
-
-    def interrupted(self, kept: int) -> None:
-        """Said in a line of its own."""
-
-    def fail(self, text: str) -> None:
-        """Said in a line of its own."""
+        self._show_start(job)
 
     def end(self, job: Job, progress: Progress) -> None:
         """Said in a line of its own."""
+
+    def _note(self, text: str) -> None:
+        self._display.note(_about(self._entry, text))
 
 
 def _about(entry: QueueEntry, text: str) -> str:

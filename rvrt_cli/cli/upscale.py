@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rvrt_cli.cli.display import JsonEvents, SilentDisplay, open_display
-from rvrt_cli.cli.formatting import duration, pace
 from rvrt_cli.cli.generated_options import Command, dataclass_options, options_of
 from rvrt_cli.cli.interrupt import exit_after_interrupt, finishing_window
+from rvrt_cli.cli.job_reports import JobReport, JsonReport, TextReport, option_lines, plan_lines, time_line
 from rvrt_cli.cli.option_files import SourcedOptions, explain_origin, sourced_options
 from rvrt_cli.cli.run_queue import IVTC_UNCHECKED, JobFlags, run_queue
 from rvrt_cli.errors import OptionError, RvrtError, in_one_line, printable
@@ -84,11 +84,8 @@ def run_sources(kind: type[JobOptions], sources: tuple[str, ...], values: dict[s
     if queue.output_dir is not None:
         if not sources:
             raise click.UsageError("Missing argument 'SOURCE'.", click.get_current_context())
-        sys.exit(
-            run_queue(
-                sources, lambda source: sourced_options(kind, values, source), queue, JobFlags.of(values), _JsonReport
-            )
-        )
+        flags = JobFlags.of(values)
+        sys.exit(run_queue(sources, lambda source: sourced_options(kind, values, source), queue, flags))
     if len(sources) > 2:
         raise click.UsageError(
             f"Got unexpected extra argument ({sources[2]}); several sources need --output-dir",
@@ -114,9 +111,7 @@ def run_job(kind: type[JobOptions], source: str, target: str, values: dict[str, 
     if values["check"] and chosen.ivtc:
         raise OptionError(IVTC_UNCHECKED)
     display = SilentDisplay() if quiet or as_json else open_display("frames")
-    report: _TextReport | _JsonReport = _TextReport(display)
-    if as_json:
-        report = _JsonReport(JsonEvents(stderr=target == "-"))
+    report = JsonReport(JsonEvents(stderr=target == "-")) if as_json else TextReport(display)
     try:
         with display.working("reading the source" if dry_run else "loading the network"):
             from rvrt_cli.upscale import prepare
@@ -139,18 +134,18 @@ def run_job(kind: type[JobOptions], source: str, target: str, values: dict[str, 
         _check_target(source, done.path, chosen, JsonEvents(stderr=False) if as_json else None)
 
 
-def _print_plan(job: Job, sourced: SourcedOptions, report: _TextReport | _JsonReport, quiet: bool) -> None:
+def _print_plan(job: Job, sourced: SourcedOptions, report: JobReport, quiet: bool) -> None:
     """What a dry run prints; with --quiet the plan alone."""
     from rvrt_cli.upscale.time_estimate import estimate_seconds
 
     seconds = estimate_seconds(job)
     report.plan(job, seconds)
-    if quiet and isinstance(report, _TextReport):
-        for line in [*_plan_lines(job), *_option_lines(sourced, complete=True), _time_line(job, seconds)]:
+    if quiet and isinstance(report, TextReport):
+        for line in [*plan_lines(job), *option_lines(sourced, complete=True), time_line(job, seconds)]:
             click.echo(printable(line))
 
 
-def _run(job: Job, report: _TextReport | _JsonReport, display: SilentDisplay) -> Progress:
+def _run(job: Job, report: JobReport, display: SilentDisplay) -> Progress:
     from rvrt_cli.upscale import run
 
     try:
@@ -177,7 +172,7 @@ def _check_target(source: str, target: str, options: JobOptions, events: JsonEve
         sys.exit(1)
 
 
-def _explain_interrupt(report: _TextReport | _JsonReport, job: Job) -> None:
+def _explain_interrupt(report: JobReport, job: Job) -> None:
     kept, then = job.frames_done(), "start again"
     if kept and job.workdir is not None:
         then = f"resume after the {kept} frames kept in {job.workdir.folder.name}"
@@ -188,169 +183,3 @@ def _explain_interrupt(report: _TextReport | _JsonReport, job: Job) -> None:
     report.interrupted(kept)
     click.echo(printable(text), err=True)
     exit_after_interrupt()
-
-
-def _plan_lines(job: Job) -> list[str]:
-    """The plan of a job, for a person."""
-    source, target, plan = job.source, job.target, job.plan
-    frames = f"{job.frames} frames" if job.frames else "frames"
-    rate = f"{float(source.frame_rate):.6g}/s"
-    others = [stream for stream in source.streams if stream.index != source.stream_index]
-    streams = ", ".join(f"{stream.type} {stream.codec}".strip() for stream in others) or "no other streams"
-    height, width = plan.tile
-    tiles = "untiled" if plan.tiles == 1 else f"{plan.tiles} tiles of {width}x{height} px, overlap {plan.overlap} px"
-    window = f"windows of {plan.window} + {plan.lookahead} frames" if plan.window else "each scene in one window"
-    device = job.network.device
-    gigabytes = (plan.device_bytes + plan.host_bytes) / 2**30
-    noise = [] if job.noise is None else [f"noise: {job.noise}"]
-    grain = [] if job.grain is None else [f"grain: {job.grain}"]
-    return [
-        f"source: {source.path}, {source.width}x{source.height} px, {frames} at {rate}; {streams}",
-        f"target: {target.path if target.kind != 'y4m' else 'y4m'}, {target.width}x{target.height} px, "
-        f"{'GIF' if target.kind == 'gif' else f'{target.encoder} {target.pix_fmt}'}",
-        f"network: {job.network.card['name']} on {device.kind}, {device.precision}; {window}, {tiles}; "
-        f"about {gigabytes:.1f} GiB",
-        *noise,
-        *grain,
-    ]
-
-
-def _option_lines(sourced: SourcedOptions, complete: bool) -> list[str]:
-    """Where options come from, one line for each place; else only those from files."""
-    return [f"options {line}" for line in (sourced.lines() if complete else sourced.notes())]
-
-
-def _time_line(job: Job, seconds: float | None) -> str:
-    """What remains to be done, and how long that may take."""
-    kept = f"{job.kept} of {job.frames or '?'} frames are done already; " if job.kept else ""
-    if seconds is None:
-        return f"time: {kept}not known before the first window"
-    return f"time: {kept}about {duration(seconds)}, estimated from the speed of this machine's matrix product"
-
-
-class _TextReport:
-    """What a person reads about a job, on a display."""
-
-    def __init__(self, display: SilentDisplay) -> None:
-        self.frames = 0  # written so far
-        self._display = display
-        self._notes = 0  # shown so far
-
-    def open(self, job: Job) -> None:
-        for line in _plan_lines(job):
-            self._display.say(line)
-        for note in job.notes:
-            self._display.note(note)
-
-    def settings(self, sourced: SourcedOptions, complete: bool) -> None:
-        """Where options come from: all of them in a dry run, else those from files."""
-        for line in _option_lines(sourced, complete):
-            self._display.say(line)
-
-    def plan(self, job: Job, seconds: float | None) -> None:
-        self._display.say(_time_line(job, seconds))
-
-    def begin(self, job: Job) -> None:
-        if job.kept:
-            self._display.say(f"resuming after {job.kept} of {job.frames or '?'} frames")
-        compiles = getattr(job.network, "compiles", False)
-        self._display.begin(job.frames, "compiling the network" if compiles else "starting")
-
-    def update(self, progress: Progress) -> None:
-        self.frames = progress.frames
-        self._show_new_notes(progress)
-        self._display.update(int(progress.done), progress.total, pace(progress.rate, progress.seconds_left))
-
-    def say_stopping(self) -> None:
-        self._display.say("finishing this window; Ctrl-C again to quit at once")
-
-    def interrupted(self, kept: int) -> None:
-        """Said in a line of its own."""
-
-    def fail(self, text: str) -> None:
-        """Said in a line of its own."""
-
-    def end(self, job: Job, progress: Progress) -> None:
-        self._show_new_notes(progress)
-        rest = progress.elapsed - progress.network - progress.waiting_for_source - progress.waiting_for_target
-        parts = {
-            "network": progress.network,
-            "waiting for decoding": progress.waiting_for_source,
-            "waiting for encoding": progress.waiting_for_target,
-            "other": max(0.0, rest),
-        }
-        spent = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in parts.items())
-        earlier = f", {progress.kept} of them by an earlier run" if progress.kept else ""
-        self._display.say(f"{progress.frames} frames{earlier} in {progress.elapsed:.1f} s: {spent}")
-        if progress.path is not None:
-            self._display.say(f"wrote {progress.path}")
-        elif job.options.node:
-            self._display.say(f"this machine's part is done; machine 0 writes {job.target.path}")
-        for line in progress.warnings:  # also with --quiet
-            click.echo(printable(f"rvrt: warning: {line}"), err=True)
-
-    def _show_new_notes(self, progress: Progress) -> None:
-        for line in progress.notes[self._notes :]:
-            self._display.note(line)
-        self._notes = len(progress.notes)
-
-
-class _JsonReport:
-    """What a program reads about a job.
-
-    Events "note", then "settings" (each option's value, and what it is "from") and "plan" (dry run) or "begin", "progress",
-    "stopping" (after Ctrl-C), and at last "end", "interrupted" or "error".
-    """
-
-    def __init__(self, events: JsonEvents) -> None:
-        self.frames = 0  # written so far
-        self._events = events
-
-    def open(self, job: Job) -> None:
-        for note in job.notes:
-            self._events.emit("note", text=note)
-
-    def settings(self, sourced: SourcedOptions, complete: bool) -> None:
-        if complete:
-            self._events.emit("settings", **sourced.to_dict())
-        for line in () if complete else _option_lines(sourced, complete):
-            self._events.emit("note", text=line)
-
-    def plan(self, job: Job, seconds: float | None) -> None:
-        self._events.emit("plan", **self._plan_of(job), seconds=seconds)
-
-    def begin(self, job: Job) -> None:
-        self._events.emit("begin", **self._plan_of(job))
-
-    def _plan_of(self, job: Job) -> dict[str, Any]:
-        plan, target, network = job.plan, job.target, job.network
-        return {
-            "frames": job.frames,
-            "width": target.width,
-            "height": target.height,
-            "window": plan.window,
-            "lookahead": plan.lookahead,
-            "tile": list(plan.tile),
-            "tiles": plan.tiles,
-            "device": network.device.kind,
-            "network": network.card["name"],
-            "noise": None if job.noise is None else job.noise.levels,
-            "grain": None if job.grain is None else list(job.grain.levels),
-            "kept": job.kept,
-        }
-
-    def update(self, progress: Progress) -> None:
-        self.frames = progress.frames
-        self._events.emit("progress", **progress.to_dict())
-
-    def say_stopping(self) -> None:
-        self._events.emit("stopping")
-
-    def interrupted(self, kept: int) -> None:
-        self._events.emit("interrupted", frames=self.frames, kept=kept)
-
-    def fail(self, text: str) -> None:
-        self._events.emit("error", text=text)
-
-    def end(self, job: Job, progress: Progress) -> None:
-        self._events.emit("end", target=progress.path or str(job.target.path), **progress.to_dict())
