@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import os
 import platform
 import shutil
@@ -61,6 +62,20 @@ def pytest_collection_finish() -> None:
     """Let MindSpore wait as in the commands: its threads spin otherwise, for four times the processor time of an op."""
     if "mindspore" in sys.modules:
         use_device("cpu")
+
+
+_collected_before: list[Path] = []  # the file whose tests run
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Spare Python's garbage collector what earlier files have left.
+
+    imageio collects garbage each time that it closes an image, which took a second beside MindSpore's modules and graphs.
+    """
+    if _collected_before != [item.path]:
+        gc.collect()
+        gc.freeze()
+        _collected_before[:] = [item.path]
 
 
 _SLOW_SECONDS = 2.0  # of processor time, which other programs lengthen less than the time on the wall
