@@ -73,14 +73,17 @@ class _StepProfile:
 
     def steps(self) -> np.ndarray:
         """(W,) what most bands that are smooth there have at least, NaN where there are too few: an object is in few bands."""
-        means = np.where(self._counts > 0, self._sums / np.maximum(self._counts, 1), np.nan)
-        few = (self._counts > 0).sum(0) < max(_FEWEST_BANDS, _SMOOTH_BANDS * len(means))
+        bands = (self._counts > 0).sum(0)
+        few = bands < max(_FEWEST_BANDS, _SMOOTH_BANDS * len(self._counts))
+        if not len(self._counts):
+            return np.full(len(few), np.nan)
+        means = np.where(self._counts > 0, self._sums / np.maximum(self._counts, 1), np.inf)
         means[:, few] = 0.0
-        return (
-            np.where(few, np.nan, np.nanquantile(means, _MOST_BANDS, axis=0))
-            if len(means)
-            else np.full(means.shape[1], np.nan)
-        )
+        means.sort(0)  # NumPy's nanquantile takes one column at a time
+        place = _MOST_BANDS * np.maximum(bands - 1, 0)
+        below = place.astype(int)
+        lower, upper = (np.take_along_axis(means, (below + k).clip(0, len(means) - 1)[None], 0)[0] for k in (0, 1))
+        return np.where(few, np.nan, lower + (place - below) * (upper - lower))
 
     def borders(self) -> list[int]:
         """Columns before which there is a step that the others do not have."""
