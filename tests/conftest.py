@@ -75,6 +75,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if _collected_before != [item.path]:
         gc.collect()
         gc.freeze()
+        gc.set_threshold(50_000, 20, 20)  # tracing a network makes millions of objects that stay
         _collected_before[:] = [item.path]
 
 

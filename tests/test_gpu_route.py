@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,10 @@ from helpers import gpu_route
 from helpers.comparison import assert_close
 from helpers.op_cases import CASES, results_of
 from helpers.train_runs import make_store
-from helpers.video_clips import decoded_times
+from helpers.video_clips import decoded_times, ffmpeg
 
 from rvrt_cli import ops
 
-MEDIA = Path(__file__).parent / "media"
 FREE_BYTES, CARDS = 6 << 30, 2  # of the null GPU
 
 
@@ -39,56 +39,105 @@ def on_null_gpu(folder: Path, *arguments: object, status: int = 0, **environment
     return done.stdout if status == 0 else done.stderr
 
 
-@pytest.mark.slow
-def test_upscale_writes_every_frame_and_leaves_nothing_behind(null_gpu: Path, tmp_path: Path) -> None:
-    source, target = MEDIA / "city.mp4", tmp_path / "out.mkv"
-    options = ("--duration", "0.3", "--preset", "ultrafast", "--device", "gpu")
-    on_null_gpu(null_gpu, "command", "upscale", source, target, *options)
-    assert len(decoded_times(target)) == 8
-    assert sorted(path.name for path in Path.cwd().iterdir()) == ["cache"]
+@dataclass(frozen=True)
+class Benchmark:
+    """What `rvrt bench` and one more call on the null GPU have given."""
+
+    preset: str
+    precision: str
+    report: dict
+    launched: int  # kernels
+    copied: int  # bytes, from the host
+    waits: int
+
+    def check(self, launches: int) -> None:
+        """Weights stay on the card, and nothing makes the host wait for each stage: both once cost most of a call."""
+        assert self.report["network"] == self.preset
+        assert self.report["machine"]["device"] == "gpu"
+        assert self.report["machine"]["precision"] == self.precision
+        assert self.report["machine"]["kernels"] is True
+        assert 0 < self.launched <= launches
+        frames = 14 * 64 * 112 * 3 * (2 if self.precision == "float16" else 4)
+        assert frames <= self.copied < 1.2 * frames
+        assert self.waits <= 40
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("preset", "precision", "launches"),
-    [("rvrt-tiny", "float16", 1050), ("rvrt-light", "float32", 1500), ("rvrt", "float16", 2000)],
-)
-def test_bench_runs_on_the_cuda_kernels_and_a_call_brings_only_its_frames_to_the_card(
-    null_gpu: Path, tmp_path: Path, preset: str, precision: str, launches: int
-) -> None:
-    """Weights stay there, and nothing makes the host wait for each stage: both once cost most of a call."""
-    file = tmp_path / "speed.json"
-    launched, copied, waits = json.loads(on_null_gpu(null_gpu, "bench", preset, precision, file).splitlines()[-1])
-    told = json.loads(file.read_text())
-    assert told["machine"]["device"] == "gpu"
-    assert told["machine"]["precision"] == precision
-    assert told["machine"]["kernels"] is True
-    assert 0 < launched <= launches
-    frames = 14 * 64 * 112 * 3 * (2 if precision == "float16" else 4)
-    assert frames <= copied < 1.2 * frames
-    assert waits <= 40
+def lists_in(printed: str) -> list[list]:
+    """The lines that are JSON lists."""
+    return [json.loads(line) for line in printed.splitlines() if line.startswith("[")]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("preset", "precision"), [("rvrt-tiny", "float32"), ("rvrt-light", "float16"), ("rvrt", "float32")]
-)
-def test_a_network_is_trained(null_gpu: Path, tmp_path: Path, preset: str, precision: str) -> None:
-    """Two steps and a validation, of a network with the structure of a preset that compiles in seconds."""
-    network = ["passes=1", "groups=[1,1,1]", "depths=[1,1,1]", "widths=[8,8,8]", "heads=[1,1,1]", "align_heads=2"]
-    network += [
-        "deformable_groups=2",
-        "offset_width=4",
-        "fused_neighbors=1" if preset == "rvrt-tiny" else "mlp_ratio=1",
+def benchmarks(null_gpu: Path, folder: Path, *jobs: tuple[str, str, str]) -> list[Benchmark]:
+    """Benchmarks in one process: preset, precision and depth of each."""
+    files = [folder / f"{preset}.json" for preset, _, _ in jobs]
+    words = [":".join([*job, str(file)]) for job, file in zip(jobs, files, strict=True)]
+    found = lists_in(on_null_gpu(null_gpu, "bench", *words))
+    return [
+        Benchmark(*job[:2], json.loads(file.read_text()), *counts)
+        for job, file, counts in zip(jobs, files, found, strict=True)
     ]
+
+
+@pytest.mark.slow
+def test_upscale_leaves_nothing_behind_and_a_call_brings_only_its_frames_to_the_card(
+    null_gpu: Path, tmp_path: Path
+) -> None:
+    """One process, as frames of one size have the same graphs, each of which takes a second to compile."""
+    source, target = tmp_path / "in.mkv", tmp_path / "out.mkv"
+    ffmpeg("-f", "lavfi", "-i", "testsrc2=s=112x64:r=25", "-frames:v", "8", "-c:v", "ffv1", source)
+    job, report = ("rvrt-tiny", "float32", "all"), tmp_path / "speed.json"
+    words = (":".join([*job, str(report)]), source, target, "--preset", "ultrafast")
+    left, counts = lists_in(on_null_gpu(null_gpu, "upscale_and_bench", *words))
+    assert len(decoded_times(target)) == 8
+    assert left == ["cache"]
+    Benchmark(*job[:2], json.loads(report.read_text()), *counts).check(1050)
+
+
+@pytest.mark.slow
+def test_other_presets_bring_only_their_frames_to_the_card(null_gpu: Path, tmp_path: Path) -> None:
+    """The other presets, with one layer in each stage."""
+    jobs = ("rvrt-light", "float16", "one"), ("rvrt", "float16", "one")
+    light, rvrt = benchmarks(null_gpu, tmp_path, *jobs)
+    light.check(750)
+    rvrt.check(1250)
+
+
+@pytest.mark.slow
+@pytest.mark.soak
+def test_whole_presets_bring_only_their_frames_to_the_card(null_gpu: Path, tmp_path: Path) -> None:
+    jobs = ("rvrt-light", "float32", "all"), ("rvrt", "float16", "all")
+    light, rvrt = benchmarks(null_gpu, tmp_path, *jobs)
+    light.check(1500)
+    rvrt.check(2000)
+
+
+def training_run(data: Path, output: Path, preset: str, precision: str, validated: bool) -> str:
+    """Two steps of a network with the structure of a preset that compiles in seconds."""
+    network = ["passes=1", "groups=[1,1,1]", "depths=[1,1,1]", "widths=[8,8,8]", "heads=[1,1,1]", "align_heads=2"]
+    network += ["deformable_groups=2", "offset_width=4", "mlp_ratio=1"]
+    network += ["fused_neighbors=1", "lead_in=1"] if preset == "rvrt-tiny" else []
     settings = [word for setting in network for word in ("--network", setting)]
-    data, output = make_store(tmp_path / "data"), tmp_path / "run"
     sizes = ["--model", preset, "--steps", "2", "--batch", "1", "--crop", "32", "--frames", "2", "--no-mirror"]
     sizes += ["--workers", "0"]
     sizes += ["--spynet-frozen", "0"] if preset == "rvrt" else []
     device = ["--device", "gpu", "--precision", precision]
-    on_null_gpu(null_gpu, "command", "train", "--data", data, "--output", output, *sizes, *settings, *device)
-    assert (output / "weights.safetensors").is_file()
+    return json.dumps([validated, "--data", str(data), "--output", str(output), *sizes, *settings, *device])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("validated", [False, pytest.param(True, marks=pytest.mark.soak)], ids=["", "validated"])
+def test_networks_are_trained(null_gpu: Path, tmp_path: Path, validated: bool) -> None:
+    """Two steps of each, and a validation, which compiles graphs for inference: by default for the smallest alone."""
+    data = make_store(tmp_path / "data")
+    presets = {"rvrt-tiny": "float32", "rvrt-light": "float16", "rvrt": "float32"}
+    runs = [
+        training_run(data, tmp_path / preset, preset, precision, validated or preset == "rvrt-light")
+        for preset, precision in presets.items()
+    ]
+    on_null_gpu(null_gpu, "train", *runs)
+    for preset in presets:
+        assert (tmp_path / preset / "weights.safetensors").is_file()
+    assert "gain" in (tmp_path / "rvrt-light" / "log.jsonl").read_text()
 
 
 @pytest.mark.slow

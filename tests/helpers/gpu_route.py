@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import sys
 from typing import Any
 
@@ -17,6 +18,15 @@ def command(*arguments: str) -> None:
 
     sys.argv = ["rvrt", *arguments]
     main()
+
+
+def finished(*arguments: str) -> None:
+    """`rvrt` with these arguments, which must succeed, in the middle of a process."""
+    try:
+        command(*arguments)
+    except SystemExit as end:
+        if end.code:
+            raise
 
 
 def select(device: str) -> None:
@@ -41,15 +51,26 @@ def _network(preset: str, precision: str = "float32", **changes: Any) -> Any:
     return Network(config, initial_weights(config), {"name": preset}, device)
 
 
-def bench(preset: str, precision: str, file: str) -> None:
-    """`rvrt bench`, with its JSON in FILE; then what one more call costs: launches of our kernels, bytes from the host, waits."""
+def bench(*jobs: str) -> None:
+    """`rvrt bench` of each job, PRESET:PRECISION:DEPTH:FILE, with its JSON in FILE.
+
+    Then what one more call costs, on a line for each: launches of our kernels, bytes from the host, waits. DEPTH "one"
+    leaves one layer in each stage, as a graph compiles for a second; with "all" the preset is as it is.
+    """
+    for job in jobs:
+        _bench_one(*job.split(":"))
+
+
+def _bench_one(preset: str, precision: str, depth: str, file: str) -> None:
+    from dataclasses import replace
+
+    from rvrt_cli.model import PRESETS
+
+    if depth == "one":
+        PRESETS[preset] = replace(PRESETS[preset], groups=(1, 1, 1), depths=(1, 1, 1))
     size = ("--frames", "14", "--size", "112x64", "--repeat", "1")
     job = ("bench", "--model", preset, "--weights", "random", *size, "--device", "gpu", "--precision", precision)
-    try:
-        command(*job, "--json", file)
-    except SystemExit as end:
-        if end.code:
-            raise
+    finished(*job, "--json", file)
     network = _network(preset, precision)
     frames = np.random.default_rng(0).random((1, 14, 64, 112, 3), dtype=np.float32)
     network(frames, None, 14)
@@ -61,6 +82,26 @@ def bench(preset: str, precision: str, file: str) -> None:
     before = counts()
     network(frames, None, 14)
     print(json.dumps([after - earlier for after, earlier in zip(counts(), before, strict=True)]))
+
+
+def upscale_and_bench(job: str, source: str, target: str, *options: str) -> None:
+    """`rvrt upscale` of frames of the size of the benchmark, which has the same graphs; then `bench`.
+
+    Prints what the working directory holds after the first.
+    """
+    finished("upscale", source, target, "--device", "gpu", "--precision", job.split(":")[1], *options)
+    print(json.dumps(sorted(os.listdir())))
+    bench(job)
+
+
+def train(*runs: str) -> None:
+    """`rvrt train` with the arguments in each run, a JSON list, whose first element says whether it is validated."""
+    from rvrt_cli.train.validation_split import ValidationSplit
+
+    score = ValidationSplit.score
+    for validated, *arguments in map(json.loads, runs):
+        ValidationSplit.score = score if validated else lambda *_: {}  # type: ignore[method-assign, assignment]
+        finished("train", *arguments)
 
 
 def out_of_memory() -> None:
