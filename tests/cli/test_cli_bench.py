@@ -76,7 +76,7 @@ def test_the_training_step_is_that_of_the_given_weights(
     from rvrt_cli.model.cost import count_flops
     from rvrt_cli.weights import save_weights
 
-    config, file = replace(PRESETS["rvrt-tiny"], **NETWORK), tmp_path / "small.safetensors"
+    config, file = replace(PRESETS["rvrt-tiny"], **NETWORK, passes=1), tmp_path / "small.safetensors"
     save_weights(file, initial_weights(config), config, {"name": "small", "trained": False, "degradation": "none"})
     for name, value in (("STEP_BATCH", 1), ("STEP_FRAMES", 2), ("STEP_EDGE", 8)):
         monkeypatch.setattr(training_speed, name, value)
@@ -99,13 +99,13 @@ def test_the_training_step_is_that_of_the_given_weights(
 
 @pytest.mark.slow
 def test_the_whole_upscale(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
-    ffmpeg("-f", "lavfi", "-i", "testsrc2=s=32x24:r=25", "-frames:v", "4", "-c:v", "ffv1", tmp_path / "in.mkv")
+    ffmpeg("-f", "lavfi", "-i", "testsrc2=s=24x16:r=25", "-frames:v", "4", "-c:v", "ffv1", tmp_path / "in.mkv")
     monkeypatch.setattr(pipeline, "run_isolated", lambda function, *arguments: function(*arguments))
     assert rvrt(monkeypatch, *SPEED, "--json", "-", "--pipeline", tmp_path / "in.mkv", "--weights", "random") == 0
     result = json.loads(capsys.readouterr().out)
     assert result["weights"] == "random"
     figures = result["pipeline"]
-    assert (figures["frames"], figures["width"], figures["height"], figures["tiles"]) == (4, 32, 24, 1)
+    assert (figures["frames"], figures["width"], figures["height"], figures["tiles"]) == (4, 24, 16, 1)
     spent = sum(figures[f"{name}_seconds"] for name in ("network", "waiting_for_source", "waiting_for_target"))
     assert 0 < figures["network_seconds"] < spent <= figures["seconds"]
     assert figures["network_alone_seconds"] > 0
