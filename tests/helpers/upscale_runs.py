@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import io
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,23 @@ def finish(process: subprocess.Popen, status: int = 0) -> str:
     assert process.returncode == status, said
     assert "Traceback" not in said
     return said
+
+
+def complete(folder: Path, *arguments: object, status: int = 0, log: str = "calls") -> str:
+    """`finish(start(...))` in this process, where neither a signal nor the memory matters: imports and preflights are done."""
+    import pytest
+
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(said):
+        _take_echo(folder / log, 0.0, patch.setattr)
+        patch.setattr(sys, "argv", ["rvrt", "upscale", *map(as_word, arguments)])
+        from rvrt_cli.cli import main as rvrt
+
+        with pytest.raises(SystemExit) as end:
+            rvrt()
+    assert (end.value.code or 0) == status, said.getvalue()
+    assert "Traceback" not in said.getvalue()
+    return said.getvalue()
 
 
 def peak_of_all(process: subprocess.Popen) -> int:
@@ -173,17 +191,23 @@ def _kill_at(moment: str) -> None:
     setattr(owner, attribute, killing_between if inspect.isgeneratorfunction(function) else killing)
 
 
+def _take_echo(log: Path, seconds: float, replace: Callable[[object, str, object], None]) -> None:
+    """Put the network above in the place of the real one."""
+    import rvrt_cli.upscale.job
+    import rvrt_cli.upscale.job_queue
+
+    for load in ("load_network", "outline_network"):
+        replace(rvrt_cli.upscale.job, load, lambda *_: Echo(str(log), seconds))
+    replace(rvrt_cli.upscale.job_queue, "estimate_seconds", lambda job: None)
+
+
 def main() -> None:
     log, seconds, moment = sys.argv[1:4]
     sys.argv = ["rvrt", *sys.argv[4:]]
-    import rvrt_cli.upscale.job
-    import rvrt_cli.upscale.job_queue
     from rvrt_cli.bench.machine import peak_rss_bytes
     from rvrt_cli.cli import main as rvrt
 
-    for load in ("load_network", "outline_network"):
-        setattr(rvrt_cli.upscale.job, load, lambda *_: Echo(log, float(seconds)))
-    rvrt_cli.upscale.job_queue.estimate_seconds = lambda job: None
+    _take_echo(Path(log), float(seconds), setattr)
     *others, moment = moment.split(",")
     for other in others:
         child = os.fork()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from helpers.processes import alive, children, needs_proc
-from helpers.upscale_runs import MOMENTS, assert_same, computed, finish, peak_of_all, start
+from helpers.upscale_runs import MOMENTS, assert_same, complete, computed, finish, peak_of_all, start
 from helpers.video_clips import decoded_times, ffmpeg, leftovers, streams
 
 FRAMES, LARGEST = 61, 10  # of the clip; and of a window with what is left of its scene, at most
@@ -64,7 +64,7 @@ def whole(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
     """The targets of runs that nothing interrupts, by suffix."""
     folder = tmp_path_factory.mktemp("whole")
     for name in ("out.mkv", "out"):
-        finish(start(folder, clip, folder / name, *OPTIONS))
+        complete(folder, clip, folder / name, *OPTIONS)
     assert computed(folder) == 2 * FRAMES
     assert leftovers(folder) == []
     assert len(decoded_times(folder / "out.mkv")) == FRAMES
@@ -100,7 +100,7 @@ def test_killed_at_every_step(tmp_path: Path, clip: Path, whole: dict[str, Path]
     assert killed.returncode == -signal.SIGKILL, f"{MOMENTS[moment.split(':')[0]]} was not reached"
     published = moment.startswith(("publish:", "remove"))
     assert target.exists() == published
-    finish(start(tmp_path, clip, target, *OPTIONS))
+    complete(tmp_path, clip, target, *OPTIONS)
     assert_same(target, whole)
     assert computed(tmp_path) <= FRAMES + LARGEST
 
@@ -156,7 +156,7 @@ def test_killed_again_and_again_at_random_moments(
         assert not any(alive(pid) for pid in helpers), "ffmpeg outlives the command"
     assert kills > 1
     if leftovers(tmp_path):
-        finish(start(tmp_path, clip, target, *OPTIONS))
+        complete(tmp_path, clip, target, *OPTIONS)
     assert_same(target, whole)
     assert computed(tmp_path) <= FRAMES + kills * LARGEST
 
@@ -186,7 +186,7 @@ def test_ctrl_c_keeps_finished_segments_and_says_how_to_resume(
     assert not target.exists()
     assert not list(tmp_path.glob(".*.rvrt/*.part"))
     before = computed(tmp_path)
-    said = finish(start(tmp_path, clip, target, *OPTIONS))
+    said = complete(tmp_path, clip, target, *OPTIONS)
     assert f"of {FRAMES} frames" in said
     assert_same(target, whole)
     assert before < computed(tmp_path) <= FRAMES + LARGEST
@@ -202,7 +202,7 @@ def test_changed_settings_or_source_restart_only_when_told(tmp_path: Path, clip:
     process.communicate()
 
     def refused(*options: object) -> str:
-        lines = finish(start(tmp_path, source, target, *OPTIONS, *options), 1).splitlines()
+        lines = complete(tmp_path, source, target, *OPTIONS, *options, status=1).splitlines()
         assert len(lines) == 1, lines
         assert "--overwrite" in lines[0]
         return lines[0]
@@ -213,11 +213,11 @@ def test_changed_settings_or_source_restart_only_when_told(tmp_path: Path, clip:
     assert "the source changed" in refused()
     (work / "manifest.json").write_text('{"format": 1}')
     assert "manifest.json: missing or damaged" in refused()
-    said = finish(start(tmp_path, source, target, *OPTIONS, "--overwrite"))
+    said = complete(tmp_path, source, target, *OPTIONS, "--overwrite")
     assert "restarting: " in said
     assert leftovers(tmp_path) == []
     assert len(decoded_times(target)) == FRAMES
-    assert "exists already" in finish(start(tmp_path, source, target, *OPTIONS), 1)
+    assert "exists already" in complete(tmp_path, source, target, *OPTIONS, status=1)
 
 
 @pytest.mark.slow
@@ -229,7 +229,7 @@ def test_overwrite_resumes_too_and_replaces_at_the_end(tmp_path: Path, clip: Pat
     process.kill()
     process.communicate()
     assert target.read_bytes() == b"old"
-    assert "resuming after" in finish(start(tmp_path, clip, target, *OPTIONS, "--overwrite"))
+    assert "resuming after" in complete(tmp_path, clip, target, *OPTIONS, "--overwrite")
     assert_same(target, whole)
     assert computed(tmp_path) <= FRAMES + LARGEST
 
@@ -239,7 +239,7 @@ def test_a_second_command_on_the_same_target_is_refused(tmp_path: Path, clip: Pa
     target = tmp_path / "out.mkv"
     process = start(tmp_path, clip, target, *OPTIONS, seconds=0.5)
     run_until(process, tmp_path, 1)
-    said = finish(start(tmp_path, clip, target, *OPTIONS, "--overwrite", log="second"), 1)
+    said = complete(tmp_path, clip, target, *OPTIONS, "--overwrite", log="second", status=1)
     assert said == f"rvrt: {target}: another rvrt is working on it; wait for it, or choose another target\n"
     finish(process)
     assert_same(target, whole)
