@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,15 @@ TAGS = "setparams=colorspace=smpte170m:color_primaries=smpte170m:color_trc=smpte
 SUBTITLES = "1\n00:00:00,500 --> 00:00:01,000\nfirst\n\n2\n00:00:01,200 --> 00:00:01,500\nsecond\n"
 
 
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = [*PICTURE, *SOUND, "-vf", TAGS, *X264, "-pix_fmt", "yuv420p", "-c:a", "aac", "-shortest"]
-    return make_clip(*recipe, tmp_path / "source.mp4")
+    return make_clip(*recipe, tmp_path_factory.mktemp("source") / "source.mp4")
+
+
+@pytest.fixture
+def source(encoded: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copyfile(encoded, tmp_path / encoded.name))
 
 
 def target_of(source: Path, *arguments: object, filters: str = "null", **options: str) -> Path:
