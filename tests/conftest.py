@@ -47,9 +47,10 @@ def pytest_configure() -> None:
 
 # Files that take longest, which start first: otherwise the last of them runs alone while the other processes are done.
 _LONGEST = (
-    *("test_gpu_route", "test_train_runs", "test_train_learner", "test_kernels_glue", "test_upscale_ranks"),
-    *("test_model", "test_cli_bench", "test_compile_cache", "test_kernels_cuda", "test_upscale_resume"),
-    *("test_upscale_faults", "test_golden", "test_video_color", "test_ops", "test_cli_upscale"),
+    *("test_gpu_route", "test_train_runs", "test_upscale_ranks", "test_model", "test_cli_upscale"),
+    *("test_train_learner", "test_kernels_glue", "test_cli_bench", "test_kernels_cuda", "test_upscale_resume"),
+    *("test_exported_network", "test_golden", "test_ops", "test_upscale_faults", "test_check_failures"),
+    *("test_compile_cache", "test_video_color", "test_kernels_attention"),
 )
 
 

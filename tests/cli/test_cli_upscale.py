@@ -509,7 +509,7 @@ def test_a_read_only_working_directory(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.slow
 def test_the_memory_limit_is_kept(tmp_path: Path) -> None:
     """MindSpore, ffmpeg and all stay within the limit and a tenth together at every moment; without it they would not."""
-    runs = {"1400M": 12, "4G": 17}  # frames; windows grow with the memory
+    runs = {"1400M": 8, "4G": 17}  # frames; windows grow with the memory
     peaks = dict.fromkeys(runs, 0)
     for memory, frames in runs.items():
         source, target = write_clip(tmp_path / f"{frames}.mkv", "320x180", frames), tmp_path / f"{memory}.mkv"

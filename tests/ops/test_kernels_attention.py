@@ -91,6 +91,7 @@ NEIGHBORHOOD = [  # N, T, H, W, C, heads, kernel
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", NEIGHBORHOOD, ids=str)
 def test_neighborhood_attention(kernels: Kernels, case: tuple) -> None:
     check_neighborhood_attention(kernels, case)

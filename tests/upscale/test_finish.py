@@ -152,6 +152,7 @@ def test_a_photo_is_judged_by_its_texture() -> None:
 # Drawing it
 
 
+@pytest.mark.slow
 def test_drawn_grain_is_that_of_the_source(echo: Echo) -> None:
     """As strong, as white in time, in luma alone; and not coarser than its px."""
     source = footage(24, lambda luma: np.full_like(luma, 5.0))
@@ -226,6 +227,7 @@ class Enlarge(Echo):
         return frames[:, :emit].repeat(4, 2).repeat(4, 3), state
 
 
+@pytest.mark.slow
 def test_every_cut_of_a_video_has_the_same_grain(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
