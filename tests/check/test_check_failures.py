@@ -130,7 +130,6 @@ FAULTS = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", FAULTS)
 def test_fault_is_named(name: str, source: Path) -> None:
     filters, arguments, failing, text = FAULTS[name]

@@ -83,15 +83,14 @@ NEIGHBORHOOD = [  # N, T, H, W, C, heads, kernel
     (2, 1, 5, 7, 24, 1, (3, 3)),
     (1, 3, 6, 33, 10, 2, (3, 5)),
     (1, 2, 1, 1, 12, 3, (3, 3)),
-    (1, 2, 20, 300, 8, 1, (3, 3)),  # several tiles
+    pytest.param((1, 2, 20, 300, 8, 1, (3, 3)), marks=pytest.mark.slow),  # several tiles
     (1, 5, 9, 17, 9, 3, (1, 1)),
-    (1, 2, 7, 130, 5, 5, (2, 4)),  # an even kernel
+    pytest.param((1, 2, 7, 130, 5, 5, (2, 4)), marks=pytest.mark.slow),  # an even kernel
     (1, 4, 5, 9, 192, 2, (5, 3)),  # several groups of heads
     (1, 2, 3, 3, 8, 1, (7, 9)),  # a kernel larger than the frame
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", NEIGHBORHOOD, ids=str)
 def test_neighborhood_attention(kernels: Kernels, case: tuple) -> None:
     check_neighborhood_attention(kernels, case)
