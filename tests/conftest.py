@@ -54,8 +54,15 @@ _LONGEST = (
 )
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests of `_LONGEST` before the others, in this order."""
+    """Put the tests of `_LONGEST` before the others, in this order.
+
+    Soak tests are slow too: `-m "not slow"` takes the place of the configuration's `-m "not soak"`.
+    """
+    for item in items:
+        if item.get_closest_marker("soak"):
+            item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: _LONGEST.index(item.path.stem) if item.path.stem in _LONGEST else len(_LONGEST))
 
 

@@ -36,6 +36,7 @@ def test_every_kernel_has_a_case_with_a_name_of_its_own() -> None:
     assert len({case.name for case in cases}) == len(cases)
 
 
+@pytest.mark.slow
 def test_a_part_has_the_same_cases_with_fewer_pixels() -> None:
     whole = kernel_cases(CaseSizes())
     part = kernel_cases(CaseSizes().part())

@@ -144,6 +144,7 @@ def test_threads_are_those_of_openmp(monkeypatch: pytest.MonkeyPatch, set_to: st
     assert describe_machine(use_device("cpu"))["threads"] == (threads or usable_cores())
 
 
+@pytest.mark.slow
 def test_random_weights_are_marked() -> None:
     result = measure_speed(BenchOptions(weights="random", frames=2, size="24x16", repeat=1), whole=False)
     assert result["weights"] == "random"

@@ -50,6 +50,7 @@ def test_speed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, t
     assert not list(Path.cwd().iterdir())
 
 
+@pytest.mark.slow
 def test_published_figures_of_the_same_job_are_shown(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

@@ -417,6 +417,7 @@ def test_truncated_video_gives_its_readable_frames(
     assert "missing" in said
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_answered_at_once_and_keeps_the_window(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()

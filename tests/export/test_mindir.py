@@ -89,6 +89,7 @@ def test_calls_of_a_window_equal_the_network(name: str, monkeypatch: pytest.Monk
     assert_equal_network(outputs, name, clip)
 
 
+@pytest.mark.slow
 @pytest.mark.soak
 @pytest.mark.parametrize("name", ["bare", "plain", "kanade"])
 def test_reloaded_windows_with_state_equal_mindspore(
