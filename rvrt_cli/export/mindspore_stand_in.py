@@ -71,8 +71,7 @@ class _StandIn(ModuleType):
 
 
 def _stand_ins() -> dict[str, ModuleType]:
-    modules = {name: _StandIn(name) for name in ("mindspore", "mindspore.nn", "mindspore.ops", "mindspore.graph")}
-    whole, nn, ops, graph = modules.values()
+    whole, nn, ops, graph = (_StandIn(f"mindspore{name}") for name in ("", ".nn", ".ops", ".graph"))
     types = {name: np.dtype(name) for name in ("float16", "float32", "int32")}
     vars(whole).update(
         types,
@@ -88,7 +87,7 @@ def _stand_ins() -> dict[str, ModuleType]:
     )
     vars(nn).update(Cell=Cell, CellList=_cell_list)
     vars(ops).update(constexpr=lambda function: function)
-    return modules
+    return {module.__name__: module for module in (whole, nn, ops, graph)}
 
 
 _MODULES = _stand_ins()
