@@ -17,7 +17,8 @@ from rvrt_cli.export.graph_builder import Dim, Size, known, shape_name, size_nam
 from rvrt_cli.export.onnx_messages import DataType
 from rvrt_cli.export.onnx_sampling import OnnxSampling
 from rvrt_cli.export.symbolic_tensor import END, SymbolicTensor, concatenate
-from rvrt_cli.ops.attention import SHIFT_MASK, SWIN_WEIGHTS, relative_position_index
+from rvrt_cli.ops.attention import SHIFT_MASK, SWIN_WEIGHTS
+from rvrt_cli.position_index import relative_position_index
 
 _NEIGHBORHOOD_PARTS = 4
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import imageio.v3 as iio
 import numpy as np
 import pytest
-from helpers.checkpoint_files import checkpoint
+from helpers.checkpoint_files import checkpoint, position_index
 from helpers.exported_networks import CARD, NETWORKS, WITHOUT_MINDSPORE, weights_of, write_export
 
 from rvrt_cli.model import RVRTConfig
@@ -70,6 +70,7 @@ def test_published_checkpoint_is_converted_and_run(
     monkeypatch.setenv("RVRT_CACHE", str(tmp_path / "cache"))
     config = RVRTConfig(widths=(36, 36, 36))
     arrays = {name: np.zeros_like(array) for name, array in weights_of(config).items()}
+    arrays["feat_extract.main.5.0.residual_group.blocks.0.attn.relative_position_index"] = position_index(1, 8)
     checkpoint(tmp_path / "published.pth", arrays)
     run_without_mindspore("weights", "convert", tmp_path / "published.pth", tmp_path / "network.safetensors")
     words = ["--weights", tmp_path / "network.safetensors", "--window", 2, "--lookahead", 0]
