@@ -53,6 +53,10 @@ def export_network(target: Path, options: ExportOptions) -> ExportedModel:
     path = find_weights(options.model, options.weights)
     loaded = load_weights(path)
     check_names(loaded.arrays, parameter_shapes(loaded.config), path)
+    if loaded.config.reduction > 1:
+        raise OptionError(
+            f"{path.stem}: networks for restoration are not exported; run rvrt restore, which needs MindSpore"
+        )
     clip = loaded.config.clip_size
     frames, lookahead = (whole_clips(count, clip) for count in (options.frames, options.lookahead))
     model = ExportedModel(loaded.config, loaded.card, frames, lookahead, options.height_width, options.precision)

@@ -20,6 +20,7 @@ from rvrt_cli import UpscaleOptions
 from rvrt_cli.bench.bench_options import BenchOptions
 from rvrt_cli.cli import cli
 from rvrt_cli.errors import MediaError, OptionError, RvrtError, WeightsError
+from rvrt_cli.model import PRESETS
 from rvrt_cli.runtime import ExportedModel, OnnxNetwork
 from rvrt_cli.runtime.providers import choose_provider
 from rvrt_cli.upscale import Interruption, prepare, run
@@ -218,6 +219,14 @@ def test_export_command_writes_a_model_with_its_card(tmp_path: Path, monkeypatch
 def test_export_refuses(words: list[str], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         CliRunner().invoke(cli, ["export", *words], catch_exceptions=False)
+
+
+def test_networks_for_restoration_are_refused(tmp_path: Path) -> None:
+    config = replace(PRESETS["rvrt-deblur"], widths=(12, 12, 12))
+    save_weights(tmp_path / "deblur.safetensors", weights_of(config), config, CARD)
+    words = ["export", f"{tmp_path}/out.onnx", "--weights", f"{tmp_path}/deblur.safetensors"]
+    with pytest.raises(OptionError, match="deblur: networks for restoration are not exported; run rvrt restore"):
+        CliRunner().invoke(cli, words, catch_exceptions=False)
 
 
 def test_mindir_needs_mindspore(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
