@@ -90,7 +90,7 @@ def _stand_ins() -> dict[str, ModuleType]:
     return {module.__name__: module for module in (whole, nn, ops, graph)}
 
 
-_MODULES = _stand_ins()
+_STAND_INS = _stand_ins()
 
 
 @contextlib.contextmanager
@@ -102,11 +102,11 @@ def mindspore_to_trace_with() -> Iterator[None]:
     if find_spec("mindspore") is not None:
         yield
         return
-    before = {name: sys.modules[name] for name in _MODULES if name in sys.modules}
-    sys.modules.update(_MODULES)
+    before = {name: sys.modules[name] for name in _STAND_INS if name in sys.modules}
+    sys.modules.update(_STAND_INS)
     try:
         yield
     finally:
-        for name in _MODULES:
+        for name in _STAND_INS:
             del sys.modules[name]
         sys.modules.update(before)

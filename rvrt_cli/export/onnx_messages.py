@@ -59,7 +59,7 @@ def model(graph: bytes, opset: int, ir_version: int) -> bytes:
     return b"".join(
         [
             _integer(_MODEL_IR_VERSION, ir_version),
-            _text(_MODEL_PRODUCER, "rvrt"),
+            _string(_MODEL_PRODUCER, "rvrt"),
             graph_part(graph),
             _message(_MODEL_OPSET, _integer(_OPSET_VERSION, opset)),
         ]
@@ -73,7 +73,7 @@ def graph_part(graph: bytes) -> bytes:
 
 def metadata(entries: Mapping[str, str]) -> bytes:
     """Metadata as a part of a model."""
-    pairs = (_text(_ENTRY_KEY, key) + _text(_ENTRY_VALUE, value) for key, value in entries.items())
+    pairs = (_string(_ENTRY_KEY, key) + _string(_ENTRY_VALUE, value) for key, value in entries.items())
     return b"".join(_message(_MODEL_METADATA, pair) for pair in pairs)
 
 
@@ -81,8 +81,8 @@ def graph(nodes: Iterable[Node], inputs: Iterable[bytes], outputs: Iterable[byte
     """Nodes in the order in which they run; inputs and outputs as `value` gives them."""
     return b"".join(
         [
-            _text(_GRAPH_NAME, "rvrt"),
-            _text(_GRAPH_DESCRIPTION, description),
+            _string(_GRAPH_NAME, "rvrt"),
+            _string(_GRAPH_DESCRIPTION, description),
             *(_message(_GRAPH_NODE, _node(node)) for node in nodes),
             *(_message(_GRAPH_INPUT, value) for value in inputs),
             *(_message(_GRAPH_OUTPUT, value) for value in outputs),
@@ -92,10 +92,10 @@ def graph(nodes: Iterable[Node], inputs: Iterable[bytes], outputs: Iterable[byte
 
 def value(name: str, shape: Sequence[int | str]) -> bytes:
     """A float32 input or output; a dimension may have a name in place of a size."""
-    axes = (_text(_AXIS_NAME, size) if isinstance(size, str) else _integer(_AXIS_SIZE, size) for size in shape)
+    axes = (_string(_AXIS_NAME, size) if isinstance(size, str) else _integer(_AXIS_SIZE, size) for size in shape)
     tensor = _message(_ELEMENT_SHAPE, b"".join(_message(_SHAPE_AXIS, axis) for axis in axes))
     tensor = _integer(_ELEMENT_TYPE, DataType.FLOAT32) + tensor
-    return _text(_VALUE_NAME, name) + _message(_VALUE_TYPE, _message(_TYPE_TENSOR, tensor))
+    return _string(_VALUE_NAME, name) + _message(_VALUE_TYPE, _message(_TYPE_TENSOR, tensor))
 
 
 def constant(name: str, array: np.ndarray) -> bytes:
@@ -104,17 +104,17 @@ def constant(name: str, array: np.ndarray) -> bytes:
     sizes = b"".join(_integer(_TENSOR_SIZE, size) for size in array.shape)
     kind = _integer(_TENSOR_TYPE, DataType[array.dtype.name.upper()])
     return _message(
-        _GRAPH_INITIALIZER, b"".join([sizes, kind, _text(_TENSOR_NAME, name), _message(_TENSOR_DATA, data)])
+        _GRAPH_INITIALIZER, b"".join([sizes, kind, _string(_TENSOR_NAME, name), _message(_TENSOR_DATA, data)])
     )
 
 
 def _node(node: Node) -> bytes:
     return b"".join(
         [
-            *(_text(_NODE_INPUT, name) for name in node.inputs),
-            *(_text(_NODE_OUTPUT, name) for name in node.outputs),
-            _text(_NODE_NAME, node.name) if node.name else b"",
-            _text(_NODE_KIND, node.kind),
+            *(_string(_NODE_INPUT, name) for name in node.inputs),
+            *(_string(_NODE_OUTPUT, name) for name in node.outputs),
+            _string(_NODE_NAME, node.name) if node.name else b"",
+            _string(_NODE_KIND, node.kind),
             *(_message(_NODE_ATTRIBUTE, _attribute(*entry)) for entry in sorted(node.attributes.items())),
         ]
     )
@@ -122,21 +122,21 @@ def _node(node: Node) -> bytes:
 
 def _attribute(name: str, content: Any) -> bytes:
     if isinstance(content, str):
-        kind, field = _TEXT_TYPE, _text(_ATTRIBUTE_TEXT, content)
+        kind, field = _TEXT_TYPE, _string(_ATTRIBUTE_TEXT, content)
     elif isinstance(content, float):
         kind, field = _FLOAT_TYPE, _varint(_ATTRIBUTE_FLOAT << 3 | _FLOAT) + struct.pack("<f", content)
     elif isinstance(content, int):
         kind, field = _INTEGER_TYPE, _integer(_ATTRIBUTE_INTEGER, content)
     else:
         kind, field = _INTEGERS_TYPE, b"".join(_integer(_ATTRIBUTE_INTEGERS, number) for number in content)
-    return _text(_ATTRIBUTE_NAME, name) + field + _integer(_ATTRIBUTE_TYPE, kind)
+    return _string(_ATTRIBUTE_NAME, name) + field + _integer(_ATTRIBUTE_TYPE, kind)
 
 
 def _integer(field: int, number: int) -> bytes:
     return _varint(field << 3 | _INTEGER) + _varint(number)
 
 
-def _text(field: int, text: str) -> bytes:
+def _string(field: int, text: str) -> bytes:
     return _message(field, text.encode())
 
 
