@@ -9,7 +9,8 @@ there is no second description of it.
 - `onnx_layers`, `onnx_sampling` and `onnx_attention` are the ops.
 - `padded_network` is the network on a window that a scene may not fill.
 - `window_trace` runs one window of the network, with its state as inputs and outputs.
-- `embedded_graph` is the result for the embedded network, which comes with the package: where MindSpore is missing, too.
+- `graph_template` fills weights into the graph, and `onnx_messages` writes both as bytes.
+- `mindspore_stand_in` is what the network's code imports for all this where MindSpore is not installed.
 - `stage_program` takes the window down as calls of MindSpore's own stages instead; `mindir` writes them as MindIR.
 - `export_network` writes the file.
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from rvrt_cli.device import use_device
 from rvrt_cli.engine import whole_clips
 from rvrt_cli.errors import OptionError, RvrtError, WeightsError
-from rvrt_cli.export.embedded_graph import embedded_template
 from rvrt_cli.export.export_options import ExportOptions
+from rvrt_cli.export.graph_template import GraphTemplate
+from rvrt_cli.export.mindspore_stand_in import mindspore_to_trace_with
 from rvrt_cli.files import write_atomically
 from rvrt_cli.model.weight_shapes import parameter_shapes
 from rvrt_cli.runtime import ExportedModel
-from rvrt_cli.runtime.graph_template import GraphTemplate
 from rvrt_cli.weights import check_names, find_weights, load_weights
 
 _MINDIR = ".mindir"
@@ -41,7 +41,7 @@ def check_export(target: Path, options: ExportOptions) -> None:
 def export_network(target: Path, options: ExportOptions) -> ExportedModel:
     """Export the network that `options` name; the file appears when it is complete.
 
-    The embedded network with its default window needs no MindSpore.
+    ONNX needs no MindSpore; MindIR does.
 
     Returns:
         what the file says about itself.
@@ -53,21 +53,25 @@ def export_network(target: Path, options: ExportOptions) -> ExportedModel:
     path = find_weights(options.model, options.weights)
     loaded = load_weights(path)
     check_names(loaded.arrays, parameter_shapes(loaded.config), path)
+    if loaded.config.reduction > 1:
+        raise OptionError(
+            f"{path.stem}: networks for restoration are not exported; run rvrt restore, which needs MindSpore"
+        )
     clip = loaded.config.clip_size
     frames, lookahead = (whole_clips(count, clip) for count in (options.frames, options.lookahead))
     model = ExportedModel(loaded.config, loaded.card, frames, lookahead, options.height_width, options.precision)
     if target.suffix == _MINDIR:
-        _prepare_mindspore()
+        _prepare_mindspore(target)
         from rvrt_cli.export.mindir import write_mindir  # imports MindSpore
 
         write_mindir(target, model, loaded.arrays)
     else:
-        template = embedded_template(model) or _traced(model)
+        template = _traced(model)
         write_atomically(target, template.fill(loaded.arrays, model.to_metadata()), error=WeightsError)
     return model
 
 
-def _prepare_mindspore() -> None:
+def _prepare_mindspore(target: Path) -> None:
     """Refuse to go on without MindSpore.
 
     Raises:
@@ -75,20 +79,16 @@ def _prepare_mindspore() -> None:
     """
     if find_spec("mindspore") is None:
         raise RvrtError(
-            "exporting this network, window or format needs MindSpore, which is not installed; export on a machine that has it"
+            f"{target}: writing MindIR needs MindSpore, which is not installed; export on a machine that has it, or to .onnx"
         )
     use_device("cpu")
 
 
 def _traced(model: ExportedModel) -> GraphTemplate:
-    """The graph of any network.
+    """The graph of any network."""
+    if find_spec("mindspore") is not None:
+        use_device("cpu")
+    with mindspore_to_trace_with():
+        from rvrt_cli.export.window_trace import trace_window
 
-    Raises:
-        RvrtError: a missing package.
-    """
-    _prepare_mindspore()
-    if find_spec("onnx") is None:
-        raise RvrtError("exporting to ONNX needs the onnx package; run pip install '.[export]' in rvrt's checkout")
-    from rvrt_cli.export.window_trace import trace_window  # imports MindSpore
-
-    return trace_window(model)
+        return trace_window(model)

@@ -3,16 +3,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
 
-from rvrt_cli.runtime.graph_template import GraphTemplate, WeightForm
+from rvrt_cli.export import onnx_messages
+from rvrt_cli.export.graph_template import GraphTemplate, WeightForm
+from rvrt_cli.export.onnx_messages import DataType, Node
 
 OPSET = 17  # the first with LayerNormalization; GridSample needs 16. Runtimes from 2022 on read it
 _IR_VERSION = 8  # of ONNX files with this opset
@@ -25,12 +24,12 @@ class GraphBuilder:
     """
 
     def __init__(self) -> None:
-        self._nodes: list[onnx.NodeProto] = []
-        self._constants: dict[str, onnx.TensorProto] = {}
+        self._nodes: list[Node] = []
+        self._constants: dict[tuple, tuple[str, np.ndarray]] = {}
         self._weights: dict[str, WeightForm] = {}
         self._known: dict[tuple, list[str]] = {}
-        self._inputs: list[onnx.ValueInfoProto] = []
-        self._outputs: list[onnx.ValueInfoProto] = []
+        self._inputs: list[bytes] = []
+        self._outputs: dict[str, bytes] = {}
 
     def node(self, kind: str, inputs: Sequence[str], outputs: int = 1, **attributes: Any) -> Any:
         """Name of the output of an ONNX operator, or a list of names if there are several."""
@@ -39,7 +38,7 @@ class GraphBuilder:
             # Short names: a window has some 16 000 nodes, and half of a small network's file would be names.
             number = f"{len(self._nodes):x}"
             names = [number] if outputs == 1 else [f"{number}.{i}" for i in range(outputs)]
-            self._nodes.append(helper.make_node(kind, inputs, names, **attributes))
+            self._nodes.append(Node(kind, tuple(inputs), tuple(names), attributes))
             self._known[key] = names
         names = self._known[key]
         return names[0] if outputs == 1 else names
@@ -47,10 +46,8 @@ class GraphBuilder:
     def constant(self, array: np.ndarray) -> str:
         """Name of a constant; the same values are stored once."""
         array = np.asarray(array, order="C")  # `ascontiguousarray` would give a scalar an axis
-        content = f"{array.dtype}{array.shape}{hashlib.sha256(array.tobytes()).hexdigest()}"
-        if content not in self._constants:
-            self._constants[content] = numpy_helper.from_array(array, f"w{len(self._constants):x}")
-        return self._constants[content].name
+        content = array.dtype.name, array.shape, array.tobytes()
+        return self._constants.setdefault(content, (f"w{len(self._constants):x}", array))[0]
 
     def weight(self, name: str, form: WeightForm) -> str:
         """Name of a weight of the network: its own."""
@@ -63,36 +60,28 @@ class GraphBuilder:
 
     def add_input(self, name: str, shape: Sequence[int | str]) -> None:
         """A float32 input; a dimension may have a name in place of a size."""
-        self._inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape)))
+        self._inputs.append(onnx_messages.value(name, shape))
 
     def add_output(self, name: str, value: str, shape: Sequence[int | str]) -> None:
         """Make the float32 value an output."""
-        self._nodes.append(helper.make_node("Identity", [value], [name], name=name))
-        self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape)))
+        self._nodes.append(Node("Identity", (value,), (name,), {}, name))
+        self._outputs[name] = onnx_messages.value(name, shape)
 
     def template(self, description: str) -> GraphTemplate:
         """The finished model, without nodes and constants that no output depends on."""
         nodes = self._needed_nodes()
-        used = {name for node in nodes for name in node.input}
-        graph = helper.make_graph(
-            nodes,
-            "rvrt",
-            self._inputs,
-            self._outputs,
-            [tensor for tensor in self._constants.values() if tensor.name in used],
-            doc_string=description,
-        )
-        opsets = [helper.make_opsetid("", OPSET)]
-        model = helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="rvrt")
+        used = {name for node in nodes for name in node.inputs}
+        graph = onnx_messages.graph(nodes, self._inputs, self._outputs.values(), description)
+        constants = [onnx_messages.constant(*entry) for entry in self._constants.values() if entry[0] in used]
         forms = {name: form for name, form in self._weights.items() if name in used}
-        return GraphTemplate(forms, model.SerializeToString(deterministic=True))
+        return GraphTemplate(forms, onnx_messages.model(b"".join([graph, *constants]), OPSET, _IR_VERSION))
 
-    def _needed_nodes(self) -> list[onnx.NodeProto]:
-        wanted = {output.name for output in self._outputs}
+    def _needed_nodes(self) -> list[Node]:
+        wanted = set(self._outputs)
         kept = []
         for node in reversed(self._nodes):
-            if wanted.intersection(node.output):
-                wanted.update(node.input)
+            if wanted.intersection(node.outputs):
+                wanted.update(node.inputs)
                 kept.append(node)
         return kept[::-1]
 
@@ -145,7 +134,7 @@ class Dim:
         return self * -1
 
     def __truediv__(self, other: Dim) -> SizeRatio:
-        cast = [self.graph.node("Cast", [dim.name], to=TensorProto.FLOAT) for dim in (self, other)]
+        cast = [self.graph.node("Cast", [dim.name], to=DataType.FLOAT32) for dim in (self, other)]
         ratio = self.graph.node("Div", cast)
         return SizeRatio(self.graph.node("Squeeze", [ratio]))
 

@@ -47,7 +47,7 @@ class CalledStage(nn.Cell):
 
 
 class WindowCell(nn.Cell):
-    """A whole program, which graph mode unrolls."""
+    """A whole program: graph mode unrolls its calls, not the stages that they call."""
 
     def __init__(self, program: StageProgram):
         super().__init__(auto_prefix=False)
@@ -69,12 +69,12 @@ class WindowCell(nn.Cell):
 def write_mindir(target: Path, model: ExportedModel, arrays: Mapping[str, np.ndarray]) -> None:
     """Write the network with these weights, of definitions alone; the metadata is in the file's `user_info`."""
     assert model.size is not None
+    cell = PaddedRVRT(model.config)
+    cell.load(arrays)
+    window = WindowCell(record_window(model, cell))
     kernels = ops.kernels_active()
     ops.use_kernels(False)
     try:
-        cell = PaddedRVRT(model.config)
-        cell.load(arrays)
-        window = WindowCell(record_window(model, cell))
         inputs = [Tensor(np.zeros(shape), ms.float32) for shape in model.input_shapes(*model.size).values()]
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".rvrt-export-") as folder:
             written = Path(folder) / target.name

@@ -12,12 +12,13 @@ from typing import Any
 
 import mindspore as ms
 import numpy as np
-from onnx import TensorProto
 
 from rvrt_cli.export.graph_builder import Dim, Size, known, shape_name, size_name
+from rvrt_cli.export.onnx_messages import DataType
 from rvrt_cli.export.onnx_sampling import OnnxSampling
 from rvrt_cli.export.symbolic_tensor import END, SymbolicTensor, concatenate
-from rvrt_cli.ops.attention import SHIFT_MASK, SWIN_WEIGHTS, relative_position_index
+from rvrt_cli.ops.attention import SHIFT_MASK, SWIN_WEIGHTS
+from rvrt_cli.position_index import relative_position_index
 
 _NEIGHBORHOOD_PARTS = 4
 
@@ -89,7 +90,7 @@ class OnnxAttention(OnnxSampling):
         scores = graph.node("MatMul", [query, graph.node("Transpose", [key], perm=(0, 1, 3, 2))])
         half = qkv.dtype == ms.float16
         if half:  # softmax in float32: float16 would lose the small weights of many keys
-            scores = graph.node("Cast", [scores], to=TensorProto.FLOAT)
+            scores = graph.node("Cast", [scores], to=DataType.FLOAT32)
         if bias is not None:
             scores = graph.node("Add", [scores, bias])
         if any(step != 0 for step in shift):
@@ -97,7 +98,7 @@ class OnnxAttention(OnnxSampling):
             scores = graph.node("Add", [scores, mask])
         shares = graph.node("Softmax", [scores], axis=3)
         if half:
-            shares = graph.node("Cast", [shares], to=TensorProto.FLOAT16)
+            shares = graph.node("Cast", [shares], to=DataType.FLOAT16)
         attended = graph.node("MatMul", [shares, values])
 
         split = [*counts, heads, *window, head_width]
@@ -161,7 +162,7 @@ class OnnxAttention(OnnxSampling):
         place = graph.node("Range", [start, graph.node("Squeeze", [size_name(graph, length)]), step])
         borders = [size_name(graph, length - edge), size_name(graph, length - moved)]
         beyond = [graph.node("GreaterOrEqual", [place, border]) for border in borders]  # of no shift: none
-        return graph.node("Add", [graph.node("Cast", [places], to=TensorProto.INT64) for places in beyond])
+        return graph.node("Add", [graph.node("Cast", [places], to=DataType.INT64) for places in beyond])
 
     # --- attention to sampled keys
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import mindspore as ms
 import numpy as np
-from onnx import TensorProto
 
 from rvrt_cli.export.graph_builder import Size, known, shape_name, size_name
 from rvrt_cli.export.onnx_layers import OnnxLayers
+from rvrt_cli.export.onnx_messages import DataType
 from rvrt_cli.export.symbolic_tensor import SymbolicTensor, concatenate
 from rvrt_cli.ops.frame_fusion import COLOR_SIGMA, FADE, FUSION_SCALE, POSITION_SIGMA, SUBPIXELS
 from rvrt_cli.ops.lucas_kanade_flow import (
@@ -57,7 +57,7 @@ class OnnxSampling(OnnxLayers):
         """
         graph = self.graph
         sizes = graph.node("Concat", [size_name(graph, width), size_name(graph, height)], axis=0)
-        scale = graph.node("Div", [self._number(2, ms.float32), graph.node("Cast", [sizes], to=TensorProto.FLOAT)])
+        scale = graph.node("Div", [self._number(2, ms.float32), graph.node("Cast", [sizes], to=DataType.FLOAT32)])
         at = graph.node("Sub", [graph.node("Mul", [graph.node("Add", [offset, centers]), scale]), self._one])
         bounds = [self._number(bound, ms.float32) for bound in (-_OUTSIDE, _OUTSIDE)]
         return graph.node("Clip", [at, *bounds])
@@ -79,7 +79,7 @@ class OnnxSampling(OnnxLayers):
             return graph.constant(np.arange(length, dtype=np.float32) + np.float32(0.5))
         limit = graph.node("Squeeze", [size_name(graph, length)])
         start, step = (graph.constant(np.array(value, np.int64)) for value in (0, 1))
-        numbers = graph.node("Cast", [graph.node("Range", [start, limit, step])], to=TensorProto.FLOAT)
+        numbers = graph.node("Cast", [graph.node("Range", [start, limit, step])], to=DataType.FLOAT32)
         return graph.node("Add", [numbers, self._number(0.5, ms.float32)])
 
     def _sample(self, x: SymbolicTensor, positions: str, padding: str, mode: str = "bilinear") -> SymbolicTensor:
@@ -155,12 +155,12 @@ class OnnxSampling(OnnxLayers):
         graph = self.graph
         grid = graph.node("Sub", [self._centers(side), self._number(0.5, ms.float32)])
         part = graph.node("Slice", [flow.planes, *map(graph.integers, (axis, axis + 1, 1))])
-        last = graph.node("Cast", [size_name(graph, side - 1)], to=TensorProto.FLOAT)
+        last = graph.node("Cast", [size_name(graph, side - 1)], to=DataType.FLOAT32)
         at = graph.node("Max", [graph.node("Add", [part, graph.node("Reshape", [grid, shape])]), self._zero])
         at = graph.node("Min", [at, last])
         before = graph.node("Floor", [at])
         after = graph.node("Min", [graph.node("Add", [before, self._one]), last])
-        numbers = [graph.node("Cast", [value], to=TensorProto.INT64) for value in (before, after)]
+        numbers = [graph.node("Cast", [value], to=DataType.INT64) for value in (before, after)]
         return numbers[0], numbers[1], graph.node("Sub", [at, before])
 
     def _blend(self, ends: list[str], share: str) -> str:
@@ -174,7 +174,7 @@ class OnnxSampling(OnnxLayers):
         graph, (_, height, width, _) = self.graph, flow.shape
         at = graph.node("Add", [flow.value, self._pixel_centers(height, width)])  # 0.5 is the first pixel's center
         sizes = graph.node("Concat", [size_name(graph, width), size_name(graph, height)], axis=0)
-        end = graph.node("Sub", [graph.node("Cast", [sizes], to=TensorProto.FLOAT), at])
+        end = graph.node("Sub", [graph.node("Cast", [sizes], to=DataType.FLOAT32), at])
         nearest = graph.node("Add", [graph.node("Min", [at, end]), self._number(0.5, ms.float32)])
         weights = graph.node("Clip", [nearest, self._zero, self._one])
         x, y = (flow.like(weights).narrow(3, slice(c, c + 1)) for c in (0, 1))
@@ -305,11 +305,11 @@ class OnnxSampling(OnnxLayers):
         graph = self.graph
         at = graph.node("Add", [whole, graph.node("Transpose", [centers], perm=(2, 0, 1))])
         sizes = graph.node(
-            "Cast", [graph.node("Concat", [size_name(graph, s) for s in (width, height)], axis=0)], to=TensorProto.FLOAT
+            "Cast", [graph.node("Concat", [size_name(graph, s) for s in (width, height)], axis=0)], to=DataType.FLOAT32
         )
         ends = graph.node("Unsqueeze", [sizes, graph.integers(1, 2)])
         inside = graph.node("And", [graph.node("Greater", [at, self._zero]), graph.node("Less", [at, ends])])
-        return graph.node("ReduceMin", [graph.node("Cast", [inside], to=TensorProto.FLOAT)], axes=[1], keepdims=1)
+        return graph.node("ReduceMin", [graph.node("Cast", [inside], to=DataType.FLOAT32)], axes=[1], keepdims=1)
 
     def _presence(self, offset: str) -> str:
         """(B·K, 1, H, W): by how much samples at an offset (B·K, 2, H, W) px take part, see `FADE`."""

@@ -13,12 +13,12 @@ from typing import Any
 
 import mindspore as ms
 import numpy as np
-from onnx import TensorProto
 
 from rvrt_cli.export.graph_builder import Dim, GraphBuilder, Size, SizeRatio, known, shape_name, size_name
-from rvrt_cli.runtime.graph_template import WeightForm
+from rvrt_cli.export.graph_template import WeightForm
+from rvrt_cli.export.onnx_messages import DataType
 
-_ONNX_TYPES = {ms.float32: TensorProto.FLOAT, ms.float16: TensorProto.FLOAT16, ms.bool_: TensorProto.BOOL}
+_ONNX_TYPES = {ms.float32: DataType.FLOAT32, ms.float16: DataType.FLOAT16, ms.bool_: DataType.BOOL}
 END = 2**62  # beyond the end of any axis
 # Axes (N, T, H, W, C) → (N, T, C, H, W), and back; the same for (B, H, W, C). N is 1 throughout.
 _TO_PLANES = {4: (0, 3, 1, 2), 5: (0, 1, 4, 2, 3)}

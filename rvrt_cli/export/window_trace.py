@@ -8,13 +8,13 @@ import numpy as np
 
 from rvrt_cli import ops
 from rvrt_cli.export.graph_builder import Dim, GraphBuilder, known
+from rvrt_cli.export.graph_template import GraphTemplate
 from rvrt_cli.export.onnx_attention import OnnxAttention
 from rvrt_cli.export.padded_network import PaddedRVRT
 from rvrt_cli.export.symbolic_tensor import SymbolicTensor
 from rvrt_cli.model.outline import FRAMES_STATE, MISSING_FRAME
 from rvrt_cli.model.rvrt import RecurrentState
 from rvrt_cli.runtime.exported_model import NEXT_PREFIX, OUTPUT, WINDOW_INPUT, ExportedModel
-from rvrt_cli.runtime.graph_template import GraphTemplate
 
 
 def where(condition: SymbolicTensor, x: SymbolicTensor, otherwise: SymbolicTensor) -> SymbolicTensor:

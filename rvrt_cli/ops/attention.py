@@ -15,6 +15,7 @@ from mindspore import Tensor, ops
 
 from rvrt_cli.ops.layers import linear, mlp, norm_linear, roll, stack, widen_half
 from rvrt_cli.ops.sampling import bilinear_corners, index_range, pixel_grid
+from rvrt_cli.position_index import relative_position_index
 
 SHIFT_MASK = -100.0  # added to the score of pixels that only the cyclic shift made neighbors; as published, not -inf
 
@@ -205,17 +206,6 @@ def position_index(window: tuple[int, int, int], fitted: tuple[int, int, int]) -
     """As published: a window that was shortened to the frame uses the top left part of the index."""
     length = fitted[0] * fitted[1] * fitted[2]
     return Tensor(relative_position_index(window)[:length, :length])
-
-
-def relative_position_index(window: tuple[int, int, int]) -> np.ndarray:
-    """Row of the bias table for each pair of a window's pixels: (L, L) int32.
-
-    A row stands for the displacement (t, y, x) between the two, counted from -(edge - 1) along each axis.
-    """
-    grid = np.stack(np.meshgrid(*(np.arange(edge) for edge in window), indexing="ij"), -1).reshape(-1, 3)
-    shift = grid[:, None] - grid[None, :] + np.array(window) - 1
-    edges = 2 * np.array(window) - 1
-    return ((shift[..., 0] * edges[1] + shift[..., 1]) * edges[2] + shift[..., 2]).astype(np.int32)
 
 
 def deformable_attention(

@@ -63,7 +63,7 @@ def forget_compiled() -> None:
         stages.clear()
 
 
-def _copy_of(function: Callable) -> Callable:
+def function_copy(function: Callable) -> Callable:
     """A function of its own for each graph: MindSpore would find the old graph of the same function."""
     copy = types.FunctionType(
         function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
@@ -122,7 +122,7 @@ class _Stage:
 
     def __init__(self, function: Callable, backend: str) -> None:
         self._function, self._backend = function, backend
-        self._graph = ms.jit(_copy_of(function))
+        self._graph = ms.jit(function_copy(function))
         self._compiled: set[str] = set()  # signatures
         self._eager_seconds: dict[str, float] = {}  # by signature
 

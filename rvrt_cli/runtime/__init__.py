@@ -2,7 +2,6 @@
 """Exported networks in ONNX Runtime, where MindSpore is not needed and never imported.
 
 - `exported_model` describes an exported model: the metadata that its file carries.
-- `graph_template` fills weights into a graph.
 - `providers` selects the device among the execution providers of the installed ONNX Runtime.
 - `onnx_network` runs a model as the network that the engine calls.
 """

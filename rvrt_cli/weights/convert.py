@@ -11,6 +11,7 @@ import numpy as np
 
 from rvrt_cli.errors import WeightsError
 from rvrt_cli.model.config import BRANCHES, PRESETS, RVRTConfig
+from rvrt_cli.position_index import relative_position_index
 from rvrt_cli.weights.catalog import match_published
 from rvrt_cli.weights.safe_pickle import sanitize
 from rvrt_cli.weights.torch_checkpoint import read_checkpoint
@@ -154,8 +155,6 @@ def _count_per_part(
 
 def _check_constant(name: str, array: np.ndarray, config: RVRTConfig, source: Path) -> None:
     """Constants are dropped, since the network computes its own; so the two must agree."""
-    from rvrt_cli.ops.attention import relative_position_index  # MindSpore
-
     if name in _SPYNET_CONSTANTS:
         expected = np.reshape(_SPYNET_CONSTANTS[name], (1, 3, 1, 1))
         same = array.shape == expected.shape and np.allclose(array, expected, rtol=0, atol=1e-3)

@@ -13,6 +13,8 @@ from helpers.exported_networks import CARD, NETWORKS, WHOLE, moving_pattern, wei
 from helpers.small_networks import BARE
 
 from rvrt_cli.device import use_device
+from rvrt_cli.export.export_network import export_network
+from rvrt_cli.export.export_options import ExportOptions
 from rvrt_cli.model import PRESETS, RVRTConfig
 from rvrt_cli.model.outline import FRAMES_STATE
 from rvrt_cli.runtime import OnnxNetwork
@@ -52,6 +54,30 @@ def test_windows_with_state_equal_mindspore(name: str, tmp_path: Path, monkeypat
             if last < clip.shape[1]:  # the state is the next window's
                 np.testing.assert_array_equal(state[FRAMES_STATE], wanted[FRAMES_STATE])
                 assert set(state) == set(wanted)
+
+
+@pytest.mark.slow
+def test_noisy_frames_are_at_most_a_level_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Noise puts optical flow on the verge of many decisions: none may turn a rounding error into another pixel."""
+    monkeypatch.setenv("MS_JIT", "0")
+    from rvrt_cli.upscale import load_network
+
+    export_network(tmp_path / "tiny.onnx", ExportOptions(frames=4))
+    network, exported = load_network(device="cpu"), OnnxNetwork(tmp_path / "tiny.onnx", "cpu")
+    clip = moving_pattern(10, 24, 32)
+    noisy = np.clip(clip + np.random.default_rng(3).normal(0, 0.1, clip.shape), 0, 1)
+    noisy = (np.rint(255 * noisy) / 255).astype(np.float32)
+    states, levels = (None, None), ([], [])
+    for first in (0, 4):
+        results = [
+            one(noisy[:, first : first + 6], state, 4) for one, state in zip((network, exported), states, strict=True)
+        ]
+        states = results[0][1], results[1][1]
+        for found, (output, _) in zip(levels, results, strict=True):
+            found.append(np.rint(255 * np.clip(output, 0, 1)))
+    difference = np.abs(np.stack(levels[0]) - np.stack(levels[1]))
+    assert difference.max() <= 1, f"{difference.max()} levels"
+    assert (difference > 0).mean() <= 1e-3, f"{(difference > 0).mean():.2%} of the samples differ"
 
 
 @pytest.mark.slow

@@ -101,7 +101,7 @@ class OnnxCall:
         """The values of the results."""
         results = results if isinstance(results, tuple) else (results,)
         for i, result in enumerate(results):
-            self.graph.add_output(f"y{i}", result.value, [None] * len(result.shape))
+            self.graph.add_output(f"y{i}", result.value, [f"y{i}.{axis}" for axis in range(len(result.shape))])
         content = self.graph.template("").fill({}, {})
         return onnxruntime.InferenceSession(content).run(None, self._feeds)
 

@@ -20,10 +20,11 @@ from rvrt_cli import UpscaleOptions
 from rvrt_cli.bench.bench_options import BenchOptions
 from rvrt_cli.cli import cli
 from rvrt_cli.errors import MediaError, OptionError, RvrtError, WeightsError
+from rvrt_cli.model import PRESETS
 from rvrt_cli.runtime import ExportedModel, OnnxNetwork
 from rvrt_cli.runtime.providers import choose_provider
 from rvrt_cli.upscale import Interruption, prepare, run
-from rvrt_cli.upscale.exported import exported_file, open_exported
+from rvrt_cli.upscale.exported import open_exported
 from rvrt_cli.weights import save_weights
 
 
@@ -220,17 +221,18 @@ def test_export_refuses(words: list[str], message: str) -> None:
         CliRunner().invoke(cli, ["export", *words], catch_exceptions=False)
 
 
-@pytest.mark.parametrize("more", [{"window": 2}, {"lookahead": 0}, {"precision": "float16"}])
-def test_other_windows_need_mindspore_at_first_use(
-    more: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RVRT_CACHE", str(tmp_path))
-    monkeypatch.setattr("rvrt_cli.upscale.exported.find_spec", lambda name: None)
-    with pytest.raises(
-        RvrtError,
-        match=r"run rvrt export rvrt-tiny\.onnx where they are installed, and give --weights .*windows of 14 \+ 2 in float32",
-    ):
-        exported_file(UpscaleOptions(runtime="onnx", **more))
+def test_networks_for_restoration_are_refused(tmp_path: Path) -> None:
+    config = replace(PRESETS["rvrt-deblur"], widths=(12, 12, 12))
+    save_weights(tmp_path / "deblur.safetensors", weights_of(config), config, CARD)
+    words = ["export", f"{tmp_path}/out.onnx", "--weights", f"{tmp_path}/deblur.safetensors"]
+    with pytest.raises(OptionError, match="deblur: networks for restoration are not exported; run rvrt restore"):
+        CliRunner().invoke(cli, words, catch_exceptions=False)
+
+
+def test_mindir_needs_mindspore(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rvrt_cli.export.export_network.find_spec", lambda name: None)
+    with pytest.raises(RvrtError, match=r"out\.mindir: writing MindIR needs MindSpore, .* has it, or to \.onnx"):
+        CliRunner().invoke(cli, ["export", f"{tmp_path}/out.mindir", "--size", "16x16"], catch_exceptions=False)
 
 
 # --- what runs where
