@@ -348,7 +348,17 @@ def everything(kernels: Kernels) -> list[np.ndarray]:
     y = kernels("conv2d_forward", image, weight, gamma[:20], gamma, attributes(1, 1, 0), like=[(2, 19, 21, 20)])
     packed = (2, 19, 21, 9 * 24)
     small = np.ascontiguousarray(weight[..., :1])  # too small a kernel for Winograd's algorithm
+    square = np.concatenate([weight, weight[:4]]) / 24
+    chain = kernels(
+        "conv_chain_forward", image, square, gamma, square, gamma, attributes(1), like=[image, (1, *image.shape)]
+    )
     return [
+        *chain,
+        *kernels(
+            "conv_chain_backward",
+            *[image, square, square, *chain, image, attributes(1)],
+            like=[image, square, gamma, square, gamma],
+        ),
         *y,
         *kernels("conv2d_backward", image, weight, y[0], y[0], attributes(1, 1, 0), like=[image, weight, (20,)]),
         *kernels("conv2d_forward", image, small, gamma[:20], gamma, attributes(1, 1, 0), like=[y[0]]),
