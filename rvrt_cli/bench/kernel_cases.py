@@ -199,7 +199,16 @@ def _convolution_cases(sizes: CaseSizes, rng: np.random.Generator) -> list[Kerne
         convolution("rvrt-tiny", tiny_frame, tiny.width, tiny.width, sources=2),  # the input of the first branch
         convolution("rvrt-tiny", tiny_frame, tiny.width, tiny.width, sources=3),  # of the second, and of reconstruction
         convolution("rvrt-tiny", tiny_frame, tiny.offset_width, tiny.offset_width),  # the offsets
+        _offset_chain("rvrt-tiny", tiny_frame, rng),  # all of them
     ]
+
+
+def _offset_chain(name: str, frame: tuple[int, int], rng: np.random.Generator) -> KernelCase:
+    """The convolutions between the first and the last of those that predict the offsets."""
+    channels = PRESETS[name].offset_width
+    layer = _normal(rng, channels, channels, 3, 3, scale=1 / (3 * np.sqrt(channels))), _normal(rng, channels)
+    x = _normal(rng, _CASE_FRAMES, *frame, channels)
+    return KernelCase(f"{name}: four convolutions 3x3, {channels} to {channels}", "conv_chain", [x, layer * 4, False])
 
 
 def _layer_cases(sizes: CaseSizes, rng: np.random.Generator) -> list[KernelCase]:

@@ -46,6 +46,8 @@ def kernel_flops(function: str, shapes: Sequence[Shape], settings: Sequence[Any]
         return 2.0 * positions * (math.prod(shapes[2]) + math.prod(shapes[4]))
     if function == "residual_block":  # x, two weights (C, C, 3, 3), each before its bias
         return 2.0 * positions * (math.prod(shapes[1]) + math.prod(shapes[3]))
+    if function == "conv_chain":  # x, then weight (C, C, 3, 3) and bias of each layer
+        return 2.0 * positions * sum(map(math.prod, shapes[1::2]))
     if function == "window_attention":  # qkv (..., 3C); each position attends to those of its window
         _, window, _ = settings
         return 4.0 * positions * math.prod(window) * (first[-1] // 3)

@@ -105,6 +105,15 @@ class OnnxLayers:
     def residual_block(self, x: SymbolicTensor, w1: Any, b1: Any, w2: Any, b2: Any) -> SymbolicTensor:
         return self.conv2d(self.conv2d(x, w1, b1, "leaky_relu"), w2, b2, "none", x)
 
+    def conv_chain(self, x: SymbolicTensor, weights: tuple, residual: bool) -> SymbolicTensor:
+        if residual:
+            for i in range(0, len(weights), 4):
+                x = self.residual_block(x, *weights[i : i + 4])
+        else:
+            for i in range(0, len(weights), 2):
+                x = self.conv2d(x, weights[i], weights[i + 1], "leaky_relu")
+        return x
+
     def layer_norm(self, x: SymbolicTensor, weight: Any, bias: Any) -> SymbolicTensor:
         wide = x.astype(ms.float32)
         constants = [self._weight(one, ms.float32) for one in (weight, bias)]

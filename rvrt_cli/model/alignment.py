@@ -134,14 +134,10 @@ def _rolled_frames(value: Tensor) -> list[Tensor]:
 
 def _offset_features(guides: tuple[Tensor, ...], weights: Weights) -> Tensor:
     """What the offsets are predicted from, by five of the six convolutions: guides (N, T, H, W, …) → (N, T, H, W, I)."""
-    conv1_w, conv1_b, conv2_w, conv2_b, conv3_w, conv3_b, conv4_w, conv4_b, conv5_w, conv5_b = weights[:10]
+    conv1_w, conv1_b, *others = weights[: _OFFSET_WEIGHTS - 2]
     x = ops.linear(guides, conv1_w.reshape(conv1_w.shape[0], conv1_w.shape[1]), conv1_b, "leaky_relu")
     batch, time, height, width, hidden = x.shape
-    x = x.reshape(batch * time, height, width, hidden)
-    x = ops.conv2d(x, conv2_w, conv2_b, "leaky_relu")
-    x = ops.conv2d(x, conv3_w, conv3_b, "leaky_relu")
-    x = ops.conv2d(x, conv4_w, conv4_b, "leaky_relu")
-    x = ops.conv2d(x, conv5_w, conv5_b, "leaky_relu")
+    x = ops.conv_chain(x.reshape(batch * time, height, width, hidden), tuple(others), False)
     return x.reshape(batch, time, height, width, hidden)
 
 

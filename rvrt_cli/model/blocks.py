@@ -18,8 +18,6 @@ from rvrt_cli.model.weight_shapes import Body, RefineSizes, Shapes
 
 Weights = tuple[Tensor, ...]
 
-_BLOCK_WEIGHTS = 4  # of a pair of convolutions
-
 
 def parameters(shapes: Shapes) -> ParameterTuple:
     """Parameters filled with zeros; values come from a weights file or from `initial_weights`."""
@@ -68,10 +66,7 @@ def convolve(x: Tensor, *weights: Tensor) -> Tensor:
     """
     shape = x.shape
     x = x.reshape(shape[0] * shape[1], shape[2], shape[3], shape[4])
-    for block in split_evenly(weights, len(weights) // _BLOCK_WEIGHTS):
-        conv1_w, conv1_b, conv2_w, conv2_b = block
-        x = ops.residual_block(x, conv1_w, conv1_b, conv2_w, conv2_b)
-    return x.reshape(shape)
+    return ops.conv_chain(x, weights, True).reshape(shape)
 
 
 def convolve_onto(x: Tensor, source: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ DEFINITIONS: OpTable = {
     "add_upsampled": layers.add_upsampled,
     "charbonnier": layers.charbonnier,
     "conv2d": layers.conv2d,
+    "conv_chain": layers.conv_chain,
     "deformable_attention": attention.deformable_attention,
     "fuse_frames": frame_fusion.fuse_frames,
     "guided_offsets": attention.guided_offsets,

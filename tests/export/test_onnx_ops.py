@@ -37,6 +37,8 @@ CASES: dict[str, tuple[str, list, list, tuple]] = {
     "layer_norm": ("layer_norm", [CLIP], [V, V], ()),
     "conv2d": ("conv2d", [IMAGE], [(12, C, 1, 3, 3), HIDDEN], ("leaky_relu",)),
     "residual_block": ("residual_block", [IMAGE], [(C, C, 1, 3, 3), V] * 2, ()),
+    "conv_chain": ("conv_chain", [IMAGE], [[(C, C, 3, 3), V] * 2], (True,)),
+    "conv_chain leaky": ("conv_chain", [IMAGE], [[(C, C, 3, 3), V] * 2], (False,)),
     "conv2d of two": ("conv2d", [(IMAGE, IMAGE)], [(12, 2 * C, 5, 3), HIDDEN], ()),
     "pixel_shuffle": ("pixel_shuffle", [IMAGE], [], (2, "leaky_relu")),
     "reverse_time": ("reverse_time", [(1, 3, H, W, C)], [], ()),

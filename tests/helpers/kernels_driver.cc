@@ -23,6 +23,7 @@ Kernel neighborhood_attention_forward, neighborhood_attention_backward;
 Kernel window_attention_forward, window_attention_backward, swin_layer_forward;
 Kernel linear_forward, linear_backward, norm_linear_forward, norm_linear_backward, mlp_forward, mlp_backward;
 Kernel linear_pair_forward, project_mlp_forward, residual_block_forward;
+Kernel conv_chain_forward, conv_chain_backward;
 Kernel layer_norm_forward, layer_norm_backward, conv2d_forward, conv2d_backward;
 Kernel strided_conv2d_forward, strided_conv2d_backward, grouped_conv2d_forward, grouped_conv2d_backward;
 Kernel pixel_shuffle_forward, pixel_shuffle_backward, add_upsampled_forward, reverse_time_forward;
@@ -102,6 +103,9 @@ static bool run_products() {
   good &= run("pair of dense layers", linear_pair_forward, {x, weight, wide, y, back, row}, {}, {pair});
   good &= run("projection and mlp", project_mlp_forward, {y, back, row, weight, wide, back, row}, {}, {x});
   good &= run("residual block", residual_block_forward, {x, square, row, square, row}, {}, {x});
+  const Shape kept{1, 2, 20, 24, 24};
+  good &= run("chain", conv_chain_forward, {x, square, row, square, row}, {1}, {x, kept});
+  good &= run("its gradient", conv_chain_backward, {x, square, square, x, kept, x}, {1}, {x, square, row, square, row});
   good &= run("narrow groups", grouped_conv2d_forward, {{2, 20, 24, 40}, three, wide}, {0}, {y});
   return good;
 }

@@ -53,6 +53,8 @@ CPU_CASES = {
     "linear two": (layers, [[X, WIDE], (10, C + 10), HIDDEN], ()),
     "linear three": (layers, [[X, WIDE, X], (C, 2 * C + 10), VECTOR], ("gelu",)),
     "residual_block": (layers, [IMAGE, (C, C, 3, 3), VECTOR, (C, C, 1, 3, 3), VECTOR], ()),
+    "conv_chain": (layers, [IMAGE, [(C, C, 3, 3), VECTOR, (C, C, 1, 3, 3), VECTOR] * 2], (True,)),
+    "conv_chain leaky": (layers, [IMAGE, [(C, C, 3, 3), VECTOR] * 4], (False,)),
     "linear_pair": (layers, [X, WIDE, (10, C), HIDDEN, (C, 10), VECTOR], ()),
     "project_mlp": (layers, [WIDE, (C, 10), VECTOR, (10, C), HIDDEN, (C, 10), VECTOR], ()),
     "linear five": (layers, [[X, X, X, X, WIDE], (10, 4 * C + 10), HIDDEN], ("leaky_relu",)),

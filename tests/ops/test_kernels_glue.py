@@ -45,6 +45,15 @@ def test_residual_block_of_amx_equals_its_definition_with_gradients(monkeypatch:
     test_kernel_equals_its_definition_with_gradients("residual_block")
 
 
+@pytest.mark.parametrize("name", ["conv_chain", "conv_chain leaky"])
+def test_conv_chain_of_training_equals_its_definition_with_gradients(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The op that runs where gradients are wanted: elsewhere the layers do, one by one."""
+    monkeypatch.setattr("rvrt_cli.ops.kernels.glue.gradients_wanted", lambda: True)
+    test_kernel_equals_its_definition_with_gradients(name)
+
+
 @pytest.mark.parametrize("name", [*CASES, *CPU_CASES])
 def test_kernel_equals_its_definition_with_gradients(name: str) -> None:
     definitions, shapes, rest = (CASES | CPU_CASES)[name]

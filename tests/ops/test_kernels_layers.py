@@ -216,6 +216,62 @@ def test_residual_block(cpu_kernels: Kernels, case: tuple) -> None:
     assert_all_close(cpu_kernels("residual_block_forward", x, w1, b1, w2, b2, like=[x]), [expected], "y")
 
 
+def chain_reference(x: np.ndarray, weights: list[np.ndarray], residual: bool, dy: np.ndarray) -> list[np.ndarray]:
+    """Output, features between the layers, and gradients of x and the weights, of a chain of 3x3 convolutions."""
+    kernels, biases = weights[::2], weights[1::2]
+    inputs, before = [x], []
+    for i, (kernel, bias) in enumerate(zip(kernels, biases, strict=True)):
+        before.append(convolve(inputs[i], kernel) + bias)
+        ends = residual and i % 2 == 1
+        inputs.append(inputs[i - 1] + before[i] if ends else activate(before[i], LEAKY_01))
+    gradients = [np.zeros_like(one) for one in inputs[:-1]] + [dy]
+    found: list[np.ndarray] = []
+    for i in reversed(range(len(kernels))):
+        ends = residual and i % 2 == 1
+        g = gradients[i + 1] * (1 if ends else activation_slope(before[i], LEAKY_01))
+        dx, dweight, dbias = convolve_gradients(inputs[i], kernels[i], g)
+        gradients[i] += dx
+        if ends:
+            gradients[i - 1] += gradients[i + 1]
+        found = [dweight, dbias, *found]
+    return [inputs[-1], np.stack(inputs[1:-1]), gradients[0], *found]
+
+
+# batch, height, width, channels, layers, whether they are residual blocks; the last two by Winograd's algorithm
+@pytest.mark.parametrize(
+    "case", [(1, 4, 5, 3, 2, 1), (2, 3, 7, 5, 3, 0), (2, 17, 18, 32, 4, 1), (3, 16, 19, 16, 4, 0)], ids=str
+)
+def test_conv_chain(cpu_kernels: Kernels, case: tuple) -> None:
+    batch, height, width, channels, layers, residual = case
+    x, dy = random_arrays(27, *[(batch, height, width, channels)] * 2)
+    weights = random_arrays(28, *[(channels, channels, 3, 3), (channels,)] * layers)
+    weights = [one / channels for one in weights]
+    kept = (layers - 1, *x.shape)
+    y, between = cpu_kernels("conv_chain_forward", x, *weights, attributes(residual), like=[x, kept])
+    gradients = cpu_kernels(
+        "conv_chain_backward", x, *weights[::2], y, between, dy, attributes(residual), like=[x, *weights]
+    )
+    x64, dy64, *weights64 = doubles(x, dy, *weights)
+    expected = chain_reference(x64, weights64, bool(residual), dy64)
+    names = "y between dx " + " ".join(f"dweight{i} dbias{i}" for i in range(layers))
+    assert_all_close([y, between, *gradients], expected, names)
+
+
+@pytest.mark.parametrize("place", range(6))
+def test_conv_chain_refuses_tensors_that_do_not_fit(library: Kernels, place: int) -> None:
+    x, kernel, vector = np.zeros((3, 3, 6), np.float32), np.zeros((6, 6, 3, 3), np.float32), np.zeros(6, np.float32)
+    inputs, kept = [x, kernel, vector, kernel, vector, attributes(1)], np.zeros((1, 3, 3, 6), np.float32)
+    assert library.status("conv_chain_forward", inputs, [x.copy(), kept]) == 0
+    assert library.status("conv_chain_forward", [*inputs[:-1], attributes(2)], [x.copy(), kept]) != 0
+    shorter = [np.ascontiguousarray(one[:-1]) if i == place else one for i, one in enumerate(inputs)]
+    assert library.status("conv_chain_forward", shorter, [x.copy(), kept]) != 0, f"input {place} is too short"
+    backward = [x, kernel, kernel, x, kept, x, attributes(1)]
+    outputs = [x.copy(), kernel.copy(), vector.copy(), kernel.copy(), vector.copy()]
+    assert library.status("conv_chain_backward", backward, outputs) == 0
+    shorter = [np.ascontiguousarray(one[:-1]) if i == place else one for i, one in enumerate(backward)]
+    assert library.status("conv_chain_backward", shorter, outputs) != 0, f"input {place} of the gradient is too short"
+
+
 @pytest.mark.parametrize("place", range(1, 6))
 def test_layers_refuse_tensors_that_do_not_fit(library: Kernels, place: int) -> None:
     vector, matrix = np.zeros(6, np.float32), np.zeros((6, 6), np.float32)
@@ -292,7 +348,17 @@ def everything(kernels: Kernels) -> list[np.ndarray]:
     y = kernels("conv2d_forward", image, weight, gamma[:20], gamma, attributes(1, 1, 0), like=[(2, 19, 21, 20)])
     packed = (2, 19, 21, 9 * 24)
     small = np.ascontiguousarray(weight[..., :1])  # too small a kernel for Winograd's algorithm
+    square = np.concatenate([weight, weight[:4]]) / 24
+    chain = kernels(
+        "conv_chain_forward", image, square, gamma, square, gamma, attributes(1), like=[image, (1, *image.shape)]
+    )
     return [
+        *chain,
+        *kernels(
+            "conv_chain_backward",
+            *[image, square, square, *chain, image, attributes(1)],
+            like=[image, square, gamma, square, gamma],
+        ),
         *y,
         *kernels("conv2d_backward", image, weight, y[0], y[0], attributes(1, 1, 0), like=[image, weight, (20,)]),
         *kernels("conv2d_forward", image, small, gamma[:20], gamma, attributes(1, 1, 0), like=[y[0]]),

@@ -162,8 +162,17 @@ def _of_arity(gradients: Callable, inputs: int) -> Callable:
     def of_9(a, b, c, d, e, f, g, h, i, out, dout):
         return gradients((a, b, c, d, e, f, g, h, i, out, dout))
 
+    def of_10(a, b, c, d, e, f, g, h, i, j, out, dout):
+        return gradients((a, b, c, d, e, f, g, h, i, j, out, dout))
+
+    def of_14(a, b, c, d, e, f, g, h, i, j, k, m, n, o, out, dout):
+        return gradients((a, b, c, d, e, f, g, h, i, j, k, m, n, o, out, dout))
+
     def of_16(a, b, c, d, e, f, g, h, i, j, k, m, n, o, p, q, out, dout):
         return gradients((a, b, c, d, e, f, g, h, i, j, k, m, n, o, p, q, out, dout))
+
+    def of_18(a, b, c, d, e, f, g, h, i, j, k, m, n, o, p, q, r, s, out, dout):
+        return gradients((a, b, c, d, e, f, g, h, i, j, k, m, n, o, p, q, r, s, out, dout))
 
     by_inputs: dict[int, Callable] = {
         1: of_1,
@@ -175,7 +184,10 @@ def _of_arity(gradients: Callable, inputs: int) -> Callable:
         7: of_7,
         8: of_8,
         9: of_9,
+        10: of_10,
+        14: of_14,
         16: of_16,
+        18: of_18,
     }
     return by_inputs[inputs]
 
@@ -500,6 +512,57 @@ def residual_block_kernel(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Ten
     return _residual_block(x, w1, b1, w2, b2)
 
 
+# --- convolutions one after the other, in training: the gradient reads what the forward pass keeps of all layers
+
+
+def _conv_chain_op(layers: int) -> ops.Custom:
+    def shapes(x, *others):
+        return x, [layers - 1, *x]
+
+    def gradient_shapes(x, *others):
+        found = [x]
+        for i in range(layers):
+            found += [others[i], [others[i][0]]]
+        return tuple(found)
+
+    backward = _backward_kernel("conv_chain_backward", gradient_shapes, 1 + 2 * layers)
+
+    def gradients(values: tuple) -> tuple:
+        out, dout, attributes = values[-2], values[-1], values[1 + 2 * layers]
+        found = backward(values[0], *values[1 : 1 + 2 * layers : 2], out[0], out[1], dout[0], attributes)
+        return found + (ops.zeros_like(attributes),)  # noqa: RUF005  graph mode cannot unpack into a tuple
+
+    inputs = ["x", *[f"{kind}{i}" for i in range(layers) for kind in "wb"], "attributes"]
+    return custom_op("conv_chain", " ".join(inputs), shapes, _of_arity(gradients, len(inputs)), outputs=2)
+
+
+_CHAIN_LAYERS = () if _ON_GPU else (2, 4, 6, 8)
+_conv_chains = {layers: _conv_chain_op(layers) for layers in _CHAIN_LAYERS}
+
+
+def _chain_suits(x: Tensor, weights: tuple[Tensor, ...]) -> bool:
+    """Whether the kernel has chains of these weights: 3x3, and as many channels everywhere."""
+    if len(weights) // 2 not in _conv_chains or not _has_kernel(x):
+        return False
+    for weight in weights[::2]:
+        if weight.shape[0] != x.shape[-1] or weight.shape[1] != x.shape[-1] or weight.shape[-2:] != (3, 3):
+            return False
+    return True
+
+
+def conv_chain_kernel(x: Tensor, weights: tuple[Tensor, ...], residual: bool) -> Tensor:
+    """See `layers.conv_chain`."""
+    if _gradients_wanted() and _chain_suits(x, weights):
+        return _conv_chains[len(weights) // 2](x, *weights, _attributes(int(residual)))[0]
+    if residual:
+        for i in range(0, len(weights), 4):
+            x = residual_block_kernel(x, weights[i], weights[i + 1], weights[i + 2], weights[i + 3])
+    else:
+        for i in range(0, len(weights), 2):
+            x = conv2d_kernel(x, weights[i], weights[i + 1], "leaky_relu")
+    return x
+
+
 # --- attention and warping
 
 
@@ -798,6 +861,7 @@ FUSED_OPS: dict[str, Callable] = {
     "add_upsampled": add_upsampled_kernel,
     "charbonnier": charbonnier_kernel,
     "conv2d": conv2d_kernel,
+    "conv_chain": conv_chain_kernel,
     "deformable_attention": deformable_attention_kernel,
     "fuse_frames": fuse_frames_kernel,
     "guided_offsets": guided_offsets_kernel,
