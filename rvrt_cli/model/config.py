@@ -83,6 +83,9 @@ class RVRTConfig:
     # Share of the output frame before where the input does not change, so that still footage does not flicker; see
     # `steadying` (not in the paper)
     steadying: float = 0.0
+    # Whether what the network adds to bicubic chroma is shrunk where the input gives no reason for it; see
+    # `chroma_shrinkage` (not in the paper)
+    chroma_shrinkage: bool = False
     upsampler_width: int = 64  # 0: no upsampler, one convolution predicts all 4x4 pixels
     # Output px per input px; 1: restoration, whose features have a quarter of the input's height and width
     scale: int = 4
@@ -130,8 +133,14 @@ class RVRTConfig:
             raise WeightsError(f"network configuration: scale {self.scale!r}; known: 4, and 1 for restoration")
         if not isinstance(self.noise_input, bool) or (self.noise_input and self.scale != 1):
             raise WeightsError("network configuration: noise_input is for networks of scale 1")
-        if (self.fused_neighbors or self.steadying) and self.scale == 1:
-            raise WeightsError("network configuration: fused_neighbors and steadying are for networks of scale 4")
+        if not isinstance(self.chroma_shrinkage, bool):
+            raise WeightsError(
+                f"network configuration: chroma_shrinkage {self.chroma_shrinkage!r} is not true or false"
+            )
+        if (self.fused_neighbors or self.steadying or self.chroma_shrinkage) and self.scale == 1:
+            raise WeightsError(
+                "network configuration: fused_neighbors, steadying and chroma_shrinkage are for networks of scale 4"
+            )
         if self.alignment not in ALIGNMENTS:
             raise WeightsError(f"network configuration: alignment {self.alignment!r}; known: {', '.join(ALIGNMENTS)}")
         if self.flow_estimator not in FLOW_ESTIMATORS:
@@ -256,6 +265,7 @@ PRESETS = {
         carry=0.8,
         lead_in=2,
         steadying=0.9,
+        chroma_shrinkage=True,
         relative_position_bias=False,
         upsampler_width=0,
     ),

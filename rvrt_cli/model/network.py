@@ -13,6 +13,7 @@ from mindspore import Tensor
 from rvrt_cli.device import Device, memory_errors, return_free_memory
 from rvrt_cli.errors import OptionError, OutOfMemoryError
 from rvrt_cli.frame import pad_by_reflection, padded_size
+from rvrt_cli.model.chroma_shrinkage import shrink_chroma
 from rvrt_cli.model.config import RVRTConfig
 from rvrt_cli.model.outline import FRAMES_STATE, OUTPUT_STATE, ConfiguredNetwork, NetworkOutline
 from rvrt_cli.model.rvrt import RVRT, RecurrentState
@@ -133,6 +134,8 @@ class Network(ConfiguredNetwork):
             if self.device.kind != "cpu":
                 forget_compiled()
             raise
+        if self.config.chroma_shrinkage:
+            shrink_chroma(output, padded)
         if self.config.steadying:
             after[OUTPUT_STATE] = steady(output, padded, state, self.config.steadying)
         return output[:, :, : self.scale * height, : self.scale * width], after

@@ -11,6 +11,7 @@ import numpy as np
 
 from rvrt_cli.engine import NetworkState, whole_clips
 from rvrt_cli.errors import MediaError, OptionError, OutOfMemoryError, RvrtError, WeightsError
+from rvrt_cli.model.chroma_shrinkage import shrink_chroma
 from rvrt_cli.model.outline import FRAMES_STATE, MISSING_FRAME, OUTPUT_STATE, ConfiguredNetwork, NetworkOutline
 from rvrt_cli.model.steadying import steady
 from rvrt_cli.options import usable_cores
@@ -142,6 +143,8 @@ class OnnxNetwork(ConfiguredNetwork):
             output, current = self._run(frames[:, first:], current)
             outputs.append(output[:, : emit - first])
         output = outputs[0] if len(outputs) == 1 else np.concatenate(outputs, 1)
+        if self.config.chroma_shrinkage:
+            shrink_chroma(output, frames)
         if self.config.steadying:
             current[OUTPUT_STATE] = steady(output, frames, state, self.config.steadying)
         return output, current

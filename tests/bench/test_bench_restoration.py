@@ -30,7 +30,7 @@ LAYOUTS = {
 class SharpeningNetwork(RepeatNetwork):
     """A network at scale 1 that returns its input plus `add`, and records the noise that it is told."""
 
-    config = replace(PRESETS["rvrt-tiny"], scale=1, fused_neighbors=0, steadying=0)
+    config = replace(PRESETS["rvrt-tiny"], scale=1, fused_neighbors=0, steadying=0, chroma_shrinkage=False)
     scale, reduction = 1, 4
     noise: float | None = None
 

@@ -26,6 +26,7 @@ DEBLUR = replace(
     scale=1,
     fused_neighbors=0,
     steadying=0,
+    chroma_shrinkage=False,
     widths=(8, 8, 8),
     depths=(1, 1, 1),
     conv_groups=(1, 2, 2, 2, 2, 2),

@@ -27,7 +27,7 @@ NETWORKS = {
     "guided": GUIDED,
     "plain": PLAIN,
     "bare": BARE,
-    "kanade": replace(KANADE, carry=0.8, lead_in=2, steadying=0.9),
+    "kanade": replace(KANADE, carry=0.8, lead_in=2, steadying=0.9, chroma_shrinkage=True),
 }
 CARD = {"name": "test", "trained": True, "degradation": "bi", "license": "Apache-2.0"}
 
