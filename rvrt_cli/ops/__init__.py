@@ -18,7 +18,9 @@ from mindspore.ops import concat, full_like, split, tanh, zeros, zeros_like
 
 from rvrt_cli.ops import backend
 from rvrt_cli.ops.attention import (
+    attend_at_offsets,
     deformable_attention,
+    guided_attention,
     guided_offsets,
     neighborhood_attention,
     swap_xy,
@@ -65,6 +67,7 @@ __all__ = [
     "active_backend",
     "add_upsampled",
     "arguments",
+    "attend_at_offsets",
     "called_directly",
     "charbonnier",
     "compiled",
@@ -76,6 +79,7 @@ __all__ = [
     "forget_compiled",
     "full_like",
     "fuse_frames",
+    "guided_attention",
     "guided_offsets",
     "halve",
     "kernels_active",

@@ -628,6 +628,36 @@ def guided_offsets_kernel(
     )
 
 
+_attend_at_offsets = attention.attend_at_offsets_of(
+    linear_kernel, linear_pair_kernel, deformable_attention_kernel, project_mlp_kernel
+)
+_guided_sequence = attention.guided_attention_of(guided_offsets_kernel, _attend_at_offsets)
+
+
+def _guided_attention_shapes(query, key, value, hidden, flows, max_offset, *layers_and_attributes):
+    projection = layers_and_attributes[8]
+    return [*query[:-1], projection[0]], flows
+
+
+_guided_attention: Any = None if _ON_GPU else _backward_kernel("guided_attention_forward", _guided_attention_shapes, 2)
+
+
+def guided_attention_kernel(
+    features: tuple[Tensor, Tensor, Tensor, Tensor],
+    flows: Tensor,
+    weights: tuple[Tensor, ...],
+    sizes: tuple[int, int, int],
+    max_offset: float,
+) -> tuple[Tensor, Tensor]:
+    """See `attention.guided_attention`. One kernel in inference; in training a sequence, whose gradients read its parts."""
+    heads, edge, groups = sizes
+    shared = heads % (groups // 2) == 0  # heads share groups of offsets, not the other way round
+    if _ON_GPU or not _has_kernel(flows) or features[0].dtype != flows.dtype or not shared or _gradients_wanted():
+        return _guided_sequence(features, flows, weights, sizes, max_offset)
+    attributes = _attributes(heads, edge, edge, groups)
+    return _guided_attention(*features, flows, _float_constant(max_offset), *weights, attributes)
+
+
 # --- the Swin layer: one kernel on the CPU, whose gradient runs those of its parts; a sequence of kernels on a GPU
 
 _swin_sequence = attention.swin_layer_of(norm_linear_kernel, window_attention_kernel, linear_kernel, mlp_kernel)
@@ -796,10 +826,12 @@ def charbonnier_kernel(x: Tensor, y: Tensor, epsilon2: float = 1e-9) -> Tensor:
 
 FUSED_OPS: dict[str, Callable] = {
     "add_upsampled": add_upsampled_kernel,
+    "attend_at_offsets": _attend_at_offsets,
     "charbonnier": charbonnier_kernel,
     "conv2d": conv2d_kernel,
     "deformable_attention": deformable_attention_kernel,
     "fuse_frames": fuse_frames_kernel,
+    "guided_attention": guided_attention_kernel,
     "guided_offsets": guided_offsets_kernel,
     "layer_norm": layer_norm_kernel,
     "linear": linear_kernel,
