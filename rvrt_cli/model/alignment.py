@@ -26,10 +26,11 @@ def compose_flows(adjacent: Tensor, clip: int) -> Tensor:
     Returns:
         (N, T, T, H, W, 2) px: field n of frame b leads to frame (n + b) % T of the previous clip.
     """
+    batch, _, height, width, _ = adjacent.shape
     to_frames: list = []  # to_frames[i]: the flow from frame j to frame i of the previous clip
     fields = []
     for j in range(1, 2 * clip):
-        step = adjacent[:, j - 1]
+        step = adjacent[:, j - 1 : j].reshape(batch, height, width, 2)  # much faster than an index: see `estimate_flow`
         to_frames = [step + ops.warp(flow, step) for flow in to_frames]
         if j <= clip:
             to_frames = [*to_frames, step]

@@ -22,6 +22,7 @@ DEFINITIONS: OpTable = {
     "attend_at_offsets": attention.attend_at_offsets,
     "charbonnier": layers.charbonnier,
     "conv2d": layers.conv2d,
+    "convolve_onto": layers.convolve_onto,
     "deformable_attention": attention.deformable_attention,
     "fuse_frames": frame_fusion.fuse_frames,
     "guided_attention": attention.guided_attention,

@@ -6,7 +6,8 @@
 #include <atomic>
 #include <memory>
 
-#ifdef RVRT_X86_BFLOAT16
+#if defined(__x86_64__) && !defined(RVRT_PORTABLE_ONLY) && (!defined(__GNUC__) || defined(__clang__) || __GNUC__ >= 11)
+#define RVRT_X86_BFLOAT16
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -41,6 +42,7 @@ void emulated_product(const HalfProduct& p) {
 
 #ifdef RVRT_X86_BFLOAT16
 
+#define RVRT_TARGET_BF16 __attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx512bf16")))
 #define RVRT_TARGET_AMX __attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,amx-tile,amx-bf16")))
 
 template <int kRows>

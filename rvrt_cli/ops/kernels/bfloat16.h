@@ -4,12 +4,6 @@
 
 #include "kernel.h"
 
-// Where the compiler knows the instructions
-#if defined(__x86_64__) && !defined(RVRT_PORTABLE_ONLY) && (!defined(__GNUC__) || defined(__clang__) || __GNUC__ >= 11)
-#define RVRT_X86_BFLOAT16
-#define RVRT_TARGET_BF16 __attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx512bf16")))
-#endif
-
 namespace rvrt {
 
 // How products of bfloat16 operands are computed; kFloat32: operands keep float32, the default.

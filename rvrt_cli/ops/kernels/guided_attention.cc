@@ -4,11 +4,10 @@
 // the samples are ever stored. deformable_attention.cc computes the attention alone, with gradients.
 //
 // Keys and values are projected straight into a compact clip for each unit of channels: heads that share one group of
-// offsets. With bfloat16 operands the clip holds pairs of horizontal neighbors: see half_attention.h.
+// offsets.
 #ifndef RVRT_ISA
 
 #include "compact_clip.h"
-#include "half_attention.h"
 #include "row_blocks.h"
 
 #include <algorithm>
@@ -24,17 +23,15 @@ struct GuidedJob;
 
 // What a thread computes at a strip of pixels. Samples are in the order G, T, K, `line` numbers to a pixel.
 struct Strip {
-  int64_t line, length;                         // length: samples of a group, in whole vectors
-  float *base_y, *base_x;                       // where samples lie before offsets [px]
-  int32_t *start, *field;                       // where their frames begin in a compact clip; their fields
-  float *query, *y, *x;                         // y, x: offsets [px]
-  int32_t* place;                               // of the upper left corner in the compact clip
-  float* weight[4];                             // of the corners (y i / 2, x i % 2)
-  uint32_t* pair[2];                            // the same as bfloat16: upper and lower corners
-  float *attended, *projected, *features;       // features: hidden ones of the feed-forward part
-  float *scores, *shares, *mixed[4], *partial;  // of the pixels of a run
-  uint32_t* mixed_pair[2][2];                   // by head and row of corners
-  float *sums, *rows;                           // of dense layers; projected keys or values
+  int64_t line, length;                    // length: samples of a group, in whole vectors
+  float *base_y, *base_x;                  // where samples lie before offsets [px]
+  int32_t *start, *field;                  // where their frames begin in a compact clip; their fields
+  float *query, *y, *x;                    // y, x: offsets [px]
+  int32_t* place;                          // of the upper left corner in the compact clip
+  float* weight[4];                        // of the corners (y i / 2, x i % 2)
+  float *attended, *projected, *features;  // features: hidden ones of the feed-forward part
+  float *scores, *mixed[4], *partial;      // of the pixels of a run
+  float *sums, *rows;                      // of dense layers; projected keys or values
 };
 
 // A run of pixels, from pixel `first` of a strip on.
@@ -49,7 +46,6 @@ struct GuidedJob {
   int64_t units, unit_heads, width, segment;               // channels of a unit, of a head
   int64_t row_floats, frame_floats, clip_floats;           // of a compact clip
   float max_offset;
-  bool half;
   const float *query, *key, *value, *hidden, *flows;
   PackedDense to_query, to_key, to_value, to_y, to_x, project, in, out;
   float *aligned, *corrected;
@@ -138,7 +134,7 @@ void select_axis(const Tensors& t, const GuidedJob& job, int axis, float* weight
 }
 
 int guided_forward(const Tensors& t, GuidedJob& job) {
-  const int64_t all = job.units * job.clip_floats, of_query = t.size(kQueryWeight), n = job.offsets();
+  const int64_t of_query = t.size(kQueryWeight), n = job.offsets();
   const int64_t of_axis = n * (t.dim(kHidden, 4) + 1);
   const Scratch chosen(2 * of_axis + of_query + job.A);
   RVRT_CHECK(chosen.ok(), kMemory);
@@ -160,11 +156,11 @@ int guided_forward(const Tensors& t, GuidedJob& job) {
   job.to_y = to_y.view(), job.to_x = to_x.view();
   job.to_y.outputs = job.to_x.outputs = padded_floats(n);  // the padding has zero weights: whole vectors are faster
   job.project = project.view(), job.in = in.view(), job.out = out.view();
-  job.half = operands() != kFloat32 && half_samples_suit(job.width, job.unit_heads);
   RVRT_DISPATCH(choose_attention)(job);
   const int64_t tiles = job.T * ceil_div(job.H, kStripRows) * ceil_div(job.W, kStripPixels);
   const int64_t workers = parallel_width(std::max(tiles, job.T * job.H));
-  const Scratch scratch(workers * job.scratch_floats, true), clips(2 * all + 16);  // whole vectors read beyond the end
+  const int64_t all = job.units * job.clip_floats;
+  const Scratch scratch(workers * job.scratch_floats, true), clips(2 * all);
   RVRT_CHECK(scratch.ok() && clips.ok(), kMemory);
   job.scratch = scratch.data(), job.keys = clips.data(), job.values = job.keys + all;
   for (job.sample = 0; job.sample < job.N; ++job.sample) {
@@ -207,7 +203,6 @@ static Strip strip_in(float* block, const GuidedJob& job, int64_t* taken = nullp
   Strip s{};
   Arena arena(block);
   const auto ints = [&](int64_t n) { return reinterpret_cast<int32_t*>(arena.take(n)); };
-  const auto pairs = [&](int64_t n) { return reinterpret_cast<uint32_t*>(arena.take(n)); };
   s.line = padded(job.offsets());
   s.length = round_up(job.samples(), W < 4 ? 4 : W);
   const int64_t all = kStripPixels * s.line + W, run = kRunPixels * job.unit_heads * s.length + W;
@@ -215,61 +210,34 @@ static Strip strip_in(float* block, const GuidedJob& job, int64_t* taken = nullp
   s.query = arena.take(kStripPixels * padded(job.A)), s.y = arena.take(all), s.x = arena.take(all);
   s.place = ints(all);
   for (float*& corner : s.weight) corner = arena.take(all);
-  for (uint32_t*& row : s.pair) row = pairs(all);
   s.attended = arena.take(kStripPixels * padded(job.A));
   s.projected = arena.take(kStripPixels * padded(job.project.outputs));
   s.features = arena.take(kStripPixels * padded(job.in.outputs));
-  s.scores = arena.take(run), s.shares = arena.take(run);
+  s.scores = arena.take(run);
   for (float*& corner : s.mixed) corner = arena.take(s.length);
-  for (auto& head : s.mixed_pair)
-    for (uint32_t*& row : head) row = pairs(run);
-  s.partial = arena.take(std::max(half_score_floats(kRunPixels, job.samples(), 2), 32 * (s.length + 4)));
-  s.sums = arena.take(kBlock * kPanelFloats), s.rows = arena.take((1 + kBlock) * padded(job.A));
+  s.partial = arena.take(32 * (s.length + 4));
+  s.sums = arena.take(kBlock * kPanelFloats), s.rows = arena.take(kBlock * padded(job.A));
   if (taken) *taken = arena.taken();
   return s;
 }
 
 // --- keys and values
 
-RVRT_INLINE vu to_nearest_half(vf v) {
-  const vu bits = (vu)v;
-  return bits + 0x7fffu + ((bits >> 16) & 1u);
-}
-
-RVRT_INLINE vu pair_of_halves(vf low, vf high) {
-  return (to_nearest_half(low) >> 16) | (to_nearest_half(high) & 0xffff0000u);
-}
-
-RVRT_INLINE void store(uint32_t* p, vu v) { store(reinterpret_cast<int32_t*>(p), (vi)v); }
-
-// Pixels [first, first + count) of a row into its units' compact clips; `row` holds the pixel before, then these.
-inline void pack_pixels(const GuidedJob& job, const float* row, int64_t first, int64_t count, float* clip) {
+// Pixels of a row into its units' compact clips, from pixel `first` on.
+inline void pack_pixels(const GuidedJob& job, const float* pixels, int64_t first, int64_t count, float* clip) {
   const int64_t ld = padded(job.A);
-  for (int64_t unit = 0; unit < job.units; ++unit, clip += job.clip_floats, row += job.width) {
-    if (!job.half) {
-      for (int64_t i = 0; i < count; ++i)
-        std::memcpy(clip + (first + i + 1) * job.width, row + (i + 1) * ld, sizeof(float) * job.width);
-      continue;
-    }
-    uint32_t* to = reinterpret_cast<uint32_t*>(clip) + first * job.width;
+  for (int64_t unit = 0; unit < job.units; ++unit, clip += job.clip_floats, pixels += job.width)
     for (int64_t i = 0; i < count; ++i)
-      for (int64_t c = 0; c < job.width; c += W)
-        store(to + i * job.width + c, pair_of_halves(load(row + i * ld + c), load(row + (i + 1) * ld + c)));
-  }
+      std::copy(pixels + i * ld, pixels + i * ld + job.width, clip + (first + i + 1) * job.width);
 }
 
-// The zeros around a row; and the last pixel's pairs with them.
-inline void close_row(const GuidedJob& job, int64_t row, const float* last, float* clip) {
-  for (int64_t unit = 0; unit < job.units; ++unit, clip += job.clip_floats, last += job.width) {
+// The zeros around a row.
+inline void close_row(const GuidedJob& job, int64_t row, float* clip) {
+  for (int64_t unit = 0; unit < job.units; ++unit, clip += job.clip_floats) {
     if (row == 0) std::fill(clip - job.row_floats, clip, 0.0f);
     if (row == job.H - 1) std::fill(clip + job.row_floats, clip + 2 * job.row_floats, 0.0f);
+    std::fill(clip, clip + job.width, 0.0f);
     std::fill(clip + (job.W + 1) * job.width, clip + (job.W + 2) * job.width, 0.0f);
-    if (!job.half) {
-      std::fill(clip, clip + job.width, 0.0f);
-      continue;
-    }
-    uint32_t* to = reinterpret_cast<uint32_t*>(clip) + job.W * job.width;
-    for (int64_t c = 0; c < job.width; c += W) store(to + c, pair_of_halves(load(last + c), vf{}));
   }
 }
 
@@ -284,14 +252,12 @@ inline void project_rows(const void* pointer, Span span) {
       const int64_t t = task / job.H, row = task % job.H;
       const float* x = (keys ? job.key : job.value) + job.pixel(t, row, 0) * layer.inputs;
       float* clip = (keys ? job.keys : job.values) + t * job.frame_floats + (row + 1) * job.row_floats;
-      std::fill(s.rows, s.rows + ld, 0.0f);
       for (int64_t first = 0; first < job.W; first += kBlock) {
         const int64_t count = std::min(kBlock, job.W - first);
-        dense_rows(count, layer, x + first * layer.inputs, layer.inputs, s.sums, {kNone, nullptr, 0, s.rows + ld, ld});
+        dense_rows(count, layer, x + first * layer.inputs, layer.inputs, s.sums, {kNone, nullptr, 0, s.rows, ld});
         pack_pixels(job, s.rows, first, count, clip);
-        std::memcpy(s.rows, s.rows + count * ld, sizeof(float) * ld);
       }
-      close_row(job, row, s.rows, clip);
+      close_row(job, row, clip);
     }
 }
 
@@ -329,7 +295,6 @@ static void find_corners(const GuidedJob& job, const Strip& s, int64_t i, const 
     const vi x = axis(load(s.base_x + n) + static_cast<float>(column) + ox, job.W, wx, slope);
     store(s.place + at, load(s.start + n) + y * row_floats + x * width);
     for (int k = 0; k < 4; ++k) store(s.weight[k] + at, wy[k >> 1] * wx[k & 1]);
-    for (int k = 0; job.half && k < 2; ++k) store(s.pair[k] + at, pair_of_halves(wy[k] * wx[0], wy[k] * wx[1]));
   }
 }
 
@@ -389,39 +354,6 @@ static void attend_run(const GuidedJob& job, const Strip& s, const Run& r) {
   }
 }
 
-// With keys and values in bfloat16.
-static void attend_half_run(const GuidedJob& job, const Strip& s, const Run& r) {
-  const int64_t ld = padded(job.A), count = job.samples(), at = r.first * s.line + r.unit * count;
-  const float* query = s.query + r.first * ld + r.unit * job.width;
-  const uint32_t* keys = reinterpret_cast<const uint32_t*>(job.keys + r.unit * job.clip_floats);
-  const HalfSamples of_keys{r.count, count, job.width, job.unit_heads, keys, job.row_floats, s.place + at, s.line};
-  half_scores({of_keys, {s.pair[0] + at, s.pair[1] + at}, query, ld, s.scores, s.partial});
-
-  const int64_t of_value = at + job.units * count;
-  for (int64_t h = 0; h < job.unit_heads; ++h)
-    for (int64_t i = 0; i < r.count; ++i) {
-      float* shares = s.shares + (h * r.count + i) * s.length;
-      for (int64_t n = 0; n < s.length; n += W) store(shares + n, load(s.scores + (h * r.count + i) * count + n));
-      softmax(count, s.length, shares);
-      for (int64_t n = 0; n < s.length; n += W) {
-        const vf share = load(shares + n);
-        const int64_t place = of_value + i * s.line + n;
-        for (int k = 0; k < 2; ++k)
-          store(s.mixed_pair[h][k] + i * s.length + n,
-                pair_of_halves(share * load(s.weight[2 * k] + place), share * load(s.weight[2 * k + 1] + place)));
-      }
-    }
-  HalfSamples of_values = of_keys;
-  of_values.clip = reinterpret_cast<const uint32_t*>(job.values + r.unit * job.clip_floats);
-  of_values.place = s.place + of_value;
-  const auto& mixed = s.mixed_pair;
-  half_sum({of_values,
-            {{mixed[0][0], mixed[0][1]}, {mixed[1][0], mixed[1][1]}},
-            s.length,
-            s.attended + r.first * ld + r.unit * job.width,
-            ld});
-}
-
 static void attend_strip(const GuidedJob& job, const Strip& s, int64_t t, int64_t row, int64_t column, int64_t count) {
   const int64_t pixel = job.pixel(t, row, column), ld = padded(job.A);
   const auto rows = [&](const PackedDense& layer, const float* x, float* y, int64_t ldy) {
@@ -466,8 +398,7 @@ AttendRun attention_of(const GuidedJob& job) {
 // Sets `attend` and `scratch_floats`.
 inline void choose_attention(GuidedJob& job) {
   strip_in(nullptr, job, &job.scratch_floats);
-  job.attend = job.half            ? attend_half_run
-               : job.segment == 8  ? attention_of<8>(job)
+  job.attend = job.segment == 8    ? attention_of<8>(job)
                : job.segment == 12 ? attention_of<12>(job)
                : job.segment == 16 ? attention_of<16>(job)
                : job.segment == 24 ? attention_of<24>(job)
