@@ -36,6 +36,15 @@ def kernel_flops(function: str, shapes: Sequence[Shape], settings: Sequence[Any]
         return 2.0 * positions / stride**2 * math.prod(shapes[-2])
     if function == "guided_offsets":  # x (N, T, H, W, I), weight (outputs, I)
         return 2.0 * positions * math.prod(shapes[1])
+    if function == "convolve_onto":  # x (N, T, H, W, C), source, weight (C, S, ...)
+        return 2.0 * positions * math.prod(shapes[2])
+    if function == "attend_at_offsets":  # query, key, value, offsets, then weight and bias of six layers
+        [(_, edge, _)] = settings
+        return 2.0 * positions * (sum(map(math.prod, shapes[4::2])) + 2.0 * first[1] * edge**2 * shapes[4][0])
+    if function == "guided_attention":  # query, key, value, hidden, flows, then weight and bias of seven layers
+        (_, edge, _), _ = settings
+        attention = 2.0 * first[1] * edge**2 * shapes[7][0]
+        return 2.0 * positions * (sum(math.prod(shape) for shape in shapes[5::2]) + attention)
     if function == "norm_linear":  # x, gamma, beta, weight
         return 2.0 * positions * math.prod(shapes[3])
     if function == "mlp":  # x, gamma, beta, w1, b1, w2

@@ -17,7 +17,7 @@ from rvrt_cli.export.graph_builder import Dim, Size, known, shape_name, size_nam
 from rvrt_cli.export.onnx_messages import DataType
 from rvrt_cli.export.onnx_sampling import OnnxSampling
 from rvrt_cli.export.symbolic_tensor import END, SymbolicTensor, concatenate
-from rvrt_cli.ops.attention import SHIFT_MASK, SWIN_WEIGHTS
+from rvrt_cli.ops.attention import SHIFT_MASK, SWIN_WEIGHTS, attend_at_offsets_of, guided_attention_of
 from rvrt_cli.position_index import relative_position_index
 
 _NEIGHBORHOOD_PARTS = 4
@@ -212,6 +212,29 @@ class OnnxAttention(OnnxSampling):
                 self._attend(query.narrow(4, _channels_of_part(part, share)), values, heads // parts, time * points)
             )
         return concatenate(attended, -1)
+
+    def attend_at_offsets(
+        self,
+        query: SymbolicTensor,
+        key: SymbolicTensor,
+        value: SymbolicTensor,
+        offset: SymbolicTensor,
+        weights: Sequence[Any],
+        sizes: tuple[int, int, int],
+    ) -> SymbolicTensor:
+        attend = attend_at_offsets_of(self.linear, self.linear_pair, self.deformable_attention, self.project_mlp)
+        return attend(query, key, value, offset, weights, sizes)
+
+    def guided_attention(
+        self,
+        features: tuple[SymbolicTensor, ...],
+        flows: SymbolicTensor,
+        weights: Sequence[Any],
+        sizes: tuple[int, int, int],
+        max_offset: float,
+    ) -> tuple[SymbolicTensor, SymbolicTensor]:
+        attend = guided_attention_of(self.guided_offsets, self.attend_at_offsets)
+        return attend(features, flows, weights, sizes, max_offset)
 
     def _sampling_positions(self, offset: SymbolicTensor, kernel: tuple[int, int]) -> str:
         """GridSample's coordinates (T, T, G, K, H, W, 2) of the sampling points: field, frame, and so on."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from rvrt_cli.export.graph_builder import GraphBuilder, Size, known, shape_name
 from rvrt_cli.export.symbolic_tensor import SymbolicTensor, SymbolicWeight, concatenate, symbolic, to_array
-from rvrt_cli.ops.layers import LAYER_NORM_EPSILON
+from rvrt_cli.ops.layers import LAYER_NORM_EPSILON, convolve_onto_of
 
 Features = SymbolicTensor | tuple[SymbolicTensor, ...]
 
@@ -101,6 +101,10 @@ class OnnxLayers:
         y = self.graph.node("Add", [y, self._weight(bias, x.dtype)])
         out = self.activate(x.like(y, shape=[*x.shape[:-1], weight.shape[0]]), activation)
         return out if residual is None else residual + out
+
+    def convolve_onto(self, x: SymbolicTensor, source: SymbolicTensor, weight: Any, bias: Any) -> SymbolicTensor:
+        onto: SymbolicTensor = convolve_onto_of(self.conv2d)(x, source, weight, bias)
+        return onto
 
     def residual_block(self, x: SymbolicTensor, w1: Any, b1: Any, w2: Any, b2: Any) -> SymbolicTensor:
         return self.conv2d(self.conv2d(x, w1, b1, "leaky_relu"), w2, b2, "none", x)

@@ -26,10 +26,11 @@ def compose_flows(adjacent: Tensor, clip: int) -> Tensor:
     Returns:
         (N, T, T, H, W, 2) px: field n of frame b leads to frame (n + b) % T of the previous clip.
     """
+    batch, _, height, width, _ = adjacent.shape
     to_frames: list = []  # to_frames[i]: the flow from frame j to frame i of the previous clip
     fields = []
     for j in range(1, 2 * clip):
-        step = adjacent[:, j - 1]
+        step = adjacent[:, j - 1 : j].reshape(batch, height, width, 2)  # much faster than an index: see `estimate_flow`
         to_frames = [step + ops.warp(flow, step) for flow in to_frames]
         if j <= clip:
             to_frames = [*to_frames, step]
@@ -47,20 +48,6 @@ def still_flows(features: Tensor) -> Tensor:
 # --- attention
 
 
-def _project_inputs(query: Tensor, key: Tensor, value: Tensor, heads: int, weights: Weights) -> tuple[Tensor, Tensor]:
-    """Projected query (N, T, H, W, A), scaled for attention, and key | value (N, T, H, W, 2A)."""
-    q_w, q_b, k_w, k_b, v_w, v_b, _, _, _, _, _, _ = weights
-    scale = (q_w.shape[0] // heads) ** -0.5
-    query = ops.linear(query, scale * q_w, scale * q_b)
-    return query, ops.linear_pair(key, value, k_w, k_b, v_w, v_b)
-
-
-def _project_output(attended: Tensor, weights: Weights) -> Tensor:
-    """Projection and MLP: (N, T, H, W, A) → (N, T, H, W, C)."""
-    _, _, _, _, _, _, proj_w, proj_b, fc1_w, fc1_b, fc2_w, fc2_b = weights
-    return ops.project_mlp(attended, proj_w, proj_b, fc1_w, fc1_b, fc2_w, fc2_b)
-
-
 @ops.compiled
 def align_neighborhood(query: Tensor, key: Tensor, value: Tensor, sizes: tuple[int, int], *weights: Tensor) -> Tensor:
     """Align by attention to the neighborhood in every frame of the previous clip: RVRT Light, without flow and offsets.
@@ -76,8 +63,11 @@ def align_neighborhood(query: Tensor, key: Tensor, value: Tensor, sizes: tuple[i
         aligned features (N, T, H, W, C).
     """
     heads, edge = sizes
-    query, key_value = _project_inputs(query, key, value, heads, weights)
-    return _project_output(ops.neighborhood_attention(query, key_value, heads, (edge, edge)), weights)
+    q_w, q_b, k_w, k_b, v_w, v_b, proj_w, proj_b, fc1_w, fc1_b, fc2_w, fc2_b = weights
+    scale = (q_w.shape[0] // heads) ** -0.5
+    query, key_value = ops.linear(query, scale * q_w, scale * q_b), ops.linear_pair(key, value, k_w, k_b, v_w, v_b)
+    attended = ops.neighborhood_attention(query, key_value, heads, (edge, edge))
+    return ops.project_mlp(attended, proj_w, proj_b, fc1_w, fc1_b, fc2_w, fc2_b)
 
 
 # --- guided deformable attention
@@ -105,12 +95,11 @@ def align_deformable(
     Returns:
         aligned features (N, T, H, W, C); `flows` corrected by the mean offset.
     """
-    _, edge, groups = sizes
     hidden = _offset_features((query, ops.warp_clip(value, flows)), weights)
     last_w, last_b = weights[_OFFSET_WEIGHTS - 2 : _OFFSET_WEIGHTS]
     last_w = last_w.reshape(last_w.shape[0], last_w.shape[1])
-    offset, corrected = ops.guided_offsets(hidden, last_w, last_b, flows, (groups, edge * edge), max_offset)
-    return _attend_at_offsets(query, key, value, offset, sizes, weights[_OFFSET_WEIGHTS:]), corrected
+    layers = (last_w, last_b, *weights[_OFFSET_WEIGHTS:])
+    return ops.guided_attention((query, key, value, hidden), flows, layers, sizes, max_offset)
 
 
 @ops.compiled
@@ -124,7 +113,7 @@ def align_unguided(
     last_w, last_b = weights[_OFFSET_WEIGHTS - 2 : _OFFSET_WEIGHTS]
     residue = max_offset * ops.tanh(ops.linear(x, last_w.reshape(last_w.shape[0], last_w.shape[1]), last_b))
     offset = residue.reshape(batch, time, height, width, time, groups, edge * edge, 2)
-    return _attend_at_offsets(query, key, value, offset, sizes, weights[_OFFSET_WEIGHTS:])
+    return ops.attend_at_offsets(query, key, value, offset, weights[_OFFSET_WEIGHTS:], sizes)
 
 
 def _rolled_frames(value: Tensor) -> list[Tensor]:
@@ -139,12 +128,3 @@ def _offset_features(guides: tuple[Tensor, ...], weights: Weights) -> Tensor:
     batch, time, height, width, hidden = x.shape
     x = ops.conv_chain(x.reshape(batch * time, height, width, hidden), tuple(others), False)
     return x.reshape(batch, time, height, width, hidden)
-
-
-def _attend_at_offsets(
-    query: Tensor, key: Tensor, value: Tensor, offset: Tensor, sizes: tuple[int, int, int], weights: Weights
-) -> Tensor:
-    """Attention to the sampled keys and values, projection and MLP (equations 8 to 10): (N, T, H, W, C)."""
-    heads, edge, _ = sizes
-    query, key_value = _project_inputs(query, key, value, heads, weights)
-    return _project_output(ops.deformable_attention(query, key_value, offset, heads, (edge, edge)), weights)

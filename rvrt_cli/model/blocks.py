@@ -69,14 +69,6 @@ def convolve(x: Tensor, *weights: Tensor) -> Tensor:
     return ops.conv_chain(x, weights, True).reshape(shape)
 
 
-def convolve_onto(x: Tensor, source: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x (N, T, H, W, C) plus a convolution of `source` (N, T, H, W, S)."""
-    shape = x.shape
-    batch, time, height, width, channels = source.shape
-    x, source = x.reshape(-1, height, width, shape[-1]), source.reshape(batch * time, height, width, channels)
-    return ops.conv2d(source, weight, bias, "none", x).reshape(shape)
-
-
 def merge(weight: Tensor, bias: Tensor, *sources: Tensor) -> Tensor:
     """Convolution of features side by side, (N, T, H, W, C) each."""
     batch, time, height, width, _ = sources[0].shape

@@ -10,7 +10,7 @@ from mindspore import Tensor, nn
 
 from rvrt_cli import ops
 from rvrt_cli.model.alignment import align_deformable, align_neighborhood, align_unguided
-from rvrt_cli.model.blocks import convolve_onto, merge, parameters, run_body
+from rvrt_cli.model.blocks import merge, parameters, run_body
 from rvrt_cli.model.config import UPSAMPLING, RVRTConfig
 from rvrt_cli.model.weight_shapes import (
     BRANCH,
@@ -121,7 +121,7 @@ def extract_features(frames: Tensor, fused: Tensor | None, count: int, body: Bod
     if fused is None:
         return run_body(x, body, weights[2:])
     fused_w, fused_b = weights[2:4]
-    return run_body(convolve_onto(x, fused, fused_w, fused_b), body, weights[4:])
+    return run_body(ops.convolve_onto(x, fused, fused_w, fused_b), body, weights[4:])
 
 
 @ops.compiled
@@ -155,8 +155,7 @@ def reconstruct(
     subpixels = merge(last_w, last_b, x)
     if fused is not None:
         fused_w, fused_b = weights[heads:]
-        colors = fused[..., : subpixels.shape[-1]]  # without the neighbors' share of the weight
-        subpixels = convolve_onto(subpixels, colors, fused_w, fused_b)
+        subpixels = ops.convolve_onto(subpixels, fused, fused_w, fused_b)  # the colors, without the neighbors' share
     return upsample_pixels(frames, subpixels)
 
 

@@ -13,7 +13,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
-from rvrt_cli.ops.layers import linear, mlp, norm_linear, roll, stack, widen_half
+from rvrt_cli.ops.layers import linear, linear_pair, mlp, norm_linear, project_mlp, roll, stack, widen_half
 from rvrt_cli.ops.sampling import bilinear_corners, index_range, pixel_grid
 from rvrt_cli.position_index import relative_position_index
 
@@ -262,6 +262,77 @@ def _source_offsets(batch: int, time: int, pixels: int) -> Tensor:
     """Index in the batch of the first pixel of the frame that field n of frame b reads: (N, b, n) int32."""
     clip, frame, field = np.ogrid[:batch, :time, :time]
     return Tensor(((clip * time + (frame + field) % time) * pixels).astype(np.int32))
+
+
+def attend_at_offsets_of(
+    linear: Callable, linear_pair: Callable, deformable_attention: Callable, project_mlp: Callable
+) -> Callable:
+    """`attend_at_offsets` made of these functions: definitions or kernels."""
+
+    def attend(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        offset: Tensor,
+        weights: tuple[Tensor, ...],
+        sizes: tuple[int, int, int],
+    ) -> Tensor:
+        """Guided deformable attention with its dense layers and feed-forward part (RVRT, equations 8 to 10).
+
+        Args:
+            query: (N, T, H, W, C), features of the current clip.
+            key, value: (N, T, H, W, C), features of the previous clip.
+            offset: as in `deformable_attention`.
+            weights: weight and bias of query, key, value, projection and the two layers of the feed-forward part.
+            sizes: heads, edge of the sampling kernel [px], offset groups.
+
+        Returns:
+            (N, T, H, W, C).
+        """
+        q_w, q_b, k_w, k_b, v_w, v_b, proj_w, proj_b, fc1_w, fc1_b, fc2_w, fc2_b = weights
+        heads, edge, _ = sizes
+        scale = (q_w.shape[0] // heads) ** -0.5
+        projected = linear(query, scale * q_w, scale * q_b)
+        key_value = linear_pair(key, value, k_w, k_b, v_w, v_b)
+        attended = deformable_attention(projected, key_value, offset, heads, (edge, edge))
+        return project_mlp(attended, proj_w, proj_b, fc1_w, fc1_b, fc2_w, fc2_b)
+
+    return attend
+
+
+def guided_attention_of(guided_offsets: Callable, attend_at_offsets: Callable) -> Callable:
+    """`guided_attention` made of these functions: definitions or kernels."""
+
+    def guided(
+        features: tuple[Tensor, Tensor, Tensor, Tensor],
+        flows: Tensor,
+        weights: tuple[Tensor, ...],
+        sizes: tuple[int, int, int],
+        max_offset: float,
+    ) -> tuple[Tensor, Tensor]:
+        """`guided_offsets`, then `attend_at_offsets`.
+
+        Args:
+            features: query, key and value as in `attend_at_offsets`; those from which the offsets are predicted,
+                (N, T, H, W, I).
+            flows: (N, T, T, H, W, 2) px, as (x, y).
+            weights: weight and bias of the layer that predicts the offsets, then those of `attend_at_offsets`.
+            sizes: heads, edge of the sampling kernel [px], offset groups.
+            max_offset: largest residue of the flow [px].
+
+        Returns:
+            aligned features (N, T, H, W, C); `flows` corrected by the mean residue.
+        """
+        query, key, value, hidden = features
+        _, edge, groups = sizes
+        offset, corrected = guided_offsets(hidden, weights[0], weights[1], flows, (groups, edge * edge), max_offset)
+        return attend_at_offsets(query, key, value, offset, weights[2:], sizes), corrected
+
+    return guided
+
+
+attend_at_offsets = attend_at_offsets_of(linear, linear_pair, deformable_attention, project_mlp)
+guided_attention = guided_attention_of(guided_offsets, attend_at_offsets)
 
 
 def neighborhood_attention(query: Tensor, key_value: Tensor, heads: int, kernel: tuple[int, int]) -> Tensor:

@@ -19,11 +19,14 @@ OpTable = dict[str, Callable]
 
 DEFINITIONS: OpTable = {
     "add_upsampled": layers.add_upsampled,
+    "attend_at_offsets": attention.attend_at_offsets,
     "charbonnier": layers.charbonnier,
     "conv2d": layers.conv2d,
     "conv_chain": layers.conv_chain,
+    "convolve_onto": layers.convolve_onto,
     "deformable_attention": attention.deformable_attention,
     "fuse_frames": frame_fusion.fuse_frames,
+    "guided_attention": attention.guided_attention,
     "guided_offsets": attention.guided_offsets,
     "layer_norm": layers.layer_norm,
     "linear": layers.linear,

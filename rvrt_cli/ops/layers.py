@@ -6,6 +6,8 @@ B batch, H×W frame size [px], C channels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
@@ -61,6 +63,25 @@ def conv2d(
     y = ops.conv2d(x.transpose(0, 3, 1, 2), weight, bias, stride, "pad", padding, 1, groups)
     y = activate(y.transpose(0, 2, 3, 1), activation)
     return y if residual is None else residual + y
+
+
+def convolve_onto_of(conv2d: Callable) -> Callable:
+    """`convolve_onto` made of this function: the definition of `conv2d`, or its kernel."""
+
+    def onto(x: Tensor, source: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """x (N, T, H, W, C) plus `conv2d` of the first channels of `source` (N, T, H, W, S), as many as the weight takes."""
+        channels = weight.shape[1]
+        if source.shape[-1] != channels:
+            source = source[..., :channels]
+        shape = x.shape
+        batch, time, height, width, _ = source.shape
+        x, source = x.reshape(-1, height, width, shape[-1]), source.reshape(batch * time, height, width, channels)
+        return conv2d(source, weight, bias, "none", x).reshape(shape)
+
+    return onto
+
+
+convolve_onto = convolve_onto_of(conv2d)
 
 
 def residual_block(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:

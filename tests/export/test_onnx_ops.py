@@ -50,6 +50,7 @@ CASES: dict[str, tuple[str, list, list, tuple]] = {
     "warp border": ("warp", [IMAGE, (T, H, W, 2)], [], (True,)),
     "warp_clip": ("warp_clip", [CLIP, FLOWS], [], ()),
     "guided_offsets": ("guided_offsets", [CLIP], [(T * 12 * 2, C), (T * 12 * 2,)], (FLOWS, (4, 3), 5.0)),
+    "convolve_onto": ("convolve_onto", [CLIP, (1, T, H, W, 8)], [(C, 5, 1, 3, 3), V], ()),
     "deformable_attention": (
         "deformable_attention",
         [CLIP, (1, T, H, W, 2 * C), (1, T, H, W, T, 4, 9, 2)],

@@ -112,6 +112,41 @@ def check_deformable_attention(kernels: Kernels, case: tuple) -> None:
     assert_all_close(out + gradients, expected, "out dquery dkey_value doffset", floor=_SMALL)
 
 
+def guided_inputs(generator: np.random.Generator, case: tuple) -> list[np.ndarray]:
+    """Inputs of guided_attention_forward but for its attributes; `case`: N, T, H, W, C, A, I, heads, G, kernel."""
+    n, t, h, w, c, a, hidden, _, groups, kernel = case
+    offsets = 2 * t * groups * kernel[0] * kernel[1]
+    sizes = [(offsets, hidden), (a, c), (a, c), (a, c), (c, a), (c + 5, c), (c, c + 5)]
+    layers = [
+        part
+        for shape in sizes
+        for part in (normal(generator, *shape) / np.float32(shape[1] ** 0.5), normal(generator, shape[0]))
+    ]
+    features = [normal(generator, n, t, h, w, c) for _ in range(3)]
+    flows = 3 * normal(generator, n, t, t, h, w, 2)
+    return [*features, normal(generator, n, t, h, w, hidden), flows, np.array([3], np.float32), *layers]
+
+
+def check_guided_attention(kernels: Kernels, case: tuple) -> None:
+    """Against offsets, attention and dense layers in float64; `case` as in `guided_inputs`."""
+    inputs = guided_inputs(np.random.default_rng(case[4]), case)
+    n, t, h, w, c, a, _, heads, groups, kernel = case
+    aligned, corrected = kernels(
+        "guided_attention_forward", *inputs, attributes(heads, *kernel, groups), like=[(n, t, h, w, c), inputs[4]]
+    )
+    query, key, value, hidden, flows, bound, *layers = doubles(*inputs)
+    dense = lambda x, i: x @ layers[2 * i].T + layers[2 * i + 1]  # noqa: E731
+    raw = dense(hidden, 0).reshape(n, t, h, w, t, groups * kernel[0] * kernel[1], 2)
+    none = np.zeros_like(raw), np.zeros_like(flows)
+    offset, expected, *_ = attention_reference.guided_offsets(raw, flows, bound[0], none)
+    offset = offset.reshape(n, t, h, w, t, groups, -1, 2)
+    q, kv = dense(query, 1) * (a // heads) ** -0.5, np.concatenate([dense(key, 2), dense(value, 3)], -1)
+    attended = attention_reference.deformable_attention(q, kv, offset, np.zeros_like(q), heads, kernel)[0]
+    z = dense(attended, 4)
+    y = z + dense(activate(dense(z, 5), GELU), 6)
+    assert_all_close([aligned, corrected], [y, expected], "aligned corrected", floor=_SMALL)
+
+
 def check_neighborhood_attention(kernels: Kernels, case: tuple) -> None:
     """`case`: N, T, H, W, C, heads, kernel."""
     n, t, h, w, c, heads, kernel = case

@@ -18,6 +18,17 @@ IMAGE = (N, H, W, C)
 VECTOR, HIDDEN = (C,), (10,)
 SWIN = [VECTOR, VECTOR, (3 * C, C), (3 * C,), (C, C), VECTOR, VECTOR, VECTOR, (10, C), HIDDEN, (C, 10), VECTOR]
 
+FLOWS = (N, T, T, H, W, 2)
+ALIGNMENT = [
+    *[(8, C), (8,)] * 3,
+    (C, 8),
+    VECTOR,
+    (10, C),
+    HIDDEN,
+    (C, 10),
+    VECTOR,
+]  # 8 channels of query, key and value
+
 # name: (definitions, shapes of the tensors, a list where the op takes a tuple of them, what follows them)
 CASES = {
     "linear": (layers, [X, (10, C), HIDDEN], ()),
@@ -55,6 +66,14 @@ CPU_CASES = {
     "residual_block": (layers, [IMAGE, (C, C, 3, 3), VECTOR, (C, C, 1, 3, 3), VECTOR], ()),
     "conv_chain": (layers, [IMAGE, [(C, C, 3, 3), VECTOR, (C, C, 1, 3, 3), VECTOR] * 2], (True,)),
     "conv_chain leaky": (layers, [IMAGE, [(C, C, 3, 3), VECTOR] * 4], (False,)),
+    "convolve_onto": (layers, [WIDE, (N, T, H, W, C + 3), (10, C, 1, 3, 3), HIDDEN], ()),
+    "convolve_onto all": (layers, [X, WIDE, (C, 10, 3, 3), VECTOR], ()),
+    "attend_at_offsets": (attention, [X, X, X, (N, T, H, W, T, 4, 9, 2), ALIGNMENT], ((2, 3, 4),)),
+    "guided_attention": (
+        attention,
+        [[X, X, X, X], FLOWS, [(T * 36 * 2, C), (T * 36 * 2,), *ALIGNMENT]],
+        ((2, 3, 4), 5.0),
+    ),
     "linear_pair": (layers, [X, WIDE, (10, C), HIDDEN, (C, 10), VECTOR], ()),
     "project_mlp": (layers, [WIDE, (C, 10), VECTOR, (10, C), HIDDEN, (C, 10), VECTOR], ()),
     "linear five": (layers, [[X, X, X, X, WIDE], (10, 4 * C + 10), HIDDEN], ("leaky_relu",)),

@@ -10,6 +10,7 @@ from helpers.comparison import assert_all_close
 from helpers.kernel_calls import Kernels, attributes
 from helpers.kernel_checks import (
     check_deformable_attention,
+    check_guided_attention,
     check_guided_offsets,
     check_neighborhood_attention,
     check_swin_layer,
@@ -17,9 +18,11 @@ from helpers.kernel_checks import (
     check_warp_clip,
     check_window_attention,
     displacements,
+    guided_inputs,
     normal,
     swin_inputs,
 )
+from helpers.layer_reference import GELU, activate
 
 
 @pytest.mark.parametrize("padding", [0, 1], ids=["zeros", "border"])
@@ -45,6 +48,32 @@ OFFSETS = [  # N, T, H, W, inputs, fields, points of a field
 @pytest.mark.parametrize("case", OFFSETS, ids=str)
 def test_guided_offsets(cpu_kernels: Kernels, case: tuple) -> None:
     check_guided_offsets(cpu_kernels, case)
+
+
+GUIDED = [  # N, T, H, W, channels, of query, key and value, of what the offsets are predicted from, heads, groups, kernel
+    (1, 2, 9, 34, 16, 32, 16, 2, 4, (3, 3)),  # as in rvrt-tiny: a head for each group
+    (1, 2, 5, 10, 36, 96, 8, 4, 4, (3, 3)),  # as published: two heads of 24 channels share a group
+    (2, 1, 11, 3, 7, 18, 3, 3, 2, (1, 3)),  # three heads of a group, of a width that no vector divides
+    (1, 3, 3, 40, 4, 4, 1, 4, 2, (1, 1)),  # heads of one channel
+]
+
+
+@pytest.mark.parametrize("case", GUIDED, ids=str)
+def test_guided_attention(cpu_kernels: Kernels, case: tuple) -> None:
+    check_guided_attention(cpu_kernels, case)
+
+
+def test_guided_attention_far_outside_the_frame_gives_what_the_biases_give(cpu_kernels: Kernels) -> None:
+    """Keys and values are zero there, whatever the flow is, and no memory outside the clip is read."""
+    case = (1, 2, 6, 33, 16, 32, 4, 2, 4, (3, 3))
+    inputs = guided_inputs(np.random.default_rng(0), case)
+    inputs[4][:] = np.where(inputs[4] > 0, np.float32(1e30), np.float32(-4e9))
+    inputs[4][0, 0, :, 0, 0] = np.nan
+    aligned, _ = cpu_kernels("guided_attention_forward", *inputs, attributes(2, 3, 3, 4), like=[inputs[0], inputs[4]])
+    project_b, w1, b1, w2, b2 = inputs[15:20]
+    hidden = activate(project_b.astype(np.float64) @ w1.T + b1, GELU)
+    expected = np.broadcast_to(project_b + hidden @ w2.T + b2, aligned.shape)
+    assert_all_close([aligned], [expected], "aligned")
 
 
 def test_guided_offsets_are_bounded_and_exact_far_from_zero(cpu_kernels: Kernels) -> None:
@@ -162,6 +191,7 @@ def calls(generator: np.random.Generator) -> list[tuple[str, list[np.ndarray], l
     swin = swin_inputs(generator, (n, t, h, w, c, 30, 3, (2, 8, 8), (0, 4, 4)), rows=50)
     raw, flows, bound = normal(generator, n, t, h, w, t, 18, 2), normal(generator, n, t, t, h, w, 2), pad[:1]
     offset_w, offset_b = normal(generator, 72, c), normal(generator, 72)
+    guided = guided_inputs(generator, (n, t, h, w, c, 32, 16, 2, 4, (3, 3)))
     return [
         ("warp_forward", [x, flow], [0], [x.shape]),
         ("warp_backward", [x, flow, gx], [0], [x.shape, flow.shape]),
@@ -174,6 +204,7 @@ def calls(generator: np.random.Generator) -> list[tuple[str, list[np.ndarray], l
         ("swin_layer_forward", swin, window, [q.shape]),
         ("guided_offsets_forward", [q, offset_w, offset_b, flows, bound], [18], [raw.shape, flows.shape]),
         ("guided_offsets_backward", [raw, flows, bound, raw, flows], [18], [raw.shape, flows.shape]),
+        ("guided_attention_forward", guided, [2, 3, 3, 4], [q.shape, flows.shape]),
     ]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from helpers.comparison import assert_all_close, assert_close
 from helpers.kernel_calls import ISAS, Kernels, attributes
-from helpers.kernel_checks import random_arrays, swin_inputs
+from helpers.kernel_checks import guided_inputs, random_arrays, swin_inputs
 from helpers.layer_reference import GELU, activate, convolve
 
 FLOAT32, EMULATED, AVX512_BF16, AMX, BEST = 0, 1, 2, 3, -1  # arguments of rvrt_kernels_bfloat16
@@ -202,6 +202,25 @@ def test_projection_and_mlp_and_pairs_are_the_sequences_of_their_layers(half: Ke
     pair = half("linear_pair_forward", x, proj_w, proj_b, h, w2, b2, like=[(rows, 2 * channels)])[0]
     beside = half("linear_forward", h, w2, b2, b2, attributes(0, 1, 0), like=[z])[0]
     np.testing.assert_array_equal(pair, np.concatenate((z, beside), -1))
+
+
+def test_guided_attention_is_the_sequence_of_its_parts(half: Kernels) -> None:
+    n, t, h, w, _, wide, heads, groups = case = (1, 2, 5, 33, 16, 32, 2, 4)
+    inputs = guided_inputs(np.random.default_rng(1), (*case[:6], 8, heads, groups, (3, 3)))
+    query, key, value, hidden, flows, bound, last_w, last_b, q_w, q_b, k_w, k_b, v_w, v_b, *output = inputs
+    numbers = attributes(heads, 3, 3, groups)
+    aligned, corrected = half("guided_attention_forward", *inputs, numbers, like=[query, flows])
+    scale, plain = np.float32((wide // heads) ** -0.5), attributes(0, 1, 0)
+    q = half("linear_forward", query, scale * q_w, scale * q_b, q_b, plain, like=[(n, t, h, w, wide)])[0]
+    kv = half("linear_pair_forward", key, k_w, k_b, value, v_w, v_b, like=[(n, t, h, w, 2 * wide)])[0]
+    like = [(n, t, h, w, t, groups, 9, 2), flows]
+    points = attributes(9 * groups)
+    offset, guide = half("guided_offsets_forward", hidden, last_w, last_b, flows, bound, points, like=like)
+    attended = half("deformable_attention_forward", q, kv, offset, attributes(heads, 3, 3), like=[q])[0]
+    expected = half("project_mlp_forward", attended, *output, like=[query])[0]
+    assert_all_close(
+        [aligned, corrected], [expected.astype(np.float64), guide.astype(np.float64)], "aligned corrected", floor=1e-3
+    )
 
 
 def test_swin_layer_is_the_sequence_of_its_parts(half: Kernels) -> None:

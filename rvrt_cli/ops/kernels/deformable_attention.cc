@@ -10,7 +10,7 @@
 // tensors with many channels would map to few cache sets, and those from rows of 2^n pixels all to the same ones.
 #ifndef RVRT_ISA
 
-#include "kernel.h"
+#include "compact_clip.h"
 
 #include <algorithm>
 
@@ -24,8 +24,6 @@ struct DeformJob {
   // Heads and groups of keys divide the channels into `units` that share neither: within a unit either one group serves
   // several heads or one head has several groups. A segment belongs to one head and one group.
   int64_t units, unit_heads, unit_groups, segments, segment;
-  // A compact clip: (T, 1 + H + 1, 1 + W + 1, width) with zeros around each frame, so that the four corners of a sample
-  // always lie side by side; padded after rows and frames, so that these do not share cache sets.
   int64_t width, row_floats, frame_floats, clip_floats;
   float *k, *v, *dk, *dv;  // clips: of the units of one sample (forward), of each thread (backward)
   int64_t sample;          // being computed (forward)
@@ -53,12 +51,8 @@ int parse_deform(const Tensors& t, int attributes, DeformJob& job) {
   job.segments = std::max(job.unit_heads, job.unit_groups);
   RVRT_CHECK(job.C % (job.units * job.segments) == 0, kAttribute);
   job.segment = job.C / (job.units * job.segments), job.width = job.C / job.units;
-  const int64_t line = 16, page = 64 * line;
-  job.row_floats = round_up((job.W + 2) * job.width, line);
-  while (job.row_floats % page / line % 16 != 13) job.row_floats += line;
-  job.frame_floats = (job.H + 2) * job.row_floats;
-  while (job.frame_floats % page / line != 7) job.frame_floats += line;
-  job.clip_floats = job.T * job.frame_floats;
+  const CompactClip clip(job.T, job.H, job.W, job.width);
+  job.row_floats = clip.row_floats, job.frame_floats = clip.frame_floats, job.clip_floats = clip.clip_floats;
   RVRT_CHECK(job.clip_floats < (int64_t{1} << 31) && job.H < (1 << 24) && job.W < (1 << 24), kShape);
   job.query = t.f(0), job.kv = t.f(1), job.offset = t.f(2), job.offset_end = job.offset + t.size(2);
   return kOk;
@@ -103,6 +97,7 @@ RVRT_ENTRY(deformable_attention_backward) {
 #else
 
 #include "simd.h"
+#include "sampled_attention.h"
 
 // A tile of queries: pixels sampled by neighboring queries stay in the cache.
 constexpr int64_t kTileHeight = 8, kTileWidth = 32;
@@ -158,24 +153,6 @@ struct DeformBuffers {
   }
 };
 
-// One axis: where the first of two pixels is in a padded row or column, their weights and the weights' derivatives.
-// Coordinates are clamped before they become integers, so any float is safe; beyond the padding all weights are zero.
-RVRT_INLINE vi axis(vf at, int64_t size, vf (&weight)[2], vf (&slope)[2]) {
-  const int32_t length = static_cast<int32_t>(size);
-  const vf limited = vmin(vmax(at, set1(-2.0f)), set1(static_cast<float>(length + 1)));
-  vi first = __builtin_convertvector(limited, vi);
-  first += __builtin_convertvector(first, vf) > limited;  // truncation to floor; true is -1
-  const vf part = limited - __builtin_convertvector(first, vf);
-  const vf one = set1(1.0f);
-  for (int i = 0; i < 2; ++i) {
-    const vi k = first + i, inside = (k >= 0) & (k < length);
-    weight[i] = (vf)((vi)(i ? part : one - part) & inside);
-    slope[i] = (vf)((vi)(i ? one : -one) & inside);
-  }
-  const vi padded = first + 1, most = vi{} + length;
-  return padded < 0 ? vi{} : padded < most ? padded : most;
-}
-
 // Offsets, queries and outputs of a unit lie far apart from pixel to pixel: prefetch them.
 RVRT_INLINE void prefetch(const float* p, int64_t floats) {
   for (int64_t i = 0; i < floats; i += 16) __builtin_prefetch(p + i);
@@ -216,67 +193,8 @@ static void find_corners(const DeformJob& job, const DeformBuffers& b, const flo
   }
 }
 
-// Vectors of LANES floats, whatever the instruction set's own width.
-template <int LANES>
-struct Lanes {
-  typedef float vec __attribute__((vector_size(4 * LANES)));
-  typedef float vec_unaligned __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-  RVRT_INLINE vec get(const float* p) { return *reinterpret_cast<const vec_unaligned*>(p); }
-  RVRT_INLINE void put(float* p, vec v) { *reinterpret_cast<vec_unaligned*>(p) = v; }
-};
-
-// The samples of a group at one pixel.
-struct Samples {
-  int64_t count, length;
-  const int32_t* place;  // of the group's first sample
-  int64_t first;         // where the group's samples begin in the weights
-  int64_t right, down;   // floats from a pixel to the next ones
-
-  int64_t corner(int i) const { return i / 2 * down + i % 2 * right; }
-};
-
 RVRT_INLINE Samples samples_of(const DeformJob& job, const Corners& c, int64_t length, int64_t first) {
   return {job.samples(), length, c.place + first, first, job.width, job.row_floats};
-}
-
-// sums[n] += the sum over the lanes of partial[n].
-template <int LANES>
-RVRT_INLINE void add_lanes(const float* partial, int64_t count, float* sums) {
-  for (int64_t n = 0; n < count; n += 4) {
-    v4 r[4];
-    for (int u = 0; u < 4; ++u) {
-      r[u] = load4(partial + (n + u) * LANES);
-      for (int l = 4; l < LANES; l += 4) r[u] += load4(partial + (n + u) * LANES + l);
-    }
-    transpose4(r[0], r[1], r[2], r[3]);
-    store4(sums + n, load4(sums + n) + ((r[0] + r[1]) + (r[2] + r[3])));
-  }
-}
-
-// score[n] += sum_c row[c] * sum_i weight[i][n] * base[place[n] + corner(i)][c], over LANES * VECTORS channels.
-template <int LANES, int VECTORS>
-RVRT_INLINE void score_chunk(const Samples& s, const float* base, const float* row, const float* const* weight,
-                             float* partial, float* score) {
-  using L = Lanes<LANES>;
-  typename L::vec q[VECTORS];
-  for (int v = 0; v < VECTORS; ++v) q[v] = L::get(row + v * LANES);
-  for (int64_t n = 0; n < s.count; ++n) {
-    const float* p[4];
-    float w[4];
-    for (int i = 0; i < 4; ++i) p[i] = base + s.place[n] + s.corner(i), w[i] = weight[i][s.first + n];
-    typename L::vec sum = {};
-    for (int v = 0; v < VECTORS; ++v) {
-      const int at = v * LANES;
-      const auto sample =
-          (L::get(p[0] + at) * w[0] + L::get(p[1] + at) * w[1]) + (L::get(p[2] + at) * w[2] + L::get(p[3] + at) * w[3]);
-      sum += q[v] * sample;
-    }
-    if (LANES < 4)
-      for (int l = 0; l < LANES; ++l) score[n] += sum[l];
-    else
-      L::put(partial + n * LANES, sum);
-  }
-  if (LANES >= 4) add_lanes<LANES>(partial, s.count, score);
 }
 
 // dots[i][n] += sum_c row[c] * base[place[n] + corner(i)][c].
@@ -299,26 +217,6 @@ RVRT_INLINE void dots_chunk(const Samples& s, const float* base, const float* ro
   }
 }
 
-// row[c] = sum_n sum_i mixed[i][n] * base[place[n] + corner(i)][c].
-template <int LANES, int VECTORS>
-RVRT_INLINE void combine_chunk(const Samples& s, const float* base, const float* const* mixed, float* row) {
-  using L = Lanes<LANES>;
-  typename L::vec sum[VECTORS] = {}, more[VECTORS] = {};
-  for (int64_t n = 0; n < s.count; ++n) {
-    const float* p[4];
-    float w[4];
-    for (int i = 0; i < 4; ++i) p[i] = base + s.place[n] + s.corner(i), w[i] = mixed[i][n];
-    for (int v = 0; v < VECTORS; ++v) {
-      const int at = v * LANES;
-      sum[v] += L::get(p[0] + at) * w[0];
-      more[v] += L::get(p[1] + at) * w[1];
-      sum[v] += L::get(p[2] + at) * w[2];
-      more[v] += L::get(p[3] + at) * w[3];
-    }
-  }
-  for (int v = 0; v < VECTORS; ++v) L::put(row + v * LANES, sum[v] + more[v]);
-}
-
 // base[place[n] + corner(i)][c] += mixed[i][n] * row[c].
 template <int LANES, int VECTORS>
 RVRT_INLINE void scatter_chunk(const Samples& s, float* base, const float* const* mixed, const float* row) {
@@ -332,29 +230,6 @@ RVRT_INLINE void scatter_chunk(const Samples& s, float* base, const float* const
     }
 }
 
-// Calls chunk<LANES, VECTORS>(first channel) over a segment of WIDTH channels, or of `width` where WIDTH is 0.
-template <int WIDTH, typename Chunk>
-RVRT_INLINE void over_segment(int64_t width, const Chunk& chunk) {
-  constexpr int kLanes = WIDTH % 16 == 0 && W >= 16 ? 16 : WIDTH % 8 == 0 && W >= 8 ? 8 : 4;
-  if constexpr (WIDTH > 0) {
-    chunk.template run<kLanes, WIDTH / kLanes>(0);
-  } else {
-    int64_t c = 0;
-    for (; c + 4 <= width; c += 4) chunk.template run<4, 1>(c);
-    for (; c < width; ++c) chunk.template run<1, 1>(c);
-  }
-}
-
-struct ScoreChunk {
-  const Samples& s;
-  const float *base, *row, *const *weight;
-  float *partial, *score;
-  template <int LANES, int VECTORS>
-  void run(int64_t c) const {
-    score_chunk<LANES, VECTORS>(s, base + c, row + c, weight, partial, score);
-  }
-};
-
 struct DotsChunk {
   const Samples& s;
   const float *base, *row;
@@ -362,16 +237,6 @@ struct DotsChunk {
   template <int LANES, int VECTORS>
   void run(int64_t c) const {
     dots_chunk<LANES, VECTORS>(s, base + c, row + c, partial, dots);
-  }
-};
-
-struct CombineChunk {
-  const Samples& s;
-  const float *base, *const *mixed;
-  float* row;
-  template <int LANES, int VECTORS>
-  void run(int64_t c) const {
-    combine_chunk<LANES, VECTORS>(s, base + c, mixed, row + c);
   }
 };
 
@@ -384,19 +249,6 @@ struct ScatterChunk {
     scatter_chunk<LANES, VECTORS>(s, base + c, mixed, row + c);
   }
 };
-
-// Scores of one head -> weights of its softmax, zero beyond the last sample.
-RVRT_INLINE void softmax(int64_t count, int64_t length, float* p) {
-  std::fill(p + count, p + length, -3e38f);
-  vf most = load(p), total = {};
-  for (int64_t n = W; n < length; n += W) most = vmax(most, load(p + n));
-  const float top = highest(most);
-  for (int64_t n = 0; n < length; n += W) store(p + n, exp2((load(p + n) - top) * kLog2e));
-  std::fill(p + count, p + length, 0.0f);
-  for (int64_t n = 0; n < length; n += W) total += load(p + n);
-  const float inverse = 1.0f / sum(total);
-  for (int64_t n = 0; n < length; n += W) store(p + n, load(p + n) * inverse);
-}
 
 RVRT_INLINE void softmax_gradient(int64_t length, const float* p, float* ds) {
   vf total = {};
@@ -524,90 +376,6 @@ RVRT_INLINE void attend(const DeformJob& job, const DeformBuffers& b, const Unit
     over_segment<WIDTH>(segment, CombineChunk{samples, u.v + s * segment, b.mixed, job.out + at + s * segment});
   }
 }
-
-// Two heads of SEGMENT channels each that share one group of samples, together in vectors: head 0, then head 1.
-template <int SEGMENT>
-struct HeadPair {
-  static constexpr int kWidth = 2 * SEGMENT;
-  static constexpr int kLanes = kWidth % 16 == 0 && W >= 16 ? 16 : kWidth % 8 == 0 && W >= 8 ? 8 : 4;
-  static constexpr int kVectors = kWidth / kLanes;
-  using L = Lanes<kLanes>;
-  using vec = typename L::vec;
-
-  // Whether vector v has channels of a head.
-  static constexpr bool has(int v, int head) {
-    return v * kLanes < (head + 1) * SEGMENT && (v + 1) * kLanes > head * SEGMENT;
-  }
-
-  RVRT_INLINE vec sample(const float* p, const Samples& s, const float* w) {
-    return (L::get(p) * w[0] + L::get(p + s.right) * w[1]) +
-           (L::get(p + s.down) * w[2] + L::get(p + s.down + s.right) * w[3]);
-  }
-
-  // Scores of both heads at p and p + s.length; `partial` (length, 2, kLanes).
-  RVRT_INLINE void scores(const Samples& s, const float* base, const float* row, const float* const* weight,
-                          float* partial, float* p) {
-    float rows[2][kWidth] = {};  // the query, zero in the channels of the other head
-    for (int h = 0; h < 2; ++h) std::copy(row + h * SEGMENT, row + (h + 1) * SEGMENT, rows[h] + h * SEGMENT);
-    vec q[2][kVectors];
-    for (int h = 0; h < 2; ++h)
-      for (int v = 0; v < kVectors; ++v) q[h][v] = L::get(rows[h] + v * kLanes);
-    for (int64_t n = 0; n < s.count; ++n) {
-      const float w[4] = {weight[0][n], weight[1][n], weight[2][n], weight[3][n]};
-      const float* from = base + s.place[n];
-      vec sum[2] = {};
-#pragma GCC unroll 12
-      for (int v = 0; v < kVectors; ++v) {
-        const vec value = sample(from + v * kLanes, s, w);
-        if (has(v, 0)) sum[0] += q[0][v] * value;
-        if (has(v, 1)) sum[1] += q[1][v] * value;
-      }
-      L::put(partial + 2 * n * kLanes, sum[0]), L::put(partial + (2 * n + 1) * kLanes, sum[1]);
-    }
-    for (int h = 0; h < 2; ++h) add_rows(partial + h * kLanes, s.count, p + h * s.length);
-  }
-
-  // sums[n] = the sum over the lanes of partial[n][0].
-  RVRT_INLINE void add_rows(const float* partial, int64_t count, float* sums) {
-    for (int64_t n = 0; n < count; n += 4) {
-      v4 total = {};
-      if constexpr (kLanes == W) {
-        vf r[4];
-        for (int u = 0; u < 4; ++u) r[u] = load(partial + (n + u) * 2 * kLanes);
-        transpose_quarters(r);
-        float quarters[W];
-        store(quarters, (r[0] + r[1]) + (r[2] + r[3]));
-        for (int l = 0; l < W; l += 4) total += load4(quarters + l);
-      } else {
-        v4 r[4] = {};
-        for (int u = 0; u < 4; ++u)
-          for (int l = 0; l < kLanes; l += 4) r[u] += load4(partial + (n + u) * 2 * kLanes + l);
-        transpose4(r[0], r[1], r[2], r[3]);
-        total = (r[0] + r[1]) + (r[2] + r[3]);
-      }
-      store4(sums + n, total);
-    }
-  }
-
-  // row = the samples, weighted by both heads' weights at p and p + s.length.
-  RVRT_INLINE void combine(const Samples& s, const float* base, const float* const* weight, const float* p,
-                           float* row) {
-    float ones[kWidth];  // of head 0
-    for (int c = 0; c < kWidth; ++c) ones[c] = c < SEGMENT ? 1.0f : 0.0f;
-    vec total[kVectors] = {};
-    for (int64_t n = 0; n < s.count; ++n) {
-      const float w[4] = {weight[0][n], weight[1][n], weight[2][n], weight[3][n]};
-      const float* from = base + s.place[n];
-      const vec first = p[n] - vec{}, second = p[s.length + n] - vec{};
-#pragma GCC unroll 12
-      for (int v = 0; v < kVectors; ++v) {
-        const vec both = L::get(ones + v * kLanes) > 0.5f ? first : second;
-        total[v] += (has(v, 0) && has(v, 1) ? both : has(v, 0) ? first : second) * sample(from + v * kLanes, s, w);
-      }
-    }
-    for (int v = 0; v < kVectors; ++v) L::put(row + v * kLanes, total[v]);
-  }
-};
 
 // A run of pixels in a row, from `u` on. Within a pixel every step waits for the one before, and the processor does not
 // look far enough ahead to fill the gaps with the next pixel.

@@ -94,12 +94,6 @@ RVRT_ENTRY(guided_offsets_backward) {
 #include "gemm.h"
 #include "row_math.h"
 
-// To about 1e-7, absolute.
-RVRT_INLINE vf tanh(vf x) {
-  const vf bounded = vmin(vmax(x, set1(-15.0f)), set1(15.0f));
-  return 1.0f - 2.0f / (exp2(bounded * (2.0f * kLog2e)) + 1.0f);
-}
-
 // The pairs' sum over a field, as (y, x).
 RVRT_INLINE void sum_pairs(const float* field, int64_t pairs, float* y, float* x) {
   v4 a = {}, b = {};

@@ -67,6 +67,12 @@ RVRT_INLINE void store_row(float* row, int64_t j, int64_t columns, vf v) {
     store_part(row + j, columns - j, v);
 }
 
+// To about 1e-7, absolute.
+RVRT_INLINE vf tanh(vf x) {
+  const vf bounded = vmin(vmax(x, set1(-15.0f)), set1(15.0f));
+  return 1.0f - 2.0f / (exp2(bounded * (2.0f * kLog2e)) + 1.0f);
+}
+
 struct RowStatistics {
   float mean, scale;  // scale = 1 / sqrt(variance + epsilon)
 };
