@@ -26,8 +26,8 @@ _TO_YCBCR = np.vstack([[[65.481, 128.553, 24.966]], _TO_CBCR])
 _FROM_CBCR = np.linalg.inv(_TO_YCBCR)[:, 1:].T.astype(np.float32)  # at constant luma
 _NOISE = 10.0  # τ, mean square of fine detail at which half of the network's chroma is kept [levels²]
 _COARSE = 0.4  # E / V at which fine detail counts as missing
-_LEAST = 0.05  # added to mean squares, below which 8-bit rounding is all there is [levels²]
-_BLOCK = 32  # input px that are upscaled by one matrix product
+_ROUNDING = 0.05  # added to mean squares, below which 8-bit rounding is all there is [levels²]
+_PRODUCT_WIDTH = 32  # input px that are upscaled by one matrix product
 _TAPS = 2  # input px on either side that bicubic interpolation takes
 
 
@@ -66,8 +66,8 @@ def _gain(chroma: np.ndarray, added: np.ndarray) -> np.ndarray:
     smooth = _box(chroma, 1)
     fine = _box(np.square(chroma - smooth), 2)
     coarse = _box(np.square(smooth - _box(smooth, 2)), 2)
-    missing = coarse**4 / (coarse**4 + (fine / _COARSE + _LEAST) ** 4)
-    restored = added / (added + 2 * fine + 2 * _LEAST)
+    missing = coarse**4 / (coarse**4 + (fine / _COARSE + _ROUNDING) ** 4)
+    restored = added / (added + 2 * fine + 2 * _ROUNDING)
     return 1 - _NOISE / (fine + _NOISE) * (1 - missing * restored)
 
 
@@ -76,33 +76,39 @@ def _box(image: np.ndarray, reach: int) -> np.ndarray:
     height, width, _ = image.shape
     size = 2 * reach + 1
     padded = np.pad(image, ((reach, reach), (reach, reach), (0, 0)), mode="edge")
-    rows = sum(padded[i : i + height] for i in range(size))
-    return sum(rows[:, i : i + width] for i in range(size)) / np.float32(size**2)
+    rows = padded[:height].copy()
+    for i in range(1, size):
+        rows += padded[i : i + height]
+    means = rows[:, :width].copy()
+    for i in range(1, size):
+        means += rows[:, i : i + width]
+    means /= np.float32(size**2)
+    return means
 
 
 def _bicubic(image: np.ndarray) -> np.ndarray:
     """(4H, 4W, C) from (H, W, C), by bicubic interpolation (Keys, 1981, a = -0.5); the edges are repeated."""
     height, width, channels = image.shape
-    rows = _along_rows(image.reshape(height, width * channels), _kernel(1))
+    rows = _bicubic_rows(image.reshape(height, width * channels), _kernel(1))
     columns = rows.reshape(height * UPSAMPLING, width, channels)
     padded = np.pad(columns, ((0, 0), (_TAPS, _TAPS), (0, 0)), mode="edge").reshape(len(columns), -1)
     result = np.empty((len(columns), width * UPSAMPLING * channels), np.float32)
     kernel = _kernel(channels)
-    for first in range(0, width, _BLOCK):
-        count = min(_BLOCK, width - first)
+    for first in range(0, width, _PRODUCT_WIDTH):
+        count = min(_PRODUCT_WIDTH, width - first)
         given = padded[:, first * channels : (first + count + 2 * _TAPS) * channels]
         used = kernel[: given.shape[1], : count * UPSAMPLING * channels]
         np.matmul(given, used, out=result[:, first * UPSAMPLING * channels :][:, : used.shape[1]])
     return result.reshape(height * UPSAMPLING, width * UPSAMPLING, channels)
 
 
-def _along_rows(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+def _bicubic_rows(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     """(4H, K) from (H, K)."""
     height = len(image)
     padded = np.pad(image, ((_TAPS, _TAPS), (0, 0)), mode="edge")
     result = np.empty((height * UPSAMPLING, image.shape[1]), np.float32)
-    for first in range(0, height, _BLOCK):
-        count = min(_BLOCK, height - first)
+    for first in range(0, height, _PRODUCT_WIDTH):
+        count = min(_PRODUCT_WIDTH, height - first)
         given = padded[first : first + count + 2 * _TAPS]
         used = kernel[: len(given), : count * UPSAMPLING]
         np.matmul(used.T, given, out=result[first * UPSAMPLING : (first + count) * UPSAMPLING])
@@ -110,9 +116,9 @@ def _along_rows(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 
 
 def _kernel(channels: int) -> np.ndarray:
-    """Weights of `_BLOCK` px and `_TAPS` more on either side, times channels, for each output value of the block."""
-    output = (np.arange(_BLOCK * UPSAMPLING) + 0.5) / UPSAMPLING - 0.5 + _TAPS
-    distance = np.abs(output - np.arange(_BLOCK + 2 * _TAPS)[:, None])
+    """Weights of `_PRODUCT_WIDTH` px and `_TAPS` more on either side, times channels, for each output value of the block."""
+    output = (np.arange(_PRODUCT_WIDTH * UPSAMPLING) + 0.5) / UPSAMPLING - 0.5 + _TAPS
+    distance = np.abs(output - np.arange(_PRODUCT_WIDTH + 2 * _TAPS)[:, None])
     near = 1.5 * distance**3 - 2.5 * distance**2 + 1
     far = -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2
     weights = np.where(distance <= 1, near, np.where(distance < 2, far, 0))

@@ -162,6 +162,23 @@ def _of_arity(gradients: Callable, inputs: int) -> Callable:
     def of_9(a, b, c, d, e, f, g, h, i, out, dout):
         return gradients((a, b, c, d, e, f, g, h, i, out, dout))
 
+    by_inputs: dict[int, Callable] = {
+        1: of_1,
+        2: of_2,
+        3: of_3,
+        4: of_4,
+        5: of_5,
+        6: of_6,
+        7: of_7,
+        8: of_8,
+        9: of_9,
+    }
+    return by_inputs[inputs] if inputs in by_inputs else _of_large_arity(gradients, inputs)
+
+
+def _of_large_arity(gradients: Callable, inputs: int) -> Callable:
+    """`_of_arity` of ten and more."""
+
     def of_10(a, b, c, d, e, f, g, h, i, j, out, dout):
         return gradients((a, b, c, d, e, f, g, h, i, j, out, dout))
 
@@ -177,22 +194,7 @@ def _of_arity(gradients: Callable, inputs: int) -> Callable:
     def of_21(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t, u, out, dout):  # noqa: E741
         return gradients((a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t, u, out, dout))
 
-    by_inputs: dict[int, Callable] = {
-        1: of_1,
-        2: of_2,
-        3: of_3,
-        4: of_4,
-        5: of_5,
-        6: of_6,
-        7: of_7,
-        8: of_8,
-        9: of_9,
-        10: of_10,
-        14: of_14,
-        16: of_16,
-        18: of_18,
-        21: of_21,
-    }
+    by_inputs: dict[int, Callable] = {10: of_10, 14: of_14, 16: of_16, 18: of_18, 21: of_21}
     return by_inputs[inputs]
 
 
