@@ -19,9 +19,8 @@ import numpy as np
 
 from rvrt_cli.model.config import UPSAMPLING
 
-_TO_CBCR = np.array(
-    [[-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]], np.float32
-)  # ITU-R BT.601, from RGB in [0, 1]
+# ITU-R BT.601, levels from RGB in [0, 1]
+_TO_CBCR = np.array([[-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]], np.float32)
 _TO_YCBCR = np.vstack([[[65.481, 128.553, 24.966]], _TO_CBCR])
 _FROM_CBCR = np.linalg.inv(_TO_YCBCR)[:, 1:].T.astype(np.float32)  # at constant luma
 _NOISE = 10.0  # τ, mean square of fine detail at which half of the network's chroma is kept [levels²]

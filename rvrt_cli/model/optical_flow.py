@@ -34,13 +34,8 @@ def estimate_flow(before: Tensor, clip: Tensor, both: bool, *weights: Tensor) ->
         reference, neighbor = ops.concat((later, earlier)), ops.concat((earlier, later))
     flow = spynet(reference, neighbor, weights) if weights else ops.lucas_kanade(reference, neighbor)
     flow = flow.reshape(-1, batch, time, height, width, 2)
-    shape = (
-        batch,
-        time,
-        height,
-        width,
-        2,
-    )  # on the CPU, MindSpore's graphs take a slice ten times faster than an index
+    shape = batch, time, height, width, 2
+    # On a CPU, MindSpore's graphs take a slice ten times faster than an index.
     return flow[:1].reshape(shape), ops.reverse_time(flow[-1:].reshape(shape))
 
 
