@@ -149,7 +149,7 @@ def _alignment_cases(sizes: CaseSizes, rng: np.random.Generator) -> list[KernelC
                 "attend_at_offsets",
                 [*clips, places, tuple(dense), sizes],
             ),
-            KernelCase(f"{name}: convolution added to features", "convolve_onto", onto),
+            KernelCase(f"{name}: features plus a convolution", "convolve_onto", onto),
             KernelCase(f"{name}: warp of a clip", "warp_clip", [_normal(rng, 1, _CASE_FRAMES, *plane, width), flows]),
             KernelCase(f"{name}: guided offsets, {hidden} to {outputs}", "guided_offsets", offsets),
         ]
