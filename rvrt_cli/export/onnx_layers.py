@@ -14,7 +14,7 @@ import numpy as np
 
 from rvrt_cli.export.graph_builder import GraphBuilder, Size, known, shape_name
 from rvrt_cli.export.symbolic_tensor import SymbolicTensor, SymbolicWeight, concatenate, symbolic, to_array
-from rvrt_cli.ops.layers import LAYER_NORM_EPSILON, convolve_onto_of
+from rvrt_cli.ops.layers import LAYER_NORM_EPSILON, conv_chain_of, convolve_onto_of
 
 Features = SymbolicTensor | tuple[SymbolicTensor, ...]
 
@@ -110,13 +110,8 @@ class OnnxLayers:
         return self.conv2d(self.conv2d(x, w1, b1, "leaky_relu"), w2, b2, "none", x)
 
     def conv_chain(self, x: SymbolicTensor, weights: tuple, residual: bool) -> SymbolicTensor:
-        if residual:
-            for i in range(0, len(weights), 4):
-                x = self.residual_block(x, *weights[i : i + 4])
-        else:
-            for i in range(0, len(weights), 2):
-                x = self.conv2d(x, weights[i], weights[i + 1], "leaky_relu")
-        return x
+        end: SymbolicTensor = conv_chain_of(self.conv2d, self.residual_block)(x, weights, residual)
+        return end
 
     def layer_norm(self, x: SymbolicTensor, weight: Any, bias: Any) -> SymbolicTensor:
         wide = x.astype(ms.float32)

@@ -16,6 +16,8 @@ no channel of the latter falls below bicubic. Luma is not changed.
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from rvrt_cli.model.config import UPSAMPLING
@@ -115,6 +117,7 @@ def _bicubic_rows(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     return result
 
 
+@functools.cache
 def _kernel(channels: int) -> np.ndarray:
     """Weights of `_PRODUCT_WIDTH` px and `_TAPS` more on either side, times channels, for each output value of the block."""
     output = (np.arange(_PRODUCT_WIDTH * UPSAMPLING) + 0.5) / UPSAMPLING - 0.5 + _TAPS

@@ -90,21 +90,29 @@ def residual_block(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) ->
     return conv2d(hidden, w2, b2, "none", x)
 
 
-def conv_chain(x: Tensor, weights: tuple[Tensor, ...], residual: bool) -> Tensor:
-    """3x3 convolutions one after the other: residual blocks of two, or each followed by a leaky ReLU.
+def conv_chain_of(conv2d: Callable, residual_block: Callable) -> Callable:
+    """`conv_chain` made of these functions: definitions, kernels or ONNX nodes."""
 
-    Args:
-        x: (B, H, W, C).
-        weights: (C, C, [1,] 3, 3) and (C,) of each convolution.
-        residual: whether they are blocks, see `residual_block`.
-    """
-    if residual:
-        for i in range(0, len(weights), 4):
-            x = residual_block(x, weights[i], weights[i + 1], weights[i + 2], weights[i + 3])
-    else:
-        for i in range(0, len(weights), 2):
-            x = conv2d(x, weights[i], weights[i + 1], "leaky_relu")
-    return x
+    def chain(x: Tensor, weights: tuple[Tensor, ...], residual: bool) -> Tensor:
+        """3x3 convolutions one after the other: residual blocks of two, or each followed by a leaky ReLU.
+
+        Args:
+            x: (B, H, W, C).
+            weights: (C, C, [1,] 3, 3) and (C,) of each convolution.
+            residual: whether they are blocks, see `residual_block`.
+        """
+        if residual:
+            for i in range(0, len(weights), 4):
+                x = residual_block(x, weights[i], weights[i + 1], weights[i + 2], weights[i + 3])
+        else:
+            for i in range(0, len(weights), 2):
+                x = conv2d(x, weights[i], weights[i + 1], "leaky_relu")
+        return x
+
+    return chain
+
+
+conv_chain = conv_chain_of(conv2d, residual_block)
 
 
 def linear(

@@ -553,6 +553,7 @@ def _conv_chain_op(layers: int) -> ops.Custom:
     return custom_op("conv_chain", " ".join(inputs), shapes, _of_arity(gradients, len(inputs)), outputs=2)
 
 
+_chain_sequence = layers.conv_chain_of(conv2d_kernel, residual_block_kernel)
 _CHAIN_LAYERS = () if _ON_GPU else (2, 4, 6, 8)
 _conv_chains = {layers: _conv_chain_op(layers) for layers in _CHAIN_LAYERS}
 
@@ -571,13 +572,7 @@ def conv_chain_kernel(x: Tensor, weights: tuple[Tensor, ...], residual: bool) ->
     """See `layers.conv_chain`."""
     if _gradients_wanted() and _chain_suits(x, weights):
         return _conv_chains[len(weights) // 2](x, *weights, _attributes(int(residual)))[0]
-    if residual:
-        for i in range(0, len(weights), 4):
-            x = residual_block_kernel(x, weights[i], weights[i + 1], weights[i + 2], weights[i + 3])
-    else:
-        for i in range(0, len(weights), 2):
-            x = conv2d_kernel(x, weights[i], weights[i + 1], "leaky_relu")
-    return x
+    return _chain_sequence(x, weights, residual)
 
 
 # --- attention and warping
