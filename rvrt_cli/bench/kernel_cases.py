@@ -138,16 +138,16 @@ def _alignment_cases(sizes: CaseSizes, rng: np.random.Generator) -> list[KernelC
         matrices = [(attended, width)] * 3 + [(width, attended), (2 * width, width), (width, 2 * width)]
         dense = [part for shape in matrices for part in (_normal(rng, *shape, scale=0.1), _normal(rng, shape[0]))]
         clips = [_normal(rng, 1, _CASE_FRAMES, *plane, width) for _ in range(3)]
-        sizes = (config.align_heads, config.align_kernel, groups)
+        heads_edge_groups = (config.align_heads, config.align_kernel, groups)
         places = _normal(rng, 1, _CASE_FRAMES, *plane, _CASE_FRAMES, groups, points, 2, scale=3)
-        alignment = [(*clips, features), flows, (*layer, *dense), sizes, config.max_offset]
+        alignment = [(*clips, features), flows, (*layer, *dense), heads_edge_groups, config.max_offset]
         onto = [clips[0], clips[1], _normal(rng, width, width - width // 4, 3, 3, scale=0.1), _normal(rng, width)]
         return [
             KernelCase(f"{name}: guided attention with its layers", "guided_attention", alignment),
             KernelCase(
                 f"{name}: attention at offsets with its layers",
                 "attend_at_offsets",
-                [*clips, places, tuple(dense), sizes],
+                [*clips, places, tuple(dense), heads_edge_groups],
             ),
             KernelCase(f"{name}: features plus a convolution", "convolve_onto", onto),
             KernelCase(f"{name}: warp of a clip", "warp_clip", [_normal(rng, 1, _CASE_FRAMES, *plane, width), flows]),
