@@ -7,7 +7,7 @@ import itertools
 
 import numpy as np
 
-from rvrt_cli.data.degradation import h264
+from rvrt_cli.data.codecs import h264
 from rvrt_cli.data.validation import CRF
 from rvrt_cli.metrics import rgb_to_y
 

@@ -24,7 +24,7 @@ from typing import TypedDict
 
 import numpy as np
 
-from rvrt_cli.data.degradation import h264
+from rvrt_cli.data.codecs import h264
 from rvrt_cli.data.resize import SCALE, imresize
 from rvrt_cli.data.restoration_pairs import input_pixels, validation_pair
 from rvrt_cli.data.sources import files_of, read_video

@@ -18,7 +18,7 @@ from rvrt_cli.bench import datasets, quality, resume_log
 from rvrt_cli.bench.bench_options import BenchOptions
 from rvrt_cli.bench.datasets import CENTER, Dataset, open_dataset, sample_clip
 from rvrt_cli.data import validation
-from rvrt_cli.data.degradation import h264
+from rvrt_cli.data.codecs import h264
 from rvrt_cli.data.resize import blur_downsample, imresize
 from rvrt_cli.errors import MediaError, OptionError
 
