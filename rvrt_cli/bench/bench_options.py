@@ -24,7 +24,8 @@ NOISE_PROTOCOLS = ("set8", "davis")
 RESTORATION_PROTOCOLS = ("gopro", "dvd", *NOISE_PROTOCOLS)
 PROTOCOLS = ("vimeo90k-t", "vid4", "reds4", "udm10", *RESTORATION_PROTOCOLS, "clips")
 DEFAULT_SIGMA = 50.0  # levels of 255
-TEST_DEGRADATIONS = ("bi", "bd", "video")  # MATLAB's bicubic; blur and decimation; bicubic, then H.264
+# MATLAB's bicubic; blur and decimation; bicubic, then H.264; bicubic, then each degradation of the mix
+TEST_DEGRADATIONS = ("bi", "bd", "video", "real")
 RANDOM = "random"  # in place of a weights file
 
 
@@ -126,8 +127,8 @@ class BenchOptions:
             raise OptionError(f"--degradation {self.degradation}: --protocol {protocol} has its own; omit it")
         if self.sigma is not None and (protocol not in NOISE_PROTOCOLS or not 0 < self.sigma <= MAX_NOISE):
             raise OptionError(f"--sigma {self.sigma:g}: give 1 to {MAX_NOISE}, with --protocol set8 or davis")
-        if self.degradation == "video" and protocol != "clips":
-            raise OptionError("--degradation video: for --protocol clips only; choose bi or bd")
+        if self.degradation in ("video", "real") and protocol != "clips":
+            raise OptionError(f"--degradation {self.degradation}: for --protocol clips only; choose bi or bd")
         if self.data is None and protocol != "clips":
             raise OptionError(f"--protocol {protocol}: give its folder with --data FOLDER, or choose --protocol clips")
 

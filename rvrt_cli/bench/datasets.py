@@ -25,10 +25,11 @@ from pathlib import Path
 
 import numpy as np
 
-from rvrt_cli.data.degradation import degrade, h264
+from rvrt_cli.data.codecs import h264
+from rvrt_cli.data.degradation import degrade
 from rvrt_cli.data.resize import SCALE, imresize
 from rvrt_cli.data.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, files_of
-from rvrt_cli.data.validation import CRF, shots
+from rvrt_cli.data.validation import CRF, each_degradation, shots
 from rvrt_cli.data.vimeo import FOLDERS, LISTS, SEPTUPLET_FRAMES, SEQUENCES, make_with, read_list, read_png
 from rvrt_cli.errors import OptionError
 from rvrt_cli.weights import embedded_folder
@@ -50,16 +51,23 @@ _DEGRADATION_TEXTS = {
     "bi": "MATLAB's bicubic",
     "bd": "Gaussian blur of σ 1.6 and every 4th pixel",
     "video": f"MATLAB's bicubic, then H.264 at CRF {CRF}",
+    "real": "MATLAB's bicubic, then each degradation of the training mix, on the middle frames of each shot",
 }
+REAL_FRAMES = 14  # of each shot that are scored after each degradation of "real"
 
 
 @dataclass(frozen=True)
 class ClipPair:
-    """A clip to score: `low` (T, h, w, 3) and its target `high` (T, H, W, 3), or (1, H, W, 3), the center of a septuplet."""
+    """A clip to score: `low` (T, h, w, 3) and its target `high` (T, H, W, 3), or (1, H, W, 3), the center of a septuplet.
+
+    Attributes:
+        degradation: which one of the mix, where the set has several; else "".
+    """
 
     name: str
     low: np.ndarray
     high: np.ndarray
+    degradation: str = ""
 
 
 @dataclass(frozen=True)
@@ -183,7 +191,11 @@ def _open_videos(folder: Path | None, kind: str) -> Dataset:
 
 def _load_shots(path: Path, kind: str) -> Iterator[ClipPair]:
     for name, high in shots(path):
-        yield ClipPair(name, downsample_clip(high, kind), high)
+        if kind == "real":
+            for degradation, low, target in each_degradation(name, high, REAL_FRAMES):
+                yield ClipPair(f"{name}-{degradation}", low, target, degradation)
+        else:
+            yield ClipPair(name, downsample_clip(high, kind), high)
         del high  # before the next shot is read
 
 

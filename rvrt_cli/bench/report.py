@@ -64,7 +64,7 @@ KEYS = {
     # quality
     "protocol": "as chosen",
     "data": "the test set, and which list of it",
-    "degradation": '"bi", "bd" or "video"; "blur" or "noise" for restoration',
+    "degradation": '"bi", "bd", "video" or "real"; "blur" or "noise" for restoration',
     "noise": "standard deviation of the noise, for denoising [levels of 255]",
     "baseline": 'what the network is compared with: "bicubic", or for restoration its "input"',
     "low_resolution": "its origin: the set's own, or made from the targets",
@@ -92,11 +92,12 @@ KEYS = {
     "bicubic_psnr_cb": "of MATLAB's bicubic upscaling, scored the same way [dB]",
     "bicubic_psnr_cr": "of Cr",
     "flicker": "for protocol clips, mean over the clips: mean change of luma between frames where nothing moves [levels]. The "
-    "input is a frame repeated, with noise of σ 2, after H.264 at CRF 23",
+    "input is a frame repeated, with noise of σ 2, after H.264 at CRF 23. Not measured on real",
     "bicubic_flicker": "of MATLAB's bicubic upscaling, measured the same way",
     "vmaf": "mean over the clips, by ffmpeg's libvmaf with its default model",
     "bicubic_vmaf": "of MATLAB's bicubic upscaling, scored the same way",
-    "clips": "the scores of each clip, with frames, exact (frames excluded from PSNR), window, tile and seconds",
+    "degradations": 'the mean scores of each degradation, where the degradation is "real"',
+    "clips": "the scores of each clip, with degradation (one of degradations, or empty), frames, exact (frames excluded from PSNR), window, tile and seconds",
     "published": "figures of others for the same job: network; on, seconds_per_call or seconds_per_frame, gb (memory) for "
     "speed; psnr, ssim for quality; published, always true: not measured here",
 }

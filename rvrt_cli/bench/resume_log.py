@@ -18,7 +18,7 @@ from rvrt_cli.weights import file_sha256
 if TYPE_CHECKING:
     from rvrt_cli.model import Network
 
-_LOG_FORMAT = 2  # increases when the scores that are kept change
+_LOG_FORMAT = 3  # increases when the scores that are kept change
 
 
 class ResumeLog:

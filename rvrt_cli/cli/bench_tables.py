@@ -74,7 +74,9 @@ def print_quality(result: dict[str, Any]) -> None:
         _scores_table(result, [f"psnr_{channel}", f"ssim_{channel}", *(["vmaf"] if result["vmaf"] is not None else [])])
     )
     if result["psnr_cb"] is not None:
-        print_table(_scores_table(result, ["psnr_cb", "psnr_cr", "flicker"]))
+        print_table(
+            _scores_table(result, ["psnr_cb", "psnr_cr", *(["flicker"] if result["flicker"] is not None else [])])
+        )
 
 
 def _network_table(result: dict[str, Any]) -> Table:
@@ -214,8 +216,10 @@ def _scores_table(result: dict[str, Any], keys: list[str]) -> Table:
     for clip in result["clips"] if len(result["clips"]) <= _MAX_LISTED_CLIPS else []:
         table.add_row(safe_markup(clip["clip"]), *_scores(clip, keys, result["baseline"]))
     table.add_section()
+    for degradation, scores in (result["degradations"] or {}).items():
+        table.add_row(f"mean, {degradation}", *_scores(scores, keys, result["baseline"]))
     mean = "mean of the sample" if result["sample"] else "mean"
-    noun = "clip" if result["shots_scored"] == result["clips_scored"] else "shot"
+    noun = "clip" if result["shots_scored"] == result["clips_scored"] or result["degradations"] else "shot"
     means = _scores(result, keys, result["baseline"])
     table.add_row(f"{mean}, {plural(result['shots_scored'], noun)}", *means, style="bold")
     for entry in result["published"] if f"psnr_{result['channel']}" in keys else []:

@@ -21,6 +21,7 @@ _DEGRADATION_NAMES = {
     "bi": "bicubic (bi)",
     "bd": "blurred (bd)",
     "video": "compressed video",
+    "real": "real footage",
     "blur": "motion blur",
     "noise": "noise",
     "none": "-",

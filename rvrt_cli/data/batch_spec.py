@@ -9,8 +9,9 @@ from rvrt_cli.errors import OptionError
 from rvrt_cli.options import NATIVE_SCALE
 
 # By task: what makes the input from the target. "blur" averages neighboring frames, or takes a set's own pairs.
-TASK_DEGRADATIONS = {"upscale": ("bi", "bd", "video"), "deblur": ("blur",), "denoise": ("noise",)}
+TASK_DEGRADATIONS = {"upscale": ("bi", "bd", "video", "real"), "deblur": ("blur",), "denoise": ("noise",)}
 TRAINING_DEGRADATIONS = tuple(kind for kinds in TASK_DEGRADATIONS.values() for kind in kinds)
+MIXED_DEGRADATIONS = ("video", "real")  # of which a share of the clips is clean
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class BatchSpec:
         degradation: one of `TRAINING_DEGRADATIONS`.
         seed: random seed of the samples.
         still: share of the samples in which nothing moves.
+        clean_share: share of the samples that a mix of degradations leaves clean; None: the mix's own.
 
     Raises:
         OptionError: a value cannot be used.
@@ -35,6 +37,7 @@ class BatchSpec:
     degradation: str = "bi"
     seed: int = 0
     still: float = 0.0
+    clean_share: float | None = None
 
     def __post_init__(self) -> None:
         if self.batch < 1 or self.frames < 1:
@@ -45,6 +48,14 @@ class BatchSpec:
             raise OptionError(f"--still {self.still}: give a share from 0 to 1")
         if self.degradation not in TRAINING_DEGRADATIONS:
             raise OptionError(f"--degradation {self.degradation!r}: choose one of {', '.join(TRAINING_DEGRADATIONS)}")
+        if self.clean_share is not None:
+            if not 0 <= self.clean_share <= 1:
+                raise OptionError(f"--clean-share {self.clean_share}: give a share from 0 to 1")
+            if self.degradation not in MIXED_DEGRADATIONS:
+                raise OptionError(
+                    f"--clean-share {self.clean_share}: {self.degradation} is no mix; choose --degradation "
+                    f"{' or '.join(MIXED_DEGRADATIONS)}, or omit it"
+                )
         if self.still and self.task == "deblur":
             raise OptionError(f"--still {self.still}: still frames have no blur to remove; give 0")
 

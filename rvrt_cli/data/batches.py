@@ -100,7 +100,7 @@ def make_sample(store: Store, spec: BatchSpec, step: int, index: int) -> Batch:
     region = _flip_and_reverse(_random_region(store, spec, rng), _random_turns(rng))
     if _is_still(spec, rng):
         region = _freeze(region)
-    low = degrade(region, spec.degradation, rng)
+    low = degrade(region, spec.degradation, rng, spec.clean_share)
     return _center_crop(low, spec.crop // SCALE), _center_crop(region, spec.crop)
 
 

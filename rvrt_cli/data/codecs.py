@@ -19,9 +19,7 @@ from rvrt_cli.errors import MediaError
 # swscale flags: bicubic, accurate rounding, full chroma. Its default rounding darkens each pass by over one level.
 _CODEC_SWS_FLAGS = 0x4 | 0x40000 | 0x2000
 _LAMBDA_PER_QP = 118  # FF_QP2LAMBDA: the unit of FFmpeg's `global_quality`
-_X265_SMALLEST = 16  # px a side, its smallest coding tree unit
-_X265_UNIT = 8  # px a side, its smallest coding unit
-_X265_UNSTABLE_WIDTH = 32  # px, and its multiples
+_X265_MARGIN, _X265_STEP = 16, 32  # px: frames for x265 have 16 + 32 k px a side, see `h265`
 
 
 class _Coder(NamedTuple):
@@ -58,13 +56,14 @@ def h265(clip: np.ndarray, crf: float, preset: str) -> np.ndarray:
 
     The same clip gives the same result every time. That takes two precautions, for small frames. Without cutree, since on
     48×48 px, for instance, x265's vector code of it writes past the end of its buffers and destroys the heap (found with
-    Valgrind; https://github.com/Multicorewareinc/x265/issues/774 may be the same). And with frames extended, by repeating
-    the last pixel, to whole coding units and a width that is no multiple of 32 px: with 32 and 64 px, the result depended
-    on what the memory held before.
+    Valgrind; https://github.com/Multicorewareinc/x265/issues/774 may be the same). And with sides extended to 48, 80,
+    112, … px by repeating the last pixel: at 8, 32 and 64 px, among others, the result depended on what the memory had held
+    before; at those sizes, 288 clips gave the same three times.
     """
     height, width = clip.shape[1:3]
-    rows, columns = (max(_X265_SMALLEST, -(-side // _X265_UNIT) * _X265_UNIT) for side in (height, width))
-    columns += 0 if columns % _X265_UNSTABLE_WIDTH else _X265_UNIT
+    rows, columns = (
+        _X265_MARGIN + _X265_STEP * max(1, -(-(side - _X265_MARGIN) // _X265_STEP)) for side in (height, width)
+    )
     extended = np.pad(clip, ((0, 0), (0, rows - height), (0, columns - width), (0, 0)), mode="edge")
     parameters = "log-level=none:pools=none:frame-threads=1:wpp=0:cutree=0"
     coder = _Coder("libx265", "hevc", {"crf": f"{crf:.2f}", "preset": preset, "x265-params": parameters})
@@ -125,4 +124,3 @@ def _code(clip: np.ndarray, coder: _Coder) -> np.ndarray:
     if done != frames:
         raise RuntimeError(f"{coder.encoder} returned {done} of {frames} frames")
     return out
-

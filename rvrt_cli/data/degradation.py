@@ -180,9 +180,7 @@ MIXES = {
 }
 
 
-def degrade(
-    clip: np.ndarray, kind: str, rng: np.random.Generator, clean_share: float | None = None
-) -> np.ndarray:
+def degrade(clip: np.ndarray, kind: str, rng: np.random.Generator, clean_share: float | None = None) -> np.ndarray:
     """Reduce `clip` (T, H, W, 3) to low resolution (T, h, w, 3), both uint8; H and W are multiples of 4.
 
     Args:

@@ -3,7 +3,8 @@
 
 For every video of a folder: frames of 720 rows or more are halved (MATLAB's bicubic), which removes compression artifacts
 from the target; the video is split at its cuts; shots are cropped to multiples of 4 px. Low resolution is MATLAB's
-bicubic reduction by 4, `clean`, or that compressed with H.264 at CRF 23 (x264 medium, 4:2:0, the whole shot), `h264`.
+bicubic reduction by 4, `clean`, or that compressed with H.264 at CRF 23 (x264 medium, 4:2:0, the whole shot), `h264`. For
+`real`, the middle frames of each shot are scored after each degradation of that mix in turn, with fixed seeds.
 For restoration, frames keep their size: `noise` is white and Gaussian of 25 levels, `blur` averages five frames each, and
 the input takes the place of bicubic. Scores are PSNR on Y without a border: mean over the frames of a shot, then over the
 shots. Frames that bicubic restores exactly, such as black ones, are excluded: its PSNR is infinite there, so they carry no
@@ -17,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,7 @@ from typing import TypedDict
 import numpy as np
 
 from rvrt_cli.data.codecs import h264
+from rvrt_cli.data.degradation import MIXES
 from rvrt_cli.data.resize import SCALE, imresize
 from rvrt_cli.data.restoration_pairs import input_pixels, validation_pair
 from rvrt_cli.data.sources import files_of, read_video
@@ -34,7 +37,8 @@ from rvrt_cli.metrics import chroma_error, clip_means, psnr, rgb_to_y
 from rvrt_cli.video.read.video_files import VIDEO_SUFFIXES
 
 VARIANTS = ("clean", "h264")
-TASK_VARIANTS = {"upscale": VARIANTS, "deblur": ("blur",), "denoise": ("noise",)}
+REAL_VARIANT = "real"
+_VARIANTS_OF_DEGRADATION = {"real": (*VARIANTS, REAL_VARIANT), "blur": ("blur",), "noise": ("noise",)}
 CRF = 23
 HALVED_FROM = 720  # rows
 
@@ -78,7 +82,11 @@ class ShotErrors:
 
 @dataclass(frozen=True)
 class _ShotWindow:
-    """Consecutive frames of one shot: each variant's target and input, and bicubic's errors."""
+    """Consecutive frames of one shot: target and input of each variant that scores them, and bicubic's errors.
+
+    Attributes:
+        shot: its name; for `real`, the degradation follows.
+    """
 
     shot: str
     high: dict[str, np.ndarray]  # (T, 4h, 4w, 3)
@@ -90,7 +98,8 @@ class ValidationSet:
     """The videos of `folder`, prepared once and then used to score networks.
 
     Args:
-        windows: windows per shot, evenly spread; None: every frame, in one window per shot.
+        windows: windows per shot, evenly spread; None: every frame, in one window per shot. Variant `real` has one window
+            per shot and degradation.
         frames: frames per window.
 
     Raises:
@@ -108,10 +117,19 @@ class ValidationSet:
         paths = files_of(folder, VIDEO_SUFFIXES)
         if not paths:
             raise OptionError(f"{folder}: no videos to validate on; expected files such as .mp4 or .mpg")
+        others = tuple(variant for variant in self.variants if variant != REAL_VARIANT)
         for path in paths:
             for shot, high in shots(path):
-                self._windows += _prepare_windows(shot, high, self.variants, windows, frames)
-        self._bicubic = {variant: self._by_shot(w.bicubic[variant] for w in self._windows) for variant in variants}
+                self._windows += _prepare_windows(shot, high, others, windows, frames) if others else []
+                if REAL_VARIANT in self.variants:
+                    self._windows += [
+                        _shot_window(f"{shot}, {name}", {REAL_VARIANT: pair})
+                        for name, *pair in each_degradation(shot, high, frames)
+                    ]
+        self._bicubic = {
+            variant: self._by_shot((w.shot, w.bicubic[variant]) for w in self._windows if variant in w.bicubic)
+            for variant in self.variants
+        }
         for variant, scores in self._bicubic.items():
             check_comparable(scores, f"{folder} ({variant})", "give other videos")
 
@@ -126,18 +144,39 @@ class ValidationSet:
 
     def _score_variant(self, upscale: Upscale, variant: str) -> VariantScore:
         ours = self._by_shot(
-            shot_errors(upscale(window.low[variant]), window.high[variant]) for window in self._windows
+            (window.shot, shot_errors(upscale(window.low[variant]), window.high[variant]))
+            for window in self._windows
+            if variant in window.low
         )
         return compare_with_bicubic(ours, self._bicubic[variant])
 
-    def _by_shot(self, errors: Iterable[ShotErrors]) -> dict[str, ShotErrors]:
-        """Collect the windows' errors by shot."""
+    @staticmethod
+    def _by_shot(errors: Iterable[tuple[str, ShotErrors]]) -> dict[str, ShotErrors]:
+        """Collect the errors of windows by shot."""
         shots: dict[str, ShotErrors] = {}
-        for window, found in zip(self._windows, errors, strict=True):
-            shot = shots.setdefault(window.shot, ShotErrors([], []))
+        for name, found in errors:
+            shot = shots.setdefault(name, ShotErrors([], []))
             shot.psnr_y.extend(found.psnr_y)
             shot.chroma.extend(found.chroma)
         return shots
+
+
+def variants_of(degradation: str) -> tuple[str, ...]:
+    """The variants that validate a network trained for `degradation`, see `ValidationSet`."""
+    return _VARIANTS_OF_DEGRADATION.get(degradation, VARIANTS)
+
+
+def each_degradation(shot: str, high: np.ndarray, frames: int) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """The middle `frames` frames of a shot after each degradation of the mix `real` but clean: name, input and target.
+
+    Random settings, such as rates, are drawn by the names of the shot and of the degradation: they are always the same.
+    """
+    [middle] = _window_spans(len(high), 1, frames)
+    target = high[middle]
+    small = imresize(target, 1 / SCALE)
+    for entry in MIXES["real"][1:]:
+        seed = [zlib.crc32(name.encode()) for name in (shot, entry.name)]
+        yield entry.name, entry.apply(small, np.random.default_rng(seed)), target
 
 
 def bicubic_upscale(frames: np.ndarray) -> np.ndarray:
@@ -238,14 +277,16 @@ def _prepare_windows(
     small = imresize(high, 1 / SCALE) if set(variants) & set(VARIANTS) else high
     pairs = {variant: _variant_pair(small, high, variant) for variant in variants}
     for span in _window_spans(min(len(target) for _, target in pairs.values()), windows, frames):
-        inputs = {variant: low[span].copy() for variant, (low, _) in pairs.items()}
-        targets = {variant: target[span].copy() for variant, (_, target) in pairs.items()}
-        scores = {
-            variant: shot_errors(baseline_frames(inputs[variant], targets[variant]), targets[variant])
-            for variant in variants
-        }
-        prepared.append(_ShotWindow(shot=shot, high=targets, low=inputs, bicubic=scores))
+        prepared.append(_shot_window(shot, {name: (low[span], target[span]) for name, (low, target) in pairs.items()}))
     return prepared
+
+
+def _shot_window(shot: str, pairs: Mapping[str, Sequence[np.ndarray]]) -> _ShotWindow:
+    """A window of each variant's input and target, which are copied: they may be part of a whole shot."""
+    lows = {variant: low.copy() for variant, (low, _) in pairs.items()}
+    highs = {variant: high.copy() for variant, (_, high) in pairs.items()}
+    scores = {name: shot_errors(baseline_frames(low, highs[name]), highs[name]) for name, low in lows.items()}
+    return _ShotWindow(shot=shot, high=highs, low=lows, bicubic=scores)
 
 
 def _variant_pair(small: np.ndarray, high: np.ndarray, variant: str) -> tuple[np.ndarray, np.ndarray]:

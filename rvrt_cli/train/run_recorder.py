@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from rvrt_cli.data.batches import open_store
-from rvrt_cli.data.validation import TASK_VARIANTS, Upscale, ValidationSet, VariantScore
+from rvrt_cli.data.validation import Upscale, ValidationSet, VariantScore, variants_of
 from rvrt_cli.train.setup import RECIPE_FILE
 from rvrt_cli.train.train_options import TrainOptions, write_recipe
 from rvrt_cli.train.training_curve import draw_curve
@@ -161,7 +161,7 @@ class RunRecorder:
 
 def _open_validator(options: TrainOptions, validation_folder: Path | None) -> Validator | None:
     if options.val:
-        variants = TASK_VARIANTS[options.task]
+        variants = variants_of(options.degradation)
         return ValidationSet(Path(options.val), options.val_windows or None, options.val_frames, variants)
     return ValidationSplit(validation_folder, options.degradation, options.crop) if validation_folder else None
 

@@ -56,6 +56,11 @@ class TrainOptions:
         "bi",
         f"Degradation that makes the input: {', '.join(TRAINING_DEGRADATIONS)}; the last two are those of their task.",
     )
+    clean_share: float | None = setting(
+        None,
+        "Share of clean samples with --degradation video or real; the other degradations keep their proportions [0 to 1].",
+        shown="0.5",
+    )
     still: float = setting(0.0, "Share of still samples, which repeat one frame [0 to 1].")
     seed: int = setting(0, "Random seed for initialization and sampling.")
 
@@ -184,6 +189,7 @@ class TrainOptions:
             degradation=self.degradation,
             seed=self.seed,
             still=self.still,
+            clean_share=self.clean_share,
         )
 
     @property
@@ -251,7 +257,10 @@ def _toml(value: Any) -> str:
     return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
 
 
-_FIELD_TYPES = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,), "str | None": (str, type(None))}
+_FIELD_TYPES = {
+    **{"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)},
+    **{"str | None": (str, type(None)), "float | None": (int, float, type(None))},
+}
 
 
 def _check_type(name: str, value: Any, kind: str) -> None:

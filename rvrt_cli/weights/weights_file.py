@@ -20,7 +20,7 @@ from rvrt_cli.model.config import RVRTConfig
 from rvrt_cli.weights.safe_pickle import sanitize
 
 # Bicubic; blur, then decimation; compressed video; motion blur; noise; untrained or unknown
-TRAINED_DEGRADATIONS = ("bi", "bd", "video", "blur", "noise", "none")
+TRAINED_DEGRADATIONS = ("bi", "bd", "video", "real", "blur", "noise", "none")
 _METADATA_KEY = "rvrt"  # a single metadata entry: safetensors writes several in an order that varies between runs
 _WEIGHT_DTYPES = {"F32": np.float32, "F16": np.float16}
 _MAX_LISTED_NAMES = 4  # of each kind in an error message
