@@ -18,7 +18,6 @@ from rvrt_cli.errors import MediaError
 
 # swscale flags: bicubic, accurate rounding, full chroma. Its default rounding darkens each pass by over one level.
 _CODEC_SWS_FLAGS = 0x4 | 0x40000 | 0x2000
-_LAMBDA_PER_QP = 118  # FF_QP2LAMBDA: the unit of FFmpeg's `global_quality`
 _X265_MARGIN, _X265_STEP = 16, 32  # px: frames for x265 have 16 + 32 k px a side, see `h265`
 
 
@@ -70,18 +69,18 @@ def h265(clip: np.ndarray, crf: float, preset: str) -> np.ndarray:
     return _code(extended, coder)[:, :height, :width]
 
 
-def mpeg4(clip: np.ndarray, quantizer: float, b_frames: int = 0) -> np.ndarray:
+def mpeg4(clip: np.ndarray, quantizer: int, b_frames: int = 0) -> np.ndarray:
     """Encode (T, h, w, 3) uint8 as MPEG-4 part 2 (DivX, Xvid, early phones) at a `quantizer` of 1…31, and decode it."""
-    return _code(clip, _Coder("mpeg4", "mpeg4", _constant_quantizer(quantizer, b_frames)))
+    return _code(clip, _Coder("mpeg4", "mpeg4", _fixed_quantizer(quantizer, b_frames)))
 
 
-def mpeg2(clip: np.ndarray, quantizer: float, b_frames: int = 2) -> np.ndarray:
+def mpeg2(clip: np.ndarray, quantizer: int, b_frames: int = 2) -> np.ndarray:
     """Encode (T, h, w, 3) uint8 as MPEG-2 (DVD, television) at a `quantizer` of 1…31, and decode it."""
-    return _code(clip, _Coder("mpeg2video", "mpeg2video", _constant_quantizer(quantizer, b_frames)))
+    return _code(clip, _Coder("mpeg2video", "mpeg2video", _fixed_quantizer(quantizer, b_frames)))
 
 
-def _constant_quantizer(quantizer: float, b_frames: int) -> dict[str, str]:
-    return {"flags": "+qscale", "global_quality": str(round(quantizer * _LAMBDA_PER_QP)), "bf": str(b_frames)}
+def _fixed_quantizer(quantizer: int, b_frames: int) -> dict[str, str]:
+    return {"qmin": str(quantizer), "qmax": str(quantizer), "bf": str(b_frames)}
 
 
 def _code(clip: np.ndarray, coder: _Coder) -> np.ndarray:

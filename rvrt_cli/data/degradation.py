@@ -38,7 +38,7 @@ _REAL_CRF = (18.0, 33.0)
 _REAL_X264_PRESETS = ("ultrafast", "superfast", "veryfast", "medium")
 _X265_CRF = (20.0, 35.0)
 _X265_PRESETS = ("ultrafast", "superfast", "veryfast", "fast")
-_QUANTIZER = (2.0, 9.0)  # of MPEG-2 and MPEG-4
+_QUANTIZER = (2, 10)  # of MPEG-2 and MPEG-4
 _MOST_B_FRAMES = 2
 _CAMERA_CRF = (17.0, 25.0)  # x264, of what a camera records itself
 _RESIZED = (0.75, 1.5)  # size of the first of two encodings, of the second
@@ -84,11 +84,11 @@ def _x265(clip: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _any_mpeg4(clip: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return mpeg4(clip, float(rng.uniform(*_QUANTIZER)), int(rng.integers(_MOST_B_FRAMES, endpoint=True)))
+    return mpeg4(clip, int(rng.integers(*_QUANTIZER, endpoint=True)), int(rng.integers(_MOST_B_FRAMES, endpoint=True)))
 
 
 def _any_mpeg2(clip: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return mpeg2(clip, float(rng.uniform(*_QUANTIZER)), int(rng.integers(_MOST_B_FRAMES, endpoint=True)))
+    return mpeg2(clip, int(rng.integers(*_QUANTIZER, endpoint=True)), int(rng.integers(_MOST_B_FRAMES, endpoint=True)))
 
 
 def _midway(clip: np.ndarray, rng: np.random.Generator, code: _Change) -> np.ndarray:
