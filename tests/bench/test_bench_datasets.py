@@ -19,6 +19,7 @@ from rvrt_cli.bench.bench_options import BenchOptions
 from rvrt_cli.bench.datasets import CENTER, Dataset, open_dataset, sample_clip
 from rvrt_cli.data import validation
 from rvrt_cli.data.codecs import h264
+from rvrt_cli.data.degradation import MIXES
 from rvrt_cli.data.resize import blur_downsample, imresize
 from rvrt_cli.errors import MediaError, OptionError
 
@@ -170,6 +171,21 @@ def test_clips_are_videos_split_into_shots(tmp_path: Path) -> None:
     [coded] = open_dataset("clips", tmp_path, "video").entries[0].load()
     np.testing.assert_array_equal(coded.low, h264(pair.low, 23))
     assert open_dataset("clips", tmp_path / "a.mkv").total == 1
+
+
+def test_real_makes_a_clip_of_each_degradation_of_a_shot(tmp_path: Path) -> None:
+    source = "testsrc2=s=96x96:r=25"
+    ffmpeg("-f", "lavfi", "-i", source, "-frames:v", "20", "-c:v", "ffv1", tmp_path / "a.mkv")
+    [whole] = open_dataset("clips", tmp_path).entries[0].load()
+    dataset = open_dataset("clips", tmp_path, "real")
+    pairs = list(dataset.entries[0].load())
+    kinds = [entry.name for entry in MIXES["real"][1:]]
+    assert [(pair.name, pair.degradation) for pair in pairs] == [(f"a-{kind}", kind) for kind in kinds]
+    for pair in pairs:
+        np.testing.assert_array_equal(pair.high, whole.high[3:17])
+        assert pair.low.shape == (14, 24, 24, 3)
+    again = dataset.entries[0].load()
+    assert all(np.array_equal(pair.low, other.low) for pair, other in zip(pairs, again, strict=True))
 
 
 def test_shots_are_read_and_scored_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -310,15 +310,43 @@ def test_clips_are_streamed_as_upscale_does() -> None:
     assert [emit for _, emit, _ in network.seen] == [14, 6, 14, 14]  # the last two: still footage
 
 
+def test_scores_of_several_degradations_are_averaged_by_degradation() -> None:
+    low = np.full((2, 16, 16, 3), 100, np.uint8)
+    high = low.repeat(4, 1).repeat(4, 2)
+    pairs = [ClipPair(f"{add}-{kind}", low, high + np.uint8(add), kind) for add in (1, 2) for kind in ("h265", "night")]
+    pairs[3] = replace(pairs[3], high=high + np.uint8(4))
+    network = RepeatNetwork()
+    result = measure_quality(options(), dataset(pairs, protocol="clips"), network)
+    level = 10 * np.log10(255**2 / (219 / 255) ** 2)  # of an error of one level of RGB in Y
+    assert list(result["degradations"]) == ["h265", "night"]
+    for kind, errors in (("h265", (1, 2)), ("night", (1, 4))):
+        expected = np.mean([level - 20 * np.log10(error) for error in errors])
+        assert result["degradations"][kind]["psnr_y"] == pytest.approx(expected, abs=0.01)
+    assert result["psnr_y"] == pytest.approx(np.mean([entry["psnr_y"] for entry in result["degradations"].values()]))
+    assert result["flicker"] is None
+    assert len(network.seen) == 4  # no still footage
+    plain = measure_quality(options(), dataset([flat(2, 100)]), RepeatNetwork(1 / 255))
+    assert plain["degradations"] is None
+
+
 # --- degradations
 
 
-@pytest.mark.parametrize(("made_for", "data"), [("bi", "bi"), ("bd", "bd"), ("video", "video"), ("video", "bi")])
+FITTING = [
+    ("bi", "bi"),
+    ("bd", "bd"),
+    *((made, data) for made in ("video", "real") for data in ("bi", "video", "real")),
+]
+
+
+@pytest.mark.parametrize(("made_for", "data"), FITTING)
 def test_weights_fit_their_data(made_for: str, data: str) -> None:
     assert check_degradation({"name": "n", "degradation": made_for}, data, False) is None
 
 
-@pytest.mark.parametrize(("made_for", "data"), [("bi", "bd"), ("bd", "bi"), ("bi", "video"), ("video", "bd")])
+@pytest.mark.parametrize(
+    ("made_for", "data"), [("bi", "bd"), ("bd", "bi"), ("bi", "video"), ("video", "bd"), ("bi", "real")]
+)
 def test_weights_for_other_data_are_refused_unless_forced(made_for: str, data: str) -> None:
     card = {"name": "n", "degradation": made_for}
     with pytest.raises(OptionError, match=rf"n were trained for {made_for} and the data is {data}.*--force"):

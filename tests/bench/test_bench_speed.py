@@ -196,6 +196,7 @@ def test_the_clip_moves() -> None:
         ({"protocol": "clips", "sweep": True}, "--sweep: measures speed"),
         ({"protocol": "clips", "weights": "random"}, "speed only"),
         ({"protocol": "vid4", "data": "Vid4", "degradation": "video"}, "for --protocol clips only"),
+        ({"protocol": "vid4", "data": "Vid4", "degradation": "real"}, "real: for --protocol clips only"),
     ],
 )
 def test_bad_options_are_refused(values: dict, message: str) -> None:

@@ -115,6 +115,20 @@ def test_a_share_of_the_samples_is_still(clips: Path) -> None:
     assert np.array_equal(every, every[:, [0, 0, 0]])
 
 
+@pytest.mark.parametrize("degradation", ["video", "real"])
+def test_clean_share_reaches_the_samples(clips: Path, degradation: str) -> None:
+    spec = BatchSpec(batch=8, frames=3, crop=48, degradation=degradation, seed=1)
+    reduced = [low for low, _ in take(clips, replace(spec, degradation="bi"), 2, workers=0)]
+
+    def unchanged(share: float | None) -> int:
+        made = [low for low, _ in take(clips, replace(spec, clean_share=share), 2, workers=0)]
+        same = (one == other for one, other in zip(np.concatenate(made), np.concatenate(reduced), strict=True))
+        return sum(bool(equal.all()) for equal in same)
+
+    assert (unchanged(0.0), unchanged(1.0)) == (0, 16)
+    assert 2 <= unchanged(None) <= 14
+
+
 @pytest.mark.parametrize("still", [-0.1, 1.1])
 def test_share_of_still_samples_is_validated(still: float) -> None:
     with pytest.raises(OptionError, match="still"):
@@ -163,7 +177,7 @@ def test_bad_data_and_specs_are_refused_at_once(clips: Path, tmp_path: Path) -> 
         BatchLoader(clips, BatchSpec(frames=6, crop=48))
     with pytest.raises(OptionError, match="64x64 px"):
         BatchLoader(clips, BatchSpec(frames=2, crop=128))
-    with pytest.raises(OptionError, match="choose one of bi, bd, video"):
+    with pytest.raises(OptionError, match="choose one of bi, bd, video, real"):
         BatchSpec(degradation="bicubic")
 
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from helpers.video_clips import write_video
 
+from rvrt_cli.data.degradation import MIXES
 from rvrt_cli.data.resize import imresize
-from rvrt_cli.data.validation import ValidationSet, bicubic_upscale
+from rvrt_cli.data.validation import ValidationSet, bicubic_upscale, each_degradation, variants_of
 from rvrt_cli.errors import OptionError
 from rvrt_cli.metrics import psnr, rgb_to_y
 
@@ -104,3 +105,42 @@ def test_frames_that_bicubic_restores_exactly_are_excluded(tmp_path: Path) -> No
 def test_folder_without_videos_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="no videos"):
         ValidationSet(tmp_path)
+
+
+def test_variants_follow_what_is_trained() -> None:
+    assert variants_of("bi") == variants_of("bd") == variants_of("video") == ("clean", "h264")
+    assert variants_of("real") == ("clean", "h264", "real")
+    assert (variants_of("blur"), variants_of("noise")) == (("blur",), ("noise",))
+
+
+def test_real_scores_the_middle_of_each_shot_after_every_degradation(folder: Path) -> None:
+    seen = []
+
+    def upscale(frames: np.ndarray) -> np.ndarray:
+        seen.append(frames)
+        return bicubic_upscale(frames)
+
+    made = ValidationSet(folder, windows=1, frames=4, variants=("clean", "real"))
+    scores = made.score(upscale)
+    kinds = [entry.name for entry in MIXES["real"] if entry.name != "clean"]
+    assert list(scores["clean"]["clips"]) == ["large", "two-1", "two-2"]
+    assert list(scores["real"]["clips"]) == [
+        f"{shot}, {kind}" for shot in ("large", "two-1", "two-2") for kind in kinds
+    ]
+    assert scores["real"]["mean"]["gain"] == 0
+    assert scores["real"]["mean"]["psnr_y"] < scores["clean"]["mean"]["psnr_y"]
+    inputs = seen[len(scores["clean"]["clips"]) :]
+    middle = imresize(np.stack(scene(0, 12, 90, 122))[4:8, :88, :120], 0.25)
+    for kind, low in zip(kinds, inputs[len(kinds) :], strict=False):  # those of two-1
+        assert low.shape == middle.shape
+        assert 15 < psnr(low, middle) < 60, kind
+    again = ValidationSet(folder, windows=1, frames=4, variants=("clean", "real"))
+    assert again.identity == made.identity
+    assert again.score(bicubic_upscale) == scores
+
+
+def test_each_degradation_depends_on_the_name_of_the_shot() -> None:
+    high = np.stack(scene(0, 6, 96, 128))
+    first, second = (list(each_degradation(shot, high, 4)) for shot in ("a", "b"))
+    assert all(np.array_equal(target, high[1:5]) for _, _, target in first)
+    assert sum(np.array_equal(one[1], other[1]) for one, other in zip(first, second, strict=True)) <= 1

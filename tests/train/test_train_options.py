@@ -53,6 +53,12 @@ def test_every_preset_has_a_recipe_and_that_of_rvrt_is_the_published_one() -> No
         ({"ema": 1.0}, "--ema"),
         ({"crop": 30}, "crop 30"),
         ({"degradation": "snow"}, "degradation"),
+        ({"degradation": "real", "clean_share": 1.5}, "--clean-share 1.5: give a share from 0 to 1"),
+        ({"degradation": "real", "clean_share": "half"}, "--clean-share 'half': expected float"),
+        (
+            {"degradation": "bi", "clean_share": 0.5},
+            "--clean-share 0.5: bi is no mix; choose --degradation video or real",
+        ),
         ({"batch": 3, "ranks": 2}, "--batch"),
         ({"ranks": 2, "local_ranks": 1}, "--master"),
         ({"ranks": 2, "local_ranks": 1, "master": "host"}, "HOST:PORT"),
@@ -119,11 +125,14 @@ def test_a_written_recipe_reads_back_the_same(tmp_path: Path) -> None:
         network={"widths": (8, 8, 8), "relative_position_bias": True},
         final_rate=1e-7,
         mirror=True,
+        degradation="real",
+        clean_share=0.75,
     )
     write_recipe(tmp_path / "recipe.toml", options)
     assert TrainOptions(**read_recipe(tmp_path / "recipe.toml")).config == options.config
     assert read_recipe(tmp_path / "recipe.toml")["data"] == options.data
     assert read_recipe(tmp_path / "recipe.toml")["final_rate"] == 1e-7
+    assert TrainOptions(**read_recipe(tmp_path / "recipe.toml")).spec == options.spec
 
 
 def test_a_written_recipe_keeps_its_network_when_the_preset_changes(
