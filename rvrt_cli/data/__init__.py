@@ -8,6 +8,7 @@ Preparation, `rvrt preprocess`:
 The path of a training sample:
     clip_store or vimeo → batches (random clip, crop, flips; batch_spec) → degradation → batch_loader (worker processes)
 
+`degradation` draws from mixes of `capture_artifacts` (noise, sharpening, interlacing) and `codecs` (H.264, H.265, …).
 `resize` holds the degradations of the literature (BI, BD), `validation` the protocol that scores a network on videos.
 NumPy only: MindSpore is never imported here.
 """
