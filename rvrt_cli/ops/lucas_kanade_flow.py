@@ -15,7 +15,7 @@ from rvrt_cli.ops.sampling import warp
 
 PYRAMID_LEVELS = 4  # motion of 8 px is one pixel of the coarsest level
 ITERATIONS_PER_LEVEL = 2
-_WINDOW, _WINDOW_SIGMA = 11, 2.0  # px: Gaussian window, whose pixels are assumed to move together
+_WINDOW, _WINDOW_SIGMA = 17, 4.0  # px: Gaussian window, whose pixels are assumed to move together
 DAMPING = 1e-4  # squared gradient of luma in [0, 1]; regions with less keep the flow of the coarser level
 LUMA_WEIGHTS = (0.299, 0.587, 0.114)
 

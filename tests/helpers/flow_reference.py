@@ -51,7 +51,7 @@ def lucas_kanade(first: np.ndarray, second: np.ndarray, levels: int, iterations:
             h, w = pyramid[-1].shape
             pyramid.append(pyramid[-1].reshape(h // 2, 2, w // 2, 2).mean((1, 3)))
         pyramids.append([along(along(p, 0, [0.25, 0.5, 0.25]), 1, [0.25, 0.5, 0.25]) for p in pyramid])
-    taps = np.exp(-0.125 * np.arange(-5, 6) ** 2)
+    taps = np.exp(-0.5 * (np.arange(-8, 9) / 4) ** 2)
     taps /= taps.sum()
     flow = np.zeros((*pyramids[0][-1].shape, 2))
     for a, b in zip(*(reversed(p) for p in pyramids), strict=True):
@@ -66,7 +66,7 @@ def lucas_kanade(first: np.ndarray, second: np.ndarray, levels: int, iterations:
             products = [gx * gx, gx * gy, gy * gy, gx * (warped - a), gy * (warped - a)]
             sums = []
             for product in products:
-                padded = np.pad(inside * product, 5)
+                padded = np.pad(inside * product, 8)
                 padded = sum(tap * padded[i : i + a.shape[0]] for i, tap in enumerate(taps))
                 sums.append(sum(tap * padded[:, i : i + a.shape[1]] for i, tap in enumerate(taps)))
             matrix = np.stack([sums[0] + 1e-4, sums[1], sums[1], sums[2] + 1e-4], -1).reshape(*a.shape, 2, 2)

@@ -13,8 +13,8 @@
 namespace rvrt {
 namespace {
 
-constexpr int kReach = 5, kTaps = 2 * kReach + 1;  // of the window [px]
-constexpr float kSigma = 2.0f, kDamping = 1e-4f;
+constexpr int kReach = 8, kTaps = 2 * kReach + 1;  // of the window [px]
+constexpr float kSigma = 4.0f, kDamping = 1e-4f;
 constexpr float kLuma[3] = {0.299f, 0.587f, 0.114f};
 constexpr int kMaxLevels = 8;
 constexpr int kProducts = 5;                        // of the gradients and the temporal difference
@@ -367,7 +367,7 @@ RVRT_INLINE void solve_block(const FlowPair& p, int64_t row) {
     for (int c = 0; c < kProducts; ++c) {
       vf sums[kBlock] = {};
       const float* from = p.sums[c].row(row - kReach) + x;
-#pragma GCC unroll 14
+#pragma GCC unroll 20
       for (int near = 0; near < kTaps + kBlock - 1; ++near, from += p.sums[c].stride) {
         const vf values = load(from);
 #pragma GCC unroll 4

@@ -8,7 +8,7 @@ using namespace rvrt::cuda;
 namespace {
 
 constexpr float kDamping = 1e-4f;
-constexpr int kReach = 5, kTile = 16;  // of the Gaussian window; of the pixels of a block
+constexpr int kReach = 8, kTile = 16;  // of the Gaussian window; of the pixels of a block
 constexpr int kHalo = kTile + 2 * kReach;
 
 RVRT_DEVICE float bilinear(const float* image, int height, int width, float y, float x, int stride) {
@@ -130,7 +130,7 @@ RVRT_DEVICE void flow_step(const FlowArguments& a) {
   float taps[2 * kReach + 1], total = 0;
 #pragma unroll
   for (int i = 0; i <= 2 * kReach; ++i) {
-    taps[i] = expf(-0.125f * (i - kReach) * (i - kReach));  // sigma 2
+    taps[i] = expf(-0.03125f * (i - kReach) * (i - kReach));  // sigma 4
     total += taps[i];
   }
   for (int e = threadIdx.x; e < kHalo * kHalo; e += blockDim.x) {
