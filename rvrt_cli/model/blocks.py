@@ -82,12 +82,9 @@ def merge_and_run(sources: tuple[Tensor, ...], carry: float, onto: bool, body: B
 
     The weights are those of the convolution, then of the body.
     """
-    *others, last = sources
     if body is None:
-        batch, time, height, width, _ = last.shape
-        frames = [source.reshape(batch * time, height, width, source.shape[-1]) for source in sources]
-        y = ops.conv_body(tuple(frames), weights, carry, onto)
-        return y.reshape(batch, time, height, width, -1)
+        return ops.conv_body(sources, weights, carry, onto)
+    *others, last = sources
     if carry != 1:
         last = carry * last
     x = run_body(merge(weights[0], weights[1], *others, last), body, weights[2:])

@@ -110,25 +110,28 @@ def conv_chain_of(conv2d: Callable) -> Callable:
 conv_chain = conv_chain_of(conv2d)
 
 
-def conv_body_of(conv2d: Callable, conv_chain: Callable) -> Callable:
-    """`conv_body` made of these functions: definitions, kernels or ONNX nodes."""
+def conv_body_of(conv2d: Callable, conv_chain: Callable, of_clips: bool = False) -> Callable:
+    """`conv_body` made of these functions: definitions, kernels or ONNX nodes; `of_clips`: they take clips as they are."""
 
     def body(sources: tuple[Tensor, ...], weights: tuple[Tensor, ...], scale: float, onto: bool) -> Tensor:
         """A 3x3 convolution of features side by side, then residual blocks.
 
         Args:
-            sources: (B, H, W, Ci) each.
+            sources: (N, T, H, W, Ci) each.
             weights: (C, sum of Ci, [1,] 3, 3) and (C,) of the convolution, then those of the blocks: see `conv_chain`.
             scale: of the last source.
             onto: whether that, scaled, is added to the output.
 
         Returns:
-            (B, H, W, C).
+            (N, T, H, W, C).
         """
-        last = sources[-1]
-        if scale != 1:
-            last = scale * last
-        x = conv_chain(conv2d((*sources[:-1], last), weights[0], weights[1]), weights[2:], True)
+        batch, time, height, width, _ = sources[-1].shape
+        last = sources[-1] if scale == 1 else scale * sources[-1]
+        beside = [*sources[:-1], last]
+        if not of_clips:
+            beside = [one.reshape(batch * time, height, width, one.shape[-1]) for one in beside]
+        x = conv_chain(conv2d(tuple(beside), weights[0], weights[1]), weights[2:], True)
+        x = x.reshape(batch, time, height, width, x.shape[-1])
         return last + x if onto else x
 
     return body

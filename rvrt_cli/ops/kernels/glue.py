@@ -579,15 +579,19 @@ def conv_chain_kernel(x: Tensor, weights: tuple[Tensor, ...], residual: bool) ->
     return _conv_body(1, layer_count)(x, *weights, _float_constant(1.0), _attributes(1, 0, int(residual), 0))
 
 
-_body_sequence = layers.conv_body_of(conv2d_kernel, conv_chain_kernel)
+_body_of_layers = layers.conv_body_of(conv2d_kernel, conv_chain_kernel)
+# On a CPU, MindSpore's graphs copy what is reshaped.
+_body_of_clips = layers.conv_body_of(conv2d_kernel, conv_chain_kernel, of_clips=True)
 
 
 def conv_body_kernel(sources: tuple[Tensor, ...], weights: tuple[Tensor, ...], scale: float, onto: bool) -> Tensor:
     """See `layers.conv_body`. One kernel with bfloat16 operands, in inference on AMX; otherwise a sequence."""
     count, layer_count, first = len(sources), len(weights) // 2, weights[0]
-    merges = first.shape[1] == _channels(sources) and first.shape[-2:] == (3, 3) and count <= _MOST_SOURCES
-    if not merges or not _has_kernel(sources[0]) or not _body_suits(layer_count, first.shape[0]):
-        return _body_sequence(sources, weights, scale, onto)
+    merges = first.shape[1] == _channels(sources) and first.shape[-2:] == (3, 3) and 1 < count <= _MOST_SOURCES
+    if not merges or not _has_kernel(sources[0]):
+        return _body_of_layers(sources, weights, scale, onto)
+    if not _body_suits(layer_count, first.shape[0]):
+        return _body_of_clips(sources, weights, scale, onto)
     numbers = _attributes(count, 1, 1, int(onto))
     return _conv_body(count, layer_count)(*sources, *weights, _float_constant(scale), numbers)
 
