@@ -18,7 +18,7 @@ namespace {
 
 constexpr int kMostLayers = 17;
 constexpr int64_t kPartPixels = 96;       // whose sums are finished together
-constexpr int64_t kKeptFloats = 1 << 19;  // of all layers, in the cache: wider images are cut into columns
+constexpr int64_t kKeptFloats = 1 << 18;  // of all layers, in the cache: wider images are cut into columns
 constexpr int64_t kNarrowest = 64;        // part of a row [px]
 
 struct BodyLayer {
