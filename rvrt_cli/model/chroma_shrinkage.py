@@ -17,12 +17,10 @@ no channel of the latter falls below bicubic. Luma is not changed.
 from __future__ import annotations
 
 import functools
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from rvrt_cli.model.config import UPSAMPLING
-from rvrt_cli.options import usable_cores
 
 # ITU-R BT.601, levels from RGB in [0, 1]
 _TO_CBCR = np.array([[-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]], np.float32)
@@ -42,9 +40,9 @@ def shrink_chroma(output: np.ndarray, frames: np.ndarray) -> None:
         output: (N, T, 4H, 4W, 3) float32 RGB, C-contiguous; written to.
         frames: (N, ≥T, H, W, 3) float32 in [0, 1], the input.
     """
-    pairs = [pair for video in zip(output, frames, strict=True) for pair in zip(*video, strict=False)]
-    with ThreadPoolExecutor(usable_cores()) as pool:  # NumPy's loops hold no lock
-        list(pool.map(lambda pair: _shrink_frame(*pair), pairs))
+    for video, source in zip(output, frames, strict=True):
+        for frame, low in zip(video, source, strict=False):
+            _shrink_frame(frame, low)
 
 
 def _shrink_frame(frame: np.ndarray, low: np.ndarray) -> None:

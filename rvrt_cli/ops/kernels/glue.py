@@ -502,7 +502,9 @@ def convolve_onto_kernel(x: Tensor, source: Tensor, weight: Tensor, bias: Tensor
     others = source.shape[-1] - weight.shape[1]
     if others:
         weight = ops.concat((weight, ops.zeros((weight.shape[0], others, *weight.shape[2:]), weight.dtype)), 1)
-    return _convolve_onto_whole(x, source, weight, bias)
+    if _ON_GPU or not _has_kernel(source) or x.shape[:-1] != source.shape[:-1] or weight.shape[-2:] == (1, 1):
+        return _convolve_onto_whole(x, source, weight, bias)
+    return _conv2d_residual(source, weight, bias, x, _attributes(0, 1, 1))  # clips as they are: a reshape copies them
 
 
 # --- convolutions one after the other, in training: the gradient reads what the forward pass keeps of all layers
