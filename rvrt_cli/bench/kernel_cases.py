@@ -189,14 +189,6 @@ def _convolution_cases(sizes: CaseSizes, rng: np.random.Generator) -> list[Kerne
         title = f"{name}: convolution 3x3 of stride 2, {width} to {width}"
         return KernelCase(title, "conv2d", [x, weight, _normal(rng, width), "none", None, 2])
 
-    def residual_block(name: str, frame: tuple[int, int]) -> KernelCase:
-        channels = PRESETS[name].width
-        layer = [_normal(rng, channels, channels, 3, 3, scale=1 / (3 * np.sqrt(channels))), _normal(rng, channels)]
-        x = _normal(rng, _CASE_FRAMES, *frame, channels)
-        return KernelCase(
-            f"{name}: two convolutions 3x3, {channels} to {channels}", "residual_block", [x, *layer, *layer]
-        )
-
     edge, width, hidden = sizes.edge, sizes.width, _UPSAMPLER_WIDTH
     frame, tiny_frame, tiny = (edge, edge), (sizes.tiny_height, sizes.tiny_width), PRESETS["rvrt-tiny"]
     return [
@@ -210,12 +202,24 @@ def _convolution_cases(sizes: CaseSizes, rng: np.random.Generator) -> list[Kerne
         grouped("rvrt-denoise", 4),
         strided("rvrt-deblur"),
         convolution("rvrt-tiny", tiny_frame, tiny.width, tiny.width),
-        residual_block("rvrt-tiny", tiny_frame),  # the bodies
+        _branch_body("rvrt-tiny", tiny_frame, rng),
         convolution("rvrt-tiny", tiny_frame, tiny.width, tiny.width, sources=2),  # the input of the first branch
         convolution("rvrt-tiny", tiny_frame, tiny.width, tiny.width, sources=3),  # of the second, and of reconstruction
         convolution("rvrt-tiny", tiny_frame, tiny.offset_width, tiny.offset_width),  # the offsets
         _offset_chain("rvrt-tiny", tiny_frame, rng),  # all of them
     ]
+
+
+def _branch_body(name: str, frame: tuple[int, int], rng: np.random.Generator) -> KernelCase:
+    """The convolutions of the second branch: of the features side by side, and of the residual blocks."""
+    config = PRESETS[name]
+    channels, sources, blocks = config.width, 3, config.groups[1] * config.depths[1]
+    scale = 1 / (3 * np.sqrt(channels))
+    first = _normal(rng, channels, sources * channels, 3, 3, scale=scale), _normal(rng, channels)
+    layer = _normal(rng, channels, channels, 3, 3, scale=scale), _normal(rng, channels)
+    clips = tuple(_normal(rng, 1, _CASE_FRAMES, *frame, channels) for _ in range(sources))
+    title = f"{name}: convolution 3x3, {sources}×{channels} to {channels}, and {blocks} residual blocks"
+    return KernelCase(title, "conv_body", [clips, first + layer * 2 * blocks, config.carry, True])
 
 
 def _offset_chain(name: str, frame: tuple[int, int], rng: np.random.Generator) -> KernelCase:

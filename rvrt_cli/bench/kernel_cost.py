@@ -53,8 +53,8 @@ def kernel_flops(function: str, shapes: Sequence[Shape], settings: Sequence[Any]
         return 2.0 * positions * sum(math.prod(shapes[i]) for i in (1, 3, 5))
     if function == "linear_pair":  # x, y, weight and bias of each
         return 2.0 * positions * (math.prod(shapes[2]) + math.prod(shapes[4]))
-    if function == "residual_block":  # x, two weights (C, C, 3, 3), each before its bias
-        return 2.0 * positions * (math.prod(shapes[1]) + math.prod(shapes[3]))
+    if function == "conv_body":  # x of each source, then weight (C, Ci, 3, 3) and bias of each layer
+        return 2.0 * positions * sum(math.prod(shape) for shape in shapes if shape[-2:] == (3, 3))
     if function == "conv_chain":  # x, then weight (C, C, 3, 3) and bias of each layer
         return 2.0 * positions * sum(map(math.prod, shapes[1::2]))
     if function == "window_attention":  # qkv (..., 3C); each position attends to those of its window

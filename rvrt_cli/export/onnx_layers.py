@@ -14,7 +14,7 @@ import numpy as np
 
 from rvrt_cli.export.graph_builder import GraphBuilder, Size, known, shape_name
 from rvrt_cli.export.symbolic_tensor import SymbolicTensor, SymbolicWeight, concatenate, symbolic, to_array
-from rvrt_cli.ops.layers import LAYER_NORM_EPSILON, conv_chain_of, convolve_onto_of
+from rvrt_cli.ops.layers import LAYER_NORM_EPSILON, conv_body_of, conv_chain_of, convolve_onto_of
 
 Features = SymbolicTensor | tuple[SymbolicTensor, ...]
 
@@ -106,11 +106,12 @@ class OnnxLayers:
         onto: SymbolicTensor = convolve_onto_of(self.conv2d)(x, source, weight, bias)
         return onto
 
-    def residual_block(self, x: SymbolicTensor, w1: Any, b1: Any, w2: Any, b2: Any) -> SymbolicTensor:
-        return self.conv2d(self.conv2d(x, w1, b1, "leaky_relu"), w2, b2, "none", x)
-
     def conv_chain(self, x: SymbolicTensor, weights: tuple, residual: bool) -> SymbolicTensor:
-        end: SymbolicTensor = conv_chain_of(self.conv2d, self.residual_block)(x, weights, residual)
+        end: SymbolicTensor = conv_chain_of(self.conv2d)(x, weights, residual)
+        return end
+
+    def conv_body(self, sources: tuple, weights: tuple, scale: float, onto: bool) -> SymbolicTensor:
+        end: SymbolicTensor = conv_body_of(self.conv2d, self.conv_chain)(sources, weights, scale, onto)
         return end
 
     def layer_norm(self, x: SymbolicTensor, weight: Any, bias: Any) -> SymbolicTensor:

@@ -29,8 +29,9 @@ def compose_flows(adjacent: Tensor, clip: int) -> Tensor:
     batch, _, height, width, _ = adjacent.shape
     to_frames: list = []  # to_frames[i]: the flow from frame j to frame i of the previous clip
     fields = []
+    steps = ops.split(adjacent, 1, 1)  # much faster than slices: see `estimate_flow`
     for j in range(1, 2 * clip):
-        step = adjacent[:, j - 1 : j].reshape(batch, height, width, 2)  # much faster than an index: see `estimate_flow`
+        step = steps[j - 1].reshape(batch, height, width, 2)
         to_frames = [step + ops.warp(flow, step) for flow in to_frames]
         if j <= clip:
             to_frames = [*to_frames, step]

@@ -77,6 +77,20 @@ def merge(weight: Tensor, bias: Tensor, *sources: Tensor) -> Tensor:
     return y.reshape(batch, time, height, width, -1)
 
 
+def merge_and_run(sources: tuple[Tensor, ...], carry: float, onto: bool, body: Body, weights: Weights) -> Tensor:
+    """`merge` and `run_body`, with the last source times `carry`, which is added to the output if `onto`.
+
+    The weights are those of the convolution, then of the body.
+    """
+    if body is None:
+        return ops.conv_body(sources, weights, carry, onto)
+    *others, last = sources
+    if carry != 1:
+        last = carry * last
+    x = run_body(merge(weights[0], weights[1], *others, last), body, weights[2:])
+    return last + x if onto else x
+
+
 def run_body(x: Tensor, body: Body, weights: Weights) -> Tensor:
     """`refine`, or `convolve`: (N, T, H, W, C) → (N, T, H, W, C)."""
     if body is None:

@@ -10,7 +10,7 @@ from mindspore import Tensor, nn
 
 from rvrt_cli import ops
 from rvrt_cli.model.alignment import align_deformable, align_neighborhood, align_unguided
-from rvrt_cli.model.blocks import merge, parameters, run_body
+from rvrt_cli.model.blocks import merge, merge_and_run, parameters, run_body
 from rvrt_cli.model.config import UPSAMPLING, RVRTConfig
 from rvrt_cli.model.weight_shapes import (
     BRANCH,
@@ -128,10 +128,7 @@ def extract_features(frames: Tensor, fused: Tensor | None, count: int, body: Bod
 def refine_branch(aligned: Tensor, carry: float, count: int, body: Body, *tensors: Tensor) -> Tensor:
     """See `Branch.construct`; `count` features, then weights of the convolution and of the body."""
     features, weights = tensors[:count], tensors[count:]
-    conv_w, conv_b = weights[:2]
-    if carry != 1:
-        aligned = carry * aligned
-    return aligned + run_body(merge(conv_w, conv_b, *features, aligned), body, weights[2:])
+    return merge_and_run((*features, aligned), carry, True, body, weights)
 
 
 @ops.compiled
@@ -146,9 +143,8 @@ def reconstruct(
 ) -> Tensor:
     """See `Reconstruct.construct`; `count` features, then weights, `sizes` of each part."""
     features, weights = tensors[:count], tensors[count:]
-    convs, bodies, heads = sizes[0], sizes[0] + sizes[1], sizes[0] + sizes[1] + sizes[2]
-    conv_w, conv_b = weights[:convs]
-    x = run_body(merge(conv_w, conv_b, *features), body, weights[convs:bodies])
+    bodies, heads = sizes[0] + sizes[1], sizes[0] + sizes[1] + sizes[2]
+    x = merge_and_run(features, 1.0, False, body, weights[:bodies])
     if upsampler:
         return upsample(frames, x, *weights[bodies:heads])
     last_w, last_b = weights[bodies:heads]

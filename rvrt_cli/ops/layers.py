@@ -84,14 +84,8 @@ def convolve_onto_of(conv2d: Callable) -> Callable:
 convolve_onto = convolve_onto_of(conv2d)
 
 
-def residual_block(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
-    """Two 3x3 convolutions, a leaky ReLU between them, on their residual path: (B, H, W, C) → (B, H, W, C)."""
-    hidden = conv2d(x, w1, b1, "leaky_relu")
-    return conv2d(hidden, w2, b2, "none", x)
-
-
-def conv_chain_of(conv2d: Callable, residual_block: Callable) -> Callable:
-    """`conv_chain` made of these functions: definitions, kernels or ONNX nodes."""
+def conv_chain_of(conv2d: Callable) -> Callable:
+    """`conv_chain` made of this function: the definition of `conv2d`, its kernel, or ONNX nodes."""
 
     def chain(x: Tensor, weights: tuple[Tensor, ...], residual: bool) -> Tensor:
         """3x3 convolutions one after the other: residual blocks of two, or each followed by a leaky ReLU.
@@ -99,11 +93,12 @@ def conv_chain_of(conv2d: Callable, residual_block: Callable) -> Callable:
         Args:
             x: (B, H, W, C).
             weights: (C, C, [1,] 3, 3) and (C,) of each convolution.
-            residual: whether they are blocks, see `residual_block`.
+            residual: whether they are blocks, each a leaky ReLU between two convolutions, on their residual path.
         """
         if residual:
             for i in range(0, len(weights), 4):
-                x = residual_block(x, weights[i], weights[i + 1], weights[i + 2], weights[i + 3])
+                hidden = conv2d(x, weights[i], weights[i + 1], "leaky_relu")
+                x = conv2d(hidden, weights[i + 2], weights[i + 3], "none", x)
         else:
             for i in range(0, len(weights), 2):
                 x = conv2d(x, weights[i], weights[i + 1], "leaky_relu")
@@ -112,7 +107,37 @@ def conv_chain_of(conv2d: Callable, residual_block: Callable) -> Callable:
     return chain
 
 
-conv_chain = conv_chain_of(conv2d, residual_block)
+conv_chain = conv_chain_of(conv2d)
+
+
+def conv_body_of(conv2d: Callable, conv_chain: Callable, of_clips: bool = False) -> Callable:
+    """`conv_body` made of these functions: definitions, kernels or ONNX nodes; `of_clips`: they take clips as they are."""
+
+    def body(sources: tuple[Tensor, ...], weights: tuple[Tensor, ...], scale: float, onto: bool) -> Tensor:
+        """A 3x3 convolution of features side by side, then residual blocks.
+
+        Args:
+            sources: (N, T, H, W, Ci) each.
+            weights: (C, sum of Ci, [1,] 3, 3) and (C,) of the convolution, then those of the blocks: see `conv_chain`.
+            scale: of the last source.
+            onto: whether that, scaled, is added to the output.
+
+        Returns:
+            (N, T, H, W, C).
+        """
+        batch, time, height, width, _ = sources[-1].shape
+        last = sources[-1] if scale == 1 else scale * sources[-1]
+        beside = [*sources[:-1], last]
+        if not of_clips:
+            beside = [one.reshape(batch * time, height, width, one.shape[-1]) for one in beside]
+        x = conv_chain(conv2d(tuple(beside), weights[0], weights[1]), weights[2:], True)
+        x = x.reshape(batch, time, height, width, x.shape[-1])
+        return last + x if onto else x
+
+    return body
+
+
+conv_body = conv_body_of(conv2d, conv_chain)
 
 
 def linear(

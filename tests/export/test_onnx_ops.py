@@ -36,7 +36,7 @@ CASES: dict[str, tuple[str, list, list, tuple]] = {
     "project_mlp": ("project_mlp", [CLIP], [(C, C), V, (12, C), HIDDEN, (C, 12), V], ()),
     "layer_norm": ("layer_norm", [CLIP], [V, V], ()),
     "conv2d": ("conv2d", [IMAGE], [(12, C, 1, 3, 3), HIDDEN], ("leaky_relu",)),
-    "residual_block": ("residual_block", [IMAGE], [(C, C, 1, 3, 3), V] * 2, ()),
+    "conv_body": ("conv_body", [(CLIP, CLIP)], [[(C, 2 * C, 3, 3), V, *[(C, C, 1, 3, 3), V] * 2]], (0.8, True)),
     "conv_chain": ("conv_chain", [IMAGE], [[(C, C, 3, 3), V] * 2], (True,)),
     "conv_chain leaky": ("conv_chain", [IMAGE], [[(C, C, 3, 3), V] * 2], (False,)),
     "conv2d of two": ("conv2d", [(IMAGE, IMAGE)], [(12, 2 * C, 5, 3), HIDDEN], ()),

@@ -23,7 +23,7 @@ Kernel deformable_attention_forward, deformable_attention_backward;
 Kernel neighborhood_attention_forward, neighborhood_attention_backward;
 Kernel window_attention_forward, window_attention_backward, swin_layer_forward;
 Kernel linear_forward, linear_backward, norm_linear_forward, norm_linear_backward, mlp_forward, mlp_backward;
-Kernel linear_pair_forward, project_mlp_forward, residual_block_forward;
+Kernel linear_pair_forward, project_mlp_forward, conv_body_forward;
 Kernel conv_chain_forward, conv_chain_backward;
 Kernel layer_norm_forward, layer_norm_backward, conv2d_forward, conv2d_backward;
 Kernel strided_conv2d_forward, strided_conv2d_backward, grouped_conv2d_forward, grouped_conv2d_backward;
@@ -103,7 +103,6 @@ static bool run_products() {
   const Shape row{24}, weight{40, 24}, back{24, 40}, square{24, 24, 3, 3};
   good &= run("pair of dense layers", linear_pair_forward, {x, weight, wide, y, back, row}, {}, {pair});
   good &= run("projection and mlp", project_mlp_forward, {y, back, row, weight, wide, back, row}, {}, {x});
-  good &= run("residual block", residual_block_forward, {x, square, row, square, row}, {}, {x});
   const Shape kept{1, 2, 20, 24, 24};
   good &= run("chain", conv_chain_forward, {x, square, row, square, row}, {1}, {x, kept});
   good &= run("its gradient", conv_chain_backward, {x, square, square, x, kept, x}, {1}, {x, square, row, square, row});
@@ -172,6 +171,9 @@ int main(int count, char** arguments) {
     if (rvrt_kernels_bfloat16(level) != level) continue;
     std::printf("bfloat16, level %d\n", level);
     good &= run_products();
+    const Shape both{24, 48, 3, 3}, square{24, 24, 3, 3};
+    good &= run("body", conv_body_forward, {x, x, both, row, square, row, square, row, one}, {2, 1, 1, 1}, {x});
+    good &= run("chain of rows", conv_body_forward, {x, square, row, square, row, one}, {1, 0, 0, 0}, {x});
     good &= run("Swin layer", swin_layer_forward,
                 {q, row, row, {72, 24}, pad, {24, 24}, row, row, row, weight, wide, back, row, {675, 3}, {128, 128}},
                 window, {q}, 99, 14);

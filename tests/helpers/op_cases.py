@@ -63,7 +63,8 @@ CASES = {
 CPU_CASES = {
     "linear two": (layers, [[X, WIDE], (10, C + 10), HIDDEN], ()),
     "linear three": (layers, [[X, WIDE, X], (C, 2 * C + 10), VECTOR], ("gelu",)),
-    "residual_block": (layers, [IMAGE, (C, C, 3, 3), VECTOR, (C, C, 1, 3, 3), VECTOR], ()),
+    "conv_body": (layers, [[WIDE, X], [(C, C + 10, 3, 3), VECTOR, *[(C, C, 1, 3, 3), VECTOR] * 2]], (0.8, True)),
+    "conv_body bare": (layers, [[X, X, X], [(20, 3 * C, 3, 3), (20,), *[(20, 20, 3, 3), (20,)] * 4]], (1.0, False)),
     "conv_chain": (layers, [IMAGE, [(C, C, 3, 3), VECTOR, (C, C, 1, 3, 3), VECTOR] * 2], (True,)),
     "conv_chain leaky": (layers, [IMAGE, [(C, C, 3, 3), VECTOR] * 4], (False,)),
     "convolve_onto": (layers, [WIDE, (N, T, H, W, C + 3), (10, C, 1, 3, 3), HIDDEN], ()),

@@ -21,6 +21,7 @@ from helpers.op_cases import (
     CASES,
     CPU_CASES,
     VECTOR,
+    N,
     X,
     arguments,
     of_tensors,
@@ -40,10 +41,33 @@ from rvrt_cli.ops.lucas_kanade_flow import lucas_kanade
 pytestmark = pytest.mark.skipif(kernels.library() is None, reason=str(kernels.problem()))
 
 
-def test_residual_block_of_amx_equals_its_definition_with_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The op that runs with AMX, here with float32 operands."""
+# 16 channels and more: with fewer, the layers run one by one
+SQUARE = [(20, 20, 3, 3), (20,)]
+WIDE_CASES = {
+    "conv_chain wide": (layers, [(N, 9, 11, 20), SQUARE * 4], (True,)),
+    "conv_chain wide leaky": (layers, [(N, 9, 11, 20), SQUARE * 4], (False,)),
+}
+
+
+@pytest.mark.parametrize("name", ["conv_body bare", "conv_chain wide", "conv_chain wide leaky"])
+def test_conv_body_of_amx_equals_its_definition(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The op that runs with AMX, here with emulated products: apart from operands rounded to eight bits."""
     monkeypatch.setattr("rvrt_cli.ops.kernels.glue.amx_in_use", lambda: True)
-    test_kernel_equals_its_definition_with_gradients("residual_block")
+    definitions, shapes, rest = (CPU_CASES | WIDE_CASES)[name]
+    values = arguments(name, shapes, rest)
+    function = name.split()[0]
+    expected = getattr(definitions, function)(*values).asnumpy()
+    assert ops.use_kernels(True)
+    call, tensors = of_tensors(getattr(ops, function), values)
+    library = kernels._opened_library()
+    library.rvrt_kernels_bfloat16(1)
+    try:
+        found = {mode: kernel(*tensors).asnumpy() for mode, kernel in both_modes(call)}
+    finally:
+        library.rvrt_kernels_bfloat16(0)
+    for mode, value in found.items():
+        assert value.shape == expected.shape, mode
+        assert 1e-4 < np.abs(value - expected).max() / np.abs(expected).max() < 2e-2, mode
 
 
 @pytest.mark.parametrize("name", ["conv_chain", "conv_chain leaky"])

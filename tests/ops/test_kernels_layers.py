@@ -206,16 +206,6 @@ def test_pair_of_dense_layers(cpu_kernels: Kernels, case: tuple) -> None:
     assert_all_close(y, [np.concatenate(expected, -1)], "y")
 
 
-@pytest.mark.parametrize("case", [(1, 5, 7, 3), (2, 17, 18, 32)], ids=str)
-def test_residual_block(cpu_kernels: Kernels, case: tuple) -> None:
-    batch, height, width, channels = case
-    x, w1, w2 = random_arrays(25, (batch, height, width, channels), *[(channels, channels, 3, 3)] * 2)
-    b1, b2 = random_arrays(26, (channels,), (channels,))
-    hidden = activate(convolve(x.astype(np.float64), w1.astype(np.float64)) + b1, LEAKY_01)
-    expected = x + convolve(hidden, w2.astype(np.float64)) + b2
-    assert_all_close(cpu_kernels("residual_block_forward", x, w1, b1, w2, b2, like=[x]), [expected], "y")
-
-
 def chain_reference(x: np.ndarray, weights: list[np.ndarray], residual: bool, dy: np.ndarray) -> list[np.ndarray]:
     """Output, features between the layers, and gradients of x and the weights, of a chain of 3x3 convolutions."""
     kernels, biases = weights[::2], weights[1::2]
@@ -275,12 +265,10 @@ def test_conv_chain_refuses_tensors_that_do_not_fit(library: Kernels, place: int
 @pytest.mark.parametrize("place", range(1, 6))
 def test_layers_refuse_tensors_that_do_not_fit(library: Kernels, place: int) -> None:
     vector, matrix = np.zeros(6, np.float32), np.zeros((6, 6), np.float32)
-    rows, kernel = np.zeros((9, 6), np.float32), np.zeros((6, 6, 3, 3), np.float32)
-    image = np.zeros((3, 3, 6), np.float32)
+    rows = np.zeros((9, 6), np.float32)
     calls = {
         "project_mlp_forward": [rows, matrix, vector, matrix, vector, matrix, vector],
         "linear_pair_forward": [rows, matrix, vector, rows, matrix, vector],
-        "residual_block_forward": [image, kernel, vector, kernel, vector],
     }
     for name, inputs in calls.items():
         y = np.zeros((9, 12) if name == "linear_pair_forward" else inputs[0].shape, np.float32)

@@ -32,7 +32,7 @@ void emulated_product(const HalfProduct& p) {
     for (int64_t t = 0; t < p.taps; ++t)
       for (int64_t k = 0; k < p.depth; k += kHalfDepth, b += 2 * kHalfTile)
         for (int64_t r = 0; r < kHalfDepth; ++r) {
-          const float left = from_bfloat16(p.a[i * p.lda + t * p.tap_stride + k + r]);
+          const float left = from_bfloat16(p.tap(t)[i * p.lda + k + r]);
           for (int64_t j = 0; j < kHalfColumns; ++j)
             sums[j] += left * from_bfloat16(b[j / 16 * kHalfTile + r / 2 * 32 + j % 16 * 2 + r % 2]);
         }
@@ -52,7 +52,7 @@ RVRT_TARGET_BF16 void avx512_rows(const HalfProduct& p, int64_t row) {
   for (int i = 0; i < kRows; ++i) sums[i][0] = _mm512_loadu_ps(p.start), sums[i][1] = _mm512_loadu_ps(p.start + 16);
   const uint16_t* b = p.b;
   for (int64_t t = 0; t < p.taps; ++t) {
-    const uint16_t* a = p.a + row * p.lda + t * p.tap_stride;
+    const uint16_t* a = p.tap(t) + row * p.lda;
     for (int64_t k = 0; k < p.depth; k += kHalfDepth, b += 2 * kHalfTile)
       for (int64_t pair = 0; pair < kHalfDepth / 2; ++pair) {
         const __m512bh first = (__m512bh)_mm512_loadu_si512(b + pair * 32);
@@ -102,7 +102,7 @@ RVRT_TARGET_AMX void amx_product(const HalfProduct& p) {
       _tile_loadd(3, p.start + 16, 0);
     }
     for (int64_t t = 0; t < p.taps; ++t) {
-      const uint16_t* a = p.a + row * p.lda + t * p.tap_stride;
+      const uint16_t* a = p.tap(t) + row * p.lda;
       for (int64_t k = 0; k < p.depth; k += kHalfDepth, b += 2 * kHalfTile) {
         _tile_loadd(4, a + k, p.lda * 2);
         _tile_loadd(6, b, 64);
@@ -134,6 +134,22 @@ RVRT_TARGET_BF16 void round_in_hardware(const float* from, int64_t count, uint16
   for (; i < count; i += 16) {
     const __mmask16 mask = count - i < 16 ? (1 << (count - i)) - 1 : 0xffff;
     _mm256_mask_storeu_epi16(to + i, mask, (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, from + i)));
+  }
+}
+
+RVRT_TARGET_BF16 void round_pixels_in_hardware(const float* from, int64_t pixels, int64_t channels, float scale,
+                                               uint16_t* to, int64_t stride) {
+  const __m512 factor = _mm512_set1_ps(scale);
+  for (int64_t i = 0; i < pixels; ++i, from += channels, to += stride) {
+    int64_t c = 0;
+    for (; c + 32 <= channels; c += 32)
+      _mm512_storeu_si512(to + c, (__m512i)_mm512_cvtne2ps_pbh(_mm512_mul_ps(_mm512_loadu_ps(from + c + 16), factor),
+                                                               _mm512_mul_ps(_mm512_loadu_ps(from + c), factor)));
+    for (; c < channels; c += 16) {
+      const __mmask16 mask = channels - c < 16 ? (1 << (channels - c)) - 1 : 0xffff;
+      const __m512 scaled = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, from + c), factor);
+      _mm256_mask_storeu_epi16(to + c, mask, (__m256i)_mm512_cvtneps_pbh(scaled));
+    }
   }
 }
 
@@ -175,6 +191,14 @@ void round_to_half(const float* from, int64_t count, uint16_t* to) {
   if (operands() != kEmulated) return round_in_hardware(from, count, to);
 #endif
   for (int64_t i = 0; i < count; ++i) to[i] = to_bfloat16(from[i]);
+}
+
+void round_pixels(const float* from, int64_t pixels, int64_t channels, float scale, uint16_t* to, int64_t stride) {
+#ifdef RVRT_X86_BFLOAT16
+  if (operands() != kEmulated) return round_pixels_in_hardware(from, pixels, channels, scale, to, stride);
+#endif
+  for (int64_t i = 0; i < pixels; ++i)
+    for (int64_t c = 0; c < channels; ++c) to[i * stride + c] = to_bfloat16(scale * from[i * channels + c]);
 }
 
 namespace {

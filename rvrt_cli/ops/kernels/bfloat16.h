@@ -15,7 +15,8 @@ Operands operands();
 constexpr int64_t kHalfDepth = 32, kHalfColumns = 32, kHalfTile = 512;
 
 // c[i, j] = start[j] + the sum over t < taps and k < depth of a[i * lda + t * tap_stride + k] * b[t, k, j], for 32 columns
-// j. `depth` is a multiple of 32. Rows of a are read and rows of c written up to a multiple of 16.
+// j. With `tap_rows`, tap t reads tap_rows[t] in place of a + t * tap_stride. `depth` is a multiple of 32. Rows of a are
+// read and rows of c written up to a multiple of 16.
 struct HalfProduct {
   int64_t rows, depth, taps;
   const uint16_t* a;
@@ -24,6 +25,9 @@ struct HalfProduct {
   const float* start;
   float* c;
   int64_t ldc;
+  const uint16_t* const* tap_rows = nullptr;
+
+  const uint16_t* tap(int64_t t) const { return tap_rows ? tap_rows[t] : a + t * tap_stride; }
 };
 
 void half_product(const HalfProduct& p);
@@ -47,6 +51,9 @@ float* half_scratch(int64_t floats);
 
 // To the nearest bfloat16, ties to even; the processor's instruction takes denormal numbers for zeros, as its products do.
 void round_to_half(const float* from, int64_t count, uint16_t* to);
+
+// The same of `scale` times `pixels` of `channels` numbers, `stride` apart in `to`.
+void round_pixels(const float* from, int64_t pixels, int64_t channels, float scale, uint16_t* to, int64_t stride);
 
 inline uint16_t to_bfloat16(float x) {
   uint32_t bits;

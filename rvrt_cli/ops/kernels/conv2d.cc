@@ -56,18 +56,6 @@ struct HalfConvJob {
   int64_t scratch_floats, halo_floats;
 };
 
-// Two convolutions with bfloat16 operands and the residual past them. `conv` is cut into tiles of the output; what lies
-// between the two is computed anew at their borders, and never leaves the cache.
-struct HalfBlockJob {
-  Convolution conv;
-  const float* x;
-  HalfPackJob weights1, weights2;
-  const float *bias1, *bias2;
-  float* y;
-  float* scratch;  // halo and features between the two as bfloat16, a row of the latter in float32, sums
-  int64_t scratch_floats, halo_floats, middle_floats, line_floats;
-};
-
 struct ConvBackwardJob {
   Convolution conv;  // from dy to dx: inputs are the layer's outputs
   const float *x, *y, *dy, *packed, *bias;
@@ -323,75 +311,6 @@ RVRT_ENTRY(conv2d_forward) {
 namespace rvrt {
 namespace {
 
-int half_block(const Tensors& t, const Sizes& s) {
-  HalfBlockJob job{};
-  Convolution& c = job.conv;
-  c = plan(s.batch, s.height, s.width, s.inputs, s.outputs, 3, 3);
-  plan_half(c, 4);
-  job.weights1 = {t.f(1), c.inputs, c.inputs, 3, 3, nullptr};
-  job.weights2 = {t.f(3), c.inputs, c.inputs, 3, 3, nullptr};
-  const int64_t beyond =
-      16 * c.inputs + job.weights1.depth();  // rows are read up to whole tiles of pixels and channels
-  job.halo_floats = round_up(ceil_div((c.rows + 4) * (c.columns + 4) * c.inputs + beyond, 2), 16);
-  job.middle_floats = round_up(ceil_div((c.rows + 2) * (c.columns + 2) * c.inputs + beyond, 2), 16);
-  job.line_floats = round_up((c.columns + 2) * c.inputs, 16);
-  job.scratch_floats = job.halo_floats + job.middle_floats + job.line_floats + kHalfPart * kHalfColumns;
-  const int64_t columns = job.weights1.panels() * kHalfColumns;
-  const Scratch scratch(parallel_width(c.tiles()) * job.scratch_floats, true);
-  const Scratch packed1(job.weights1.floats()), packed2(job.weights2.floats()), bias(2 * columns, true);
-  RVRT_CHECK(scratch.ok() && packed1.ok() && packed2.ok() && bias.ok(), kMemory);
-  std::memcpy(bias.data(), t.f(2), sizeof(float) * c.inputs);
-  std::memcpy(bias.data() + columns, t.f(4), sizeof(float) * c.inputs);
-  job.x = t.f(0), job.y = t.f(5);
-  job.bias1 = bias.data(), job.bias2 = bias.data() + columns;
-  job.weights1.packed = reinterpret_cast<uint16_t*>(packed1.data());
-  job.weights2.packed = reinterpret_cast<uint16_t*>(packed2.data());
-  job.scratch = scratch.data();
-  pack_half(job.weights1);
-  pack_half(job.weights2);
-  return parallel_shared(c.tiles(), RVRT_DISPATCH(half_block_tiles), &job);
-}
-
-// The two convolutions one after the other.
-int separate_block(const Tensors& t) {
-  const Scratch between(t.size(0));
-  RVRT_CHECK(between.ok(), kMemory);
-  int32_t first[] = {1, 1, 0}, second[] = {0, 1, 1};
-  int64_t length[] = {3}, *number = length;
-  const auto run = [&](float* x, int weight, float* residual, int32_t* attributes, float* y) {
-    void* data[] = {x, t.data[weight], t.data[weight + 1], residual, attributes, y};
-    int ndims[] = {t.ndims[0], t.ndims[weight], 1, t.ndims[0], 1, t.ndims[0]};
-    int64_t* shapes[] = {t.shapes[0], t.shapes[weight], t.shapes[weight + 1], t.shapes[0], number, t.shapes[0]};
-    const char* dtypes[] = {"float32", "float32", "float32", "float32", "int32", "float32"};
-    return conv2d_forward(6, data, ndims, shapes, dtypes, nullptr, nullptr);
-  };
-  if (int status = run(t.f(0), 1, t.f(0), first, between.data())) return status;
-  return run(between.data(), 3, t.f(0), second, t.f(5));
-}
-
-}  // namespace
-}  // namespace rvrt
-
-// y = x + conv2(leaky ReLU 0.1 of conv1(x)), 3x3 convolutions that keep the number of channels.
-// Inputs: x (..., H, W, C); weight (C, C, [1,] 3, 3), bias (C) of both. No attributes.
-// Output: y (..., H, W, C).
-RVRT_ENTRY(residual_block_forward) {
-  using namespace rvrt;
-  if (int status = t.check(5, 0, 1)) return status;
-  Sources x;
-  if (int status = read_sources(t, 1, &x)) return status;
-  Sizes s, s2;
-  if (int status = conv_sizes(t, x, 1, &s)) return status;
-  if (int status = conv_sizes(t, x, 3, &s2)) return status;
-  RVRT_CHECK(s.outputs == s.inputs && s2.outputs == s.inputs && t.size(2) == s.inputs && t.size(4) == s.inputs, kShape);
-  RVRT_CHECK(s.kh == 3 && s.kw == 3 && s2.kh == 3 && s2.kw == 3 && t.same_shape(5, 0), kShape);
-  if (!t.size(0)) return kOk;
-  return half_suits(s) ? half_block(t, s) : separate_block(t);
-}
-
-namespace rvrt {
-namespace {
-
 int direct_backward(const Tensors& t, const Sources& x, const Destinations& dx, const Sizes& s) {
   const int weight = x.count, y = weight + 1, dy = weight + 2, dweight = weight + 4 + dx.count;
   const int32_t* attributes = t.ints(weight + 3);
@@ -642,9 +561,8 @@ inline void copy_half_halo(const Convolution& c, const Sources& x, const TilePla
       continue;
     }
     uint16_t* to = out + before;
-    for (int64_t i = pixel; i < pixel + last - first; ++i)
-      for (int k = 0; k < x.count; to += x.channels[k++])
-        round_to_half(x.data[k] + i * x.channels[k], x.channels[k], to);
+    for (int k = 0; k < x.count; to += x.channels[k++])
+      round_pixels(x.data[k] + pixel * x.channels[k], last - first, x.channels[k], 1.0f, to, c.inputs);
   }
 }
 
@@ -680,56 +598,6 @@ inline void half_conv_tiles(const void* pointer, Span span) {
                  {job.activation, job.residual ? job.residual + at : nullptr, c.outputs, job.y + at, c.outputs});
       }
     }
-  }
-}
-
-// A row of the features between the two convolutions, from pixel p.x - 1 on, as bfloat16; zeros beyond the image. `halo`
-// is the first of the three rows that it is made of.
-inline void half_block_middle(const HalfBlockJob& job, const TilePlace& p, int64_t row, const uint16_t* halo,
-                              float* line, float* sums, uint16_t* out) {
-  const Convolution& c = job.conv;
-  const int64_t pixels = p.columns + 2, C = c.inputs, y = p.y + row;
-  if (y < 0 || y >= c.height) {
-    std::memset(out, 0, sizeof(uint16_t) * pixels * C);
-    return;
-  }
-  for (int64_t panel = 0; panel < job.weights1.panels(); ++panel) {
-    const int64_t first = panel * kHalfColumns, count = C - first < kHalfColumns ? C - first : kHalfColumns;
-    half_row({0, job.weights1.depth(), 3, halo, C, (p.columns + 4) * C,
-              job.weights1.packed + panel * job.weights1.panel_elements(), job.bias1 + first, sums, kHalfColumns},
-             pixels, count, {kLeaky01, nullptr, 0, line + first, C});
-  }
-  round_to_half(line, pixels * C, out);
-  if (p.x == 0) std::memset(out, 0, sizeof(uint16_t) * C);
-  if (p.x + p.columns == c.width) std::memset(out + (pixels - 1) * C, 0, sizeof(uint16_t) * C);
-}
-
-inline void half_block_tiles(const void* pointer, Span span) {
-  const HalfBlockJob& job = *static_cast<const HalfBlockJob*>(pointer);
-  const Convolution& c = job.conv;
-  Convolution halo_of_both = c;
-  halo_of_both.kh = halo_of_both.kw = 5;
-  const Sources x{1, {job.x}, {c.inputs}, {c.inputs}};
-  float* scratch = job.scratch + span.thread * job.scratch_floats;
-  uint16_t* halo = reinterpret_cast<uint16_t*>(scratch);
-  uint16_t* middle = reinterpret_cast<uint16_t*>(scratch + job.halo_floats);
-  float* line = scratch + job.halo_floats + job.middle_floats;
-  float* sums = line + job.line_floats;
-  for (int64_t tile = span.begin; tile < span.end; ++tile) {
-    const TilePlace p = place(c, tile);
-    copy_half_halo(halo_of_both, x, p, halo);
-    const int64_t wide = (p.columns + 4) * c.inputs, stride = (p.columns + 2) * c.inputs;
-    for (int64_t row = -1; row <= p.rows; ++row)
-      half_block_middle(job, p, row, halo + (row + 1) * wide, line, sums, middle + (row + 1) * stride);
-    for (int64_t row = 0; row < p.rows; ++row)
-      for (int64_t panel = 0; panel < job.weights2.panels(); ++panel) {
-        const int64_t first = panel * kHalfColumns;
-        const int64_t count = c.inputs - first < kHalfColumns ? c.inputs - first : kHalfColumns;
-        const int64_t at = ((p.image * c.height + p.y + row) * c.width + p.x) * c.inputs + first;
-        half_row({0, job.weights2.depth(), 3, middle + row * stride, c.inputs, stride,
-                  job.weights2.packed + panel * job.weights2.panel_elements(), job.bias2 + first, sums, kHalfColumns},
-                 p.columns, count, {kNone, job.x + at, c.inputs, job.y + at, c.inputs});
-      }
   }
 }
 

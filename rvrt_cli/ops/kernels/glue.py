@@ -224,11 +224,6 @@ def _gradients_wanted() -> bool:
     return gradients_wanted()
 
 
-@ops.constexpr
-def _amx_in_use() -> bool:
-    return amx_in_use()
-
-
 def _like_first(first, *others):
     return first
 
@@ -340,17 +335,6 @@ _project_mlp = _cpu_op(
 
 
 _conv2d_gradients = _gradient_kernel("conv2d", _CONV_GRADIENT, _conv2d_gradient_shapes)
-
-
-def _residual_block_gradient(x, w1, b1, w2, b2, out, dout):
-    middle, plain = _attributes(_activation_code("leaky_relu"), 1, 0), _attributes(0, 1, 0)
-    hidden = _conv2d(x, w1, b1, _NO_TENSOR, middle)
-    dhidden, dw2, db2 = _conv2d_gradients(hidden, w2, dout, dout, plain)
-    dx, dw1, db1 = _conv2d_gradients(x, w1, hidden, dhidden, middle)
-    return dx + dout, dw1, db1, dw2, db2
-
-
-_residual_block = _cpu_op("residual_block", "x w1 b1 w2 b2", _like_first, _residual_block_gradient)
 
 
 def _grouped_shape(x, weight, bias, attributes):
@@ -518,15 +502,9 @@ def convolve_onto_kernel(x: Tensor, source: Tensor, weight: Tensor, bias: Tensor
     others = source.shape[-1] - weight.shape[1]
     if others:
         weight = ops.concat((weight, ops.zeros((weight.shape[0], others, *weight.shape[2:]), weight.dtype)), 1)
-    return _convolve_onto_whole(x, source, weight, bias)
-
-
-def residual_block_kernel(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
-    """See `layers.residual_block`. One kernel where AMX leaves memory to wait for; Winograd's convolutions wait for none."""
-    if _ON_GPU or not _has_kernel(x) or not _amx_in_use():
-        hidden = conv2d_kernel(x, w1, b1, "leaky_relu")
-        return conv2d_kernel(hidden, w2, b2, "none", x)
-    return _residual_block(x, w1, b1, w2, b2)
+    if _ON_GPU or not _has_kernel(source) or x.shape[:-1] != source.shape[:-1] or weight.shape[-2:] == (1, 1):
+        return _convolve_onto_whole(x, source, weight, bias)
+    return _conv2d_residual(source, weight, bias, x, _attributes(0, 1, 1))  # clips as they are: a reshape copies them
 
 
 # --- convolutions one after the other, in training: the gradient reads what the forward pass keeps of all layers
@@ -553,14 +531,14 @@ def _conv_chain_op(layers: int) -> ops.Custom:
     return custom_op("conv_chain", " ".join(inputs), shapes, _of_arity(gradients, len(inputs)), outputs=2)
 
 
-_chain_sequence = layers.conv_chain_of(conv2d_kernel, residual_block_kernel)
+_chain_sequence = layers.conv_chain_of(conv2d_kernel)
 _CHAIN_LAYERS = () if _ON_GPU else (2, 4, 6, 8)
 _conv_chains = {layers: _conv_chain_op(layers) for layers in _CHAIN_LAYERS}
 
 
 def _chain_suits(x: Tensor, weights: tuple[Tensor, ...]) -> bool:
-    """Whether the kernel has chains of these weights: 3x3, and as many channels everywhere."""
-    if len(weights) // 2 not in _conv_chains or not _has_kernel(x):
+    """Whether kernels have chains of these weights: 3x3, and as many channels everywhere."""
+    if not _has_kernel(x):
         return False
     for weight in weights[::2]:
         if weight.shape[0] != x.shape[-1] or weight.shape[1] != x.shape[-1] or weight.shape[-2:] != (3, 3):
@@ -568,11 +546,56 @@ def _chain_suits(x: Tensor, weights: tuple[Tensor, ...]) -> bool:
     return True
 
 
+_BODY_LAYERS = range(1, 18)  # kMostLayers of the kernel
+_FEWEST_HALF_CHANNELS = 16  # fewer fill no tile of operands
+
+
+@ops.constexpr
+def _body_suits(layer_count: int, channels: int) -> bool:
+    """Whether the kernel runs, and is faster than Winograd's convolutions in float32."""
+    if _ON_GPU or gradients_wanted() or not amx_in_use():
+        return False
+    return layer_count in _BODY_LAYERS and channels >= _FEWEST_HALF_CHANNELS
+
+
+def _conv_body_op(sources: int, layer_count: int) -> ops.Custom:
+    """The op, which has no gradient: products of bfloat16 operands are for inference."""
+    last_bias = sources + 2 * layer_count - 1
+
+    def shape(first, *others):
+        return [*first[:-1], others[last_bias - 1][0]]
+
+    return ops.Custom(_symbol("conv_body_forward"), shape, _type_of_first, func_type="aot")
+
+
+_conv_body = ops.constexpr(functools.cache(_conv_body_op))
+
+
 def conv_chain_kernel(x: Tensor, weights: tuple[Tensor, ...], residual: bool) -> Tensor:
-    """See `layers.conv_chain`."""
-    if _gradients_wanted() and _chain_suits(x, weights):
-        return _conv_chains[len(weights) // 2](x, *weights, _attributes(int(residual)))[0]
-    return _chain_sequence(x, weights, residual)
+    """See `layers.conv_chain`. Features between the layers are kept in training, whose gradient reads them."""
+    layer_count = len(weights) // 2
+    if _gradients_wanted() and layer_count in _conv_chains and _chain_suits(x, weights):
+        return _conv_chains[layer_count](x, *weights, _attributes(int(residual)))[0]
+    if not _body_suits(layer_count, x.shape[-1]) or not _chain_suits(x, weights):
+        return _chain_sequence(x, weights, residual)
+    return _conv_body(1, layer_count)(x, *weights, _float_constant(1.0), _attributes(1, 0, int(residual), 0))
+
+
+_body_of_layers = layers.conv_body_of(conv2d_kernel, conv_chain_kernel)
+# On a CPU, MindSpore's graphs copy what is reshaped.
+_body_of_clips = layers.conv_body_of(conv2d_kernel, conv_chain_kernel, of_clips=True)
+
+
+def conv_body_kernel(sources: tuple[Tensor, ...], weights: tuple[Tensor, ...], scale: float, onto: bool) -> Tensor:
+    """See `layers.conv_body`. One kernel with bfloat16 operands, in inference on AMX; otherwise a sequence."""
+    count, layer_count, first = len(sources), len(weights) // 2, weights[0]
+    merges = first.shape[1] == _channels(sources) and first.shape[-2:] == (3, 3) and 1 < count <= _MOST_SOURCES
+    if not merges or not _has_kernel(sources[0]):
+        return _body_of_layers(sources, weights, scale, onto)
+    if not _body_suits(layer_count, first.shape[0]):
+        return _body_of_clips(sources, weights, scale, onto)
+    numbers = _attributes(count, 1, 1, int(onto))
+    return _conv_body(count, layer_count)(*sources, *weights, _float_constant(scale), numbers)
 
 
 # --- attention and warping
@@ -940,6 +963,7 @@ FUSED_OPS: dict[str, Callable] = {
     "attend_at_offsets": _attend_at_offsets,
     "charbonnier": charbonnier_kernel,
     "conv2d": conv2d_kernel,
+    "conv_body": conv_body_kernel,
     "conv_chain": conv_chain_kernel,
     "convolve_onto": convolve_onto_kernel,
     "deformable_attention": deformable_attention_kernel,
@@ -955,7 +979,6 @@ FUSED_OPS: dict[str, Callable] = {
     "norm_linear": norm_linear_kernel,
     "pixel_shuffle": pixel_shuffle_kernel,
     "project_mlp": project_mlp_kernel,
-    "residual_block": residual_block_kernel,
     "reverse_time": reverse_time_kernel,
     "swin_layer": swin_layer_kernel,
     "warp": warp_kernel,
