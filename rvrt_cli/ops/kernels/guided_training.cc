@@ -49,22 +49,23 @@ struct Kept {
         hidden(projected + g.rows * g.C) {}
 };
 
-// The parts check the shapes of what they are given; this, that what they are not given fits.
 int training_sizes(const Tensors& t, int attributes, Guided* g) {
   RVRT_CHECK(t.ndims[kQuery] == 5 && t.ndims[kFlows] == 6, kShape);
   for (int i : {kKey, kValue, kHidden}) {
     RVRT_CHECK(t.ndims[i] == 5, kShape);
     for (int axis = 0; axis < 4; ++axis) RVRT_CHECK(t.dim(i, axis) == t.dim(kQuery, axis), kShape);
   }
-  for (int i = kOffsets; i < kLayersEnd; i += 2)
-    RVRT_CHECK(t.ndims[i] == 2 && t.size(i + 1) == t.dim(i, 0), kShape);
+  for (int i = kOffsets; i < kLayersEnd; i += 2) RVRT_CHECK(t.ndims[i] == 2 && t.size(i + 1) == t.dim(i, 0), kShape);
   g->N = t.dim(0, 0), g->T = t.dim(0, 1), g->H = t.dim(0, 2), g->W = t.dim(0, 3);
   g->rows = g->N * g->T * g->H * g->W;
   g->A = t.dim(kToQuery, 0), g->C = t.dim(kProject, 0), g->F = t.dim(kIn, 0), g->offsets = t.dim(kOffsets, 0);
   const int32_t* a = t.ints(attributes);
   g->heads = a[0], g->kernel_h = a[1], g->kernel_w = a[2], g->groups = a[3];
   RVRT_CHECK(g->heads > 0 && g->A % g->heads == 0 && g->groups > 0, kAttribute);
-  RVRT_CHECK(t.dim(kToKey, 0) == g->A && t.dim(kToValue, 0) == g->A && t.dim(kOut, 0) == g->C, kShape);
+  for (int i : {kQuery, kKey, kValue})
+    RVRT_CHECK(t.has_shape(kToQuery + 2 * i, {g->A, t.dim(i, 4)}) && g->A > 0, kShape);
+  RVRT_CHECK(t.dim(kOffsets, 1) == t.dim(kHidden, 4) && t.dim(kProject, 1) == g->A, kShape);
+  RVRT_CHECK(t.dim(kIn, 1) == g->C && t.has_shape(kOut, {g->C, g->F}), kShape);
   RVRT_CHECK(g->offsets == g->T * g->groups * g->kernel_h * g->kernel_w * 2, kShape);
   RVRT_CHECK(t.has_shape(kFlows, {g->N, g->T, g->T, g->H, g->W, 2}), kShape);
   return kOk;
