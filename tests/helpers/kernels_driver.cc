@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Run every kernel once on a few threads, for sanitizers and emulators that need a standalone program:
 //   cd rvrt_cli/ops/kernels
-//   clang++ -std=c++17 -O1 -g -DRVRT_PORTABLE_ONLY -fopenmp -fsanitize=thread ../../../tests/helpers/kernels_driver.cc
+//   g++ -std=c++17 -O1 -g -DRVRT_PORTABLE_ONLY -fopenmp -fsanitize=thread ../../../tests/helpers/kernels_driver.cc
 //     *.cc -o /tmp/driver
-//   OMP_TOOL_LIBRARIES=libarcher.so TSAN_OPTIONS=ignore_noninstrumented_modules=1 /tmp/driver 3
-// (libarcher.so comes with LLVM's OpenMP and tells ThreadSanitizer about its barriers.) Prints two sums of each output, to
-// compare processors: `aarch64-linux-gnu-g++ -static` and `qemu-aarch64` run it too.
+//   /tmp/driver 3
+// Prints two sums of each output, to compare processors: `aarch64-linux-gnu-g++ -static` and `qemu-aarch64` run it too.
 #include <cmath>
 #include <cstdint>
 #include <cstdio>

@@ -727,12 +727,13 @@ def _guided_gradient_shapes(query, key, value, hidden, flows, max_offset, *other
     return (query, key, value, hidden, flows, *others[:14])
 
 
-_guided_backward = None if _ON_GPU else _backward_kernel("guided_training_backward", _guided_gradient_shapes, 19)
+_guided_backward: Any = None if _ON_GPU else _backward_kernel("guided_training_backward", _guided_gradient_shapes, 19)
 
 
 def _guided_gradients(inputs: tuple, kept: Tensor, dout: tuple) -> tuple:
     found = _guided_backward(*inputs[:20], kept, dout[0], dout[1], inputs[20])
-    return found[:5] + (ops.zeros_like(inputs[5]),) + found[5:] + (ops.zeros_like(inputs[20]),)
+    before, after = found[:5] + (ops.zeros_like(inputs[5]),), found[5:]  # noqa: RUF005  graph mode cannot unpack into a tuple
+    return before + after + (ops.zeros_like(inputs[20]),)
 
 
 def _guided_training_gradients(values: tuple) -> tuple:
