@@ -172,7 +172,7 @@ class RVRT(nn.Cell):
             (N, emit, 4H, 4W, 3), not clamped; the state after frame `emit`.
         """
         upscaled, after = self.stream_clips(frames, state, emit, mirrored)
-        return ops.concat(list(upscaled), 1)[:, :emit], after
+        return _first_frames(_joined(list(upscaled)), emit), after
 
     def stream_clips(
         self, frames: Tensor, state: RecurrentState | None, emit: int, mirrored: bool = False
@@ -343,6 +343,11 @@ class RVRT(nn.Cell):
         clip = state.frames[:, -size:]
         past, _ = estimate_flow(ops.reverse_time(clip), clip, True, *weights)
         return Flows(forward=forward, backward=backward, past=past)
+
+
+def _first_frames(frames: Tensor, count: int) -> Tensor:
+    """frames[:, :count]; nothing is copied where that is all of them."""
+    return frames if frames.shape[1] == count else frames[:, :count]
 
 
 def _joined(clips: Clips) -> Tensor:

@@ -146,7 +146,8 @@ class Learner:
 
     def _loss(self, low: Tensor, high: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         output = self.network(low, self.options.mirror).astype(ms.float32)
-        error = msops.square(msops.stop_gradient(output) - high).mean()
+        # Row by row: of all elements at once, MindSpore takes the mean ten times as slowly.
+        error = msops.square(msops.stop_gradient(output) - high).mean((-2, -1)).mean()
         options = self.options
         flickering = options.flicker_weight * flicker(output, high) if options.flicker_weight else 0.0
         if options.chroma_weight != 1:

@@ -127,24 +127,66 @@ def guided_inputs(generator: np.random.Generator, case: tuple) -> list[np.ndarra
     return [*features, normal(generator, n, t, h, w, hidden), flows, np.array([3], np.float32), *layers]
 
 
-def check_guided_attention(kernels: Kernels, case: tuple) -> None:
-    """Against offsets, attention and dense layers in float64; `case` as in `guided_inputs`."""
-    inputs = guided_inputs(np.random.default_rng(case[4]), case)
-    n, t, h, w, c, a, _, heads, groups, kernel = case
-    aligned, corrected = kernels(
-        "guided_attention_forward", *inputs, attributes(heads, *kernel, groups), like=[(n, t, h, w, c), inputs[4]]
-    )
-    query, key, value, hidden, flows, bound, *layers = doubles(*inputs)
+def guided_reference(inputs: list[np.ndarray], case: tuple) -> tuple[np.ndarray, np.ndarray]:
+    """Aligned features and corrected flows: offsets, attention and dense layers in the precision of `inputs`."""
+    n, t, h, w, _, a, _, heads, groups, kernel = case
+    query, key, value, hidden, flows, bound, *layers = inputs
     dense = lambda x, i: x @ layers[2 * i].T + layers[2 * i + 1]  # noqa: E731
     raw = dense(hidden, 0).reshape(n, t, h, w, t, groups * kernel[0] * kernel[1], 2)
     none = np.zeros_like(raw), np.zeros_like(flows)
-    offset, expected, *_ = attention_reference.guided_offsets(raw, flows, bound[0], none)
+    offset, corrected, *_ = attention_reference.guided_offsets(raw, flows, bound[0], none)
     offset = offset.reshape(n, t, h, w, t, groups, -1, 2)
     q, kv = dense(query, 1) * (a // heads) ** -0.5, np.concatenate([dense(key, 2), dense(value, 3)], -1)
     attended = attention_reference.deformable_attention(q, kv, offset, np.zeros_like(q), heads, kernel)[0]
     z = dense(attended, 4)
-    y = z + dense(activate(dense(z, 5), GELU), 6)
-    assert_all_close([aligned, corrected], [y, expected], "aligned corrected", floor=_SMALL)
+    return z + dense(activate(dense(z, 5), GELU), 6), corrected
+
+
+def check_guided_attention(kernels: Kernels, case: tuple) -> None:
+    """The kernels of inference and of training against float64; `case` as in `guided_inputs`."""
+    inputs = guided_inputs(np.random.default_rng(case[4]), case)
+    expected = guided_reference(doubles(*inputs), case)
+    numbers, outputs = guided_attributes(case), [(*case[:4], case[4]), inputs[4]]
+    found = kernels("guided_attention_forward", *inputs, numbers, like=outputs)
+    assert_all_close(found, expected, "aligned corrected", floor=_SMALL)
+    found = kernels("guided_training_forward", *inputs, numbers, like=[*outputs, guided_kept(case)])
+    assert_all_close(found[:2], expected, "aligned-in-training corrected-in-training", floor=_SMALL)
+
+
+def guided_attributes(case: tuple) -> np.ndarray:
+    """Of the kernels of guided attention; `case` as in `guided_inputs`."""
+    return attributes(case[7], *case[9], case[8])
+
+
+def guided_kept(case: tuple) -> tuple[int, ...]:
+    """Shape of what guided_training_forward keeps: offsets, query, key, value, attended, projected and hidden features."""
+    n, t, h, w, c, a, _, _, groups, kernel = case
+    return 2 * t * groups * kernel[0] * kernel[1] + 4 * a + c + c + 5, n, t, h, w
+
+
+def check_guided_gradients(kernels: Kernels, case: tuple) -> None:
+    """guided_training_backward against differences of the float64 definition along random directions."""
+    generator = np.random.default_rng(case[5])
+    inputs, numbers = guided_inputs(generator, case), guided_attributes(case)
+    outputs = [(*case[:4], case[4]), inputs[4]]
+    *_, kept = kernels("guided_training_forward", *inputs, numbers, like=[*outputs, guided_kept(case)])
+    dy, dcorrected = normal(generator, *outputs[0]), normal(generator, *inputs[4].shape)
+    differentiable = [i for i in range(len(inputs)) if i != 5]  # not the bound
+    gradients = kernels(
+        "guided_training_backward", *inputs, kept, dy, dcorrected, numbers, like=[inputs[i] for i in differentiable]
+    )
+
+    def mixture(moved: int, by: np.ndarray) -> float:
+        shifted = doubles(*inputs)
+        shifted[moved] = shifted[moved] + by
+        aligned, corrected = guided_reference(shifted, case)
+        return float((aligned * dy).sum() + (corrected * dcorrected).sum())
+
+    for i, gradient in zip(differentiable, gradients, strict=True):
+        direction = normal(generator, *gradient.shape).astype(np.float64)
+        expected = (mixture(i, 1e-6 * direction) - mixture(i, -1e-6 * direction)) / 2e-6
+        found, scale = float((gradient * direction).sum()), float(np.linalg.norm(gradient) + 1e-3)
+        assert abs(found - expected) < 1e-4 * scale, f"gradient of input {i}: {found} along a direction, not {expected}"
 
 
 def check_neighborhood_attention(kernels: Kernels, case: tuple) -> None:

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Run every kernel once on a few threads, for sanitizers and emulators that need a standalone program:
 //   cd rvrt_cli/ops/kernels
-//   clang++ -std=c++17 -O1 -g -DRVRT_PORTABLE_ONLY -fopenmp -fsanitize=thread ../../../tests/helpers/kernels_driver.cc
+//   g++ -std=c++17 -O1 -g -DRVRT_PORTABLE_ONLY -fopenmp -fsanitize=thread ../../../tests/helpers/kernels_driver.cc
 //     *.cc -o /tmp/driver
-//   OMP_TOOL_LIBRARIES=libarcher.so TSAN_OPTIONS=ignore_noninstrumented_modules=1 /tmp/driver 3
-// (libarcher.so comes with LLVM's OpenMP and tells ThreadSanitizer about its barriers.) Prints two sums of each output, to
-// compare processors: `aarch64-linux-gnu-g++ -static` and `qemu-aarch64` run it too.
+//   /tmp/driver 3
+// Prints two sums of each output, to compare processors: `aarch64-linux-gnu-g++ -static` and `qemu-aarch64` run it too.
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -18,7 +17,7 @@ using Kernel = int(int, void**, int*, int64_t**, const char**, void*, void*);
 extern "C" {
 Kernel warp_forward, warp_backward, warp_clip_forward, warp_clip_backward;
 Kernel guided_offsets_forward, guided_offsets_backward;
-Kernel guided_attention_forward;
+Kernel guided_attention_forward, guided_training_forward, guided_training_backward;
 Kernel deformable_attention_forward, deformable_attention_backward;
 Kernel neighborhood_attention_forward, neighborhood_attention_backward;
 Kernel window_attention_forward, window_attention_backward, swin_layer_forward;
@@ -116,10 +115,16 @@ static bool run_offsets() {
   good &= run("its gradient", warp_clip_backward, {q, flows, {1, 2, 20, 24, 52}}, {}, {q, flows}, 1);
   good &= run("guided offsets", guided_offsets_forward, {q, {72, 24}, {72}, flows, one}, {18}, {offset, flows}, 3);
   const Shape hidden{1, 2, 20, 24, 10}, into{32, 24}, bias{32}, row{24}, wide{40};
-  good &= run("guided attention", guided_attention_forward,
-              {q, q, q, hidden, flows, one, {144, 10}, {144}, into, bias, into, bias, into, bias, {24, 32}, row,
-               {40, 24}, wide, {24, 40}, row},
-              {2, 3, 3, 4}, {q, flows}, 4);
+  const std::vector<Shape> layers{{144, 10}, {144},     into, bias,     into, bias,    into,
+                                  bias,      {24, 32}, row,  {40, 24}, wide, {24, 40}, row};
+  std::vector<Shape> guided{q, q, q, hidden, flows, one}, gradients{q, q, q, hidden, flows};
+  guided.insert(guided.end(), layers.begin(), layers.end());
+  gradients.insert(gradients.end(), layers.begin(), layers.end());
+  good &= run("guided attention", guided_attention_forward, guided, {2, 3, 3, 4}, {q, flows}, 4);
+  const Shape kept{144 + 4 * 32 + 24 + 40, 1, 2, 20, 24};
+  good &= run("the same in training", guided_training_forward, guided, {2, 3, 3, 4}, {q, flows, kept}, 4);
+  guided.insert(guided.end(), {kept, q, flows});
+  good &= run("its gradient", guided_training_backward, guided, {2, 3, 3, 4}, gradients, 4);
   good &= run("their gradient", guided_offsets_backward, {offset, flows, one, offset, flows}, {18}, {offset, flows}, 0);
   return good;
 }

@@ -11,6 +11,7 @@ from helpers.kernel_calls import Kernels, attributes
 from helpers.kernel_checks import (
     check_deformable_attention,
     check_guided_attention,
+    check_guided_gradients,
     check_guided_offsets,
     check_neighborhood_attention,
     check_swin_layer,
@@ -19,6 +20,7 @@ from helpers.kernel_checks import (
     check_window_attention,
     displacements,
     guided_inputs,
+    guided_kept,
     normal,
     swin_inputs,
 )
@@ -61,6 +63,12 @@ GUIDED = [  # N, T, H, W, channels, of query, key and value, of what the offsets
 @pytest.mark.parametrize("case", GUIDED, ids=str)
 def test_guided_attention(cpu_kernels: Kernels, case: tuple) -> None:
     check_guided_attention(cpu_kernels, case)
+
+
+@pytest.mark.parametrize("case", [(1, 2, 4, 5, 8, 16, 4, 2, 4, (3, 3)), (2, 1, 3, 4, 6, 8, 3, 2, 8, (1, 3))], ids=str)
+def test_gradients_of_guided_attention_agree_with_differences(cpu_kernels: Kernels, case: tuple) -> None:
+    """The second case has two groups to a head."""
+    check_guided_gradients(cpu_kernels, case)
 
 
 def test_guided_attention_far_outside_the_frame_gives_what_the_biases_give(cpu_kernels: Kernels) -> None:
@@ -191,7 +199,9 @@ def calls(generator: np.random.Generator) -> list[tuple[str, list[np.ndarray], l
     swin = swin_inputs(generator, (n, t, h, w, c, 30, 3, (2, 8, 8), (0, 4, 4)), rows=50)
     raw, flows, bound = normal(generator, n, t, h, w, t, 18, 2), normal(generator, n, t, t, h, w, 2), pad[:1]
     offset_w, offset_b = normal(generator, 72, c), normal(generator, 72)
-    guided = guided_inputs(generator, (n, t, h, w, c, 32, 16, 2, 4, (3, 3)))
+    case = n, t, h, w, c, 32, 16, 2, 4, (3, 3)
+    guided, kept = guided_inputs(generator, case), normal(generator, *guided_kept(case))
+    of_guided = [part.shape for i, part in enumerate(guided) if i != 5]
     return [
         ("warp_forward", [x, flow], [0], [x.shape]),
         ("warp_backward", [x, flow, gx], [0], [x.shape, flow.shape]),
@@ -205,6 +215,8 @@ def calls(generator: np.random.Generator) -> list[tuple[str, list[np.ndarray], l
         ("guided_offsets_forward", [q, offset_w, offset_b, flows, bound], [18], [raw.shape, flows.shape]),
         ("guided_offsets_backward", [raw, flows, bound, raw, flows], [18], [raw.shape, flows.shape]),
         ("guided_attention_forward", guided, [2, 3, 3, 4], [q.shape, flows.shape]),
+        ("guided_training_forward", guided, [2, 3, 3, 4], [q.shape, flows.shape, kept.shape]),
+        ("guided_training_backward", [*guided, kept, q, flows], [2, 3, 3, 4], of_guided),
     ]
 
 

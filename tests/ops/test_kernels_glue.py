@@ -70,11 +70,9 @@ def test_conv_body_of_amx_equals_its_definition(name: str, monkeypatch: pytest.M
         assert 1e-4 < np.abs(value - expected).max() / np.abs(expected).max() < 2e-2, mode
 
 
-@pytest.mark.parametrize("name", ["conv_chain", "conv_chain leaky"])
-def test_conv_chain_of_training_equals_its_definition_with_gradients(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The op that runs where gradients are wanted: elsewhere the layers do, one by one."""
+@pytest.mark.parametrize("name", ["conv_chain", "conv_chain leaky", "guided_attention"])
+def test_op_of_training_equals_its_definition_with_gradients(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The op that runs where gradients are wanted: elsewhere layers run one by one, or a kernel that keeps nothing."""
     monkeypatch.setattr("rvrt_cli.ops.kernels.glue.gradients_wanted", lambda: True)
     test_kernel_equals_its_definition_with_gradients(name)
 

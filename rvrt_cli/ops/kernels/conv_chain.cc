@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // 3x3 convolutions one after the other, all with the same number of channels, and their gradients: in training, one call
 // in place of many small ones, between which MindSpore takes longer than a third of the kernels' time.
-#include "kernel.h"
-
-#include <vector>
+#include "kernel_call.h"
 
 extern "C" {
 int conv2d_forward(int, void**, int*, int64_t**, const char**, void*, void*);
@@ -39,53 +37,6 @@ int read_chain(const Tensors& t, int layers, int step, const int32_t* attributes
   return kOk;
 }
 
-// A call of another kernel with features and vectors of the chain's sizes.
-class Call {
- public:
-  explicit Call(const Tensors& t) : t_(t), channels_{t.dim(0, t.ndims[0] - 1)} {}
-  Call& features(const float* data) { return add(data, t_.ndims[0], t_.shapes[0]); }
-  Call& weight(const float* data) { return add(data, t_.ndims[1], t_.shapes[1]); }
-  Call& vector(const float* data) { return add(data, 1, channels_); }
-  Call& attributes(int activation, int second, int residual) {
-    values_[0] = activation, values_[1] = second, values_[2] = residual;
-    add(values_, 1, three_);
-    dtypes_.back() = "int32";
-    return *this;
-  }
-  template <typename Kernel>
-  int run(Kernel kernel) {
-    return kernel(static_cast<int>(data_.size()), data_.data(), ndims_.data(), shapes_.data(), dtypes_.data(), nullptr,
-                  nullptr);
-  }
-
- private:
-  Call& add(const void* data, int ndims, int64_t* shape) {
-    data_.push_back(const_cast<void*>(data));
-    ndims_.push_back(ndims);
-    shapes_.push_back(shape);
-    dtypes_.push_back("float32");
-    return *this;
-  }
-
-  const Tensors& t_;
-  int64_t channels_[1], three_[1] = {3};
-  int32_t values_[3];
-  std::vector<void*> data_;
-  std::vector<int> ndims_;
-  std::vector<int64_t*> shapes_;
-  std::vector<const char*> dtypes_;
-};
-
-struct AddJob {
-  const float* from;
-  float* to;
-};
-
-void add_floats(const void* pointer, Span span) {
-  const AddJob& job = *static_cast<const AddJob*>(pointer);
-  for (int64_t i = span.begin; i < span.end; ++i) job.to[i] += job.from[i];
-}
-
 }  // namespace
 }  // namespace rvrt
 
@@ -99,14 +50,16 @@ RVRT_ENTRY(conv_chain_forward) {
   Chain chain;
   if (int status = read_chain(t, layers, 2, t.ints(attributes), &chain)) return status;
   RVRT_CHECK(t.same_shape(y, 0) && t.size(kept) == (layers - 1) * chain.floats, kShape);
+  const Shape features = shape_of(t, 0), weight = shape_of(t, 1);
   const float *x = t.f(0), *block = x;  // input of the layer, and of its residual block
   for (int i = 0; i < layers; ++i) {
     float* out = i + 1 < layers ? t.f(kept) + i * chain.floats : t.f(y);
     const bool last = !chain.activated(i);
     RVRT_CHECK(t.size(2 + 2 * i) == t.dim(0, t.ndims[0] - 1), kShape);
-    Call call(t);
-    call.features(x).weight(t.f(1 + 2 * i)).vector(t.f(2 + 2 * i)).features(last ? block : x);
-    if (int status = call.attributes(last ? 0 : 1, 1, last).features(out).run(conv2d_forward)) return status;
+    KernelCall call;
+    call.floats(x, features).floats(t.f(1 + 2 * i), weight).floats(t.f(2 + 2 * i), {weight[0]});
+    call.floats(last ? block : x, features).attributes({last ? 0 : 1, 1, last}).floats(out, features);
+    if (int status = call.run(conv2d_forward)) return status;
     x = out;
     if (last) block = out;
   }
@@ -128,6 +81,7 @@ RVRT_ENTRY(conv_chain_backward) {
   RVRT_CHECK(t.size(kept) == (layers - 1) * chain.floats, kShape);
   const Scratch scratch(3 * chain.floats);
   RVRT_CHECK(scratch.ok(), kMemory);
+  const Shape features = shape_of(t, 0), weight = shape_of(t, 1);
   const float *gradient = t.f(dy), *through = gradient;  // of the layer's output, and of its residual block's
   for (int i = layers - 1; i >= 0; --i) {
     const float* x = i ? t.f(kept) + (i - 1) * chain.floats : t.f(0);
@@ -137,12 +91,13 @@ RVRT_ENTRY(conv_chain_backward) {
       for (next = scratch.data(); next == gradient || next == through;) next += chain.floats;
     const bool first = chain.residual && chain.activated(i), last = !chain.activated(i);
     RVRT_CHECK(t.size(dx + 1 + 2 * i) == t.size(1 + i) && t.size(dx + 2 + 2 * i) == t.dim(1 + i, 0), kShape);
-    Call call(t);
-    call.features(x).weight(t.f(1 + i)).features(out).features(gradient).attributes(last ? 0 : 1, 1, 0);
-    call.features(next).weight(t.f(dx + 1 + 2 * i)).vector(t.f(dx + 2 + 2 * i));
+    KernelCall call;
+    call.floats(x, features).floats(t.f(1 + i), weight).floats(out, features).floats(gradient, features);
+    call.attributes({last ? 0 : 1, 1, 0}).floats(next, features);
+    call.floats(t.f(dx + 1 + 2 * i), weight).floats(t.f(dx + 2 + 2 * i), {weight[0]});
     if (int status = call.run(conv2d_backward)) return status;
     if (first) {
-      const AddJob add{through, next};
+      const AddFloats add{through, next};
       parallel(chain.floats, add_floats, &add);
     }
     gradient = next;

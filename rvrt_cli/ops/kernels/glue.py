@@ -214,9 +214,9 @@ def _activation_code(activation: str) -> int:
     return _ACTIVATIONS[activation]
 
 
-def _cpu_op(name: str, inputs: str, output_shape: Callable, gradient: Callable) -> Any:
+def _cpu_op(name: str, inputs: str, output_shape: Callable, gradient: Callable, outputs: int = 1) -> Any:
     """`custom_op`, or None on a GPU, which has no such kernel: graph mode wants the name even where it calls nothing."""
-    return None if _ON_GPU else custom_op(name, inputs, output_shape, gradient)
+    return None if _ON_GPU else custom_op(name, inputs, output_shape, gradient, outputs=outputs)
 
 
 @ops.constexpr
@@ -735,45 +735,48 @@ def _guided_attention_shapes(query, key, value, hidden, flows, max_offset, *laye
     return [*query[:-1], projection[0]], flows
 
 
-_deformable_gradients = _gradient_kernel("deformable_attention", _DEFORMABLE_GRADIENT)
 _GUIDED_INPUTS = (
     "query key value hidden flows max_offset last_w last_b q_w q_b k_w k_b v_w v_b proj_w proj_b w1 b1 w2 b2 attributes"
 )
 
 
-def _guided_attention_op(heads: int, edge: int, groups: int) -> Any:
-    """The op for the sizes of one network, whose gradient computes the parts again."""
-    points = edge * edge
-
-    def gradients(values: tuple) -> tuple:
-        query, key, value, hidden, flows, max_offset, last_w, last_b, q_w, q_b = values[:10]
-        k_w, k_b, v_w, v_b, proj_w, proj_b, w1, b1, w2, b2, attributes, out, dout = values[10:]
-        plain, kernel, pairs = _attributes(0, 1, 0), _attributes(heads, edge, edge), _attributes(groups * points)
-        scale = (q_w.shape[0] // heads) ** -0.5
-        guided = _guided_offsets(groups, points)(hidden, last_w, last_b, flows, max_offset, pairs)
-        projected = _linear(query, scale * q_w, scale * q_b, _NO_TENSOR, plain)
-        key_value = _linear_pair(key, k_w, k_b, value, v_w, v_b)
-        attended = _deformable_attention(projected, key_value, guided[0], kernel)
-        dattended, dproj_w, dproj_b, dw1, db1, dw2, db2 = _project_mlp_gradients(
-            (attended, proj_w, proj_b, w1, b1, w2, b2, out[0], dout[0])
-        )
-        dprojected, dkey_value, doffset = _deformable_gradients(projected, key_value, guided[0], dattended, kernel)
-        dkey, dk_w, dk_b, dvalue, dv_w, dv_b = _linear_pair_gradients(
-            (key, k_w, k_b, value, v_w, v_b, key_value, dkey_value)
-        )
-        dquery, dq_w, dq_b = _dense_gradients(query, scale * q_w, q_b, dprojected, plain)
-        dhidden, dlast_w, dlast_b, dflows, dmax_offset, _ = _guided_offsets_bprop(
-            hidden, last_w, last_b, flows, max_offset, pairs, guided, (doffset, dout[1])
-        )
-        of_inputs = dquery, dkey, dvalue, dhidden, dflows, dmax_offset, dlast_w, dlast_b
-        of_layers = scale * dq_w, scale * dq_b, dk_w, dk_b, dv_w, dv_b, dproj_w, dproj_b, dw1, db1, dw2, db2
-        return of_inputs + of_layers + (ops.zeros_like(attributes),)
-
-    arity = _of_arity(gradients, len(_GUIDED_INPUTS.split()))
-    return custom_op("guided_attention", _GUIDED_INPUTS, _guided_attention_shapes, arity, outputs=2)
+def _guided_training_shapes(query, key, value, hidden, flows, max_offset, *layers_and_attributes):
+    last_w, q_w, proj_w, w1 = (layers_and_attributes[i] for i in (0, 2, 8, 10))
+    kept = last_w[0] + 4 * q_w[0] + proj_w[0] + w1[0]
+    return [*query[:-1], proj_w[0]], flows, [kept, *query[:-1]]
 
 
-_guided_attention = ops.constexpr(functools.cache(_guided_attention_op))
+def _guided_gradient_shapes(query, key, value, hidden, flows, max_offset, *others):
+    return (query, key, value, hidden, flows, *others[:14])
+
+
+_guided_backward: Any = None if _ON_GPU else _backward_kernel("guided_training_backward", _guided_gradient_shapes, 19)
+
+
+def _guided_gradients(inputs: tuple, kept: Tensor, dout: tuple) -> tuple:
+    found = _guided_backward(*inputs[:20], kept, dout[0], dout[1], inputs[20])
+    before, after = found[:5] + (ops.zeros_like(inputs[5]),), found[5:]  # noqa: RUF005  graph mode cannot unpack into a tuple
+    return before + after + (ops.zeros_like(inputs[20]),)
+
+
+def _guided_training_gradients(values: tuple) -> tuple:
+    return _guided_gradients(values[:21], values[21][2], values[22])
+
+
+_guided_training = _cpu_op(
+    "guided_training", _GUIDED_INPUTS, _guided_training_shapes, _of_arity(_guided_training_gradients, 21), outputs=3
+)
+
+
+def _guided_attention_gradients(values: tuple) -> tuple:
+    """Of the op for inference, which keeps nothing: its parts are computed again."""
+    inputs = values[:21]
+    return _guided_gradients(inputs, _guided_training(*inputs)[2], values[22])
+
+
+_guided_attention = _cpu_op(
+    "guided_attention", _GUIDED_INPUTS, _guided_attention_shapes, _of_arity(_guided_attention_gradients, 21), outputs=2
+)
 
 
 def guided_attention_kernel(
@@ -783,13 +786,16 @@ def guided_attention_kernel(
     sizes: tuple[int, int, int],
     max_offset: float,
 ) -> tuple[Tensor, Tensor]:
-    """See `attention.guided_attention`. One kernel in inference; in training a sequence, whose gradients read its parts."""
+    """See `attention.guided_attention`. One kernel; that of training keeps what its gradient reads."""
     heads, edge, groups = sizes
     shared = heads % (groups // 2) == 0  # heads share groups of offsets, not the other way round
-    if _ON_GPU or not _has_kernel(flows) or features[0].dtype != flows.dtype or not shared or _gradients_wanted():
+    if _ON_GPU or not _has_kernel(flows) or features[0].dtype != flows.dtype or not shared:
         return _guided_sequence(features, flows, weights, sizes, max_offset)
-    attributes = _attributes(heads, edge, edge, groups)
-    return _guided_attention(heads, edge, groups)(*features, flows, _float_constant(max_offset), *weights, attributes)
+    inputs = *features, flows, _float_constant(max_offset), *weights, _attributes(heads, edge, edge, groups)
+    if _gradients_wanted():
+        found = _guided_training(*inputs)
+        return found[0], found[1]
+    return _guided_attention(*inputs)
 
 
 # --- the Swin layer: one kernel on the CPU, whose gradient runs those of its parts; a sequence of kernels on a GPU

@@ -6,8 +6,8 @@
 // the exponential and the floor need IEEE arithmetic.
 //
 // Instruction sets. A kernel file includes itself once per instruction set through each_isa.h, inside a namespace of
-// that name and under a `#pragma` that switches the compiler to it (target_clones would clone neither templates nor the
-// functions that OpenMP outlines). RVRT_DISPATCH picks the namespace at run time. See warp.cc, the smallest example:
+// that name and under a `#pragma` that switches the compiler to it (target_clones would not clone
+// templates). RVRT_DISPATCH picks the namespace at run time. See warp.cc, the smallest example:
 //
 //   #ifndef RVRT_ISA                      // the file as the compiler opens it
 //   #include "kernel.h"
@@ -19,8 +19,8 @@
 //   void forward_tasks(const void* job, Span span) { ... }
 //   #endif
 //
-// Pass only plain functions to `parallel`, and keep OpenMP pragmas out of kernels: the code that OpenMP outlines is
-// always compiled for the baseline instruction set, and reaches specialized code through a function pointer.
+// Pass only plain functions to `parallel`, which reaches specialized code through a function pointer. Such a function must
+// not call `parallel` itself: there is one team of threads (workers.cc), which is busy with the call that it is part of.
 #pragma once
 
 #include <cstddef>

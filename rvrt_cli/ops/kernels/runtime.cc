@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Threads, scratch memory and the choice of instruction set: see kernel.h.
+// The number of threads, scratch memory and the choice of instruction set: see kernel.h.
 #include "kernel.h"
 
 #include <algorithm>
@@ -54,38 +54,6 @@ int threads() {
 #else
   return 1;
 #endif
-}
-
-int parallel_width(int64_t tasks, int workers) {
-  int64_t n = std::min<int64_t>(tasks, threads());
-  if (workers > 0) n = std::min<int64_t>(n, workers);
-  return static_cast<int>(std::max<int64_t>(n, 1));
-}
-
-int parallel(int64_t tasks, Body body, const void* job, int workers) {
-  if (tasks <= 0) return kOk;
-  const int n = parallel_width(tasks, workers);
-  if (n == 1) {
-    body(job, Span{0, tasks, 0, 1});
-    return kOk;
-  }
-#ifdef _OPENMP
-  // One iteration per thread's range: if OpenMP grants fewer threads, ranges queue up and the sums stay the same.
-#pragma omp parallel for schedule(static, 1) num_threads(n)
-#endif
-  for (int i = 0; i < n; ++i) body(job, Span{tasks * i / n, tasks * (i + 1) / n, i, n});
-  return kOk;
-}
-
-int parallel_shared(int64_t tasks, Body body, const void* job) {
-  const int n = parallel_width(tasks);
-  if (n == 1) return parallel(tasks, body, job);
-  [[maybe_unused]] const int64_t runs = std::min<int64_t>(tasks, 8 * static_cast<int64_t>(n));
-#ifdef _OPENMP
-#pragma omp parallel for schedule(dynamic, 1) num_threads(n)
-  for (int64_t i = 0; i < runs; ++i) body(job, Span{tasks * i / runs, tasks * (i + 1) / runs, omp_get_thread_num(), n});
-#endif
-  return kOk;
 }
 
 namespace {

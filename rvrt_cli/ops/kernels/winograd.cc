@@ -270,6 +270,15 @@ struct Image {
   float slope;
 };
 
+// `count` floats, and zeros up to `width`. For so few, calls of memcpy and memset took a quarter of a convolution's time.
+RVRT_INLINE void copy_padded(const float* from, int64_t count, int64_t width, float* to) {
+  int64_t i = 0;
+  for (; i + W <= count; i += W) store(to + i, load(from + i));
+  for (; i < count; ++i) to[i] = from[i];
+  for (; i + W <= width; i += W) store(to + i, vf{});
+  for (; i < width; ++i) to[i] = 0.0f;
+}
+
 // The 6x6 pixels of a tile and one pixel around it, `ld` floats apart, zeros beyond the image; the channels of each padded
 // with zeros to `width`.
 inline void copy_patch(const TileGrid& grid, const TilePlace& p, const Image& x, float* out, int64_t ld,
@@ -277,15 +286,16 @@ inline void copy_patch(const TileGrid& grid, const TilePlace& p, const Image& x,
   for (int64_t row = p.y - 1; row < p.y - 1 + kPatchEdge; ++row)
     for (int64_t column = p.x - 1; column < p.x - 1 + kPatchEdge; ++column, out += ld) {
       if (row < 0 || row >= grid.height || column < 0 || column >= grid.width) {
-        std::memset(out, 0, sizeof(float) * width);
+        copy_padded(nullptr, 0, width, out);
         continue;
       }
       const int64_t at = ((p.image * grid.height + row) * grid.width + column) * x.stride;
-      if (x.through)
+      if (x.through) {
         copy_gradient(x.data + at, x.through + at, x.slope, x.channels, out);
-      else
-        std::memcpy(out, x.data + at, sizeof(float) * x.channels);
-      std::memset(out + x.channels, 0, sizeof(float) * (width - x.channels));
+        copy_padded(nullptr, 0, width - x.channels, out + x.channels);
+      } else {
+        copy_padded(x.data + at, x.channels, width, out);
+      }
     }
 }
 
