@@ -87,7 +87,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         _collected_before[:] = [item.path]
 
 
-_SLOW_SECONDS = 2.0  # of processor time, which other programs lengthen less than the time on the wall
+_SLOW_SECONDS = 1.0  # of processor time, which other programs lengthen less than the time on the wall
 
 
 def _processor_seconds() -> float:

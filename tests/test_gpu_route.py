@@ -177,6 +177,7 @@ def test_a_card_is_chosen_by_its_number_or_by_the_rank(
     assert told == ["gpu", number, number, FREE_BYTES]
 
 
+@pytest.mark.slow
 def test_a_card_that_is_not_there_is_refused(null_gpu: Path) -> None:
     assert f"--device gpu:{CARDS}: there is no gpu {CARDS}" in on_null_gpu(null_gpu, "select", f"gpu:{CARDS}", status=1)
 

@@ -131,6 +131,7 @@ def test_bytes_are_those_of_all_tensors() -> None:
     assert kernel_bytes("conv2d", [(1, 4, 4, 2), (2, 2, 3, 3), (2,), (1, 4, 4, 2)]) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "others"), [("rvrt", {(144, 144, 3, 3)}), ("rvrt-tiny", set())])
 def test_convolutions_are_those_of_the_networks(model: str, others: set) -> None:
     from rvrt_cli.model.initialization import parameter_shapes
@@ -186,6 +187,7 @@ def test_gradients_are_taken_towards_every_tensor(name: str) -> None:
     assert all(np.abs(gradient.asnumpy()).max() > 1e-6 for gradient in gradients)
 
 
+@pytest.mark.slow
 def test_the_arrays_of_a_tuple_are_tensors_of_one_argument() -> None:
     (swin,) = [case for case in kernel_cases(CaseSizes(edge=8)) if case.function == "swin_layer"]
     assert (len(swin.tensors), swin.group) == (14, (1, 14))

@@ -118,6 +118,7 @@ def test_the_kernels_keep_the_limit_whatever_is_asked_for(
     assert json.loads(done.stdout) == [min(2, most), min(1, most), 0, most, most]
 
 
+@pytest.mark.slow
 @needs_kernels
 def test_asking_for_the_instruction_set_changes_nothing() -> None:
     code = (

@@ -295,6 +295,7 @@ def test_memory_is_a_line_over_pixels_and_frames() -> None:
     assert memory_growth(points[:1]) is None
 
 
+@pytest.mark.slow
 def test_the_plot_is_a_small_png() -> None:
     options = BenchOptions()
     machine = {"name": "a machine", "threads": 2, "precision": "float32"}

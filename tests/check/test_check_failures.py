@@ -62,6 +62,7 @@ def finding(report: CheckReport, name: str) -> Any:
     return next(item for item in report.findings if item.name == name)
 
 
+@pytest.mark.slow
 def test_a_faithful_target_passes(source: Path) -> None:
     report = check(source, target_of(source))
     assert not report.failures
@@ -130,6 +131,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAULTS)
 def test_fault_is_named(name: str, source: Path) -> None:
     filters, arguments, failing, text = FAULTS[name]
@@ -138,6 +140,7 @@ def test_fault_is_named(name: str, source: Path) -> None:
     assert text in found[failing]
 
 
+@pytest.mark.slow
 def test_window_joins(tmp_path: Path) -> None:
     detailed = ["-f", "lavfi", "-i", "testsrc2=s=96x64:r=25:d=2,format=yuv420p"]
     source = make_clip(*detailed, *X264, tmp_path / "source.mp4")
@@ -147,6 +150,7 @@ def test_window_joins(tmp_path: Path) -> None:
     assert found["window joins"] == expected
 
 
+@pytest.mark.slow
 def test_a_source_of_odd_size(tmp_path: Path) -> None:
     """Whose last row and column have half a chroma sample: zimg scales no such frame."""
     picture = [word.replace("s=96x64", "s=95x63") for word in PICTURE]
@@ -154,6 +158,7 @@ def test_a_source_of_odd_size(tmp_path: Path) -> None:
     assert not check(source, target_of(source)).failures
 
 
+@pytest.mark.slow
 def test_jerky_motion_is_no_window_join(tmp_path: Path) -> None:
     """Details change where the source moves: here at every third frame."""
     jerky = ["-f", "lavfi", "-i", "testsrc2=s=96x64:r=25:d=2,fps=25/3,fps=25,format=yuv420p"]
@@ -191,6 +196,7 @@ def test_8_bit_frames_called_10_bit(tmp_path: Path, deep: bool, lossless: bool) 
         assert "stored with 10 bits, but they hold 8-bit levels" in found.text
 
 
+@pytest.mark.slow
 def test_8_bits_out_of_10(tmp_path: Path) -> None:
     deep = ["-pix_fmt", "yuv420p10le"]
     source = make_clip(*PICTURE, *X264, *deep, tmp_path / "source.mkv")
@@ -198,6 +204,7 @@ def test_8_bits_out_of_10(tmp_path: Path) -> None:
     assert found == {"bit depth": "10 bits have become 8"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", ["copy", "aac"], ids=["copied", "re-encoded"])
 @pytest.mark.parametrize("delay", [0.15, -0.1])
 def test_audio_offset(source: Path, codec: str, delay: float) -> None:
@@ -213,6 +220,7 @@ def test_audio_offset(source: Path, codec: str, delay: float) -> None:
     assert values["end"] == pytest.approx(delay, abs=0.012)
 
 
+@pytest.mark.slow
 def test_reencoded_audio_in_place_is_only_noted(source: Path) -> None:
     report = check(source, target_of(source, "-c:a", "libopus", "-ar", "48000"))
     assert not report.failures
@@ -242,6 +250,7 @@ def test_lost_and_cut_streams(source: Path) -> None:
     assert any("packets missing" in text and "at the end" in text for text in found.values()), found
 
 
+@pytest.mark.slow
 def test_constant_rate_from_a_variable_one(tmp_path: Path) -> None:
     vary = [
         "-vf",
@@ -285,6 +294,7 @@ def test_lost_hdr(tmp_path: Path) -> None:
     assert "transfer smpte2084 is now untagged" in found["color tags"]
 
 
+@pytest.mark.slow
 def test_excerpt(source: Path) -> None:
     part = source.with_name("part.mp4")
     ffmpeg("-i", source, "-ss", "0.8", "-t", "0.8", "-vf", "scale=4*iw:4*ih:flags=bicubic", *X264, "-an", part)
@@ -293,6 +303,7 @@ def test_excerpt(source: Path) -> None:
     assert found == {"stream 1": "audio aac: missing"}
 
 
+@pytest.mark.slow
 def test_images(source: Path) -> None:
     before, after = source.parent / "before", source.parent / "after"
     for folder, chain in ((before, "null"), (after, "scale=4*iw:4*ih:flags=bicubic")):

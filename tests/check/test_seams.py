@@ -40,6 +40,7 @@ def border_finding(source: np.ndarray, target: np.ndarray) -> Finding:
     return next(iter(seam_findings(profiles)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [Resampling.BICUBIC, Resampling.LANCZOS, Resampling.HAMMING])
 def test_no_gradient_has_a_tile_border(method: Resampling) -> None:
     """Near the frame's edge interpolation bends what is smooth, by its own idea of what lies beyond; so does a ramp's end."""

@@ -64,6 +64,7 @@ def data_of(page: str) -> dict[str, Any]:
     return json.loads(found[1])
 
 
+@pytest.mark.slow
 def test_page_is_one_file_without_addresses(page_file: Path) -> None:
     page = page_file.read_text()
     assert len(page.encode()) <= MAX_PAGE_BYTES

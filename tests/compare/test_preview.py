@@ -108,6 +108,7 @@ def test_excerpts_are_the_sharpest_and_the_busiest(tmp_path: Path) -> None:
     assert min(np.diff(begins)) >= 5 - 1e-6, "excerpts overlap"
 
 
+@pytest.mark.slow
 def test_upscale_checks_what_it_has_written(
     source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -118,6 +119,7 @@ def test_upscale_checks_what_it_has_written(
     assert shown.rstrip().endswith("no failures")
 
 
+@pytest.mark.slow
 def test_upscale_fails_if_the_check_does(
     source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

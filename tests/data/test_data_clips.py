@@ -83,6 +83,7 @@ def test_warped_frames_keep_the_detail_of_a_reduced_photo(monkeypatch: pytest.Mo
         assert np.mean(sharpness) > 0.8 * expected
 
 
+@pytest.mark.slow
 def test_the_foreground_moves_independently_of_the_background() -> None:
     """One clip with and without its foreground: equal outside of it, and a patch inside moves differently."""
     photo, moves = texture(700, 700, 3), []
@@ -186,6 +187,7 @@ def test_store_reads_what_was_made(made: Path) -> None:
     assert not list(made.rglob("*.part"))
 
 
+@pytest.mark.slow
 def test_clips_do_not_depend_on_the_number_of_workers(material: Path, made: Path, tmp_path: Path) -> None:
     make_clips(find_sources([material], license="CC0"), tmp_path / "again", OPTIONS, workers=2)
     first, second = ({p.name: p.read_bytes() for p in folder.rglob("*.*")} for folder in (made, tmp_path / "again"))
@@ -341,6 +343,7 @@ def die(number: int) -> int:
     return number
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_one_error() -> None:
     with pytest.raises(RvrtError, match=r"a worker process died; is there enough memory\? .* fewer --workers"):
         list(map_unordered(die, range(50), 2))

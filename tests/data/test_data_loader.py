@@ -66,6 +66,7 @@ def same(first: list[tuple[np.ndarray, np.ndarray]], second: list[tuple[np.ndarr
     )
 
 
+@pytest.mark.slow
 def test_batches_do_not_depend_on_workers_or_on_where_they_start(clips: Path) -> None:
     straight = take(clips, SPEC, 6, workers=0)
     low, high = straight[0]
@@ -270,6 +271,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize("end", ["kill", "exit"])
 def test_workers_end_with_the_process_that_started_them(clips: Path, tmp_path: Path, end: str) -> None:

@@ -181,6 +181,7 @@ def test_tiling_is_invisible_in_floats_too() -> None:
     assert_alike(run(frames, Fake(), tile=(32, 32), overlap=15), [nearest(frame) for frame in frames])
 
 
+@pytest.mark.slow
 @searching(12)
 @given(st.sets(st.integers(0, 25), max_size=4), st.sampled_from([0, 2, 4]))
 def test_no_frame_is_lost_when_memory_runs_out_at_any_call(fail_at: set[int], window: int) -> None:

@@ -6,6 +6,7 @@ A failure is reduced by hypothesis to the smallest shape that fails; `RVRT_FUZZ=
 
 from __future__ import annotations
 
+import pytest
 from helpers.fuzzing import searching
 from helpers.kernel_calls import Kernels
 from helpers.kernel_checks import (
@@ -105,6 +106,7 @@ def test_deformable_attention_of_any_shape(kernels: Kernels, case: tuple) -> Non
     check_deformable_attention(kernels, case)
 
 
+@pytest.mark.slow
 @searching(6)
 @given(case=neighborhood())
 def test_neighborhood_attention_of_any_shape(kernels: Kernels, case: tuple) -> None:
@@ -124,6 +126,7 @@ def test_swin_layer_of_any_shape(cpu_kernels: Kernels, case: tuple, size: int, h
     check_swin_layer(cpu_kernels, (n, d, h, w, heads * size, hidden, heads, window, shift), has_table)
 
 
+@pytest.mark.slow
 @searching(6)
 @given(case=convolutions())
 def test_convolution_of_any_shape(kernels: Kernels, case: tuple) -> None:

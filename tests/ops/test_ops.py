@@ -425,6 +425,7 @@ def output_and_gradients(function: Callable, arguments: list, dtype: type, compi
     return [output.asnumpy(), *(gradient.asnumpy() for gradient in gradients)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
 def test_gradients_are_central_differences(name: str) -> None:
     """In float64, for every single element of every input; many inputs at a time, one to a batch item."""
@@ -509,6 +510,7 @@ def test_fusion_is_a_regression_over_all_samples(batch: int, neighbors: int, hei
     close(frame_fusion.fuse_frames(*tensors((frame, around, flows), np.float32)).asnumpy(), expected, 2e-5)
 
 
+@pytest.mark.slow
 def test_fusion_recovers_values_between_pixels() -> None:
     """What a neighbor sees 0.375 px to the left of each pixel is the leftmost of its four places."""
     at = np.arange(12)
@@ -527,6 +529,7 @@ def test_fusion_recovers_values_between_pixels() -> None:
     assert np.abs(fused - truth).mean() < 0.25 * np.abs(truth).mean()
 
 
+@pytest.mark.slow
 def test_fusion_ignores_a_neighbor_that_shows_something_else() -> None:
     frame = np.full((1, 4, 4, 3), 0.2)
     around, flows = np.full((1, 2, 4, 4, 3), 0.9), np.zeros((1, 2, 4, 4, 2))

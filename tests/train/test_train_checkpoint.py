@@ -221,6 +221,7 @@ def test_a_damaged_checkpoint_raises_one_error_only(tmp_path: Path, data: st.Dat
         state.counters.count_step(skipped=True, scaled=True, max_skipped=100)
 
 
+@pytest.mark.slow
 @searching(50)
 @given(data=st.data())
 def test_a_damaged_log_loses_only_its_damaged_lines(tmp_path: Path, data: st.DataObject) -> None:

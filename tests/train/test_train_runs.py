@@ -248,6 +248,7 @@ def _fake_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Learner, "gradients", gradients)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_fake_gradients")
 def test_stopped_by_a_signal_and_resumed_equals_uninterrupted(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture

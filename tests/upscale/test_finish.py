@@ -83,6 +83,7 @@ def test_strength_0_is_the_bicubic_baseline_at_other_sizes(echo: Echo) -> None:
         np.testing.assert_array_equal(ours, imresize(frame, size=(250, 300)))
 
 
+@pytest.mark.slow
 def test_strength_blends_linearly(echo: Echo) -> None:
     frames = footage(3, np.zeros_like)
     none, some, all_of_it = (

@@ -109,6 +109,7 @@ ACCIDENTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ACCIDENTS)
 @pytest.mark.parametrize("at", [1, 4])
 def test_an_accident_is_one_line_and_the_same_command_resumes(
@@ -140,6 +141,7 @@ def test_an_accident_is_one_line_and_the_same_command_resumes(
         assert len(decoded_times(folder / "out.mp4")) == FRAMES
 
 
+@pytest.mark.slow
 def test_a_run_resumes_with_less_memory_in_smaller_tiles(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rvrt: Callable, clip: Path
 ) -> None:
@@ -155,6 +157,7 @@ def test_a_run_resumes_with_less_memory_in_smaller_tiles(
     assert leftovers(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs a small file system, which only root can mount")
 @pytest.mark.parametrize("target", ["out.mp4", "frames/"])
 def test_a_full_disk_keeps_what_is_done(tmp_path: Path, rvrt: Callable, clip: Path, target: str) -> None:
@@ -529,6 +532,7 @@ def test_damaged_segments_are_an_error_in_one_line(
     assert (len(list(target.iterdir())) if target.is_dir() else len(decoded_times(target))) == FRAMES
 
 
+@pytest.mark.slow
 def test_records_that_do_not_fit_the_source_are_discarded(
     tmp_path: Path, rvrt: Callable, clip: Path, interrupted: Callable
 ) -> None:
@@ -645,6 +649,7 @@ READ = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", READ)
 @searching(60)
 @given(data=st.data())

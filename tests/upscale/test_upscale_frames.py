@@ -27,6 +27,7 @@ def moving_frames(number: int, dtype: type = np.uint8) -> list[np.ndarray]:
     return [wide[:, t : t + 32] for t in range(number)]
 
 
+@pytest.mark.slow
 def test_frames_are_those_of_the_network() -> None:
     """The whole clip untiled, and in windows and tiles, whose borders differ a little."""
     network = load_network("rvrt-tiny", device="cpu")

@@ -71,6 +71,7 @@ def whole(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
     return {".mkv": folder / "out.mkv", "": folder / "out"}
 
 
+@pytest.mark.slow
 def test_the_uninterrupted_result_is_whole(clip: Path, whole: dict[str, Path]) -> None:
     before, after = decoded_times(clip), decoded_times(whole[".mkv"])
     assert max(abs(float(a - b)) for a, b in zip(before, after, strict=True)) < 1e-3

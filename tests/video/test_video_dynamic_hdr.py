@@ -139,6 +139,7 @@ def test_what_cannot_hold_hdr10_plus_says_so(tmp_path: Path, source: Path, targe
     assert "--codec libx265" in note
 
 
+@pytest.mark.slow
 def test_a_check_finds_lost_hdr10_plus_metadata(tmp_path: Path, source: Path) -> None:
     """A stream copy keeps it, and ffmpeg's libx265 drops it."""
     for name, encoder, words in (

@@ -219,6 +219,7 @@ def test_the_usual_quality_is_what_is_chosen_without_a_wish(tmp_path: Path, nois
         assert wanted == unasked
 
 
+@pytest.mark.slow
 def test_every_option_of_the_scales_is_one_of_the_encoder() -> None:
     """For encoders that need hardware: this ffmpeg lists their options, and the names of values."""
     checked = 0

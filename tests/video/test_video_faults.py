@@ -73,6 +73,7 @@ def _no_process_is_left() -> Iterator[None]:
 # Sources
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 def test_a_truncated_video_gives_what_it_has_and_reports_missing_frames(tmp_path: Path, suffix: str) -> None:
     whole, cut, target = tmp_path / f"whole{suffix}", tmp_path / f"cut{suffix}", tmp_path / "out.mkv"

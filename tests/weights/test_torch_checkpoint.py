@@ -350,6 +350,7 @@ def test_truncated_checkpoints_are_rejected(tmp_path: Path, name: str) -> None:
             read_checkpoint(path)
 
 
+@pytest.mark.slow
 @searching(400)
 @given(
     st.sampled_from(list(WHOLE)),
@@ -368,6 +369,7 @@ def test_damaged_checkpoints_raise_only_clear_errors(tmp_path: Path, name: str, 
         assert sum(array.nbytes for array in arrays.values()) <= 4 * len(data)
 
 
+@pytest.mark.slow
 @searching(400)
 @given(st.lists(st.sampled_from([bytes([code]) for code in range(256)]) | st.binary(max_size=3), max_size=30))
 def test_random_pickles_raise_only_clear_errors(tmp_path: Path, codes: list[bytes]) -> None:

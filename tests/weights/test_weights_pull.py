@@ -278,6 +278,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
+@pytest.mark.slow
 def test_pull_downloads_checks_converts_and_cleans_up(site: Site, cache: Path, genuine: Path) -> None:
     site.content = genuine.read_bytes()
     site.cuts = [20_000_000]
