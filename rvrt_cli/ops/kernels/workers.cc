@@ -5,7 +5,8 @@
 // takes, and OpenMP has a team for each thread of MindSpore that calls kernels, so that threads that spin take the cores from
 // each other. Here all callers share one team, whose threads spin for a moment after each call and then sleep. A caller
 // takes ranges of the work itself and never waits for a worker that has not begun: on a busy machine the call is as fast
-// as with fewer threads.
+// as with fewer threads. There, spinning takes time from other processes in vain: whoever spins without success spins half
+// as long the next time.
 #include "kernel.h"
 
 #include <algorithm>
@@ -16,11 +17,14 @@
 #include <system_error>
 #include <thread>
 
+
 namespace rvrt {
 namespace {
 
-constexpr std::chrono::microseconds kSpin{100};  // between the kernels of a training step lie 50 to 200 us
-constexpr int kPauses = 32;                      // between two looks at the clock
+using Nanoseconds = std::chrono::nanoseconds;
+constexpr Nanoseconds kLongestSpin{100'000};  // between the kernels of a training step lie 50 to 200 us
+constexpr Nanoseconds kShortestSpin{2'000};
+constexpr int kPauses = 32;  // between two looks at the clock
 
 inline void pause() {
 #if defined(__x86_64__)
@@ -29,6 +33,29 @@ inline void pause() {
   asm volatile("yield");
 #endif
 }
+
+// Spins until `done` or for a while, which adapts. Whether it is done.
+class Spin {
+ public:
+  template <class Done>
+  bool until(Done done) {
+    const auto end = std::chrono::steady_clock::now() + length_;
+    do {
+      for (int i = 0; i < kPauses; ++i) {
+        if (done()) {
+          length_ = std::min(2 * length_, kLongestSpin);
+          return true;
+        }
+        pause();
+      }
+    } while (std::chrono::steady_clock::now() < end);
+    length_ = std::max(length_ / 2, kShortestSpin);
+    return false;
+  }
+
+ private:
+  Nanoseconds length_ = kLongestSpin;
+};
 
 // Work in `ranges` of tasks, each of which one thread takes as a whole.
 struct Work {
@@ -55,15 +82,19 @@ class Team {
     inside_.store(kOpen);
     epoch_.fetch_add(1);
     if (sleepers_.load() > 0) {
-      { const std::lock_guard<std::mutex> sleep(sleep_); }  // none is between its last look at the epoch and its sleep
+      {
+        const std::lock_guard<std::mutex> sleep(sleep_);
+      }  // none is between its last look at the epoch and its sleep
       wake_.notify_all();
     }
     take_ranges(0);
     inside_.fetch_and(~kOpen);
-    for (int spins = 1; inside_.load(std::memory_order_acquire) != 0; ++spins) {
-      pause();
-      if (spins % 1024 == 0) std::this_thread::yield();  // the worker may wait for this core
-    }
+    const auto left = [this] { return inside_.load(std::memory_order_acquire) == 0; };
+    if (caller_.until(left)) return;
+    std::unique_lock<std::mutex> lock(end_);
+    waiting_.store(true);
+    ended_.wait(lock, [this] { return inside_.load() == 0; });
+    waiting_.store(false);
   }
 
  private:
@@ -88,12 +119,19 @@ class Team {
       if (inside_.compare_exchange_weak(inside, inside + 1)) return true;
     return false;
   }
-  void leave() { inside_.fetch_sub(1, std::memory_order_release); }
+  void leave() {
+    if (inside_.fetch_sub(1) != 1 || !waiting_.load()) return;
+    {
+      const std::lock_guard<std::mutex> end(end_);
+    }  // the caller is not between its last look and its sleep
+    ended_.notify_one();
+  }
 
   void serve(int thread) {
     uint32_t seen = epoch_.load() - 1;  // the call that started this thread may still be open
+    Spin spin;
     while (true) {
-      await_change(seen);
+      await_change(seen, spin);
       seen = epoch_.load();
       if (!enter()) continue;
       if (thread < work_.threads) take_ranges(thread);
@@ -101,28 +139,24 @@ class Team {
     }
   }
 
-  void await_change(uint32_t seen) {
-    const auto end = std::chrono::steady_clock::now() + kSpin;
-    do {
-      for (int i = 0; i < kPauses; ++i) {
-        if (epoch_.load(std::memory_order_acquire) != seen) return;
-        pause();
-      }
-    } while (std::chrono::steady_clock::now() < end);
+  void await_change(uint32_t seen, Spin& spin) {
+    if (spin.until([this, seen] { return epoch_.load(std::memory_order_acquire) != seen; })) return;
     std::unique_lock<std::mutex> lock(sleep_);
     ++sleepers_;
     wake_.wait(lock, [&] { return epoch_.load() != seen; });
     --sleepers_;
   }
 
-  std::mutex calls_, sleep_;
-  std::condition_variable wake_;
+  std::mutex calls_, sleep_, end_;
+  std::condition_variable wake_, ended_;
+  Spin caller_;
   int started_ = 0;  // workers
   Work work_{};
   std::atomic<int64_t> next_{0};     // range
   std::atomic<uint32_t> inside_{0};  // workers that have entered, and kOpen
   std::atomic<uint32_t> epoch_{0};   // of calls
   std::atomic<int> sleepers_{0};
+  std::atomic<bool> waiting_{false};  // the caller, for workers inside
 };
 
 Team& team() {
