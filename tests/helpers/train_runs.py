@@ -65,9 +65,8 @@ def small_run(data: Path, output: Path, **options: Any) -> TrainOptions:
     """Options of a run that takes a tenth of a second per step, once compiled; the others are those of the recipe."""
     small: dict[str, Any] = {
         **{
-            # a lead-in, whose gradients test_train_learner covers, and a second clip each double the time to compile
-            "network": {**NETWORK, "passes": 1, "lead_in": 0},
-            "frames": 2,
+            "network": {**NETWORK, "passes": 1},
+            "frames": 2,  # one clip: a second one, with alignment, doubles the time to compile
             "batch": 2,
             "crop": 32,
             "degradation": "bi",

@@ -22,7 +22,6 @@ DEVICE = use_device("cpu")
 from mindspore import Tensor  # noqa: E402  after the device was selected
 
 from rvrt_cli import ops  # noqa: E402
-from rvrt_cli.model import spynet, weight_shapes  # noqa: E402
 from rvrt_cli.train.communicator import Communicator  # noqa: E402
 from rvrt_cli.train.learner import Learner  # noqa: E402
 from rvrt_cli.train.optimizer import ParameterGroup  # noqa: E402
@@ -59,15 +58,6 @@ def batch(seed: int = 0, frames: int = 3) -> tuple[np.ndarray, np.ndarray]:
             high[n, t] = rng.uniform(0.3, 1, 3) / (1 + np.exp(-2 * edge[..., None]))
     low = high.reshape(2, frames, 8, 4, 8, 4, 3).mean((3, 5))
     return low, high
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _two_levels_of_spynet() -> Iterator[None]:
-    """In place of six, all of which have the same code: each takes a second to compile with its gradients."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (spynet, weight_shapes):
-            patch.setattr(module, "SPYNET_LEVELS", 2)
-        yield
 
 
 @pytest.fixture(scope="module")
