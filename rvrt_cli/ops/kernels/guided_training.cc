@@ -71,19 +71,29 @@ int training_sizes(const Tensors& t, int attributes, Guided* g) {
   return kOk;
 }
 
-// The layer of the query, scaled.
-void scale_query(const Tensors& t, float scale, float* weight) {
-  const int64_t floats = t.size(kToQuery), biases = t.size(kToQuery + 1);
-  for (int64_t i = 0; i < floats; ++i) weight[i] = scale * t.f(kToQuery)[i];
-  for (int64_t i = 0; i < biases; ++i) weight[floats + i] = scale * t.f(kToQuery + 1)[i];
-}
-
 struct Layer {
   const float *weight, *bias;
   Shape shape;
 };
 
 Layer layer_of(const Tensors& t, int weight) { return {t.f(weight), t.f(weight + 1), shape_of(t, weight)}; }
+
+// The layer of the query, scaled.
+class ScaledQuery {
+ public:
+  ScaledQuery(const Tensors& t, float scale) : t_(t), numbers_(t.size(kToQuery) + t.size(kToQuery + 1)) {
+    if (!ok()) return;
+    float* to = numbers_.data();
+    for (int i : {kToQuery, kToQuery + 1})
+      for (int64_t k = 0, floats = t.size(i); k < floats; ++k) *to++ = scale * t.f(i)[k];
+  }
+  bool ok() const { return numbers_.ok(); }
+  Layer layer() const { return {numbers_.data(), numbers_.data() + t_.size(kToQuery), shape_of(t_, kToQuery)}; }
+
+ private:
+  const Tensors& t_;
+  const Scratch numbers_;
+};
 
 int dense(const Guided& g, const Layer& layer, const float* x, int activation, const float* residual, float* y) {
   KernelCall call;
@@ -125,8 +135,7 @@ int project_gradient(const Tensors& t, const Guided& g, const Kept& kept, const 
   RVRT_CHECK(scratch.ok(), kMemory);
   float *dhidden = scratch.data(), *dprojected = dhidden + g.rows * g.F;
   if (int status = dense_gradient(t, g, layer_of(t, kOut), kept.hidden, 0, dy, dhidden, out + kOut)) return status;
-  if (int status =
-          dense_gradient(t, g, layer_of(t, kIn), kept.projected, kGeluCode, dhidden, dprojected, out + kIn))
+  if (int status = dense_gradient(t, g, layer_of(t, kIn), kept.projected, kGeluCode, dhidden, dprojected, out + kIn))
     return status;
   const AddFloats past{dy, dprojected};
   parallel(g.rows * g.C, add_floats, &past);
@@ -136,12 +145,10 @@ int project_gradient(const Tensors& t, const Guided& g, const Kept& kept, const 
 // Gradients of query, key and value from those of their projections.
 int inputs_gradient(const Tensors& t, const Guided& g, const float* dquery, const float* dkey_value, int first,
                     int out) {
-  const int64_t of_query = t.size(kToQuery);
-  const Scratch scaled(of_query + g.A), scratch(2 * g.rows * g.A);
-  RVRT_CHECK(scaled.ok() && scratch.ok(), kMemory);
-  scale_query(t, g.scale(), scaled.data());
-  const Layer query{scaled.data(), scaled.data() + of_query, shape_of(t, kToQuery)};
-  if (int status = dense_gradient(t, g, query, t.f(kQuery), 0, dquery, t.f(first + kQuery), out + kToQuery))
+  const ScaledQuery query(t, g.scale());
+  const Scratch scratch(2 * g.rows * g.A);
+  RVRT_CHECK(query.ok() && scratch.ok(), kMemory);
+  if (int status = dense_gradient(t, g, query.layer(), t.f(kQuery), 0, dquery, t.f(first + kQuery), out + kToQuery))
     return status;
   for (int i : {out + kToQuery, out + kToQuery + 1})
     for (int64_t k = 0, floats = t.size(i); k < floats; ++k) t.f(i)[k] *= g.scale();
@@ -185,12 +192,9 @@ RVRT_ENTRY(guided_training_forward) {
   RVRT_CHECK(t.has_shape(y, {g.N, g.T, g.H, g.W, g.C}) && t.same_shape(corrected, kFlows), kShape);
   RVRT_CHECK(t.size(keeps) == g.kept_floats() && t.size(kMaxOffset) == 1, kShape);
   const Kept kept(g, t.f(keeps));
-  const int64_t of_query = t.size(kToQuery);
-  const Scratch scaled(of_query + g.A);
-  RVRT_CHECK(scaled.ok(), kMemory);
-  scale_query(t, g.scale(), scaled.data());
-  const Layer query{scaled.data(), scaled.data() + of_query, shape_of(t, kToQuery)};
-  if (int status = dense(g, query, t.f(kQuery), 0, nullptr, kept.query)) return status;
+  const ScaledQuery query(t, g.scale());
+  RVRT_CHECK(query.ok(), kMemory);
+  if (int status = dense(g, query.layer(), t.f(kQuery), 0, nullptr, kept.query)) return status;
   KernelCall pair, offsets, attention;
   for (int i : {kKey, kToKey, kToKey + 1, kValue, kToValue, kToValue + 1}) pair.floats(t.f(i), shape_of(t, i));
   if (int status = pair.floats(kept.key_value, g.features(2 * g.A)).run(linear_pair_forward)) return status;
