@@ -116,9 +116,7 @@ def learner_input(low: np.ndarray) -> Tensor:
 def test_it_learns_one_batch_and_the_moving_average_follows(learner: Learner) -> None:
     low, high = batch(1)
     before = learner.averaged_weights()
-    losses = [
-        learner.step(low, high, 3e-3).loss for _ in range(75)
-    ]  # the flow of frames below its window learns slowly
+    losses = [learner.step(low, high, 3e-3).loss for _ in range(75)]
     assert losses[-1] < 0.5 * losses[0]
     after, name = learner.averaged_weights(), "reconstruction.main.1.weight"
     assert not np.array_equal(before[name], after[name])
