@@ -21,7 +21,7 @@ _UPSAMPLER_WIDTH = 64  # channels
 class KernelCase:
     """A function of `rvrt_cli.ops` and its arguments.
 
-    Arrays become tensors, towards which the gradient is taken. They come first; one argument may be a tuple of arrays, like
+    Arrays become tensors, towards which the gradient is taken. They come first; an argument may be a tuple of arrays, like
     the sources of a convolution or the weights of a Swin layer.
     """
 
@@ -36,12 +36,14 @@ class KernelCase:
         return [array for argument in self.arguments if _holds_arrays(argument) for array in _arrays_of(argument)]
 
     @property
-    def group(self) -> tuple[int, int] | None:
-        """First and one past the last of `tensors` that are one argument; None: each is an argument of its own."""
-        for place, argument in enumerate(self.arguments):
-            if isinstance(argument, tuple) and _holds_arrays(argument):
-                return place, place + len(argument)
-        return None
+    def spans(self) -> tuple[tuple[int, int, bool], ...]:
+        """Of each argument of arrays: the first and one past the last of `tensors`, and whether it is a tuple of them."""
+        spans, begin = [], 0
+        for argument in filter(_holds_arrays, self.arguments):
+            end = begin + len(_arrays_of(argument))
+            spans.append((begin, end, isinstance(argument, tuple)))
+            begin = end
+        return tuple(spans)
 
     @property
     def settings(self) -> list[Any]:

@@ -124,19 +124,19 @@ def _call_seconds_by_part(case: KernelCase, outputs: list[Shape], calls: int, re
 
 
 def _of_tensors(case: KernelCase) -> Callable:
-    """The case's function, of all its tensors as arguments of their own: MindSpore has no gradients of a tuple."""
+    """The case's function, of all its tensors as arguments of their own: MindSpore has no gradients of tuples."""
     from rvrt_cli import ops
 
-    operation, settings = getattr(ops, case.function), case.settings
-    begin, end = case.group or (0, 0)
+    operation, spans, settings = getattr(ops, case.function), case.spans, case.settings
 
-    def of_arguments(*tensors: Any) -> Any:
-        return operation(*tensors, *settings)
+    def of_tensors(*tensors: Any) -> Any:
+        arguments: tuple = ()
+        for begin, end, is_tuple in spans:
+            part = tensors[begin:end]
+            arguments = arguments + ((part,) if is_tuple else part)  # MindSpore compiles no (*arguments, ...)
+        return operation(*arguments, *settings)
 
-    def of_group(*tensors: Any) -> Any:
-        return operation(*tensors[:begin], tensors[begin:end], *tensors[end:], *settings)
-
-    return of_arguments if case.group is None else of_group
+    return of_tensors
 
 
 def _with_gradients(operation: Callable, outputs: int) -> Callable:

@@ -169,7 +169,13 @@ def test_a_graph_makes_every_call(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["Swin layer", "rvrt: guided offsets, 64 to 432", "rvrt-tiny: convolution 3x3, 3x32 to 32"]
+    "name",
+    [
+        "Swin layer",
+        "rvrt: guided offsets, 64 to 432",
+        "rvrt-tiny: convolution 3x3, 3x32 to 32",
+        "rvrt-tiny: guided attention with its layers",
+    ],
 )
 def test_gradients_are_taken_towards_every_tensor(name: str) -> None:
     """Tensors in a tuple and several outputs included; a gradient of zeros would mean that its kernel was left out."""
@@ -187,8 +193,18 @@ def test_gradients_are_taken_towards_every_tensor(name: str) -> None:
     assert all(np.abs(gradient.asnumpy()).max() > 1e-6 for gradient in gradients)
 
 
+def test_every_case_can_be_called() -> None:
+    from rvrt_cli.device import use_device
+
+    use_device("cpu")
+    for case in kernel_cases(CaseSizes(edge=8, width=48, tiny_height=16, tiny_width=16)):
+        assert all(math.prod(shape) > 0 for shape in kernel_speed._output_shapes(case)), case.name
+
+
 @pytest.mark.slow
 def test_the_arrays_of_a_tuple_are_tensors_of_one_argument() -> None:
-    (swin,) = [case for case in kernel_cases(CaseSizes(edge=8)) if case.function == "swin_layer"]
-    assert (len(swin.tensors), swin.group) == (14, (1, 14))
+    cases = {case.function: case for case in kernel_cases(CaseSizes(edge=8))}
+    swin, alignment = cases["swin_layer"], cases["guided_attention"]
+    assert (len(swin.tensors), swin.spans) == (14, ((0, 1, False), (1, 14, True)))
     assert swin.settings == [PRESETS["rvrt"].heads[1], (2, 8, 8), True]
+    assert alignment.spans == ((0, 4, True), (4, 5, False), (5, 19, True))

@@ -113,6 +113,7 @@ def test_variants_follow_what_is_trained() -> None:
     assert (variants_of("blur"), variants_of("noise")) == (("blur",), ("noise",))
 
 
+@pytest.mark.slow
 def test_real_scores_the_middle_of_each_shot_after_every_degradation(folder: Path) -> None:
     seen = []
 
