@@ -156,15 +156,15 @@ def _with_gradients(operation: Callable, outputs: int) -> Callable:
 def _repeated(operation: Callable, calls: int) -> Callable:
     """`operation` of the same tensors, `calls` times one after the other; the result is its first argument.
 
-    Each call depends on the one before, or MindSpore would make one of them. The outputs stay where they are: fetching
-    them would take longer than some kernels.
+    Every tensor depends on the call before, or MindSpore would make one call of them all, or one gradient where that does
+    not depend on the first tensor. The outputs stay where they are: fetching them would take longer than some kernels.
     """
     from mindspore import ops as msops
 
-    def call(mark: Any, first: Any, *others: Any) -> Any:
-        done = operation(first, *others)
+    def call(mark: Any, *tensors: Any) -> Any:
+        done = operation(*tensors)
         for _ in range(calls - 1):
-            done = operation(msops.depend(first, done), *others)
+            done = operation(*[msops.depend(x, done) for x in tensors])
         return msops.depend(mark, done) + 1
 
     return call
