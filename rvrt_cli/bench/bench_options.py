@@ -61,7 +61,7 @@ class BenchOptions:
     training: bool = setting(False, "Time a whole training step of the network too.")
     kernels: bool = setting(
         False,
-        "Time each C++ kernel too: its rate, 3x3 convolutions counted as direct ones, and its time against its MindSpore "
+        "Time each C++ kernel too: its rate, convolutions counted as direct ones, and its time against its MindSpore "
         "definition's.",
     )
     sweep: bool = setting(False, "Measure other frame counts and frame sizes too: how time and memory grow.")

@@ -19,7 +19,7 @@ def kernel_flops(function: str, shapes: Sequence[Shape], settings: Sequence[Any]
     The convention is that of `rvrt_cli.model.cost`: a multiplication and an addition each count as one. Counted are
     convolutions (taps in the zero padding included), dense layers, and the two products of an attention; not sampling,
     activations, norms and softmax. Convolutions count as direct ones, although Winograd's algorithm computes 3x3 ones
-    with a quarter of the multiplications: their rate may exceed that of a matrix product. A gradient has
+    with a quarter of the multiplications, 7x7 ones with a third: their rate may exceed that of a matrix product. A gradient has
     `GRADIENT_PRODUCTS` times the operations of the forward pass; what its kernel computes again is not counted.
 
     Args:

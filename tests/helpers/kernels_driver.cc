@@ -99,6 +99,7 @@ static bool run_products() {
   const Shape pair{2, 20, 24, 64}, of_pair{48, 32, 3, 3}, made{2, 20, 24, 48};
   good &= run("grouped convolution", grouped_conv2d_forward, {pair, of_pair, {48}}, {1}, {made});
   good &= run("its gradient", grouped_conv2d_backward, {pair, of_pair, made, made}, {1}, {pair, of_pair, {48}});
+  good &= run("7x7 convolution", conv2d_forward, {x, {40, 24, 7, 7}, wide, y}, {3, 1, 1}, {y});
   const Shape row{24}, weight{40, 24}, back{24, 40}, square{24, 24, 3, 3};
   good &= run("pair of dense layers", linear_pair_forward, {x, weight, wide, y, back, row}, {}, {pair});
   good &= run("projection and mlp", project_mlp_forward, {y, back, row, weight, wide, back, row}, {}, {x});

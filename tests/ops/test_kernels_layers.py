@@ -66,6 +66,14 @@ WINOGRAD = [
     (1, 13, 17, 35, 200, 3, 3, 2),  # two chunks of those of the gradient
     (1, 14, 18, 390, 16, 3, 3, 1),
 ]
+# 7x7, from 12x12 px on
+WIDE_WINOGRAD = [
+    (1, 12, 12, 16, 16, 7, 7, 0),
+    (2, 13, 29, 20, 33, 7, 7, 1),  # channels that no vector divides
+    (1, 14, 76, 32, 17, 7, 7, 2),  # two strips of tiles
+    (1, 61, 12, 18, 48, 7, 7, 3),  # bands of several blocks
+    (3, 25, 20, 64, 32, 7, 7, 3),
+]
 
 
 @pytest.mark.parametrize("case", CONVOLUTIONS, ids=str)
@@ -73,7 +81,7 @@ def test_convolution(kernels: Kernels, case: tuple) -> None:
     check_convolution(kernels, case)
 
 
-@pytest.mark.parametrize("case", WINOGRAD, ids=str)
+@pytest.mark.parametrize("case", WINOGRAD + WIDE_WINOGRAD, ids=str)
 def test_convolution_by_winograd(cpu_kernels: Kernels, case: tuple) -> None:
     check_convolution(cpu_kernels, case)
 
@@ -106,11 +114,11 @@ def convolve_directly(kernels: Kernels, x: np.ndarray, weight: np.ndarray) -> np
     )
 
 
-@pytest.mark.parametrize("case", WINOGRAD, ids=str)
+@pytest.mark.parametrize("case", WINOGRAD + WIDE_WINOGRAD, ids=str)
 def test_the_cases_of_winograd_reach_it(cpu_kernels: Kernels, case: tuple) -> None:
     """It rounds otherwise than the direct algorithm: the two equal in all bits would be one and the same."""
-    batch, height, width, inputs, outputs = case[:5]
-    x, weight = random_arrays(15, (batch, height, width, inputs), (outputs, inputs, 3, 3))
+    batch, height, width, inputs, outputs, kh, kw = case[:7]
+    x, weight = random_arrays(15, (batch, height, width, inputs), (outputs, inputs, kh, kw))
     none, like = np.zeros(1, np.float32), [(batch, height, width, outputs)]
     y = cpu_kernels("conv2d_forward", x, weight, none, none, attributes(0, 0, 0), like=like)[0]
     direct = convolve_directly(cpu_kernels, x, weight)
@@ -148,6 +156,18 @@ def test_winograd_is_nearly_as_exact_as_the_direct_algorithm(
             errors[name] += np.mean((value - expected) ** 2)
     assert 0 < errors["direct"] < errors["Winograd"], "the two take the same path"
     assert np.sqrt(errors["Winograd"]) <= 3 * np.sqrt(errors["direct"])
+
+
+@pytest.mark.parametrize("case", WIDE_WINOGRAD, ids=str)
+def test_winograd_7x7_is_nearly_as_exact_as_the_direct_algorithm(cpu_kernels: Kernels, case: tuple) -> None:
+    """On noise, where it is less exact than on images."""
+    batch, height, width, inputs, outputs, kh, kw, _ = case
+    x, weight = random_arrays(16, (batch, height, width, inputs), (outputs, inputs, kh, kw))
+    none, like = np.zeros(1, np.float32), [(batch, height, width, outputs)]
+    y = cpu_kernels("conv2d_forward", x, weight, none, none, attributes(0, 0, 0), like=like)[0]
+    expected, direct = convolve(*doubles(x, weight)), convolve_directly(cpu_kernels, x, weight)
+    error, of_direct = (np.sqrt(np.mean((value - expected) ** 2)) for value in (y, direct))
+    assert 0 < of_direct < error <= 3 * of_direct
 
 
 # Dense layers: rows, inputs, outputs, activation

@@ -76,10 +76,14 @@ def convolutions(draw: st.DrawFn) -> tuple:
 
 @st.composite
 def winograd_convolutions(draw: st.DrawFn) -> tuple:
-    """The same, of shapes for which Winograd's algorithm is chosen: 16 tiles of 4x4 px, 16 channels and more."""
+    """The same, of shapes for which Winograd's algorithm is chosen: 16 channels and more; 16 tiles of 4x4 px, or 12x12 px."""
+    channels = draw(st.integers(16, 50)), draw(st.integers(16, 50))
+    if draw(st.booleans()):
+        image = draw(st.integers(1, 2)), draw(st.integers(12, 30)), draw(st.integers(12, 80))
+        return *image, *channels, 7, 7, draw(st.integers(0, 3))
     batch, down, across = draw(st.sampled_from([(1, 1, 16), (1, 3, 6), (2, 2, 4), (1, 5, 4), (4, 2, 2), (1, 17, 1)]))
     height, width = (4 * tiles - draw(st.integers(0, 3)) for tiles in (down, across))
-    return batch, height, width, draw(st.integers(16, 50)), draw(st.integers(16, 50)), 3, 3, draw(st.integers(0, 3))
+    return batch, height, width, *channels, 3, 3, draw(st.integers(0, 3))
 
 
 @searching(6)

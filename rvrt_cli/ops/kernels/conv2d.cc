@@ -173,7 +173,7 @@ int winograd_forward(const Tensors& t, const Sources& x, const Sizes& s) {
   call.y = {1, {t.f(weight + 4)}, {s.outputs}};
   call.y_stride = s.outputs;
   call.activation = attributes[0];
-  return winograd_convolve(call);
+  return s.kh == 3 ? winograd_convolve(call) : winograd_7x7_convolve(call);
 }
 
 int winograd_backward(const Tensors& t, const Sources& x, const Destinations& dx, const Sizes& s) {
@@ -213,9 +213,9 @@ namespace {
 
 // Few channels fill no tile of operands. Without AMX, products of bfloat16 are at best twice as fast as those of float32,
 // and Winograd's algorithm, which would multiply their rounding error, gains more.
-bool half_suits(const Sizes& s) {
+bool half_suits(const Sizes& s, bool winograd) {
   if (operands() == kFloat32 || s.kw * s.inputs < kHalfDepth || s.outputs < 16) return false;
-  return operands() != kAvx512Bf16 || !winograd_suits(s.batch, s.height, s.width, s.inputs, s.outputs, s.kh, s.kw);
+  return operands() != kAvx512Bf16 || !winograd;
 }
 
 constexpr int64_t kHalfHalo = 1 << 18;  // numbers
@@ -285,8 +285,10 @@ RVRT_ENTRY(conv2d_forward) {
   RVRT_CHECK(!attributes[1] || t.size(bias) == s.outputs, kShape);
   RVRT_CHECK(!attributes[2] || t.size(residual) == pixels * s.outputs, kShape);
   if (!pixels) return kOk;
-  if (half_suits(s)) return half_forward(t, x, s);
-  if (winograd_suits(s.batch, s.height, s.width, s.inputs, s.outputs, s.kh, s.kw)) return winograd_forward(t, x, s);
+  const bool winograd = winograd_suits(s.batch, s.height, s.width, s.inputs, s.outputs, s.kh, s.kw) ||
+                        (x.count == 1 && winograd_7x7_suits(s.height, s.width, s.inputs, s.outputs, s.kh, s.kw));
+  if (half_suits(s, winograd)) return half_forward(t, x, s);
+  if (winograd) return winograd_forward(t, x, s);
   ConvForwardJob job{};
   job.conv = plan(s.batch, s.height, s.width, s.inputs, s.outputs, s.kh, s.kw);
   const Convolution& c = job.conv;
@@ -404,17 +406,20 @@ inline void conv_pack(const void* pointer, Span span) {
   for (int64_t v = 0; v < all;) {
     const int width = panel_vectors(all - v);
     const int64_t ld = width * W;
+    const int64_t count = c.group_outputs - v * W < ld ? c.group_outputs - v * W : ld;
+    const float* sources[kPanelFloats];  // of each column
+    for (int64_t j = 0; j < count; ++j) {
+      const int64_t column = v * W + j, out = column % c.outputs, kx = c.project ? column / c.outputs : 0;
+      sources[j] = job.weight + out * stride_out + (job.flipped ? taps - 1 - kx : kx);
+    }
     for (int64_t in = span.begin; in < span.end; ++in)
-      for (int64_t j = 0; j < ld; ++j) {
-        const int64_t column = v * W + j, out = column % c.outputs;
-        const float* source = job.weight + in * stride_in + out * stride_out;
-        for (int64_t ky = 0; ky < c.kh; ++ky)
-          for (int64_t group = 0; group < c.groups; ++group) {
-            const int64_t tap = ky * c.kw + (c.project ? column / c.outputs : group);
-            job.packed[ky * matrix + v * W * depth + (group * c.inputs + in) * ld + j] =
-                column < c.group_outputs ? source[job.flipped ? taps - 1 - tap : tap] : 0.0f;
-          }
-      }
+      for (int64_t ky = 0; ky < c.kh; ++ky)
+        for (int64_t group = 0; group < c.groups; ++group) {
+          const int64_t tap = ky * c.kw + group, at = in * stride_in + (job.flipped ? -tap : tap);
+          float* row = job.packed + ky * matrix + v * W * depth + (group * c.inputs + in) * ld;
+          for (int64_t j = 0; j < count; ++j) row[j] = sources[j][at];
+          for (int64_t j = count; j < ld; ++j) row[j] = 0.0f;
+        }
     v += width;
   }
 }

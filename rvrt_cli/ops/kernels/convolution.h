@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Shared by dense layers (dense.cc), the direct convolution (conv2d.cc) and Winograd's (winograd.cc).
+// Shared by dense layers (dense.cc), the direct convolution (conv2d.cc) and Winograd's (winograd.cc,
+// winograd7x7.cc).
 #pragma once
 
 #include "kernel.h"
@@ -71,7 +72,7 @@ struct WinogradCall {
   Sources x;
   const float* through;  // (batch, height, width, inputs), or null
   int through_activation;
-  const float* weight;  // (outputs, inputs, 3, 3), or `flipped`: (inputs, outputs, 3, 3) with reversed taps
+  const float* weight;  // (outputs, inputs, 3, 3) or 7, 7, or `flipped`: (inputs, outputs, 3, 3) with reversed taps
   bool flipped;
   const float *bias, *residual;  // or null
   Destinations y;
@@ -95,5 +96,9 @@ bool winograd_suits(int64_t batch, int64_t height, int64_t width, int64_t inputs
 
 int winograd_convolve(const WinogradCall& call);
 int winograd_weight_gradient(const WinogradGradientCall& call);
+
+// The same for a 7x7 convolution of one tensor, without `through` and `flipped`.
+bool winograd_7x7_suits(int64_t height, int64_t width, int64_t inputs, int64_t outputs, int64_t kh, int64_t kw);
+int winograd_7x7_convolve(const WinogradCall& call);
 
 }  // namespace rvrt

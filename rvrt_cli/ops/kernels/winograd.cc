@@ -148,77 +148,19 @@ int winograd_weight_gradient(const WinogradGradientCall& call) {
 
 #include "simd.h"
 #include "gemm.h"
-
-constexpr float kA = 0.625f, kB = 1.5f;  // the points; their powers are exact
-constexpr float kA2 = kA * kA, kB2 = kB * kB, kA3 = kA2 * kA, kB3 = kB2 * kB;
-
-// The transforms along one axis. Rows of ±p share their even and odd parts.
-RVRT_INLINE void transform_data(const vf (&d)[6], vf (&v)[6]) {
-  const vf even_a = d[4] - kB2 * d[2], odd_a = d[3] - kB2 * d[1];
-  const vf even_b = d[4] - kA2 * d[2], odd_b = d[3] - kA2 * d[1];
-  v[0] = kA2 * kB2 * d[0] + (d[4] - (kA2 + kB2) * d[2]);
-  v[1] = even_a + kA * odd_a;
-  v[2] = even_a - kA * odd_a;
-  v[3] = even_b + kB * odd_b;
-  v[4] = even_b - kB * odd_b;
-  v[5] = kA2 * kB2 * d[1] + (d[5] - (kA2 + kB2) * d[3]);
-}
-
-RVRT_INLINE void transform_products(const vf (&m)[6], vf (&y)[4]) {
-  const vf sum_a = m[1] + m[2], difference_a = m[1] - m[2];
-  const vf sum_b = m[3] + m[4], difference_b = m[3] - m[4];
-  y[0] = (m[0] + sum_a) + sum_b;
-  y[1] = kA * difference_a + kB * difference_b;
-  y[2] = kA2 * sum_a + kB2 * sum_b;
-  y[3] = (m[5] + kA3 * difference_a) + kB3 * difference_b;
-}
-
-// Rows of G' for the four pixels of a gradient's tile, without the factors 1 / f of the interpolation, which the
-// transform back applies to the sums.
-RVRT_INLINE void transform_gradient(const vf (&g)[4], vf (&u)[6]) {
-  const vf even_a = g[0] + kA2 * g[2], odd_a = kA * g[1] + kA3 * g[3];
-  const vf even_b = g[0] + kB2 * g[2], odd_b = kB * g[1] + kB3 * g[3];
-  u[0] = g[0];
-  u[1] = even_a + odd_a;
-  u[2] = even_a - odd_a;
-  u[3] = even_b + odd_b;
-  u[4] = even_b - odd_b;
-  u[5] = g[3];
-}
-
-// From the sums of products to the gradient of three taps.
-RVRT_INLINE void transform_sums(const vf (&s)[6], vf (&taps)[3]) {
-  const vf sum_a = s[1] + s[2], sum_b = s[3] + s[4];
-  taps[0] = (s[0] + sum_a) + sum_b;
-  taps[1] = kA * (s[1] - s[2]) + kB * (s[3] - s[4]);
-  taps[2] = (s[5] + kA2 * sum_a) + kB2 * sum_b;
-}
-
-constexpr double kFactor[6] = {1.0 / (kA2 * kB2),
-                               1.0 / (2.0 * kA2 * (kA2 - kB2)),
-                               1.0 / (2.0 * kA2 * (kA2 - kB2)),
-                               1.0 / (2.0 * kB2 * (kB2 - kA2)),
-                               1.0 / (2.0 * kB2 * (kB2 - kA2)),
-                               1.0};
-constexpr double kPoint[6] = {0, kA, -kA, kB, -kB, 0};
+#include "winograd_math.h"
 
 // --- weights
-
-// G g along one axis: g at the three taps, `stride` apart.
-RVRT_INLINE double transform_filter(int place, const double* g, int64_t stride) {
-  if (place == 5) return g[2 * stride];
-  return kFactor[place] * (g[0] + kPoint[place] * (g[stride] + kPoint[place] * g[2 * stride]));
-}
 
 // U = G g Gᵀ in double precision, of W filters g (tap, lane); places are `place` floats apart.
 inline void transform_filters(const double (&g)[9][W], float* out, int64_t place) {
   for (int i = 0; i < 6; ++i) {
     double half[3][W];
     for (int x = 0; x < 3; ++x)
-      for (int lane = 0; lane < W; ++lane) half[x][lane] = transform_filter(i, &g[x][lane], 3 * W);
+      for (int lane = 0; lane < W; ++lane) half[x][lane] = transform_filter<3>(i, &g[x][lane], 3 * W);
     for (int k = 0; k < 6; ++k)
       for (int lane = 0; lane < W; ++lane)
-        out[(i * 6 + k) * place + lane] = static_cast<float>(transform_filter(k, &half[0][lane], W));
+        out[(i * 6 + k) * place + lane] = static_cast<float>(transform_filter<3>(k, &half[0][lane], W));
   }
 }
 
@@ -270,15 +212,6 @@ struct Image {
   float slope;
 };
 
-// `count` floats, and zeros up to `width`. For so few, calls of memcpy and memset took a quarter of a convolution's time.
-RVRT_INLINE void copy_padded(const float* from, int64_t count, int64_t width, float* to) {
-  int64_t i = 0;
-  for (; i + W <= count; i += W) store(to + i, load(from + i));
-  for (; i < count; ++i) to[i] = from[i];
-  for (; i + W <= width; i += W) store(to + i, vf{});
-  for (; i < width; ++i) to[i] = 0.0f;
-}
-
 // The 6x6 pixels of a tile and one pixel around it, `ld` floats apart, zeros beyond the image; the channels of each padded
 // with zeros to `width`.
 inline void copy_patch(const TileGrid& grid, const TilePlace& p, const Image& x, float* out, int64_t ld,
@@ -297,30 +230,6 @@ inline void copy_patch(const TileGrid& grid, const TilePlace& p, const Image& x,
         copy_padded(x.data + at, x.channels, width, out);
       }
     }
-}
-
-// V of one tile, `channels` (whole vectors) of 6x6 pixels: place i * 6 + j at out + (i * 6 + j) * place.
-inline void transform_patch(const float* pixels, int64_t row, int64_t pixel, int64_t channels, float* out,
-                            int64_t place) {
-  for (int64_t c = 0; c < channels; c += W) {
-    vf columns[6][6];
-#pragma GCC unroll 6
-    for (int x = 0; x < 6; ++x) {
-      vf d[6], v[6];
-#pragma GCC unroll 6
-      for (int y = 0; y < 6; ++y) d[y] = load(pixels + y * row + x * pixel + c);
-      transform_data(d, v);
-#pragma GCC unroll 6
-      for (int y = 0; y < 6; ++y) columns[y][x] = v[y];
-    }
-#pragma GCC unroll 6
-    for (int y = 0; y < 6; ++y) {
-      vf v[6];
-      transform_data(columns[y], v);
-#pragma GCC unroll 6
-      for (int x = 0; x < 6; ++x) store(out + (y * 6 + x) * place + c, v[x]);
-    }
-  }
 }
 
 // V of the tile at `p`, through `patch` where its pixels do not lie in memory as they are multiplied.
