@@ -116,7 +116,7 @@ static bool run_offsets() {
   good &= run("its gradient", warp_clip_backward, {q, flows, {1, 2, 20, 24, 52}}, {}, {q, flows}, 1);
   good &= run("guided offsets", guided_offsets_forward, {q, {72, 24}, {72}, flows, one}, {18}, {offset, flows}, 3);
   const Shape hidden{1, 2, 20, 24, 10}, into{32, 24}, bias{32}, row{24}, wide{40};
-  const std::vector<Shape> layers{{144, 10}, {144},     into, bias,     into, bias,    into,
+  const std::vector<Shape> layers{{144, 10}, {144},    into, bias,     into, bias,     into,
                                   bias,      {24, 32}, row,  {40, 24}, wide, {24, 40}, row};
   std::vector<Shape> guided{q, q, q, hidden, flows, one}, gradients{q, q, q, hidden, flows};
   guided.insert(guided.end(), layers.begin(), layers.end());
@@ -173,7 +173,7 @@ int main(int count, char** arguments) {
   good &= run("Charbonnier forward", charbonnier_forward, {x, x, one}, {}, {one});
   good &= run("Charbonnier backward", charbonnier_backward, {x, x, one, one}, {}, {x});
   good &= run_offsets() && run_products();
-  for (int level : {1, 2, 3}) {
+  for (int level : {1, 2, 3, 4}) {
     if (rvrt_kernels_bfloat16(level) != level) continue;
     std::printf("bfloat16, level %d\n", level);
     good &= run_products();

@@ -16,9 +16,25 @@ from helpers.kernel_calls import ISAS, Kernels, attributes
 from helpers.kernel_checks import guided_inputs, random_arrays, swin_inputs
 from helpers.layer_reference import GELU, activate, convolve
 
-FLOAT32, EMULATED, AVX512_BF16, AMX, BEST = 0, 1, 2, 3, -1  # arguments of rvrt_kernels_bfloat16
-NAMES = {EMULATED: "emulated", AVX512_BF16: "AVX512-BF16", AMX: "AMX"}
-VARIANTS = [("portable", EMULATED), ("avx2", EMULATED), ("avx512", EMULATED), ("avx512", AVX512_BF16), ("avx512", AMX)]
+FLOAT32, EMULATED, AVX512_BF16, AMX, EMULATED_PAIRS, BEST = 0, 1, 2, 3, 4, -1  # arguments of rvrt_kernels_bfloat16
+NAMES = {
+    EMULATED: "emulated",
+    AVX512_BF16: "AVX512-BF16",
+    AMX: "AMX",
+    EMULATED_PAIRS: "emulated pairs",  # as AVX512-BF16 without AMX
+}
+PAIRS = (AVX512_BF16, EMULATED_PAIRS)  # convolutions 3x3 by Winograd's algorithm
+VARIANTS = [(isa, level) for level in (EMULATED, EMULATED_PAIRS) for isa in ISAS]
+VARIANTS += [("avx512", AVX512_BF16), ("avx512", AMX)]
+
+
+def variant_name(variant: tuple) -> str:
+    return f"{variant[0]}-{NAMES[variant[1]]}"
+
+
+only_pairs = pytest.mark.parametrize(
+    "half", [variant for variant in VARIANTS if variant[1] in PAIRS], ids=variant_name, indirect=True
+)
 
 
 def choose(kernels: Kernels, level: int) -> int:
@@ -33,7 +49,7 @@ def float32_again(library: Kernels) -> Iterator[None]:
     library.limit()
 
 
-@pytest.fixture(params=VARIANTS, ids=lambda variant: f"{variant[0]}-{NAMES[variant[1]]}")
+@pytest.fixture(params=VARIANTS, ids=variant_name)
 def half(library: Kernels, request: pytest.FixtureRequest, float32_again: None) -> Kernels:
     """The library with operands rounded to bfloat16, on two threads."""
     isa, level = request.param
@@ -146,7 +162,7 @@ def test_conv_body_is_the_sequence_of_its_convolutions(
         weight, bias = random_arrays(30 + i, (channels, inputs, 3, 3), (channels,))
         weights += [weight / np.float32(3 * np.sqrt(inputs)), bias]
     scale = np.array([0.75], np.float32)
-    if level == AVX512_BF16:  # where single layers are Winograd's, in float32
+    if level in PAIRS:  # where single layers are Winograd's
         choose(half, EMULATED)
     expected = sequence_of_layers(half, [*sources[:-1], scale * sources[-1]], weights, merges, residual)
     if onto:
@@ -203,28 +219,95 @@ def test_conv_body_refuses_tensors_that_do_not_fit(library: Kernels, float32_aga
     assert library.status("conv_body_forward", [*inputs[:6], one, good], [x.copy()]) != 0, "half a residual block"
 
 
-@pytest.mark.parametrize(
-    ("case", "winograd"),
-    [
-        ((1, 8, 8, 3, 32, 3, 3, 0), False),  # few inputs
-        ((1, 8, 8, 64, 12, 3, 3, 0), False),  # few outputs
-        ((1, 17, 18, 32, 24, 3, 3, 0), True),
-    ],
-    ids=["inputs", "outputs", "Winograd"],
-)
+# Few inputs, few outputs; with pairs, Winograd's algorithm for 7x7 gains more
+UNCHANGED = [(1, 8, 8, 3, 32, 3), (1, 8, 8, 64, 12, 3), (1, 13, 20, 32, 16, 7)]
+
+
+@pytest.mark.parametrize("case", UNCHANGED, ids=str)
 def test_convolutions_that_gain_nothing_stay_float32(
-    half: Kernels, request: pytest.FixtureRequest, case: tuple, winograd: bool
+    half: Kernels, request: pytest.FixtureRequest, case: tuple
 ) -> None:
-    """Winograd's algorithm would multiply the rounding error, and is faster than all but AMX."""
     level = request.node.callspec.params["half"][1]
-    batch, height, width, inputs, outputs, kh, kw, _ = case
-    x, weight = random_arrays(3, (batch, height, width, inputs), (outputs, inputs, kh, kw))
+    batch, height, width, inputs, outputs, edge = case
+    x, weight = random_arrays(3, (batch, height, width, inputs), (outputs, inputs, edge, edge))
     none, like = np.zeros(1, np.float32), [(batch, height, width, outputs)]
     results = []
     for chosen in (level, FLOAT32):
         choose(half, chosen)
         results.append(half("conv2d_forward", x, weight, none, none, attributes(0, 0, 0), like=like)[0])
-    assert np.array_equal(*results) == (not winograd or level == AVX512_BF16)
+    assert np.array_equal(*results) == (edge == 3 or level in PAIRS)
+
+
+def interpolation() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(A (6, 4), B (6, 6), G (6, 3)) of F(4, 3) at 0, ±5/8, ±3/2 and infinity: A and G evaluate polynomials at the points, and B
+    follows from y = Aᵀ ((G g) · (B d)) being the convolution."""
+    points = np.array([0, 5 / 8, -5 / 8, 3 / 2, -3 / 2])
+    scale = [1 / np.prod(point - np.delete(points, i)) for i, point in enumerate(points)]
+    infinity = np.eye(4)[3]
+    a = np.vstack((points[:, None] ** np.arange(4), infinity))
+    g = np.vstack((points[:, None] ** np.arange(3) * np.array(scale)[:, None], infinity[1:]))
+    products = np.einsum("py,pk->ykp", a, g).reshape(12, 6)
+    shifts = np.array([np.eye(6)[y + k] for y in range(4) for k in range(3)])
+    b = np.linalg.lstsq(products, shifts, rcond=None)[0]
+    np.testing.assert_allclose(products @ b, shifts, atol=1e-12)
+    return a, b, g
+
+
+def winograd_of_rounded(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Winograd's convolution in float64, but for what is multiplied, which is rounded to bfloat16."""
+    a, b, g = interpolation()
+    batch, height, width, _ = x.shape
+    y = np.empty((batch, height + -height % 4, width + -width % 4, len(weight)))
+    around = np.pad(x.astype(np.float64), ((0, 0), (1, 1 + -height % 4), (1, 1 + -width % 4), (0, 0)))
+    u = rounded(np.einsum("ij,ocjk,lk->iloc", g, weight.astype(np.float64), g))
+    for top in range(0, height, 4):
+        for left in range(0, width, 4):
+            v = rounded(np.einsum("ij,njkc,lk->ilnc", b, around[:, top : top + 6, left : left + 6], b))
+            y[:, top : top + 4, left : left + 4] = np.einsum("iy,ilno,lx->nyxo", a, v @ u.transpose(0, 1, 3, 2), a)
+    return y[:, :height, :width]
+
+
+# Batch, height, width, inputs side by side, outputs, activation
+WINOGRAD = [
+    (1, 16, 16, (16,), 16, 0),
+    (2, 17, 18, (32,), 24, 1),  # parts of tiles on both edges
+    (1, 1, 61, (20, 13), 33, 2),  # one row; an odd number of inputs, a vector and a bit of outputs
+    (1, 61, 2, (17,), 70, 3),
+    (1, 19, 14, (144, 3, 16), 48, 1),
+    (1, 14, 15, (389,), 16, 0),  # more inputs than are multiplied at a time, in odd parts
+]
+
+
+@only_pairs
+@pytest.mark.parametrize("case", WINOGRAD, ids=str)
+def test_winograd_convolution(half: Kernels, case: tuple) -> None:
+    """Pairs are multiplied in Winograd's domain. Where float32 and float64 round a product's operand to different neighbors,
+    sums differ by a rounding of bfloat16; the error against the exact convolution is five times that of direct products."""
+    batch, height, width, widths, outputs, activation = case
+    image = batch, height, width
+    *sources, residual = random_arrays(12, *[(*image, channels) for channels in widths], (*image, outputs))
+    weight, bias = random_arrays(13, (outputs, sum(widths), 3, 3), (outputs,))
+    x = np.concatenate(sources, -1)
+    z, exact = winograd_of_rounded(x, weight), convolve(x.astype(np.float64), weight.astype(np.float64))
+    bare = half("conv2d_forward", *sources, weight, bias, residual, attributes(0, 0, 0), like=[residual])[0]
+    y = half("conv2d_forward", *sources, weight, bias, residual, attributes(activation, 1, 1), like=[residual])[0]
+    assert_close(bare, z, 5e-3)
+    assert np.median(np.abs(bare - z)) <= 1e-6 * np.abs(z).max()
+    assert 4e-3 < np.sqrt(np.mean((bare - exact) ** 2) / np.mean(exact**2)) < 1.6e-2
+    wanted = activate(bare + bias.astype(np.float64), activation) + residual
+    assert_close(y, wanted, 1e-6)
+
+
+@only_pairs
+def test_winograd_convolution_in_groups(half: Kernels) -> None:
+    x, weight, bias = random_arrays(14, (1, 17, 18, 57), (60, 19, 3, 3), (60,))
+    y = half("grouped_conv2d_forward", x, weight, bias, attributes(1), like=[(1, 17, 18, 60)])[0]
+    for group in range(3):
+        channels, outputs = slice(19 * group, 19 * group + 19), slice(20 * group, 20 * group + 20)
+        part = np.ascontiguousarray(x[..., channels])
+        layer = part, weight[outputs].copy(), bias[outputs].copy(), bias, attributes(1, 1, 0)
+        alone = half("conv2d_forward", *layer, like=[(1, 17, 18, 20)])[0]
+        np.testing.assert_array_equal(y[..., outputs], alone)
 
 
 # Rows, inputs, outputs, activation
@@ -308,9 +391,9 @@ def test_swin_layer_is_the_sequence_of_its_parts(half: Kernels) -> None:
 
 
 def forwards(kernels: Kernels) -> list[np.ndarray]:
-    """Outputs on tensors large enough for several threads."""
-    x, w1, b1, w2, image, weight = random_arrays(
-        8, (700, 40), (70, 40), (70,), (40, 70), (2, 19, 70, 12), (40, 12, 5, 5)
+    """Outputs on tensors large enough for several threads; the last is of a convolution that may be Winograd's."""
+    x, w1, b1, w2, image, weight, features, square = random_arrays(
+        8, (700, 40), (70, 40), (70,), (40, 70), (2, 19, 70, 12), (40, 12, 5, 5), (2, 19, 70, 20), (40, 20, 3, 3)
     )
     row, swin = b1[:40].copy(), (1, 2, 16, 24, 24, 30, 3, (2, 8, 8), (0, 4, 4))
     inputs = swin_inputs(np.random.default_rng(9), swin, rows=50)
@@ -320,6 +403,7 @@ def forwards(kernels: Kernels) -> list[np.ndarray]:
         *kernels("mlp_forward", x, row, row, w1, b1, w2, row, like=[x]),
         *kernels("conv2d_forward", image, weight, row, row, attributes(1, 1, 0), like=[(2, 19, 70, 40)]),
         *kernels("swin_layer_forward", *inputs, attributes(3, 2, 8, 8, 0, 4, 4, 1), like=[inputs[0]]),
+        *kernels("conv2d_forward", features, square, row, row, attributes(1, 1, 0), like=[(2, 19, 70, 40)]),
     ]
 
 
@@ -352,25 +436,26 @@ def test_results_do_not_depend_on_the_number_of_threads(half: Kernels) -> None:
             np.testing.assert_array_equal(other, one)
 
 
-def test_all_ways_to_multiply_agree(library: Kernels, float32_again: None) -> None:
-    """In float32 sums of the same operands; those of `mlp` and the Swin layer depend on sums before them."""
-    levels = [level for level in NAMES if choose(library, level) == level]
-    if levels == [EMULATED]:
-        pytest.skip("this processor has neither AMX nor AVX512-BF16")
-    results = []
-    for level in levels:
-        choose(library, level)
-        results.append(forwards(library))
-    for wanted, *others in zip(*results, strict=True):
-        for other in others:
-            assert_close(other, wanted.astype(np.float64), 1e-3)
-            assert np.median(np.abs(other - wanted)) <= 1e-6 * np.abs(wanted).max()
+@pytest.mark.parametrize("level", [AVX512_BF16, AMX], ids=lambda level: NAMES[level])
+def test_all_ways_to_multiply_agree(library: Kernels, float32_again: None, level: int) -> None:
+    """In float32 sums of the same operands; those of `mlp`, the Swin layer and Winograd's convolution depend on sums before them.
+    Only the latter differs between pairs and tiles of operands."""
+    if choose(library, level) != level:
+        pytest.skip(f"this processor has no {NAMES[level]}")
+    found = forwards(library)
+    for other in (EMULATED, EMULATED_PAIRS):
+        choose(library, other)
+        wanted = forwards(library)
+        alike = (level in PAIRS) == (other in PAIRS)
+        for ours, expected in zip(found if alike else found[:-1], wanted if alike else wanted[:-1], strict=True):
+            assert_close(ours, expected.astype(np.float64), 1e-3)
+            assert np.median(np.abs(ours - expected)) <= 1e-6 * np.abs(expected).max()
 
 
 def test_the_level_in_use_is_returned_and_is_one_that_the_processor_has(library: Kernels, float32_again: None) -> None:
     best = choose(library, BEST)
     assert best in (FLOAT32, AVX512_BF16, AMX)
-    for level in (EMULATED, FLOAT32):
+    for level in (EMULATED, EMULATED_PAIRS, FLOAT32):
         assert choose(library, level) == level
     assert choose(library, AMX) == best
     assert choose(library, AVX512_BF16) == min(best, AVX512_BF16)

@@ -6,8 +6,7 @@
 #include <atomic>
 #include <memory>
 
-#if defined(__x86_64__) && !defined(RVRT_PORTABLE_ONLY) && (!defined(__GNUC__) || defined(__clang__) || __GNUC__ >= 11)
-#define RVRT_X86_BFLOAT16
+#ifdef RVRT_X86_BFLOAT16
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -174,6 +173,10 @@ Operands best_operands() { return kFloat32; }
 
 #endif
 
+#ifdef RVRT_X86_BFLOAT16
+bool in_hardware() { return operands() == kAvx512Bf16 || operands() == kAmx; }
+#endif
+
 }  // namespace
 
 Operands operands() { return static_cast<Operands>(chosen_operands.load(std::memory_order_relaxed)); }
@@ -188,14 +191,14 @@ void half_product(const HalfProduct& p) {
 
 void round_to_half(const float* from, int64_t count, uint16_t* to) {
 #ifdef RVRT_X86_BFLOAT16
-  if (operands() != kEmulated) return round_in_hardware(from, count, to);
+  if (in_hardware()) return round_in_hardware(from, count, to);
 #endif
   for (int64_t i = 0; i < count; ++i) to[i] = to_bfloat16(from[i]);
 }
 
 void round_pixels(const float* from, int64_t pixels, int64_t channels, float scale, uint16_t* to, int64_t stride) {
 #ifdef RVRT_X86_BFLOAT16
-  if (operands() != kEmulated) return round_pixels_in_hardware(from, pixels, channels, scale, to, stride);
+  if (in_hardware()) return round_pixels_in_hardware(from, pixels, channels, scale, to, stride);
 #endif
   for (int64_t i = 0; i < pixels; ++i)
     for (int64_t c = 0; c < channels; ++c) to[i * stride + c] = to_bfloat16(scale * from[i * channels + c]);
@@ -236,10 +239,12 @@ float* half_scratch(int64_t floats) {
 
 }  // namespace rvrt
 
-// Choose the operands of products in inference: 0 float32, 1 bfloat16 in plain code, 2 by AVX512-BF16, 3 by AMX, -1 the
-// best bfloat16 of this processor. Returns what is in use: at most what the processor has, 0 if it has no bfloat16.
+// Choose the operands of products in inference: 0 float32, 1 bfloat16 in plain code as by AMX, 2 by AVX512-BF16, 3 by AMX,
+// 4 in plain code as by AVX512-BF16, -1 the best bfloat16 of this processor. Returns what is in use: at most what the
+// processor has, 0 if it has no bfloat16.
 extern "C" RVRT_EXPORT int rvrt_kernels_bfloat16(int level) {
   const int best = rvrt::best_operands();
-  rvrt::chosen_operands = level < 0 ? best : level <= rvrt::kEmulated || level <= best ? level : best;
+  const bool available = level == rvrt::kEmulated || level == rvrt::kEmulatedPairs || level <= best;
+  rvrt::chosen_operands = level >= 0 && available ? level : best;
   return rvrt::operands();
 }

@@ -6,9 +6,17 @@
 
 namespace rvrt {
 
-// How products of bfloat16 operands are computed; kFloat32: operands keep float32, the default.
-enum Operands { kFloat32 = 0, kEmulated = 1, kAvx512Bf16 = 2, kAmx = 3 };
+#if defined(__x86_64__) && !defined(RVRT_PORTABLE_ONLY) && (!defined(__GNUC__) || defined(__clang__) || __GNUC__ >= 11)
+#define RVRT_X86_BFLOAT16
+#endif
+
+// How products of bfloat16 operands are computed; kFloat32: operands keep float32, the default. Plain code emulates AMX, or
+// (kEmulatedPairs) what AVX512-BF16 computes where there is no AMX.
+enum Operands { kFloat32 = 0, kEmulated = 1, kAvx512Bf16 = 2, kAmx = 3, kEmulatedPairs = 4 };
 Operands operands();
+
+// Without AMX, pairs of bfloat16 are multiplied in vectors: convolutions 3x3 then are Winograd's.
+inline bool multiplies_pairs() { return operands() == kAvx512Bf16 || operands() == kEmulatedPairs; }
 
 // A matrix on the right is packed in panels of 32 columns. A panel holds, for each 32 rows, two tiles of 16 pairs of
 // rows by 16 columns, in each of which the two elements of a pair lie side by side: what AMX multiplies.

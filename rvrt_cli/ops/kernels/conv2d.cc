@@ -159,8 +159,8 @@ void split_pixels(const void* pointer, Span span) {
     scatter_channels(job.whole + pixel * channels, *job.to, pixel, 0, channels);
 }
 
-// conv2d_forward and conv2d_backward by Winograd's algorithm.
-int winograd_forward(const Tensors& t, const Sources& x, const Sizes& s) {
+// conv2d_forward and conv2d_backward by Winograd's algorithm; `convolve` is that of float32 or of bfloat16.
+int winograd_forward(const Tensors& t, const Sources& x, const Sizes& s, int (*convolve)(const WinogradCall&)) {
   const int weight = x.count;
   const int32_t* attributes = t.ints(weight + 3);
   WinogradCall call{};
@@ -173,7 +173,7 @@ int winograd_forward(const Tensors& t, const Sources& x, const Sizes& s) {
   call.y = {1, {t.f(weight + 4)}, {s.outputs}};
   call.y_stride = s.outputs;
   call.activation = attributes[0];
-  return s.kh == 3 ? winograd_convolve(call) : winograd_7x7_convolve(call);
+  return convolve(call);
 }
 
 int winograd_backward(const Tensors& t, const Sources& x, const Destinations& dx, const Sizes& s) {
@@ -212,10 +212,10 @@ namespace rvrt {
 namespace {
 
 // Few channels fill no tile of operands. Without AMX, products of bfloat16 are at best twice as fast as those of float32,
-// and Winograd's algorithm, which would multiply their rounding error, gains more.
+// less than what Winograd's algorithm gains.
 bool half_suits(const Sizes& s, bool winograd) {
   if (operands() == kFloat32 || s.kw * s.inputs < kHalfDepth || s.outputs < 16) return false;
-  return operands() != kAvx512Bf16 || !winograd;
+  return !multiplies_pairs() || !winograd;
 }
 
 constexpr int64_t kHalfHalo = 1 << 18;  // numbers
@@ -285,10 +285,12 @@ RVRT_ENTRY(conv2d_forward) {
   RVRT_CHECK(!attributes[1] || t.size(bias) == s.outputs, kShape);
   RVRT_CHECK(!attributes[2] || t.size(residual) == pixels * s.outputs, kShape);
   if (!pixels) return kOk;
-  const bool winograd = winograd_suits(s.batch, s.height, s.width, s.inputs, s.outputs, s.kh, s.kw) ||
-                        (x.count == 1 && winograd_7x7_suits(s.height, s.width, s.inputs, s.outputs, s.kh, s.kw));
+  if (half_winograd_suits(s.batch, s.height, s.width, s.inputs, s.outputs, s.kh, s.kw))
+    return winograd_forward(t, x, s, half_winograd_convolve);
+  const bool wide = x.count == 1 && winograd_7x7_suits(s.height, s.width, s.inputs, s.outputs, s.kh, s.kw);
+  const bool winograd = wide || winograd_suits(s.batch, s.height, s.width, s.inputs, s.outputs, s.kh, s.kw);
   if (half_suits(s, winograd)) return half_forward(t, x, s);
-  if (winograd) return winograd_forward(t, x, s);
+  if (winograd) return winograd_forward(t, x, s, wide ? winograd_7x7_convolve : winograd_convolve);
   ConvForwardJob job{};
   job.conv = plan(s.batch, s.height, s.width, s.inputs, s.outputs, s.kh, s.kw);
   const Convolution& c = job.conv;

@@ -95,6 +95,12 @@ bool winograd_suits(int64_t batch, int64_t height, int64_t width, int64_t inputs
                     int64_t kw);
 
 int winograd_convolve(const WinogradCall& call);
+
+// With bfloat16 operands, in inference, where pairs of them are multiplied (bfloat16.h).
+bool half_winograd_suits(int64_t batch, int64_t height, int64_t width, int64_t inputs, int64_t outputs, int64_t kh,
+                         int64_t kw);
+int half_winograd_convolve(const WinogradCall& call);
+
 int winograd_weight_gradient(const WinogradGradientCall& call);
 
 // The same for a 7x7 convolution of one tensor, without `through` and `flipped`.

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Compiles the file named by RVRT_KERNEL once per instruction set; see kernel.h. No include guard: every kernel file
 // includes it once. Include standard headers first: they do not belong in these namespaces.
+//
+// With RVRT_HALF_KERNEL, the file is for bfloat16 operands: it is compiled as portable code, which emulates their products,
+// and for AVX512-BF16; half_gemm.h picks one of the two.
 
 #define RVRT_ISA
 namespace rvrt {
@@ -19,7 +22,7 @@ namespace {           // two files may use the same names
 }  // namespace
 }  // namespace portable
 
-#if defined(__x86_64__) && !defined(RVRT_PORTABLE_ONLY)
+#if defined(__x86_64__) && !defined(RVRT_PORTABLE_ONLY) && !defined(RVRT_HALF_KERNEL)
 
 #ifdef __clang__
 #pragma clang attribute push(__attribute__((target("avx2,fma,bmi,bmi2"))), apply_to = function)
@@ -61,12 +64,41 @@ namespace {
 #endif
 
 #endif
+
+#if defined(RVRT_X86_BFLOAT16) && defined(RVRT_HALF_KERNEL)
+#ifdef __clang__
+#pragma clang attribute push( \
+    __attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,avx2,fma,bmi,bmi2"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,avx2,fma,bmi,bmi2,prefer-vector-width=512")
+#endif
+namespace avx512_bf16 {
+namespace {
+#define RVRT_LANES 16
+#define RVRT_REGISTERS 32
+#define RVRT_HALF_PRODUCTS
+#include RVRT_KERNEL
+#undef RVRT_LANES
+#undef RVRT_REGISTERS
+#undef RVRT_HALF_PRODUCTS
+}  // namespace
+}  // namespace avx512_bf16
+#ifdef __clang__
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif
+
 }  // namespace rvrt
 #undef RVRT_ISA
 
+#ifndef RVRT_HALF_KERNEL
 namespace rvrt {
 namespace {
 // `n` floats, up to whole vectors.
 [[maybe_unused]] int64_t padded_floats(int64_t n) { return round_up(n, RVRT_DISPATCH(W)); }
 }  // namespace
 }  // namespace rvrt
+#endif

@@ -99,8 +99,9 @@ RVRT_ENTRY(grouped_conv2d_forward) {
   const int64_t inputs = s.groups * s.inputs, outputs = s.groups * s.outputs;
   RVRT_CHECK(t.size(2) == outputs && t.has_shape(4, {s.batch, s.height, s.width, outputs}), kShape);
   if (!s.pixels()) return kOk;
+  const bool half = half_winograd_suits(s.batch, s.height, s.width, s.inputs, s.outputs, s.kh, s.kw);
   const bool in_place =
-      operands() == kFloat32 && winograd_suits(s.batch, s.height, s.width, s.inputs, s.outputs, s.kh, s.kw);
+      half || (operands() == kFloat32 && winograd_suits(s.batch, s.height, s.width, s.inputs, s.outputs, s.kh, s.kw));
   const Scratch x(in_place ? 1 : s.pixels() * s.inputs), y(in_place ? 1 : s.pixels() * s.outputs);
   RVRT_CHECK(x.ok() && y.ok(), kMemory);
   for (int64_t k = 0; k < s.groups; ++k) {
@@ -116,7 +117,7 @@ RVRT_ENTRY(grouped_conv2d_forward) {
       call.y = {1, {t.f(4) + k * s.outputs}, {s.outputs}};
       call.y_stride = outputs;
       call.activation = t.ints(3)[0];
-      status = winograd_convolve(call);
+      status = half ? half_winograd_convolve(call) : winograd_convolve(call);
     } else {
       int32_t attributes[] = {t.ints(3)[0], 1, 0};
       gather(t.f(0) + k * s.inputs, inputs, s.inputs, s.pixels(), x);

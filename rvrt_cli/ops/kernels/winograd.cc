@@ -12,28 +12,9 @@
 // 4x4) at the same points: V as above, G' g G'ᵀ of the gradient's 4x4 tile, products summed over tiles, transform back.
 #ifndef RVRT_ISA
 
-#include "convolution.h"
-
-#include <algorithm>
-#include <vector>
+#include "winograd_grid.h"
 
 namespace rvrt {
-
-constexpr int64_t kTileEdge = 4, kPatchEdge = 6, kPlaces = kPatchEdge * kPatchEdge;
-
-// Input channels that are multiplied together: `depth` of one source.
-struct Chunk {
-  const float* data;  // first of these channels of the first pixel
-  int64_t stride;     // floats from one pixel to the next
-  int64_t at, depth;  // place among all input channels
-};
-
-struct TileGrid {
-  int64_t batch, height, width, down, across;  // tiles per image
-  int64_t block;                               // tiles that are processed together
-  int64_t tiles() const { return batch * down * across; }
-  int64_t blocks() const { return ceil_div(tiles(), block); }
-};
 
 struct WinogradWeightsJob {
   const WinogradCall* call;
@@ -68,28 +49,9 @@ namespace rvrt {
 namespace {
 
 constexpr int64_t kMostDepth = 192;  // input channels of a chunk: its V and weights stay in the L2 cache
-constexpr int64_t kMostTiles = 32;   // of a block: rows of a product
-constexpr int64_t kSkew = 16;        // floats between places, which would all map to the same cache set otherwise
 
 TileGrid tile_grid(int64_t batch, int64_t height, int64_t width) {
-  TileGrid grid{batch, height, width, ceil_div(height, kTileEdge), ceil_div(width, kTileEdge), 1};
-  const int64_t rows = RVRT_DISPATCH(kTile), fair = grid.tiles() / (4 * threads());
-  grid.block = std::min(kMostTiles, std::max(rows, fair / rows * rows));
-  return grid;
-}
-
-std::vector<Chunk> split_channels(const Sources& x) {
-  std::vector<Chunk> chunks;
-  int64_t at = 0;
-  for (int i = 0; i < x.count; ++i) {
-    const int64_t parts = ceil_div(x.channels[i], kMostDepth);
-    for (int64_t part = 0; part < parts; ++part) {
-      const int64_t begin = x.channels[i] * part / parts, end = x.channels[i] * (part + 1) / parts;
-      chunks.push_back({x.data[i] + begin, x.stride[i], at + begin, end - begin});
-    }
-    at += x.channels[i];
-  }
-  return chunks;
+  return rvrt::tile_grid(batch, height, width, RVRT_DISPATCH(kTile));
 }
 
 }  // namespace
@@ -102,7 +64,7 @@ bool winograd_suits(int64_t batch, int64_t height, int64_t width, int64_t inputs
 
 int winograd_convolve(const WinogradCall& call) {
   WinogradJob job{};
-  const std::vector<Chunk> chunks = split_channels(call.x);
+  const std::vector<Chunk> chunks = split_channels(call.x, kMostDepth);
   job.call = &call;
   job.grid = tile_grid(call.batch, call.height, call.width);
   job.chunks = &chunks;
@@ -149,20 +111,9 @@ int winograd_weight_gradient(const WinogradGradientCall& call) {
 #include "simd.h"
 #include "gemm.h"
 #include "winograd_math.h"
+#include "winograd_tiles.h"
 
 // --- weights
-
-// U = G g Gᵀ in double precision, of W filters g (tap, lane); places are `place` floats apart.
-inline void transform_filters(const double (&g)[9][W], float* out, int64_t place) {
-  for (int i = 0; i < 6; ++i) {
-    double half[3][W];
-    for (int x = 0; x < 3; ++x)
-      for (int lane = 0; lane < W; ++lane) half[x][lane] = transform_filter<3>(i, &g[x][lane], 3 * W);
-    for (int k = 0; k < 6; ++k)
-      for (int lane = 0; lane < W; ++lane)
-        out[(i * 6 + k) * place + lane] = static_cast<float>(transform_filter<3>(k, &half[0][lane], W));
-  }
-}
 
 // The weights of input channels [begin, end), into panels per chunk and place.
 inline void transform_weights(const void* pointer, Span span) {
@@ -195,57 +146,6 @@ inline void transform_weights(const void* pointer, Span span) {
 
 // --- tiles
 
-struct TilePlace {
-  int64_t image, y, x;  // first pixel of its output
-};
-
-inline TilePlace tile_place(const TileGrid& grid, int64_t tile) {
-  return {tile / (grid.down * grid.across), tile / grid.across % grid.down * kTileEdge, tile % grid.across * kTileEdge};
-}
-
-// An image batch with channels last, of which `channels` are read: those of a source from `data` on. With `through`, it is a
-// gradient, which passes through the activation that gave `through`.
-struct Image {
-  const float* data;
-  int64_t stride, channels;  // floats of a pixel, and those that are read
-  const float* through;
-  float slope;
-};
-
-// The 6x6 pixels of a tile and one pixel around it, `ld` floats apart, zeros beyond the image; the channels of each padded
-// with zeros to `width`.
-inline void copy_patch(const TileGrid& grid, const TilePlace& p, const Image& x, float* out, int64_t ld,
-                       int64_t width) {
-  for (int64_t row = p.y - 1; row < p.y - 1 + kPatchEdge; ++row)
-    for (int64_t column = p.x - 1; column < p.x - 1 + kPatchEdge; ++column, out += ld) {
-      if (row < 0 || row >= grid.height || column < 0 || column >= grid.width) {
-        copy_padded(nullptr, 0, width, out);
-        continue;
-      }
-      const int64_t at = ((p.image * grid.height + row) * grid.width + column) * x.stride;
-      if (x.through) {
-        copy_gradient(x.data + at, x.through + at, x.slope, x.channels, out);
-        copy_padded(nullptr, 0, width - x.channels, out + x.channels);
-      } else {
-        copy_padded(x.data + at, x.channels, width, out);
-      }
-    }
-}
-
-// V of the tile at `p`, through `patch` where its pixels do not lie in memory as they are multiplied.
-inline void transform_tile(const TileGrid& grid, const TilePlace& p, const Image& x, float* patch, float* out,
-                           int64_t place) {
-  const int64_t ld = padded(x.channels);
-  const bool inner = p.y > 0 && p.x > 0 && p.y + kTileEdge < grid.height && p.x + kTileEdge < grid.width;
-  if (inner && ld == x.channels && !x.through) {
-    const float* first = x.data + ((p.image * grid.height + p.y - 1) * grid.width + p.x - 1) * x.stride;
-    transform_patch(first, grid.width * x.stride, x.stride, ld, out, place);
-  } else {
-    copy_patch(grid, p, x, patch, ld, ld);
-    transform_patch(patch, kPatchEdge * ld, ld, ld, out, place);
-  }
-}
-
 // `transform_tile` of the tensors of a layer's input together.
 inline void transform_sources(const TileGrid& grid, const TilePlace& p, const Sources& x, float* patch, float* out,
                               int64_t place) {
@@ -257,58 +157,6 @@ inline void transform_sources(const TileGrid& grid, const TilePlace& p, const So
     copy_patch(grid, p, one, patch + at, ld, i + 1 < x.count ? x.channels[i] : ld - at);
   }
   transform_patch(patch, kPatchEdge * ld, ld, ld, out, place);
-}
-
-// What becomes of a tile's output: `rows` x `columns` pixels of it lie in the image, from `first` on.
-struct TileFinish {
-  const WinogradCall* call;
-  const float* bias;
-  int64_t first, rows, columns;
-};
-
-RVRT_INLINE void transform_back(const float* products, int64_t place, vf (&y)[4][4]) {
-  vf half[4][6];
-#pragma GCC unroll 6
-  for (int j = 0; j < 6; ++j) {
-    vf m[6], v[4];
-#pragma GCC unroll 6
-    for (int i = 0; i < 6; ++i) m[i] = load(products + (i * 6 + j) * place);
-    transform_products(m, v);
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) half[i][j] = v[i];
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) transform_products(half[i], y[i]);
-}
-
-inline void scatter_vector(vf v, const Destinations& to, int64_t pixel, int64_t first, int64_t count) {
-  float lanes[W];
-  store(lanes, v);
-  scatter_channels(lanes, to, pixel, first, count);
-}
-
-inline void finish_tile(const float* products, int64_t place, const TileFinish& f) {
-  const WinogradCall& call = *f.call;
-  const float slope = negative_slope(call.activation);
-  for (int64_t c = 0; c < call.outputs; c += W) {
-    vf y[4][4];
-    transform_back(products + c, place, y);
-    const vf bias = load(f.bias + c);
-    const int64_t part = call.outputs - c;
-    for (int64_t i = 0; i < f.rows; ++i)
-      for (int64_t j = 0; j < f.columns; ++j) {
-        const int64_t at = (f.first + i * call.width + j) * call.y_stride + c;
-        vf v = y[i][j] + bias;
-        v = vmax(v, v * slope);
-        if (call.residual) v += part >= W ? load(call.residual + at) : load_part(call.residual + at, part);
-        if (call.y.count > 1)
-          scatter_vector(v, call.y, f.first + i * call.width + j, c, part < W ? part : W);
-        else if (part >= W)
-          store(call.y.data[0] + at, v);
-        else
-          store_part(call.y.data[0] + at, part, v);
-      }
-  }
 }
 
 inline void winograd_blocks(const void* pointer, Span span) {

@@ -73,8 +73,10 @@ RVRT_INLINE void copy_padded(const float* from, int64_t count, int64_t width, fl
   for (; i < width; ++i) to[i] = 0.0f;
 }
 
-// V of one tile, `channels` (whole vectors) of 6x6 pixels: place i * 6 + j at out + (i * 6 + j) * place.
-inline void transform_patch(const float* pixels, int64_t row, int64_t pixel, int64_t channels, float* out,
+// V of one tile, `channels` (whole vectors) of 6x6 pixels, in any type of number that has a `store`: place i * 6 + j at
+// out + (i * 6 + j) * place.
+template <class Number>
+inline void transform_patch(const float* pixels, int64_t row, int64_t pixel, int64_t channels, Number* out,
                             int64_t place) {
   for (int64_t c = 0; c < channels; c += W) {
     vf columns[6][6];

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+// Products of matrices of bfloat16 with float32 sums by pairs (AVX512-BF16, or plain code that emulates it). Include after
+// gemm.h, once per instruction set, inside its namespace, in a file compiled with RVRT_HALF_KERNEL.
+//
+// The depth is a number of pairs. Rows of the left matrix are bfloat16 as they are; a panel of the right one, of at most
+// kPanel vectors of columns, holds for each pair of its rows the two numbers of each column side by side, as 32 bits.
+
+// Each lane of `right` and of `left` is a pair: sums + the products of both.
+RVRT_INLINE vf add_pairs(vf sums, vu left, vu right) {
+#ifdef RVRT_HALF_PRODUCTS
+  return (vf)_mm512_dpbf16_ps((__m512)sums, (__m512bh)left, (__m512bh)right);
+#else
+  sums += (vf)(left & 0xffff0000u) * (vf)(right & 0xffff0000u);
+  return sums + (vf)(left << 16) * (vf)(right << 16);
+#endif
+}
+
+// To the nearest bfloat16, ties to even, in the upper half of each lane.
+RVRT_INLINE vu rounded_bits(vf x) {
+  const vu bits = (vu)x;
+  const vu nearest = (bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u;
+  return x == x ? nearest : vu{} + 0x7fc00000u;
+}
+
+typedef uint16_t vh __attribute__((vector_size(2 * W)));
+typedef uint16_t vh_unaligned __attribute__((vector_size(2 * W), aligned(2), may_alias));
+
+// A vector as bfloat16.
+RVRT_INLINE void store(uint16_t* p, vf v) {
+#ifdef RVRT_HALF_PRODUCTS
+  *reinterpret_cast<vh_unaligned*>(p) = (vh)_mm512_cvtneps_pbh((__m512)v);
+#else
+  *reinterpret_cast<vh_unaligned*>(p) = __builtin_convertvector(rounded_bits(v) >> 16, vh);
+#endif
+}
+
+// W columns of two rows of the right matrix.
+RVRT_INLINE void store_pairs(uint32_t* p, vf first, vf second) {
+  store(reinterpret_cast<int32_t*>(p), (vi)(rounded_bits(second) | (rounded_bits(first) >> 16)));
+}
+
+// c[i, j] = start[i, j] + the sum over k < 2 * pairs of a[i * lda + k] * b[k, j], for `rows` rows and `width` vectors of
+// columns; lds 0 adds the same row to all.
+struct PairProduct {
+  int64_t rows;
+  int width;
+  int64_t pairs;
+  const uint16_t* a;
+  int64_t lda;
+  const uint32_t* b;
+  const float* start;
+  int64_t lds;
+  float* c;
+  int64_t ldc;
+};
+
+template <int kRows, int kWidth>
+__attribute__((noinline)) void pair_tile(const PairProduct& p, int64_t row) {
+  const uint16_t* __restrict a = p.a + row * p.lda;
+  const uint32_t* __restrict b = p.b;
+  const float* start = p.start + row * p.lds;
+  const int64_t lda = p.lda;
+  vf sums[kRows][kWidth];
+#pragma GCC unroll 8
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 8
+    for (int j = 0; j < kWidth; ++j) sums[i][j] = load(start + i * p.lds + j * W);
+  }
+  for (int64_t k = p.pairs; k > 0; --k) {
+    vu right[kWidth];
+#pragma GCC unroll 8
+    for (int j = 0; j < kWidth; ++j) right[j] = (vu)load(reinterpret_cast<const int32_t*>(b) + j * W);
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) {
+      uint32_t both;
+      std::memcpy(&both, a + i * lda, sizeof(both));
+      const vu left = vu{} + both;
+#pragma GCC unroll 8
+      for (int j = 0; j < kWidth; ++j) sums[i][j] = add_pairs(sums[i][j], left, right[j]);
+    }
+    a += 2;
+    b += kWidth * W;
+  }
+  float* c = p.c + row * p.ldc;
+#pragma GCC unroll 8
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 8
+    for (int j = 0; j < kWidth; ++j) store(c + i * p.ldc + j * W, sums[i][j]);
+  }
+}
+
+using PairTile = void (*)(const PairProduct&, int64_t);
+
+template <int kWidth>
+inline PairTile pair_tile_of(int rows) {
+  switch (rows) {
+    case 1:
+      return pair_tile<1, kWidth>;
+    case 2:
+      return pair_tile<2, kWidth>;
+    case 3:
+      return pair_tile<3, kWidth>;
+    case 4:
+      return pair_tile<4, kWidth>;
+    case 5:
+      return pair_tile<5, kWidth>;
+    case 6:
+      return pair_tile<6, kWidth>;
+    case 7:
+      return pair_tile<(kTile < 7 ? kTile : 7), kWidth>;
+    default:
+      return pair_tile<kTile, kWidth>;
+  }
+}
+
+// Rows in tiles of nearly equal height, as in gemm.h.
+inline void pair_product(const PairProduct& p) {
+  const int64_t tiles = (p.rows + kTile - 1) / kTile;
+  for (int64_t row = 0, left = tiles; left > 0; --left) {
+    const int height = static_cast<int>((p.rows - row + left - 1) / left);
+    const PairTile call = p.width == 1   ? pair_tile_of<1>(height)
+                          : p.width == 2 ? pair_tile_of<2>(height)
+                                         : pair_tile_of<kPanel>(height);
+    call(p, row);
+    row += height;
+  }
+}
