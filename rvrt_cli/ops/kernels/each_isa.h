@@ -3,7 +3,7 @@
 // includes it once. Include standard headers first: they do not belong in these namespaces.
 //
 // With RVRT_HALF_KERNEL, the file is for bfloat16 operands: it is compiled as portable code, which emulates their products,
-// and for AVX512-BF16; half_gemm.h picks one of the two.
+// and for AVX512-BF16; RVRT_HALF_DISPATCH picks one of the two.
 
 #define RVRT_ISA
 namespace rvrt {
@@ -101,4 +101,9 @@ namespace {
 [[maybe_unused]] int64_t padded_floats(int64_t n) { return round_up(n, RVRT_DISPATCH(W)); }
 }  // namespace
 }  // namespace rvrt
+#elif defined(RVRT_X86_BFLOAT16)
+#define RVRT_HALF_DISPATCH(function) \
+  (rvrt::operands() == rvrt::kAvx512Bf16 ? rvrt::avx512_bf16::function : rvrt::portable::function)
+#else
+#define RVRT_HALF_DISPATCH(function) rvrt::portable::function
 #endif

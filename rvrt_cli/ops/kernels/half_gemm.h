@@ -39,8 +39,8 @@ RVRT_INLINE void store_pairs(uint32_t* p, vf first, vf second) {
   store(reinterpret_cast<int32_t*>(p), (vi)(rounded_bits(second) | (rounded_bits(first) >> 16)));
 }
 
-// c[i, j] = start[i, j] + the sum over k < 2 * pairs of a[i * lda + k] * b[k, j], for `rows` rows and `width` vectors of
-// columns; lds 0 adds the same row to all.
+// c[i, j] = start[i, j] + the sum over k < 2 * pairs of a[i * lda + k] * b[k, j] + residual[i, j] (none if null), for `rows`
+// rows and `width` vectors of columns; lds 0 adds the same row to all.
 struct PairProduct {
   int64_t rows;
   int width;
@@ -52,6 +52,8 @@ struct PairProduct {
   int64_t lds;
   float* c;
   int64_t ldc;
+  const float* residual = nullptr;
+  int64_t ldr = 0;
 };
 
 template <int kRows, int kWidth>
@@ -80,6 +82,14 @@ __attribute__((noinline)) void pair_tile(const PairProduct& p, int64_t row) {
     }
     a += 2;
     b += kWidth * W;
+  }
+  if (p.residual) {
+    const float* residual = p.residual + row * p.ldr;
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 8
+      for (int j = 0; j < kWidth; ++j) sums[i][j] += load(residual + i * p.ldr + j * W);
+    }
   }
   float* c = p.c + row * p.ldc;
 #pragma GCC unroll 8

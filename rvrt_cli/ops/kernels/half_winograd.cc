@@ -33,13 +33,6 @@ struct HalfWinogradJob {
 #define RVRT_HALF_KERNEL
 #include "each_isa.h"
 
-#ifdef RVRT_X86_BFLOAT16
-#define RVRT_HALF_DISPATCH(function) \
-  (rvrt::operands() == rvrt::kAvx512Bf16 ? rvrt::avx512_bf16::function : rvrt::portable::function)
-#else
-#define RVRT_HALF_DISPATCH(function) rvrt::portable::function
-#endif
-
 namespace rvrt {
 namespace {
 

@@ -20,21 +20,23 @@ class DenseWeights {
       : inputs_(inputs),
         outputs_(outputs),
         is_half_(how != kFloat32 && inputs > 0),
-        packed_(is_half_ ? HalfPackJob{weight, inputs, outputs, 1, 1, nullptr}.floats()
-                         : inputs * padded_floats(outputs)),
+        packed_(!is_half_            ? inputs * padded_floats(outputs)
+                : multiplies_pairs() ? pair_weight_floats(inputs, outputs)
+                                     : HalfPackJob{weight, inputs, outputs, 1, 1, nullptr}.floats()),
         bias_(round_up(outputs, kHalfColumns), true) {
     if (!ok()) return;
-    if (is_half_)
-      pack_half(half_job(weight));
-    else
+    if (!is_half_)
       pack(weight, 1, inputs, inputs, outputs, packed_);
+    else if (multiplies_pairs())
+      pack_pair_weights(weight, inputs, outputs, half());
+    else
+      pack_half({weight, inputs, outputs, 1, 1, half()});
     if (bias) std::memcpy(bias_.data(), bias, sizeof(float) * outputs);
   }
   bool ok() const { return packed_.ok() && bias_.ok(); }
   PackedDense view() const { return {inputs_, outputs_, packed_.data(), bias_.data(), is_half_ ? half() : nullptr}; }
 
  private:
-  HalfPackJob half_job(const float* weight) const { return {weight, inputs_, outputs_, 1, 1, half()}; }
   uint16_t* half() const { return reinterpret_cast<uint16_t*>(packed_.data()); }
 
   int64_t inputs_, outputs_;

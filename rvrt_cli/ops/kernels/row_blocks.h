@@ -24,6 +24,24 @@ struct PackedDense {
   const uint16_t* half;
 };
 
+// A dense layer where pairs of bfloat16 are multiplied (half_dense.cc): out = activation(a weightᵀ + bias) + residual (none
+// if null), for rows of `a`.
+struct PairDenseCall {
+  int64_t rows;
+  const PackedDense* layer;
+  const float* a;
+  int64_t lda;
+  int activation;
+  const float* residual;
+  int64_t ldr;
+  float* out;
+  int64_t ldo;
+};
+
+int64_t pair_weight_floats(int64_t inputs, int64_t outputs);
+void pack_pair_weights(const float* weight, int64_t inputs, int64_t outputs, uint16_t* packed);
+void pair_dense_rows(const PairDenseCall& call);
+
 // out[i * stride_i + j * stride_j] = the sum over threads, in order, of sums[thread * stride + i * ld + j];
 // tasks are the rows i.
 struct ReduceJob {

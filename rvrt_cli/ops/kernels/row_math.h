@@ -11,6 +11,7 @@ inline void pack_matrix(const void* pointer, Span span) {
 
 // `dense_rows` with operands rounded to bfloat16.
 inline void half_dense_rows(int64_t rows, const PackedDense& layer, const float* a, int64_t lda, const Finish& f) {
+  if (multiplies_pairs()) return pair_dense_rows({rows, &layer, a, lda, f.activation, f.residual, f.ldr, f.out, f.ldo});
   const int64_t depth = round_up(layer.inputs, kHalfDepth), tall = round_up(rows, 16);
   float* scratch = half_scratch(tall * (depth / 2 + kHalfColumns));
   uint16_t* rounded = reinterpret_cast<uint16_t*>(scratch);
