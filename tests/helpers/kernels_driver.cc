@@ -28,6 +28,7 @@ Kernel layer_norm_forward, layer_norm_backward, conv2d_forward, conv2d_backward;
 Kernel strided_conv2d_forward, strided_conv2d_backward, grouped_conv2d_forward, grouped_conv2d_backward;
 Kernel pixel_shuffle_forward, pixel_shuffle_backward, add_upsampled_forward, reverse_time_forward;
 Kernel charbonnier_forward, charbonnier_backward, fuse_frames_forward, lucas_kanade_forward;
+Kernel shrink_chroma_forward, steady_forward;
 int rvrt_kernels_threads(int count);
 int rvrt_kernels_bfloat16(int level);
 }
@@ -115,7 +116,7 @@ static bool run_offsets() {
   good &= run("its gradient", warp_clip_backward, {q, flows, {1, 2, 20, 24, 52}}, {}, {q, flows}, 1);
   good &= run("guided offsets", guided_offsets_forward, {q, {72, 24}, {72}, flows, one}, {18}, {offset, flows}, 3);
   const Shape hidden{1, 2, 20, 24, 10}, into{32, 24}, bias{32}, row{24}, wide{40};
-  const std::vector<Shape> layers{{144, 10}, {144},     into, bias,     into, bias,    into,
+  const std::vector<Shape> layers{{144, 10}, {144},    into, bias,     into, bias,     into,
                                   bias,      {24, 32}, row,  {40, 24}, wide, {24, 40}, row};
   std::vector<Shape> guided{q, q, q, hidden, flows, one}, gradients{q, q, q, hidden, flows};
   guided.insert(guided.end(), layers.begin(), layers.end());
@@ -163,6 +164,9 @@ int main(int count, char** arguments) {
   good &= run("pixel shuffle forward", pixel_shuffle_forward, {packed}, {2, 1}, {spread});
   good &= run("pixel shuffle backward", pixel_shuffle_backward, {spread, spread}, {2, 1}, {packed});
   good &= run("upsampled residual", add_upsampled_forward, {small, x}, {}, {x});
+  good &= run("chroma shrinkage", shrink_chroma_forward, {{2, 36, 44, 3}, {2, 9, 11, 3}}, {}, {{2, 36, 44, 3}});
+  good &= run("steadying", steady_forward, {{2, 36, 44, 3}, {2, 9, 11, 3}, {1, 9, 11, 3}, {1, 9, 11, 48}, {1}}, {},
+              {{2, 36, 44, 3}, {1, 9, 11, 48}}, 99, 1);
   good &= run("frame fusion", fuse_frames_forward, {{2, 9, 11, 3}, {2, 3, 9, 11, 3}, {2, 3, 9, 11, 2}}, {},
               {{2, 9, 11, 64}}, 2);
   const Shape pair = {2, 13, 21, 3}, large = {1, 70, 90, 3};
