@@ -268,6 +268,7 @@ def _image_cases(sizes: CaseSizes, rng: np.random.Generator) -> list[KernelCase]
 
     stack = (_CASE_FRAMES, neighbors, *tiny_plane[1:])
     fusion = [colors(*tiny_plane), colors(*stack), _normal(rng, *stack, 2)]
+    clip = [colors(1, _CASE_FRAMES + neighbors, *tiny_plane[1:]), neighbors // 2]
     return [
         KernelCase("warp", "warp", [_normal(rng, *plane, width), _normal(rng, *plane, 2, scale=3)]),
         KernelCase("bilinear residual", "add_upsampled", [upscaled(), colors(*plane)]),
@@ -279,4 +280,5 @@ def _image_cases(sizes: CaseSizes, rng: np.random.Generator) -> list[KernelCase]
             has_gradient=False,
         ),
         KernelCase("rvrt-tiny: frame fusion", "fuse_frames", fusion, has_gradient=False),
+        KernelCase("rvrt-tiny: flow and frame fusion of a clip", "fuse_clip", clip, has_gradient=False),
     ]

@@ -13,7 +13,7 @@ from rvrt_cli.export.graph_builder import Size, known, shape_name, size_name
 from rvrt_cli.export.onnx_layers import OnnxLayers
 from rvrt_cli.export.onnx_messages import DataType
 from rvrt_cli.export.symbolic_tensor import SymbolicTensor, concatenate
-from rvrt_cli.ops.frame_fusion import COLOR_SIGMA, FADE, FUSION_SCALE, POSITION_SIGMA, SUBPIXELS
+from rvrt_cli.ops.frame_fusion import COLOR_SIGMA, FADE, FUSION_SCALE, POSITION_SIGMA, SUBPIXELS, fuse_clip_of
 from rvrt_cli.ops.lucas_kanade_flow import (
     DAMPING,
     ITERATIONS_PER_LEVEL,
@@ -234,6 +234,9 @@ class OnnxSampling(OnnxLayers):
                 weight = self.graph.node("Add", [weight, self._sum_of_neighbors(share, batch, count)])
         fused = self._regression(frame, sums, weight, self.graph.constant(own))
         return frame.like(planes=fused, shape=(batch, height, width, 4 * SUBPIXELS)).astype(dtype)
+
+    def fuse_clip(self, frames: SymbolicTensor, reach: int) -> SymbolicTensor:
+        return fuse_clip_of(self.lucas_kanade, self.fuse_frames, self.stack)(frames, reach)
 
     def _regression(self, frame: SymbolicTensor, sums: list[str], weight: str, own: str) -> str:
         """Weighted means (B, S², H, W) minus the frame's pixels, channel by channel, and the neighbors' share of the weight."""

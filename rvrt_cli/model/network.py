@@ -13,11 +13,10 @@ from mindspore import Tensor
 from rvrt_cli.device import Device, memory_errors, return_free_memory
 from rvrt_cli.errors import OptionError, OutOfMemoryError
 from rvrt_cli.frame import pad_by_reflection, padded_size
-from rvrt_cli.model.chroma_shrinkage import shrink_chroma
 from rvrt_cli.model.config import RVRTConfig
+from rvrt_cli.model.finish_output import copy_shrunk, steady_output
 from rvrt_cli.model.outline import FRAMES_STATE, OUTPUT_STATE, ConfiguredNetwork, NetworkOutline
 from rvrt_cli.model.rvrt import RVRT, RecurrentState
-from rvrt_cli.model.steadying import steady
 from rvrt_cli.ops import forget_compiled, kernels_active, kernels_run_eagerly
 from rvrt_cli.ops.kernels import problem as kernels_problem, use_bfloat16
 from rvrt_cli.ops.kernels.cuda import cuda_problem
@@ -113,7 +112,7 @@ class Network(ConfiguredNetwork):
         _check_frames(frames)
         self._check_state_and_emit(frames, state, emit)
         height, width = frames.shape[2:4]
-        padded = pad_by_reflection(frames, *padded_size(height, width, self.reduction))
+        padded = pad_by_reflection(frames, *padded_size(height, width, self.reduction)).astype(np.float32, copy=False)
         self._choose_operands()
         if self.device.kind == "cpu":
             return_free_memory()
@@ -127,17 +126,15 @@ class Network(ConfiguredNetwork):
                 clips, new = self._cell.stream_clips(
                     self._tensor(self._with_noise_channel(padded)), past, emit, mirrored
                 )
-                output = self._fetch(clips, emit)
+                output = self._fetch(clips, padded[:, :emit])
                 after = {branch: self._array(feature) for branch, feature in new.features.items()}
                 after[FRAMES_STATE] = self._array(new.frames)
         except OutOfMemoryError:
             if self.device.kind != "cpu":
                 forget_compiled()
             raise
-        if self.config.chroma_shrinkage:
-            shrink_chroma(output, padded)
         if self.config.steadying:
-            after[OUTPUT_STATE] = steady(output, padded, state, self.config.steadying)
+            after[OUTPUT_STATE] = steady_output(output, padded, state, self.config.steadying)
         return output[:, :, : self.scale * height, : self.scale * width], after
 
     def _check_state_and_emit(self, frames: np.ndarray, state: dict[str, np.ndarray] | None, emit: int) -> None:
@@ -172,16 +169,20 @@ class Network(ConfiguredNetwork):
         """Predicted peak bytes of one call, see `NetworkOutline.memory`."""
         return self.outline.memory(frames, height, width)
 
-    def _fetch(self, clips: Iterable[Tensor], emit: int) -> np.ndarray:
-        """The first `emit` frames of the clips."""
+    def _fetch(self, clips: Iterable[Tensor], frames: np.ndarray) -> np.ndarray:
+        """The clips' frames as far as there are input frames (N, T, H, W, 3); their chroma is shrunk where it shall be."""
         if self.device.kind != "cpu":  # an accelerator computes all of them while the first is copied
             clips = list(clips)
-        output, first = None, 0
+        output, first, emit = None, 0, frames.shape[1]
         for clip in clips:  # on the CPU, each takes the memory of the one before
             array = self._array(clip)[:, : emit - first]
             if output is None:
                 output = np.empty((array.shape[0], emit, *array.shape[2:]), np.float32)
-            output[:, first : first + array.shape[1]] = array
+            part = slice(first, first + array.shape[1])
+            if self.config.chroma_shrinkage:
+                copy_shrunk(array, frames[:, part], output[:, part])
+            else:
+                output[:, part] = array
             first += array.shape[1]
         assert output is not None  # emit ≥ 1
         return output

@@ -49,22 +49,5 @@ def reduce_colors(frames: Tensor) -> Tensor:
 
 @ops.compiled
 def fuse_neighbors(frames: Tensor, reach: int) -> Tensor:
-    """Fuse `reach` frames on either side onto each frame of a clip, see `ops.fuse_frames`.
-
-    Each flow is estimated directly by `ops.lucas_kanade`: composing flows between adjacent frames would accumulate errors.
-
-    Args:
-        frames: (N, reach + T + reach, H, W, 3), a clip between its neighbors; see `MISSING_FRAME`.
-
-    Returns:
-        (N, T, H, W, `FUSED_CHANNELS`).
-    """
-    batch, length, height, width, _ = frames.shape
-    time = length - 2 * reach
-    starts = [start for start in range(2 * reach + 1) if start != reach]
-    middle = frames[:, reach : reach + time].reshape(-1, height, width, 3)
-    neighbors = ops.stack([frames[:, start : start + time].reshape(-1, height, width, 3) for start in starts], 1)
-    repeated = ops.stack([middle] * len(starts), 1)
-    flows = ops.lucas_kanade(repeated.reshape(-1, height, width, 3), neighbors.reshape(-1, height, width, 3))
-    fused = ops.fuse_frames(middle, neighbors, flows.reshape(*neighbors.shape[:-1], 2))
-    return fused.reshape(batch, time, height, width, -1)
+    """A stage of its own of `ops.fuse_clip`; see `MISSING_FRAME`."""
+    return ops.fuse_clip(frames, reach)

@@ -46,21 +46,22 @@ def steady(output: np.ndarray, frames: np.ndarray, state: Mapping[str, np.ndarra
         last_output = kept.reshape(rows[:, 0].shape)
     for t in range(length):
         if last_output is not None:
-            weight = _still_share(frames[:, t] - last_input, share)
-            if weight.max() > _LEAST:
-                _mix(rows[:, t], last_output, weight.repeat(UPSAMPLING * 3, -1))
+            shares = _still_share(frames[:, t] - last_input, share)
+            for current, last, weight in zip(rows[:, t], last_output, shares, strict=True):
+                if weight.max() > _LEAST:
+                    _mix(current, last, weight.repeat(UPSAMPLING * 3, -1))
         last_output, last_input = rows[:, t], frames[:, t]
-    last = rows[:, -1].reshape(batch, height, UPSAMPLING, width, UPSAMPLING, 3).transpose(0, 1, 3, 2, 4, 5)
-    return np.ascontiguousarray(last).reshape(batch, 1, height, width, 3 * UPSAMPLING**2)
+    final = rows[:, -1].reshape(batch, height, UPSAMPLING, width, UPSAMPLING, 3).transpose(0, 1, 3, 2, 4, 5)
+    return np.ascontiguousarray(final).reshape(batch, 1, height, width, 3 * UPSAMPLING**2)
 
 
 def _mix(current: np.ndarray, last: np.ndarray, weight: np.ndarray) -> None:
-    """`current` += weight · (last - current), for (N, H, 4, W · 12) and weights (N, H, W · 12); rows that stay in the cache."""
-    for first in range(0, current.shape[1], _MIXED_ROWS):
+    """`current` += weight · (last - current), for (H, 4, W · 12) and weights (H, W · 12); rows that stay in the cache."""
+    for first in range(0, len(current), _MIXED_ROWS):
         part = slice(first, first + _MIXED_ROWS)
-        difference = last[:, part] - current[:, part]
-        difference *= weight[:, part, None]
-        current[:, part] += difference
+        difference = last[part] - current[part]
+        difference *= weight[part, None]
+        current[part] += difference
 
 
 def _still_share(change: np.ndarray, share: float) -> np.ndarray:

@@ -38,7 +38,7 @@ from rvrt_cli.ops.compilation import (
     forget_compiled,
     stages_called_through,
 )
-from rvrt_cli.ops.frame_fusion import fuse_frames
+from rvrt_cli.ops.frame_fusion import fuse_clip, fuse_frames
 from rvrt_cli.ops.layers import (
     activate,
     add_upsampled,
@@ -83,6 +83,7 @@ __all__ = [
     "differentiable",
     "forget_compiled",
     "full_like",
+    "fuse_clip",
     "fuse_frames",
     "guided_attention",
     "guided_offsets",

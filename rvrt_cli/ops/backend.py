@@ -26,6 +26,7 @@ DEFINITIONS: OpTable = {
     "conv_chain": layers.conv_chain,
     "convolve_onto": layers.convolve_onto,
     "deformable_attention": attention.deformable_attention,
+    "fuse_clip": frame_fusion.fuse_clip,
     "fuse_frames": frame_fusion.fuse_frames,
     "guided_attention": attention.guided_attention,
     "guided_offsets": attention.guided_offsets,

@@ -6,10 +6,14 @@ B batch, K neighbors, H×W frame size [px], S scale: S×S subpixels, the pixels 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
+from rvrt_cli.ops import layers
+from rvrt_cli.ops.lucas_kanade_flow import lucas_kanade
 from rvrt_cli.ops.sampling import FAR_OUTSIDE, pixel_grid, warp
 
 FUSION_SCALE = 4
@@ -70,6 +74,37 @@ def fuse_frames(frame: Tensor, neighbors: Tensor, flows: Tensor) -> Tensor:
     estimates = [total[c] / weight - frame[..., c : c + 1] for c in range(3)]
     fused = ops.concat((*estimates, 1 - own_weight / weight), -1)
     return ops.stop_gradient(fused).astype(dtype)
+
+
+def fuse_clip_of(lucas_kanade: Callable, fuse_frames: Callable, stack: Callable) -> Callable:
+    """`fuse_clip` made of these functions: definitions or kernels."""
+
+    def fuse(frames: Tensor, reach: int) -> Tensor:
+        """Fuse `reach` frames on either side onto each frame of a clip, see `fuse_frames`; without gradient.
+
+        Each flow is estimated directly by `lucas_kanade`: composing flows between adjacent frames would accumulate errors.
+
+        Args:
+            frames: (N, reach + T + reach, H, W, 3), a clip between its neighbors; where one is missing, a color that is far
+                from any other.
+
+        Returns:
+            (N, T, H, W, 4 S²).
+        """
+        batch, length, height, width, _ = frames.shape
+        time = length - 2 * reach
+        starts = [start for start in range(2 * reach + 1) if start != reach]
+        middle = frames[:, reach : reach + time].reshape(-1, height, width, 3)
+        neighbors = stack([frames[:, start : start + time].reshape(-1, height, width, 3) for start in starts], 1)
+        repeated = stack([middle] * len(starts), 1)
+        flows = lucas_kanade(repeated.reshape(-1, height, width, 3), neighbors.reshape(-1, height, width, 3))
+        fused = fuse_frames(middle, neighbors, flows.reshape(*neighbors.shape[:-1], 2))
+        return fused.reshape(batch, time, height, width, -1)
+
+    return fuse
+
+
+fuse_clip = fuse_clip_of(lucas_kanade, fuse_frames, layers.stack)
 
 
 def _presence(offset: Tensor) -> Tensor:

@@ -27,7 +27,8 @@ Kernel conv_chain_forward, conv_chain_backward;
 Kernel layer_norm_forward, layer_norm_backward, conv2d_forward, conv2d_backward;
 Kernel strided_conv2d_forward, strided_conv2d_backward, grouped_conv2d_forward, grouped_conv2d_backward;
 Kernel pixel_shuffle_forward, pixel_shuffle_backward, add_upsampled_forward, reverse_time_forward;
-Kernel charbonnier_forward, charbonnier_backward, fuse_frames_forward, lucas_kanade_forward;
+Kernel charbonnier_forward, charbonnier_backward, fuse_frames_forward, fuse_clip_forward, lucas_kanade_forward;
+Kernel shrink_chroma_forward, steady_forward;
 int rvrt_kernels_threads(int count);
 int rvrt_kernels_bfloat16(int level);
 }
@@ -164,8 +165,12 @@ int main(int count, char** arguments) {
   good &= run("pixel shuffle forward", pixel_shuffle_forward, {packed}, {2, 1}, {spread});
   good &= run("pixel shuffle backward", pixel_shuffle_backward, {spread, spread}, {2, 1}, {packed});
   good &= run("upsampled residual", add_upsampled_forward, {small, x}, {}, {x});
+  good &= run("chroma shrinkage", shrink_chroma_forward, {{2, 36, 44, 3}, {2, 9, 11, 3}}, {}, {{2, 36, 44, 3}});
+  good &= run("steadying", steady_forward, {{2, 36, 44, 3}, {2, 9, 11, 3}, {1, 9, 11, 3}, {1, 9, 11, 48}, {1}}, {},
+              {{2, 36, 44, 3}, {1, 9, 11, 48}}, 99, 1);
   good &= run("frame fusion", fuse_frames_forward, {{2, 9, 11, 3}, {2, 3, 9, 11, 3}, {2, 3, 9, 11, 2}}, {},
               {{2, 9, 11, 64}}, 2);
+  good &= run("fusion of a clip", fuse_clip_forward, {{2, 6, 13, 21, 3}}, {4, 2}, {{2, 2, 13, 21, 64}});
   const Shape pair = {2, 13, 21, 3}, large = {1, 70, 90, 3};
   good &= run("flow of small frames", lucas_kanade_forward, {pair, pair}, {4, 2}, {{2, 13, 21, 2}});
   good &= run("flow of a large frame", lucas_kanade_forward, {large, large}, {4, 2}, {{1, 70, 90, 2}});

@@ -66,6 +66,23 @@ def test_nan_and_infinity_do_not_spread_to_other_items(kernels: Kernels) -> None
     assert np.isfinite(fused).all()
 
 
+@pytest.mark.parametrize("missing", [[], [0, 1, 5], [2]])
+@pytest.mark.parametrize("size", [(9, 13), (70, 90)])
+def test_fusion_of_a_clip_is_flow_and_fusion(cpu_kernels: Kernels, size: tuple, missing: list[int]) -> None:
+    """Two frames and two neighbors on either side, some of which are missing; in the last case one of the two."""
+    texture = moved_texture(12, *size)[0].reshape(2, 6, *size, 3)
+    texture[:, missing] = -8
+    middle = texture[:, 2:4].reshape(4, *size, 3)
+    neighbors = np.stack([texture[:, i : i + 2].reshape(4, *size, 3) for i in (0, 1, 3, 4)], 1)
+    repeated = np.repeat(middle[:, None], 4, 1).reshape(-1, *size, 3)
+    pairs = repeated, neighbors.reshape(-1, *size, 3)
+    [flows] = cpu_kernels("lucas_kanade_forward", *pairs, attributes(4, 2), like=[(16, *size, 2)])
+    flows = flows.reshape(4, 4, *size, 2)
+    [expected] = cpu_kernels("fuse_frames_forward", middle, neighbors, flows, like=[(4, *size, 64)])
+    [fused] = cpu_kernels("fuse_clip_forward", texture, attributes(4, 2), like=[(2, 2, *size, 64)])
+    np.testing.assert_array_equal(fused.reshape(expected.shape), expected)
+
+
 @pytest.mark.parametrize("size", [(3, 20, 30), (1, 80, 70)])
 def test_results_do_not_depend_on_the_number_of_threads(library: Kernels, size: tuple) -> None:
     views = moved_texture(*size)

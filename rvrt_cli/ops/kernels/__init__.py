@@ -10,7 +10,10 @@ from __future__ import annotations
 import ctypes
 import functools
 import logging
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from rvrt_cli.errors import OptionError
 from rvrt_cli.ops.kernels.build import LIBRARY, SOURCES, build
@@ -19,6 +22,7 @@ from rvrt_cli.options import ISA_NAMES
 _REPOSITORY = SOURCES.parents[2]
 _ONLY_ASK = -2  # argument of rvrt_kernels_isa
 _BEST_BFLOAT16, _FLOAT32, _AMX = -1, 0, 3  # arguments of rvrt_kernels_bfloat16
+_NO_MEMORY = 5  # status of a kernel, see kernel.h
 _chosen_operands = [_FLOAT32]  # what `use_bfloat16` chose last
 REBUILD = "python -m rvrt_cli.ops.kernels.build"
 # rvrt-tiny, 8 frames of 112x64 px on two cores: 8 s instead of 0.7 s, after 80 s of compiling definitions
@@ -65,6 +69,37 @@ def use_bfloat16(enabled: bool) -> None:
 def amx_in_use() -> bool:
     """Whether products run on AMX's tiles: `use_bfloat16` on a processor that has them."""
     return _chosen_operands[0] == _AMX
+
+
+def run_on_arrays(name: str, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
+    """Call the CPU kernel `{name}_forward` outside MindSpore.
+
+    Args:
+        name: prefix of the C symbol.
+        inputs: float32; one that is not C-contiguous is copied.
+        outputs: float32, C-contiguous; written to. The kernel says whether one may be an input too.
+
+    Raises:
+        MemoryError: there is too little for the kernel's scratch memory.
+        ValueError: shapes or types that the kernel refuses.
+    """
+    arrays = [np.ascontiguousarray(array) for array in inputs] + [*outputs]
+    assert all(array.flags.c_contiguous for array in outputs)
+    count, size_pointer = len(arrays), ctypes.POINTER(ctypes.c_int64)
+    shapes = [(ctypes.c_int64 * array.ndim)(*array.shape) for array in arrays]
+    status = getattr(_opened_library(), f"{name}_forward")(
+        count,
+        (ctypes.c_void_p * count)(*[array.ctypes.data for array in arrays]),
+        (ctypes.c_int * count)(*[array.ndim for array in arrays]),
+        (size_pointer * count)(*[ctypes.cast(shape, size_pointer) for shape in shapes]),
+        (ctypes.c_char_p * count)(*[array.dtype.name.encode() for array in arrays]),
+        None,
+        None,
+    )
+    if status == _NO_MEMORY:
+        raise MemoryError(f"the kernel {name} has too little memory")
+    if status != 0:
+        raise ValueError(f"the kernel {name} refuses {[array.shape for array in arrays]}: status {status}")
 
 
 @functools.cache

@@ -5,7 +5,7 @@
 // Vector lanes are pixels of a row: the exponentials of a pixel's places are few, and sums need no broadcasts.
 #ifndef RVRT_ISA
 
-#include "kernel.h"
+#include "clip_flows.h"
 
 #include <algorithm>
 
@@ -14,13 +14,22 @@ namespace {
 
 constexpr int kScale = 4, kPlaces = kScale * kScale, kColors = 3;
 constexpr float kSpread = 0.2f, kTrust = 0.1f, kFade = 1.0f / 16;
-constexpr int64_t kPadding = 16;  // floats on either side of a row of colors: a vector
-constexpr float kFar = 1e6f;      // px; anything farther is equally far outside
+constexpr int64_t kPadding = 16;   // floats on either side of a row of colors: a vector
+constexpr float kFar = 1e6f;       // px; anything farther is equally far outside
+constexpr float kMissing = -8.0f;  // every value of a missing frame: MISSING_FRAME
+
+// A frame and its neighbors, `count` from place `first` on in the lists of them.
+struct FusedFrame {
+  const float* frame;
+  int64_t first, count;
+};
 
 struct FusionJob {
-  const float *frame, *neighbors, *flows;
+  const FusedFrame* frames;
+  const float* const* neighbors;
+  const float* flows;  // of each neighbor
   float* out;
-  int64_t B, K, H, W;
+  int64_t H, W;
   float* scratch;
   int64_t scratch_floats;
 };
@@ -31,24 +40,87 @@ struct FusionJob {
 #define RVRT_KERNEL "fuse_frames.cc"
 #include "each_isa.h"
 
+namespace rvrt {
+namespace {
+
+int run_fusion(FusionJob& job, int64_t frames) {
+  RVRT_CHECK(job.H < (1 << 24) && job.W < (1 << 24), kShape);
+  job.scratch_floats = 9 * (job.W + 2 * kPadding);
+  const Scratch scratch(parallel_width(frames * job.H) * job.scratch_floats, true);
+  RVRT_CHECK(scratch.ok(), kMemory);
+  job.scratch = scratch.data();
+  return parallel_shared(frames * job.H, RVRT_DISPATCH(fuse_rows), &job);
+}
+
+bool is_missing(const float* frame, int64_t floats) {
+  return std::all_of(frame, frame + floats, [](float value) { return value == kMissing; });
+}
+
+}  // namespace
+}  // namespace rvrt
+
 // frame (B, H, W, 3), neighbors (B, K, H, W, 3), flows (B, K, H, W, 2) px as (x, y) -> (B, H, W, 64): 3 x 16 places of
 // the regression less the frame's pixel; then the neighbors' share of the weight at each place.
 RVRT_ENTRY(fuse_frames_forward) {
+  using namespace rvrt;
   if (const int bad = t.check(3, 0, 1)) return bad;
-  RVRT_CHECK(t.ndims[0] == 4 && t.ndims[1] == 5, rvrt::kShape);
-  rvrt::FusionJob job{};
-  job.B = t.dim(0, 0), job.K = t.dim(1, 1), job.H = t.dim(0, 1), job.W = t.dim(0, 2);
-  RVRT_CHECK(t.has_shape(0, {job.B, job.H, job.W, rvrt::kColors}), rvrt::kShape);
-  RVRT_CHECK(t.has_shape(1, {job.B, job.K, job.H, job.W, rvrt::kColors}), rvrt::kShape);
-  RVRT_CHECK(t.has_shape(2, {job.B, job.K, job.H, job.W, 2}), rvrt::kShape);
-  RVRT_CHECK(t.has_shape(3, {job.B, job.H, job.W, (rvrt::kColors + 1) * rvrt::kPlaces}), rvrt::kShape);
-  RVRT_CHECK(job.H < (1 << 24) && job.W < (1 << 24), rvrt::kShape);
-  job.frame = t.f(0), job.neighbors = t.f(1), job.flows = t.f(2), job.out = t.f(3);
-  job.scratch_floats = 9 * (job.W + 2 * rvrt::kPadding);
-  const rvrt::Scratch scratch(rvrt::parallel_width(job.B * job.H) * job.scratch_floats, true);
-  RVRT_CHECK(scratch.ok(), rvrt::kMemory);
-  job.scratch = scratch.data();
-  return rvrt::parallel_shared(job.B * job.H, RVRT_DISPATCH(fuse_rows), &job);
+  RVRT_CHECK(t.ndims[0] == 4 && t.ndims[1] == 5, kShape);
+  const int64_t B = t.dim(0, 0), K = t.dim(1, 1), H = t.dim(0, 1), W = t.dim(0, 2), size = H * W * kColors;
+  RVRT_CHECK(t.has_shape(0, {B, H, W, kColors}) && t.has_shape(1, {B, K, H, W, kColors}), kShape);
+  RVRT_CHECK(t.has_shape(2, {B, K, H, W, 2}) && t.has_shape(3, {B, H, W, (kColors + 1) * kPlaces}), kShape);
+  std::vector<FusedFrame> frames;
+  std::vector<const float*> neighbors;
+  for (int64_t b = 0; b < B; ++b) {
+    frames.push_back({t.f(0) + b * size, b * K, K});
+    for (int64_t k = 0; k < K; ++k) neighbors.push_back(t.f(1) + (b * K + k) * size);
+  }
+  FusionJob job{frames.data(), neighbors.data(), t.f(2), t.f(3), H, W, nullptr, 0};
+  return run_fusion(job, B);
+}
+
+// video (N, R + T + R, H, W, 3), attributes [levels, iterations on each] of the flow -> (N, T, H, W, 64): the T frames in
+// the middle as fuse_frames_forward fuses each with R frames on either side, by the flow of lucas_kanade_forward. Missing
+// frames, which would have no weight, are left out.
+RVRT_ENTRY(fuse_clip_forward) {
+  using namespace rvrt;
+  if (const int bad = t.check(1, 2, 1)) return bad;
+  RVRT_CHECK(t.ndims[0] == 5 && t.ndims[2] == 5, kShape);
+  const int64_t N = t.dim(0, 0), L = t.dim(0, 1), H = t.dim(0, 2), W = t.dim(0, 3), size = H * W * kColors;
+  const int64_t T = t.dim(2, 1), R = (L - T) / 2;
+  RVRT_CHECK(t.has_shape(0, {N, L, H, W, kColors}) && L == T + 2 * R && T > 0, kShape);
+  RVRT_CHECK(t.has_shape(2, {N, T, H, W, (kColors + 1) * kPlaces}), kShape);
+  if (N * size == 0) return kOk;
+  for (int64_t n = 0; n < N; ++n) {  // flows of one video at a time
+    const auto frame = [&](int64_t i) { return t.f(0) + (n * L + i) * size; };
+    std::vector<bool> missing(L);
+    for (int64_t i = 0; i < L; ++i) missing[i] = is_missing(frame(i), size);
+    // To a frame that is missing itself, others like it would be neighbors as good as any.
+    if (std::count(missing.begin() + R, missing.begin() + R + T, true)) missing.assign(L, false);
+    std::vector<const float*> video, neighbors;
+    std::vector<int64_t> places(L);  // of frames in `video`
+    for (int64_t i = 0; i < L; ++i) {
+      places[i] = static_cast<int64_t>(video.size());
+      if (!missing[i]) video.push_back(frame(i));
+    }
+    std::vector<FramePair> pairs;
+    std::vector<FusedFrame> fused;
+    for (int64_t i = R; i < R + T; ++i) {
+      const int64_t first = static_cast<int64_t>(pairs.size());
+      for (int64_t k = i - R; k <= i + R; ++k) {
+        if (k == i || missing[k]) continue;
+        pairs.push_back({places[i], places[k]});
+        neighbors.push_back(frame(k));
+      }
+      fused.push_back({frame(i), first, static_cast<int64_t>(pairs.size()) - first});
+    }
+    const Scratch flows(static_cast<int64_t>(pairs.size()) * H * W * 2);
+    RVRT_CHECK(flows.ok(), kMemory);
+    if (const int bad = flows_of_pairs(video, pairs, H, W, t.ints(1)[0], t.ints(1)[1], flows.data())) return bad;
+    float* out = t.f(2) + n * T * H * W * (kColors + 1) * kPlaces;
+    FusionJob job{fused.data(), neighbors.data(), flows.data(), out, H, W, nullptr, 0};
+    if (const int bad = run_fusion(job, T)) return bad;
+  }
+  return kOk;
 }
 
 #else
@@ -208,7 +280,7 @@ RVRT_INLINE void split_colors(const float* pixels, int64_t width, float* const* 
 
 void fuse_rows(const void* context, Span span) {
   const FusionJob& job = *static_cast<const FusionJob*>(context);
-  const int64_t line = job.W * kColors, plane = job.H * line;
+  const int64_t line = job.W * kColors;
   vf own[3][kScale];
   for (int d = 0; d < 3; ++d) place_weights(set1(static_cast<float>(d - 1)), own[d]);
   vi lanes;
@@ -218,10 +290,11 @@ void fuse_rows(const void* context, Span span) {
     rows[i / kColors][i % kColors] =
         job.scratch + span.thread * job.scratch_floats + i * (job.W + 2 * kPadding) + kPadding;
   for (int64_t task = span.begin; task < span.end; ++task) {
-    const int64_t image = task / job.H, row = task % job.H;
+    const FusedFrame& fused = job.frames[task / job.H];
+    const int64_t row = task % job.H;
     for (int y = 0; y < 3; ++y) {
       const int64_t near = std::min(std::max<int64_t>(row + y - 1, 0), job.H - 1);
-      split_colors(job.frame + image * plane + near * line, job.W, rows[y]);
+      split_colors(fused.frame + near * line, job.W, rows[y]);
     }
     for (int64_t col = 0; col < job.W; col += W) {
       const int64_t count = std::min<int64_t>(W, job.W - col);
@@ -229,14 +302,13 @@ void fuse_rows(const void* context, Span span) {
       for (int i = 0; i < 3 * kColors; ++i) frame.rows[i / kColors][i % kColors] = rows[i / kColors][i % kColors] + col;
       Sums sums;
       start_sums(frame, own, sums);
-      for (int64_t k = 0; k < job.K; ++k) {
-        const int64_t neighbor = image * job.K + k;
+      for (int64_t neighbor = fused.first; neighbor < fused.first + fused.count; ++neighbor) {
         const float* flow = job.flows + ((neighbor * job.H + row) * job.W + col) * 2;
         float across[W] = {}, along[W] = {};
         for (int64_t i = 0; i < count; ++i) across[i] = flow[2 * i], along[i] = flow[2 * i + 1];
         const Pair y = pair_at(load(along), vi{} + static_cast<int32_t>(row), job.H);
         const Pair x = pair_at(load(across), lanes + static_cast<int32_t>(col), job.W);
-        add_neighbor(job.neighbors + neighbor * plane, line, y, x, frame, sums);
+        add_neighbor(job.neighbors[neighbor], line, y, x, frame, sums);
       }
       write_pixels(sums, frame, own, count, job.out + (task * job.W + col) * (kColors + 1) * kPlaces);
     }

@@ -865,6 +865,7 @@ def _flow_shape(reference, neighbor, attributes):
 
 
 _fuse_frames = custom_op("fuse_frames", "frame neighbors flows", _fusion_shape)
+_FLOW_SIZES = lucas_kanade_flow.PYRAMID_LEVELS, lucas_kanade_flow.ITERATIONS_PER_LEVEL
 _lucas_kanade = custom_op("lucas_kanade", "reference neighbor attributes", _flow_shape)
 
 
@@ -879,8 +880,27 @@ def lucas_kanade_kernel(reference: Tensor, neighbor: Tensor) -> Tensor:
     """See `lucas_kanade_flow.lucas_kanade`."""
     if not _has_kernel(reference):
         return lucas_kanade_flow.lucas_kanade(reference, neighbor)
-    sizes = lucas_kanade_flow.PYRAMID_LEVELS, lucas_kanade_flow.ITERATIONS_PER_LEVEL
-    return _lucas_kanade(reference, neighbor, _attributes(*sizes))
+    return _lucas_kanade(reference, neighbor, _attributes(*_FLOW_SIZES))
+
+
+def _fuse_clip_op(reach: int) -> ops.Custom:
+    """The op for one reach: the shape of an op's output cannot depend on the values of a tensor."""
+
+    def shape(frames, attributes):
+        return [frames[0], frames[1] - 2 * reach, frames[2], frames[3], frame_fusion.FUSED_CHANNELS]
+
+    return custom_op("fuse_clip", "frames attributes", shape)
+
+
+_fuse_clip = ops.constexpr(functools.cache(_fuse_clip_op))
+_fuse_clip_sequence = frame_fusion.fuse_clip_of(lucas_kanade_kernel, fuse_frames_kernel, layers.stack)
+
+
+def fuse_clip_kernel(frames: Tensor, reach: int) -> Tensor:
+    """See `frame_fusion.fuse_clip`."""
+    if _ON_GPU or not _has_kernel(frames):
+        return _fuse_clip_sequence(frames, reach)
+    return _fuse_clip(reach)(frames, _attributes(*_FLOW_SIZES))
 
 
 # --- rearrangements
@@ -973,6 +993,7 @@ FUSED_OPS: dict[str, Callable] = {
     "conv_chain": conv_chain_kernel,
     "convolve_onto": convolve_onto_kernel,
     "deformable_attention": deformable_attention_kernel,
+    "fuse_clip": fuse_clip_kernel,
     "fuse_frames": fuse_frames_kernel,
     "guided_attention": guided_attention_kernel,
     "guided_offsets": guided_offsets_kernel,

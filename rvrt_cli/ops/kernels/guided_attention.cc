@@ -17,29 +17,29 @@ namespace rvrt {
 namespace {
 
 constexpr int64_t kStripPixels = 32, kStripRows = 8;  // of a tile: pixels sampled by neighbors stay in the cache
-constexpr int64_t kRunPixels = 8;                     // whose steps alternate, so that one need not wait for another
 
 struct GuidedJob;
 
-// What a thread computes at a strip of pixels. Samples are in the order G, T, K, `line` numbers to a pixel.
+// What a thread computes at a strip of pixels. What belongs to samples lies in rows of pixels, so that each step takes a
+// vector of them.
 struct Strip {
-  int64_t line, length;                    // length: samples of a group, in whole vectors
-  float *base_y, *base_x;                  // where samples lie before offsets [px]
-  int32_t *start, *field;                  // where their frames begin in a compact clip; their fields
-  float *query, *y, *x;                    // y, x: offsets [px]
-  int32_t* place;                          // of the upper left corner in the compact clip
-  float* weight[4];                        // of the corners (y i / 2, x i % 2)
+  float *hidden, *y, *x;  // hidden transposed; offsets before their bias and bound, in the order G, T, K
+  float* guide;           // the flows' (y, x) of each field at the pixels of a run
+  float* mean;            // the same for the sums of offsets
+  float* query;
+  int32_t* place;                          // of a sample's upper left corner in the compact clip
+  float* weight[4];                        // of its corners (y i / 2, x i % 2)
+  float *scores, *mixed[4], *partial;      // scores of each head of a unit
   float *attended, *projected, *features;  // features: hidden ones of the feed-forward part
-  float *scores, *mixed[4], *partial;      // of the pixels of a run
-  float *sums, *rows;                      // of dense layers; projected keys or values
+  float *sums, *rows, *zeros;              // of dense layers; projected keys or values
 };
 
-// A run of pixels, from pixel `first` of a strip on.
+// A run of pixels, a vector of them, from pixel `first` of a strip on, in row `row` and from column `column` of frame `t`.
 struct Run {
-  int64_t unit, first, count;
+  int64_t first, t, row, column;
 };
 
-using AttendRun = void (*)(const GuidedJob&, const Strip&, const Run&);
+using AttendRun = void (*)(const GuidedJob&, const Strip&, const Run&, int64_t unit);
 
 struct GuidedJob {
   int64_t N, T, H, W, A, G, K, heads, kernel_h, kernel_w;  // A channels of query, key and value
@@ -47,7 +47,9 @@ struct GuidedJob {
   int64_t row_floats, frame_floats, clip_floats;           // of a compact clip
   float max_offset;
   const float *query, *key, *value, *hidden, *flows;
-  PackedDense to_query, to_key, to_value, to_y, to_x, project, in, out;
+  PackedDense to_query, to_key, to_value, project, in, out;
+  const float *to_y, *to_x;  // the layer that predicts the offsets: biases, then weights (offsets, I)
+  int64_t I;                 // its inputs
   float *aligned, *corrected;
   float *keys, *values;  // compact clips of the units of one sample
   int64_t sample;        // being computed
@@ -147,14 +149,11 @@ int guided_forward(const Tensors& t, GuidedJob& job) {
     return DenseWeights(t.f(weight), t.f(weight + 1), t.dim(weight, 1), t.dim(weight, 0), operands());
   };
   const DenseWeights to_query(query, query + of_query, t.dim(kQueryWeight, 1), job.A, operands());
-  const DenseWeights to_y(y + n, y, t.dim(kHidden, 4), n, kFloat32), to_x(x + n, x, t.dim(kHidden, 4), n, kFloat32);
   const DenseWeights to_key = layer(kKeyWeight), to_value = layer(kValueWeight), project = layer(kProjectWeight);
   const DenseWeights in = layer(kInWeight), out = layer(kOutWeight);
-  for (const DenseWeights* one : {&to_query, &to_y, &to_x, &to_key, &to_value, &project, &in, &out})
-    RVRT_CHECK(one->ok(), kMemory);
+  for (const DenseWeights* one : {&to_query, &to_key, &to_value, &project, &in, &out}) RVRT_CHECK(one->ok(), kMemory);
   job.to_query = to_query.view(), job.to_key = to_key.view(), job.to_value = to_value.view();
-  job.to_y = to_y.view(), job.to_x = to_x.view();
-  job.to_y.outputs = job.to_x.outputs = padded_floats(n);  // the padding has zero weights: whole vectors are faster
+  job.to_y = y, job.to_x = x, job.I = t.dim(kHidden, 4);
   job.project = project.view(), job.in = in.view(), job.out = out.view();
   RVRT_DISPATCH(choose_attention)(job);
   const int64_t tiles = job.T * ceil_div(job.H, kStripRows) * ceil_div(job.W, kStripPixels);
@@ -202,21 +201,21 @@ RVRT_ENTRY(guided_attention_forward) {
 static Strip strip_in(float* block, const GuidedJob& job, int64_t* taken = nullptr) {
   Strip s{};
   Arena arena(block);
-  const auto ints = [&](int64_t n) { return reinterpret_cast<int32_t*>(arena.take(n)); };
-  s.line = padded(job.offsets());
-  s.length = round_up(job.samples(), W < 4 ? 4 : W);
-  const int64_t all = kStripPixels * s.line + W, run = kRunPixels * job.unit_heads * s.length + W;
-  s.base_y = arena.take(s.line), s.base_x = arena.take(s.line), s.start = ints(s.line), s.field = ints(s.line);
-  s.query = arena.take(kStripPixels * padded(job.A)), s.y = arena.take(all), s.x = arena.take(all);
-  s.place = ints(all);
-  for (float*& corner : s.weight) corner = arena.take(all);
-  s.attended = arena.take(kStripPixels * padded(job.A));
+  const int64_t run = job.samples() * W;
+  s.hidden = arena.take(job.I * kStripPixels);
+  s.y = arena.take(job.offsets() * kStripPixels), s.x = arena.take(job.offsets() * kStripPixels);
+  s.guide = arena.take(2 * job.T * W), s.mean = arena.take(2 * job.T * W);
+  s.query = arena.take(kStripPixels * padded(job.A) + W);
+  s.place = reinterpret_cast<int32_t*>(arena.take(run));
+  for (float*& corner : s.weight) corner = arena.take(run);
+  s.scores = arena.take(job.unit_heads * run);
+  for (float*& corner : s.mixed) corner = arena.take(run);
+  s.partial = arena.take(2 * W * 16);
+  s.attended = arena.take(kStripPixels * padded(job.A) + W);
   s.projected = arena.take(kStripPixels * padded(job.project.outputs));
   s.features = arena.take(kStripPixels * padded(job.in.outputs));
-  s.scores = arena.take(run);
-  for (float*& corner : s.mixed) corner = arena.take(s.length);
-  s.partial = arena.take(32 * (s.length + 4));
   s.sums = arena.take(kBlock * kPanelFloats), s.rows = arena.take(kBlock * padded(job.A));
+  s.zeros = arena.take(kStripPixels);
   if (taken) *taken = arena.taken();
   return s;
 }
@@ -227,8 +226,14 @@ static Strip strip_in(float* block, const GuidedJob& job, int64_t* taken = nullp
 inline void pack_pixels(const GuidedJob& job, const float* pixels, int64_t first, int64_t count, float* clip) {
   const int64_t ld = padded(job.A);
   for (int64_t unit = 0; unit < job.units; ++unit, clip += job.clip_floats, pixels += job.width)
-    for (int64_t i = 0; i < count; ++i)
-      std::copy(pixels + i * ld, pixels + i * ld + job.width, clip + (first + i + 1) * job.width);
+    for (int64_t i = 0; i < count; ++i) {
+      const float* from = pixels + i * ld;
+      float* to = clip + (first + i + 1) * job.width;
+      if (job.width % W == 0)
+        for (int64_t c = 0; c < job.width; c += W) store(to + c, load(from + c));
+      else
+        std::copy(from, from + job.width, to);
+    }
 }
 
 // The zeros around a row.
@@ -263,112 +268,322 @@ inline void project_rows(const void* pointer, Span span) {
 
 // --- offsets
 
-// Where the samples of query frame `t` lie before offsets; no field beyond the last sample.
-static void prepare_frame(const GuidedJob& job, const Strip& s, int64_t t) {
-  for (int64_t n = 0; n < s.line; ++n) {
-    const int64_t k = n % job.K, field = n / job.K % job.T;
-    s.field[n] = n < job.offsets() ? static_cast<int32_t>(field) : -1;
-    s.base_y[n] = static_cast<float>(k / job.kernel_w - job.kernel_h / 2);
-    s.base_x[n] = static_cast<float>(k % job.kernel_w - job.kernel_w / 2);
-    s.start[n] = static_cast<int32_t>((field + t) % job.T * job.frame_floats);
-  }
-}
-
-// The offsets of pixel i of a strip, and from them corners and their weights; (row, column) of the pixel.
-static void find_corners(const GuidedJob& job, const Strip& s, int64_t i, const float* flow, int64_t row,
-                         int64_t column) {
-  const int64_t step = job.H * job.W * 2;
-  const int32_t row_floats = static_cast<int32_t>(job.row_floats), width = static_cast<int32_t>(job.width);
-  for (int64_t n = 0; n < s.line; n += W) {
-    const int64_t at = i * s.line + n;
-    const vi field = load(s.field + n);
-    vf guide_y = {}, guide_x = {};
-    for (int64_t f = 0; f < job.T; ++f) {
-      const vi here = field == static_cast<int32_t>(f);
-      guide_x = here ? set1(flow[f * step]) : guide_x, guide_y = here ? set1(flow[f * step + 1]) : guide_y;
+// y and x of a strip, before their bias and bound: a product with the features of each pixel in a column.
+static void predict_offsets(const GuidedJob& job, const Strip& s, const float* hidden, int64_t count) {
+  transpose(hidden, job.I, count, job.I, 1.0f, s.hidden, kStripPixels);
+  constexpr int kWidth = 2;  // vectors
+  for (int64_t i = 0; i < count; i += kWidth * W)
+    for (bool down : {true, false}) {
+      const float* layer = down ? job.to_y : job.to_x;
+      product({job.offsets(), kWidth, job.I, layer + job.offsets(), job.I, s.hidden + i, kStripPixels, s.zeros, 0,
+               (down ? s.y : s.x) + i, kStripPixels});
     }
-    const vf oy = job.max_offset * tanh(load(s.y + at)) + guide_y;
-    const vf ox = job.max_offset * tanh(load(s.x + at)) + guide_x;
-    store(s.y + at, oy), store(s.x + at, ox);
-    vf wy[2], wx[2], slope[2];
-    const vi y = axis(load(s.base_y + n) + static_cast<float>(row) + oy, job.H, wy, slope);
-    const vi x = axis(load(s.base_x + n) + static_cast<float>(column) + ox, job.W, wx, slope);
-    store(s.place + at, load(s.start + n) + y * row_floats + x * width);
-    for (int k = 0; k < 4; ++k) store(s.weight[k] + at, wy[k >> 1] * wx[k & 1]);
+}
+
+// The flows of a run; those beyond the end of a row are zero.
+static void load_guides(const GuidedJob& job, const Strip& s, const Run& r, int64_t count, const float* flow) {
+  for (int64_t f = 0; f < job.T; ++f, flow += job.H * job.W * 2) {
+    float pairs[2 * W] = {};
+    std::copy(flow, flow + 2 * count, pairs);
+    vf x, y;
+    split_pairs(pairs, x, y);
+    store(s.guide + 2 * f * W, y), store(s.guide + (2 * f + 1) * W, x);
+    store(s.mean + 2 * f * W, vf{}), store(s.mean + (2 * f + 1) * W, vf{});
   }
 }
 
-// The mean offsets of the fields of pixel i.
-static void correct_flows(const GuidedJob& job, const Strip& s, int64_t i, float* corrected) {
+// The mean offsets of a run.
+static void correct_flows(const GuidedJob& job, const Strip& s, int64_t count, float* corrected) {
   const float over = 1.0f / static_cast<float>(job.G * job.K);
   for (int64_t f = 0; f < job.T; ++f, corrected += job.H * job.W * 2) {
-    vf y = {}, x = {};
-    for (int64_t n = 0; n < s.line; n += W) {
-      const vi here = load(s.field + n) == static_cast<int32_t>(f);
-      y += (vf)((vi)load(s.y + i * s.line + n) & here), x += (vf)((vi)load(s.x + i * s.line + n) & here);
-    }
-    corrected[0] = sum(x) * over, corrected[1] = sum(y) * over;
+    const float *y = s.mean + 2 * f * W, *x = y + W;
+    for (int64_t i = 0; i < count; ++i) corrected[2 * i] = x[i] * over, corrected[2 * i + 1] = y[i] * over;
+  }
+}
+
+// One axis: where the first of two pixels is in a padded row or column, and their weights. Beyond the frame the padding is
+// zero. Coordinates are clamped before they become integers, so any float is safe.
+RVRT_INLINE vi padded_axis(vf at, int64_t size, vf (&weight)[2]) {
+  const int32_t length = static_cast<int32_t>(size);
+  const vf limited = vmin(vmax(at, set1(-1.0f)), set1(static_cast<float>(length)));
+  vi first = __builtin_convertvector(limited, vi);
+  first += __builtin_convertvector(first, vf) > limited;  // truncation to floor; true is -1
+  const vi last = vi{} + (length - 1);
+  first = first < last ? first : last;
+  weight[1] = limited - __builtin_convertvector(first, vf), weight[0] = 1.0f - weight[1];
+  return first + 1;
+}
+
+// The corners of the samples of a group and their weights; adds up the offsets.
+static void find_corners(const GuidedJob& job, const Strip& s, const Run& r, int64_t group) {
+  const int32_t row_floats = static_cast<int32_t>(job.row_floats), width = static_cast<int32_t>(job.width);
+  float lanes[W];
+  for (int i = 0; i < W; ++i) lanes[i] = static_cast<float>(r.column + i);
+  const vf column = load(lanes), row = set1(static_cast<float>(r.row));
+  for (int64_t f = 0, i = 0, n = group * job.samples(); f < job.T; ++f) {
+    const vf guide_y = load(s.guide + 2 * f * W), guide_x = load(s.guide + (2 * f + 1) * W);
+    const int32_t start = static_cast<int32_t>((f + r.t) % job.T * job.frame_floats);
+    vf sum_y = load(s.mean + 2 * f * W), sum_x = load(s.mean + (2 * f + 1) * W);
+    for (int64_t down = -(job.kernel_h / 2), k = 0; k < job.K; ++down)
+      for (int64_t right = -(job.kernel_w / 2), end = right + job.kernel_w; right < end; ++right, ++k, ++i, ++n) {
+        const vf raw_y = load(s.y + n * kStripPixels + r.first) + job.to_y[n];
+        const vf raw_x = load(s.x + n * kStripPixels + r.first) + job.to_x[n];
+        const vf oy = job.max_offset * tanh(raw_y) + guide_y, ox = job.max_offset * tanh(raw_x) + guide_x;
+        sum_y += oy, sum_x += ox;
+        vf wy[2], wx[2];
+        const vi y = padded_axis(row + static_cast<float>(down) + oy, job.H, wy);
+        const vi x = padded_axis(column + static_cast<float>(right) + ox, job.W, wx);
+        store(s.place + i * W, start + y * row_floats + x * width);
+        for (int c = 0; c < 4; ++c) store(s.weight[c] + i * W, wy[c >> 1] * wx[c & 1]);
+      }
+    store(s.mean + 2 * f * W, sum_y), store(s.mean + (2 * f + 1) * W, sum_x);
   }
 }
 
 // --- attention
 
-// The samples of a unit's keys or values at pixel i, and where their weights begin.
-RVRT_INLINE Samples samples_of(const GuidedJob& job, const Strip& s, int64_t i, int64_t group,
-                               const float* (&weight)[4]) {
-  const int64_t at = i * s.line + group * job.samples();
-  for (int k = 0; k < 4; ++k) weight[k] = s.weight[k] + at;
-  return {job.samples(), s.length, s.place + at, 0, job.width, job.row_floats};
+// The sample of LANES channels at p, from its corners' weights.
+template <int LANES>
+RVRT_INLINE typename Lanes<LANES>::vec sample_at(const float* p, int64_t right, int64_t down, const float (&w)[4]) {
+  using L = Lanes<LANES>;
+  return (L::get(p) * w[0] + L::get(p + right) * w[1]) + (L::get(p + down) * w[2] + L::get(p + down + right) * w[3]);
 }
 
-template <int SEGMENT, bool PAIR>
-static void attend_run(const GuidedJob& job, const Strip& s, const Run& r) {
-  const int64_t ld = padded(job.A), channel = r.unit * job.width, scores = job.unit_heads * s.length;
-  const float *keys = job.keys + r.unit * job.clip_floats, *values = job.values + r.unit * job.clip_floats;
-  const float* weight[4];
-  std::fill(s.scores, s.scores + r.count * scores, 0.0f);
-  for (int64_t i = 0; i < r.count; ++i) {
-    const Samples samples = samples_of(job, s, r.first + i, r.unit, weight);
-    const float* query = s.query + (r.first + i) * ld + channel;
-    if constexpr (PAIR)
-      HeadPair<SEGMENT>::scores(samples, keys, query, weight, s.partial, s.scores + i * scores);
-    else
-      for (int64_t h = 0, c = 0; h < job.unit_heads; ++h, c += job.segment)
-        over_segment<SEGMENT>(job.segment, ScoreChunk{samples, keys + c, query + c, weight, s.partial,
-                                                      s.scores + i * scores + h * s.length});
-  }
-  for (int64_t h = 0; h < r.count * job.unit_heads; ++h) softmax(job.samples(), s.length, s.scores + h * s.length);
-  for (int64_t i = 0; i < r.count; ++i) {
-    const Samples samples = samples_of(job, s, r.first + i, r.unit + job.units, weight);
-    float* out = s.attended + (r.first + i) * ld + channel;
-    if constexpr (PAIR) {
-      HeadPair<SEGMENT>::combine(samples, values, weight, s.scores + i * scores, out);
-    } else {
-      for (int64_t h = 0, c = 0; h < job.unit_heads; ++h, c += job.segment) {
-        const float* share = s.scores + i * scores + h * s.length;
-        for (int64_t n = 0; n < s.length; n += W)
-          for (int k = 0; k < 4; ++k) store(s.mixed[k] + n, load(weight[k] + n) * load(share + n));
-        over_segment<SEGMENT>(job.segment, CombineChunk{samples, values + c, s.mixed, out + c});
+// Sums over the lanes of LANES floats at `partial` for each of W pixels, `step` floats apart.
+template <int LANES>
+RVRT_INLINE vf sum_pixels(const float* partial, int64_t step) {
+  float sums[W];
+  if constexpr (LANES == W) {
+    vf r[W];
+#pragma GCC unroll 16
+    for (int i = 0; i < W; ++i) r[i] = load(partial + i * step);
+    return sum_each(r);
+  } else if constexpr (LANES < 4) {
+    for (int i = 0; i < W; ++i) {
+      sums[i] = partial[i * step];
+      for (int l = 1; l < LANES; ++l) sums[i] += partial[i * step + l];
+    }
+  } else {
+    for (int i = 0; i < W; i += 4) {
+      v4 r[4];
+      for (int u = 0; u < 4; ++u) {
+        r[u] = load4(partial + (i + u) * step);
+        for (int l = 4; l < LANES; l += 4) r[u] += load4(partial + (i + u) * step + l);
       }
+      transpose4(r[0], r[1], r[2], r[3]);
+      store4(sums + i, (r[0] + r[1]) + (r[2] + r[3]));
+    }
+  }
+  return load(sums);
+}
+
+// What the samples of a run's pixels are read from and written to: `base` and `row` are those of a head's first channel.
+struct RunSamples {
+  const GuidedJob& job;
+  const Strip& s;
+  const float* base;  // compact clip
+  float* row;         // of the first pixel: query, or attended
+  int64_t ld;         // floats from a pixel's row to the next one's
+  int64_t right;      // floats from a pixel of the compact clip to the next one
+};
+
+// scores[n] += the products of query and samples, over LANES * VECTORS channels from c on.
+template <int LANES, int VECTORS>
+RVRT_INLINE void score_channels(const RunSamples& r, int64_t c, float* scores) {
+  using L = Lanes<LANES>;
+  const Strip& s = r.s;
+  const float *base = r.base + c, *row = r.row + c;
+  const float *w0 = s.weight[0], *w1 = s.weight[1], *w2 = s.weight[2], *w3 = s.weight[3];
+  const int32_t* place = s.place;
+  const int64_t ld = r.ld, down = r.job.row_floats, end = r.job.samples() * W;
+  for (int64_t n = 0; n < end; n += W) {
+    const auto partial_at = [&](int i) __attribute__((always_inline)) {
+      const float w[4] = {w0[n + i], w1[n + i], w2[n + i], w3[n + i]};
+      const float *p = base + place[n + i], *q = row + i * ld;
+      typename L::vec sum = {};
+#pragma GCC unroll 8
+      for (int v = 0; v < VECTORS; ++v)
+        sum += L::get(q + v * LANES) * sample_at<LANES>(p + v * LANES, r.right, down, w);
+      return sum;
+    };
+    vf score;
+    if constexpr (LANES == W) {
+      vf partial[W];
+#pragma GCC unroll 16
+      for (int i = 0; i < W; ++i) partial[i] = partial_at(i);
+      score = sum_each(partial);
+    } else {
+      for (int i = 0; i < W; ++i) L::put(s.partial + i * LANES, partial_at(i));
+      score = sum_pixels<LANES>(s.partial, LANES);
+    }
+    store(scores + n, load(scores + n) + score);
+  }
+}
+
+// row = the samples of LANES * VECTORS channels from c on, weighted by `mixed`.
+template <int LANES, int VECTORS>
+RVRT_INLINE void combine_channels(const RunSamples& r, int64_t c) {
+  using L = Lanes<LANES>;
+  const float* base = r.base + c;
+  const float* const w[4] = {r.s.mixed[0], r.s.mixed[1], r.s.mixed[2], r.s.mixed[3]};
+  const int32_t* place = r.s.place;
+  const int64_t down = r.job.row_floats, end = r.job.samples() * W;
+  constexpr int kSums =
+      kRegisters / 4 / VECTORS;  // pixels whose sums stay in registers, rounded down to a divisor of W
+  constexpr int kPixels = kSums >= 8 && W >= 8 ? 8 : kSums >= 4 ? 4 : kSums >= 2 ? 2 : 1;
+  for (int first = 0; first < W; first += kPixels) {
+    typename L::vec sum[kPixels][VECTORS] = {}, more[kPixels][VECTORS] = {};
+    for (int64_t n = first; n < end; n += W) {
+#pragma GCC unroll 8
+      for (int i = 0; i < kPixels; ++i) {
+        const float *p = base + place[n + i], *below = p + down;
+#pragma GCC unroll 8
+        for (int v = 0; v < VECTORS; ++v) {
+          sum[i][v] += L::get(p + v * LANES) * w[0][n + i];
+          more[i][v] += L::get(p + r.right + v * LANES) * w[1][n + i];
+          sum[i][v] += L::get(below + v * LANES) * w[2][n + i];
+          more[i][v] += L::get(below + r.right + v * LANES) * w[3][n + i];
+        }
+      }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < kPixels; ++i)
+#pragma GCC unroll 8
+      for (int v = 0; v < VECTORS; ++v) L::put(r.row + c + (first + i) * r.ld + v * LANES, sum[i][v] + more[i][v]);
+  }
+}
+
+struct ScoreChannels {
+  const RunSamples& r;
+  float* scores;
+  template <int LANES, int VECTORS>
+  __attribute__((always_inline)) void run(int64_t c) const {
+    score_channels<LANES, VECTORS>(r, c, scores);
+  }
+};
+
+struct CombineChannels {
+  const RunSamples& r;
+  template <int LANES, int VECTORS>
+  __attribute__((always_inline)) void run(int64_t c) const {
+    combine_channels<LANES, VECTORS>(r, c);
+  }
+};
+
+// `score_channels` of two heads of SEGMENT channels each.
+template <int SEGMENT>
+RVRT_INLINE void score_pair(const RunSamples& r, float* scores) {
+  using Pair = HeadPair<SEGMENT>;
+  using L = typename Pair::L;
+  constexpr int kLanes = Pair::kLanes;
+  const Strip& s = r.s;
+  float rows[2][W][Pair::kWidth] = {};  // the query, zero in the channels of the other head
+  for (int h = 0; h < 2; ++h)
+    for (int i = 0; i < W; ++i) {
+      const float* query = r.row + i * r.ld + h * SEGMENT;
+      std::copy(query, query + SEGMENT, rows[h][i] + h * SEGMENT);
+    }
+  for (int64_t n = 0; n < r.job.samples(); ++n) {
+    for (int i = 0; i < W; ++i) {
+      const int64_t at = n * W + i;
+      const float w[4] = {s.weight[0][at], s.weight[1][at], s.weight[2][at], s.weight[3][at]};
+      const float* p = r.base + s.place[at];
+      typename L::vec sum[2] = {};
+#pragma GCC unroll 12
+      for (int v = 0; v < Pair::kVectors; ++v) {
+        const auto value = sample_at<kLanes>(p + v * kLanes, r.right, r.job.row_floats, w);
+        for (int h = 0; h < 2; ++h)
+          if (Pair::has(v, h)) sum[h] += L::get(rows[h][i] + v * kLanes) * value;
+      }
+      for (int h = 0; h < 2; ++h) L::put(s.partial + (2 * i + h) * kLanes, sum[h]);
+    }
+    for (int h = 0; h < 2; ++h)
+      store(scores + (h * r.job.samples() + n) * W, sum_pixels<kLanes>(s.partial + h * kLanes, 2 * kLanes));
+  }
+}
+
+// `combine_channels` of two heads, from their shares and the corners' weights.
+template <int SEGMENT>
+RVRT_INLINE void combine_pair(const RunSamples& r, const float* share) {
+  using Pair = HeadPair<SEGMENT>;
+  using L = typename Pair::L;
+  constexpr int kLanes = Pair::kLanes;
+  const Strip& s = r.s;
+  float ones[Pair::kWidth];  // of head 0
+  for (int c = 0; c < Pair::kWidth; ++c) ones[c] = c < SEGMENT ? 1.0f : 0.0f;
+  for (int i = 0; i < W; ++i) {
+    typename L::vec total[Pair::kVectors] = {};
+    for (int64_t n = 0; n < r.job.samples(); ++n) {
+      const int64_t at = n * W + i;
+      const float w[4] = {s.weight[0][at], s.weight[1][at], s.weight[2][at], s.weight[3][at]};
+      const float* p = r.base + s.place[at];
+      const auto first = share[at] - typename L::vec{}, second = share[r.job.samples() * W + at] - typename L::vec{};
+#pragma GCC unroll 12
+      for (int v = 0; v < Pair::kVectors; ++v) {
+        const auto both = L::get(ones + v * kLanes) > 0.5f ? first : second;
+        total[v] += (Pair::has(v, 0) && Pair::has(v, 1) ? both
+                     : Pair::has(v, 0)                  ? first
+                                                        : second) *
+                    sample_at<kLanes>(p + v * kLanes, r.right, r.job.row_floats, w);
+      }
+    }
+    for (int v = 0; v < Pair::kVectors; ++v) L::put(r.row + i * r.ld + v * kLanes, total[v]);
+  }
+}
+
+// Scores of one head -> weights of its softmax, for each pixel of a run. The sum has the order of `softmax`, so that this
+// attention equals that of deformable_attention.cc bit by bit.
+RVRT_INLINE void softmax_of_run(int64_t count, float* scores) {
+  vf most = load(scores), lanes[W] = {};
+  for (int64_t n = 1; n < count; ++n) most = vmax(most, load(scores + n * W));
+  for (int64_t n = 0; n < count; ++n) {
+    const vf share = exp2((load(scores + n * W) - most) * kLog2e);
+    store(scores + n * W, share), lanes[n % W] += share;
+  }
+  for (int l = 4; l < W; ++l) lanes[l % 4] += lanes[l];
+  const vf inverse = 1.0f / ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3]));
+  for (int64_t n = 0; n < count; ++n) store(scores + n * W, load(scores + n * W) * inverse);
+}
+
+// HEADS: of a unit, 1 or 2 heads of SEGMENT channels; 0 where it has more, or SEGMENT is 0 and says nothing.
+template <int SEGMENT, int HEADS>
+static void attend_run(const GuidedJob& job, const Strip& s, const Run& run, int64_t unit) {
+  const int64_t ld = padded(job.A), at = run.first * ld + unit * job.width, head = job.samples() * W;
+  RunSamples r{job, s, job.keys + unit * job.clip_floats, s.query + at, ld, HEADS ? HEADS * SEGMENT : job.width};
+  find_corners(job, s, run, unit);
+  if constexpr (HEADS == 2) {
+    score_pair<SEGMENT>(r, s.scores);
+  } else {
+    std::fill(s.scores, s.scores + job.unit_heads * head, 0.0f);
+    for (int64_t h = 0; h < job.unit_heads; ++h, r.base += job.segment, r.row += job.segment)
+      over_segment<SEGMENT>(job.segment, ScoreChannels{r, s.scores + h * head});
+  }
+  for (int64_t h = 0; h < job.unit_heads; ++h) softmax_of_run(job.samples(), s.scores + h * head);
+  r.base = job.values + unit * job.clip_floats, r.row = s.attended + at;
+  find_corners(job, s, run, unit + job.units);
+  if constexpr (HEADS == 2) {
+    combine_pair<SEGMENT>(r, s.scores);
+  } else {
+    for (int64_t h = 0; h < job.unit_heads; ++h, r.base += job.segment, r.row += job.segment) {
+      for (int64_t n = 0; n < head; n += W)
+        for (int k = 0; k < 4; ++k) store(s.mixed[k] + n, load(s.weight[k] + n) * load(s.scores + h * head + n));
+      over_segment<SEGMENT>(job.segment, CombineChannels{r});
     }
   }
 }
 
 static void attend_strip(const GuidedJob& job, const Strip& s, int64_t t, int64_t row, int64_t column, int64_t count) {
   const int64_t pixel = job.pixel(t, row, column), ld = padded(job.A);
-  const auto rows = [&](const PackedDense& layer, const float* x, float* y, int64_t ldy) {
-    dense_rows(count, layer, x + pixel * layer.inputs, layer.inputs, s.sums, {kNone, nullptr, 0, y, ldy});
-  };
-  rows(job.to_query, job.query, s.query, ld);
-  rows(job.to_y, job.hidden, s.y, s.line), rows(job.to_x, job.hidden, s.x, s.line);
-  for (int64_t i = 0; i < count; ++i) {
-    const int64_t flow = job.flow_at(pixel + i);
-    find_corners(job, s, i, job.flows + flow, row, column + i);
-    correct_flows(job, s, i, job.corrected + flow);
+  dense_rows(count, job.to_query, job.query + pixel * job.to_query.inputs, job.to_query.inputs, s.sums,
+             {kNone, nullptr, 0, s.query, ld});
+  predict_offsets(job, s, job.hidden + pixel * job.I, count);
+  for (int64_t first = 0; first < count; first += W) {
+    const Run run{first, t, row, column + first};
+    const int64_t flow = job.flow_at(pixel + first), within = std::min<int64_t>(W, count - first);
+    load_guides(job, s, run, within, job.flows + flow);
+    for (int64_t unit = 0; unit < job.units; ++unit) job.attend(job, s, run, unit);
+    correct_flows(job, s, within, job.corrected + flow);
   }
-  for (int64_t unit = 0; unit < job.units; ++unit)
-    for (int64_t first = 0; first < count; first += kRunPixels)
-      job.attend(job, s, {unit, first, std::min(kRunPixels, count - first)});
   const int64_t channels = job.project.outputs, ldp = padded(channels), ldf = padded(job.in.outputs);
   dense_rows(count, job.project, s.attended, ld, s.sums, {kNone, nullptr, 0, s.projected, ldp});
   dense_rows(count, job.in, s.projected, ldp, s.sums, {kGelu, nullptr, 0, s.features, ldf});
@@ -380,11 +595,9 @@ inline void attend_tiles(const void* pointer, Span span) {
   const GuidedJob& job = *static_cast<const GuidedJob*>(pointer);
   const Strip s = strip_in(job.scratch + span.thread * job.scratch_floats, job);
   const int64_t across = ceil_div(job.W, kStripPixels), down = ceil_div(job.H, kStripRows);
-  int64_t prepared = -1;
   for (int64_t tile = span.begin; tile < span.end; ++tile) {
     const int64_t t = tile / (across * down), top = tile / across % down * kStripRows;
     const int64_t left = tile % across * kStripPixels;
-    if (t != prepared) prepare_frame(job, s, prepared = t);
     for (int64_t row = top; row < std::min(top + kStripRows, job.H); ++row)
       attend_strip(job, s, t, row, left, std::min(kStripPixels, job.W - left));
   }
@@ -392,7 +605,9 @@ inline void attend_tiles(const void* pointer, Span span) {
 
 template <int SEGMENT>
 AttendRun attention_of(const GuidedJob& job) {
-  return job.unit_heads == 2 ? attend_run<SEGMENT, true> : attend_run<SEGMENT, false>;
+  return job.unit_heads == 1   ? attend_run<SEGMENT, 1>
+         : job.unit_heads == 2 ? attend_run<SEGMENT, 2>
+                               : attend_run<SEGMENT, 0>;
 }
 
 // Sets `attend` and `scratch_floats`.
@@ -402,6 +617,6 @@ inline void choose_attention(GuidedJob& job) {
                : job.segment == 12 ? attention_of<12>(job)
                : job.segment == 16 ? attention_of<16>(job)
                : job.segment == 24 ? attention_of<24>(job)
-                                   : attend_run<0, false>;
+                                   : attend_run<0, 0>;
 }
 #endif

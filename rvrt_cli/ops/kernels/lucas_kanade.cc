@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Optical flow by the Lucas-Kanade method; see ops/lucas_kanade_flow.py.
 //
-// One pair of frames at a time, as passes over the rows of planes. The threads share the pairs if these are many or
-// small, and else the rows. Rows are padded, so that whole vectors and the window may read past their ends.
+// One frame, then one pair of frames at a time, as passes over the rows of planes. The threads share the pairs if these are
+// many or small, and else the rows. Rows are padded, so that whole vectors and the window may read past their ends.
 #ifndef RVRT_ISA
 
-#include "kernel.h"
+#include "clip_flows.h"
 
 #include <algorithm>
 #include <cmath>
@@ -30,22 +30,38 @@ struct Plane {
 
 int64_t stride_of(int64_t width) { return 2 * kPad + round_up(width, kPad); }
 
+// One frame on one level; each pass states which members it reads and writes.
+struct FrameLevel {
+  const float* frame;
+  int64_t H, W;  // of the frame
+  int64_t h, w;  // of this level
+  Plane luma, halved, smooth;
+};
+
+// What pairs read of a frame, by level.
+struct FlowImage {
+  Plane smooth[kMaxLevels];
+};
+
 // One pair on one level; each pass states which members it reads and writes.
 struct FlowPair {
-  const float *reference, *neighbor;
   float* out;
   int64_t H, W;  // of the frames
   int64_t h, w;  // of this level
   float taps[kTaps];
-  Plane luma[2], halved[2], smooth[2], flow[2], coarse[2], warped, inside, sums[kProducts];
+  Plane smooth[2], flow[2], coarse[2], warped, inside, sums[kProducts];
 };
 
+// Pairs of frames, all of the same size.
 struct FlowJob {
-  const float *reference, *neighbor;
-  float *out, *scratch;
-  int64_t H, W, scratch_floats;
+  int64_t H, W;
   int levels, iterations;
   float taps[kTaps];
+  const FramePair* pairs;
+  const float* const* frames;
+  const FlowImage* images;  // of the frames; null: each pair makes its own
+  float *out, *scratch;
+  int64_t scratch_floats;  // of a thread
 };
 
 }  // namespace
@@ -57,11 +73,12 @@ struct FlowJob {
 namespace rvrt {
 namespace {
 
-void pass(Body body, const FlowPair& pair, int64_t rows, bool alone) {
+template <class Level>
+void pass(Body body, const Level& level, int64_t rows, bool alone) {
   if (alone)
-    body(&pair, Span{0, rows, 0, 1});
+    body(&level, Span{0, rows, 0, 1});
   else
-    parallel_shared(rows, body, &pair);
+    parallel_shared(rows, body, &level);
 }
 
 Plane take(Arena& arena, int64_t height, int64_t width) {
@@ -69,48 +86,57 @@ Plane take(Arena& arena, int64_t height, int64_t width) {
   return {arena.take(height * stride), stride};
 }
 
-// The flow of pair `index`; on a null block, how much scratch memory that takes.
-int64_t flow_of_pair(const FlowJob& job, int64_t index, float* block, bool alone) {
-  Arena arena(block);
-  FlowPair p{};
-  p.H = job.H, p.W = job.W;
-  p.reference = job.reference + index * job.H * job.W * 3;
-  p.neighbor = job.neighbor + index * job.H * job.W * 3;
-  p.out = job.out + index * job.H * job.W * 2;
-  std::copy(job.taps, job.taps + kTaps, p.taps);
-  const int64_t whole = int64_t{1} << (job.levels - 1);  // the coarsest level has whole pixels
-  const int64_t height = round_up(job.H, whole), width = round_up(job.W, whole);
+// Height or width on the finest level: the coarsest one has whole pixels.
+int64_t finest(const FlowJob& job, int64_t side) { return round_up(side, int64_t{1} << (job.levels - 1)); }
 
-  Plane luma[kMaxLevels][2], flow[2][2];
+FlowImage take_image(const FlowJob& job, Arena& arena) {
+  FlowImage image{};
   for (int level = 0; level < job.levels; ++level)
-    for (Plane& plane : luma[level]) plane = take(arena, height >> level, width >> level);
+    image.smooth[level] = take(arena, finest(job, job.H) >> level, finest(job, job.W) >> level);
+  return image;
+}
+
+// frame -> image; takes scratch memory from `arena`, on a null block only that.
+void prepare_image(const FlowJob& job, const float* frame, const FlowImage& image, Arena& arena, bool real,
+                   bool alone) {
+  FrameLevel f{frame, job.H, job.W, finest(job, job.H), finest(job, job.W), {}, {}, {}};
+  Plane luma[kMaxLevels];
+  for (int level = 0; level < job.levels; ++level) luma[level] = take(arena, f.h >> level, f.w >> level);
+  if (!real) return;
+  f.luma = luma[0];
+  pass(RVRT_DISPATCH(luma_rows), f, f.h, alone);
+  for (int level = 0; level < job.levels; ++level) {
+    f.luma = luma[level], f.smooth = image.smooth[level];
+    pass(RVRT_DISPATCH(smooth_rows), f, f.h, alone);
+    if (level + 1 == job.levels) break;
+    f.h /= 2, f.w /= 2, f.halved = luma[level + 1];
+    pass(RVRT_DISPATCH(halve_rows), f, f.h, alone);
+  }
+}
+
+// Likewise the flow of a pair.
+void flow_of_images(const FlowJob& job, const FlowImage& reference, const FlowImage& neighbor, float* out, Arena& arena,
+                    bool real, bool alone) {
+  FlowPair p{};
+  p.H = job.H, p.W = job.W, p.out = out;
+  std::copy(job.taps, job.taps + kTaps, p.taps);
+  const int64_t height = finest(job, job.H), width = finest(job, job.W);
+  Plane flow[2][2];
   for (auto& planes : flow)
     for (Plane& plane : planes) plane = take(arena, height, width);
-  for (Plane& plane : p.smooth) plane = take(arena, height, width);
   for (Plane& plane : p.sums) plane = take(arena, height, width);
   p.warped = take(arena, height, width);
   p.inside = take(arena, height, width);
-  if (!block) return arena.taken();
-
-  p.h = height, p.w = width;
-  std::copy(luma[0], luma[0] + 2, p.luma);
-  pass(RVRT_DISPATCH(luma_rows), p, 2 * height, alone);
-  for (int level = 1; level < job.levels; ++level) {
-    p.h = height >> level, p.w = width >> level;
-    std::copy(luma[level - 1], luma[level - 1] + 2, p.luma);
-    std::copy(luma[level], luma[level] + 2, p.halved);
-    pass(RVRT_DISPATCH(halve_rows), p, 2 * p.h, alone);
-  }
+  if (!real) return;
   for (int level = job.levels - 1; level >= 0; --level) {
     p.h = height >> level, p.w = width >> level;
-    std::copy(luma[level], luma[level] + 2, p.luma);
+    p.smooth[0] = reference.smooth[level], p.smooth[1] = neighbor.smooth[level];
     std::copy(flow[level % 2], flow[level % 2] + 2, p.flow);
     std::copy(flow[1 - level % 2], flow[1 - level % 2] + 2, p.coarse);
-    for (Plane* plane : {&p.flow[0], &p.flow[1], &p.smooth[0], &p.smooth[1], &p.warped, &p.inside})
+    for (Plane* plane : {&p.flow[0], &p.flow[1], &p.warped, &p.inside})
       plane->stride = stride_of(p.w);  // a smaller level uses the beginning of a plane
     for (Plane& plane : p.sums) plane.stride = stride_of(p.w);
     for (Plane& plane : p.coarse) plane.stride = stride_of(p.w / 2);
-    pass(RVRT_DISPATCH(smooth_rows), p, 2 * p.h, alone);
     if (level == job.levels - 1)
       pass(RVRT_DISPATCH(zero_rows), p, p.h, alone);
     else
@@ -122,7 +148,24 @@ int64_t flow_of_pair(const FlowJob& job, int64_t index, float* block, bool alone
     }
   }
   pass(RVRT_DISPATCH(write_rows), p, job.H, alone);
-  return 0;
+}
+
+// The flow of pair `index`; on a null block, how much scratch memory that takes.
+int64_t flow_of_pair(const FlowJob& job, int64_t index, float* block, bool alone) {
+  Arena arena(block);
+  const FramePair& pair = job.pairs[index];
+  float* out = job.out + index * job.H * job.W * 2;
+  if (job.images) {
+    flow_of_images(job, job.images[pair.reference], job.images[pair.neighbor], out, arena, block != nullptr, alone);
+    return arena.taken();
+  }
+  FlowImage images[2];
+  for (int i = 0; i < 2; ++i) {
+    images[i] = take_image(job, arena);
+    prepare_image(job, job.frames[i ? pair.neighbor : pair.reference], images[i], arena, block != nullptr, alone);
+  }
+  flow_of_images(job, images[0], images[1], out, arena, block != nullptr, alone);
+  return arena.taken();
 }
 
 void flow_pairs(const void* context, Span span) {
@@ -131,38 +174,103 @@ void flow_pairs(const void* context, Span span) {
     flow_of_pair(job, task, job.scratch + span.thread * job.scratch_floats, true);
 }
 
+void prepare_images(const void* context, Span span) {
+  const FlowJob& job = *static_cast<const FlowJob*>(context);
+  for (int64_t task = span.begin; task < span.end; ++task) {
+    Arena arena(job.scratch + span.thread * job.scratch_floats);
+    prepare_image(job, job.frames[task], job.images[task], arena, true, true);
+  }
+}
+
+// Whether threads share pairs rather than rows.
+bool shares_pairs(const FlowJob& job, int64_t pairs) {
+  const bool many = pairs >= 2 * threads() && job.scratch_floats * threads() <= kMostScratch;
+  return many || job.H * job.W <= kSmall;
+}
+
+FlowJob flow_job(int64_t height, int64_t width, int levels, int iterations) {
+  FlowJob job{};
+  job.H = height, job.W = width, job.levels = levels, job.iterations = iterations;
+  float total = 0;
+  for (int i = 0; i < kTaps; ++i) {
+    const float distance = static_cast<float>(i - kReach) / kSigma;
+    total += job.taps[i] = std::exp(-0.5f * distance * distance);
+  }
+  for (float& tap : job.taps) tap /= total;
+  return job;
+}
+
+int run_pairs(FlowJob& job, int64_t pairs) {
+  job.scratch_floats = flow_of_pair(job, 0, nullptr, true);
+  RVRT_CHECK(job.scratch_floats < (int64_t{1} << 31), kShape);
+  const bool share = shares_pairs(job, pairs);
+  const Scratch scratch(job.scratch_floats * (share ? parallel_width(pairs) : 1), true);
+  RVRT_CHECK(scratch.ok(), kMemory);
+  job.scratch = scratch.data();
+  if (share) return parallel_shared(pairs, flow_pairs, &job);
+  for (int64_t index = 0; index < pairs; ++index) flow_of_pair(job, index, job.scratch, false);
+  return kOk;
+}
+
+bool are_flow_attributes(int levels, int iterations) { return levels >= 1 && levels <= kMaxLevels && iterations >= 0; }
+
 }  // namespace
+
+int flows_of_pairs(const std::vector<const float*>& frames, const std::vector<FramePair>& pairs, int64_t height,
+                   int64_t width, int levels, int iterations, float* flows) {
+  RVRT_CHECK(are_flow_attributes(levels, iterations), kAttribute);
+  if (pairs.empty()) return kOk;
+  FlowJob job = flow_job(height, width, levels, iterations);
+  job.frames = frames.data(), job.pairs = pairs.data(), job.out = flows;
+  const int64_t count = static_cast<int64_t>(frames.size());
+  std::vector<FlowImage> images(frames.size());
+  const auto take_images = [&](float* block) {
+    Arena arena(block);
+    for (FlowImage& image : images) image = take_image(job, arena);
+    return arena.taken();
+  };
+  const Scratch kept(take_images(nullptr), true);
+  RVRT_CHECK(kept.ok(), kMemory);
+  take_images(kept.data());
+  job.images = images.data();
+  {
+    Arena sizes(nullptr);
+    prepare_image(job, nullptr, images[0], sizes, false, true);
+    job.scratch_floats = sizes.taken();
+    const bool share = shares_pairs(job, count);
+    const Scratch scratch(job.scratch_floats * (share ? parallel_width(count) : 1), true);
+    RVRT_CHECK(scratch.ok(), kMemory);
+    job.scratch = scratch.data();
+    if (share) parallel_shared(count, prepare_images, &job);
+    for (int64_t i = 0; !share && i < count; ++i) {
+      Arena arena(job.scratch);
+      prepare_image(job, frames[i], images[i], arena, true, false);
+    }
+  }
+  return run_pairs(job, static_cast<int64_t>(pairs.size()));
+}
+
 }  // namespace rvrt
 
 // reference, neighbor (B, H, W, 3), attributes [levels, iterations on each] -> (B, H, W, 2) px as (x, y).
 RVRT_ENTRY(lucas_kanade_forward) {
+  using namespace rvrt;
   if (const int bad = t.check(2, 2, 1)) return bad;
-  RVRT_CHECK(t.ndims[0] == 4 && t.same_shape(0, 1), rvrt::kShape);
+  RVRT_CHECK(t.ndims[0] == 4 && t.same_shape(0, 1), kShape);
   const int64_t batch = t.dim(0, 0), height = t.dim(0, 1), width = t.dim(0, 2);
-  RVRT_CHECK(t.has_shape(0, {batch, height, width, 3}) && t.has_shape(3, {batch, height, width, 2}), rvrt::kShape);
-  rvrt::FlowJob job{};
-  job.levels = t.ints(2)[0], job.iterations = t.ints(2)[1];
-  RVRT_CHECK(job.levels >= 1 && job.levels <= rvrt::kMaxLevels && job.iterations >= 0, rvrt::kAttribute);
-  job.reference = t.f(0), job.neighbor = t.f(1), job.out = t.f(3);
-  job.H = height, job.W = width;
-  float total = 0;
-  for (int i = 0; i < rvrt::kTaps; ++i) {
-    const float distance = static_cast<float>(i - rvrt::kReach) / rvrt::kSigma;
-    total += job.taps[i] = std::exp(-0.5f * distance * distance);
+  RVRT_CHECK(t.has_shape(0, {batch, height, width, 3}) && t.has_shape(3, {batch, height, width, 2}), kShape);
+  const int levels = t.ints(2)[0], iterations = t.ints(2)[1];
+  RVRT_CHECK(are_flow_attributes(levels, iterations), kAttribute);
+  if (batch * height * width == 0) return kOk;
+  FlowJob job = flow_job(height, width, levels, iterations);
+  std::vector<const float*> frames;
+  std::vector<FramePair> pairs;
+  for (int64_t b = 0; b < batch; ++b) {
+    for (int i = 0; i < 2; ++i) frames.push_back(t.f(i) + b * height * width * 3);
+    pairs.push_back({2 * b, 2 * b + 1});
   }
-  for (float& tap : job.taps) tap /= total;
-  if (batch * height * width == 0) return rvrt::kOk;
-
-  job.scratch_floats = rvrt::flow_of_pair(job, 0, nullptr, true);
-  RVRT_CHECK(job.scratch_floats < (int64_t{1} << 31), rvrt::kShape);
-  const bool many = batch >= 2 * rvrt::threads() && job.scratch_floats * rvrt::threads() <= rvrt::kMostScratch;
-  const bool share_pairs = many || height * width <= rvrt::kSmall;
-  const rvrt::Scratch scratch(job.scratch_floats * (share_pairs ? rvrt::parallel_width(batch) : 1), true);
-  RVRT_CHECK(scratch.ok(), rvrt::kMemory);
-  job.scratch = scratch.data();
-  if (share_pairs) return rvrt::parallel_shared(batch, rvrt::flow_pairs, &job);
-  for (int64_t index = 0; index < batch; ++index) rvrt::flow_of_pair(job, index, job.scratch, false);
-  return rvrt::kOk;
+  job.frames = frames.data(), job.pairs = pairs.data(), job.out = t.f(3);
+  return run_pairs(job, batch);
 }
 
 #else
@@ -174,13 +282,12 @@ RVRT_INLINE int64_t within(int64_t at, int64_t length) { return std::min(std::ma
 // Repeat a row's first and last pixel in its padding.
 RVRT_INLINE void repeat_ends(float* row, int64_t width) { row[-1] = row[0], row[width] = row[width - 1]; }
 
-// Frames -> luma, extended at the bottom and on the right.
+// frame -> luma, extended at the bottom and on the right.
 void luma_rows(const void* context, Span span) {
-  const FlowPair& p = *static_cast<const FlowPair*>(context);
-  for (int64_t task = span.begin; task < span.end; ++task) {
-    const int64_t image = task / p.h, row = task % p.h;
-    const float* from = (image ? p.neighbor : p.reference) + within(row, p.H) * p.W * 3;
-    float* to = p.luma[image].row(row);
+  const FrameLevel& p = *static_cast<const FrameLevel*>(context);
+  for (int64_t row = span.begin; row < span.end; ++row) {
+    const float* from = p.frame + within(row, p.H) * p.W * 3;
+    float* to = p.luma.row(row);
     int64_t x = 0;
     for (; x + W < p.W; x += W) {  // quarters of a vector read one float past their pixels
       vf color[4];
@@ -196,11 +303,10 @@ void luma_rows(const void* context, Span span) {
 
 // luma -> halved (h, w): the mean of 2x2 pixels.
 void halve_rows(const void* context, Span span) {
-  const FlowPair& p = *static_cast<const FlowPair*>(context);
-  for (int64_t task = span.begin; task < span.end; ++task) {
-    const int64_t image = task / p.h, row = task % p.h;
-    const float *upper = p.luma[image].row(2 * row), *lower = p.luma[image].row(2 * row + 1);
-    float* to = p.halved[image].row(row);
+  const FrameLevel& p = *static_cast<const FrameLevel*>(context);
+  for (int64_t row = span.begin; row < span.end; ++row) {
+    const float *upper = p.luma.row(2 * row), *lower = p.luma.row(2 * row + 1);
+    float* to = p.halved.row(row);
     for (int64_t x = 0; x < p.w; ++x)
       to[x] = 0.25f * ((upper[2 * x] + lower[2 * x]) + (upper[2 * x + 1] + lower[2 * x + 1]));
     repeat_ends(to, p.w);
@@ -209,12 +315,11 @@ void halve_rows(const void* context, Span span) {
 
 // luma -> smooth: 1 2 1 down and across; the frame's edge repeats.
 void smooth_rows(const void* context, Span span) {
-  const FlowPair& p = *static_cast<const FlowPair*>(context);
-  for (int64_t task = span.begin; task < span.end; ++task) {
-    const int64_t image = task / p.h, row = task % p.h;
-    const float* middle = p.luma[image].row(row);
-    const float *upper = p.luma[image].row(within(row - 1, p.h)), *lower = p.luma[image].row(within(row + 1, p.h));
-    float* to = p.smooth[image].row(row);
+  const FrameLevel& p = *static_cast<const FrameLevel*>(context);
+  for (int64_t row = span.begin; row < span.end; ++row) {
+    const float* middle = p.luma.row(row);
+    const float *upper = p.luma.row(within(row - 1, p.h)), *lower = p.luma.row(within(row + 1, p.h));
+    float* to = p.smooth.row(row);
     for (int64_t x = 0; x < p.w; x += W) {
       vf down[3];  // of the pixels to the left, here and to the right
       for (int i = 0; i < 3; ++i) {

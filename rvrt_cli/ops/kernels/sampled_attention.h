@@ -39,17 +39,37 @@ struct Samples {
   int64_t corner(int i) const { return i / 2 * down + i % 2 * right; }
 };
 
+// The sums over the lanes of four vectors, `step` floats apart, in the order of `sum_each`.
+RVRT_INLINE v4 sum_four(const float* partial, int64_t step) {
+  vf r[4];
+  for (int u = 0; u < 4; ++u) r[u] = load(partial + u * step);
+  transpose_quarters(r);
+  float quarters[W];
+  store(quarters, (r[0] + r[1]) + (r[2] + r[3]));
+  v4 total[W / 4];
+  for (int q = 0; q < W / 4; ++q) total[q] = load4(quarters + 4 * q);
+  for (int q = W / 4; q > 1; q /= 2)
+    for (int i = 0; i < q / 2; ++i) total[i] = total[2 * i] + total[2 * i + 1];
+  return total[0];
+}
+
 // sums[n] += the sum over the lanes of partial[n].
 template <int LANES>
 RVRT_INLINE void add_lanes(const float* partial, int64_t count, float* sums) {
   for (int64_t n = 0; n < count; n += 4) {
-    v4 r[4];
-    for (int u = 0; u < 4; ++u) {
-      r[u] = load4(partial + (n + u) * LANES);
-      for (int l = 4; l < LANES; l += 4) r[u] += load4(partial + (n + u) * LANES + l);
+    v4 total;
+    if constexpr (LANES == W) {
+      total = sum_four(partial + n * LANES, LANES);
+    } else {
+      v4 r[4];
+      for (int u = 0; u < 4; ++u) {
+        r[u] = load4(partial + (n + u) * LANES);
+        for (int l = 4; l < LANES; l += 4) r[u] += load4(partial + (n + u) * LANES + l);
+      }
+      transpose4(r[0], r[1], r[2], r[3]);
+      total = (r[0] + r[1]) + (r[2] + r[3]);
     }
-    transpose4(r[0], r[1], r[2], r[3]);
-    store4(sums + n, load4(sums + n) + ((r[0] + r[1]) + (r[2] + r[3])));
+    store4(sums + n, load4(sums + n) + total);
   }
 }
 
@@ -192,12 +212,7 @@ struct HeadPair {
     for (int64_t n = 0; n < count; n += 4) {
       v4 total = {};
       if constexpr (kLanes == W) {
-        vf r[4];
-        for (int u = 0; u < 4; ++u) r[u] = load(partial + (n + u) * 2 * kLanes);
-        transpose_quarters(r);
-        float quarters[W];
-        store(quarters, (r[0] + r[1]) + (r[2] + r[3]));
-        for (int l = 0; l < W; l += 4) total += load4(quarters + l);
+        total = sum_four(partial + n * 2 * kLanes, 2 * kLanes);
       } else {
         v4 r[4] = {};
         for (int u = 0; u < 4; ++u)

@@ -24,8 +24,17 @@ RVRT_INLINE void store(int32_t* p, vi v) { *reinterpret_cast<vi_unaligned*>(p) =
 RVRT_INLINE v4 load4(const float* p) { return *reinterpret_cast<const v4_unaligned*>(p); }
 RVRT_INLINE void store4(float* p, v4 v) { *reinterpret_cast<v4_unaligned*>(p) = v; }
 RVRT_INLINE vf set1(float x) { return x - vf{}; }  // not x + vf{}: that would turn -0 into 0 and cost an addition
-RVRT_INLINE vf vmax(vf a, vf b) { return a > b ? a : b; }  // b where a is NaN
+// b where either is NaN, as a > b ? a : b would be, of which gcc makes two instructions
+#if RVRT_LANES == 16
+RVRT_INLINE vf vmax(vf a, vf b) { return (vf)_mm512_max_ps((__m512)a, (__m512)b); }
+RVRT_INLINE vf vmin(vf a, vf b) { return (vf)_mm512_min_ps((__m512)a, (__m512)b); }
+#elif RVRT_LANES == 8
+RVRT_INLINE vf vmax(vf a, vf b) { return (vf)_mm256_max_ps((__m256)a, (__m256)b); }
+RVRT_INLINE vf vmin(vf a, vf b) { return (vf)_mm256_min_ps((__m256)a, (__m256)b); }
+#else
+RVRT_INLINE vf vmax(vf a, vf b) { return a > b ? a : b; }
 RVRT_INLINE vf vmin(vf a, vf b) { return a < b ? a : b; }
+#endif
 
 // Across the lanes, quarters first: no chain of W steps.
 RVRT_INLINE float sum(vf v) {
@@ -116,6 +125,30 @@ RVRT_INLINE void transpose_quarters(vf (&r)[4]) {
   r[2] = (vf)_mm256_unpacklo_pd(ab2, cd2), r[3] = (vf)_mm256_unpackhi_pd(ab2, cd2);
 #else
   transpose4(r[0], r[1], r[2], r[3]);
+#endif
+}
+
+// Lane i of the result is the sum over the lanes of r[i], which are overwritten.
+RVRT_INLINE vf sum_each(vf (&r)[W]) {
+#if RVRT_LANES == 4
+  transpose4(r[0], r[1], r[2], r[3]);
+  return (r[0] + r[1]) + (r[2] + r[3]);
+#else
+#pragma GCC unroll 4
+  for (int i = 0; i < W; i += 4) {  // the sums of quarters, four to a quarter
+    vf q[4] = {r[i], r[i + 1], r[i + 2], r[i + 3]};
+    transpose_quarters(q);
+    r[i / 4] = (q[0] + q[1]) + (q[2] + q[3]);
+  }
+#if RVRT_LANES == 16
+  const auto add_pairs = [](vf a, vf b) __attribute__((always_inline)) {
+    return (vf)_mm512_shuffle_f32x4((__m512)a, (__m512)b, 0x88) + (vf)_mm512_shuffle_f32x4((__m512)a, (__m512)b, 0xdd);
+  };
+  return add_pairs(add_pairs(r[0], r[1]), add_pairs(r[2], r[3]));
+#else
+  return (vf)_mm256_permute2f128_ps((__m256)r[0], (__m256)r[1], 0x20) +
+         (vf)_mm256_permute2f128_ps((__m256)r[0], (__m256)r[1], 0x31);
+#endif
 #endif
 }
 
