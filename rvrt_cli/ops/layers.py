@@ -69,8 +69,12 @@ def convolve_onto_of(conv2d: Callable) -> Callable:
     """`convolve_onto` made of this function: the definition of `conv2d`, or its kernel."""
 
     def onto(x: Tensor, source: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """x (N, T, H, W, C) plus `conv2d` of the first channels of `source` (N, T, H, W, S), as many as the weight takes."""
+        """x (N, T, H, W, C) plus `conv2d` of the first channels of `source` (N, T, H, W, S), as many as the weight takes.
+
+        The source is data: it gets no gradient.
+        """
         channels = weight.shape[1]
+        source = ops.stop_gradient(source)
         if source.shape[-1] != channels:
             source = source[..., :channels]
         shape = x.shape

@@ -108,8 +108,9 @@ class ParameterGroup:
 
     def load_parameters(self, flat: np.ndarray) -> None:
         """Copy `flat`, the weights or their average, into the network's parameters, in place: stages keep a reference."""
+        on_cpu = ms.get_context("device_target") == "CPU"  # asked for each parameter, it takes longer than the copies
         for parameter, part in zip(self.parameters, self._parts(flat), strict=True):
-            if ms.get_context("device_target") == "CPU":
+            if on_cpu:
                 # This array is the parameter's own memory, and ops for all of them would take a twentieth of a step.
                 np.copyto(parameter.asnumpy(), part)
             else:

@@ -370,7 +370,7 @@ int direct_backward(const Tensors& t, const Sources& x, const Destinations& dx, 
 // Inputs: x (..., H, W, Ci), or up to five such tensors as there; weight (Co, Ci, [1,] kh, kw); y (..., H, W, Co), what the
 //   activation gave, without a residual (unread without activation); dy (..., H, W, Co); attributes as there, with needs_dx
 //   in place of has_bias.
-// Outputs: dx of each x (zeros where it is not needed), dweight, dbias (Co).
+// Outputs: dx of each x (where it is not needed zeros, of any shape), dweight, dbias (Co).
 RVRT_ENTRY(conv2d_backward) {
   using namespace rvrt;
   const int sources = (t.count - 6) / 2, weight = sources, y = weight + 1, dy = weight + 2, dweight = 2 * sources + 4;
@@ -378,11 +378,13 @@ RVRT_ENTRY(conv2d_backward) {
   if (int status = t.check(sources + 3, 3, sources + 2)) return status;
   Sources x;
   if (int status = read_sources(t, sources, &x)) return status;
-  Destinations dx;
-  if (int status = read_destinations(t, x, weight + 4, &dx)) return status;
+  const int32_t* attributes = t.ints(weight + 3);
+  Destinations dx{};
+  dx.count = sources;
+  if (attributes[1])
+    if (int status = read_destinations(t, x, weight + 4, &dx)) return status;
   Sizes s;
   if (int status = conv_sizes(t, x, weight, &s)) return status;
-  const int32_t* attributes = t.ints(weight + 3);
   RVRT_CHECK(attributes[0] >= 0 && attributes[0] <= 3, kAttribute);
   const int64_t pixels = s.batch * s.height * s.width;
   RVRT_CHECK(t.size(dy) == pixels * s.outputs && (!attributes[0] || t.same_shape(y, dy)), kShape);

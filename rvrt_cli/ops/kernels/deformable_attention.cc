@@ -197,23 +197,36 @@ RVRT_INLINE Samples samples_of(const DeformJob& job, const Corners& c, int64_t l
   return {job.samples(), length, c.place + first, first, job.width, job.row_floats};
 }
 
-// dots[i][n] += sum_c row[c] * base[place[n] + corner(i)][c].
+// dots[i][n] = sum_c row[c] * base[place[n] + corner(i)][c]; of single channels, added. Places and dots beyond the samples
+// up to the next multiple of four are read and written.
 template <int LANES, int VECTORS>
-RVRT_INLINE void dots_chunk(const Samples& s, const float* base, const float* row, float* partial, float* dots) {
+RVRT_INLINE void dots_chunk(const Samples& s, const float* base, const float* row, bool add, float* dots) {
   using L = Lanes<LANES>;
   typename L::vec q[VECTORS];
   for (int v = 0; v < VECTORS; ++v) q[v] = L::get(row + v * LANES);
-  for (int i = 0; i < 4; ++i) {
-    for (int64_t n = 0; n < s.count; ++n) {
-      const float* p = base + s.place[n] + s.corner(i);
-      typename L::vec sum = {};
-      for (int v = 0; v < VECTORS; ++v) sum += q[v] * L::get(p + v * LANES);
-      if (LANES < 4)
-        for (int l = 0; l < LANES; ++l) dots[i * s.length + n] += sum[l];
-      else
-        L::put(partial + n * LANES, sum);
+  if constexpr (LANES < 4) {
+    for (int i = 0; i < 4; ++i)
+      for (int64_t n = 0; n < s.count; ++n) {
+        const auto product = q[0] * L::get(base + s.place[n] + s.corner(i));
+        dots[i * s.length + n] = (add ? dots[i * s.length + n] : 0.0f) + product[0];
+      }
+  } else {
+    for (int64_t n = 0; n < s.count; n += 4) {
+      typename L::vec sum[16];  // of four samples, corner after corner
+#pragma GCC unroll 16
+      for (int k = 0; k < 16; ++k) {
+        const float* p = base + s.place[n + k % 4] + s.corner(k / 4);
+        sum[k] = q[0] * L::get(p);
+        for (int v = 1; v < VECTORS; ++v) sum[k] += q[v] * L::get(p + v * LANES);
+      }
+      if (!add) {
+        sum_lanes<LANES>(sum, dots + n, s.length);
+        continue;
+      }
+      float sums[16];
+      sum_lanes<LANES>(sum, sums, 4);
+      for (int i = 0; i < 4; ++i) store4(dots + i * s.length + n, load4(dots + i * s.length + n) + load4(sums + 4 * i));
     }
-    if (LANES >= 4) add_lanes<LANES>(partial, s.count, dots + i * s.length);
   }
 }
 
@@ -233,10 +246,10 @@ RVRT_INLINE void scatter_chunk(const Samples& s, float* base, const float* const
 struct DotsChunk {
   const Samples& s;
   const float *base, *row;
-  float *partial, *dots;
+  float* dots;
   template <int LANES, int VECTORS>
   void run(int64_t c) const {
-    dots_chunk<LANES, VECTORS>(s, base + c, row + c, partial, dots);
+    dots_chunk<LANES, VECTORS>(s, base + c, row + c, c > 0, dots);
   }
 };
 
@@ -419,12 +432,10 @@ RVRT_INLINE void attend_backward(const DeformJob& job, const DeformBuffers& b, c
   for (int part = 0; part < 2; ++part) {  // scores, then the gradients of the weights
     const Corners& c = b.corners[part];
     find_corners<true>(job, b, u.offset(job), u.group + part * job.G / 2, u.row, u.column, c);
-    std::fill(b.dots[part], b.dots[part] + 4 * job.segments * b.length, 0.0f);
     for (int64_t s = 0; s < job.segments; ++s) {
       const Samples samples = samples_of(job, c, b.length, group_of(s));
       float* dots = b.dots[part] + 4 * s * b.length;
-      over_segment<WIDTH>(segment,
-                          DotsChunk{samples, clip[part] + s * segment, row[part] + at + s * segment, b.partial, dots});
+      over_segment<WIDTH>(segment, DotsChunk{samples, clip[part] + s * segment, row[part] + at + s * segment, dots});
       weigh(b, c, group_of(s), dots, weight[1 - part] + head_of(s));
     }
   }

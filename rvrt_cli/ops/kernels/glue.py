@@ -334,7 +334,19 @@ _project_mlp = _cpu_op(
 )
 
 
-_conv2d_gradients = _gradient_kernel("conv2d", _CONV_GRADIENT, _conv2d_gradient_shapes)
+def _weight_gradient_shapes(x, weight, out, dout, attributes):
+    return [1], weight, [weight[0]]
+
+
+_conv2d_weight_gradients = _gradient_kernel("conv2d", _CONV_GRADIENT, _weight_gradient_shapes)
+
+
+def _onto_bprop(x, weight, bias, residual, attributes, out, dout):
+    _, dweight, dbias = _conv2d_weight_gradients(x, weight, dout, dout, _attributes(0, 0, 1))
+    return ops.zeros_like(x), dweight, dbias, dout, ops.zeros_like(attributes)
+
+
+_conv2d_onto = custom_op("conv2d", _DENSE_INPUTS, _dense_shape, _onto_bprop)  # x is data, without a gradient
 
 
 def _grouped_shape(x, weight, bias, attributes):
@@ -504,7 +516,7 @@ def convolve_onto_kernel(x: Tensor, source: Tensor, weight: Tensor, bias: Tensor
         weight = ops.concat((weight, ops.zeros((weight.shape[0], others, *weight.shape[2:]), weight.dtype)), 1)
     if _ON_GPU or not _has_kernel(source) or x.shape[:-1] != source.shape[:-1] or weight.shape[-2:] == (1, 1):
         return _convolve_onto_whole(x, source, weight, bias)
-    return _conv2d_residual(source, weight, bias, x, _attributes(0, 1, 1))  # clips as they are: a reshape copies them
+    return _conv2d_onto(source, weight, bias, x, _attributes(0, 1, 1))  # clips as they are: a reshape copies them
 
 
 # --- convolutions one after the other, in training: the gradient reads what the forward pass keeps of all layers

@@ -157,6 +157,20 @@ inline void shuffle_rows(const void* pointer, Span span) {
     }
 }
 
+// The gradient of shuffle_colors: reads one float beyond the 4x4 pixels, as that writes one.
+RVRT_INLINE void unshuffle_colors(const float* y, const float* dy, float slope, int64_t line, float* to) {
+  for (int i = 0; i < 4; ++i) {
+    v4 q[4];
+    for (int j = 0; j < 4; ++j) {
+      const int64_t at = i * line + 3 * j;
+      q[j] = load4(dy + at);
+      if (slope != 1.0f) q[j] = load4(y + at) > 0.0f ? q[j] : q[j] * slope;
+    }
+    transpose4(q[0], q[1], q[2], q[3]);
+    for (int c = 0; c < 3; ++c) store4(to + 16 * c + 4 * i, q[c]);
+  }
+}
+
 inline void unshuffle_rows(const void* pointer, Span span) {
   const ShuffleJob& job = *static_cast<const ShuffleJob*>(pointer);
   const int64_t f = job.factor, n = job.channels, parts = f * f, line = job.width * f * n;
@@ -165,6 +179,10 @@ inline void unshuffle_rows(const void* pointer, Span span) {
       const int64_t first = row * f * line + x * f * n;
       const float *y = job.large + first, *dy = job.gradient + first;
       float* to = job.out + (row * job.width + x) * n * parts;
+      if (f == 4 && n == 3 && x + 1 < job.width) {
+        unshuffle_colors(y, dy, job.slope, line, to);
+        continue;
+      }
       int64_t c = 0;
       for (; f == 2 && c + 4 <= n; c += 4) {
         v4 q[4];

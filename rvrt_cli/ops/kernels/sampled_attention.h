@@ -73,6 +73,56 @@ RVRT_INLINE void add_lanes(const float* partial, int64_t count, float* sums) {
   }
 }
 
+// Sums of the lanes of 16 vectors: those of r[4 * g] to r[4 * g + 3] go to sums + g * step.
+template <int LANES>
+RVRT_INLINE void sum_lanes(const typename Lanes<LANES>::vec (&r)[16], float* sums, int64_t step) {
+#if RVRT_LANES == 16
+  if constexpr (LANES == 16) {
+    __m512 pairs[8], fours[4];
+    for (int i = 0; i < 8; ++i) {
+      const __m512 a = (__m512)r[2 * i], b = (__m512)r[2 * i + 1];
+      pairs[i] = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    }
+    for (int i = 0; i < 4; ++i) {  // quarters of r[4 * i] to r[4 * i + 3], side by side
+      const __m512d a = (__m512d)pairs[2 * i], b = (__m512d)pairs[2 * i + 1];
+      fours[i] = _mm512_add_ps((__m512)_mm512_unpacklo_pd(a, b), (__m512)_mm512_unpackhi_pd(a, b));
+    }
+    const auto halves = [](__m512 a, __m512 b) {
+      return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+    };
+    const __m512 total = halves(halves(fours[0], fours[1]), halves(fours[2], fours[3]));
+    _mm_storeu_ps(sums, _mm512_castps512_ps128(total));
+    _mm_storeu_ps(sums + step, _mm512_extractf32x4_ps(total, 1));
+    _mm_storeu_ps(sums + 2 * step, _mm512_extractf32x4_ps(total, 2));
+    _mm_storeu_ps(sums + 3 * step, _mm512_extractf32x4_ps(total, 3));
+    return;
+  }
+#endif
+#if RVRT_LANES >= 8
+  if constexpr (LANES == 8) {
+    for (int g = 0; g < 4; ++g) {
+      const __m256* a = (const __m256*)r + 4 * g;
+      const __m256d ab = (__m256d)_mm256_add_ps(_mm256_unpacklo_ps(a[0], a[1]), _mm256_unpackhi_ps(a[0], a[1]));
+      const __m256d cd = (__m256d)_mm256_add_ps(_mm256_unpacklo_ps(a[2], a[3]), _mm256_unpackhi_ps(a[2], a[3]));
+      const __m256 both = _mm256_add_ps((__m256)_mm256_unpacklo_pd(ab, cd), (__m256)_mm256_unpackhi_pd(ab, cd));
+      _mm_storeu_ps(sums + g * step, _mm_add_ps(_mm256_castps256_ps128(both), _mm256_extractf128_ps(both, 1)));
+    }
+    return;
+  }
+#endif
+  for (int g = 0; g < 4; ++g) {
+    float rows[4 * LANES];
+    for (int u = 0; u < 4; ++u) Lanes<LANES>::put(rows + u * LANES, r[4 * g + u]);
+    v4 total[4];
+    for (int u = 0; u < 4; ++u) {
+      total[u] = load4(rows + u * LANES);
+      for (int l = 4; l < LANES; l += 4) total[u] += load4(rows + u * LANES + l);
+    }
+    transpose4(total[0], total[1], total[2], total[3]);
+    store4(sums + g * step, (total[0] + total[1]) + (total[2] + total[3]));
+  }
+}
+
 // score[n] += sum_c row[c] * sum_i weight[i][n] * base[place[n] + corner(i)][c], over LANES * VECTORS channels.
 template <int LANES, int VECTORS>
 RVRT_INLINE void score_chunk(const Samples& s, const float* base, const float* row, const float* const* weight,
