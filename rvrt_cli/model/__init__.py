@@ -4,7 +4,8 @@
 `config` sizes it, `weight_shapes` lists its weights, `initialization` makes them, `cost` counts its operations, and `outline`
 is what can be said of a network that is not loaded. A window of frames passes `network` (NumPy
 in, NumPy out), `rvrt` (the recurrence over clips), `network_parts` (shallow features, alignment, branch, reconstruction),
-in these `optical_flow`, `spynet`, `alignment` and `blocks`, and at last `chroma_shrinkage` and `steadying`.
+in these `optical_flow`, `spynet`, `alignment` and `blocks`, and at last `finish_output`, which runs what `chroma_shrinkage` and
+`steadying` define.
 
 Importing the configuration, the shapes and the outline is cheap; the other names import MindSpore on first use.
 """

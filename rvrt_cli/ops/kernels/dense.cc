@@ -207,12 +207,18 @@ RVRT_ENTRY(norm_linear_backward) {
 #include "gemm.h"
 #include "row_math.h"
 
-// Rows [first, first + rows) of x, the sources' channels side by side, `ld` floats apart.
+// Rows [first, first + rows) of x, the sources' channels side by side, `ld` floats apart. Rows are too short for memcpy.
 inline void gather_rows(const Sources& x, int64_t first, int64_t rows, float* out, int64_t ld) {
-  for (int64_t i = first; i < first + rows; ++i, out += ld) {
-    float* to = out;
-    for (int k = 0; k < x.count; to += x.channels[k++])
-      std::memcpy(to, x.data[k] + i * x.channels[k], sizeof(float) * x.channels[k]);
+  for (int k = 0; k < x.count; out += x.channels[k++]) {
+    const int64_t count = x.channels[k];
+    const float* from = x.data[k] + first * count;
+    for (int64_t i = 0; i < rows; ++i, from += count) {
+      float* to = out + i * ld;
+      int64_t c = 0;
+      for (; c + W <= count; c += W) store(to + c, load(from + c));
+      for (; c + 4 <= count; c += 4) store4(to + c, load4(from + c));
+      for (; c < count; ++c) to[c] = from[c];
+    }
   }
 }
 
