@@ -24,8 +24,17 @@ RVRT_INLINE void store(int32_t* p, vi v) { *reinterpret_cast<vi_unaligned*>(p) =
 RVRT_INLINE v4 load4(const float* p) { return *reinterpret_cast<const v4_unaligned*>(p); }
 RVRT_INLINE void store4(float* p, v4 v) { *reinterpret_cast<v4_unaligned*>(p) = v; }
 RVRT_INLINE vf set1(float x) { return x - vf{}; }  // not x + vf{}: that would turn -0 into 0 and cost an addition
-RVRT_INLINE vf vmax(vf a, vf b) { return a > b ? a : b; }  // b where a is NaN
+// b where either is NaN, as a > b ? a : b would be, of which gcc makes two instructions
+#if RVRT_LANES == 16
+RVRT_INLINE vf vmax(vf a, vf b) { return (vf)_mm512_max_ps((__m512)a, (__m512)b); }
+RVRT_INLINE vf vmin(vf a, vf b) { return (vf)_mm512_min_ps((__m512)a, (__m512)b); }
+#elif RVRT_LANES == 8
+RVRT_INLINE vf vmax(vf a, vf b) { return (vf)_mm256_max_ps((__m256)a, (__m256)b); }
+RVRT_INLINE vf vmin(vf a, vf b) { return (vf)_mm256_min_ps((__m256)a, (__m256)b); }
+#else
+RVRT_INLINE vf vmax(vf a, vf b) { return a > b ? a : b; }
 RVRT_INLINE vf vmin(vf a, vf b) { return a < b ? a : b; }
+#endif
 
 // Across the lanes, quarters first: no chain of W steps.
 RVRT_INLINE float sum(vf v) {
