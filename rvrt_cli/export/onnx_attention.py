@@ -47,6 +47,19 @@ class OnnxAttention(OnnxSampling):
         x = self.linear(attended, proj_w, proj_b, "none", x)
         return self.mlp(x, norm2_g, norm2_b, fc1_w, fc1_b, fc2_w, fc2_b)
 
+    def swin_layer_onto(
+        self,
+        x: SymbolicTensor,
+        residual: SymbolicTensor,
+        weights: Sequence[Any],
+        linear_w: Any,
+        linear_b: Any,
+        heads: int,
+        window: tuple[int, int, int],
+        shifted: bool,
+    ) -> SymbolicTensor:
+        return self.linear(self.swin_layer(x, weights, heads, window, shifted), linear_w, linear_b, "none", residual)
+
     @staticmethod
     def _fitted(length: Size, edge: int) -> int:
         """Frames have at least as many pixels as a window: `rvrt_cli.engine` refuses smaller ones."""

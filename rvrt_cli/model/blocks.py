@@ -49,9 +49,9 @@ def refine(x: Tensor, sizes: RefineSizes, *weights: Tensor) -> Tensor:
     for group in split_evenly(weights[2:-2], groups):
         layers, (linear_w, linear_b) = split_evenly(group[:-2], depth), group[-2:]
         y = x
-        for j in range(depth):
+        for j in range(depth - 1):
             y = ops.swin_layer(y, layers[j], heads, window, j % 2 == 1)
-        x = ops.linear(y, linear_w, linear_b, "none", x)
+        x = ops.swin_layer_onto(y, x, layers[-1], linear_w, linear_b, heads, window, depth % 2 == 0)
     norm_g, norm_b = weights[-2:]
     return ops.layer_norm(x, norm_g, norm_b)
 

@@ -27,18 +27,19 @@ def spynet(reference: Tensor, neighbor: Tensor, weights: Weights) -> Tensor:
         (B, H, W, 2) px, as (x, y).
     """
     mean, std = _rgb_constant(_RGB_MEAN).astype(reference.dtype), _rgb_constant(_RGB_STD).astype(reference.dtype)
-    height, width = reference.shape[1:3]
+    batch, height, width, _ = reference.shape
     resized = (-(-height // SPYNET_STEP) * SPYNET_STEP, -(-width // SPYNET_STEP) * SPYNET_STEP)
-    pyramid = [((reference - mean) / std, (neighbor - mean) / std)]
+    # One pyramid of both: on small frames, starting the operations takes most of their time.
+    pyramid = [(ops.concat((reference, neighbor)) - mean) / std]
     if resized != (height, width):
-        pyramid = [(ops.resize_bilinear(pyramid[0][0], *resized), ops.resize_bilinear(pyramid[0][1], *resized))]
+        pyramid = [ops.resize_bilinear(pyramid[0], *resized)]
     for _ in range(SPYNET_LEVELS - 1):
-        pyramid.append((ops.halve(pyramid[-1][0]), ops.halve(pyramid[-1][1])))
+        pyramid.append(ops.halve(pyramid[-1]))
 
     levels = split_evenly(weights, SPYNET_LEVELS)
-    flow = ops.zeros((*pyramid[-1][0].shape[:3], 2), reference.dtype)
+    flow = ops.zeros((batch, *pyramid[-1].shape[1:3], 2), reference.dtype)
     for i in range(SPYNET_LEVELS):
-        reference, neighbor = pyramid[SPYNET_LEVELS - 1 - i]
+        reference, neighbor = ops.split(pyramid[SPYNET_LEVELS - 1 - i], batch, 0)
         if i > 0:
             flow = 2 * ops.resize_bilinear(flow, reference.shape[1], reference.shape[2], align_corners=True)
         flow = flow + _flow_residue(reference, neighbor, flow, levels[i])

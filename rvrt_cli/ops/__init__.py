@@ -25,6 +25,7 @@ from rvrt_cli.ops.attention import (
     neighborhood_attention,
     swap_xy,
     swin_layer,
+    swin_layer_onto,
     window_and_shift,
     window_attention,
 )
@@ -108,6 +109,7 @@ __all__ = [
     "stages_called_through",
     "swap_xy",
     "swin_layer",
+    "swin_layer_onto",
     "tanh",
     "use_kernels",
     "used_for_tracing",

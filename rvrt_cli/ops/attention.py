@@ -190,6 +190,25 @@ def swin_layer_of(norm_linear: Callable, window_attention: Callable, linear: Cal
 swin_layer = swin_layer_of(norm_linear, window_attention, linear, mlp)
 
 
+def swin_layer_onto(
+    x: Tensor,
+    residual: Tensor,
+    weights: tuple[Tensor, ...],
+    linear_w: Tensor,
+    linear_b: Tensor,
+    heads: int,
+    window: tuple[int, int, int],
+    shifted: bool,
+) -> Tensor:
+    """`swin_layer` and a dense layer, the end of a residual group: linear_w swin_layer(x) + linear_b + residual.
+
+    Args:
+        residual: (N, T, H, W, C).
+        linear_w, linear_b: (C, C) and (C,).
+    """
+    return linear(swin_layer(x, weights, heads, window, shifted), linear_w, linear_b, "none", residual)
+
+
 def position_bias(table: Tensor, index: Tensor) -> Tensor:
     """Biases (heads, L, L) from the table (rows, heads) and its row for each pair of pixels (L, L)."""
     return ops.gather(table, index, 0).transpose(2, 0, 1)

@@ -41,6 +41,7 @@ DEFINITIONS: OpTable = {
     "project_mlp": layers.project_mlp,
     "reverse_time": layers.reverse_time,
     "swin_layer": attention.swin_layer,
+    "swin_layer_onto": attention.swin_layer_onto,
     "warp": sampling.warp,
     "warp_clip": sampling.warp_clip,
     "window_attention": attention.window_attention,

@@ -244,8 +244,10 @@ def resize_bilinear(x: Tensor, height: int, width: int, align_corners: bool = Fa
 
 def halve(x: Tensor) -> Tensor:
     """(B, H, W, C) → (B, H/2, W/2, C), mean of 2x2 pixels; H and W even."""
-    x = 0.5 * (x[:, 0::2] + x[:, 1::2])
-    return 0.5 * (x[:, :, 0::2] + x[:, :, 1::2])
+    batch, height, width, channels = x.shape
+    # On a CPU, MindSpore's graphs sum over an axis three times as fast as they take slices with a step.
+    x = 0.5 * x.reshape(batch, height // 2, 2, width * channels).sum(2)
+    return 0.5 * x.reshape(batch, height // 2, width // 2, 2, channels).sum(3)
 
 
 def quarter(x: Tensor) -> Tensor:

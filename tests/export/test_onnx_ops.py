@@ -67,6 +67,7 @@ CASES: dict[str, tuple[str, list, list, tuple]] = {
     "swin_layer": ("swin_layer", [CLIP], [SWIN], (2, (2, 4, 4), False)),
     "swin_layer shifted": ("swin_layer", [CLIP], [SWIN], (2, (1, 4, 4), True)),
     "swin_layer biased": ("swin_layer", [CLIP], [[*SWIN, (3 * 15 * 15, 2)]], (2, (2, 8, 8), True)),
+    "swin_layer_onto": ("swin_layer_onto", [CLIP, CLIP], [SWIN, (C, C), V], (2, (2, 4, 4), False)),
     "swin_layer of one window": ("swin_layer", [(1, T, 4, 4, C)], [SWIN], (2, (2, 4, 4), True)),
     "lucas_kanade": ("lucas_kanade", [(3, H, W, 3), (3, H, W, 3)], [], ()),
     "fuse_frames": ("fuse_frames", [(T, H, W, 3), (T, 3, H, W, 3), (T, 3, H, W, 2)], [], ()),

@@ -375,6 +375,10 @@ def check_swin_layer(kernels: Kernels, case: tuple, has_table: bool) -> None:
     x64, *weights64 = doubles(*inputs)
     expected = swin_layer(x64, [*weights64, bias.astype(np.float64)], heads, window, shift)
     assert_all_close(y, [expected], "y")
+    linear_w, linear_b, residual = random_arrays(22, (case[4], case[4]), (case[4],), inputs[0].shape)
+    last = linear_w, linear_b, residual, index, numbers
+    y = kernels("swin_layer_onto_forward", *inputs, table, *last, like=[inputs[0]])
+    assert_all_close(y, [residual + expected @ linear_w.astype(np.float64).T + linear_b], "y")
 
 
 # --- layout

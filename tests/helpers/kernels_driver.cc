@@ -20,7 +20,7 @@ Kernel guided_offsets_forward, guided_offsets_backward;
 Kernel guided_attention_forward, guided_training_forward, guided_training_backward;
 Kernel deformable_attention_forward, deformable_attention_backward;
 Kernel neighborhood_attention_forward, neighborhood_attention_backward;
-Kernel window_attention_forward, window_attention_backward, swin_layer_forward;
+Kernel window_attention_forward, window_attention_backward, swin_layer_forward, swin_layer_onto_forward;
 Kernel linear_forward, linear_backward, norm_linear_forward, norm_linear_backward, mlp_forward, mlp_backward;
 Kernel linear_pair_forward, project_mlp_forward, conv_body_forward;
 Kernel conv_chain_forward, conv_chain_backward;
@@ -161,6 +161,11 @@ int main(int count, char** arguments) {
   good &= run("Swin layer", swin_layer_forward,
               {q, row, row, {72, 24}, pad, {24, 24}, row, row, row, weight, wide, back, row, {675, 3}, {128, 128}},
               window, {q}, 99, 14);
+  const Shape last{24, 24};
+  good &= run("Swin layer onto", swin_layer_onto_forward,
+              {q, row, row, {72, 24}, pad, {24, 24}, row, row, row, weight, wide, back, row, {675, 3}, last, row, q,
+               {128, 128}},
+              window, {q}, 99, 17);
   const Shape packed{2, 20, 24, 48}, spread{2, 40, 48, 12}, small{2, 5, 6, 24}, clip{2, 3, 8, 9, 5};
   good &= run("pixel shuffle forward", pixel_shuffle_forward, {packed}, {2, 1}, {spread});
   good &= run("pixel shuffle backward", pixel_shuffle_backward, {spread, spread}, {2, 1}, {packed});

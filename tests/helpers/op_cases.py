@@ -54,6 +54,8 @@ CASES = {
     "swin_layer": (attention, [X, SWIN], (2, (2, 4, 4), True)),
     "swin_layer bias": (attention, [X, [*SWIN, (3 * 7 * 7, 3)]], (3, (2, 4, 4), False)),
     "swin_layer shortened": (attention, [X, [*SWIN, (3 * 15 * 15, 2)]], (2, (2, 8, 8), True)),
+    "swin_layer_onto": (attention, [X, X, SWIN, (C, C), VECTOR], (2, (2, 4, 4), True)),
+    "swin_layer_onto bias": (attention, [X, X, [*SWIN, (3 * 7 * 7, 3)], (C, C), VECTOR], (3, (2, 4, 4), False)),
     "neighborhood_attention": (attention, [X, (N, T, H, W, 2 * C)], (2, (3, 3))),
     "deformable_attention": (attention, [X, (N, T, H, W, 2 * C), (N, T, H, W, T, 4, 9, 2)], (2, (3, 3))),
     "warp": (sampling, [IMAGE, (N, H, W, 2)], ()),

@@ -191,10 +191,13 @@ def _of_large_arity(gradients: Callable, inputs: int) -> Callable:
     def of_18(a, b, c, d, e, f, g, h, i, j, k, m, n, o, p, q, r, s, out, dout):
         return gradients((a, b, c, d, e, f, g, h, i, j, k, m, n, o, p, q, r, s, out, dout))
 
+    def of_19(a, b, c, d, e, f, g, h, i, j, k, m, n, o, p, q, r, s, t, out, dout):
+        return gradients((a, b, c, d, e, f, g, h, i, j, k, m, n, o, p, q, r, s, t, out, dout))
+
     def of_21(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t, u, out, dout):  # noqa: E741
         return gradients((a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t, u, out, dout))
 
-    by_inputs: dict[int, Callable] = {10: of_10, 14: of_14, 16: of_16, 18: of_18, 21: of_21}
+    by_inputs: dict[int, Callable] = {10: of_10, 14: of_14, 16: of_16, 18: of_18, 19: of_19, 21: of_21}
     return by_inputs[inputs]
 
 
@@ -850,19 +853,62 @@ def _swin_gradients(values: tuple) -> tuple:
 _swin_layer = custom_op("swin_layer", _SWIN_INPUTS, _like_first, _of_arity(_swin_gradients, len(_SWIN_INPUTS.split())))
 
 
+def _swin_arguments(x: Tensor, weights: tuple[Tensor, ...], heads: int, window: tuple, shifted: bool) -> tuple:
+    """The op's inputs up to the table of position biases, and its index and attributes."""
+    fitted, shift = attention.window_and_shift(x.shape[1:4], window, shifted)
+    swin = weights[: attention.SWIN_WEIGHTS]
+    table, index, has_table = _NO_TENSOR, _NO_INDEX, 0
+    if len(weights) > attention.SWIN_WEIGHTS:
+        table, index, has_table = weights[attention.SWIN_WEIGHTS], attention.position_index(window, fitted), 1
+    return (x, *swin, table), index, _attributes(heads, *fitted, *shift, has_table)
+
+
 def swin_layer_kernel(
     x: Tensor, weights: tuple[Tensor, ...], heads: int, window: tuple[int, int, int], shifted: bool
 ) -> Tensor:
     """See `attention.swin_layer`."""
     if _ON_GPU or not _has_kernel(x):
         return _swin_sequence(x, weights, heads, window, shifted)
-    fitted, shift = attention.window_and_shift(x.shape[1:4], window, shifted)
-    swin = weights[: attention.SWIN_WEIGHTS]
-    table, index, has_table = _NO_TENSOR, _NO_INDEX, 0
-    if len(weights) > attention.SWIN_WEIGHTS:
-        table, index, has_table = weights[attention.SWIN_WEIGHTS], attention.position_index(window, fitted), 1
-    attributes = _attributes(heads, *fitted, *shift, has_table)
-    return _swin_layer(x, *swin, table, index, attributes)
+    layer, index, attributes = _swin_arguments(x, weights, heads, window, shifted)
+    return _swin_layer(*layer, index, attributes)
+
+
+_SWIN_ONTO_INPUTS = _SWIN_INPUTS.replace("table", "table linear_w linear_b residual")
+
+
+def _swin_onto_gradients(values: tuple) -> tuple:
+    """Of the op for inference: its parts are computed again."""
+    layer, linear_w, linear_b, rest, dy = values[:14], values[14], values[15], values[17:19], values[20]
+    y = _swin_layer(*layer, *rest)
+    code = _attributes(_activation_code("none"), 1, 1)
+    dswin, dlinear_w, dlinear_b = _dense_gradients(y, linear_w, linear_b, dy, code)
+    found = _swin_gradients((*layer, *rest, y, dswin))
+    first, last = found[:14], (dlinear_w, dlinear_b, dy)
+    return first + last + found[14:]
+
+
+_swin_layer_onto = _cpu_op(
+    "swin_layer_onto", _SWIN_ONTO_INPUTS, _like_first, _of_arity(_swin_onto_gradients, len(_SWIN_ONTO_INPUTS.split()))
+)
+
+
+def swin_layer_onto_kernel(
+    x: Tensor,
+    residual: Tensor,
+    weights: tuple[Tensor, ...],
+    linear_w: Tensor,
+    linear_b: Tensor,
+    heads: int,
+    window: tuple[int, int, int],
+    shifted: bool,
+) -> Tensor:
+    """See `attention.swin_layer_onto`. One kernel in inference; the gradient of two keeps what lies between them."""
+    if _ON_GPU or not _has_kernel(x) or _gradients_wanted():
+        return linear_kernel(
+            swin_layer_kernel(x, weights, heads, window, shifted), linear_w, linear_b, "none", residual
+        )
+    layer, index, attributes = _swin_arguments(x, weights, heads, window, shifted)
+    return _swin_layer_onto(*layer, linear_w, linear_b, residual, index, attributes)
 
 
 # --- optical flow and frame fusion, which have no gradient
@@ -1020,6 +1066,7 @@ FUSED_OPS: dict[str, Callable] = {
     "project_mlp": project_mlp_kernel,
     "reverse_time": reverse_time_kernel,
     "swin_layer": swin_layer_kernel,
+    "swin_layer_onto": swin_layer_onto_kernel,
     "warp": warp_kernel,
     "warp_clip": warp_clip_kernel,
     "window_attention": window_attention_kernel,

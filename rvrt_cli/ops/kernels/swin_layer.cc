@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A whole Swin layer, window by window: LayerNorm, q | k | v, attention, projection, and the feed-forward part, each with
-// its residual. A window's rows stay in the cache from x to y, and nothing between the two is ever a tensor.
+// its residual; at the end of a group of layers, the dense layer that follows it too. A window's rows stay in the cache from
+// x to y, and nothing between the two is ever a tensor.
 #ifndef RVRT_ISA
 
 #include "row_blocks.h"
@@ -14,32 +15,43 @@ namespace {
 struct SwinJob : Windows {
   const float *x, *norm1_g, *norm1_b, *norm2_g, *norm2_b;
   PackedDense qkv, proj, fc1, fc2;
-  const float* table;    // (rows, heads) of position biases, null if none
-  const int32_t* index;  // (L, L): row of the table for each query and key
+  PackedDense last;       // the dense layer after this one; without inputs if there is none
+  const float* residual;  // of that layer
+  const float* table;     // (rows, heads) of position biases, null if none
+  const int32_t* index;   // (L, L): row of the table for each query and key
   BlockedBias bias;
   float *scratch, *y;  // scratch per thread
   int64_t scratch_floats;
 };
 
-int parse_table(const Tensors& t, SwinJob& job) {
-  if (!t.ints(15)[7]) return kOk;
-  RVRT_CHECK(t.ndims[13] == 2 && t.dim(13, 1) == job.heads && t.has_shape(14, {job.L, job.L}), kShape);
-  job.table = t.f(13), job.index = t.ints(14);
+// Where the inputs of a call are, see swin_layer_forward: with `more` tensors before the index.
+struct SwinInputs {
+  int more;
+  int index() const { return 14 + more; }
+  int attributes() const { return 15 + more; }
+  int y() const { return 16 + more; }
+};
+
+int parse_table(const Tensors& t, const SwinInputs& at, SwinJob& job) {
+  if (!t.ints(at.attributes())[7]) return kOk;
+  RVRT_CHECK(t.ndims[13] == 2 && t.dim(13, 1) == job.heads && t.has_shape(at.index(), {job.L, job.L}), kShape);
+  job.table = t.f(13), job.index = t.ints(at.index());
   for (int64_t i = 0; i < job.L * job.L; ++i) RVRT_CHECK(job.index[i] >= 0 && job.index[i] < t.dim(13, 0), kAttribute);
   return kOk;
 }
 
-int parse_swin(const Tensors& t, SwinJob& job) {
+int parse_swin(const Tensors& t, const SwinInputs& at, SwinJob& job) {
   RVRT_CHECK(t.ndims[0] == 5 && t.ndims[9] == 2, kShape);
   const int64_t c = t.dim(0, 4), hidden = t.dim(9, 0);
-  if (const int bad = parse_windows(t, 0, c, t.ints(15), job)) return bad;
+  if (const int bad = parse_windows(t, 0, c, t.ints(at.attributes()), job)) return bad;
   for (int i : {1, 2, 6, 7, 8, 12}) RVRT_CHECK(t.has_shape(i, {c}), kShape);
   RVRT_CHECK(t.has_shape(3, {3 * c, c}) && t.has_shape(4, {3 * c}) && t.has_shape(5, {c, c}), kShape);
   RVRT_CHECK(hidden > 0 && t.has_shape(9, {hidden, c}) && t.has_shape(10, {hidden}), kShape);
-  RVRT_CHECK(t.has_shape(11, {c, hidden}) && t.same_shape(16, 0), kShape);
-  job.x = t.f(0), job.y = t.f(16);
+  RVRT_CHECK(t.has_shape(11, {c, hidden}) && t.same_shape(at.y(), 0), kShape);
+  RVRT_CHECK(!at.more || (t.has_shape(14, {c, c}) && t.has_shape(15, {c}) && t.same_shape(16, 0)), kShape);
+  job.x = t.f(0), job.y = t.f(at.y());
   job.norm1_g = t.f(1), job.norm1_b = t.f(2), job.norm2_g = t.f(7), job.norm2_b = t.f(8);
-  return parse_table(t, job);
+  return parse_table(t, at, job);
 }
 
 }  // namespace
@@ -49,30 +61,43 @@ int parse_swin(const Tensors& t, SwinJob& job) {
 #include "each_isa.h"
 #include "packed_weights.h"
 
+namespace rvrt {
+namespace {
+
+int run_swin(const Tensors& t, const SwinInputs& at) {
+  if (const int bad = t.check(14 + at.more, 8, 1, 1)) return bad;
+  SwinJob job{};
+  if (const int bad = parse_swin(t, at, job)) return bad;
+  const int64_t c = job.C, hidden = t.dim(9, 0);
+  const DenseWeights qkv(t.f(3), t.f(4), c, 3 * c, operands()), proj(t.f(5), t.f(6), c, c, operands());
+  const DenseWeights fc1(t.f(9), t.f(10), c, hidden, operands());
+  const DenseWeights fc2(t.f(11), t.f(12), hidden, c, operands());
+  const DenseWeights last(at.more ? t.f(14) : nullptr, at.more ? t.f(15) : nullptr, at.more ? c : 0, c, operands());
+  const Scratch bias(RVRT_DISPATCH(bias_floats)(job, job.table), !job.table);
+  job.qkv = qkv.view(), job.proj = proj.view(), job.fc1 = fc1.view(), job.fc2 = fc2.view();
+  job.last = last.view(), job.residual = at.more ? t.f(16) : nullptr;
+  job.scratch_floats = RVRT_DISPATCH(swin_scratch_floats)(job);
+  const Scratch scratch(parallel_width(job.count()) * job.scratch_floats);
+  RVRT_CHECK(qkv.ok() && proj.ok() && fc1.ok() && fc2.ok() && last.ok() && bias.ok() && scratch.ok(), kMemory);
+  job.bias = {bias.data(), job.table != nullptr}, job.scratch = scratch.data();
+  if (job.table) parallel(job.heads * RVRT_DISPATCH(query_blocks)(job), RVRT_DISPATCH(block_table), &job);
+  return parallel_shared(job.count(), RVRT_DISPATCH(swin_body)(job.head_width), &job);
+}
+
+}  // namespace
+}  // namespace rvrt
+
 // Inputs: x (N, D, H, W, C); LayerNorm gamma (C), beta (C); q | k | v weight (3C, C), bias (3C); projection weight (C, C),
 //   bias (C); LayerNorm gamma (C), beta (C); feed-forward weight (hidden, C), bias (hidden), weight (C, hidden), bias (C);
 //   table (rows, heads) of position biases and int32 index (L, L), its row for each query and key of a window, anything
 //   where has_table is 0; attributes int32 [heads, wd, wh, ww, sd, sh, sw, has_table]: windows (wd, wh, ww) of the frame
 //   shifted cyclically by (sd, sh, sw), as in window_attention.cc. The frame is padded with zeros after its LayerNorm.
 // Output: y (N, D, H, W, C).
-RVRT_ENTRY(swin_layer_forward) {
-  using namespace rvrt;
-  if (const int bad = t.check(14, 8, 1, 1)) return bad;
-  SwinJob job{};
-  if (const int bad = parse_swin(t, job)) return bad;
-  const int64_t c = job.C, hidden = t.dim(9, 0);
-  const DenseWeights qkv(t.f(3), t.f(4), c, 3 * c, operands()), proj(t.f(5), t.f(6), c, c, operands());
-  const DenseWeights fc1(t.f(9), t.f(10), c, hidden, operands());
-  const DenseWeights fc2(t.f(11), t.f(12), hidden, c, operands());
-  const Scratch bias(RVRT_DISPATCH(bias_floats)(job, job.table), !job.table);
-  job.qkv = qkv.view(), job.proj = proj.view(), job.fc1 = fc1.view(), job.fc2 = fc2.view();
-  job.scratch_floats = RVRT_DISPATCH(swin_scratch_floats)(job);
-  const Scratch scratch(parallel_width(job.count()) * job.scratch_floats);
-  RVRT_CHECK(qkv.ok() && proj.ok() && fc1.ok() && fc2.ok() && bias.ok() && scratch.ok(), kMemory);
-  job.bias = {bias.data(), job.table != nullptr}, job.scratch = scratch.data();
-  if (job.table) parallel(job.heads * RVRT_DISPATCH(query_blocks)(job), RVRT_DISPATCH(block_table), &job);
-  return parallel_shared(job.count(), RVRT_DISPATCH(swin_body)(job.head_width), &job);
-}
+RVRT_ENTRY(swin_layer_forward) { return rvrt::run_swin(t, {0}); }
+
+// The same and a dense layer, y = residual + weight swin(x) + bias.
+// Inputs: as there up to the table; weight (C, C); bias (C); residual (N, D, H, W, C); index and attributes as there.
+RVRT_ENTRY(swin_layer_onto_forward) { return rvrt::run_swin(t, {3}); }
 
 #else
 
@@ -147,8 +172,19 @@ RVRT_INLINE void swin_window(const SwinJob& job, const SwinBuffers& b, bool mixe
   normalize(L, C, b.rows, b.statistics, job.norm2_g, job.norm2_b, b.normal, b.ldn);
   dense_rows(L, job.fc1, b.normal, b.ldn, b.sums, {kGelu, nullptr, 0, b.wide, b.ldw});
   dense_rows(L, job.fc2, b.wide, b.ldw, b.sums, {kNone, b.rows, C, b.rows, C});
+  if (!job.residual) {
+    for (int64_t i = 0; i < L; ++i)
+      if (b.token[i] >= 0) std::memcpy(job.y + b.token[i] * C, b.rows + i * C, row);
+    return;
+  }
+  dense_rows(L, job.last, b.rows, C, b.sums, {kNone, nullptr, 0, b.normal, b.ldn});
   for (int64_t i = 0; i < L; ++i)
-    if (b.token[i] >= 0) std::memcpy(job.y + b.token[i] * C, b.rows + i * C, row);
+    if (b.token[i] >= 0) {
+      const float* residual = job.residual + b.token[i] * C;
+      float* y = job.y + b.token[i] * C;
+      for (int64_t j = 0; j < C; j += W)
+        store_row(y, j, C, load_row(residual, j, C) + load_row(b.normal + i * b.ldn, j, C));
+    }
 }
 
 // Tasks are windows.
