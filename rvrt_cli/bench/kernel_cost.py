@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 GRADIENT_PRODUCTS = 2  # of each product of the forward pass: towards either factor
+WEIGHT_GRADIENTS_ONLY = ("convolve_onto",)  # functions of data, which gets no gradient
 _FLOAT_BYTES = 4
 
 Shape = tuple[int, ...]
@@ -20,7 +21,8 @@ def kernel_flops(function: str, shapes: Sequence[Shape], settings: Sequence[Any]
     convolutions (taps in the zero padding included), dense layers, and the two products of an attention; not sampling,
     activations, norms and softmax. Convolutions count as direct ones, although Winograd's algorithm computes 3x3 ones
     with a quarter of the multiplications, 7x7 ones with a third: their rate may exceed that of a matrix product. A gradient has
-    `GRADIENT_PRODUCTS` times the operations of the forward pass; what its kernel computes again is not counted.
+    `GRADIENT_PRODUCTS` times the operations of the forward pass, that of `WEIGHT_GRADIENTS_ONLY` as many as it; what its
+    kernel computes again is not counted.
 
     Args:
         shapes: of the tensors, in the order of the function's arguments, those of a tuple one by one.

@@ -16,7 +16,7 @@ import numpy as np
 
 from rvrt_cli.bench.bench_options import BenchOptions
 from rvrt_cli.bench.kernel_cases import CaseSizes, KernelCase, kernel_cases
-from rvrt_cli.bench.kernel_cost import GRADIENT_PRODUCTS, Shape, kernel_bytes, kernel_flops
+from rvrt_cli.bench.kernel_cost import GRADIENT_PRODUCTS, WEIGHT_GRADIENTS_ONLY, Shape, kernel_bytes, kernel_flops
 from rvrt_cli.errors import RvrtError
 
 CASE_SIZES = CaseSizes()
@@ -67,7 +67,8 @@ def _measure_rate(case: KernelCase, repeat: int, gemm_gflops: float) -> dict[str
     outputs = _output_shapes(case)
     flops = kernel_flops(case.function, case.shapes, case.settings)
     moved = kernel_bytes(case.function, [*case.shapes, *outputs])
-    products = {"forward": 1, "with_gradient": 1 + GRADIENT_PRODUCTS}  # over those of the forward pass
+    in_gradient = 1 if case.function in WEIGHT_GRADIENTS_ONLY else GRADIENT_PRODUCTS
+    products = {"forward": 1, "with_gradient": 1 + in_gradient}  # over those of the forward pass
     passes = {"forward": 1, "with_gradient": 2}  # over the memory
     row: dict[str, Any] = {"shape": list(case.shapes[0]), "gflop": None if flops is None else flops / 1e9}
     for part, seconds in _call_seconds_by_part(case, outputs, _KERNEL_CALLS, repeat).items():

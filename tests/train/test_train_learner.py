@@ -74,6 +74,9 @@ def test_gradients_match_finite_differences_in_every_part(learner: Learner) -> N
     start = group.value.copy()
     parts = np.split(flat, np.cumsum([parameter.size for parameter in group.parameters])[:-1])
     names = [parameter.name for parameter in group.parameters]
+    still = [name for name, part in zip(names, parts, strict=True) if not part.any()]
+    # The last layer of the offsets starts at zero.
+    assert [name for name in still if ".conv_offset." not in name] == [], "weights without gradient"
     stages = sorted({".".join(name.split(".")[:2]) for name in names})
     assert len(stages) > 10
     wrong, change = [], 5e-7  # of the loss: above the rounding of its mean, and small enough to be linear
