@@ -145,8 +145,14 @@ def test_ops_through_mindspore_equal_those_on_the_cpu(null_gpu: Path, tmp_path: 
     """Shapes, attributes and gradients pass between MindSpore and the CUDA kernels as on the CPU."""
     # MindSpore's own GPU kernels take part in these, which compute nothing here
     foreign = ("conv2d gelu", "pixel_shuffle 3", "add_upsampled", "charbonnier", "conv2d relu residual")
-    foreign += ("swin_layer bias", "swin_layer shortened")
-    sums = ("swin_layer/gradient 0", "swin_layer/gradient 4")  # of two gradients: x and the bias of qkv are used twice
+    foreign += ("swin_layer bias", "swin_layer_onto bias", "swin_layer shortened")
+    # Of two gradients: x and the bias of qkv are used twice
+    sums = (
+        "swin_layer/gradient 0",
+        "swin_layer/gradient 4",
+        "swin_layer_onto/gradient 0",
+        "swin_layer_onto/gradient 5",
+    )
     names = [name for name in CASES if name not in foreign]
     assert ops.use_kernels(True)
     expected = results_of(names)

@@ -91,7 +91,7 @@ def kernel_cases(sizes: CaseSizes) -> list[KernelCase]:
     rng = np.random.default_rng(0)
     return [
         *_attention_cases(sizes, rng),
-        _swin_case(sizes, rng),
+        *_swin_cases(sizes, rng),
         *_alignment_cases(sizes, rng),
         *_convolution_cases(sizes, rng),
         *_layer_cases(sizes, rng),
@@ -117,12 +117,17 @@ def _attention_cases(sizes: CaseSizes, rng: np.random.Generator) -> list[KernelC
     ]
 
 
-def _swin_case(sizes: CaseSizes, rng: np.random.Generator) -> KernelCase:
-    """A layer of a branch, whose windows span a clip."""
+def _swin_cases(sizes: CaseSizes, rng: np.random.Generator) -> list[KernelCase]:
+    """A layer of a branch, whose windows span a clip; the last one of a residual group."""
     clip = _normal(rng, 1, _CASE_FRAMES, sizes.edge, sizes.edge, sizes.width)
     shapes = transformer_shapes("", sizes.width, sizes.heads, _CASE_WINDOW, PRESETS["rvrt"].mlp_ratio, True)
     weights = tuple(_normal(rng, *shape, scale=1 / np.sqrt(shape[-1])) for _, shape in shapes)
-    return KernelCase("Swin layer", "swin_layer", [clip, weights, sizes.heads, _CASE_WINDOW, True])
+    width, settings = sizes.width, [sizes.heads, _CASE_WINDOW, True]
+    linear = [_normal(rng, width, width, scale=1 / np.sqrt(width)), _normal(rng, width)]
+    return [
+        KernelCase("Swin layer", "swin_layer", [clip, weights, *settings]),
+        KernelCase("Swin layer, dense layer, residual", "swin_layer_onto", [clip, clip, weights, *linear, *settings]),
+    ]
 
 
 def _alignment_cases(sizes: CaseSizes, rng: np.random.Generator) -> list[KernelCase]:

@@ -62,11 +62,12 @@ def kernel_flops(function: str, shapes: Sequence[Shape], settings: Sequence[Any]
     if function == "window_attention":  # qkv (..., 3C); each position attends to those of its window
         _, window, _ = settings
         return 4.0 * positions * math.prod(window) * (first[-1] // 3)
-    if function == "swin_layer":  # x (N, T, H, W, C), weights
+    if function in ("swin_layer", "swin_layer_onto"):  # x (N, T, H, W, C), weights; a dense layer after it
         _, window, _ = settings
         fitted = map(min, first[1:4], window)
         matrices = [shape for shape in shapes[1:] if len(shape) == 2]
         dense = sum(map(math.prod, matrices[:4]))  # qkv, projection, feed-forward; not the table
+        dense += math.prod(shapes[-2]) if function == "swin_layer_onto" else 0
         return 2.0 * positions * dense + 4.0 * positions * math.prod(fitted) * first[-1]
     if function in ("neighborhood_attention", "deformable_attention"):
         _, kernel = settings  # query (N, T, H, W, A) attends to K points in each of T frames

@@ -86,7 +86,7 @@ def _stand_ins() -> dict[str, ModuleType]:
         graph=graph,
     )
     vars(nn).update(Cell=Cell, CellList=_cell_list)
-    vars(ops).update(constexpr=lambda function: function)
+    vars(ops).update(constexpr=lambda function: function, stop_gradient=lambda tensor: tensor)
     return {module.__name__: module for module in (whole, nn, ops, graph)}
 
 

@@ -105,6 +105,10 @@ def test_a_swin_layer_counts_as_its_parts(window: tuple, table: list) -> None:
     ]
     weights = [*norm, *qkv, *square, *norm, *up, *down, *table]
     assert kernel_flops("swin_layer", [x, *weights], [3, window, True]) == sum(part or 0 for part in parts)
+    parts.append(kernel_flops("linear", [x, *square], []))
+    assert kernel_flops("swin_layer_onto", [x, x, *weights, *square], [3, window, True]) == sum(
+        part or 0 for part in parts
+    )
 
 
 def test_attention_counts_as_in_the_cost_of_the_network() -> None:

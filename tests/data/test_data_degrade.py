@@ -23,6 +23,7 @@ def test_bi_and_bd_are_the_published_ones() -> None:
     assert np.array_equal(degrade(clip, "bd", rng), blur_downsample(clip))
 
 
+@pytest.mark.slow
 def test_video_mix_has_all_its_parts_and_is_reproducible() -> None:
     clip = moving_scene(4, 128, 128)
     clean = imresize(clip, 0.25)
