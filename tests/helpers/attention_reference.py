@@ -7,6 +7,8 @@ function returns its output and, for the gradient `g` of that output, the gradie
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 
@@ -188,8 +190,13 @@ def window_attention(
     heads: int,
     window: tuple[int, int, int],
     shift: tuple[int, int, int],
+    operand: Callable[[np.ndarray], np.ndarray] = np.asarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Shifted-window attention of Swin: pad to windows, roll, partition, mask by -100, attend, and all the way back."""
+    """Shifted-window attention of Swin: pad to windows, roll, partition, mask by -100, attend, and all the way back.
+
+    Args:
+        operand: what becomes of an operand of a product in the forward pass; queries are multiplied by log2(e) beforehand.
+    """
     size, channels = qkv.shape[1:4], qkv.shape[-1] // 3
     padded = tuple(-(-n // w) * w for n, w in zip(size, window, strict=True))
     count = [n // w for n, w in zip(padded, window, strict=True)]
@@ -226,8 +233,10 @@ def window_attention(
     gradient[inside] = g
     q, k, v = (split(a) for a in np.split(partition(tokens), 3, -1))
     scale = (channels // heads) ** -0.5
-    scores = scale * q @ np.swapaxes(k, -1, -2) + bias + mask
-    out, dq, dk, dv, ds = attend_scores(scores, scale * q, k, v, split(partition(gradient)))
+    scores = operand(scale / np.log(2) * q) @ np.swapaxes(operand(k), -1, -2) * np.log(2) + bias + mask
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    out = operand(weights) @ operand(v) / weights.sum(-1, keepdims=True)
+    _, dq, dk, dv, ds = attend_scores(scores, scale * q, k, v, split(partition(gradient)))
     dtokens = restore(np.concatenate([join(scale * dq), join(dk), join(dv)], -1))
     dqkv = dtokens[inside].copy()
     dtokens[inside] = 0

@@ -181,6 +181,17 @@ RVRT_INLINE void store_part(float* p, int64_t n, vf v) {
   for (int64_t i = 0; i < n; ++i) p[i] = s[i];
 }
 
+// Vector j of a row of `columns`, zeros beyond its end.
+RVRT_INLINE vf load_row(const float* row, int64_t j, int64_t columns) {
+  return j + W <= columns ? load(row + j) : load_part(row + j, columns - j);
+}
+RVRT_INLINE void store_row(float* row, int64_t j, int64_t columns, vf v) {
+  if (j + W <= columns)
+    store(row + j, v);
+  else
+    store_part(row + j, columns - j, v);
+}
+
 // Where a finished panel goes: out[i, j] = activation(c[i, j]) + residual[i, j] (none if null) for j < columns.
 struct Finish {
   int activation;

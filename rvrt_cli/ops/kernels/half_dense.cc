@@ -58,15 +58,6 @@ inline void pack_pairs(const void* pointer, Span span) {
   }
 }
 
-// Rows of `a` as bfloat16, with zeros up to `ld`.
-inline void round_rows(int64_t rows, int64_t columns, const float* a, int64_t lda, uint16_t* out, int64_t ld) {
-  const int64_t whole = columns / W * W;
-  for (int64_t i = 0; i < rows; ++i, a += lda, out += ld) {
-    for (int64_t j = 0; j < whole; j += W) store(out + j, load(a + j));
-    if (whole < columns) store(out + whole, load_part(a + whole, columns - whole));
-  }
-}
-
 inline void multiply_rows(const PairDenseCall& call) {
   const PackedDense& layer = *call.layer;
   const int64_t rows = call.rows, ld = padded(layer.inputs), pairs = (layer.inputs + 1) / 2;

@@ -15,6 +15,15 @@ RVRT_INLINE vf add_pairs(vf sums, vu left, vu right) {
 #endif
 }
 
+RVRT_INLINE vu load_pairs(const uint32_t* p) { return (vu)load(reinterpret_cast<const int32_t*>(p)); }
+
+// The pair of two numbers side by side at p, in all lanes.
+RVRT_INLINE vu one_pair(const void* p) {
+  uint32_t both;
+  std::memcpy(&both, p, sizeof(both));
+  return vu{} + both;
+}
+
 // To the nearest bfloat16, ties to even, in the upper half of each lane.
 RVRT_INLINE vu rounded_bits(vf x) {
   const vu bits = (vu)x;
@@ -34,9 +43,22 @@ RVRT_INLINE void store(uint16_t* p, vf v) {
 #endif
 }
 
-// W columns of two rows of the right matrix.
+// The numbers of two vectors side by side, each pair as 32 bits.
 RVRT_INLINE void store_pairs(uint32_t* p, vf first, vf second) {
+#ifdef RVRT_HALF_PRODUCTS
+  alignas(64) static const uint16_t kPlaces[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                   8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  const __m512i both = (__m512i)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
+  _mm512_storeu_si512(p, _mm512_permutexvar_epi16(_mm512_load_si512(kPlaces), both));
+#else
   store(reinterpret_cast<int32_t*>(p), (vi)(rounded_bits(second) | (rounded_bits(first) >> 16)));
+#endif
+}
+
+// Rows of `a` as bfloat16, with zeros up to `ld`.
+inline void round_rows(int64_t rows, int64_t columns, const float* a, int64_t lda, uint16_t* out, int64_t ld) {
+  for (int64_t i = 0; i < rows; ++i, a += lda, out += ld)
+    for (int64_t j = 0; j < columns; j += W) store(out + j, load_row(a, j, columns));
 }
 
 // c[i, j] = start[i, j] + the sum over k < 2 * pairs of a[i * lda + k] * b[k, j] + residual[i, j] (none if null), for `rows`
@@ -71,12 +93,10 @@ __attribute__((noinline)) void pair_tile(const PairProduct& p, int64_t row) {
   for (int64_t k = p.pairs; k > 0; --k) {
     vu right[kWidth];
 #pragma GCC unroll 8
-    for (int j = 0; j < kWidth; ++j) right[j] = (vu)load(reinterpret_cast<const int32_t*>(b) + j * W);
+    for (int j = 0; j < kWidth; ++j) right[j] = load_pairs(b + j * W);
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
-      uint32_t both;
-      std::memcpy(&both, a + i * lda, sizeof(both));
-      const vu left = vu{} + both;
+      const vu left = one_pair(a + i * lda);
 #pragma GCC unroll 8
       for (int j = 0; j < kWidth; ++j) sums[i][j] = add_pairs(sums[i][j], left, right[j]);
     }

@@ -57,17 +57,6 @@ RVRT_INLINE v4 sum4(vf a, vf b, vf c, vf d) {
   return (q[0] + q[1]) + (q[2] + q[3]);
 }
 
-// Vector j of a row of `columns`, zeros beyond its end.
-RVRT_INLINE vf load_row(const float* row, int64_t j, int64_t columns) {
-  return j + W <= columns ? load(row + j) : load_part(row + j, columns - j);
-}
-RVRT_INLINE void store_row(float* row, int64_t j, int64_t columns, vf v) {
-  if (j + W <= columns)
-    store(row + j, v);
-  else
-    store_part(row + j, columns - j, v);
-}
-
 // To about 1e-7, absolute.
 RVRT_INLINE vf tanh(vf x) {
   const vf bounded = vmin(vmax(x, set1(-15.0f)), set1(15.0f));

@@ -4,23 +4,21 @@
 // x to y, and nothing between the two is ever a tensor.
 #ifndef RVRT_ISA
 
+#include "half_attention.h"
 #include "row_blocks.h"
-#include "window_grid.h"
 
 #include <algorithm>
 
 namespace rvrt {
 namespace {
 
-struct SwinJob : Windows {
+struct SwinJob : BiasJob {
   const float *x, *norm1_g, *norm1_b, *norm2_g, *norm2_b;
   PackedDense qkv, proj, fc1, fc2;
   PackedDense last;       // the dense layer after this one; without inputs if there is none
   const float* residual;  // of that layer
-  const float* table;     // (rows, heads) of position biases, null if none
-  const int32_t* index;   // (L, L): row of the table for each query and key
-  BlockedBias bias;
-  float *scratch, *y;  // scratch per thread
+  bool in_pairs;          // whether attention multiplies pairs of bfloat16
+  float *scratch, *y;     // scratch per thread
   int64_t scratch_floats;
 };
 
@@ -73,14 +71,18 @@ int run_swin(const Tensors& t, const SwinInputs& at) {
   const DenseWeights fc1(t.f(9), t.f(10), c, hidden, operands());
   const DenseWeights fc2(t.f(11), t.f(12), hidden, c, operands());
   const DenseWeights last(at.more ? t.f(14) : nullptr, at.more ? t.f(15) : nullptr, at.more ? c : 0, c, operands());
-  const Scratch bias(RVRT_DISPATCH(bias_floats)(job, job.table), !job.table);
+  job.in_pairs = suits_pairs(job);
+  const Scratch bias(job.in_pairs ? pair_bias_floats(job) : RVRT_DISPATCH(bias_floats)(job, job.table), !job.table);
   job.qkv = qkv.view(), job.proj = proj.view(), job.fc1 = fc1.view(), job.fc2 = fc2.view();
   job.last = last.view(), job.residual = at.more ? t.f(16) : nullptr;
   job.scratch_floats = RVRT_DISPATCH(swin_scratch_floats)(job);
   const Scratch scratch(parallel_width(job.count()) * job.scratch_floats);
   RVRT_CHECK(qkv.ok() && proj.ok() && fc1.ok() && fc2.ok() && last.ok() && bias.ok() && scratch.ok(), kMemory);
   job.bias = {bias.data(), job.table != nullptr}, job.scratch = scratch.data();
-  if (job.table) parallel(job.heads * RVRT_DISPATCH(query_blocks)(job), RVRT_DISPATCH(block_table), &job);
+  if (job.in_pairs)
+    block_pair_bias(job);
+  else if (job.table)
+    parallel(job.heads * RVRT_DISPATCH(query_blocks)(job), RVRT_DISPATCH(block_table), static_cast<BiasJob*>(&job));
   return parallel_shared(job.count(), RVRT_DISPATCH(swin_body)(job.head_width), &job);
 }
 
@@ -138,6 +140,7 @@ inline int64_t swin_scratch_floats(const SwinJob& job) {
 // b.normal = attention among the window's q | k | v, the first 3C columns of b.wide.
 template <int HD>
 RVRT_INLINE void attend_window(const SwinJob& job, const SwinBuffers& b, bool mixed) {
+  if (job.in_pairs) return attend_in_pairs({&job, b.wide, b.ldw, mixed ? b.region : nullptr, b.normal, b.ldn});
   for (int64_t head = 0; head < job.heads; ++head) {
     const int64_t channel = head * width<HD>(job);
     for (int64_t i = 0; i < job.L; i += kQueries) {
@@ -202,21 +205,5 @@ struct SwinTasks {
 };
 
 inline Body swin_body(int64_t head_width) { return body_for_width<SwinTasks>(head_width); }
-
-// Tasks are (head, block of queries).
-void block_table(const void* context, Span span) {
-  const SwinJob& job = *static_cast<const SwinJob*>(context);
-  const int64_t blocks = query_blocks(job);
-  for (int64_t task = span.begin; task < span.end; ++task) {
-    const int64_t head = task / blocks, first = task % blocks * kQueries;
-    float* to = job.bias.data + task * job.L * kQueries;
-    const int64_t count = std::min<int64_t>(kQueries, job.L - first);
-    if (count < kQueries) std::memset(to, 0, sizeof(float) * job.L * kQueries);
-    const int32_t* index = job.index + first * job.L;
-    for (int64_t j = 0; j < job.L; ++j)
-      for (int64_t i = 0; i < count; ++i)
-        to[j * kQueries + i] = job.table[index[i * job.L + j] * job.heads + head] * kLog2e;
-  }
-}
 
 #endif

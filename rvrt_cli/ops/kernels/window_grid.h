@@ -21,6 +21,13 @@ struct BlockedBias {
   bool of_heads;
 };
 
+// Where they come from: table (rows, heads), null if there are none, and index (L, L), its row for each query and key.
+struct BiasJob : Windows {
+  const float* table;
+  const int32_t* index;
+  BlockedBias bias;
+};
+
 // Of tensor `x` (N, depth, height, width, ...) with C channels; attributes [heads, window, shift].
 inline int parse_windows(const Tensors& t, int x, int64_t channels, const int32_t* attributes, Windows& w) {
   RVRT_CHECK(t.ndims[x] == 5 && channels > 0, kShape);

@@ -65,6 +65,22 @@ RVRT_INLINE const float* bias_block(const Windows& w, const BlockedBias& bias, i
   return bias.data + (bias.of_heads ? (head * query_blocks(w) + block) * w.L * kQueries : 0);
 }
 
+// Tasks are (head, block of queries).
+inline void block_table(const void* context, Span span) {
+  const BiasJob& job = *static_cast<const BiasJob*>(context);
+  const int64_t blocks = query_blocks(job);
+  for (int64_t task = span.begin; task < span.end; ++task) {
+    const int64_t head = task / blocks, first = task % blocks * kQueries;
+    float* to = job.bias.data + task * job.L * kQueries;
+    const int64_t count = std::min<int64_t>(kQueries, job.L - first);
+    if (count < kQueries) std::memset(to, 0, sizeof(float) * job.L * kQueries);
+    const int32_t* index = job.index + first * job.L;
+    for (int64_t j = 0; j < job.L; ++j)
+      for (int64_t i = 0; i < count; ++i)
+        to[j * kQueries + i] = job.table[index[i * job.L + j] * job.heads + head] * kLog2e;
+  }
+}
+
 // rows (queries, stride) -> columns (width, queries), times `factor`.
 template <int HD>
 RVRT_INLINE void to_lanes(const Windows& w, const float* rows, int64_t stride, float factor, float* columns) {
@@ -115,10 +131,9 @@ struct Mask {
   const int32_t *keys, *queries;  // regions; keys is null where there is no mask
 };
 
-template <int HD, int KEYS>
-RVRT_INLINE void score_tile(const Windows& w, const QueryBuffers& b, const float* keys, int64_t stride, int64_t j,
-                            const float* bias, Mask mask, vf (&highest)[kQueryVectors]) {
-  vf acc[KEYS][kQueryVectors];
+// Scores of keys [j, j + KEYS) begin with the bias, and the mask's -100.
+template <int KEYS>
+RVRT_INLINE void start_scores(const float* bias, Mask mask, int64_t j, vf (&acc)[KEYS][kQueryVectors]) {
   for (int u = 0; u < KEYS; ++u)
     for (int n = 0; n < kQueryVectors; ++n) {
       acc[u][n] = load(bias + (j + u) * kQueries + n * W);
@@ -127,12 +142,24 @@ RVRT_INLINE void score_tile(const Windows& w, const QueryBuffers& b, const float
         acc[u][n] += (vf)(other & (vi)set1(-100.0f * kLog2e));
       }
     }
-  product_tile<HD, KEYS>(w, keys + j * stride, stride, b.q_t, acc);
+}
+
+template <int KEYS>
+RVRT_INLINE void keep_scores(const vf (&acc)[KEYS][kQueryVectors], float* scores, vf (&highest)[kQueryVectors]) {
   for (int u = 0; u < KEYS; ++u)
     for (int n = 0; n < kQueryVectors; ++n) {
       highest[n] = vmax(highest[n], acc[u][n]);
-      store(b.p + (j + u) * kQueries + n * W, acc[u][n]);
+      store(scores + u * kQueries + n * W, acc[u][n]);
     }
+}
+
+template <int HD, int KEYS>
+RVRT_INLINE void score_tile(const Windows& w, const QueryBuffers& b, const float* keys, int64_t stride, int64_t j,
+                            const float* bias, Mask mask, vf (&highest)[kQueryVectors]) {
+  vf acc[KEYS][kQueryVectors];
+  start_scores<KEYS>(bias, mask, j, acc);
+  product_tile<HD, KEYS>(w, keys + j * stride, stride, b.q_t, acc);
+  keep_scores<KEYS>(acc, b.p + j * kQueries, highest);
 }
 
 // b.p = 2^(score - highest of its query), (L, queries), from b.q_t; `total` its sum over the keys.
