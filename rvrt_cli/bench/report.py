@@ -57,7 +57,7 @@ KEYS = {
     "kernels": "each C++ kernel at the sizes of the networks: name, shape (of its first tensor), gflop (of the forward pass, "
     "convolutions counted as direct ones), and for forward and with_gradient (forward pass and gradients) seconds, gflops, "
     "efficiency (gflops / gemm_gflops), gb_per_second (of kernels that only move memory); part: at a quarter of each side "
-    "(shape), kernel_seconds, definition_seconds and factor, the kernel against its MindSpore definition",
+    "(shape), with two neighbors to fuse, kernel_seconds, definition_seconds and factor, the kernel against its MindSpore definition",
     "growth": "exponents of the time over frames and over px, from the sweep: 1 is linear",
     "memory_growth": "from the sweep: bytes_per_pixel (per LR px of each frame), base_mb, off_line (largest deviation, as a "
     "share)",
