@@ -52,8 +52,8 @@ KEYS = {
     "first call), peak_rss_mb, psnr_to_mindspore [dB], largest_difference (of pixels in [0, 1])",
     "pipeline": "the whole of `rvrt upscale` on a clip: see rvrt_cli/bench/pipeline.py",
     "sweep": "points (frames, width, height, seconds_per_call, peak_rss_mb, ...), each measured in a process of its own",
-    "training": "a whole training step: network, batch, frames, width, height (of LR samples), seconds_per_step (median), "
-    "steps_per_hour, gflop_per_step, gflops, gemm_gflops, efficiency, compile_seconds, peak_rss_mb",
+    "training": "a whole training step, in a process of its own: network, batch, frames, width, height (of LR samples), "
+    "seconds_per_step (median), steps_per_hour, gflop_per_step, gflops, gemm_gflops, efficiency, compile_seconds, peak_rss_mb",
     "kernels": "each C++ kernel at the sizes of the networks: name, shape (of its first tensor), gflop (of the forward pass, "
     "convolutions counted as direct ones), and for forward and with_gradient (forward pass and gradients) seconds, gflops, "
     "efficiency (gflops / gemm_gflops), gb_per_second (of kernels that only move memory); part: at a quarter of each side "

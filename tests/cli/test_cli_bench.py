@@ -82,6 +82,7 @@ def test_the_training_step_is_that_of_the_given_weights(
     save_weights(file, initial_weights(config), config, {"name": "small", "trained": False, "degradation": "none"})
     for name, value in (("STEP_BATCH", 1), ("STEP_FRAMES", 2), ("STEP_EDGE", 8)):
         monkeypatch.setattr(training_speed, name, value)
+    monkeypatch.setattr(training_speed, "run_isolated", lambda function, *arguments: function(*arguments))
     command = (*SPEED, "--json", "-", "--training", "--weights", file)
     assert rvrt(monkeypatch, *command) == 0
     result = json.loads(capsys.readouterr().out)
