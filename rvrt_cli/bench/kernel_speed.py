@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rate of each C++ kernel, and its time beside that of its plain MindSpore definition on the same input.
 
-The time is that of the kernel inside a compiled graph, as the network runs it: a graph holds several calls, one after the
-other, so that MindSpore's own time for starting a graph (about 0.4 ms) is shared among them.
+The time is that of the kernel inside a compiled graph, as the network runs it, without MindSpore's own for starting a graph
+(0.1 to 0.5 ms). A graph holds several calls of a short kernel, one after the other. More of them would be more exact, but most
+of the time of this measurement goes into compiling.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -20,7 +22,11 @@ from rvrt_cli.bench.kernel_cost import GRADIENT_PRODUCTS, WEIGHT_GRADIENTS_ONLY,
 from rvrt_cli.errors import RvrtError
 
 CASE_SIZES = CaseSizes()
-_KERNEL_CALLS, _DEFINITION_CALLS = 8, 2  # in a graph
+_MOST_CALLS = 8  # of a kernel in a graph
+_GRAPH_SECONDS = 4e-3  # that the calls in a graph shall take at least
+_TIMED_SECONDS = 0.02  # that the timed runs of a graph take at least, all together
+_START_RUNS = 20  # of a graph without the call
+_LARGE_DEFINITIONS = ("attend_at_offsets", "deformable_attention", "guided_attention", "neighborhood_attention")
 
 
 def check_kernels(options: BenchOptions) -> None:
@@ -42,7 +48,7 @@ def measure_kernels(repeat: int, gemm_gflops: float) -> list[dict[str, Any]]:
     """Time every kernel, and on a part of the frame its definition too, compiled as in the network.
 
     Args:
-        repeat: timed graphs of a kernel; of a definition there is one.
+        repeat: timed runs of a kernel's graph, of a definition's one; more where they are short.
         gemm_gflops: rate of the matrix product with which the kernels' are compared [GFLOP/s].
 
     Returns:
@@ -56,10 +62,14 @@ def measure_kernels(repeat: int, gemm_gflops: float) -> list[dict[str, Any]]:
     from rvrt_cli.device import use_device
 
     use_device("cpu")
+    import mindspore as ms
+
     rows = []
     for case, part in zip(kernel_cases(CASE_SIZES), kernel_cases(CASE_SIZES.part()), strict=True):
         row = {"name": case.name, **_measure_rate(case, repeat, gemm_gflops), "part": _compare(part, repeat)}
         rows.append(row)
+        if case.function in _LARGE_DEFINITIONS:
+            ms.ms_memory_recycle()  # or their graphs take 10 GB together; it takes time, and later graphs take longer to compile
     return rows
 
 
@@ -71,7 +81,7 @@ def _measure_rate(case: KernelCase, repeat: int, gemm_gflops: float) -> dict[str
     products = {"forward": 1, "with_gradient": 1 + in_gradient}  # over those of the forward pass
     passes = {"forward": 1, "with_gradient": 2}  # over the memory
     row: dict[str, Any] = {"shape": list(case.shapes[0]), "gflop": None if flops is None else flops / 1e9}
-    for part, seconds in _call_seconds_by_part(case, outputs, _KERNEL_CALLS, repeat).items():
+    for part, seconds in _call_seconds_by_part(case, outputs, _start_seconds(case), repeat, _calls_for(case)).items():
         gflops = None if flops is None else products[part] * flops / seconds / 1e9
         row[part] = {
             "seconds": seconds,
@@ -85,11 +95,11 @@ def _measure_rate(case: KernelCase, repeat: int, gemm_gflops: float) -> dict[str
 def _compare(case: KernelCase, repeat: int) -> dict[str, Any]:
     from rvrt_cli import ops
 
-    outputs = _output_shapes(case)
-    kernel = _call_seconds_by_part(case, outputs, _KERNEL_CALLS, repeat)
+    outputs, start = _output_shapes(case), _start_seconds(case)
+    kernel = _call_seconds_by_part(case, outputs, start, repeat, _calls_for(case))
     ops.use_kernels(False)
     try:
-        definition = _call_seconds_by_part(case, outputs, _DEFINITION_CALLS, 1)
+        definition = _call_seconds_by_part(case, outputs, start, 1)
     finally:
         ops.use_kernels(True)
     row: dict[str, Any] = {"shape": list(case.shapes[0])}
@@ -109,18 +119,51 @@ def _output_shapes(case: KernelCase) -> list[Shape]:
     return [tuple(output.shape) for output in (found if isinstance(found, tuple) else (found,))]
 
 
-def _call_seconds_by_part(case: KernelCase, outputs: list[Shape], calls: int, repeat: int) -> dict[str, float]:
-    """Seconds of one of `calls` in a compiled graph: "forward", and "with_gradient" if there is one."""
+def _calls_for(case: KernelCase) -> int:
+    """Calls in a graph that take `_GRAPH_SECONDS`, up to `_MOST_CALLS`, by the time of one without a graph."""
     import mindspore as ms
 
-    tensors, mark = [ms.Tensor(array) for array in case.tensors], ms.Tensor(np.zeros(1, np.float32))
-    operation = _of_tensors(case)
-    forward = ms.jit(_repeated(operation, calls))
-    seconds = {"forward": _time_graph(lambda: forward(mark, *tensors), repeat) / calls}
+    operation, tensors = _of_tensors(case), [ms.Tensor(array) for array in case.tensors]
+    ms.runtime.synchronize()
+    start = time.perf_counter()
+    operation(*tensors)
+    ms.runtime.synchronize()
+    return min(_MOST_CALLS, math.ceil(_GRAPH_SECONDS / (time.perf_counter() - start)))
+
+
+def _start_seconds(case: KernelCase) -> float:
+    """Of a graph without a call: the shortest, so that what is left of a short call is never too little."""
+    import mindspore as ms
+
+    graph = _Graph(_repeated(_of_tensors(case), 0), list(map(ms.Tensor, case.tensors)))
+    return min(graph.seconds() for _ in range(_START_RUNS))
+
+
+def _call_seconds_by_part(
+    case: KernelCase, outputs: list[Shape], start: float, repeat: int, calls: int = 1
+) -> dict[str, float]:
+    """Seconds of one of `calls` in a compiled graph: "forward", and "with_gradient" if there is one, of half as many.
+
+    Args:
+        start: seconds that a graph takes without them.
+        repeat: timed runs, or more where they take less than `_TIMED_SECONDS` together.
+    """
+    import mindspore as ms
+
+    tensors, operation = [ms.Tensor(array) for array in case.tensors], _of_tensors(case)
+
+    def call_seconds(function: Callable, arguments: list[Any], calls: int) -> float:
+        graph = _Graph(_repeated(function, calls), arguments)
+        seconds: list[float] = []
+        while len(seconds) < repeat or sum(seconds) < _TIMED_SECONDS:
+            seconds.append(graph.seconds())
+        return (statistics.median(seconds) - start) / calls
+
+    seconds = {"forward": call_seconds(operation, tensors, calls)}
     if case.has_gradient:
         ones = [ms.Tensor(np.ones(shape, np.float32)) for shape in outputs]
-        trained = ms.jit(_repeated(_with_gradients(operation, len(ones)), calls))
-        seconds["with_gradient"] = _time_graph(lambda: trained(mark, *tensors, *ones), repeat) / calls
+        trained = _with_gradients(operation, len(ones))
+        seconds["with_gradient"] = call_seconds(trained, [*tensors, *ones], math.ceil(calls / 2))
     return seconds
 
 
@@ -163,20 +206,25 @@ def _repeated(operation: Callable, calls: int) -> Callable:
     from mindspore import ops as msops
 
     def call(mark: Any, *tensors: Any) -> Any:
-        done = operation(*tensors)
-        for _ in range(calls - 1):
+        done: Any = tensors
+        for _ in range(calls):
             done = operation(*[msops.depend(x, done) for x in tensors])
         return msops.depend(mark, done) + 1
 
     return call
 
 
-def _time_graph(graph: Callable[[], Any], repeat: int) -> float:
-    """Median of `repeat` runs after one that warms up [s]."""
-    graph().asnumpy()
-    seconds = []
-    for _ in range(repeat):
+class _Graph:
+    """A compiled function of `_repeated`, with its tensors; it has run once, to warm up."""
+
+    def __init__(self, function: Callable, tensors: list[Any]) -> None:
+        import mindspore as ms
+
+        self._graph, self._arguments = ms.jit(function), [ms.Tensor(np.zeros(1, np.float32)), *tensors]
+        self.seconds()
+
+    def seconds(self) -> float:
+        """Of one run."""
         start = time.perf_counter()
-        graph().asnumpy()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+        self._graph(*self._arguments).asnumpy()
+        return time.perf_counter() - start

@@ -52,12 +52,12 @@ KEYS = {
     "first call), peak_rss_mb, psnr_to_mindspore [dB], largest_difference (of pixels in [0, 1])",
     "pipeline": "the whole of `rvrt upscale` on a clip: see rvrt_cli/bench/pipeline.py",
     "sweep": "points (frames, width, height, seconds_per_call, peak_rss_mb, ...), each measured in a process of its own",
-    "training": "a whole training step: network, batch, frames, width, height (of LR samples), seconds_per_step (median), "
-    "steps_per_hour, gflop_per_step, gflops, gemm_gflops, efficiency, compile_seconds, peak_rss_mb",
+    "training": "a whole training step, in a process of its own: network, batch, frames, width, height (of LR samples), "
+    "seconds_per_step (median), steps_per_hour, gflop_per_step, gflops, gemm_gflops, efficiency, compile_seconds, peak_rss_mb",
     "kernels": "each C++ kernel at the sizes of the networks: name, shape (of its first tensor), gflop (of the forward pass, "
     "convolutions counted as direct ones), and for forward and with_gradient (forward pass and gradients) seconds, gflops, "
     "efficiency (gflops / gemm_gflops), gb_per_second (of kernels that only move memory); part: at a quarter of each side "
-    "(shape), kernel_seconds, definition_seconds and factor, the kernel against its MindSpore definition",
+    "(shape), with two neighbors to fuse, kernel_seconds, definition_seconds and factor, the kernel against its MindSpore definition",
     "growth": "exponents of the time over frames and over px, from the sweep: 1 is linear",
     "memory_growth": "from the sweep: bytes_per_pixel (per LR px of each frame), base_mb, off_line (largest deviation, as a "
     "share)",

@@ -134,7 +134,7 @@ def _measure_speed(options: BenchOptions) -> dict[str, Any]:
         from rvrt_cli.bench.training_speed import measure_training
 
         with _working("measuring training steps"):
-            result["training"] = measure_training(network, options.repeat, result["gemm_gflops"])
+            result["training"] = measure_training(options, result["gemm_gflops"])
     if options.kernels:
         from rvrt_cli.bench.kernel_speed import measure_kernels
 

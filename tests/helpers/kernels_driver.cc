@@ -100,7 +100,10 @@ static bool run_products() {
   const Shape pair{2, 20, 24, 64}, of_pair{48, 32, 3, 3}, made{2, 20, 24, 48};
   good &= run("grouped convolution", grouped_conv2d_forward, {pair, of_pair, {48}}, {1}, {made});
   good &= run("its gradient", grouped_conv2d_backward, {pair, of_pair, made, made}, {1}, {pair, of_pair, {48}});
-  good &= run("7x7 convolution", conv2d_forward, {x, {40, 24, 7, 7}, wide, y}, {3, 1, 1}, {y});
+  const Shape seven{40, 24, 7, 7}, strips{1, 26, 90, 24}, of_strips{1, 26, 90, 40};
+  good &= run("7x7 convolution", conv2d_forward, {x, seven, wide, y}, {3, 1, 1}, {y});
+  good &= run("its gradient", conv2d_backward, {x, seven, y, y}, {3, 1, 0}, {x, seven, wide});
+  good &= run("wide 7x7 convolution", conv2d_forward, {strips, seven, wide, of_strips}, {0, 1, 0}, {of_strips});
   const Shape row{24}, weight{40, 24}, back{24, 40}, square{24, 24, 3, 3};
   good &= run("pair of dense layers", linear_pair_forward, {x, weight, wide, y, back, row}, {}, {pair});
   good &= run("projection and mlp", project_mlp_forward, {y, back, row, weight, wide, back, row}, {}, {x});
@@ -131,6 +134,17 @@ static bool run_offsets() {
   return good;
 }
 
+static bool run_swin() {
+  const Shape q{1, 2, 20, 24, 24}, row{24}, pad{72}, wide{40}, square{24, 24}, index{128, 128};
+  const std::vector<int32_t> window{3, 2, 8, 8, 0, 4, 4, 1};
+  std::vector<Shape> layer{q, row, row, {72, 24}, pad, square, row, row, row, {40, 24}, wide, {24, 40}, row, {675, 3}};
+  std::vector<Shape> onto = layer;
+  layer.push_back(index);
+  onto.insert(onto.end(), {square, row, q, index});
+  const bool good = run("Swin layer", swin_layer_forward, layer, window, {q}, 99, layer.size() - 1);
+  return run("Swin layer onto", swin_layer_onto_forward, onto, window, {q}, 99, onto.size() - 1) && good;
+}
+
 int main(int count, char** arguments) {
   rvrt_kernels_threads(count > 1 ? std::atoi(arguments[1]) : 2);
   const Shape q{1, 2, 20, 24, 24}, kv{1, 2, 20, 24, 48}, qkv{1, 2, 20, 24, 72}, offset{1, 2, 20, 24, 2, 4, 9, 2};
@@ -158,14 +172,7 @@ int main(int count, char** arguments) {
   good &= run("layer norm backward", layer_norm_backward, {x, row, x}, {}, {x, row, row});
   good &= run("convolution forward", conv2d_forward, {x, kernel, wide, y}, {1, 1, 1}, {y});
   good &= run("convolution backward", conv2d_backward, {x, kernel, y, y}, {1, 1, 0}, {x, kernel, wide});
-  good &= run("Swin layer", swin_layer_forward,
-              {q, row, row, {72, 24}, pad, {24, 24}, row, row, row, weight, wide, back, row, {675, 3}, {128, 128}},
-              window, {q}, 99, 14);
-  const Shape last{24, 24};
-  good &= run("Swin layer onto", swin_layer_onto_forward,
-              {q, row, row, {72, 24}, pad, {24, 24}, row, row, row, weight, wide, back, row, {675, 3}, last, row, q,
-               {128, 128}},
-              window, {q}, 99, 17);
+  good &= run_swin();
   const Shape packed{2, 20, 24, 48}, spread{2, 40, 48, 12}, small{2, 5, 6, 24}, clip{2, 3, 8, 9, 5};
   good &= run("pixel shuffle forward", pixel_shuffle_forward, {packed}, {2, 1}, {spread});
   good &= run("pixel shuffle backward", pixel_shuffle_backward, {spread, spread}, {2, 1}, {packed});
@@ -190,9 +197,7 @@ int main(int count, char** arguments) {
     const Shape both{24, 48, 3, 3}, square{24, 24, 3, 3};
     good &= run("body", conv_body_forward, {x, x, both, row, square, row, square, row, one}, {2, 1, 1, 1}, {x});
     good &= run("chain of rows", conv_body_forward, {x, square, row, square, row, one}, {1, 0, 0, 0}, {x});
-    good &= run("Swin layer", swin_layer_forward,
-                {q, row, row, {72, 24}, pad, {24, 24}, row, row, row, weight, wide, back, row, {675, 3}, {128, 128}},
-                window, {q}, 99, 14);
+    good &= run_swin();
   }
   return good ? 0 : 1;
 }

@@ -75,56 +75,63 @@ __attribute__((noinline)) void tile(const PanelProduct& p, int64_t row) {
   }
 }
 
-using TileFunction = void (*)(const PanelProduct&, int64_t);
-
-template <int kWidth, bool kTransposed>
-inline TileFunction tile_of(int rows) {
+// `Tiles::call<rows, width>` for a height of at most kTile and a width of at most kPanel vectors.
+template <class Tiles, int kWidth>
+inline typename Tiles::Call tile_of(int rows) {
   switch (rows) {
     case 1:
-      return tile<1, kWidth, kTransposed>;
+      return Tiles::template call<1, kWidth>;
     case 2:
-      return tile<2, kWidth, kTransposed>;
+      return Tiles::template call<2, kWidth>;
     case 3:
-      return tile<3, kWidth, kTransposed>;
+      return Tiles::template call<3, kWidth>;
     case 4:
-      return tile<4, kWidth, kTransposed>;
+      return Tiles::template call<4, kWidth>;
     case 5:
-      return tile<5, kWidth, kTransposed>;
+      return Tiles::template call<5, kWidth>;
     case 6:
-      return tile<6, kWidth, kTransposed>;
+      return Tiles::template call<6, kWidth>;
     case 7:
-      return tile<(kTile < 7 ? kTile : 7), kWidth, kTransposed>;
+      return Tiles::template call<(kTile < 7 ? kTile : 7), kWidth>;
     default:
-      return tile<kTile, kWidth, kTransposed>;
+      return Tiles::template call<kTile, kWidth>;
   }
 }
 
-template <bool kTransposed>
-inline TileFunction tile_of(int rows, int width) {
-  if (width == 1) return tile_of<1, kTransposed>(rows);
-  if (width == 2) return tile_of<2, kTransposed>(rows);
-  return tile_of<kPanel, kTransposed>(rows);
+template <class Tiles>
+inline typename Tiles::Call tile_of(int rows, int width) {
+  if (width == 1) return tile_of<Tiles, 1>(rows);
+  if (width == 2) return tile_of<Tiles, 2>(rows);
+  return tile_of<Tiles, kPanel>(rows);
 }
 
 // Rows in tiles of nearly equal height: 33 rows are 7 + 7 + 7 + 6 + 6, not 4 * 8 + 1.
-template <bool kTransposed>
-RVRT_INLINE void all_tiles(const PanelProduct& p) {
+template <class Tiles>
+RVRT_INLINE void all_tiles(const typename Tiles::Product& p) {
   if (p.rows <= 0) return;
   const int64_t tiles = (p.rows + kTile - 1) / kTile;
   const int height = static_cast<int>(p.rows / tiles), taller = static_cast<int>(p.rows % tiles);
   int64_t row = 0;
   if (taller) {
-    const TileFunction call = tile_of<kTransposed>(height + 1, p.width);
+    const auto call = tile_of<Tiles>(height + 1, p.width);
     for (; row < taller * (height + 1); row += height + 1) call(p, row);
   }
-  const TileFunction call = tile_of<kTransposed>(height, p.width);
+  const auto call = tile_of<Tiles>(height, p.width);
   for (; row < p.rows; row += height) call(p, row);
 }
 
+template <bool kTransposed>
+struct PanelTiles {
+  using Product = PanelProduct;
+  using Call = void (*)(const Product&, int64_t);
+  template <int kRows, int kWidth>
+  static constexpr Call call = tile<kRows, kWidth, kTransposed>;
+};
+
 // a(i, k) = a[i * lda + k]
-inline void product(const PanelProduct& p) { all_tiles<false>(p); }
+inline void product(const PanelProduct& p) { all_tiles<PanelTiles<false>>(p); }
 // a(i, k) = a[k * lda + i]
-inline void product_transposed(const PanelProduct& p) { all_tiles<true>(p); }
+inline void product_transposed(const PanelProduct& p) { all_tiles<PanelTiles<true>>(p); }
 
 // Activations by number, as the attributes of the entry points carry them.
 enum { kNone = 0, kLeaky01 = 1, kLeaky02 = 2, kRelu = 3, kGelu = 4 };

@@ -516,9 +516,10 @@ def convolve_onto_kernel(x: Tensor, source: Tensor, weight: Tensor, bias: Tensor
     """See `layers.convolve_onto`. Zero weights for the other channels take a tenth of the time of MindSpore's slice."""
     others = source.shape[-1] - weight.shape[1]
     if others:
-        # A product, since MindSpore loses the gradient of a parameter that it concatenates.
+        if _gradients_wanted():
+            weight = weight * 1.0  # MindSpore loses the gradient of a parameter that it concatenates
         zeros = ops.zeros((weight.shape[0], others, *weight.shape[2:]), weight.dtype)
-        weight = ops.concat((weight * 1.0, zeros), 1)
+        weight = ops.concat((weight, zeros), 1)
     if _ON_GPU or not _has_kernel(source) or x.shape[:-1] != source.shape[:-1] or weight.shape[-2:] == (1, 1):
         return _convolve_onto_whole(x, source, weight, bias)
     return _conv2d_onto(source, weight, bias, x, _attributes(0, 1, 1))  # clips as they are: a reshape copies them

@@ -119,39 +119,11 @@ __attribute__((noinline)) void pair_tile(const PairProduct& p, int64_t row) {
   }
 }
 
-using PairTile = void (*)(const PairProduct&, int64_t);
+struct PairTiles {
+  using Product = PairProduct;
+  using Call = void (*)(const Product&, int64_t);
+  template <int kRows, int kWidth>
+  static constexpr Call call = pair_tile<kRows, kWidth>;
+};
 
-template <int kWidth>
-inline PairTile pair_tile_of(int rows) {
-  switch (rows) {
-    case 1:
-      return pair_tile<1, kWidth>;
-    case 2:
-      return pair_tile<2, kWidth>;
-    case 3:
-      return pair_tile<3, kWidth>;
-    case 4:
-      return pair_tile<4, kWidth>;
-    case 5:
-      return pair_tile<5, kWidth>;
-    case 6:
-      return pair_tile<6, kWidth>;
-    case 7:
-      return pair_tile<(kTile < 7 ? kTile : 7), kWidth>;
-    default:
-      return pair_tile<kTile, kWidth>;
-  }
-}
-
-// Rows in tiles of nearly equal height, as in gemm.h.
-inline void pair_product(const PairProduct& p) {
-  const int64_t tiles = (p.rows + kTile - 1) / kTile;
-  for (int64_t row = 0, left = tiles; left > 0; --left) {
-    const int height = static_cast<int>((p.rows - row + left - 1) / left);
-    const PairTile call = p.width == 1   ? pair_tile_of<1>(height)
-                          : p.width == 2 ? pair_tile_of<2>(height)
-                                         : pair_tile_of<kPanel>(height);
-    call(p, row);
-    row += height;
-  }
-}
+inline void pair_product(const PairProduct& p) { all_tiles<PairTiles>(p); }

@@ -28,8 +28,8 @@ struct WinogradJob {
   const std::vector<Chunk>* chunks;
   const float *packed, *bias;
   float* scratch;
-  int64_t scratch_floats, patch_floats, place_v,
-      place_m;  // floats from one place to the next, of V and of the products
+  int64_t scratch_floats, patch_floats;
+  int64_t place_v, place_m;  // floats from one place to the next, of V and of the products
 };
 
 struct WinogradGradientJob {
@@ -203,25 +203,11 @@ inline void winograd_blocks(const void* pointer, Span span) {
 
 // G' g G'ᵀ of the inner 4x4 pixels of a patch.
 inline void transform_gradient_patch(const float* pixels, int64_t ld, float* out, int64_t place) {
-  for (int64_t c = 0; c < ld; c += W) {
-    vf columns[6][4];
-#pragma GCC unroll 4
-    for (int x = 0; x < 4; ++x) {
-      vf g[4], u[6];
-#pragma GCC unroll 4
-      for (int y = 0; y < 4; ++y) g[y] = load(pixels + ((y + 1) * kPatchEdge + x + 1) * ld + c);
-      transform_gradient(g, u);
-#pragma GCC unroll 6
-      for (int y = 0; y < 6; ++y) columns[y][x] = u[y];
-    }
-#pragma GCC unroll 6
-    for (int y = 0; y < 6; ++y) {
-      vf u[6];
-      transform_gradient(columns[y], u);
-#pragma GCC unroll 6
-      for (int x = 0; x < 6; ++x) store(out + (y * 6 + x) * place + c, u[x]);
-    }
-  }
+  for (int64_t c = 0; c < ld; c += W)
+    transform_square<4, 6, transform_gradient>(
+        [=](int y, int x)
+            __attribute__((always_inline)) { return load(pixels + ((y + 1) * kPatchEdge + x + 1) * ld + c); },
+        [=](int y, int x, vf u) __attribute__((always_inline)) { store(out + (y * 6 + x) * place + c, u); });
 }
 
 inline void weight_gradient_blocks(const void* pointer, Span span) {
@@ -270,15 +256,12 @@ inline void reduce_weight_gradient(const void* pointer, Span span) {
           total += load(sums + thread * job.scratch_floats + (place * call.inputs + in) * outputs + out);
         s[place / 6][place % 6] = total * static_cast<float>(kFactor[place / 6] * kFactor[place % 6]);
       }
-      vf half[6][3];
-      for (int j = 0; j < 6; ++j) transform_sums({s[0][j], s[1][j], s[2][j], s[3][j], s[4][j], s[5][j]}, half[j]);
-      for (int i = 0; i < 3; ++i) {
-        vf taps[3];
-        transform_sums({half[0][i], half[1][i], half[2][i], half[3][i], half[4][i], half[5][i]}, taps);
-        for (int j = 0; j < 3; ++j)
-          for (int lane = 0; lane < W && out + lane < call.outputs; ++lane)
-            call.dweight[((out + lane) * call.inputs + in) * 9 + i * 3 + j] = taps[j][lane];
-      }
+      transform_square<6, 3, transform_sums>([&](int i, int j) __attribute__((always_inline)) { return s[i][j]; },
+                                             [&](int i, int j, vf tap) __attribute__((always_inline)) {
+                                               for (int lane = 0; lane < W && out + lane < call.outputs; ++lane)
+                                                 call.dweight[((out + lane) * call.inputs + in) * 9 + i * 3 + j] =
+                                                     tap[lane];
+                                             });
     }
   if (span.begin > 0) return;
   for (int64_t out = 0; out < call.outputs; ++out) {

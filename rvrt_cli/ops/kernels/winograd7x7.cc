@@ -37,8 +37,8 @@ struct WideJob {
   int64_t depth;  // input channels, up to whole vectors
   const float *packed, *bias;
   float* scratch;
-  int64_t scratch_floats, patch_floats, place_v,
-      place_m;  // floats from one place to the next, of V and of the products
+  int64_t scratch_floats, patch_floats;
+  int64_t place_v, place_m;  // floats from one place to the next, of V and of the products
 };
 
 }  // namespace rvrt
@@ -195,21 +195,6 @@ inline void multiply_block(const WideJob& job, int64_t rows, int64_t columns, co
     }
 }
 
-RVRT_INLINE void transform_back_3x3(const float* products, int64_t place, vf (&y)[3][3]) {
-  vf half[3][6];
-#pragma GCC unroll 6
-  for (int j = 0; j < 6; ++j) {
-    vf m[6], v[3];
-#pragma GCC unroll 6
-    for (int i = 0; i < 6; ++i) m[i] = load(products + (i * 6 + j) * place);
-    transform_sums(m, v);
-#pragma GCC unroll 3
-    for (int i = 0; i < 3; ++i) half[i][j] = v[i];
-  }
-#pragma GCC unroll 3
-  for (int i = 0; i < 3; ++i) transform_sums(half[i], y[i]);
-}
-
 // The output pixels of one tile, from (top, left) on, as far as the image has them.
 inline void finish_wide_tile(const WideJob& job, int64_t image, int64_t top, int64_t left, const float* products) {
   const WinogradCall& call = *job.call;
@@ -218,7 +203,7 @@ inline void finish_wide_tile(const WideJob& job, int64_t image, int64_t top, int
   const int64_t columns = call.width - left < kStep ? call.width - left : kStep;
   for (int64_t c = 0; c < call.outputs; c += W) {
     vf y[3][3];
-    transform_back_3x3(products + c, job.place_m, y);
+    transform_back<3, transform_sums>(products + c, job.place_m, y);
     const vf bias = load(job.bias + c);
     const int64_t part = call.outputs - c;
     for (int64_t i = 0; i < rows; ++i)

@@ -73,28 +73,43 @@ RVRT_INLINE void copy_padded(const float* from, int64_t count, int64_t width, fl
   for (; i < width; ++i) to[i] = 0.0f;
 }
 
+// A transform along both axes: from kFrom x kFrom vectors, got by `load_at`(row, column), to kTo x kTo, given to `store_at`.
+template <int kFrom, int kTo, void (*kTransform)(const vf (&)[kFrom], vf (&)[kTo]), class Load, class Store>
+RVRT_INLINE void transform_square(Load load_at, Store store_at) {
+  vf columns[kTo][kFrom];
+#pragma GCC unroll 6
+  for (int x = 0; x < kFrom; ++x) {
+    vf from[kFrom], to[kTo];
+#pragma GCC unroll 6
+    for (int y = 0; y < kFrom; ++y) from[y] = load_at(y, x);
+    kTransform(from, to);
+#pragma GCC unroll 6
+    for (int y = 0; y < kTo; ++y) columns[y][x] = to[y];
+  }
+#pragma GCC unroll 6
+  for (int y = 0; y < kTo; ++y) {
+    vf to[kTo];
+    kTransform(columns[y], to);
+#pragma GCC unroll 6
+    for (int x = 0; x < kTo; ++x) store_at(y, x, to[x]);
+  }
+}
+
 // V of one tile, `channels` (whole vectors) of 6x6 pixels, in any type of number that has a `store`: place i * 6 + j at
 // out + (i * 6 + j) * place.
 template <class Number>
 inline void transform_patch(const float* pixels, int64_t row, int64_t pixel, int64_t channels, Number* out,
                             int64_t place) {
-  for (int64_t c = 0; c < channels; c += W) {
-    vf columns[6][6];
-#pragma GCC unroll 6
-    for (int x = 0; x < 6; ++x) {
-      vf d[6], v[6];
-#pragma GCC unroll 6
-      for (int y = 0; y < 6; ++y) d[y] = load(pixels + y * row + x * pixel + c);
-      transform_data(d, v);
-#pragma GCC unroll 6
-      for (int y = 0; y < 6; ++y) columns[y][x] = v[y];
-    }
-#pragma GCC unroll 6
-    for (int y = 0; y < 6; ++y) {
-      vf v[6];
-      transform_data(columns[y], v);
-#pragma GCC unroll 6
-      for (int x = 0; x < 6; ++x) store(out + (y * 6 + x) * place + c, v[x]);
-    }
-  }
+  for (int64_t c = 0; c < channels; c += W)
+    transform_square<6, 6, transform_data>(
+        [=](int y, int x) __attribute__((always_inline)) { return load(pixels + y * row + x * pixel + c); },
+        [=](int y, int x, vf v) __attribute__((always_inline)) { store(out + (y * 6 + x) * place + c, v); });
+}
+
+// The sums of products at 36 places, transformed back.
+template <int kTo, void (*kTransform)(const vf (&)[6], vf (&)[kTo])>
+RVRT_INLINE void transform_back(const float* products, int64_t place, vf (&y)[kTo][kTo]) {
+  transform_square<6, kTo, kTransform>(
+      [=](int i, int j) __attribute__((always_inline)) { return load(products + (i * 6 + j) * place); },
+      [&](int i, int j, vf v) __attribute__((always_inline)) { y[i][j] = v; });
 }

@@ -73,21 +73,6 @@ struct TileFinish {
   int64_t first, rows, columns;
 };
 
-RVRT_INLINE void transform_back(const float* products, int64_t place, vf (&y)[4][4]) {
-  vf half[4][6];
-#pragma GCC unroll 6
-  for (int j = 0; j < 6; ++j) {
-    vf m[6], v[4];
-#pragma GCC unroll 6
-    for (int i = 0; i < 6; ++i) m[i] = load(products + (i * 6 + j) * place);
-    transform_products(m, v);
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) half[i][j] = v[i];
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) transform_products(half[i], y[i]);
-}
-
 inline void scatter_vector(vf v, const Destinations& to, int64_t pixel, int64_t first, int64_t count) {
   float lanes[W];
   store(lanes, v);
@@ -99,7 +84,7 @@ inline void finish_tile(const float* products, int64_t place, const TileFinish& 
   const float slope = negative_slope(call.activation);
   for (int64_t c = 0; c < call.outputs; c += W) {
     vf y[4][4];
-    transform_back(products + c, place, y);
+    transform_back<4, transform_products>(products + c, place, y);
     const vf bias = load(f.bias + c);
     const int64_t part = call.outputs - c;
     for (int64_t i = 0; i < f.rows; ++i)
