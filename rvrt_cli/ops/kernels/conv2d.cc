@@ -289,6 +289,7 @@ RVRT_ENTRY(conv2d_forward) {
     return winograd_forward(t, x, s, half_winograd_convolve);
   const bool wide = x.count == 1 && winograd_7x7_suits(s.height, s.width, s.inputs, s.outputs, s.kh, s.kw);
   const bool winograd = wide || winograd_suits(s.batch, s.height, s.width, s.inputs, s.outputs, s.kh, s.kw);
+  if (wide && multiplies_pairs()) return winograd_forward(t, x, s, half_winograd_7x7_convolve);
   if (half_suits(s, winograd)) return half_forward(t, x, s);
   if (winograd) return winograd_forward(t, x, s, wide ? winograd_7x7_convolve : winograd_convolve);
   ConvForwardJob job{};

@@ -106,5 +106,6 @@ int winograd_weight_gradient(const WinogradGradientCall& call);
 // The same for a 7x7 convolution of one tensor, without `through` and `flipped`.
 bool winograd_7x7_suits(int64_t height, int64_t width, int64_t inputs, int64_t outputs, int64_t kh, int64_t kw);
 int winograd_7x7_convolve(const WinogradCall& call);
+int half_winograd_7x7_convolve(const WinogradCall& call);  // with bfloat16 operands, where pairs of them are multiplied
 
 }  // namespace rvrt
