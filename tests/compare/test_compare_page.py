@@ -193,6 +193,36 @@ def test_command(
     assert frames[5][4, -4] == pytest.approx(np.array(BLUE), abs=12)
 
 
+@pytest.mark.parametrize(
+    ("before", "target", "options", "words"),
+    [
+        ("before.mp4", "both.webm", [], "both.webm: choose one of .mp4 .mkv .mov"),
+        ("before.mp4", "there.mp4", [], "there.mp4: exists; choose another name, or --overwrite"),
+        ("image.png", "both.mp4", [], "image.png: only videos are put side by side; name a video"),
+        ("-", "", [], "-: a comparison reads its videos more than once; write the stream to a file first"),
+        ("before.mp4", "", ["--at", "1,2"], "--at 1: the video lasts 0.96 s; give an earlier time"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(
+    videos: tuple[Path, Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    before: str,
+    target: str,
+    options: list[str],
+    words: str,
+) -> None:
+    (tmp_path / "there.mp4").write_text("precious")
+    if before == "image.png":
+        ffmpeg("-i", videos[0], "-frames:v", "1", tmp_path / before)
+    first = {"-": "-", "image.png": tmp_path / before}.get(before, videos[0])
+    made = ["--side-by-side", tmp_path / target] if target else ["-o", tmp_path / "page.html"]
+    assert words in refusal(monkeypatch, capsys, "compare", first, videos[1], *made, *options)
+    assert (tmp_path / "there.mp4").read_text() == "precious"
+    assert {path.name for path in tmp_path.iterdir()} <= {"there.mp4", "image.png"}
+
+
 def test_videos_without_common_times_are_refused(
     videos: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

@@ -284,6 +284,24 @@ def test_a_video_without_clips_names_the_option(material: Path, tmp_path: Path, 
         )
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"frames": 1}, "--frames 1: give 2 or more"),
+        ({"size": 60}, "--size 60: give a multiple of 4 px, 64 or more"),
+        ({"size": 66}, "--size 66: give a multiple of 4 px, 64 or more"),
+        ({"per_photo": 0}, "--per-photo and --per-video: give 1 or more"),
+        ({"per_video": -1}, "--per-photo and --per-video: give 1 or more"),
+        ({"reduce": 5}, "--reduce 5: choose 1, 2, 3 or 4"),
+        ({"seed": -1}, "--seed -1: give 0 or more"),
+    ],
+)
+def test_options_out_of_range_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        ClipOptions(**options)
+    assert str(caught.value) == message
+
+
 def test_16_bit_gray_is_reduced_and_32_bits_per_channel_are_refused(tmp_path: Path) -> None:
     gray = np.arange(0, 65536, 16, dtype=np.uint16).reshape(64, 64)
     expected = np.rint(gray / 257).astype(np.uint8)

@@ -435,11 +435,17 @@ def test_bad_targets_are_refused_before_the_work(tmp_path: Path, clip: Path) -> 
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").touch()
     (tmp_path / "link.mp4").symlink_to(clip)
+    (tmp_path / "broken.mp4").symlink_to(tmp_path / "gone.mp4")
+    os.mkfifo(tmp_path / "pipe.mp4")
     for target, words in [
         (tmp_path / "there.mp4", "exists already; choose another name, or --overwrite"),
         (clip, "target and source are the same"),
         (tmp_path / "link.mp4", "target and source are the same"),
         (tmp_path / "nowhere" / "out.mp4", "does not exist; create it first"),
+        (tmp_path / "there.mp4" / "out.mp4", "the folder .*there.mp4 is a file; choose another one"),
+        (tmp_path / "broken.mp4", "a broken symbolic link; remove it or choose another name"),
+        (tmp_path / "pipe.mp4", "exists and is not a regular file; choose another name"),
+        (f"{tmp_path / 'there.mp4'}/", "exists and is not a folder; choose another name"),
         (tmp_path / "out.xyz", "unknown file type '.xyz'; choose one of .mp4"),
         (tmp_path / "full", r"the folder holds other files \('thesis.txt'\)"),
     ]:
@@ -450,6 +456,13 @@ def test_bad_targets_are_refused_before_the_work(tmp_path: Path, clip: Path) -> 
         check(clip, clip, overwrite=True)
     assert (tmp_path / "there.mp4").read_bytes() == b"precious"
     assert leftovers(tmp_path) == []
+
+
+def test_a_read_only_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clip: Path) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: not (Path(path) == tmp_path and mode & os.W_OK))
+    with pytest.raises(MediaError, match=r"no permission to write into the folder .*; choose another one") as error:
+        check(clip, tmp_path / "out.mp4")
+    one_line(error)
 
 
 def test_the_working_directory_is_refused_as_a_folder_for_images(
