@@ -18,12 +18,16 @@ from helpers.chromium import Page, needs_chromium
 from helpers.commands import refusal, rvrt
 from helpers.video_clips import ffmpeg, make_clip, write_video
 
+from rvrt_cli.compare import curves
+from rvrt_cli.compare.aligned_frames import Comparison
 from rvrt_cli.compare.compare_options import CompareOptions
 from rvrt_cli.compare.compare_videos import MAX_PAGE_BYTES, compare_videos
+from rvrt_cli.compare.curves import CurveSet
 from rvrt_cli.compare.layer_media import detail_window, encode_still, encode_video, layer_pitch, stack_layers
 from rvrt_cli.compare.write_page import page_html
 from rvrt_cli.errors import OptionError
 from rvrt_cli.video.ffmpeg import has_filter
+from rvrt_cli.video.read.probe import probe
 
 FRAMES, STEP = 24, 8  # gray levels from frame to frame, so that a picture tells its number
 RED, BLUE = (200, 40, 40), (40, 40, 200)
@@ -103,6 +107,30 @@ def test_without_a_truth_there_is_a_flicker_curve(tmp_path: Path) -> None:
     assert curve["name"] == "Temporal flicker"
     [line] = curve["lines"]
     assert line["mean"] == pytest.approx(4 * (235 - 16) / 255, abs=0.01)  # four levels of gray, on the Y channel
+
+
+def test_curves_of_a_long_video_are_those_of_some_segments(
+    videos: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gap between segments is no line; equal frames, whose PSNR is infinite, are no points."""
+    before, after, truth = map(probe, videos)
+    whole = CurveSet(Comparison(before, after, truth))
+    whole.measure()
+    for name, value in (("_MAX_CURVE_PIXELS", 1), ("_SEGMENT_FRAMES", 4), ("_VMAF_BYTES", 1)):
+        monkeypatch.setattr(curves, name, value)
+    some = CurveSet(Comparison(before, after, truth))
+    some.measure()
+    assert (whole.frames, some.frames) == (FRAMES, 8)
+    assert ("vmaf", 1) not in some.points
+    for name in ("psnr", "ssim"):
+        points = dict(whole.points[name, 1])
+        assert [points[seconds] for seconds, _ in some.points[name, 1]] == [value for _, value in some.points[name, 1]]
+        assert [round(25 * seconds) for seconds, _ in some.points[name, 1]] == [0, 1, 2, 3, 20, 21, 22, 23]
+    assert some.gap == pytest.approx(1.5 * 20 / 25)
+    equal = CurveSet(Comparison(before, truth, truth))
+    equal.measure()
+    assert ("psnr", 1) not in equal.points
+    assert len(equal.points["psnr", 0]) == 8
 
 
 def test_layers_of_an_excerpt_show_the_same_frame(page_file: Path, tmp_path: Path) -> None:
