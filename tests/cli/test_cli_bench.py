@@ -26,7 +26,7 @@ from rvrt_cli.bench import datasets, kernel_speed, pipeline, speed, sweep, train
 from rvrt_cli.bench.bench_options import BenchOptions
 from rvrt_cli.bench.kernel_cases import CaseSizes
 from rvrt_cli.bench.report import KEYS
-from rvrt_cli.cli.bench_tables import print_speed
+from rvrt_cli.cli.bench_tables import print_quality, print_speed
 from rvrt_cli.cli.formatting import three_digits
 
 SPEED = ("bench", "--frames", 2, "--size", "24x16", "--repeat", 1)
@@ -312,6 +312,11 @@ def test_the_embedded_network_beats_bicubic_on_the_sample_clip(
     result = json.loads(capsys.readouterr().out)
     assert (result["network"], result["weights"], result["frames_scored"]) == ("rvrt-tiny", "trained", 30)
     assert result["psnr_y"] > result["bicubic_psnr_y"] > 20
+    print_quality(result)
+    shown = capsys.readouterr().out
+    for name in ("PSNR Cb", "PSNR Cr", "flicker", "bicubic PSNR Cb"):
+        assert name in " ".join(shown.split())
+    assert f"{result['psnr_cb']:.2f}" in shown
 
 
 def test_weights_for_other_data_are_refused_by_the_command(

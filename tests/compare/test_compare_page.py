@@ -18,14 +18,14 @@ from helpers.chromium import Page, needs_chromium
 from helpers.commands import refusal, rvrt
 from helpers.video_clips import ffmpeg, make_clip, write_video
 
-from rvrt_cli.compare import curves
+from rvrt_cli.compare import compare_videos as compare_videos_module, curves, layer_media
 from rvrt_cli.compare.aligned_frames import Comparison
 from rvrt_cli.compare.compare_options import CompareOptions
 from rvrt_cli.compare.compare_videos import MAX_PAGE_BYTES, compare_videos
 from rvrt_cli.compare.curves import CurveSet
 from rvrt_cli.compare.layer_media import detail_window, encode_still, encode_video, layer_pitch, stack_layers
 from rvrt_cli.compare.write_page import page_html
-from rvrt_cli.errors import OptionError
+from rvrt_cli.errors import MediaError, OptionError
 from rvrt_cli.video.ffmpeg import has_filter
 from rvrt_cli.video.read.probe import probe
 
@@ -172,10 +172,32 @@ def test_media_keep_their_budget() -> None:
     noise = np.random.default_rng(3).integers(0, 256, (64, 96, 3), np.uint8)
     video = encode_video([noise] * 12, Fraction(25), 6_000)
     assert 3 * len(video["base64"]) // 4 <= 6_000
+    shortened = encode_video([noise] * 12, Fraction(25), 1)  # which nothing fits into
+    assert shortened["frames"] == 1
     still = encode_still(noise, 6_000)
     assert still["type"] == "image/webp"
     assert 3 * len(still["base64"]) // 4 <= 6_000
     assert encode_still(noise, 40_000)["type"] == "image/png"
+
+
+def test_an_ffmpeg_without_encoders_for_browsers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = np.zeros((32, 48, 3), np.uint8)
+    monkeypatch.setattr(layer_media, "video_encoders", lambda: {"libvpx-vp9": "VP9"})
+    assert encode_video([frame] * 2, Fraction(25), 6_000)["type"] == "video/webm"
+    monkeypatch.setattr(layer_media, "video_encoders", lambda: {"libx265": "HEVC"})
+    with pytest.raises(MediaError, match="this ffmpeg has neither libx264 or libvpx-vp9; set IMAGEIO_FFMPEG_EXE"):
+        encode_video([frame] * 2, Fraction(25), 6_000)
+
+
+def test_frames_too_tall_for_a_video_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a source of 10 bits is shown in 8, which the page says."""
+    deep = ["-f", "lavfi", "-i", "testsrc2=s=32x24:r=25:d=0.2,format=yuv420p10le", "-c:v", "ffv1"]
+    before, after = make_clip(*deep, tmp_path / "a.mkv"), make_clip(*deep, "-vf", "scale=64:48", tmp_path / "b.mkv")
+    options = CompareOptions(excerpts=1, seconds=0.2)
+    assert "Shown in 8 bits, without tone mapping." in compare_videos(before, after, None, options)
+    monkeypatch.setattr(compare_videos_module, "_VIDEO_LIMIT", 90)
+    with pytest.raises(MediaError, match=r"b\.mkv: frames of this shape cannot be shown; crop the videos first"):
+        compare_videos(before, after, None, options)
 
 
 def test_layers_are_stacked_on_coding_blocks() -> None:

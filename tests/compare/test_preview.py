@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from helpers.commands import refusal, rvrt
 from helpers.upscale_runs import Echo, computed
-from helpers.video_clips import make_clip, write_video
+from helpers.video_clips import ffmpeg, make_clip, write_video
 
 import rvrt_cli.compare.choose_excerpts
 import rvrt_cli.upscale.job
@@ -119,6 +119,21 @@ def test_excerpts_are_the_sharpest_and_the_busiest(
         ["the sharpest"],
         ["the busiest"],
     )
+
+
+def test_what_cannot_be_previewed_is_refused(
+    source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    pages, raw = ["-o", source.with_name("page.html")], source.with_name("in.h264")
+    ffmpeg("-i", source, "-c", "copy", raw)
+    for words, said in (
+        (["-"], "-: a preview reads the source more than once; write the stream to a file first"),
+        ([source, "--start", "2.5"], "in.mp4: --start 2.5 is beyond its end; lower --start"),
+        ([raw], "in.h264: does not state its length, so that nothing can be chosen of it; remux it first"),
+        ([source, "--at", "1,5"], "--at 5: the video lasts 2 s; give an earlier time"),
+    ):
+        assert said in refusal(monkeypatch, capsys, "preview", *words, *pages)
+    assert not pages[1].exists()
 
 
 @pytest.mark.slow

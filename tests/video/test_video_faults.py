@@ -43,6 +43,7 @@ import rvrt_cli.video.write.publish
 from rvrt_cli.errors import MediaError
 from rvrt_cli.frame import Frame
 from rvrt_cli.video.ffmpeg import FFmpeg, video_encoders
+from rvrt_cli.video.mux.final_mux import MuxJob, mux
 from rvrt_cli.video.mux.route import Route
 from rvrt_cli.video.read.probe import probe
 from rvrt_cli.video.read.reader import open_reader
@@ -459,6 +460,24 @@ def test_a_target_that_appears_meanwhile_is_not_overwritten(tmp_path: Path, clip
 
 def no_links(*_: object) -> None:
     raise OSError(errno.EPERM, "Operation not permitted")
+
+
+def test_a_part_that_falls_between_two_frames_is_refused(tmp_path: Path) -> None:
+    slow = ["-vf", "setpts=10*N/TB", "-fps_mode", "passthrough", "-frames:v", "3"]
+    source = make_clip("-f", "lavfi", "-i", "testsrc2=s=32x24:r=25", *slow, *FAST, tmp_path / "in.mkv")
+    with pytest.raises(MediaError, match="no frame in the requested part; check --start and --duration"):
+        read_all(source, start=4, duration=1)
+    assert len(read_all(source, start=4, duration=7)) == 1
+
+
+def test_a_container_that_cannot_be_written_is_one_error(tmp_path: Path, clip: Path) -> None:
+    """Such as on a disk that is gone when all frames are done."""
+    part = make_clip(*LONG[:3], "testsrc2=s=320x240:r=25:d=0.2", *FAST, tmp_path / "part.mkv")
+    job = MuxJob(info=probe(clip), parts=(part,), output=tmp_path / "gone" / "out.mkv", muxer="matroska")
+    with pytest.raises(
+        MediaError, match=r"clip\.mkv: the upscaled video cannot be muxed \(No such file or directory\)"
+    ):
+        mux(job)
 
 
 def test_targets_on_a_file_system_without_hard_links(
