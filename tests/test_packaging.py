@@ -61,18 +61,21 @@ def test_pytest_stops_where_it_would_test_an_outdated_copy(copied: Path, tmp_pat
 
 
 # A compiler that writes its command line into the file that it is to make, and fails where that has a given word
-COMPILER = """#!{python}
-import os, sys
-if os.environ["FAILS_AT"] in " ".join(sys.argv):
-    sys.exit("note: it was compiling\\nx.cc:3: error: it is " + os.environ["FAILS_AT"])
-open(sys.argv[sys.argv.index("-o") + 1], "w").write(" ".join(sys.argv[1:]))
+COMPILER = """#!/bin/sh
+case "$*" in *"$FAILS_AT"*)
+  printf 'note: it was compiling\\nx.cc:3: error: it is %s\\n' "$FAILS_AT" >&2
+  exit 1
+esac
+command="$*"
+while [ "$1" != -o ]; do shift; done
+echo "$command" > "$2"
 """
 
 
 @pytest.fixture
 def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "compiler"
-    path.write_text(COMPILER.format(python=sys.executable))
+    path.write_text(COMPILER)
     path.chmod(0o755)
     monkeypatch.setenv("CXX", str(path))
     monkeypatch.setenv("CXXFLAGS", "-fsanitize=address")

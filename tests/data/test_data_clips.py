@@ -238,6 +238,14 @@ def test_licenses_by_pattern(material: Path, tmp_path: Path) -> None:
         read_licenses(as_json)
 
 
+def test_folders_without_photos_and_missing_ones_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(OptionError, match=r"no photos or videos in .*; name files or folders that contain some"):
+        find_sources([tmp_path], license="CC0")
+    with pytest.raises(OptionError, match=r"gone\.png: no such file or folder"):
+        find_sources([tmp_path / "gone.png"], license="CC0")
+
+
 def test_command_reports_what_it_cannot_use(material: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.jpg"
     broken.write_bytes((material / "photo0.png").read_bytes()[:300])

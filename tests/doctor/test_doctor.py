@@ -88,8 +88,10 @@ def test_what_is_missing_is_advised(monkeypatch: pytest.MonkeyPatch) -> None:
         assert line in report["advice"]
     assert any("this ffmpeg has no libx264, the default encoder" in line for line in report["advice"])
     monkeypatch.setattr(machine_report, "use_device", use_device)
-    monkeypatch.setattr(Path, "exists", lambda path: path == Path("/dev/nvidiactl"))
-    assert "gpu: MindSpore finds no GPU; see docs/devices.md" in examine()["advice"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "exists", lambda path: path == Path("/dev/nvidiactl"))
+        advice = examine()["advice"]
+    assert "gpu: MindSpore finds no GPU; see docs/devices.md" in advice
 
 
 def test_a_broken_installation_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

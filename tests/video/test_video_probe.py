@@ -422,6 +422,21 @@ def test_a_gif_is_a_video_with_its_own_timestamps(tmp_path: Path) -> None:
     assert [f.pts * probe(target).time_base for f in read_all(target)] == times
 
 
+def test_what_a_gif_and_an_image_drop_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alpha = ["-f", "lavfi", "-i", "testsrc2=s=32x24:r=60:d=0.2,format=yuva420p", "-c:v", "ffv1"]
+    info = probe(make_clip(*alpha, tmp_path / "in.mkv"))
+    notes = check_target(info, request_for(info, tmp_path / "out.gif")).notes
+    assert "out.gif: 60 frames/s; most players slow GIFs of more than 50/s down" in notes
+    assert "out.gif: alpha is dropped; images (.png) keep it" in notes
+    still = probe(make_clip(*alpha[:3], "testsrc2=s=32x24,format=rgba", "-frames:v", "1", tmp_path / "in.png"))
+    request = request_for(still, tmp_path / "out.jpg", frame_count=1)
+    assert "out.jpg: alpha is dropped; .png keeps it" in check_target(still, request).notes
+    monkeypatch.setattr("rvrt_cli.video.write.image_targets.video_encoders", lambda: {"png": "PNG"})
+    with pytest.raises(MediaError, match=r"out\.jpg: this ffmpeg cannot write \.jpg; choose \.png") as error:
+        check_target(still, request)
+    one_line(error)
+
+
 # Targets
 
 
