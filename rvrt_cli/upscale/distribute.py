@@ -131,7 +131,8 @@ def work_as_rank(task: Path, interruption: Interruption) -> None:
         while any(task.parent.glob(f"*{_WORKING}")):
             time.sleep(_DONE_INTERVAL)  # msrun kills the others when one ends
         raise
-    working.unlink()
+    finally:
+        working.unlink(missing_ok=True)
 
 
 def _compute_share(job: Job, rank: int, size: int, interruption: Interruption) -> None:
