@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -107,6 +108,32 @@ def test_bfloat16_is_read_off_the_flags_of_the_processor(
 ) -> None:
     monkeypatch.setattr(rvrt_cli.device.Path, "read_text", lambda self: f"processor : 0\nflags : {flags}\n")
     assert rvrt_cli.device.has_bfloat16() is expected
+
+
+def test_a_processor_whose_flags_cannot_be_read_has_no_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no /proc on macOS."""
+
+    def missing(path: Path) -> str:
+        raise FileNotFoundError(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", missing)
+        found = rvrt_cli.device.has_bfloat16()
+    assert found is False
+
+
+@pytest.mark.parametrize("name", ["ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME"])
+def test_an_ascend_npu_needs_its_driver_and_the_environment_of_cann(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    for variable in ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    assert "there is no Ascend driver" in str(rvrt_cli.device.missing_accelerators("ascend")["ascend"])
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "exists", lambda path: path == Path("/dev/davinci_manager"))
+        unset = rvrt_cli.device.missing_accelerators("ascend")["ascend"]
+        patch.setenv(name, "/usr/local/Ascend")
+        complete = rvrt_cli.device.missing_accelerators("ascend")["ascend"]
+    assert "CANN's environment is not set; run source" in str(unset)
+    assert complete is None
 
 
 def test_a_device_is_certain_without_mindspore_only_if_it_is_the_cpu() -> None:

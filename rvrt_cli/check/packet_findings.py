@@ -117,8 +117,7 @@ class StreamMatch:
     @cached_property
     def copied(self) -> list[tuple[int, int]]:
         """Positions (in the source, in the target) of packets that are bit for bit the same, in order."""
-        if self.target is None:
-            return []
+        assert self.target is not None
         places: dict[int, list[int]] = {}
         for place, value in enumerate(self.source.hashes):
             places.setdefault(value, []).append(place)
@@ -129,6 +128,11 @@ class StreamMatch:
             if next_one < len(known):
                 after = known[next_one]
                 found.append((after, number))
+        # Each as late as the next one allows: packets that are missing in silence at the start are missing before it
+        for index in range(len(found) - 2, -1, -1):
+            number = found[index][1]
+            known = places[self.target.hashes[number]]
+            found[index] = known[bisect.bisect_left(known, found[index + 1][0]) - 1], number
         return found
 
 

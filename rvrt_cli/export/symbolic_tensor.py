@@ -82,18 +82,17 @@ class SymbolicTensor:
             return self.like(planes=self.graph.node(kind, [self.planes, *more], **attributes))
         return self.like(self.graph.node(kind, [self.value, *more], **attributes))
 
-    def combine(self, kind: str, other: Any, swapped: bool = False) -> SymbolicTensor:
+    def combine(self, kind: str, other: Any) -> SymbolicTensor:
         """With another tensor, constant or number through an elementwise operator that broadcasts."""
         other = symbolic(self.graph, other, self.dtype)
         assert self.shape, "scalars come second"
         assert other.dtype == self.dtype, f"{kind} of {self.dtype} and {other.dtype}"
-        first, second = (other, self) if swapped else (self, other)
         shape = _broadcast(self.shape, other.shape)
         same_rank = len(self.shape) == len(other.shape)
-        if all(one.has_planes or not one.shape for one in (first, second)) and (same_rank or not other.shape):
-            names = [one.planes if one.shape else one.value for one in (first, second)]
+        if all(one.has_planes or not one.shape for one in (self, other)) and (same_rank or not other.shape):
+            names = [one.planes if one.shape else one.value for one in (self, other)]
             return self.like(planes=self.graph.node(kind, names), shape=shape)
-        return self.like(self.graph.node(kind, [first.value, second.value]), shape=shape)
+        return self.like(self.graph.node(kind, [self.value, other.value]), shape=shape)
 
     def __add__(self, other: Any) -> SymbolicTensor:
         return self.combine("Add", other)
@@ -102,9 +101,6 @@ class SymbolicTensor:
 
     def __sub__(self, other: Any) -> SymbolicTensor:
         return self.combine("Sub", other)
-
-    def __rsub__(self, other: Any) -> SymbolicTensor:
-        return self.combine("Sub", other, swapped=True)
 
     def __mul__(self, other: Any) -> SymbolicTensor:
         return self.combine("Mul", other)
@@ -148,11 +144,6 @@ class SymbolicTensor:
         """With its axes in another order."""
         value = self.graph.node("Transpose", [self.value], perm=order)
         return self.like(value, shape=[self.shape[i] for i in order])
-
-    def tile(self, repeats: tuple[int, ...]) -> SymbolicTensor:
-        """Repeated along its axes."""
-        shape = [size * count for size, count in zip(self.shape, repeats, strict=True)]
-        return self.like(self.graph.node("Tile", [self.value, self.graph.integers(*repeats)]), shape=shape)
 
     def mean(self, axes: tuple[int, ...]) -> SymbolicTensor:
         """Mean over axes, which are gone afterwards."""

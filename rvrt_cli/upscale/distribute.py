@@ -26,7 +26,7 @@ from rvrt_cli.upscale.progress import Progress, Reporter
 
 _CLAIMS = "claims"  # in the work folder
 _TASK = "task.json"  # among the logs
-_DONE, _STOPPED = ".done", ".stopped"
+_DONE, _WORKING = ".done", ".working"
 _REPORT_INTERVAL = 0.5  # s between a rank's reports
 _DONE_INTERVAL = 0.2  # s between looks at whether the other ranks are done
 _COMMAND_OPTIONS = {"upscale": UpscaleOptions, "restore": RestoreOptions}  # by command
@@ -117,18 +117,22 @@ def work_as_rank(task: Path, interruption: Interruption) -> None:
     """
     values = json.loads(task.read_text(encoding="utf-8"))
     options: JobOptions = _COMMAND_OPTIONS[values["command"]](**values["options"])
-    if options.uses_mindspore:
-        use_device(options.device, options.precision)
-    rank, size = join_ranks()
+    working = task.with_name(f"{os.getpid()}{_WORKING}")
     try:
+        if options.uses_mindspore:
+            use_device(options.device, options.precision)
+        rank, size = join_ranks()
+        working.touch()
         job = prepare(values["source"], values["target"], options, as_rank=True)
         _compute_share(job, rank, size, interruption)
         task.with_name(f"{rank}{_DONE}").touch()
-    except KeyboardInterrupt:
-        task.with_name(f"{rank}{_STOPPED}").touch()
-        while len([*task.parent.glob(f"*{_STOPPED}"), *task.parent.glob(f"*{_DONE}")]) < options.ranks_here:
+    except KeyboardInterrupt:  # perhaps before this rank has joined: the others may be at work, nevertheless
+        working.unlink(missing_ok=True)
+        while any(task.parent.glob(f"*{_WORKING}")):
             time.sleep(_DONE_INTERVAL)  # msrun kills the others when one ends
         raise
+    finally:
+        working.unlink(missing_ok=True)
 
 
 def _compute_share(job: Job, rank: int, size: int, interruption: Interruption) -> None:

@@ -153,6 +153,19 @@ def test_a_folder_of_another_layout_is_refused(tmp_path: Path, protocol: str) ->
         open_dataset(protocol, tmp_path)
 
 
+def test_a_folder_of_videos_without_videos_or_with_two_of_one_name_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(OptionError, match=r"no videos; expected files such as \.mp4 or \.mkv"):
+        open_dataset("clips", tmp_path)
+    for name in ("city.mp4", "city.mkv"):
+        (tmp_path / name).touch()
+    with pytest.raises(OptionError, match="two videos differ only in their suffix; rename one"):
+        open_dataset("clips", tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(OptionError, match="empty: no images; unpack the set again"):
+        datasets.read_frames(tmp_path / "empty")
+
+
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="no such folder"):
         open_dataset("vid4", tmp_path / "none")

@@ -26,6 +26,8 @@ from rvrt_cli.bench import datasets, kernel_speed, pipeline, speed, sweep, train
 from rvrt_cli.bench.bench_options import BenchOptions
 from rvrt_cli.bench.kernel_cases import CaseSizes
 from rvrt_cli.bench.report import KEYS
+from rvrt_cli.cli.bench_tables import print_quality, print_speed
+from rvrt_cli.cli.formatting import three_digits
 
 SPEED = ("bench", "--frames", 2, "--size", "24x16", "--repeat", 1)
 
@@ -96,6 +98,10 @@ def test_the_training_step_is_that_of_the_given_weights(
     assert step["compile_seconds"] >= 0
     assert not set(step) - set(re.findall(r"\w+", KEYS["training"]))
     assert step["peak_rss_mb"] > 100
+    print_speed(result)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "training step" in shown
+    assert f"1 samples of 2 frames of 8x8 px; {step['steps_per_hour']:.0f} steps per hour" in shown
     said = refusal(monkeypatch, capsys, *command, "--model", "rvrt-tiny")
     assert said == f"rvrt: --model rvrt-tiny: {file} holds small, of other sizes; omit --model"
 
@@ -113,6 +119,10 @@ def test_the_whole_upscale(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     assert 0 < figures["network_seconds"] < spent <= figures["seconds"]
     assert figures["network_alone_seconds"] > 0
     assert figures["frames_per_second"] == pytest.approx(4 / figures["seconds"])
+    print_speed(result)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"whole upscale 4 frames of 24x16 px in {three_digits(figures['seconds'])} s" in shown
+    assert f"waiting for decoding {three_digits(figures['waiting_for_source_seconds'])} s" in shown
 
 
 @pytest.mark.slow
@@ -225,19 +235,36 @@ def measure_kernels(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixtur
     return measured
 
 
+def kernel_rows(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture, result: dict) -> dict[str, list[str]]:
+    """The rows of the table of kernels as printed, by name: input, then four figures each without and with gradient."""
+    monkeypatch.setenv("COLUMNS", "300")
+    print_speed(result)
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capfd.readouterr().out.splitlines()]
+    return {row[0]: row[1:] for row in cells if len(row) == 10}
+
+
+def shown_milliseconds(row: dict) -> list[str]:
+    return [three_digits(1e3 * row["forward"]["seconds"])]
+
+
 @pytest.mark.slow
 def test_a_kernel_without_a_gradient_is_measured(
-    monkeypatch: pytest.MonkeyPatch, measure_kernels: Callable[..., dict]
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture, measure_kernels: Callable[..., dict]
 ) -> None:
     """Uncompiled: the definition of this one takes ten seconds to compile."""
     monkeypatch.setenv("MS_JIT", "0")
-    [flow] = measure_kernels("lucas_kanade")["kernels"]
+    result = measure_kernels("lucas_kanade")
+    [flow] = result["kernels"]
     assert list(flow) == ["name", "shape", "gflop", "forward", "part"]
     assert (flow["forward"]["gflops"], flow["forward"]["gb_per_second"]) == (None, None)
+    cells = kernel_rows(monkeypatch, capfd, result)[flow["name"]]
+    assert cells[1:] == [*shown_milliseconds(flow), "", "", three_digits(flow["part"]["forward"]["factor"]), *[""] * 4]
 
 
 @pytest.mark.slow
-def test_kernels_are_measured_while_mindspore_prints_nothing(measure_kernels: Callable[..., dict]) -> None:
+def test_kernels_are_measured_while_mindspore_prints_nothing(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture, measure_kernels: Callable[..., dict]
+) -> None:
     result = measure_kernels("warp", "linear")
     dense, square, warp = result["kernels"]
     for row in (dense, square, warp):
@@ -253,6 +280,14 @@ def test_kernels_are_measured_while_mindspore_prints_nothing(measure_kernels: Ca
     moved = 4 * 2 * 32 * 32 * (12 + 2 + 12) / 1e9  # features, flow, result
     assert warp["forward"]["gb_per_second"] == pytest.approx(moved / warp["forward"]["seconds"])
     assert warp["with_gradient"]["gb_per_second"] == pytest.approx(2 * moved / warp["with_gradient"]["seconds"])
+    cells = kernel_rows(monkeypatch, capfd, result)
+    assert [cells[row["name"]][0] for row in (dense, warp)] == ["1×2×32×32×12", "2×32×32×12"]
+    for row in (dense, square):
+        figures, compared = row["forward"], row["part"]["forward"]
+        rate, share = f"{three_digits(figures['gflops'])} GFLOP/s", f"{figures['efficiency']:.0%}"
+        assert cells[row["name"]][1:5] == [*shown_milliseconds(row), rate, share, three_digits(compared["factor"])]
+    rate = f"{three_digits(warp['forward']['gb_per_second'])} GB/s"
+    assert cells[warp["name"]][1:4] == [*shown_milliseconds(warp), rate, ""]
 
 
 @pytest.mark.slow
@@ -277,6 +312,11 @@ def test_the_embedded_network_beats_bicubic_on_the_sample_clip(
     result = json.loads(capsys.readouterr().out)
     assert (result["network"], result["weights"], result["frames_scored"]) == ("rvrt-tiny", "trained", 30)
     assert result["psnr_y"] > result["bicubic_psnr_y"] > 20
+    print_quality(result)
+    shown = capsys.readouterr().out
+    for name in ("PSNR Cb", "PSNR Cr", "flicker", "bicubic PSNR Cb"):
+        assert name in " ".join(shown.split())
+    assert f"{result['psnr_cb']:.2f}" in shown
 
 
 def test_weights_for_other_data_are_refused_by_the_command(

@@ -288,10 +288,61 @@ def test_check_is_part_of_being_finished(upscale: Callable, monkeypatch: pytest.
     shown, said = upscale(*words, status=1)
     assert "rvrt: out/a.mp4: does not pass the check: frames: as they are" in said
     assert "2 files: 1 done, 1 failed" in shown
-    verdicts["out/a.mp4"] = "ok"
-    shown, _ = upscale(*words)
+    verdicts["out/a.mp4"] = "note"
+    shown, said = upscale(*words)
+    assert "out/a.mp4: frames: as they are" in said
     assert (upscale.frames, checked) == (0, ["out/a.mp4", "out/b.mp4", "out/a.mp4"])
     assert "2 files: 1 done, 1 finished earlier" in shown
+
+
+def test_a_check_is_an_event(upscale: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_clip(Path("a.mp4"))
+    write_clip(Path("b.mp4"))
+    found = CheckReport("a.mp4", "out/a.mp4", (Finding("frames", "ok", "as they are"),))
+    monkeypatch.setattr(run_check, "check_target_against_source", lambda *_: found)
+    shown, _ = upscale("a.mp4", "b.mp4", "--output-dir", "out", "--check", "--json")
+    events = [event for event in events_of(shown) if event["event"] == "check"]
+    assert [(event["file"], event["passed"]) for event in events] == [(1, True), (2, True)]
+    assert events[0]["findings"][0]["text"] == "as they are"
+    shown, _ = upscale("a.mp4", "b.mp4", "--output-dir", "out", "--check", "--ivtc", "--json", status=1)
+    [event] = events_of(shown)
+    assert event["event"] == "error"
+    assert "--ivtc" in event["text"]
+
+
+def test_a_fault_shows_where_it_happened_with_debug(upscale: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "a very long name, of which the middle is left out in the beginning of the line"):
+        write_clip(Path(f"{name}.mp4"))
+
+    def fails(*_: object) -> object:
+        raise ZeroDivisionError("in the network")
+
+    monkeypatch.setattr(Counted, "__call__", fails)
+    _, said = upscale("a.mp4", "a very long name*.mp4", "--output-dir", "out", "--debug", status=2)
+    assert said.count("Traceback") == 2
+    assert "raise ZeroDivisionError" in said
+
+
+def test_a_target_of_another_program_and_warnings_are_told(
+    upscale: Callable, network: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that appears under the target's name during the work stays, and is not taken for ours in the next run."""
+    write_clip(Path("a.mp4"), frames=8)
+    whole = write_clip(Path("b.mkv"), frames=20).read_bytes()
+    Path("b.mkv").write_bytes(whole[: len(whole) * 3 // 4])
+    calls = []
+
+    def call(frames: np.ndarray, *arguments: object) -> object:
+        if not calls:
+            Path("out/a.mp4").write_text("somebody else's")
+        calls.append(frames)
+        return Echo.__call__(network, frames, *arguments)
+
+    monkeypatch.setattr(Counted, "__call__", lambda self, *arguments: call(*arguments))
+    _, said = upscale("a.mp4", "b.mkv", "--output-dir", "out", "--quiet")
+    assert Path("out/a.mp4").read_text() == "somebody else's"
+    assert len(decoded_times(Path("out/a-2.mp4"))) == 8
+    assert "rvrt: warning: b.mkv" in said
 
 
 @pytest.mark.slow

@@ -18,12 +18,16 @@ from helpers.chromium import Page, needs_chromium
 from helpers.commands import refusal, rvrt
 from helpers.video_clips import ffmpeg, make_clip, write_video
 
+from rvrt_cli.compare import compare_videos as compare_videos_module, curves, layer_media
+from rvrt_cli.compare.aligned_frames import Comparison
 from rvrt_cli.compare.compare_options import CompareOptions
 from rvrt_cli.compare.compare_videos import MAX_PAGE_BYTES, compare_videos
+from rvrt_cli.compare.curves import CurveSet
 from rvrt_cli.compare.layer_media import detail_window, encode_still, encode_video, layer_pitch, stack_layers
 from rvrt_cli.compare.write_page import page_html
-from rvrt_cli.errors import OptionError
+from rvrt_cli.errors import MediaError, OptionError
 from rvrt_cli.video.ffmpeg import has_filter
+from rvrt_cli.video.read.probe import probe
 
 FRAMES, STEP = 24, 8  # gray levels from frame to frame, so that a picture tells its number
 RED, BLUE = (200, 40, 40), (40, 40, 200)
@@ -105,6 +109,30 @@ def test_without_a_truth_there_is_a_flicker_curve(tmp_path: Path) -> None:
     assert line["mean"] == pytest.approx(4 * (235 - 16) / 255, abs=0.01)  # four levels of gray, on the Y channel
 
 
+def test_curves_of_a_long_video_are_those_of_some_segments(
+    videos: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gap between segments is no line; equal frames, whose PSNR is infinite, are no points."""
+    before, after, truth = map(probe, videos)
+    whole = CurveSet(Comparison(before, after, truth))
+    whole.measure()
+    for name, value in (("_MAX_CURVE_PIXELS", 1), ("_SEGMENT_FRAMES", 4), ("_VMAF_BYTES", 1)):
+        monkeypatch.setattr(curves, name, value)
+    some = CurveSet(Comparison(before, after, truth))
+    some.measure()
+    assert (whole.frames, some.frames) == (FRAMES, 8)
+    assert ("vmaf", 1) not in some.points
+    for name in ("psnr", "ssim"):
+        points = dict(whole.points[name, 1])
+        assert [points[seconds] for seconds, _ in some.points[name, 1]] == [value for _, value in some.points[name, 1]]
+        assert [round(25 * seconds) for seconds, _ in some.points[name, 1]] == [0, 1, 2, 3, 20, 21, 22, 23]
+    assert some.gap == pytest.approx(1.5 * 20 / 25)
+    equal = CurveSet(Comparison(before, truth, truth))
+    equal.measure()
+    assert ("psnr", 1) not in equal.points
+    assert len(equal.points["psnr", 0]) == 8
+
+
 def test_layers_of_an_excerpt_show_the_same_frame(page_file: Path, tmp_path: Path) -> None:
     data = data_of(page_file.read_text())
     assert data["layers"] == ["bicubic", "upscaled", "truth"]
@@ -144,10 +172,32 @@ def test_media_keep_their_budget() -> None:
     noise = np.random.default_rng(3).integers(0, 256, (64, 96, 3), np.uint8)
     video = encode_video([noise] * 12, Fraction(25), 6_000)
     assert 3 * len(video["base64"]) // 4 <= 6_000
+    shortened = encode_video([noise] * 12, Fraction(25), 1)  # which nothing fits into
+    assert shortened["frames"] == 1
     still = encode_still(noise, 6_000)
     assert still["type"] == "image/webp"
     assert 3 * len(still["base64"]) // 4 <= 6_000
     assert encode_still(noise, 40_000)["type"] == "image/png"
+
+
+def test_an_ffmpeg_without_encoders_for_browsers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = np.zeros((32, 48, 3), np.uint8)
+    monkeypatch.setattr(layer_media, "video_encoders", lambda: {"libvpx-vp9": "VP9"})
+    assert encode_video([frame] * 2, Fraction(25), 6_000)["type"] == "video/webm"
+    monkeypatch.setattr(layer_media, "video_encoders", lambda: {"libx265": "HEVC"})
+    with pytest.raises(MediaError, match="this ffmpeg has neither libx264 or libvpx-vp9; set IMAGEIO_FFMPEG_EXE"):
+        encode_video([frame] * 2, Fraction(25), 6_000)
+
+
+def test_frames_too_tall_for_a_video_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a source of 10 bits is shown in 8, which the page says."""
+    deep = ["-f", "lavfi", "-i", "testsrc2=s=32x24:r=25:d=0.2,format=yuv420p10le", "-c:v", "ffv1"]
+    before, after = make_clip(*deep, tmp_path / "a.mkv"), make_clip(*deep, "-vf", "scale=64:48", tmp_path / "b.mkv")
+    options = CompareOptions(excerpts=1, seconds=0.2)
+    assert "Shown in 8 bits, without tone mapping." in compare_videos(before, after, None, options)
+    monkeypatch.setattr(compare_videos_module, "_VIDEO_LIMIT", 90)
+    with pytest.raises(MediaError, match=r"b\.mkv: frames of this shape cannot be shown; crop the videos first"):
+        compare_videos(before, after, None, options)
 
 
 def test_layers_are_stacked_on_coding_blocks() -> None:
@@ -191,6 +241,36 @@ def test_command(
     assert frames[0].shape == (128, 384, 3)
     assert frames[5][4, 4] == pytest.approx(np.array(RED), abs=12)
     assert frames[5][4, -4] == pytest.approx(np.array(BLUE), abs=12)
+
+
+@pytest.mark.parametrize(
+    ("before", "target", "options", "words"),
+    [
+        ("before.mp4", "both.webm", [], "both.webm: choose one of .mp4 .mkv .mov"),
+        ("before.mp4", "there.mp4", [], "there.mp4: exists; choose another name, or --overwrite"),
+        ("image.png", "both.mp4", [], "image.png: only videos are put side by side; name a video"),
+        ("-", "", [], "-: a comparison reads its videos more than once; write the stream to a file first"),
+        ("before.mp4", "", ["--at", "1,2"], "--at 1: the video lasts 0.96 s; give an earlier time"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(
+    videos: tuple[Path, Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    before: str,
+    target: str,
+    options: list[str],
+    words: str,
+) -> None:
+    (tmp_path / "there.mp4").write_text("precious")
+    if before == "image.png":
+        ffmpeg("-i", videos[0], "-frames:v", "1", tmp_path / before)
+    first = {"-": "-", "image.png": tmp_path / before}.get(before, videos[0])
+    made = ["--side-by-side", tmp_path / target] if target else ["-o", tmp_path / "page.html"]
+    assert words in refusal(monkeypatch, capsys, "compare", first, videos[1], *made, *options)
+    assert (tmp_path / "there.mp4").read_text() == "precious"
+    assert {path.name for path in tmp_path.iterdir()} <= {"there.mp4", "image.png"}
 
 
 def test_videos_without_common_times_are_refused(

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from helpers.commands import refusal, rvrt
 from helpers.upscale_runs import Echo, computed
-from helpers.video_clips import make_clip, write_video
+from helpers.video_clips import ffmpeg, make_clip, write_video
 
+import rvrt_cli.compare.choose_excerpts
 import rvrt_cli.upscale.job
 from rvrt_cli.compare.choose_excerpts import choose_excerpts
 from rvrt_cli.data.resize import imresize
@@ -87,7 +88,13 @@ def test_preview_of_a_part_stays_inside_it(
     assert all(1 <= begin < 1.8 for begin in begins)
 
 
-def test_excerpts_are_the_sharpest_and_the_busiest(tmp_path: Path) -> None:
+@pytest.mark.parametrize("length", ["short", "long"])
+def test_excerpts_are_the_sharpest_and_the_busiest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: str
+) -> None:
+    """A long video is looked at in some places, a short one is read at once."""
+    if length == "long":
+        monkeypatch.setattr(rvrt_cli.compare.choose_excerpts, "_WHOLE_SECONDS", 1.0)
     rng = np.random.default_rng(5)
     checks = np.indices((64, 64)).sum(0) // 4 % 2 * 120 + 60
     frames = []
@@ -106,6 +113,27 @@ def test_excerpts_are_the_sharpest_and_the_busiest(tmp_path: Path) -> None:
     begins = sorted(places.values())
     assert len(begins) == 3
     assert min(np.diff(begins)) >= 5 - 1e-6, "excerpts overlap"
+    most = choose_excerpts(probe(path), 3.6, 0.6, 20, [])
+    assert 3 <= len(most) <= 6, "more than fit"
+    assert [place.reason for place in choose_excerpts(probe(path), 3.6, 2.0, 2, [])] in (
+        ["the sharpest"],
+        ["the busiest"],
+    )
+
+
+def test_what_cannot_be_previewed_is_refused(
+    source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    pages, raw = ["-o", source.with_name("page.html")], source.with_name("in.h264")
+    ffmpeg("-i", source, "-c", "copy", raw)
+    for words, said in (
+        (["-"], "-: a preview reads the source more than once; write the stream to a file first"),
+        ([source, "--start", "2.5"], "in.mp4: --start 2.5 is beyond its end; lower --start"),
+        ([raw], "in.h264: does not state its length, so that nothing can be chosen of it; remux it first"),
+        ([source, "--at", "1,5"], "--at 5: the video lasts 2 s; give an earlier time"),
+    ):
+        assert said in refusal(monkeypatch, capsys, "preview", *words, *pages)
+    assert not pages[1].exists()
 
 
 @pytest.mark.slow

@@ -238,6 +238,14 @@ def test_licenses_by_pattern(material: Path, tmp_path: Path) -> None:
         read_licenses(as_json)
 
 
+def test_folders_without_photos_and_missing_ones_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(OptionError, match=r"no photos or videos in .*; name files or folders that contain some"):
+        find_sources([tmp_path], license="CC0")
+    with pytest.raises(OptionError, match=r"gone\.png: no such file or folder"):
+        find_sources([tmp_path / "gone.png"], license="CC0")
+
+
 def test_command_reports_what_it_cannot_use(material: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.jpg"
     broken.write_bytes((material / "photo0.png").read_bytes()[:300])
@@ -282,6 +290,24 @@ def test_a_video_without_clips_names_the_option(material: Path, tmp_path: Path, 
         make_clips(
             [Source(material / "pan.mp4", "pan.mp4", "video", "x")], tmp_path, ClipOptions(**{"size": 64, **options})
         )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"frames": 1}, "--frames 1: give 2 or more"),
+        ({"size": 60}, "--size 60: give a multiple of 4 px, 64 or more"),
+        ({"size": 66}, "--size 66: give a multiple of 4 px, 64 or more"),
+        ({"per_photo": 0}, "--per-photo and --per-video: give 1 or more"),
+        ({"per_video": -1}, "--per-photo and --per-video: give 1 or more"),
+        ({"reduce": 5}, "--reduce 5: choose 1, 2, 3 or 4"),
+        ({"seed": -1}, "--seed -1: give 0 or more"),
+    ],
+)
+def test_options_out_of_range_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        ClipOptions(**options)
+    assert str(caught.value) == message
 
 
 def test_16_bit_gray_is_reduced_and_32_bits_per_channel_are_refused(tmp_path: Path) -> None:

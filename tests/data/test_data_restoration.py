@@ -124,6 +124,16 @@ def test_data_that_does_not_fit_is_refused(clips: Path, pairs: Path, tmp_path: P
         open_store(tmp_path / "nothing")
 
 
+def test_folders_without_pairs_or_with_unreadable_ones_are_refused(pairs: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(OptionError, match="empty: no training pairs here; expected"):
+        PairStore(tmp_path / "empty")
+    for image in pairs.rglob("sharp/00000000.png"):
+        image.write_bytes(b"no image")
+    with pytest.raises(OptionError, match=r"00000000\.png: cannot be read"):
+        PairStore(pairs)
+
+
 def test_a_small_frame_is_refused(tmp_path: Path) -> None:
     frames = [*textured_clip(1, 2, 40, 40), *textured_clip(1, 2, 24, 24)]
     for part in ("blur", "sharp"):

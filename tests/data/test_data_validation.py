@@ -107,6 +107,12 @@ def test_folder_without_videos_is_refused(tmp_path: Path) -> None:
         ValidationSet(tmp_path)
 
 
+@pytest.mark.parametrize(("windows", "frames"), [(0, 12), (-1, 12), (None, 0)])
+def test_windows_without_frames_are_refused(folder: Path, windows: int | None, frames: int) -> None:
+    with pytest.raises(OptionError, match=f"{windows} windows of {frames} frames: give 1 or more of each"):
+        ValidationSet(folder, windows, frames)
+
+
 def test_variants_follow_what_is_trained() -> None:
     assert variants_of("bi") == variants_of("bd") == variants_of("video") == ("clean", "h264")
     assert variants_of("real") == ("clean", "h264", "real")

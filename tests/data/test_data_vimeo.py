@@ -136,6 +136,14 @@ def test_wrong_layouts_and_options_are_refused(root: Path, tmp_path: Path) -> No
         make_low_resolution(root)
 
 
+@pytest.mark.parametrize(("degradation", "scale"), [("bx", 4), ("bi", 5), ("bi", 1)])
+def test_unknown_reductions_are_refused(root: Path, degradation: str, scale: int) -> None:
+    with pytest.raises(
+        OptionError, match=f"--degradation {degradation} --scale {scale}: choose bi or bd, and 2, 3 or 4"
+    ):
+        make_low_resolution(root, degradation=degradation, scale=scale)
+
+
 def test_output_that_cannot_be_written_ends_the_run(root: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(MediaError, match="cannot be written"):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from importlib import metadata
 from pathlib import Path
 
 import click
@@ -14,10 +15,12 @@ from helpers.commands import rvrt
 
 from rvrt_cli.cli import cli
 from rvrt_cli.cli.completion import SHELLS
+from rvrt_cli.device import use_device
 from rvrt_cli.doctor import machine_report
 from rvrt_cli.doctor.cache_contents import clear_cache
 from rvrt_cli.doctor.machine_report import examine
 from rvrt_cli.errors import RvrtError
+from rvrt_cli.ops import kernels
 from rvrt_cli.options import usable_cores
 from rvrt_cli.version import __version__
 
@@ -61,6 +64,34 @@ def test_advice_names_remedies(monkeypatch: pytest.MonkeyPatch) -> None:
     advice = "\n".join(examine()["advice"])
     for part in ("unset it", "OMP_NUM_THREADS allows 1 of 8", "only 0.5 GiB", "no zscale", "no libvmaf"):
         assert part in advice
+
+
+def test_what_is_missing_is_advised(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(device: str) -> None:
+        raise RvrtError("MindSpore is too old; install 2.10")
+
+    def version(package: str) -> str:
+        if package == "safetensors":
+            raise metadata.PackageNotFoundError(package)
+        return "1.0"
+
+    missing = {"gpu": "MindSpore finds no GPU; see docs/devices.md", "ascend": None}
+    monkeypatch.setattr(machine_report, "use_device", refuse)
+    monkeypatch.setattr(machine_report.metadata, "version", version)
+    monkeypatch.setattr(machine_report, "video_encoders", lambda: {"libsvtav1": "AV1"})
+    monkeypatch.setattr(machine_report, "missing_accelerators", lambda kind: missing)
+    monkeypatch.setattr(kernels, "library", lambda: None)
+    monkeypatch.setattr(kernels, "problem", lambda: "no C++ compiler found; install g++")
+    report = examine()
+    assert report["packages"]["safetensors"] is None
+    for line in ("MindSpore is too old; install 2.10", "no C++ compiler found; install g++"):
+        assert line in report["advice"]
+    assert any("this ffmpeg has no libx264, the default encoder" in line for line in report["advice"])
+    monkeypatch.setattr(machine_report, "use_device", use_device)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "exists", lambda path: path == Path("/dev/nvidiactl"))
+        advice = examine()["advice"]
+    assert "gpu: MindSpore finds no GPU; see docs/devices.md" in advice
 
 
 def test_a_broken_installation_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

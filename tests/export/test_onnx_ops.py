@@ -166,6 +166,36 @@ def test_resize_equals_its_definition(size: tuple[int, int], aligned: bool) -> N
     assert_close(result, expected, 1e-5)
 
 
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_parts_and_shapes_are_those_of_numpy(dynamic: bool) -> None:
+    x = np.random.default_rng(4).standard_normal((1, T, 10, 14, 3)).astype(np.float32)
+    call = OnnxCall(dynamic)
+    tensor = call.tensor(x)
+    height, width = tensor.shape[2:4]
+    results = (
+        tensor[:, :, ::2, 1::2],
+        tensor[:, 0, :-3, 2:],
+        tensor[..., -1, :, 1:],
+        tensor[:, :, : height // 2, : width - 4],
+        tensor.reshape(T, -1, 3),
+        tensor.reshape(-1, width, 3),
+        tensor.reshape(1, T, 1, height, width, 3),
+        tensor.expand_dims(-1) - 1.5,
+    )
+    expected = (
+        x[:, :, ::2, 1::2],
+        x[:, 0, :-3, 2:],
+        x[..., -1, :, 1:],
+        x[:, :, :5, :10],
+        x.reshape(T, -1, 3),
+        x.reshape(-1, 14, 3),
+        x[:, :, None],
+        x[..., None] - np.float32(1.5),
+    )
+    for result, wanted in zip(call.run(results), expected, strict=True):
+        np.testing.assert_array_equal(result, wanted)
+
+
 def test_arithmetic_with_unknown_sizes_rounds_like_python() -> None:
     call = OnnxCall(dynamic=True)
     x = call.tensor(np.zeros((1, 1, 9, 13, 1), np.float32))

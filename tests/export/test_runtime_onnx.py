@@ -135,7 +135,11 @@ def test_damaged_and_foreign_files(model: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    ['"format": 1|"format": 2', '"frames": 4|"frames": 3', '"frames": 4|"frames": null', '"clip_size": 2|"x": 2'],
+    [
+        *('"format": 1|"format": 2', '"frames": 4|"frames": 3', '"frames": 4|"frames": null', '"clip_size": 2|"x": 2'),
+        *('"size": null|"size": [4, 16]', '"size": null|"size": [16]', '"precision": "float32"|"precision": "int4"'),
+        '"name": "test"|"name": 3',
+    ],
 )
 def test_metadata_of_another_version_or_invalid(model: Path, change: str) -> None:
     metadata = {entry.key: entry.value for entry in onnx.load(model).metadata_props}

@@ -20,6 +20,7 @@ from helpers.small_networks import BARE, GUIDED, KANADE, PLAIN
 from mindspore.graph._parse.parser import Parser
 
 from rvrt_cli import ops
+from rvrt_cli.errors import WeightsError
 from rvrt_cli.model import PRESETS, RVRT, RecurrentState, RVRTConfig, initial_weights, parameter_shapes
 from rvrt_cli.model.cost import count_flops
 from rvrt_cli.ops.backend import kernels_run_eagerly
@@ -96,6 +97,31 @@ def test_configuration_files_of_version_0_1_are_read() -> None:
     tiny = PRESETS["rvrt-tiny"].to_dict()
     tiny["fused_neighbours"] = tiny.pop("fused_neighbors")
     assert RVRTConfig.from_dict(tiny) == PRESETS["rvrt-tiny"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"bodies": ("attention", "mamba", "attention")}, "bodies .*mamba.*; known: attention, convolution"),
+        ({"scale": 2}, "scale 2; known: 4, and 1 for restoration"),
+        ({"scale": True}, "scale True; known"),
+        ({"noise_input": True}, "noise_input is for networks of scale 1"),
+        ({"widths": (144, 144, 72)}, r"widths \(144, 144, 72\) must be equal"),
+        ({"heads": (6, 5, 6)}, r"widths \(144, 144, 144\) are not divisible by heads \(6, 5, 6\)"),
+        ({"conv_groups": (1, 5, 1, 1, 1, 1)}, r"conv_groups \(1, 5, 1, 1, 1, 1\) do not divide the channels"),
+        ({"align_heads": 7}, "the heads or kernel of the alignment do not fit its width"),
+        ({"align_kernel": 4}, "the heads or kernel of the alignment do not fit its width"),
+        ({"deformable_groups": 3}, "the deformable groups do not fit the width and heads"),
+        ({"deformable_groups": 10}, "the deformable groups do not fit the width and heads"),
+        ({"deformable_groups": 16}, "the deformable groups do not fit the width and heads"),
+        ({"alignment": "optical"}, "alignment 'optical'; known: deformable, neighborhood"),
+        ({"flow_estimator": "raft"}, "flow_estimator 'raft'; known"),
+        ({"carry": 0}, "carry 0 is not above 0 and at most 1"),
+    ],
+)
+def test_sizes_that_do_not_fit_each_other_are_refused(changes: dict, message: str) -> None:
+    with pytest.raises(WeightsError, match=f"^network configuration: {message}"):
+        RVRTConfig.from_dict({**PRESETS["rvrt"].to_dict(), **changes})
 
 
 def test_tiny_costs_at_most_one_and_a_half_megaflops_per_pixel() -> None:

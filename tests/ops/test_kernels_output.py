@@ -8,6 +8,7 @@ import pytest
 from helpers.comparison import assert_within
 from helpers.kernel_calls import Kernels
 
+from rvrt_cli.model import finish_output
 from rvrt_cli.model.chroma_shrinkage import shrink_chroma
 from rvrt_cli.model.outline import FRAMES_STATE, OUTPUT_STATE
 from rvrt_cli.model.steadying import steady
@@ -34,6 +35,27 @@ def test_chroma_shrinkage_matches_its_definition(cpu_kernels: Kernels, size: tup
     assert_within(cpu_kernels("shrink_chroma_forward", raw, frames, like=[raw])[0], expected, 2e-6)
     assert cpu_kernels.status("shrink_chroma_forward", [raw, frames], [raw]) == 0  # in place
     assert_within(raw, expected, 2e-6)
+
+
+def test_without_kernels_the_definitions_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two videos, of which the second call continues the first."""
+    frames, raw = (
+        np.stack(pair) for pair in zip(scene(4, 9, 13), (part[::-1] for part in scene(4, 9, 13)), strict=True)
+    )
+    finished = []
+    for built in (finish_output.library(), None):
+        monkeypatch.setattr(finish_output, "library", lambda built=built: built)
+        parts, state = [], None
+        for part in (slice(0, 3), slice(3, 4)):
+            output = np.empty_like(raw[:, part])
+            finish_output.copy_shrunk(raw[:, part], frames[:, part], output)
+            last = finish_output.steady_output(output, frames[:, part], state, SHARE)
+            state = {FRAMES_STATE: frames[:, part][:, -1:], OUTPUT_STATE: last}
+            parts += [output, last]
+        finished.append(parts)
+    for kernel, definition in zip(*finished, strict=True):
+        assert_within(kernel, definition, 4e-6)
+    assert np.abs(finished[1][0] - raw[:, :3]).max() > 1e-2
 
 
 def test_colors_without_structure_stay_finite(cpu_kernels: Kernels) -> None:

@@ -46,6 +46,24 @@ def test_a_best_score_that_is_not_finite_is_dropped(best: float) -> None:
         TrainingCounters.from_dict({"judged": 3})
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (None, "its counters are damaged"),
+        ([["step", 3]], "its counters are damaged"),
+        ({"steps": 3}, "its counters are damaged"),
+        ({"step": [3]}, "its counter step is damaged"),
+        ({"updates": 3}, "its counter updates is damaged"),
+        ({"updates": [3, -1]}, "its counter updates is damaged"),
+        ({"step": True}, "its counter step is damaged"),
+        ({"validation_id": 3}, "its counter validation_id is damaged"),
+    ],
+)
+def test_damaged_counters_are_named(values: object, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        TrainingCounters.from_dict(values)
+
+
 def test_counters_of_earlier_versions_are_read() -> None:
     assert TrainingCounters.from_dict({"judged": "abc"}) == TrainingCounters(validation_id="abc")
     with pytest.raises(ValueError, match="trained"):

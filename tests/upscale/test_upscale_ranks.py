@@ -19,9 +19,12 @@ from helpers.upscale_runs import assert_same
 from helpers.video_clips import ffmpeg, leftovers
 
 from rvrt_cli.cli import main
-from rvrt_cli.errors import OptionError
+from rvrt_cli.errors import OptionError, RvrtError
 from rvrt_cli.model import RVRTConfig
+from rvrt_cli.msrun import RankGroup, run_ranks
 from rvrt_cli.options import UpscaleOptions
+from rvrt_cli.upscale import distribute
+from rvrt_cli.upscale.interruption import Interruption
 from rvrt_cli.weights import save_weights
 
 OPTIONS = ("--window", "12", "--lookahead", "2", "--segment", "0", "--device", "cpu", "--preset", "ultrafast")
@@ -157,6 +160,68 @@ def test_killed_and_interrupted_and_two_machines_finish_the_rest(
         main()
     assert not end.value.code
     assert_same(target, {".mkv": single})
+
+
+def test_a_rank_that_has_not_joined_waits_for_those_at_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """msrun kills the others when one ends, in the middle of the window that they were asked to finish."""
+    task, other = tmp_path / "task.json", tmp_path / "1.working"
+    task.write_text(json.dumps({"source": "in.mkv", "target": "out.mkv", "command": "upscale", "options": {}}))
+    looks: list[bool] = []
+
+    def stop_soon(seconds: float) -> None:
+        looks.append(other.exists())
+        if len(looks) == 3:
+            other.unlink()
+
+    def interrupted() -> tuple[int, int]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(distribute, "join_ranks", interrupted)
+    monkeypatch.setattr(distribute, "use_device", lambda *_: None)
+    monkeypatch.setattr(time, "sleep", stop_soon)
+    for at_work in (True, False):
+        if at_work:
+            other.touch()
+        with pytest.raises(KeyboardInterrupt):
+            distribute.work_as_rank(task, Interruption())
+        assert looks == [True] * 3
+    assert [path.name for path in tmp_path.iterdir()] == ["task.json"]
+
+
+# A rank without MindSpore: its number is told, and the second one fails if the argument says so
+PLAIN_RANK = """
+import sys
+from pathlib import Path
+from rvrt_cli.errors import RvrtError
+from rvrt_cli.msrun import end_rank, end_with_launcher, join_ranks, report_failure
+end_with_launcher()
+rank, size = join_ranks()
+folder = Path(sys.argv[1])
+(folder / str(rank)).write_text(str(size))
+if rank == 1 and folder.name == "failing":
+    report_failure(RvrtError("disk full;\\ntry another"))
+    sys.exit(1)
+end_rank()
+"""
+
+
+@pytest.mark.parametrize("name", ["working", "failing"])
+def test_ranks_without_mindspore_end_together(tmp_path: Path, name: str) -> None:
+    script, logs, folder = tmp_path / "rank.py", tmp_path / "logs", tmp_path / name
+    script.write_text(PLAIN_RANK)
+    logs.mkdir()
+    folder.mkdir()
+    polls: list[int] = []
+    group = RankGroup(2, 2, threads=2, mindspore=False)
+    if name == "failing":
+        with pytest.raises(RvrtError, match=r"^disk full; try another$"):
+            run_ranks(group, script, folder, logs, lambda: polls.append(1))
+    else:
+        assert not run_ranks(group, script, folder, logs, lambda: polls.append(1))
+        assert len(list(logs.glob("*.finished"))) == 2
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {"0": "2", "1": "2"}
+    assert polls
+    assert not psutil.Process().children(recursive=True)
 
 
 @pytest.mark.parametrize(

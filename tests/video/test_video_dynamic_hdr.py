@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from helpers.fuzzing import searching
 from helpers.video_clips import decoded_times, ffmpeg, make_clip, request_for, streams, upscale_clip
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 
 from rvrt_cli.check.run_check import check_target_against_source
 from rvrt_cli.video.ffmpeg import video_encoders
@@ -163,7 +163,27 @@ def test_metadata_of_several_windows_is_left_out() -> None:
         assert find_hdr10_plus(changed, "hevc", 4) == (message if found else None)
 
 
+def test_a_transport_stream_keeps_its_hdr10_plus_metadata(tmp_path: Path, source: Path) -> None:
+    """Its NAL units have start codes in place of lengths."""
+    ffmpeg("-i", source, "-c", "copy", tmp_path / "in.ts")
+    upscale_clip(tmp_path / "in.ts", tmp_path / "out.mkv", codec="libx265")
+    assert frame_numbers(tmp_path / "out.mkv") == list(range(FRAMES))
+
+
+def test_a_message_is_found_behind_others() -> None:
+    """Type and size are sums of bytes, of which 255 says that another one follows."""
+    message = hdr10_plus(3)
+    long, t35 = b"\xff\x2d\xff\x05" + bytes(260), bytes([4, len(message)]) + message
+    for head, found in ((long, True), (b"\x04\x7f", False), (b"", True)):
+        unit = b"\x4e\x01" + head + t35 + b"\x80"
+        unit = unit.replace(b"\0\0\0", b"\0\0\3\0").replace(b"\0\0\0", b"\0\0\3\0")
+        for length_bytes, start in ((4, len(unit).to_bytes(4, "big")), (0, b"\0\0\0\1")):
+            assert find_hdr10_plus(start + unit, "hevc", length_bytes) == (message if found else None)
+
+
 @searching(200)
+@example(b"\0\0\0\x06\x4e\x01\x04\xff\xff\xff", "hevc", 4)
+@example(b"\0\0\1\0\0\1", "hevc", 0)
 @given(st.binary(max_size=80), st.sampled_from(["hevc", "av1"]), st.sampled_from([0, 1, 2, 4]))
 def test_any_packet_is_read_and_keeps_its_bytes(data: bytes, codec: str, length_bytes: int) -> None:
     find_hdr10_plus(data, codec, length_bytes)
@@ -175,6 +195,8 @@ def test_any_packet_is_read_and_keeps_its_bytes(data: bytes, codec: str, length_
 
 
 @searching(100)
+@example(bytes(120))
+@example(b"\0\1" * 140)
 @given(st.binary(min_size=1, max_size=300))
 def test_a_message_survives_whatever_bytes_it_has(tail: bytes) -> None:
     """Start codes are escaped in HEVC; sizes of more than 127 and 255 bytes."""
@@ -262,3 +284,7 @@ def test_dolby_vision_is_said_to_be_dropped(tmp_path: Path, profile: int, words:
     [note] = unread(info)
     assert words in note
     assert unread(probe(plain)) == []
+    found = check_target_against_source(tmp_path / "in.mkv", plain).findings
+    assert [(item.status, item.text) for item in found if item.name == "hdr"] == [
+        ("note", "Dolby Vision metadata missing")
+    ]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import re
@@ -38,14 +39,17 @@ from helpers.video_clips import (
 
 import rvrt_cli.video.mux.final_mux
 import rvrt_cli.video.mux.transcode
+import rvrt_cli.video.write.publish
 from rvrt_cli.errors import MediaError
 from rvrt_cli.frame import Frame
 from rvrt_cli.video.ffmpeg import FFmpeg, video_encoders
+from rvrt_cli.video.mux.final_mux import MuxJob, mux
 from rvrt_cli.video.mux.route import Route
 from rvrt_cli.video.read.probe import probe
 from rvrt_cli.video.read.reader import open_reader
 from rvrt_cli.video.read.source import SourceInfo
 from rvrt_cli.video.write.encoder import Encoder, RawFormat, encoder_bytes
+from rvrt_cli.video.write.publish import publish
 from rvrt_cli.video.write.target import OutputRequest
 from rvrt_cli.video.write.target_check import check_target
 
@@ -409,12 +413,19 @@ def test_a_killed_encoder_is_one_error(tmp_path: Path, clip: Path, number: int) 
     assert sorted(tmp_path.iterdir()) == [clip]
 
 
+def vanish(folder: Path) -> None:
+    """Remove a folder at once: while it is being emptied, a process that writes into it may add a file."""
+    moved = folder.with_name("moved")
+    folder.rename(moved)
+    shutil.rmtree(moved)
+
+
 def test_a_target_folder_that_vanishes_is_one_error(tmp_path: Path, clip: Path) -> None:
     folder = tmp_path / "gone"
     folder.mkdir()
     frames = read_all(clip, duration=1)
     with pytest.raises(MediaError, match=r"out\.mp4") as error:
-        write_and_break(folder / "out.mp4", probe(clip), frames, 10, lambda w: shutil.rmtree(folder))
+        write_and_break(folder / "out.mp4", probe(clip), frames, 10, lambda w: vanish(folder))
     assert "\n" not in str(error.value)
     assert sorted(tmp_path.iterdir()) == [clip]
 
@@ -445,6 +456,102 @@ def test_a_target_that_appears_meanwhile_is_not_overwritten(tmp_path: Path, clip
     assert written.path == tmp_path / "out-2.mp4"
     assert len(decoded_times(written.path)) == 1
     assert leftovers(tmp_path) == []
+
+
+def no_links(*_: object) -> None:
+    raise OSError(errno.EPERM, "Operation not permitted")
+
+
+def test_a_part_that_falls_between_two_frames_is_refused(tmp_path: Path) -> None:
+    slow = ["-vf", "setpts=10*N/TB", "-fps_mode", "passthrough", "-frames:v", "3"]
+    source = make_clip("-f", "lavfi", "-i", "testsrc2=s=32x24:r=25", *slow, *FAST, tmp_path / "in.mkv")
+    with pytest.raises(MediaError, match="no frame in the requested part; check --start and --duration"):
+        read_all(source, start=4, duration=1)
+    assert len(read_all(source, start=4, duration=7)) == 1
+
+
+def test_a_container_that_cannot_be_written_is_one_error(tmp_path: Path, clip: Path) -> None:
+    """Such as on a disk that is gone when all frames are done."""
+    part = make_clip(*LONG[:3], "testsrc2=s=320x240:r=25:d=0.2", *FAST, tmp_path / "part.mkv")
+    job = MuxJob(info=probe(clip), parts=(part,), output=tmp_path / "gone" / "out.mkv", muxer="matroska")
+    with pytest.raises(
+        MediaError, match=r"clip\.mkv: the upscaled video cannot be muxed \(No such file or directory\)"
+    ):
+        mux(job)
+
+
+def test_targets_on_a_file_system_without_hard_links(
+    tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as exFAT; images keep their names there too."""
+    monkeypatch.setattr(os, "link", no_links)
+    upscale_clip(clip, tmp_path / "out.mp4", duration=0.1)
+    (tmp_path / "in").mkdir()
+    for name in ("f7.png", "f8.png"):
+        ffmpeg("-f", "lavfi", "-i", "testsrc2=s=32x32", "-frames:v", "1", tmp_path / "in" / name)
+    upscale_clip(tmp_path / "in", tmp_path / "frames", images=probe(tmp_path / "in").files)
+    assert sorted(path.name for path in (tmp_path / "frames").iterdir()) == ["f7.png", "f8.png"]
+    assert decoded_times(tmp_path / "out.mp4")
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("linking", [True, False])
+def test_a_target_whose_every_name_is_taken_is_refused(
+    tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch, linking: bool
+) -> None:
+    if not linking:
+        monkeypatch.setattr(os, "link", no_links)
+    monkeypatch.setattr(rvrt_cli.video.write.publish, "_MAX_NAME_SUFFIX", 3)
+    info, result = probe(clip), tmp_path / "result.mp4"
+    checked = check_target(info, request_for(info, tmp_path / "out.mp4"))
+    for name in ("out.mp4", "out-2.mp4"):
+        (tmp_path / name).write_text("somebody else's")
+    result.write_text("ours")
+    assert publish(checked, result) == tmp_path / "out-3.mp4"
+    result.write_text("ours")
+    with pytest.raises(
+        MediaError, match=r"out\.mp4: exists, and so do all names up to out-3\.mp4; choose another name"
+    ):
+        publish(checked, result)
+    assert result.read_text() == "ours"
+    assert {path.read_text() for path in tmp_path.glob("out*")} == {"somebody else's", "ours"}
+
+
+def test_a_target_that_cannot_be_renamed_is_one_error(tmp_path: Path, clip: Path) -> None:
+    info, folder = probe(clip), tmp_path / "there"
+    folder.mkdir()
+    checked = check_target(info, request_for(info, folder / "out.mp4", overwrite=True))
+    (tmp_path / "result.mp4").touch()
+    folder.rmdir()
+    with pytest.raises(MediaError, match=r"out\.mp4: cannot be written \(No such file or directory\)"):
+        publish(checked, tmp_path / "result.mp4")
+
+
+def test_a_folder_that_is_filled_or_cannot_be_replaced_keeps_its_files(
+    tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info, target, result = probe(clip), tmp_path / "frames", tmp_path / "work" / "images"
+    result.mkdir(parents=True)
+    (result / "1.png").touch()
+    plain, replacing = (
+        check_target(info, request_for(info, f"{target}/", overwrite=overwrite)) for overwrite in (False, True)
+    )
+    target.mkdir()
+    (target / "other.txt").write_text("somebody else's")
+    with pytest.raises(MediaError, match="frames: was filled by another program meanwhile; choose another folder"):
+        publish(plain, result)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", refuse)
+        with pytest.raises(MediaError, match=r"frames: cannot be written \(Permission denied\)"):
+            publish(replacing, result)
+    assert (target / "other.txt").read_text() == "somebody else's"
+    assert publish(replacing, result) == target
+    assert [path.name for path in target.iterdir()] == ["1.png"]
+    assert [path.name for path in result.parent.iterdir()] == []
 
 
 def test_overwriting_replaces_files_and_folders_of_images(tmp_path: Path, clip: Path) -> None:

@@ -422,6 +422,21 @@ def test_a_gif_is_a_video_with_its_own_timestamps(tmp_path: Path) -> None:
     assert [f.pts * probe(target).time_base for f in read_all(target)] == times
 
 
+def test_what_a_gif_and_an_image_drop_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alpha = ["-f", "lavfi", "-i", "testsrc2=s=32x24:r=60:d=0.2,format=yuva420p", "-c:v", "ffv1"]
+    info = probe(make_clip(*alpha, tmp_path / "in.mkv"))
+    notes = check_target(info, request_for(info, tmp_path / "out.gif")).notes
+    assert "out.gif: 60 frames/s; most players slow GIFs of more than 50/s down" in notes
+    assert "out.gif: alpha is dropped; images (.png) keep it" in notes
+    still = probe(make_clip(*alpha[:3], "testsrc2=s=32x24,format=rgba", "-frames:v", "1", tmp_path / "in.png"))
+    request = request_for(still, tmp_path / "out.jpg", frame_count=1)
+    assert "out.jpg: alpha is dropped; .png keeps it" in check_target(still, request).notes
+    monkeypatch.setattr("rvrt_cli.video.write.image_targets.video_encoders", lambda: {"png": "PNG"})
+    with pytest.raises(MediaError, match=r"out\.jpg: this ffmpeg cannot write \.jpg; choose \.png") as error:
+        check_target(still, request)
+    one_line(error)
+
+
 # Targets
 
 
@@ -435,11 +450,17 @@ def test_bad_targets_are_refused_before_the_work(tmp_path: Path, clip: Path) -> 
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").touch()
     (tmp_path / "link.mp4").symlink_to(clip)
+    (tmp_path / "broken.mp4").symlink_to(tmp_path / "gone.mp4")
+    os.mkfifo(tmp_path / "pipe.mp4")
     for target, words in [
         (tmp_path / "there.mp4", "exists already; choose another name, or --overwrite"),
         (clip, "target and source are the same"),
         (tmp_path / "link.mp4", "target and source are the same"),
         (tmp_path / "nowhere" / "out.mp4", "does not exist; create it first"),
+        (tmp_path / "there.mp4" / "out.mp4", "the folder .*there.mp4 is a file; choose another one"),
+        (tmp_path / "broken.mp4", "a broken symbolic link; remove it or choose another name"),
+        (tmp_path / "pipe.mp4", "exists and is not a regular file; choose another name"),
+        (f"{tmp_path / 'there.mp4'}/", "exists and is not a folder; choose another name"),
         (tmp_path / "out.xyz", "unknown file type '.xyz'; choose one of .mp4"),
         (tmp_path / "full", r"the folder holds other files \('thesis.txt'\)"),
     ]:
@@ -450,6 +471,13 @@ def test_bad_targets_are_refused_before_the_work(tmp_path: Path, clip: Path) -> 
         check(clip, clip, overwrite=True)
     assert (tmp_path / "there.mp4").read_bytes() == b"precious"
     assert leftovers(tmp_path) == []
+
+
+def test_a_read_only_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clip: Path) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: not (Path(path) == tmp_path and mode & os.W_OK))
+    with pytest.raises(MediaError, match=r"no permission to write into the folder .*; choose another one") as error:
+        check(clip, tmp_path / "out.mp4")
+    one_line(error)
 
 
 def test_the_working_directory_is_refused_as_a_folder_for_images(

@@ -36,6 +36,7 @@ from rvrt_cli.weights import read_checkpoint
 
 FOUR = np.arange(4, dtype=np.float32)
 STORAGE = storage("0", "float32", 4)
+FLOATS = Name("torch", "FloatStorage")
 
 
 @pytest.mark.parametrize("name", ["checkpoint_zip.pth", "checkpoint_legacy.pth"])
@@ -206,6 +207,11 @@ BIG = 2**40
         ({"w": tensor(STORAGE, (1,) * 40, (1,) * 40)}, "axes"),
         ({"w": tensor(STORAGE, (4,)), "v": tensor(storage("0", "float16", 8), (8,))}, "disagree"),
         ({"w": tensor(storage("0", "float32", 1 << 20000), (4,))}, "more than 128 bits"),
+        ({"w": tensor(Persistent(("storage", "FloatStorage", "0", "cpu", 4)), (4,))}, "a storage of unknown type"),
+        ({"w": tensor(Persistent(("storage", FLOATS, 0, "cpu", 4)), (4,))}, "a storage without key or size"),
+        ({"w": tensor(Persistent(("storage", FLOATS, "0", "cpu", -4)), (4,))}, "a storage without key or size"),
+        ({"w": tensor(Persistent(("storage", FLOATS, "0", "cpu", 4, "view")), (4,))}, "saved by PyTorch before 0.4"),
+        (Raw(b"K\x01K\x02\x93"), "a name that is not text"),
         ({"w": 3}, "not a tensor"),
         ({3: tensor(STORAGE, (4,))}, "not a tensor"),
         ({}, "no dict of named tensors"),
@@ -302,6 +308,39 @@ def test_legacy_storages_with_false_sizes_are_rejected(tmp_path: Path, data: dic
     content = {"w": tensor(storage("0", "float32", 4, legacy=True), (4,))}
     with pytest.raises(WeightsError, match="download it again"):
         read_checkpoint(legacy_file(tmp_path / "a.pth", content, data))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"machine": {"little_endian": False}}, "saved on a big-endian machine"),
+        ({"machine": [1]}, "saved on a big-endian machine"),
+        ({"keys": ["0", "0"]}, "its list of storages is damaged"),
+        ({"keys": [0]}, "its list of storages is damaged"),
+        ({"keys": "0"}, "its list of storages is damaged"),
+    ],
+)
+def test_legacy_files_of_other_machines_or_with_damaged_lists_are_rejected(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    machine = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
+    content = {"w": tensor(storage("0", "float32", 4, legacy=True), (4,))}
+    parts = {"magic": MAGIC, "protocol": 1001, "machine": machine, "content": content, "keys": ["0"]}
+    for change, words in (({}, None), (changes, message)):
+        data = b"".join(pickled(part) for part in {**parts, **change}.values())
+        (tmp_path / "a.pth").write_bytes(data + struct.pack("<q", 4) + FOUR.tobytes())
+        if words is None:
+            np.testing.assert_array_equal(read_checkpoint(tmp_path / "a.pth").arrays["w"], FOUR)
+        else:
+            with pytest.raises(WeightsError, match=words):
+                read_checkpoint(tmp_path / "a.pth")
+
+
+def test_a_file_larger_than_any_checkpoint_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "a.pth").open("wb") as file:
+        file.truncate((1 << 30) + 1)  # sparse
+    with pytest.raises(WeightsError, match="larger than 1 GiB, which no RVRT checkpoint is"):
+        read_checkpoint(tmp_path / "a.pth")
 
 
 @pytest.mark.parametrize(

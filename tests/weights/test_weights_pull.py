@@ -143,6 +143,20 @@ def test_server_that_never_gets_further_is_given_up(site: Site, tmp_path: Path) 
     assert len(site.asked) < 10
 
 
+@pytest.mark.parametrize("sized", [True, False])
+def test_far_more_bytes_than_the_weights_have_are_refused(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sized: bool
+) -> None:
+    """Whether the server says so, or just goes on sending."""
+    site.sized = sized
+    monkeypatch.setattr("rvrt_cli.weights.download._MAX_DOWNLOAD_BYTES", 2_000_000)
+    message = "offers 3000000 bytes, far more" if sized else "sends more than it announced; give the file with --from"
+    with pytest.raises(WeightsError, match=message):
+        download(f"{site.url}/a", tmp_path / "a.part", wait=0.01)
+    assert sized or not (tmp_path / "a.part").exists()
+    assert len(site.asked) == 1
+
+
 @pytest.mark.parametrize("how", ["etag", "date", "size alone", "weak etag"])
 def test_versions_of_a_changed_file_are_not_mixed(site: Site, tmp_path: Path, how: str) -> None:
     site.etag = {"etag": '"one"', "weak etag": 'W/"one"'}.get(how)

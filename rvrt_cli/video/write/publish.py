@@ -165,21 +165,19 @@ def publish(target: Target, result: Path) -> Path:
 
 def _publish_without_replacing(wanted: Path, result: Path) -> Path:
     """A file that appeared at `wanted` meanwhile stays, and `result` gets a numbered name beside it."""
-    path = wanted
-    for number in range(2, _MAX_NAME_SUFFIX + 1):
+    numbered = [wanted.with_stem(f"{wanted.stem}-{number}") for number in range(2, _MAX_NAME_SUFFIX + 1)]
+    for path in (wanted, *numbered):
         try:
             os.link(result, path)
             result.unlink()
             return path
         except FileExistsError:
-            path = wanted.with_stem(f"{wanted.stem}-{number}")
+            continue
         except OSError:  # no hard links on this file system
-            if path.exists():
-                path = wanted.with_stem(f"{wanted.stem}-{number}")
-                continue
-            os.replace(result, path)
-            return path
-    raise MediaError(f"{wanted}: exists, and so do all names up to {path.name}; choose another name")
+            if not path.exists():
+                os.replace(result, path)
+                return path
+    raise MediaError(f"{wanted}: exists, and so do all names up to {numbered[-1].name}; choose another name")
 
 
 def _publish_folder(target: Target, result: Path) -> Path:
