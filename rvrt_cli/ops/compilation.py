@@ -24,6 +24,7 @@ from rvrt_cli.ops.backend import active_backend, kernels_active, kernels_run_eag
 from rvrt_cli.ops.parameter_passing import ParameterPassing, passing
 
 _DETACHED = "detached_tensors"  # attribute of a ParameterTuple
+_SIGNATURE = "stage_signature"  # attribute of the tensors in it
 # MindSpore identifies a graph by the id of its function. Keeping the functions keeps Python from reusing their ids.
 _traced_functions: list[Callable] = []
 _caller: ContextVar[Any] = ContextVar("what calls the stages", default=None)
@@ -49,8 +50,15 @@ def arguments(parameters: ParameterTuple) -> list[Tensor]:
     if way is ParameterPassing.PER_STAGE:
         return [ms.ops.reshape(parameter, parameter.shape) for parameter in parameters]
     if not hasattr(parameters, _DETACHED):
-        setattr(parameters, _DETACHED, [Tensor(parameter) for parameter in parameters])
+        setattr(parameters, _DETACHED, [_detached(parameter) for parameter in parameters])
     return getattr(parameters, _DETACHED)
+
+
+def _detached(parameter: Parameter) -> Tensor:
+    """A tensor on the parameter's memory, which remembers its signature: stages ask for it at every call."""
+    tensor = Tensor(parameter)
+    setattr(tensor, _SIGNATURE, _tensor_signature(tensor))
+    return tensor
 
 
 def forget_compiled() -> None:
@@ -167,12 +175,16 @@ def _signature(args: tuple) -> str | None:
     parts = []
     for value in args:
         if isinstance(value, Tensor) and not isinstance(value, Parameter):
-            parts.append(f"{value.shape}{value.dtype}")
+            parts.append(getattr(value, _SIGNATURE, None) or _tensor_signature(value))
         elif _is_graph_constant(value):
             parts.append(repr(value))
         else:
             return None
     return " ".join(parts)
+
+
+def _tensor_signature(tensor: Tensor) -> str:
+    return f"{tensor.shape}{tensor.dtype}"
 
 
 def _is_graph_constant(value: Any) -> bool:
