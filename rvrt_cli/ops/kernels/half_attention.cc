@@ -78,15 +78,6 @@ RVRT_INLINE void score_pairs(const Windows& w, const PairBuffers& b, const uint1
   keep_scores<KEYS>(acc, b.scores + j * kQueries, highest);
 }
 
-// To 7.5e-5, a twentieth of the rounding to bfloat16: the polynomial of degree 3 with the least largest relative error.
-RVRT_INLINE vf coarse_exp2(vf x) {
-  return exp2_by(x, [](vf r) __attribute__((always_inline)) {
-    vf p = r * 5.51716685e-2f + 2.42611125e-1f;
-    p = p * r + 6.93260968e-1f;
-    return p * r + 9.99928057e-1f;
-  });
-}
-
 // b.weights = 2^(score - highest of its query) of two keys side by side, from b.queries; `total` the sum over the keys.
 template <int HD>
 RVRT_INLINE void pair_weights(const Windows& w, const PairBuffers& b, const uint16_t* keys, const float* bias,
@@ -99,8 +90,8 @@ RVRT_INLINE void pair_weights(const Windows& w, const PairBuffers& b, const uint
   for (j = 0; j < w.L; j += 2)
     for (int n = 0; n < kQueryVectors; ++n) {
       const float* scores = b.scores + j * kQueries + n * W;
-      const vf first = coarse_exp2(load(scores) - highest[n]);
-      const vf second = j + 1 < w.L ? coarse_exp2(load(scores + kQueries) - highest[n]) : vf{};
+      const vf first = exp2(load(scores) - highest[n]);
+      const vf second = j + 1 < w.L ? exp2(load(scores + kQueries) - highest[n]) : vf{};
       store_pairs(b.weights + j / 2 * kQueries + n * W, first, second);
       total[n] += first + second;
     }
