@@ -90,7 +90,7 @@ inline void transform_input(const WinogradCall& call, int64_t in, int64_t first,
   for (int lane = 0; lane < W; ++lane)
     for (int tap = 0; tap < 9; ++tap)
       g[tap][lane] = first + lane < call.outputs ? call.weight[((first + lane) * call.inputs + in) * 9 + tap] : 0.0f;
-  transform_filters(g, places, W);
+  transform_filters<3>(g, places, W);
 }
 
 // Pairs [begin, end) of input channels, into panels per chunk and place.

@@ -14,7 +14,7 @@ namespace rvrt {
 
 int half_winograd_7x7_convolve(const WinogradCall& call) {
   WideJob job(call, RVRT_HALF_DISPATCH(W), sizeof(uint16_t));
-  return run_wide(job, RVRT_HALF_DISPATCH(transform_wide_pairs), job.depth / 2, job.weights() / 2,
+  return run_wide(job, RVRT_HALF_DISPATCH(half_weights), job.depth / 2, job.weights() / 2,
                   RVRT_HALF_DISPATCH(half_bands));
 }
 
@@ -28,49 +28,20 @@ int half_winograd_7x7_convolve(const WinogradCall& call) {
 #include "winograd_math.h"
 #include "wide_tiles.h"
 
-// The weights of pairs [begin, end) of input channels.
-inline void transform_wide_pairs(const void* pointer, Span span) {
-  const WideWeightsJob& job = *static_cast<const WideWeightsJob*>(pointer);
-  const int64_t all = vectors(job.outputs), pairs = job.depth / 2, matrix = 2 * pairs * all * W;
-  for (int64_t v = 0; v < all;) {
-    const int width = panel_vectors(all - v);
-    for (int64_t pair = span.begin; pair < span.end; ++pair)
-      for (int j = 0; j < width; ++j) {
-        float first[kParts][kPatchPlaces * W];
-        transform_wide_filters(job, 2 * pair, (v + j) * W, [&](int part, const float* places) {
-          std::memcpy(first[part], places, sizeof(first[part]));
-        });
-        transform_wide_filters(job, 2 * pair + 1, (v + j) * W, [&](int part, const float* second) {
-          const int64_t row = part % 2 * pairs + pair;
-          uint32_t* to =
-              static_cast<uint32_t*>(job.packed) + part / 2 * matrix + v * W * 2 * pairs + (row * width + j) * W;
-          for (int place = 0; place < kPatchPlaces; ++place)
-            store_pairs(to + place * 2 * matrix, load(first[part] + place * W), load(second + place * W));
-        });
-      }
-    v += width;
+struct PairProducts {
+  using Number = uint16_t;
+  using Weight = uint32_t;
+  static constexpr int kChannels = 2;
+  static void store_weights(uint32_t* to, const float (&u)[2][kParts][kPlaces * W], int part, int place) {
+    store_pairs(to, load(u[0][part] + place * W), load(u[1][part] + place * W));
   }
-}
+  static void multiply(int64_t rows, int width, int64_t pairs, const uint16_t* a, int64_t lda, const uint32_t* b,
+                       const float* start, int64_t lds, float* c, int64_t ldc) {
+    pair_product({rows, width, pairs, a, lda, b, start, lds, c, ldc});
+  }
+};
 
-// The products of a block of `rows` x `columns` tiles, whose rows lie `columns` + 1 patches apart: the last tile of each but
-// the last is none, and its products are not read.
-inline void multiply_block(const WideJob& job, int64_t rows, int64_t columns, const uint16_t* v, float* m) {
-  const int64_t all = vectors(job.call->outputs), ldm = job.outputs, pairs = job.depth, matrix = pairs * ldm;
-  const int64_t line = columns + 1, tiles = rows * line - 1;
-  const float zeros[kPanelFloats] = {};
-  for (int64_t place = 0; place < kPatchPlaces; ++place)
-    for (int64_t first = 0; first < all;) {
-      const int width = panel_vectors(all - first);
-      const uint16_t* a = v + place * job.place_v;
-      const uint32_t* b = static_cast<const uint32_t*>(job.packed) + 2 * place * matrix + first * W * pairs;
-      float* c = m + place * job.place_m + first * W;
-      // A tile's left and right patch lie side by side.
-      pair_product({tiles, width, pairs, a, job.depth, b, zeros, 0, c, ldm});
-      pair_product({tiles, width, pairs, a + line * job.depth, job.depth, b + matrix, c, ldm, c, ldm});
-      first += width;
-    }
-}
-
-inline void half_bands(const void* pointer, Span span) { wide_bands<uint16_t, multiply_block>(pointer, span); }
+inline void half_weights(const void* pointer, Span span) { transform_wide_weights<PairProducts>(pointer, span); }
+inline void half_bands(const void* pointer, Span span) { wide_bands<PairProducts>(pointer, span); }
 
 #endif

@@ -3,13 +3,11 @@
 // operands (half_winograd7x7.cc). The parts compiled per instruction set are in wide_tiles.h.
 #pragma once
 
-#include "convolution.h"
-
-#include <algorithm>
+#include "winograd_grid.h"
 
 namespace rvrt {
 
-constexpr int64_t kStep = 3, kPatch = 6, kPatchPlaces = kPatch * kPatch, kKernelEdge = 7, kReach = 3, kParts = 4;
+constexpr int64_t kStep = 3, kKernelEdge = 7, kReach = 3, kParts = 4;
 
 // Blocks of tiles that are processed together; a band of them is a task, from top to bottom.
 struct StripGrid {
@@ -39,8 +37,6 @@ struct WideWeightsJob {
   void* packed;  // (place, upper or lower part, panel, left and right part, input channel or pair of them, column)
 };
 
-constexpr int64_t kPlaceSkew = 16;  // floats between places, which would all map to the same cache set otherwise
-
 // A convolution whose numbers of V take `number_bytes` each.
 struct WideJob {
   const WinogradCall* call;
@@ -55,13 +51,13 @@ struct WideJob {
   WideJob(const WinogradCall& c, int64_t lanes, int64_t number_bytes)
       : call(&c), grid(strip_grid(c.batch, c.height, c.width)) {
     depth = round_up(c.inputs, lanes), outputs = round_up(c.outputs, lanes);
-    patch_floats = kPatchPlaces * depth;
-    place_v = grid.patches() * depth + kPlaceSkew * 4 / number_bytes;
-    place_m = grid.patches() * outputs + kPlaceSkew;
-    v_floats = ceil_div(kPatchPlaces * place_v * number_bytes, 4);
-    scratch_floats = round_up(patch_floats + v_floats + kPatchPlaces * place_m, 16);
+    patch_floats = kPlaces * depth;
+    place_v = grid.patches() * depth + kSkew * 4 / number_bytes;
+    place_m = grid.patches() * outputs + kSkew;
+    v_floats = ceil_div(kPlaces * place_v * number_bytes, 4);
+    scratch_floats = round_up(patch_floats + v_floats + kPlaces * place_m, 16);
   }
-  int64_t weights() const { return kPatchPlaces * kParts * depth * outputs; }
+  int64_t weights() const { return kPlaces * kParts * depth * outputs; }
 };
 
 // Transforms the weights by `transform` in `steps` tasks, then computes `bands` of tiles.

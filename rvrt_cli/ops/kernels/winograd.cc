@@ -137,7 +137,7 @@ inline void transform_weights(const void* pointer, Span span) {
               g[tap][lane] = out < call.outputs ? source[call.flipped ? 8 - tap : tap] : 0.0f;
           }
           float* panel = matrices + v * W * chunk.depth + (in - chunk.at) * width * W;
-          transform_filters(g, panel + j * W, chunk.depth * columns);
+          transform_filters<3>(g, panel + j * W, chunk.depth * columns);
         }
       v += width;
     }

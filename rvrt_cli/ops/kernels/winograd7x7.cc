@@ -22,7 +22,7 @@ bool winograd_7x7_suits(int64_t height, int64_t width, int64_t inputs, int64_t o
 
 int winograd_7x7_convolve(const WinogradCall& call) {
   WideJob job(call, RVRT_DISPATCH(W), sizeof(float));
-  return run_wide(job, RVRT_DISPATCH(transform_wide_weights), job.depth, job.weights(), RVRT_DISPATCH(float_bands));
+  return run_wide(job, RVRT_DISPATCH(float_weights), job.depth, job.weights(), RVRT_DISPATCH(float_bands));
 }
 
 }  // namespace rvrt
@@ -34,43 +34,20 @@ int winograd_7x7_convolve(const WinogradCall& call) {
 #include "winograd_math.h"
 #include "wide_tiles.h"
 
-// The weights of input channels [begin, end).
-inline void transform_wide_weights(const void* pointer, Span span) {
-  const WideWeightsJob& job = *static_cast<const WideWeightsJob*>(pointer);
-  const int64_t all = vectors(job.outputs), matrix = 2 * job.depth * all * W;
-  for (int64_t v = 0; v < all;) {
-    const int width = panel_vectors(all - v);
-    for (int64_t in = span.begin; in < span.end; ++in)
-      for (int j = 0; j < width; ++j)
-        transform_wide_filters(job, in, (v + j) * W, [&](int part, const float* places) {
-          const int64_t row = part % 2 * job.depth + in;
-          float* to =
-              static_cast<float*>(job.packed) + part / 2 * matrix + v * W * 2 * job.depth + (row * width + j) * W;
-          for (int place = 0; place < kPatchPlaces; ++place) store(to + place * 2 * matrix, load(places + place * W));
-        });
-    v += width;
+struct FloatProducts {
+  using Number = float;
+  using Weight = float;
+  static constexpr int kChannels = 1;
+  static void store_weights(float* to, const float (&u)[1][kParts][kPlaces * W], int part, int place) {
+    store(to, load(u[0][part] + place * W));
   }
-}
+  static void multiply(int64_t rows, int width, int64_t depth, const float* a, int64_t lda, const float* b,
+                       const float* start, int64_t lds, float* c, int64_t ldc) {
+    product({rows, width, depth, a, lda, b, width * W, start, lds, c, ldc});
+  }
+};
 
-// The products of a block of `rows` x `columns` tiles, whose rows lie `columns` + 1 patches apart: the last tile of each but
-// the last is none, and its products are not read.
-inline void multiply_block(const WideJob& job, int64_t rows, int64_t columns, const float* v, float* m) {
-  const int64_t all = vectors(job.call->outputs), ldm = job.outputs, depth = 2 * job.depth, matrix = depth * ldm;
-  const int64_t line = columns + 1, tiles = rows * line - 1;
-  const float zeros[kPanelFloats] = {};
-  for (int64_t place = 0; place < kPatchPlaces; ++place)
-    for (int64_t first = 0; first < all;) {
-      const int width = panel_vectors(all - first);
-      const float* a = v + place * job.place_v;
-      const float* b = static_cast<const float*>(job.packed) + 2 * place * matrix + first * W * depth;
-      float* c = m + place * job.place_m + first * W;
-      // A tile's left and right patch lie side by side.
-      product({tiles, width, depth, a, job.depth, b, width * W, zeros, 0, c, ldm});
-      product({tiles, width, depth, a + line * job.depth, job.depth, b + matrix, width * W, c, ldm, c, ldm});
-      first += width;
-    }
-}
-
-inline void float_bands(const void* pointer, Span span) { wide_bands<float, multiply_block>(pointer, span); }
+inline void float_weights(const void* pointer, Span span) { transform_wide_weights<FloatProducts>(pointer, span); }
+inline void float_bands(const void* pointer, Span span) { wide_bands<FloatProducts>(pointer, span); }
 
 #endif

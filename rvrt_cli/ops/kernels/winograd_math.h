@@ -64,6 +64,19 @@ RVRT_INLINE double transform_filter(int place, const double* g, int64_t stride) 
   return kFactor[place] * sum;
 }
 
+// U = G g Gᵀ in double precision, of W filters g (tap, lane) of TAPS x TAPS taps; places are `place` floats apart.
+template <int TAPS>
+inline void transform_filters(const double (&g)[TAPS * TAPS][W], float* out, int64_t place) {
+  for (int i = 0; i < 6; ++i) {
+    double half[TAPS][W];
+    for (int x = 0; x < TAPS; ++x)
+      for (int lane = 0; lane < W; ++lane) half[x][lane] = transform_filter<TAPS>(i, &g[x][lane], TAPS * W);
+    for (int k = 0; k < 6; ++k)
+      for (int lane = 0; lane < W; ++lane)
+        out[(i * 6 + k) * place + lane] = static_cast<float>(transform_filter<TAPS>(k, &half[0][lane], W));
+  }
+}
+
 // `count` floats, and zeros up to `width`. For so few, calls of memcpy and memset took a quarter of a convolution's time.
 RVRT_INLINE void copy_padded(const float* from, int64_t count, int64_t width, float* to) {
   int64_t i = 0;

@@ -1,18 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tiles of a 3x3 convolution from pixels to V and from the products to pixels, and its weights. Include after gemm.h and
+// Tiles of a 3x3 convolution from pixels to V and from the products to pixels. Include after gemm.h and
 // winograd_math.h, once per instruction set, inside its namespace.
-
-// U = G g Gᵀ in double precision, of W filters g (tap, lane); places are `place` floats apart.
-inline void transform_filters(const double (&g)[9][W], float* out, int64_t place) {
-  for (int i = 0; i < 6; ++i) {
-    double half[3][W];
-    for (int x = 0; x < 3; ++x)
-      for (int lane = 0; lane < W; ++lane) half[x][lane] = transform_filter<3>(i, &g[x][lane], 3 * W);
-    for (int k = 0; k < 6; ++k)
-      for (int lane = 0; lane < W; ++lane)
-        out[(i * 6 + k) * place + lane] = static_cast<float>(transform_filter<3>(k, &half[0][lane], W));
-  }
-}
 
 struct TilePlace {
   int64_t image, y, x;  // first pixel of its output
