@@ -26,6 +26,9 @@ _MOST_CALLS = 8  # of a kernel in a graph
 _GRAPH_SECONDS = 0.06  # that the calls in a graph shall take at least
 _TIMED_SECONDS = 0.02  # that the timed runs of a graph take at least, all together
 _START_RUNS = 20  # of a graph without the call
+_LEAST_CALLS_SHARE = (
+    0.1  # of a graph's time that its calls take; what is left of shorter ones would be noise of either time
+)
 _LARGE_DEFINITIONS = ("attend_at_offsets", "deformable_attention", "guided_attention", "neighborhood_attention")
 
 
@@ -139,6 +142,12 @@ def _start_seconds(case: KernelCase) -> float:
     return min(graph.seconds() for _ in range(_START_RUNS))
 
 
+def _without_start(seconds: list[float], start: float) -> float:
+    """What the calls in a graph took, of the times of its runs and of a graph without calls: at least `_LEAST_CALLS_SHARE`."""
+    whole = statistics.median(seconds)
+    return max(whole - start, _LEAST_CALLS_SHARE * whole)
+
+
 def _call_seconds_by_part(
     case: KernelCase, outputs: list[Shape], start: float, repeat: int, calls: int = 1
 ) -> dict[str, float]:
@@ -157,7 +166,7 @@ def _call_seconds_by_part(
         seconds: list[float] = []
         while len(seconds) < repeat or sum(seconds) < _TIMED_SECONDS:
             seconds.append(graph.seconds())
-        return (statistics.median(seconds) - start) / calls
+        return _without_start(seconds, start) / calls
 
     seconds = {"forward": call_seconds(operation, tensors, calls)}
     if case.has_gradient:
