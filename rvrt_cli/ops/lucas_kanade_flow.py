@@ -16,7 +16,13 @@ from rvrt_cli.ops.sampling import warp
 PYRAMID_LEVELS = 4  # motion of 8 px is one pixel of the coarsest level
 ITERATIONS_PER_LEVEL = 2
 _WINDOW, _WINDOW_SIGMA = 17, 4.0  # px: Gaussian window, whose pixels are assumed to move together
-DAMPING = 1e-4  # squared gradient of luma in [0, 1]; regions with less keep the flow of the coarser level
+DAMPING = 3e-5  # squared gradient of luma in [0, 1]; regions with less keep the flow of the coarser level
+# Where things move apart, the window mixes their motions. On the finest levels each pixel therefore tries its neighbors' flows.
+TRYING_LEVELS = 2
+TRIED_DISTANCE = 5  # px between a pixel and those whose flows it tries
+_MATCH_WINDOW, _MATCH_SIGMA = 5, 1.0  # px
+LARGEST_ERROR = 0.02  # squared difference of luma that counts as no match at all, as beyond the edge of the frame
+MATCHING_ERROR = 3e-5  # squared difference that aliasing and noise leave of a match
 LUMA_WEIGHTS = (0.299, 0.587, 0.114)
 
 
@@ -24,7 +30,9 @@ def lucas_kanade(reference: Tensor, neighbor: Tensor) -> Tensor:
     """Flow to where each pixel of `reference` lies in `neighbor`; not differentiated.
 
     Least squares over a Gaussian window, iterated from coarse to fine (Lucas and Kanade, IJCAI 1981; Bouguet 2001). Damped,
-    so that flat regions keep the flow of the coarser level instead of following noise.
+    so that flat regions keep the flow of the coarser level instead of following noise. Of luma, the local mean is
+    subtracted: changes of exposure are no motion. At the edges of moving things, pixels take over the flow of those around
+    them that matches best.
 
     Args:
         reference, neighbor: (B, H, W, 3) RGB in [0, 1].
@@ -38,11 +46,13 @@ def lucas_kanade(reference: Tensor, neighbor: Tensor) -> Tensor:
         pyramid.append((layers.halve(pyramid[-1][0]), layers.halve(pyramid[-1][1])))
     flow = ops.zeros((*pyramid[-1][0].shape[:3], 2), ms.float32)
     for level in range(PYRAMID_LEVELS - 1, -1, -1):
-        first, second = (_smooth(_smooth(image, 1), 2) for image in pyramid[level])
+        first, second = (_detail(image) for image in pyramid[level])
         if level < PYRAMID_LEVELS - 1:
             flow = 2 * layers.resize_bilinear(flow, first.shape[1], first.shape[2])
         for _ in range(ITERATIONS_PER_LEVEL):
             flow = flow - _flow_step(first, second, flow)
+        if level < TRYING_LEVELS:
+            flow = _try_flows_around(first, second, flow)
     return ops.stop_gradient(flow[:, :height, :width]).astype(dtype)
 
 
@@ -55,12 +65,34 @@ def _flow_step(first: Tensor, second: Tensor, flow: Tensor) -> Tensor:
     change = inside * (warped - first)
     seen = (inside * across, inside * down)
     products = (seen[0] * across, seen[0] * down, seen[1] * down, across * change, down * change)
-    sums = _window_sums(ops.concat(products, -1))
+    sums = _window_sums(ops.concat(products, -1), window_taps())
     xx, xy, yy = sums[..., 0:1] + DAMPING, sums[..., 1:2], sums[..., 2:3] + DAMPING
     xt, yt = sums[..., 3:4], sums[..., 4:5]
     determinant = xx * yy - xy * xy  # at least DAMPING²
     step = ops.concat((yy * xt - xy * yt, xx * yt - xy * xt), -1) / determinant
     return ops.clamp(step, -1.0, 1.0)
+
+
+def _try_flows_around(first: Tensor, second: Tensor, flow: Tensor) -> Tensor:
+    """The mean of each pixel's flow and of four around it, weighted by how well the second luma matches the first there."""
+    weight, total = ops.zeros_like(first), ops.zeros_like(flow)
+    for tried in (flow, *_flows_around(flow)):
+        inside = warp(ops.ones_like(second), tried)
+        change = ops.clamp(ops.square(warp(second, tried, border=True) - first), 0, LARGEST_ERROR)
+        error = _window_sums(inside * change + (1 - inside) * LARGEST_ERROR, match_taps())
+        share = 1 / ops.square(error + MATCHING_ERROR)
+        weight, total = weight + share, total + share * tried
+    return total / weight
+
+
+def _flows_around(flow: Tensor) -> list[Tensor]:
+    """The flow of the pixel at the distance left, right, above and below; the edge repeats."""
+    around = []
+    for axis in (2, 1):
+        length = flow.shape[axis]
+        padded = _repeat_edges(flow, axis, TRIED_DISTANCE)
+        around += [_slice_axis(padded, axis, start, start + length) for start in (0, 2 * TRIED_DISTANCE)]
+    return around
 
 
 def _padded_luma(frames: Tensor) -> Tensor:
@@ -97,21 +129,45 @@ def _smooth(x: Tensor, axis: int) -> Tensor:
     return 0.5 * x + 0.25 * (before + after)
 
 
-def _window_sums(x: Tensor) -> Tensor:
-    """Gaussian sums around each pixel of (B, h, w, 5)."""
-    down, across, bias = _gaussian_kernels(x.shape[-1])
+def _detail(luma: Tensor) -> Tensor:
+    """(B, h, w, 1) smoothed, minus its local mean over the window; the edge repeats."""
+    smooth = _smooth(_smooth(luma, 1), 2)
+    height, width = luma.shape[1:3]
+    reach = _WINDOW // 2
+    means = _window_sums(_repeat_edges(_repeat_edges(smooth, 1, reach), 2, reach), window_taps())
+    return smooth - means[:, reach : reach + height, reach : reach + width]
+
+
+def _repeat_edges(x: Tensor, axis: int, count: int) -> Tensor:
+    length = x.shape[axis]
+    ends = _slice_axis(x, axis, 0, 1), _slice_axis(x, axis, length - 1, length)
+    return ops.concat((*[ends[0]] * count, x, *[ends[1]] * count), axis)
+
+
+def _window_sums(x: Tensor, taps: tuple[float, ...]) -> Tensor:
+    """Weighted sums around each pixel of (B, h, w, C), by the weights of a window along one axis."""
+    down, across, bias = _window_kernels(x.shape[-1], taps)
     return layers.conv2d(layers.conv2d(x, down, bias), across, bias)
 
 
-def window_taps() -> np.ndarray:
-    """Weights of the window's pixels along one axis; they sum to 1."""
-    taps = np.exp(-0.5 * ((np.arange(_WINDOW) - _WINDOW // 2) / _WINDOW_SIGMA) ** 2)
-    return taps / taps.sum()
+def window_taps() -> tuple[float, ...]:
+    """Weights of the pixels of the window that moves together along one axis; they sum to 1."""
+    return _gaussian_taps(_WINDOW, _WINDOW_SIGMA)
+
+
+def match_taps() -> tuple[float, ...]:
+    """The same of the window over which flows that are tried are compared."""
+    return _gaussian_taps(_MATCH_WINDOW, _MATCH_SIGMA)
+
+
+def _gaussian_taps(length: int, sigma: float) -> tuple[float, ...]:
+    taps = np.exp(-0.5 * ((np.arange(length) - length // 2) / sigma) ** 2)
+    return tuple(float(tap) for tap in taps / taps.sum())
 
 
 @ops.constexpr
-def _gaussian_kernels(channels: int) -> tuple[Tensor, Tensor, Tensor]:
+def _window_kernels(channels: int, taps: tuple[float, ...]) -> tuple[Tensor, Tensor, Tensor]:
     """Weights of two convolutions, a column and a row that keep channels separate, and their bias."""
-    weight = np.eye(channels)[:, :, None] * window_taps()
+    weight = np.eye(channels)[:, :, None] * np.array(taps)
     down, across = weight[..., :, None].astype(np.float32), weight[..., None, :].astype(np.float32)
     return Tensor(down), Tensor(across), Tensor(np.zeros(channels, np.float32))

@@ -14,7 +14,12 @@ namespace rvrt {
 namespace {
 
 constexpr int kReach = 8, kTaps = 2 * kReach + 1;  // of the window [px]
-constexpr float kSigma = 4.0f, kDamping = 1e-4f;
+constexpr float kSigma = 4.0f, kDamping = 3e-5f;
+constexpr int kTryingLevels = 2;   // the finest ones, on which pixels try flows of others
+constexpr int kTriedDistance = 5;  // of these others [px]
+constexpr int kCandidates = 5;     // the pixel's own flow, and those left, right, above and below
+constexpr int kMatchReach = 2, kMatchTaps = 2 * kMatchReach + 1;  // of the window of a match [px]
+constexpr float kMatchSigma = 1.0f, kLargestError = 0.02f, kMatchingError = 3e-5f;
 constexpr float kLuma[3] = {0.299f, 0.587f, 0.114f};
 constexpr int kMaxLevels = 8;
 constexpr int kProducts = 5;                        // of the gradients and the temporal difference
@@ -35,7 +40,8 @@ struct FrameLevel {
   const float* frame;
   int64_t H, W;  // of the frame
   int64_t h, w;  // of this level
-  Plane luma, halved, smooth;
+  float taps[kTaps];
+  Plane luma, halved, smooth, means;
 };
 
 // What pairs read of a frame, by level.
@@ -48,15 +54,16 @@ struct FlowPair {
   float* out;
   int64_t H, W;  // of the frames
   int64_t h, w;  // of this level
-  float taps[kTaps];
+  float taps[kTaps], match_taps[kMatchTaps];
   Plane smooth[2], flow[2], coarse[2], warped, inside, sums[kProducts];
 };
+static_assert(kCandidates == kProducts, "sums holds either");
 
 // Pairs of frames, all of the same size.
 struct FlowJob {
   int64_t H, W;
   int levels, iterations;
-  float taps[kTaps];
+  float taps[kTaps], match_taps[kMatchTaps];
   const FramePair* pairs;
   const float* const* frames;
   const FlowImage* images;  // of the frames; null: each pair makes its own
@@ -99,15 +106,20 @@ FlowImage take_image(const FlowJob& job, Arena& arena) {
 // frame -> image; takes scratch memory from `arena`, on a null block only that.
 void prepare_image(const FlowJob& job, const float* frame, const FlowImage& image, Arena& arena, bool real,
                    bool alone) {
-  FrameLevel f{frame, job.H, job.W, finest(job, job.H), finest(job, job.W), {}, {}, {}};
+  FrameLevel f{};
+  f.frame = frame, f.H = job.H, f.W = job.W, f.h = finest(job, job.H), f.w = finest(job, job.W);
+  std::copy(job.taps, job.taps + kTaps, f.taps);
   Plane luma[kMaxLevels];
   for (int level = 0; level < job.levels; ++level) luma[level] = take(arena, f.h >> level, f.w >> level);
+  f.means = take(arena, f.h, f.w);
   if (!real) return;
   f.luma = luma[0];
   pass(RVRT_DISPATCH(luma_rows), f, f.h, alone);
   for (int level = 0; level < job.levels; ++level) {
     f.luma = luma[level], f.smooth = image.smooth[level];
+    f.means.stride = stride_of(f.w);  // a smaller level uses the beginning of the plane
     pass(RVRT_DISPATCH(smooth_rows), f, f.h, alone);
+    pass(RVRT_DISPATCH(subtract_mean_rows), f, f.h, alone);
     if (level + 1 == job.levels) break;
     f.h /= 2, f.w /= 2, f.halved = luma[level + 1];
     pass(RVRT_DISPATCH(halve_rows), f, f.h, alone);
@@ -120,6 +132,7 @@ void flow_of_images(const FlowJob& job, const FlowImage& reference, const FlowIm
   FlowPair p{};
   p.H = job.H, p.W = job.W, p.out = out;
   std::copy(job.taps, job.taps + kTaps, p.taps);
+  std::copy(job.match_taps, job.match_taps + kMatchTaps, p.match_taps);
   const int64_t height = finest(job, job.H), width = finest(job, job.W);
   Plane flow[2][2];
   for (auto& planes : flow)
@@ -146,6 +159,11 @@ void flow_of_images(const FlowJob& job, const FlowImage& reference, const FlowIm
       pass(RVRT_DISPATCH(sum_rows), p, p.h, alone);
       pass(RVRT_DISPATCH(solve_rows), p, p.h, alone);
     }
+    if (level >= kTryingLevels) continue;
+    pass(RVRT_DISPATCH(match_rows), p, p.h, alone);
+    pass(RVRT_DISPATCH(choose_rows), p, p.h, alone);
+    std::swap(p.flow[0].data, p.warped.data), std::swap(p.flow[1].data, p.inside.data);
+    std::copy(p.flow, p.flow + 2, flow[level % 2]);
   }
   pass(RVRT_DISPATCH(write_rows), p, job.H, alone);
 }
@@ -188,15 +206,21 @@ bool shares_pairs(const FlowJob& job, int64_t pairs) {
   return many || job.H * job.W <= kSmall;
 }
 
+// The weights of 2 * reach + 1 pixels; they sum to 1.
+void gaussian_taps(int reach, float sigma, float* taps) {
+  float total = 0;
+  for (int i = -reach; i <= reach; ++i) {
+    const float distance = static_cast<float>(i) / sigma;
+    total += taps[i + reach] = std::exp(-0.5f * distance * distance);
+  }
+  for (int i = 0; i <= 2 * reach; ++i) taps[i] /= total;
+}
+
 FlowJob flow_job(int64_t height, int64_t width, int levels, int iterations) {
   FlowJob job{};
   job.H = height, job.W = width, job.levels = levels, job.iterations = iterations;
-  float total = 0;
-  for (int i = 0; i < kTaps; ++i) {
-    const float distance = static_cast<float>(i - kReach) / kSigma;
-    total += job.taps[i] = std::exp(-0.5f * distance * distance);
-  }
-  for (float& tap : job.taps) tap /= total;
+  gaussian_taps(kReach, kSigma, job.taps);
+  gaussian_taps(kMatchReach, kMatchSigma, job.match_taps);
   return job;
 }
 
@@ -313,7 +337,22 @@ void halve_rows(const void* context, Span span) {
   }
 }
 
-// luma -> smooth: 1 2 1 down and across; the frame's edge repeats.
+// Mean of a row's pixels over the window's columns; the row's ends repeat.
+RVRT_INLINE void mean_of_columns(const float* from, int64_t width, const float (&taps)[kTaps], float* to) {
+  constexpr int64_t kPiece = 256;
+  float piece[kPiece + 3 * kPad];
+  for (int64_t start = 0; start < width; start += kPiece) {
+    const int64_t count = std::min(kPiece, width - start);
+    for (int64_t i = -kReach; i < count + kReach; ++i) piece[kPad + i] = from[within(start + i, width)];
+    for (int64_t i = 0; i < count; i += W) {
+      vf sum = {};
+      for (int k = 0; k < kTaps; ++k) sum += taps[k] * load(piece + kPad + i + k - kReach);
+      store(to + start + i, sum);
+    }
+  }
+}
+
+// luma -> smooth: 1 2 1 down and across; the frame's edge repeats. And means: those over the window's columns.
 void smooth_rows(const void* context, Span span) {
   const FrameLevel& p = *static_cast<const FrameLevel*>(context);
   for (int64_t row = span.begin; row < span.end; ++row) {
@@ -328,15 +367,40 @@ void smooth_rows(const void* context, Span span) {
       }
       store(to + x, 0.5f * down[1] + 0.25f * (down[0] + down[2]));
     }
+    mean_of_columns(to, p.w, p.taps, p.means.row(row));
+  }
+}
+
+// smooth, means over columns -> smooth minus its local mean; the frame's edge repeats.
+void subtract_mean_rows(const void* context, Span span) {
+  const FrameLevel& p = *static_cast<const FrameLevel*>(context);
+  for (int64_t row = span.begin; row < span.end; ++row) {
+    float* to = p.smooth.row(row);
+    for (int64_t x = 0; x < p.w; x += W) {
+      vf mean = {};
+      for (int k = 0; k < kTaps; ++k) mean += p.taps[k] * load(p.means.row(within(row + k - kReach, p.h)) + x);
+      store(to + x, load(to + x) - mean);
+    }
     repeat_ends(to, p.w);
+  }
+}
+
+// Repeat the first and the last flow of a row, as far as pixels try flows beyond them.
+RVRT_INLINE void repeat_flow_ends(const FlowPair& p, int64_t row) {
+  for (const Plane& axis : p.flow) {
+    float* flow = axis.row(row);
+    std::fill(flow - kTriedDistance, flow, flow[0]);
+    std::fill(flow + p.w, flow + p.w + kTriedDistance, flow[p.w - 1]);
   }
 }
 
 // No flow, on the coarsest level.
 void zero_rows(const void* context, Span span) {
   const FlowPair& p = *static_cast<const FlowPair*>(context);
-  for (int64_t row = span.begin; row < span.end; ++row)
+  for (int64_t row = span.begin; row < span.end; ++row) {
     for (const Plane& axis : p.flow) std::fill(axis.row(row), axis.row(row) + p.w, 0.0f);
+    repeat_flow_ends(p, row);
+  }
 }
 
 // coarse (h / 2, w / 2) -> flow: doubled and upsampled bilinearly, half-pixel centers.
@@ -357,6 +421,7 @@ void upsample_flow_rows(const void* context, Span span) {
         before = here, here = after;
       }
     }
+    repeat_flow_ends(p, row);
   }
 }
 
@@ -365,15 +430,39 @@ RVRT_INLINE vf share_inside(vf at, int64_t length) {
   return vmax(vmin(vmin(at + 1.0f, static_cast<float>(length) - at), set1(1.0f)), vf{});
 }
 
+// smooth[1] at W places, its border repeated.
+RVRT_INLINE vf luma_at(const FlowPair& p, vf x, vf y) {
+  const float *start = p.smooth[1].row(0), right = static_cast<float>(p.w - 1), bottom = static_cast<float>(p.h - 1);
+  const int32_t stride = static_cast<int32_t>(p.smooth[1].stride);
+  // never NaN, and never negative: the conversion below truncates towards zero
+  const vf at_x = vmin(vmax(x, vf{}), set1(right)), at_y = vmin(vmax(y, vf{}), set1(bottom));
+  const vi left = __builtin_convertvector(at_x, vi), top = __builtin_convertvector(at_y, vi);
+  const vf u = at_x - __builtin_convertvector(left, vf), v = at_y - __builtin_convertvector(top, vf);
+  int32_t upper[W], lower[W];                                    // indices of the left pixels
+  const vi under = top - (top < static_cast<int32_t>(p.h - 1));  // true is -1
+  store(upper, top * stride + left), store(lower, under * stride + left);
+  float pairs[2][2 * W];
+  for (int i = 0; i < W; ++i) {  // the pixel right of the last repeats it, see repeat_ends
+    std::copy(start + upper[i], start + upper[i] + 2, pairs[0] + 2 * i);
+    std::copy(start + lower[i], start + lower[i] + 2, pairs[1] + 2 * i);
+  }
+  vf corners[4];
+  for (int i = 0; i < 2; ++i) split_pairs(pairs[i], corners[2 * i], corners[2 * i + 1]);
+  const vf above = (1.0f - u) * corners[0] + u * corners[1];
+  const vf below = (1.0f - u) * corners[2] + u * corners[3];
+  return (1.0f - v) * above + v * below;
+}
+
+RVRT_INLINE vf lane_numbers() {
+  float lanes[W];
+  for (int i = 0; i < W; ++i) lanes[i] = static_cast<float>(i);
+  return load(lanes);
+}
+
 // smooth[1], flow -> warped, its border repeated, and inside: there is nothing to match where the flow leaves the frame.
 void warp_luma_rows(const void* context, Span span) {
   const FlowPair& p = *static_cast<const FlowPair*>(context);
-  float lanes[W];
-  for (int i = 0; i < W; ++i) lanes[i] = static_cast<float>(i);
-  const vf lane = load(lanes);
-  const float right = static_cast<float>(p.w - 1), bottom = static_cast<float>(p.h - 1);
-  const float* start = p.smooth[1].row(0);
-  const int32_t stride = static_cast<int32_t>(p.smooth[1].stride);
+  const vf lane = lane_numbers();
   for (int64_t row = span.begin; row < span.end; ++row) {
     const float *across = p.flow[0].row(row), *down = p.flow[1].row(row);
     float *warped = p.warped.row(row), *inside = p.inside.row(row);
@@ -381,23 +470,7 @@ void warp_luma_rows(const void* context, Span span) {
       const vf x = load(across + col) + (lane + static_cast<float>(col)),
                y = load(down + col) + static_cast<float>(row);
       store(inside + col, share_inside(x, p.w) * share_inside(y, p.h));
-      // never NaN, and never negative: the conversion below truncates towards zero
-      const vf at_x = vmin(vmax(x, vf{}), set1(right)), at_y = vmin(vmax(y, vf{}), set1(bottom));
-      const vi left = __builtin_convertvector(at_x, vi), top = __builtin_convertvector(at_y, vi);
-      const vf u = at_x - __builtin_convertvector(left, vf), v = at_y - __builtin_convertvector(top, vf);
-      int32_t upper[W], lower[W];                                    // indices of the left pixels
-      const vi under = top - (top < static_cast<int32_t>(p.h - 1));  // true is -1
-      store(upper, top * stride + left), store(lower, under * stride + left);
-      float pairs[2][2 * W];
-      for (int i = 0; i < W; ++i) {  // the pixel right of the last repeats it, see repeat_ends
-        std::copy(start + upper[i], start + upper[i] + 2, pairs[0] + 2 * i);
-        std::copy(start + lower[i], start + lower[i] + 2, pairs[1] + 2 * i);
-      }
-      vf corners[4];
-      for (int i = 0; i < 2; ++i) split_pairs(pairs[i], corners[2 * i], corners[2 * i + 1]);
-      const vf above = (1.0f - u) * corners[0] + u * corners[1];
-      const vf below = (1.0f - u) * corners[2] + u * corners[3];
-      store(warped + col, (1.0f - v) * above + v * below);
+      store(warped + col, luma_at(p, x, y));
     }
     repeat_ends(warped, p.w);
   }
@@ -503,6 +576,82 @@ void solve_rows(const void* context, Span span) {
       solve_block(p, row), row += kBlock;
     else
       solve_row(p, row++);
+  for (int64_t row = span.begin; row < span.end; ++row) repeat_flow_ends(p, row);
+}
+
+// Rows of the flow that pixels of a row try, and by how much these are shifted.
+struct Tried {
+  const float *across, *down;
+};
+
+RVRT_INLINE Tried tried_flow(const FlowPair& p, int64_t row, int candidate) {
+  constexpr int64_t kDown[kCandidates] = {0, 0, 0, -kTriedDistance, kTriedDistance};
+  constexpr int64_t kRight[kCandidates] = {0, -kTriedDistance, kTriedDistance, 0, 0};
+  const int64_t from = within(row + kDown[candidate], p.h);
+  return {p.flow[0].row(from) + kRight[candidate], p.flow[1].row(from) + kRight[candidate]};
+}
+
+// smooth, flow -> sums: of each tried flow, the error of the match over the columns of its window.
+void match_rows(const void* context, Span span) {
+  const FlowPair& p = *static_cast<const FlowPair*>(context);
+  constexpr int64_t kPiece = 256;
+  float errors[kPiece + 3 * kPad];
+  const vf lane = lane_numbers();
+  for (int64_t row = span.begin; row < span.end; ++row) {
+    const float* first = p.smooth[0].row(row);
+    for (int candidate = 0; candidate < kCandidates; ++candidate) {
+      const Tried tried = tried_flow(p, row, candidate);
+      for (int64_t start = 0; start < p.w; start += kPiece) {
+        const int64_t count = std::min(kPiece, p.w - start);
+        // of the columns start - kPad ... start + count + kPad, zero outside the frame
+        for (int64_t i = -kPad; i < count + kPad; i += W) {
+          const int64_t col = start + i;
+          vf error = {};
+          if (col >= 0 && col < p.w) {
+            const vf x = load(tried.across + col) + (lane + static_cast<float>(col)),
+                     y = load(tried.down + col) + static_cast<float>(row);
+            const vf inside = share_inside(x, p.w) * share_inside(y, p.h),
+                     change = luma_at(p, x, y) - load(first + col);
+            error = inside * vmin(change * change, set1(kLargestError)) + (1.0f - inside) * kLargestError;
+            if (col + W > p.w) {
+              int32_t kept[W];  // outside are arbitrary numbers, NaN too
+              for (int place = 0; place < W; ++place) kept[place] = place < p.w - col ? -1 : 0;
+              error = (vf)((vi)error & load(kept));
+            }
+          }
+          store(errors + i + kPad, error);
+        }
+        float* to = p.sums[candidate].row(row) + start;
+        for (int64_t i = 0; i < count; i += W) {
+          vf sum = {};
+          for (int k = 0; k < kMatchTaps; ++k) sum += p.match_taps[k] * load(errors + kPad + i + k - kMatchReach);
+          store(to + i, sum);
+        }
+      }
+    }
+  }
+}
+
+// sums, flow -> the mean of the tried flows, weighted by how well they match: to warped and inside, which are free.
+void choose_rows(const void* context, Span span) {
+  const FlowPair& p = *static_cast<const FlowPair*>(context);
+  for (int64_t row = span.begin; row < span.end; ++row) {
+    const int64_t begin = std::max<int64_t>(row - kMatchReach, 0), end = std::min(row + kMatchReach + 1, p.h);
+    float *across = p.warped.row(row), *down = p.inside.row(row);
+    for (int64_t x = 0; x < p.w; x += W) {
+      vf weight = {}, total[2] = {};
+      for (int candidate = 0; candidate < kCandidates; ++candidate) {
+        vf error = set1(kMatchingError);
+        for (int64_t r = begin; r < end; ++r)
+          error += p.match_taps[r - row + kMatchReach] * load(p.sums[candidate].row(r) + x);
+        const vf share = 1.0f / (error * error);
+        const Tried tried = tried_flow(p, row, candidate);
+        weight += share, total[0] += share * load(tried.across + x), total[1] += share * load(tried.down + x);
+      }
+      const vf inverse = 1.0f / weight;
+      store(across + x, total[0] * inverse), store(down + x, total[1] * inverse);
+    }
+  }
 }
 
 void write_rows(const void* context, Span span) {
