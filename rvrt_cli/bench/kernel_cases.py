@@ -278,7 +278,7 @@ def _image_cases(sizes: CaseSizes, rng: np.random.Generator) -> list[KernelCase]
         return colors(_CASE_FRAMES, 4 * edge, 4 * edge)
 
     stack = (_CASE_FRAMES, neighbors, *tiny_plane[1:])
-    fusion = [colors(*tiny_plane), colors(*stack), _normal(rng, *stack, 2)]
+    fusion = [colors(*tiny_plane), colors(*stack), _normal(rng, *stack, 2), rng.uniform(0, 1, stack).astype(np.float32)]
     clip = [colors(1, _CASE_FRAMES + neighbors, *tiny_plane[1:]), neighbors // 2]
     return [
         KernelCase("warp", "warp", [_normal(rng, *plane, width), _normal(rng, *plane, 2, scale=3)]),

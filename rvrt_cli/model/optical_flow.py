@@ -33,7 +33,7 @@ def estimate_flow(before: Tensor, clip: Tensor, both: bool, *weights: Tensor) ->
     reference, neighbor = earlier, later
     if both:
         reference, neighbor = ops.concat((later, earlier)), ops.concat((earlier, later))
-    flow = spynet(reference, neighbor, weights) if weights else ops.lucas_kanade(reference, neighbor)
+    flow = spynet(reference, neighbor, weights) if weights else ops.lucas_kanade(reference, neighbor)[0]
     flows = ops.split(flow, batch * time, 0)
     shape = batch, time, height, width, 2
     return flows[0].reshape(shape), ops.reverse_time(flows[-1].reshape(shape))

@@ -20,24 +20,25 @@ FUSION_SCALE = 4
 SUBPIXELS = FUSION_SCALE**2
 FUSED_CHANNELS = 4 * SUBPIXELS  # RGB and the share of the neighbors
 POSITION_SIGMA = 0.2  # px: standard deviation of a sample's weight by distance
-COLOR_SIGMA = 0.1  # of RGB in [0, 1]: standard deviation by difference; farther colors belong to another object
+COLOR_SIGMA = 0.15  # of RGB in [0, 1]: standard deviation by difference; farther colors belong to another object
 # px: over the last of its distance, up to a whole pixel, a neighbor's sample fades. Where a flow crosses a whole number one
 # sample takes the place of another; unfaded, a rounding error of the flow would show as a step.
 FADE = 1 / 16
 
 
-def fuse_frames(frame: Tensor, neighbors: Tensor, flows: Tensor) -> Tensor:
+def fuse_frames(frame: Tensor, neighbors: Tensor, flows: Tensor, matches: Tensor) -> Tensor:
     """Kernel regression over the samples of a frame and its neighbors, at the subpixels of the upscaled frame.
 
     Every sample, a pixel of some frame, is placed by the flow. Its weight at a subpixel depends on its distance and on its
-    similarity to the frame there (Wronski et al., "Handheld Multi-Frame Super-Resolution", 2019, equations 1 and 2, with
-    isotropic kernels). What neighbors saw between the frame's own pixels stays sharp; a warp would blur it. Four samples of
+    similarity to the frame there, and on how well the flow matches around it (Wronski et al., "Handheld Multi-Frame
+    Super-Resolution", 2019, equations 1 and 2, with isotropic kernels). What neighbors saw between the frame's own pixels stays sharp; a warp would blur it. Four samples of
     each neighbor take part, those around the place where the flow leads; the result is continuous in the flow, see `FADE`.
 
     Args:
         frame: (B, H, W, 3) RGB in [0, 1].
         neighbors: (B, K, H, W, 3).
         flows: (B, K, H, W, 2) px, as (x, y): where each pixel of the frame lies in the neighbor.
+        matches: (B, K, H, W) from 0 to 1: how far that is to be trusted; see `lucas_kanade`.
 
     Returns:
         (B, H, W, 4 S²): the regression minus the frame's pixel, as 3 channels of S² subpixels; then the neighbors' share
@@ -55,7 +56,7 @@ def fuse_frames(frame: Tensor, neighbors: Tensor, flows: Tensor) -> Tensor:
             own_sum, own_weight = _add_sample(own_sum, own_weight, sample, still + right, still + down, 1.0)
     total, weight = own_sum, own_weight
     for k in range(neighbors.shape[1]):
-        neighbor, flow = neighbors[:, k].astype(ms.float32), flows[:, k].astype(ms.float32)
+        neighbor, flow, match = (x[:, k].astype(ms.float32) for x in (neighbors, flows, matches))
         across, along = (ops.clamp(flow[..., i], -FAR_OUTSIDE, FAR_OUTSIDE) for i in (0, 1))
         for down in (0, 1):
             for right in (0, 1):
@@ -69,7 +70,7 @@ def fuse_frames(frame: Tensor, neighbors: Tensor, flows: Tensor) -> Tensor:
                     ops.logical_and(rows + whole_y >= 0, rows + whole_y <= height - 1),
                 )
                 likeness = ops.exp(-0.5 * distance) * seen.astype(ms.float32)
-                trust = (likeness * _presence(x) * _presence(y)).expand_dims(-1)
+                trust = (match * likeness * _presence(x) * _presence(y)).expand_dims(-1)
                 total, weight = _add_sample(total, weight, sample, x, y, trust)
     estimates = [total[c] / weight - frame[..., c : c + 1] for c in range(3)]
     fused = ops.concat((*estimates, 1 - own_weight / weight), -1)
@@ -97,8 +98,9 @@ def fuse_clip_of(lucas_kanade: Callable, fuse_frames: Callable, stack: Callable)
         middle = frames[:, reach : reach + time].reshape(-1, height, width, 3)
         neighbors = stack([frames[:, start : start + time].reshape(-1, height, width, 3) for start in starts], 1)
         repeated = stack([middle] * len(starts), 1)
-        flows = lucas_kanade(repeated.reshape(-1, height, width, 3), neighbors.reshape(-1, height, width, 3))
-        fused = fuse_frames(middle, neighbors, flows.reshape(*neighbors.shape[:-1], 2))
+        flows, matches = lucas_kanade(repeated.reshape(-1, height, width, 3), neighbors.reshape(-1, height, width, 3))
+        shape = neighbors.shape[:-1]
+        fused = fuse_frames(middle, neighbors, flows.reshape(*shape, 2), matches.reshape(*shape))
         return fused.reshape(batch, time, height, width, -1)
 
     return fuse

@@ -23,11 +23,13 @@ TRIED_DISTANCE = 5  # px between a pixel and those whose flows it tries
 _MATCH_WINDOW, _MATCH_SIGMA = 5, 1.0  # px
 LARGEST_ERROR = 0.02  # squared difference of luma that counts as no match at all, as beyond the edge of the frame
 MATCHING_ERROR = 3e-5  # squared difference that aliasing and noise leave of a match
+FLOW_SIGMA = 0.4  # px: standard deviation of the flow, beyond which neighbors are not to be trusted
+DETAIL_SIGMA = 0.015  # of luma in [0, 1]: standard deviation of noise, exposure and what aliasing leaves
 LUMA_WEIGHTS = (0.299, 0.587, 0.114)
 
 
-def lucas_kanade(reference: Tensor, neighbor: Tensor) -> Tensor:
-    """Flow to where each pixel of `reference` lies in `neighbor`; not differentiated.
+def lucas_kanade(reference: Tensor, neighbor: Tensor) -> tuple[Tensor, Tensor]:
+    """Flow to where each pixel of `reference` lies in `neighbor`, and how well it matches there; not differentiated.
 
     Least squares over a Gaussian window, iterated from coarse to fine (Lucas and Kanade, IJCAI 1981; Bouguet 2001). Damped,
     so that flat regions keep the flow of the coarser level instead of following noise. Of luma, the local mean is
@@ -38,7 +40,7 @@ def lucas_kanade(reference: Tensor, neighbor: Tensor) -> Tensor:
         reference, neighbor: (B, H, W, 3) RGB in [0, 1].
 
     Returns:
-        (B, H, W, 2) px, as (x, y).
+        flow (B, H, W, 2) px, as (x, y); match (B, H, W) from 0 to 1, see `_match_of`.
     """
     dtype, (height, width) = reference.dtype, reference.shape[1:3]
     pyramid = [(_padded_luma(reference), _padded_luma(neighbor))]
@@ -53,7 +55,8 @@ def lucas_kanade(reference: Tensor, neighbor: Tensor) -> Tensor:
             flow = flow - _flow_step(first, second, flow)
         if level < TRYING_LEVELS:
             flow = _try_flows_around(first, second, flow)
-    return ops.stop_gradient(flow[:, :height, :width]).astype(dtype)
+    match = _match_of(first, second, flow)
+    return tuple(ops.stop_gradient(result[:, :height, :width]).astype(dtype) for result in (flow, match))
 
 
 def _flow_step(first: Tensor, second: Tensor, flow: Tensor) -> Tensor:
@@ -77,12 +80,27 @@ def _try_flows_around(first: Tensor, second: Tensor, flow: Tensor) -> Tensor:
     """The mean of each pixel's flow and of four around it, weighted by how well the second luma matches the first there."""
     weight, total = ops.zeros_like(first), ops.zeros_like(flow)
     for tried in (flow, *_flows_around(flow)):
-        inside = warp(ops.ones_like(second), tried)
-        change = ops.clamp(ops.square(warp(second, tried, border=True) - first), 0, LARGEST_ERROR)
-        error = _window_sums(inside * change + (1 - inside) * LARGEST_ERROR, match_taps())
-        share = 1 / ops.square(error + MATCHING_ERROR)
+        share = 1 / ops.square(_window_sums(_error_of(first, second, tried), match_taps()) + MATCHING_ERROR)
         weight, total = weight + share, total + share * tried
     return total / weight
+
+
+def _error_of(first: Tensor, second: Tensor, flow: Tensor) -> Tensor:
+    """(B, h, w, 1): squared difference of the second luma, where the flow leads, from the first; at most LARGEST_ERROR."""
+    inside = warp(ops.ones_like(second), flow)
+    change = ops.clamp(ops.square(warp(second, flow, border=True) - first), 0, LARGEST_ERROR)
+    return inside * change + (1 - inside) * LARGEST_ERROR
+
+
+def _match_of(first: Tensor, second: Tensor, flow: Tensor) -> Tensor:
+    """(B, h, w): likelihood of the error around each pixel, if the flow is wrong by FLOW_SIGMA and luma by DETAIL_SIGMA.
+
+    An error of the flow shows where there are gradients, as their product: near strong edges much is forgiven, in smooth
+    places little.
+    """
+    energy = ops.square(_slope(first, 2)) + ops.square(_slope(first, 1))
+    sums = _window_sums(ops.concat((_error_of(first, second, flow), energy), -1), match_taps())
+    return ops.exp(-sums[..., 0] / (FLOW_SIGMA**2 * sums[..., 1] + DETAIL_SIGMA**2))
 
 
 def _flows_around(flow: Tensor) -> list[Tensor]:

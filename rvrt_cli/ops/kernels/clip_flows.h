@@ -13,8 +13,8 @@ struct FramePair {
   int64_t reference, neighbor;
 };
 
-// frames (H, W, 3) each -> flows (pairs, H, W, 2) px as (x, y); returns a Status.
+// frames (H, W, 3) each -> flows (pairs, H, W, 2) px as (x, y) and matches (pairs, H, W); returns a Status.
 int flows_of_pairs(const std::vector<const float*>& frames, const std::vector<FramePair>& pairs, int64_t height,
-                   int64_t width, int levels, int iterations, float* flows);
+                   int64_t width, int levels, int iterations, float* flows, float* matches);
 
 }  // namespace rvrt

@@ -13,7 +13,7 @@ namespace rvrt {
 namespace {
 
 constexpr int kScale = 4, kPlaces = kScale * kScale, kColors = 3;
-constexpr float kSpread = 0.2f, kTrust = 0.1f, kFade = 1.0f / 16;
+constexpr float kSpread = 0.2f, kTrust = 0.15f, kFade = 1.0f / 16;
 constexpr int64_t kPadding = 16;   // floats on either side of a row of colors: a vector
 constexpr float kFar = 1e6f;       // px; anything farther is equally far outside
 constexpr float kMissing = -8.0f;  // every value of a missing frame: MISSING_FRAME
@@ -27,7 +27,7 @@ struct FusedFrame {
 struct FusionJob {
   const FusedFrame* frames;
   const float* const* neighbors;
-  const float* flows;  // of each neighbor
+  const float *flows, *matches;  // of each neighbor
   float* out;
   int64_t H, W;
   float* scratch;
@@ -59,22 +59,23 @@ bool is_missing(const float* frame, int64_t floats) {
 }  // namespace
 }  // namespace rvrt
 
-// frame (B, H, W, 3), neighbors (B, K, H, W, 3), flows (B, K, H, W, 2) px as (x, y) -> (B, H, W, 64): 3 x 16 places of
-// the regression less the frame's pixel; then the neighbors' share of the weight at each place.
+// frame (B, H, W, 3), neighbors (B, K, H, W, 3), flows (B, K, H, W, 2) px as (x, y), matches (B, K, H, W) -> (B, H, W, 64):
+// 3 x 16 places of the regression less the frame's pixel; then the neighbors' share of the weight at each place.
 RVRT_ENTRY(fuse_frames_forward) {
   using namespace rvrt;
-  if (const int bad = t.check(3, 0, 1)) return bad;
+  if (const int bad = t.check(4, 0, 1)) return bad;
   RVRT_CHECK(t.ndims[0] == 4 && t.ndims[1] == 5, kShape);
   const int64_t B = t.dim(0, 0), K = t.dim(1, 1), H = t.dim(0, 1), W = t.dim(0, 2), size = H * W * kColors;
   RVRT_CHECK(t.has_shape(0, {B, H, W, kColors}) && t.has_shape(1, {B, K, H, W, kColors}), kShape);
-  RVRT_CHECK(t.has_shape(2, {B, K, H, W, 2}) && t.has_shape(3, {B, H, W, (kColors + 1) * kPlaces}), kShape);
+  RVRT_CHECK(t.has_shape(2, {B, K, H, W, 2}) && t.has_shape(3, {B, K, H, W}), kShape);
+  RVRT_CHECK(t.has_shape(4, {B, H, W, (kColors + 1) * kPlaces}), kShape);
   std::vector<FusedFrame> frames;
   std::vector<const float*> neighbors;
   for (int64_t b = 0; b < B; ++b) {
     frames.push_back({t.f(0) + b * size, b * K, K});
     for (int64_t k = 0; k < K; ++k) neighbors.push_back(t.f(1) + (b * K + k) * size);
   }
-  FusionJob job{frames.data(), neighbors.data(), t.f(2), t.f(3), H, W, nullptr, 0};
+  FusionJob job{frames.data(), neighbors.data(), t.f(2), t.f(3), t.f(4), H, W, nullptr, 0};
   return run_fusion(job, B);
 }
 
@@ -113,11 +114,13 @@ RVRT_ENTRY(fuse_clip_forward) {
       }
       fused.push_back({frame(i), first, static_cast<int64_t>(pairs.size()) - first});
     }
-    const Scratch flows(static_cast<int64_t>(pairs.size()) * H * W * 2);
-    RVRT_CHECK(flows.ok(), kMemory);
-    if (const int bad = flows_of_pairs(video, pairs, H, W, t.ints(1)[0], t.ints(1)[1], flows.data())) return bad;
+    const int64_t pixels = static_cast<int64_t>(pairs.size()) * H * W;
+    const Scratch scratch(3 * pixels);
+    RVRT_CHECK(scratch.ok(), kMemory);
+    float *flows = scratch.data(), *matches = flows + 2 * pixels;
+    if (const int bad = flows_of_pairs(video, pairs, H, W, t.ints(1)[0], t.ints(1)[1], flows, matches)) return bad;
     float* out = t.f(2) + n * T * H * W * (kColors + 1) * kPlaces;
-    FusionJob job{fused.data(), neighbors.data(), flows.data(), out, H, W, nullptr, 0};
+    FusionJob job{fused.data(), neighbors.data(), flows, matches, out, H, W, nullptr, 0};
     if (const int bad = run_fusion(job, T)) return bad;
   }
   return kOk;
@@ -221,8 +224,8 @@ RVRT_INLINE void trust_corners(const Surroundings& frame, const Pair& y, const P
   }
 }
 
-// Add a neighbor's samples at the corners (y, x).
-RVRT_INLINE void add_neighbor(const float* neighbor, int64_t line, const Pair& y, const Pair& x,
+// Add a neighbor's samples at the corners (y, x), which are to be trusted as far as they match.
+RVRT_INLINE void add_neighbor(const float* neighbor, int64_t line, const Pair& y, const Pair& x, vf match,
                               const Surroundings& frame, Sums& sums) {
   int32_t rows[2][W], columns[2][W];
   for (int i = 0; i < 2; ++i) store(rows[i], y.index[i]), store(columns[i], x.index[i] * kColors);
@@ -234,6 +237,7 @@ RVRT_INLINE void add_neighbor(const float* neighbor, int64_t line, const Pair& y
     }
   vf trust[4], down[2][kScale], across[2][kScale];
   trust_corners(frame, y, x, samples, trust);
+  for (vf& one : trust) one *= match;
   for (int i = 0; i < 2; ++i) place_weights(y.offset[i], down[i]), place_weights(x.offset[i], across[i]);
   vf colors[4][kColors];
   for (int i = 0; i < 4; ++i)  // outside, whatever was read instead must not count, even if it is NaN
@@ -304,11 +308,12 @@ void fuse_rows(const void* context, Span span) {
       start_sums(frame, own, sums);
       for (int64_t neighbor = fused.first; neighbor < fused.first + fused.count; ++neighbor) {
         const float* flow = job.flows + ((neighbor * job.H + row) * job.W + col) * 2;
-        float across[W] = {}, along[W] = {};
-        for (int64_t i = 0; i < count; ++i) across[i] = flow[2 * i], along[i] = flow[2 * i + 1];
+        const float* matches = job.matches + (neighbor * job.H + row) * job.W + col;
+        float across[W] = {}, along[W] = {}, match[W] = {};
+        for (int64_t i = 0; i < count; ++i) across[i] = flow[2 * i], along[i] = flow[2 * i + 1], match[i] = matches[i];
         const Pair y = pair_at(load(along), vi{} + static_cast<int32_t>(row), job.H);
         const Pair x = pair_at(load(across), lanes + static_cast<int32_t>(col), job.W);
-        add_neighbor(job.neighbors[neighbor], line, y, x, frame, sums);
+        add_neighbor(job.neighbors[neighbor], line, y, x, load(match), frame, sums);
       }
       write_pixels(sums, frame, own, count, job.out + (task * job.W + col) * (kColors + 1) * kPlaces);
     }

@@ -917,27 +917,27 @@ def swin_layer_onto_kernel(
 # --- optical flow and frame fusion, which have no gradient
 
 
-def _fusion_shape(frame, neighbors, flows):
+def _fusion_shape(frame, neighbors, flows, matches):
     return [*frame[:-1], frame_fusion.FUSED_CHANNELS]
 
 
 def _flow_shape(reference, neighbor, attributes):
-    return [*reference[:-1], 2]
+    return [*reference[:-1], 2], reference[:-1]
 
 
-_fuse_frames = custom_op("fuse_frames", "frame neighbors flows", _fusion_shape)
+_fuse_frames = custom_op("fuse_frames", "frame neighbors flows matches", _fusion_shape)
 _FLOW_SIZES = lucas_kanade_flow.PYRAMID_LEVELS, lucas_kanade_flow.ITERATIONS_PER_LEVEL
-_lucas_kanade = custom_op("lucas_kanade", "reference neighbor attributes", _flow_shape)
+_lucas_kanade = custom_op("lucas_kanade", "reference neighbor attributes", _flow_shape, outputs=2)
 
 
-def fuse_frames_kernel(frame: Tensor, neighbors: Tensor, flows: Tensor) -> Tensor:
+def fuse_frames_kernel(frame: Tensor, neighbors: Tensor, flows: Tensor, matches: Tensor) -> Tensor:
     """See `frame_fusion.fuse_frames`."""
     if not _has_kernel(frame):
-        return frame_fusion.fuse_frames(frame, neighbors, flows)
-    return _fuse_frames(frame, neighbors, flows)
+        return frame_fusion.fuse_frames(frame, neighbors, flows, matches)
+    return _fuse_frames(frame, neighbors, flows, matches)
 
 
-def lucas_kanade_kernel(reference: Tensor, neighbor: Tensor) -> Tensor:
+def lucas_kanade_kernel(reference: Tensor, neighbor: Tensor) -> tuple[Tensor, Tensor]:
     """See `lucas_kanade_flow.lucas_kanade`."""
     if not _has_kernel(reference):
         return lucas_kanade_flow.lucas_kanade(reference, neighbor)

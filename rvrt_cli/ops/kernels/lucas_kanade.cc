@@ -20,6 +20,7 @@ constexpr int kTriedDistance = 5;  // of these others [px]
 constexpr int kCandidates = 5;     // the pixel's own flow, and those left, right, above and below
 constexpr int kMatchReach = 2, kMatchTaps = 2 * kMatchReach + 1;  // of the window of a match [px]
 constexpr float kMatchSigma = 1.0f, kLargestError = 0.02f, kMatchingError = 3e-5f;
+constexpr float kFlowSigma = 0.4f, kDetailSigma = 0.015f;
 constexpr float kLuma[3] = {0.299f, 0.587f, 0.114f};
 constexpr int kMaxLevels = 8;
 constexpr int kProducts = 5;                        // of the gradients and the temporal difference
@@ -51,7 +52,7 @@ struct FlowImage {
 
 // One pair on one level; each pass states which members it reads and writes.
 struct FlowPair {
-  float* out;
+  float *out, *match;
   int64_t H, W;  // of the frames
   int64_t h, w;  // of this level
   float taps[kTaps], match_taps[kMatchTaps];
@@ -67,7 +68,7 @@ struct FlowJob {
   const FramePair* pairs;
   const float* const* frames;
   const FlowImage* images;  // of the frames; null: each pair makes its own
-  float *out, *scratch;
+  float *out, *matches, *scratch;
   int64_t scratch_floats;  // of a thread
 };
 
@@ -127,10 +128,11 @@ void prepare_image(const FlowJob& job, const float* frame, const FlowImage& imag
 }
 
 // Likewise the flow of a pair.
-void flow_of_images(const FlowJob& job, const FlowImage& reference, const FlowImage& neighbor, float* out, Arena& arena,
-                    bool real, bool alone) {
+void flow_of_images(const FlowJob& job, const FlowImage& reference, const FlowImage& neighbor, int64_t index,
+                    Arena& arena, bool real, bool alone) {
   FlowPair p{};
-  p.H = job.H, p.W = job.W, p.out = out;
+  p.H = job.H, p.W = job.W;
+  p.out = job.out + index * job.H * job.W * 2, p.match = job.matches + index * job.H * job.W;
   std::copy(job.taps, job.taps + kTaps, p.taps);
   std::copy(job.match_taps, job.match_taps + kMatchTaps, p.match_taps);
   const int64_t height = finest(job, job.H), width = finest(job, job.W);
@@ -165,6 +167,7 @@ void flow_of_images(const FlowJob& job, const FlowImage& reference, const FlowIm
     std::swap(p.flow[0].data, p.warped.data), std::swap(p.flow[1].data, p.inside.data);
     std::copy(p.flow, p.flow + 2, flow[level % 2]);
   }
+  pass(RVRT_DISPATCH(energy_rows), p, p.h, alone);
   pass(RVRT_DISPATCH(write_rows), p, job.H, alone);
 }
 
@@ -172,9 +175,8 @@ void flow_of_images(const FlowJob& job, const FlowImage& reference, const FlowIm
 int64_t flow_of_pair(const FlowJob& job, int64_t index, float* block, bool alone) {
   Arena arena(block);
   const FramePair& pair = job.pairs[index];
-  float* out = job.out + index * job.H * job.W * 2;
   if (job.images) {
-    flow_of_images(job, job.images[pair.reference], job.images[pair.neighbor], out, arena, block != nullptr, alone);
+    flow_of_images(job, job.images[pair.reference], job.images[pair.neighbor], index, arena, block != nullptr, alone);
     return arena.taken();
   }
   FlowImage images[2];
@@ -182,7 +184,7 @@ int64_t flow_of_pair(const FlowJob& job, int64_t index, float* block, bool alone
     images[i] = take_image(job, arena);
     prepare_image(job, job.frames[i ? pair.neighbor : pair.reference], images[i], arena, block != nullptr, alone);
   }
-  flow_of_images(job, images[0], images[1], out, arena, block != nullptr, alone);
+  flow_of_images(job, images[0], images[1], index, arena, block != nullptr, alone);
   return arena.taken();
 }
 
@@ -241,11 +243,11 @@ bool are_flow_attributes(int levels, int iterations) { return levels >= 1 && lev
 }  // namespace
 
 int flows_of_pairs(const std::vector<const float*>& frames, const std::vector<FramePair>& pairs, int64_t height,
-                   int64_t width, int levels, int iterations, float* flows) {
+                   int64_t width, int levels, int iterations, float* flows, float* matches) {
   RVRT_CHECK(are_flow_attributes(levels, iterations), kAttribute);
   if (pairs.empty()) return kOk;
   FlowJob job = flow_job(height, width, levels, iterations);
-  job.frames = frames.data(), job.pairs = pairs.data(), job.out = flows;
+  job.frames = frames.data(), job.pairs = pairs.data(), job.out = flows, job.matches = matches;
   const int64_t count = static_cast<int64_t>(frames.size());
   std::vector<FlowImage> images(frames.size());
   const auto take_images = [&](float* block) {
@@ -276,13 +278,15 @@ int flows_of_pairs(const std::vector<const float*>& frames, const std::vector<Fr
 
 }  // namespace rvrt
 
-// reference, neighbor (B, H, W, 3), attributes [levels, iterations on each] -> (B, H, W, 2) px as (x, y).
+// reference, neighbor (B, H, W, 3), attributes [levels, iterations on each] -> flow (B, H, W, 2) px as (x, y), match
+// (B, H, W).
 RVRT_ENTRY(lucas_kanade_forward) {
   using namespace rvrt;
-  if (const int bad = t.check(2, 2, 1)) return bad;
+  if (const int bad = t.check(2, 2, 2)) return bad;
   RVRT_CHECK(t.ndims[0] == 4 && t.same_shape(0, 1), kShape);
   const int64_t batch = t.dim(0, 0), height = t.dim(0, 1), width = t.dim(0, 2);
   RVRT_CHECK(t.has_shape(0, {batch, height, width, 3}) && t.has_shape(3, {batch, height, width, 2}), kShape);
+  RVRT_CHECK(t.has_shape(4, {batch, height, width}), kShape);
   const int levels = t.ints(2)[0], iterations = t.ints(2)[1];
   RVRT_CHECK(are_flow_attributes(levels, iterations), kAttribute);
   if (batch * height * width == 0) return kOk;
@@ -293,13 +297,15 @@ RVRT_ENTRY(lucas_kanade_forward) {
     for (int i = 0; i < 2; ++i) frames.push_back(t.f(i) + b * height * width * 3);
     pairs.push_back({2 * b, 2 * b + 1});
   }
-  job.frames = frames.data(), job.pairs = pairs.data(), job.out = t.f(3);
+  job.frames = frames.data(), job.pairs = pairs.data(), job.out = t.f(3), job.matches = t.f(4);
   return run_pairs(job, batch);
 }
 
 #else
 
 #include "simd.h"
+
+constexpr int64_t kPiece = 256;  // columns at a time: what is summed over a window stays in the cache
 
 RVRT_INLINE int64_t within(int64_t at, int64_t length) { return std::min(std::max<int64_t>(at, 0), length - 1); }
 
@@ -339,7 +345,6 @@ void halve_rows(const void* context, Span span) {
 
 // Mean of a row's pixels over the window's columns; the row's ends repeat.
 RVRT_INLINE void mean_of_columns(const float* from, int64_t width, const float (&taps)[kTaps], float* to) {
-  constexpr int64_t kPiece = 256;
   float piece[kPiece + 3 * kPad];
   for (int64_t start = 0; start < width; start += kPiece) {
     const int64_t count = std::min(kPiece, width - start);
@@ -479,7 +484,6 @@ void warp_luma_rows(const void* context, Span span) {
 // smooth[0], warped, inside -> sums: the five products, over the window's columns.
 void sum_rows(const void* context, Span span) {
   const FlowPair& p = *static_cast<const FlowPair*>(context);
-  constexpr int64_t kPiece = 256;  // columns at a time: their products stay in the cache
   float products[kProducts][kPiece + 3 * kPad];
   for (int64_t row = span.begin; row < span.end; ++row) {
     const int64_t above = within(row - 1, p.h), below = within(row + 1, p.h);
@@ -591,59 +595,69 @@ RVRT_INLINE Tried tried_flow(const FlowPair& p, int64_t row, int candidate) {
   return {p.flow[0].row(from) + kRight[candidate], p.flow[1].row(from) + kRight[candidate]};
 }
 
+// The lanes of W pixels from column `col` on that lie within the frame; in the others are arbitrary numbers, NaN too.
+RVRT_INLINE vf within_frame(const FlowPair& p, int64_t col, vf values) {
+  if (col < 0 || col >= p.w) return vf{};
+  if (col + W <= p.w) return values;
+  int32_t kept[W];
+  for (int i = 0; i < W; ++i) kept[i] = i < p.w - col ? -1 : 0;
+  return (vf)((vi)values & load(kept));
+}
+
+// Squared difference of smooth[1], where the flow leads, from smooth[0] at W pixels of a row.
+RVRT_INLINE vf match_error(const FlowPair& p, int64_t row, int64_t col, const Tried& flow, vf lane) {
+  const vf x = load(flow.across + col) + (lane + static_cast<float>(col)),
+           y = load(flow.down + col) + static_cast<float>(row);
+  const vf inside = share_inside(x, p.w) * share_inside(y, p.h);
+  const vf change = luma_at(p, x, y) - load(p.smooth[0].row(row) + col);
+  return inside * vmin(change * change, set1(kLargestError)) + (1.0f - inside) * kLargestError;
+}
+
+// values of kPiece columns and kPad on either side -> sums over the columns of a match's window.
+RVRT_INLINE void sum_match(const FlowPair& p, const float* values, int64_t count, float* to) {
+  for (int64_t i = 0; i < count; i += W) {
+    vf sum = {};
+    for (int k = 0; k < kMatchTaps; ++k) sum += p.match_taps[k] * load(values + kPad + i + k - kMatchReach);
+    store(to + i, sum);
+  }
+}
+
 // smooth, flow -> sums: of each tried flow, the error of the match over the columns of its window.
 void match_rows(const void* context, Span span) {
   const FlowPair& p = *static_cast<const FlowPair*>(context);
-  constexpr int64_t kPiece = 256;
   float errors[kPiece + 3 * kPad];
   const vf lane = lane_numbers();
-  for (int64_t row = span.begin; row < span.end; ++row) {
-    const float* first = p.smooth[0].row(row);
+  for (int64_t row = span.begin; row < span.end; ++row)
     for (int candidate = 0; candidate < kCandidates; ++candidate) {
       const Tried tried = tried_flow(p, row, candidate);
       for (int64_t start = 0; start < p.w; start += kPiece) {
         const int64_t count = std::min(kPiece, p.w - start);
-        // of the columns start - kPad ... start + count + kPad, zero outside the frame
         for (int64_t i = -kPad; i < count + kPad; i += W) {
-          const int64_t col = start + i;
-          vf error = {};
-          if (col >= 0 && col < p.w) {
-            const vf x = load(tried.across + col) + (lane + static_cast<float>(col)),
-                     y = load(tried.down + col) + static_cast<float>(row);
-            const vf inside = share_inside(x, p.w) * share_inside(y, p.h),
-                     change = luma_at(p, x, y) - load(first + col);
-            error = inside * vmin(change * change, set1(kLargestError)) + (1.0f - inside) * kLargestError;
-            if (col + W > p.w) {
-              int32_t kept[W];  // outside are arbitrary numbers, NaN too
-              for (int place = 0; place < W; ++place) kept[place] = place < p.w - col ? -1 : 0;
-              error = (vf)((vi)error & load(kept));
-            }
-          }
-          store(errors + i + kPad, error);
+          const int64_t col = start + i, near = within(col, p.w);
+          store(errors + kPad + i, within_frame(p, col, match_error(p, row, near, tried, lane)));
         }
-        float* to = p.sums[candidate].row(row) + start;
-        for (int64_t i = 0; i < count; i += W) {
-          vf sum = {};
-          for (int k = 0; k < kMatchTaps; ++k) sum += p.match_taps[k] * load(errors + kPad + i + k - kMatchReach);
-          store(to + i, sum);
-        }
+        sum_match(p, errors, count, p.sums[candidate].row(row) + start);
       }
     }
-  }
+}
+
+// Sum of a plane over the rows of a match's window.
+RVRT_INLINE vf match_sum(const FlowPair& p, const Plane& plane, int64_t row, int64_t x) {
+  const int64_t begin = std::max<int64_t>(row - kMatchReach, 0), end = std::min(row + kMatchReach + 1, p.h);
+  vf sum = {};
+  for (int64_t r = begin; r < end; ++r) sum += p.match_taps[r - row + kMatchReach] * load(plane.row(r) + x);
+  return sum;
 }
 
 // sums, flow -> the mean of the tried flows, weighted by how well they match: to warped and inside, which are free.
 void choose_rows(const void* context, Span span) {
   const FlowPair& p = *static_cast<const FlowPair*>(context);
   for (int64_t row = span.begin; row < span.end; ++row) {
-    const int64_t begin = std::max<int64_t>(row - kMatchReach, 0), end = std::min(row + kMatchReach + 1, p.h);
     float *across = p.warped.row(row), *down = p.inside.row(row);
     for (int64_t x = 0; x < p.w; x += W) {
       vf weight = {}, total[2] = {};
       for (int candidate = 0; candidate < kCandidates; ++candidate) {
-        vf error = set1(kMatchingError);
-        for (int64_t r = begin; r < end; ++r)
-          error += p.match_taps[r - row + kMatchReach] * load(p.sums[candidate].row(r) + x);
+        const vf error = match_sum(p, p.sums[candidate], row, x) + kMatchingError;
         const vf share = 1.0f / (error * error);
         const Tried tried = tried_flow(p, row, candidate);
         weight += share, total[0] += share * load(tried.across + x), total[1] += share * load(tried.down + x);
@@ -654,12 +668,44 @@ void choose_rows(const void* context, Span span) {
   }
 }
 
+// smooth, flow -> sums: the error of the match and the energy of smooth[0]'s gradients, over the columns of its window.
+void energy_rows(const void* context, Span span) {
+  const FlowPair& p = *static_cast<const FlowPair*>(context);
+  float errors[kPiece + 3 * kPad], energies[kPiece + 3 * kPad];
+  const vf lane = lane_numbers();
+  for (int64_t row = span.begin; row < span.end; ++row) {
+    const Plane& luma = p.smooth[0];
+    const float *middle = luma.row(row), *above = luma.row(within(row - 1, p.h)),
+                *below = luma.row(within(row + 1, p.h));
+    const Tried flow = tried_flow(p, row, 0);
+    for (int64_t start = 0; start < p.w; start += kPiece) {
+      const int64_t count = std::min(kPiece, p.w - start);
+      for (int64_t i = -kPad; i < count + kPad; i += W) {
+        const int64_t col = start + i, near = within(col, p.w);
+        const vf across = 0.5f * (load(middle + near + 1) - load(middle + near - 1)),
+                 down = 0.5f * (load(below + near) - load(above + near));
+        store(errors + kPad + i, within_frame(p, col, match_error(p, row, near, flow, lane)));
+        store(energies + kPad + i, within_frame(p, col, across * across + down * down));
+      }
+      sum_match(p, errors, count, p.sums[0].row(row) + start);
+      sum_match(p, energies, count, p.sums[1].row(row) + start);
+    }
+  }
+}
+
+// flow, sums -> out and match.
 void write_rows(const void* context, Span span) {
   const FlowPair& p = *static_cast<const FlowPair*>(context);
   for (int64_t row = span.begin; row < span.end; ++row) {
     const float *across = p.flow[0].row(row), *down = p.flow[1].row(row);
-    float* out = p.out + row * p.W * 2;
+    float *out = p.out + row * p.W * 2, *match = p.match + row * p.W;
     for (int64_t x = 0; x < p.W; ++x) out[2 * x] = across[x], out[2 * x + 1] = down[x];
+    for (int64_t x = 0; x < p.W; x += W) {
+      const vf expected = kFlowSigma * kFlowSigma * match_sum(p, p.sums[1], row, x) + kDetailSigma * kDetailSigma;
+      float likelihood[W];
+      store(likelihood, exp2(-kLog2e * match_sum(p, p.sums[0], row, x) / expected));
+      std::copy(likelihood, likelihood + std::min<int64_t>(W, p.W - x), match + x);
+    }
   }
 }
 
