@@ -35,7 +35,7 @@ class GraphBuilder:
         """Name of the output of an ONNX operator, or a list of names if there are several."""
         key = (kind, tuple(inputs), outputs, repr(sorted(attributes.items())))
         if key not in self._known:
-            # Short names: a window has some 16 000 nodes, and half of a small network's file would be names.
+            # Short names: a window has up to 25 000 nodes, and half of a small network's file would be names.
             number = f"{len(self._nodes):x}"
             names = [number] if outputs == 1 else [f"{number}.{i}" for i in range(outputs)]
             self._nodes.append(Node(kind, tuple(inputs), tuple(names), attributes))

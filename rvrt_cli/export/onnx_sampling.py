@@ -12,13 +12,18 @@ import numpy as np
 from rvrt_cli.export.graph_builder import Size, known, shape_name, size_name
 from rvrt_cli.export.onnx_layers import OnnxLayers
 from rvrt_cli.export.onnx_messages import DataType
-from rvrt_cli.export.symbolic_tensor import SymbolicTensor, concatenate
+from rvrt_cli.export.symbolic_tensor import END, SymbolicTensor, concatenate
 from rvrt_cli.ops.frame_fusion import COLOR_SIGMA, FADE, FUSION_SCALE, POSITION_SIGMA, SUBPIXELS, fuse_clip_of
 from rvrt_cli.ops.lucas_kanade_flow import (
     DAMPING,
     ITERATIONS_PER_LEVEL,
+    LARGEST_ERROR,
     LUMA_WEIGHTS,
+    MATCHING_ERROR,
     PYRAMID_LEVELS,
+    TRIED_DISTANCE,
+    TRYING_LEVELS,
+    match_taps,
     window_taps,
 )
 from rvrt_cli.ops.sampling import FAR_OUTSIDE
@@ -106,11 +111,13 @@ class OnnxSampling(OnnxLayers):
             pyramid.append((self.halve(pyramid[-1][0]), self.halve(pyramid[-1][1])))
         flow = self.zeros((*pyramid[-1][0].shape[:3], 2), ms.float32)
         for level in range(PYRAMID_LEVELS - 1, -1, -1):
-            first, second = (self._smoothed(image) for image in pyramid[level])
+            first, second = (self._detail(image) for image in pyramid[level])
             if level < PYRAMID_LEVELS - 1:
                 flow = 2 * self.resize_bilinear(flow, first.shape[1], first.shape[2])
             for _ in range(ITERATIONS_PER_LEVEL):
                 flow = flow - self._flow_step(first, second, flow)
+            if level < TRYING_LEVELS:
+                flow = self._try_flows_around(first, second, flow)
         cut = flow.narrow(1, slice(0, height)).narrow(2, slice(0, width))
         return cut.like(cut._value, cut._planes, (batch, height, width, 2)).astype(reference.dtype)
 
@@ -122,15 +129,42 @@ class OnnxSampling(OnnxLayers):
         change = inside * (warped - first)
         seen = (inside * across, inside * down)
         products = (seen[0] * across, seen[0] * down, seen[1] * down, across * change, down * change)
-        sums = self._window_sums(concatenate(products, -1))
+        sums = self._window_sums(concatenate(products, -1), window_taps())
         xx, xy, yy, xt, yt = (sums.narrow(3, slice(c, c + 1)) for c in range(5))
         xx, yy = xx + DAMPING, yy + DAMPING
         determinant = xx * yy - xy * xy
         step = concatenate([(yy * xt - xy * yt) / determinant, (xx * yt - xy * xt) / determinant], -1)
         return step.map("Clip", *(self._number(bound, ms.float32) for bound in (-1, 1)))
 
+    def _try_flows_around(self, first: SymbolicTensor, second: SymbolicTensor, flow: SymbolicTensor) -> SymbolicTensor:
+        """All tried flows in one pass, as more pairs of the batch: a fifth of the nodes."""
+        flows = [flow, *self._flows_around(flow)]
+        tried = concatenate(flows, 0)  # (5·B, h, w, 2)
+        change = self._warp_luma(second, tried) - concatenate([first] * len(flows), 0)
+        squared = (change * change).map("Min", self._number(LARGEST_ERROR, ms.float32))
+        inside = self._inside(tried)
+        errors = inside * squared + (inside - 1) * -LARGEST_ERROR
+        error = self._window_sums(errors, match_taps()) + MATCHING_ERROR
+        share = (error * error).map("Reciprocal")
+        parts = concatenate([share * tried, share], -1).reshape(len(flows), *flow.shape[:3], 3)
+        planes = self.graph.node("ReduceSum", [parts.planes, self.graph.integers(0)], keepdims=0)
+        sums = flow.like(planes=planes, shape=(*flow.shape[:3], 3))
+        return sums.narrow(3, slice(0, 2)) / sums.narrow(3, slice(2, 3))
+
+    def _flows_around(self, flow: SymbolicTensor) -> list[SymbolicTensor]:
+        """The flow of the pixel at the distance left, right, above and below; the edge repeats."""
+        graph, near, far = self.graph, TRIED_DISTANCE, 2 * TRIED_DISTANCE
+        pads = graph.integers(0, 0, near, near, 0, 0, near, near)
+        padded = graph.node("Pad", [flow.planes, pads], mode="edge")
+        middle, before, after = (near, -near), (0, -far), (far, END)
+        around = []
+        for parts in ((middle, before), (middle, after), (before, middle), (after, middle)):  # of rows and columns
+            starts, stops = (graph.integers(*ends) for ends in zip(*parts, strict=True))
+            around.append(flow.like(planes=graph.node("Slice", [padded, starts, stops, graph.integers(2, 3)])))
+        return around
+
     def _warp_luma(self, luma: SymbolicTensor, flow: SymbolicTensor) -> SymbolicTensor:
-        """(B, h, w, 1) warped by (B, h, w, 2) px; the edge repeats.
+        """(B, h, w, 1) warped by (n·B, h, w, 2) px, n flows of each; the edge repeats.
 
         By gathering, since GridSample's coordinates are rounded. The flow of a still scene has to stay exactly zero, as in
         the definition: `fuse_frames` takes other samples as soon as it is below.
@@ -141,14 +175,14 @@ class OnnxSampling(OnnxLayers):
             for axis, side, shape in ((0, width, (1, 1, 1, -1)), (1, height, (1, 1, -1, 1)))
         )
         pixels = graph.node("Reshape", [luma.planes, graph.integers(-1)])
-        clips = graph.constant(np.arange(known(batch)).reshape(-1, 1, 1, 1))
+        clips = graph.constant((np.arange(known(flow.shape[0])) % known(batch)).reshape(-1, 1, 1, 1))
         first = graph.node("Mul", [clips, size_name(graph, height * width)])  # index of each frame's first pixel
         lines = []
         for row in rows[:2]:
             start = graph.node("Add", [first, graph.node("Mul", [row, size_name(graph, width)])])
             ends = [graph.node("Gather", [pixels, graph.node("Add", [start, column])]) for column in columns[:2]]
             lines.append(self._blend(ends, columns[2]))
-        return luma.like(planes=self._blend(lines, rows[2]))
+        return luma.like(planes=self._blend(lines, rows[2]), shape=(*flow.shape[:3], 1))
 
     def _neighbor_pixels(self, flow: SymbolicTensor, axis: int, side: Size, shape: str) -> tuple[str, str, str]:
         """Along one axis: numbers of the pixels before and after where the flow leads, and the share of the latter."""
@@ -172,12 +206,14 @@ class OnnxSampling(OnnxLayers):
     def _inside(self, flow: SymbolicTensor) -> SymbolicTensor:
         """(B, H, W, 1): by how much the pixel plus its flow lies inside the frame, a frame of ones warped with zeros around."""
         graph, (_, height, width, _) = self.graph, flow.shape
-        at = graph.node("Add", [flow.value, self._pixel_centers(height, width)])  # 0.5 is the first pixel's center
+        centers = graph.node("Transpose", [self._pixel_centers(height, width)], perm=(2, 0, 1))
+        at = graph.node("Add", [flow.planes, centers])  # 0.5 is the first pixel's center
         sizes = graph.node("Concat", [size_name(graph, width), size_name(graph, height)], axis=0)
-        end = graph.node("Sub", [graph.node("Cast", [sizes], to=DataType.FLOAT32), at])
-        nearest = graph.node("Add", [graph.node("Min", [at, end]), self._number(0.5, ms.float32)])
-        weights = graph.node("Clip", [nearest, self._zero, self._one])
-        x, y = (flow.like(weights).narrow(3, slice(c, c + 1)) for c in (0, 1))
+        sizes = graph.node("Unsqueeze", [graph.node("Cast", [sizes], to=DataType.FLOAT32), graph.integers(1, 2)])
+        nearest = graph.node("Min", [at, graph.node("Sub", [sizes, at])])
+        nearest = graph.node("Add", [nearest, self._number(0.5, ms.float32)])
+        weights = flow.like(planes=graph.node("Clip", [nearest, self._zero, self._one]))
+        x, y = (weights.narrow(3, slice(c, c + 1)) for c in (0, 1))
         return x * y
 
     def _padded_luma(self, frames: SymbolicTensor) -> SymbolicTensor:
@@ -192,26 +228,31 @@ class OnnxSampling(OnnxLayers):
         planes = self.graph.node("Pad", [luma.planes, pads], mode="edge")
         return luma.like(planes=planes, shape=(batch, height + missing[0], width + missing[1], 1))
 
-    def _smoothed(self, luma: SymbolicTensor) -> SymbolicTensor:
-        """Low-pass filter 1 2 1 along both axes."""
-        return self._along(self._along(luma, 1, (0.25, 0.5, 0.25)), 2, (0.25, 0.5, 0.25))
+    def _detail(self, luma: SymbolicTensor) -> SymbolicTensor:
+        """Through the low-pass filter 1 2 1 along both axes, minus its local mean over the window."""
+        smooth = self._along_both(luma, (0.25, 0.5, 0.25))
+        return smooth - self._along_both(smooth, window_taps())
+
+    def _along_both(self, luma: SymbolicTensor, taps: tuple[float, ...]) -> SymbolicTensor:
+        return self._along(self._along(luma, 1, taps), 2, taps)
 
     def _slope(self, luma: SymbolicTensor, axis: int) -> SymbolicTensor:
         return self._along(luma, axis, (-0.5, 0.0, 0.5))
 
-    def _along(self, luma: SymbolicTensor, axis: int, taps: tuple[float, float, float]) -> SymbolicTensor:
-        """(B, h, w, 1) through a filter of three taps along one axis; the edge repeats."""
+    def _along(self, luma: SymbolicTensor, axis: int, taps: tuple[float, ...]) -> SymbolicTensor:
+        """(B, h, w, 1) through a filter of an odd number of taps along one axis; the edge repeats."""
         pads = [0, 0, 0, 0]
-        pads[axis + 1] = 1  # of planes, rows are axis 2
+        pads[axis + 1] = len(taps) // 2  # of planes, rows are axis 2
         planes = self.graph.node("Pad", [luma.planes, self.graph.integers(*pads, *pads)], mode="edge")
-        kernel = np.array(taps, np.float32).reshape((1, 1, 3, 1) if axis == 1 else (1, 1, 1, 3))
+        kernel = np.array(taps, np.float32).reshape((1, 1, -1, 1) if axis == 1 else (1, 1, 1, -1))
         return luma.like(planes=self.graph.node("Conv", [planes, self.graph.constant(kernel)]))
 
-    def _window_sums(self, products: SymbolicTensor) -> SymbolicTensor:
-        """Gaussian sums around each pixel of (B, h, w, 5)."""
-        taps, bias = np.tile(window_taps().astype(np.float32), (5, 1, 1, 1)), np.zeros(5, np.float32)
-        down = self.conv2d(products, taps.transpose(0, 1, 3, 2), bias, groups=5)
-        return self.conv2d(down, taps, bias, groups=5)
+    def _window_sums(self, x: SymbolicTensor, taps: tuple[float, ...]) -> SymbolicTensor:
+        """Weighted sums around each pixel of (B, h, w, C), by the weights of a window along one axis."""
+        channels = known(x.shape[-1])
+        kernel, bias = np.tile(np.array(taps, np.float32), (channels, 1, 1, 1)), np.zeros(channels, np.float32)
+        down = self.conv2d(x, kernel.transpose(0, 1, 3, 2), bias, groups=channels)
+        return self.conv2d(down, kernel, bias, groups=channels)
 
     # --- frame fusion
 

@@ -156,6 +156,15 @@ def test_op_equals_its_definition(case: str, dynamic: bool, monkeypatch: pytest.
         assert_close(result, wanted.asnumpy(), 1e-5, case)
 
 
+def test_flow_of_a_still_scene_is_exactly_zero() -> None:
+    """Just below zero, frame fusion would take other samples."""
+    frames = np.random.default_rng(5).uniform(0, 1, (2, 19, 27, 3)).astype(np.float32)
+    frames[:, :, :13] *= 0.01
+    call = OnnxCall(dynamic=True)
+    [flow] = call.run(OnnxAttention(call.graph).lucas_kanade(call.tensor(frames), call.tensor(frames.copy())))
+    np.testing.assert_array_equal(flow, np.zeros((2, 19, 27, 2), np.float32))
+
+
 @pytest.mark.parametrize("aligned", [False, True])
 @pytest.mark.parametrize("size", [(18, 26), (5, 20)])
 def test_resize_equals_its_definition(size: tuple[int, int], aligned: bool) -> None:
