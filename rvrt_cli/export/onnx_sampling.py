@@ -16,6 +16,8 @@ from rvrt_cli.export.symbolic_tensor import END, SymbolicTensor, concatenate
 from rvrt_cli.ops.frame_fusion import COLOR_SIGMA, FADE, FUSION_SCALE, POSITION_SIGMA, SUBPIXELS, fuse_clip_of
 from rvrt_cli.ops.lucas_kanade_flow import (
     DAMPING,
+    DETAIL_SIGMA,
+    FLOW_SIGMA,
     ITERATIONS_PER_LEVEL,
     LARGEST_ERROR,
     LUMA_WEIGHTS,
@@ -104,7 +106,9 @@ class OnnxSampling(OnnxLayers):
 
     # --- optical flow by Lucas and Kanade
 
-    def lucas_kanade(self, reference: SymbolicTensor, neighbor: SymbolicTensor) -> SymbolicTensor:
+    def lucas_kanade(
+        self, reference: SymbolicTensor, neighbor: SymbolicTensor
+    ) -> tuple[SymbolicTensor, SymbolicTensor]:
         batch, height, width, _ = reference.shape
         pyramid = [(self._padded_luma(reference), self._padded_luma(neighbor))]
         for _ in range(PYRAMID_LEVELS - 1):
@@ -118,8 +122,11 @@ class OnnxSampling(OnnxLayers):
                 flow = flow - self._flow_step(first, second, flow)
             if level < TRYING_LEVELS:
                 flow = self._try_flows_around(first, second, flow)
-        cut = flow.narrow(1, slice(0, height)).narrow(2, slice(0, width))
-        return cut.like(cut._value, cut._planes, (batch, height, width, 2)).astype(reference.dtype)
+        found = []
+        for result, channels in ((flow, 2), (self._match_of(first, second, flow), 1)):
+            cut = result.narrow(1, slice(0, height)).narrow(2, slice(0, width))
+            found.append(cut.like(cut._value, cut._planes, (batch, height, width, channels)).astype(reference.dtype))
+        return found[0], found[1].reshape(batch, height, width)
 
     def _flow_step(self, first: SymbolicTensor, second: SymbolicTensor, flow: SymbolicTensor) -> SymbolicTensor:
         warped = self._warp_luma(second, flow)
@@ -140,16 +147,28 @@ class OnnxSampling(OnnxLayers):
         """All tried flows in one pass, as more pairs of the batch: a fifth of the nodes."""
         flows = [flow, *self._flows_around(flow)]
         tried = concatenate(flows, 0)  # (5·B, h, w, 2)
-        change = self._warp_luma(second, tried) - concatenate([first] * len(flows), 0)
-        squared = (change * change).map("Min", self._number(LARGEST_ERROR, ms.float32))
-        inside = self._inside(tried)
-        errors = inside * squared + (inside - 1) * -LARGEST_ERROR
+        errors = self._error_of(concatenate([first] * len(flows), 0), second, tried)
         error = self._window_sums(errors, match_taps()) + MATCHING_ERROR
         share = (error * error).map("Reciprocal")
         parts = concatenate([share * tried, share], -1).reshape(len(flows), *flow.shape[:3], 3)
         planes = self.graph.node("ReduceSum", [parts.planes, self.graph.integers(0)], keepdims=0)
         sums = flow.like(planes=planes, shape=(*flow.shape[:3], 3))
         return sums.narrow(3, slice(0, 2)) / sums.narrow(3, slice(2, 3))
+
+    def _error_of(self, first: SymbolicTensor, second: SymbolicTensor, flow: SymbolicTensor) -> SymbolicTensor:
+        """(n·B, h, w, 1): as in the definition, by n flows of each pair (n·B, h, w, 2)."""
+        change = self._warp_luma(second, flow) - first
+        squared = (change * change).map("Min", self._number(LARGEST_ERROR, ms.float32))
+        inside = self._inside(flow)
+        return inside * squared + (inside - 1) * -LARGEST_ERROR
+
+    def _match_of(self, first: SymbolicTensor, second: SymbolicTensor, flow: SymbolicTensor) -> SymbolicTensor:
+        """(B, h, w, 1)."""
+        across, down = self._slope(first, 2), self._slope(first, 1)
+        parts = concatenate([self._error_of(first, second, flow), across * across + down * down], -1)
+        sums = self._window_sums(parts, match_taps())
+        error, energy = (sums.narrow(3, slice(c, c + 1)) for c in (0, 1))
+        return (error / (energy * -(FLOW_SIGMA**2) + -(DETAIL_SIGMA**2))).map("Exp")
 
     def _flows_around(self, flow: SymbolicTensor) -> list[SymbolicTensor]:
         """The flow of the pixel at the distance left, right, above and below; the edge repeats."""
@@ -256,18 +275,22 @@ class OnnxSampling(OnnxLayers):
 
     # --- frame fusion
 
-    def fuse_frames(self, frame: SymbolicTensor, neighbors: SymbolicTensor, flows: SymbolicTensor) -> SymbolicTensor:
+    def fuse_frames(
+        self, frame: SymbolicTensor, neighbors: SymbolicTensor, flows: SymbolicTensor, matches: SymbolicTensor
+    ) -> SymbolicTensor:
         dtype, frame = frame.dtype, frame.astype(ms.float32)
         batch, count, height, width, _ = neighbors.shape
         batch, count = known(batch), known(count)
         pairs = (batch * count, height, width)
         planes = neighbors.astype(ms.float32).reshape(*pairs, 3).planes
         flow = flows.astype(ms.float32).reshape(*pairs, 2).planes
+        match = matches.astype(ms.float32).reshape(*pairs, 1).planes
         sums, own = self._own_samples(frame)
         weight = self.graph.constant(own)
         for down in (0, 1):
             for right in (0, 1):
                 sample, share = self._neighbor_samples(frame, planes, flow, (right, down), count)
+                share = self.graph.node("Mul", [share, match])
                 for c in range(3):
                     color = self.graph.node("Slice", [sample, *map(self.graph.integers, (c, c + 1, 1))])
                     weighted = self.graph.node("Mul", [share, color])

@@ -70,7 +70,7 @@ CASES: dict[str, tuple[str, list, list, tuple]] = {
     "swin_layer_onto": ("swin_layer_onto", [CLIP, CLIP], [SWIN, (C, C), V], (2, (2, 4, 4), False)),
     "swin_layer of one window": ("swin_layer", [(1, T, 4, 4, C)], [SWIN], (2, (2, 4, 4), True)),
     "lucas_kanade": ("lucas_kanade", [(3, H, W, 3), (3, H, W, 3)], [], ()),
-    "fuse_frames": ("fuse_frames", [(T, H, W, 3), (T, 3, H, W, 3), (T, 3, H, W, 2)], [], ()),
+    "fuse_frames": ("fuse_frames", [(T, H, W, 3), (T, 3, H, W, 3), (T, 3, H, W, 2), (T, 3, H, W)], [], ()),
 }
 SLOW_DEFINITIONS = ("lucas_kanade", "fuse_frames")  # hundreds of MindSpore's operations
 
@@ -88,7 +88,7 @@ class OnnxCall:
         self._feeds[name] = array
         self.graph.add_input(name, array.shape)
         rows = array.ndim - (4 if array.shape[-1] == 2 and array.ndim == 8 else 0)
-        axes = (2, 3) if array.ndim == 8 else (rows - 3, rows - 2)
+        axes = (2, 3) if array.ndim == 8 or array.shape[-1] == W else (rows - 3, rows - 2)
         shape = [self._size(name, axis, size) if axis in axes else size for axis, size in enumerate(array.shape)]
         return SymbolicTensor(self.graph, shape, ms.float32, name)
 
@@ -122,12 +122,12 @@ def test_op_equals_its_definition(case: str, dynamic: bool, monkeypatch: pytest.
     call = OnnxCall(dynamic)
 
     def values(shape: Any, scale: float = 1.0) -> Any:
-        """Random arrays; pixels of optical flow and frame fusion are colors."""
+        """Random arrays; pixels of optical flow and frame fusion are colors, their matches lie between 0 and 1 too."""
         if isinstance(shape, tuple) and shape and not isinstance(shape[0], int):
             return tuple(values(part, scale) for part in shape)
         if isinstance(shape, list):
             return [values(part, scale) for part in shape]
-        if name in ("lucas_kanade", "fuse_frames") and shape[-1] == 3:
+        if name in ("lucas_kanade", "fuse_frames") and shape[-1] in (3, W):
             return rng.uniform(0, 1, shape).astype(np.float32)
         return (scale * rng.standard_normal(shape)).astype(np.float32)
 
@@ -161,8 +161,9 @@ def test_flow_of_a_still_scene_is_exactly_zero() -> None:
     frames = np.random.default_rng(5).uniform(0, 1, (2, 19, 27, 3)).astype(np.float32)
     frames[:, :, :13] *= 0.01
     call = OnnxCall(dynamic=True)
-    [flow] = call.run(OnnxAttention(call.graph).lucas_kanade(call.tensor(frames), call.tensor(frames.copy())))
-    np.testing.assert_array_equal(flow, np.zeros((2, 19, 27, 2), np.float32))
+    found = call.run(OnnxAttention(call.graph).lucas_kanade(call.tensor(frames), call.tensor(frames.copy())))
+    np.testing.assert_array_equal(found[0], np.zeros((2, 19, 27, 2), np.float32))
+    np.testing.assert_array_equal(found[1], np.ones((2, 19, 27), np.float32))
 
 
 @pytest.mark.parametrize("aligned", [False, True])
