@@ -17,6 +17,14 @@ def moved_texture(batch: int, height: int, width: int) -> list[np.ndarray]:
     return [texture[:, 3:-5, 4:-4].copy(), texture[:, 5:-3, 3:-5].copy()]
 
 
+def waves(seed: int, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """A pattern without a period around 0.5, of waves 5 to 20 px long, at any places: (...) gray."""
+    rng = np.random.default_rng(seed)
+    turns, lengths, phases = rng.uniform(0, np.pi, 24), rng.uniform(5, 20, 24), rng.uniform(0, 2 * np.pi, 24)
+    steps = zip(np.cos(turns) / lengths, np.sin(turns) / lengths, phases, strict=True)
+    return 0.5 + 0.04 * sum(np.sin(2 * np.pi * (x * across + y * down) + at) for across, down, at in steps)
+
+
 def clamped(image: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Pixels of (H, W, …); the border repeats."""
     return image[np.clip(y, 0, len(image) - 1), np.clip(x, 0, image.shape[1] - 1)]
@@ -38,8 +46,18 @@ def along(image: np.ndarray, axis: int, taps: list[float]) -> np.ndarray:
     return sum(tap * np.take(padded, np.arange(image.shape[axis]) + i, axis) for i, tap in enumerate(taps))
 
 
-def lucas_kanade(first: np.ndarray, second: np.ndarray, levels: int, iterations: int) -> np.ndarray:
-    """Flow (H, W, 2) px from one frame (H, W, 3) to another."""
+def gaussian_mean(image: np.ndarray, reach: int, sigma: float, **outside: str) -> np.ndarray:
+    """Mean of (H, W) over a window of 2 * reach + 1 px; `outside` says what lies beyond the border, as for `np.pad`."""
+    taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    padded = np.pad(image, reach, **outside)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (len(taps), len(taps)))
+    return np.einsum("yxij,i,j->yx", windows, taps, taps, optimize=True) / taps.sum() ** 2
+
+
+def lucas_kanade(
+    first: np.ndarray, second: np.ndarray, levels: int, iterations: int, trying_levels: int = 2
+) -> np.ndarray:
+    """Flow (H, W, 2) px from one frame (H, W, 3) to another; pixels try the flows around them on the finest levels."""
     height, width = first.shape[:2]
     pyramids = []
     for frame in (first, second):
@@ -50,29 +68,44 @@ def lucas_kanade(first: np.ndarray, second: np.ndarray, levels: int, iterations:
         for _ in range(levels - 1):
             h, w = pyramid[-1].shape
             pyramid.append(pyramid[-1].reshape(h // 2, 2, w // 2, 2).mean((1, 3)))
-        pyramids.append([along(along(p, 0, [0.25, 0.5, 0.25]), 1, [0.25, 0.5, 0.25]) for p in pyramid])
-    taps = np.exp(-0.5 * (np.arange(-8, 9) / 4) ** 2)
-    taps /= taps.sum()
+        smooth = [along(along(p, 0, [0.25, 0.5, 0.25]), 1, [0.25, 0.5, 0.25]) for p in pyramid]
+        pyramids.append([p - gaussian_mean(p, 8, 4, mode="edge") for p in smooth])
     flow = np.zeros((*pyramids[0][-1].shape, 2))
-    for a, b in zip(*(reversed(p) for p in pyramids), strict=True):
+    for level, a, b in zip(range(levels - 1, -1, -1), *(reversed(p) for p in pyramids), strict=True):
         rows, columns = np.mgrid[: a.shape[0], : a.shape[1]]
         if flow.shape[:2] != a.shape:
             flow = 2 * bilinear(flow, (rows + 0.5) / 2 - 0.5, (columns + 0.5) / 2 - 0.5)
         for _ in range(iterations):
-            x, y = columns + flow[..., 0], rows + flow[..., 1]
-            inside = np.clip(np.minimum(x + 1, a.shape[1] - x), 0, 1) * np.clip(np.minimum(y + 1, a.shape[0] - y), 0, 1)
-            warped = bilinear(b, y, x)
+            inside, warped = seen(b, flow)
             gx, gy = (along((a + warped) / 2, axis, [-0.5, 0, 0.5]) for axis in (1, 0))
             products = [gx * gx, gx * gy, gy * gy, gx * (warped - a), gy * (warped - a)]
-            sums = []
-            for product in products:
-                padded = np.pad(inside * product, 8)
-                padded = sum(tap * padded[i : i + a.shape[0]] for i, tap in enumerate(taps))
-                sums.append(sum(tap * padded[:, i : i + a.shape[1]] for i, tap in enumerate(taps)))
-            matrix = np.stack([sums[0] + 1e-4, sums[1], sums[1], sums[2] + 1e-4], -1).reshape(*a.shape, 2, 2)
+            sums = [gaussian_mean(inside * product, 8, 4) for product in products]
+            matrix = np.stack([sums[0] + 3e-5, sums[1], sums[1], sums[2] + 3e-5], -1).reshape(*a.shape, 2, 2)
             step = np.linalg.solve(matrix, np.stack(sums[3:], -1)[..., None])[..., 0]
             flow = flow - np.clip(step, -1, 1)
+        if level < trying_levels:
+            flow = mixed_with_flows_around(a, b, flow)
     return flow[:height, :width]
+
+
+def seen(image: np.ndarray, flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How much of each pixel the flow leaves in the frame, and the image where it leads."""
+    (height, width), (rows, columns) = image.shape, np.mgrid[: image.shape[0], : image.shape[1]]
+    x, y = columns + flow[..., 0], rows + flow[..., 1]
+    inside = np.clip(np.minimum(x + 1, width - x), 0, 1) * np.clip(np.minimum(y + 1, height - y), 0, 1)
+    return inside, bilinear(image, y, x)
+
+
+def mixed_with_flows_around(a: np.ndarray, b: np.ndarray, flow: np.ndarray) -> np.ndarray:
+    """Mean of a pixel's flow and of those 5 px away, each weighted by 1 / (squared difference where it leads + noise)²."""
+    rows, columns = np.mgrid[: a.shape[0], : a.shape[1]]
+    tried = [clamped(flow, rows + y, columns + x) for y, x in ((0, 0), (-5, 0), (5, 0), (0, -5), (0, 5))]
+    weights = []
+    for one in tried:
+        inside, there = seen(b, one)
+        error = inside * np.minimum((there - a) ** 2, 0.02) + (1 - inside) * 0.02
+        weights.append((gaussian_mean(error, 2, 1) + 3e-5) ** -2)
+    return np.average(tried, 0, np.broadcast_to(np.stack(weights)[..., None], np.shape(tried)))
 
 
 def fuse_frames(frame: np.ndarray, neighbors: np.ndarray, flows: np.ndarray) -> np.ndarray:

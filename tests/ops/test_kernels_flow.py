@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from helpers.comparison import assert_all_close, assert_within
-from helpers.flow_reference import fuse_frames, lucas_kanade, moved_texture
+from helpers.flow_reference import fuse_frames, lucas_kanade, moved_texture, waves
 from helpers.kernel_calls import Kernels, attributes
 from helpers.kernel_checks import doubles
 
@@ -22,6 +22,54 @@ def test_flow_matches_its_formulas(kernels: Kernels, size: tuple, levels: int) -
     assert np.abs(expected).max() > 0.5
     # 5e-5, not 1e-5: each iteration starts from the rounding errors of the previous one
     assert_all_close([flow], [expected], "flow", 5e-5)
+
+
+ROWS, COLUMNS = np.mgrid[:48, :64]
+
+
+def gray_frame(luma: np.ndarray) -> np.ndarray:
+    """(H, W) as (1, H, W, 3)."""
+    return np.repeat(luma[None, ..., None], 3, -1).astype(np.float32)
+
+
+def lengths(vectors: np.ndarray) -> np.ndarray:
+    return np.hypot(vectors[..., 0], vectors[..., 1])
+
+
+@pytest.mark.parametrize(("gain", "offset"), [(1.04, 0), (1, 0.03), (1.03, 0.02)])
+def test_a_change_of_exposure_is_no_motion(kernels: Kernels, gain: float, offset: float) -> None:
+    """If the local mean were not subtracted, the flow would change by 0.2 to 0.6 px on average."""
+    motion = 2.5, 1.0
+    first, second = gray_frame(waves(3, ROWS, COLUMNS)), gray_frame(waves(3, ROWS - motion[1], COLUMNS - motion[0]))
+    same, changed = (
+        kernels("lucas_kanade_forward", first, view, attributes(4, 2), like=[(*first.shape[:3], 2)])[0]
+        for view in (second, np.float32(gain) * second + np.float32(offset))
+    )
+    assert lengths(same - motion)[:, 8:-8, 8:-8].mean() < 0.03, "the motion is found"
+    change = lengths(changed - same)
+    assert change.mean() < 0.03, f"mean {change.mean():.3f} px"
+    assert change.max() < 0.2, f"largest {change.max():.3f} px"
+
+
+@pytest.mark.parametrize(("object_motion", "motion"), [((2, 1), (-1, 0)), ((1.5, 1), (-1, -0.5)), ((0, 0), (2, -1))])
+def test_at_the_edge_of_an_object_pixels_move_with_their_side(
+    kernels: Kernels, object_motion: tuple[float, float], motion: tuple[float, float]
+) -> None:
+    """Many more of them, within 6 px: of the background that gets covered, and right at the edge, not all can."""
+
+    def scene(time: int) -> tuple[np.ndarray, np.ndarray]:
+        """A frame, and the distance from the edge of a disc in front of the background."""
+        places = [(ROWS - time * y, COLUMNS - time * x) for x, y in (object_motion, motion)]
+        distance = np.hypot(places[0][0] - 23.5, places[0][1] - 31.5) - 13
+        return gray_frame(np.where(distance < 0, waves(2, *places[0]), waves(1, *places[1]))), distance
+
+    (first, distance), (second, _) = scene(0), scene(1)
+    truth = np.where((distance < 0)[..., None], object_motion, motion)
+    [[flow]] = kernels("lucas_kanade_forward", first, second, attributes(4, 2), like=[(*first.shape[:3], 2)])
+    plain = lucas_kanade(*doubles(first[0], second[0]), 4, 2, trying_levels=0)
+    wrong, plainly_wrong = (np.mean(lengths(one - truth)[abs(distance) < 6] > 0.5) for one in (flow, plain))
+    assert plainly_wrong > 0.4
+    assert wrong < 0.6 * plainly_wrong, f"{wrong:.0%}, without trying the flows around {plainly_wrong:.0%}"
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -162,7 +162,7 @@ struct PyramidArguments {
   int frame_height, frame_width, height, width;
 };
 
-struct FilterArguments {  // halves or smooths images (planes, H, W)
+struct FilterArguments {  // filters images (planes, H, W)
   const float* x;
   float* out;
   long long count;
@@ -170,9 +170,9 @@ struct FilterArguments {  // halves or smooths images (planes, H, W)
 };
 
 struct FlowArguments {
-  const float *first, *second;  // smoothed images (B, H, W)
+  const float *first, *second;  // smoothed images minus their local means (B, H, W)
   const float* coarse;          // flow (B, H / 2, W / 2, 2) or null
-  float* flow;                  // (B, H, W, 2)
+  float *flow, *chosen;         // (B, H, W, 2)
   float* products;              // (B, H, W, 5)
   void* out;                    // cropped flow (B, h, w, 2)
   long long count;

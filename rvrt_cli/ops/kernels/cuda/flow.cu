@@ -7,9 +7,13 @@ using namespace rvrt::cuda;
 
 namespace {
 
-constexpr float kDamping = 1e-4f;
-constexpr int kReach = 8, kTile = 16;  // of the Gaussian window; of the pixels of a block
-constexpr int kHalo = kTile + 2 * kReach;
+constexpr float kDamping = 3e-5f;
+constexpr int kReach = 8, kTile = 16;  // of the window that moves together; of the pixels of a block
+constexpr float kSigma = 4.0f;
+constexpr int kTriedDistance = 5;  // between a pixel and those whose flows it tries
+constexpr int kCandidates = 5;     // the pixel's own flow, and those left, right, above and below
+constexpr int kMatchReach = 2;     // of the window of a match
+constexpr float kMatchSigma = 1.0f, kLargestError = 0.02f, kMatchingError = 3e-5f;
 
 RVRT_DEVICE float bilinear(const float* image, int height, int width, float y, float x, int stride) {
   const Footprint down = footprint(y, height, true), across = footprint(x, width, true);
@@ -27,6 +31,62 @@ RVRT_DEVICE float bilinear(const float* image, int height, int width, float y, f
 RVRT_DEVICE float limit_flow(float flow) { return flow > -1e6f ? (flow < 1e6f ? flow : 1e6f) : -1e6f; }
 
 RVRT_DEVICE float square(float x) { return x * x; }
+
+// How much of a pixel at (y, x) lies in the frame.
+RVRT_DEVICE float share_inside(int height, int width, float y, float x) {
+  const Footprint down = footprint(y, height, false), across = footprint(x, width, false);
+  return (down.weight[0] + down.weight[1]) * (across.weight[0] + across.weight[1]);
+}
+
+// A thread's pixel, where a block has a tile of an image.
+struct TilePixel {
+  int top, left;  // of the tile
+  int y, x;
+  Index image;  // the image's first pixel
+  bool inside;  // the image
+};
+
+RVRT_DEVICE TilePixel tile_pixel(int height, int width) {
+  const int top = blockIdx.y * kTile, left = blockIdx.x * kTile;
+  const int y = top + threadIdx.x / kTile, x = left + threadIdx.x % kTile;
+  return {top, left, y, x, static_cast<Index>(blockIdx.z) * height * width, y < height && x < width};
+}
+
+// Sums over a Gaussian window around each pixel of a block's tile; the weights sum to 1. `numbers(y, x, values)` gives
+// what is added up of a pixel, also of those around the tile. Every thread of the block takes part.
+template <int kWindowReach, int kSums, class Numbers>
+RVRT_DEVICE void window_sums(const TilePixel& pixel, float sigma, Numbers numbers, float (&sums)[kSums]) {
+  constexpr int kTaps = 2 * kWindowReach + 1, kHalo = kTile + 2 * kWindowReach;
+  __shared__ float around[kSums][kHalo][kHalo], down[kSums][kTile][kHalo];
+  float taps[kTaps], total = 0;
+#pragma unroll
+  for (int i = 0; i < kTaps; ++i) {
+    taps[i] = expf(-0.5f * square((i - kWindowReach) / sigma));
+    total += taps[i];
+  }
+#pragma unroll
+  for (int i = 0; i < kTaps; ++i) taps[i] /= total;
+  for (int e = threadIdx.x; e < kHalo * kHalo; e += blockDim.x) {
+    float values[kSums];
+    numbers(pixel.top + e / kHalo - kWindowReach, pixel.left + e % kHalo - kWindowReach, values);
+#pragma unroll
+    for (int c = 0; c < kSums; ++c) around[c][e / kHalo][e % kHalo] = values[c];
+  }
+  __syncthreads();
+  for (int e = threadIdx.x; e < kTile * kHalo; e += blockDim.x)
+    for (int c = 0; c < kSums; ++c) {
+      float sum = 0;
+#pragma unroll
+      for (int i = 0; i < kTaps; ++i) sum += taps[i] * around[c][e / kHalo + i][e % kHalo];
+      down[c][e / kHalo][e % kHalo] = sum;
+    }
+  __syncthreads();
+  for (int c = 0; c < kSums; ++c) {
+    sums[c] = 0;
+#pragma unroll
+    for (int i = 0; i < kTaps; ++i) sums[c] += taps[i] * down[c][threadIdx.x / kTile][threadIdx.x % kTile + i];
+  }
+}
 
 }  // namespace
 
@@ -75,6 +135,22 @@ RVRT_DEVICE void flow_smooth(const FilterArguments& a) {
 }
 RVRT_KERNELS(flow_smooth, FilterArguments)
 
+// Smoothed images minus their local mean; the edge repeats. A block per 16 x 16 pixels.
+template <class T>
+RVRT_DEVICE void flow_detail(const FilterArguments& a) {
+  const TilePixel p = tile_pixel(a.height, a.width);
+  const float* image = a.x + p.image;
+  const auto repeated = [&](int y, int x, float (&value)[1]) {
+    value[0] = image[static_cast<Index>(clamp_index(y, a.height)) * a.width + clamp_index(x, a.width)];
+  };
+  float mean[1];
+  window_sums<kReach>(p, kSigma, repeated, mean);
+  if (!p.inside) return;
+  const Index pixel = static_cast<Index>(p.y) * a.width + p.x;
+  a.out[p.image + pixel] = image[pixel] - mean[0];
+}
+RVRT_KERNELS(flow_detail, FilterArguments)
+
 // The flow that a level starts from: zero, or that of the coarser level at twice its size.
 template <class T>
 RVRT_DEVICE void flow_start(const FlowArguments& a) {
@@ -108,8 +184,7 @@ RVRT_DEVICE void flow_products(const FlowArguments& a) {
     const int left = larger(x - 1, 0), right = smaller(x + 1, a.width - 1);
     const int up = larger(y - 1, 0), below = smaller(y + 1, a.height - 1);
     const float* f = flow + 2 * place(y, x);
-    const Footprint down = footprint(y + f[1], a.height, false), across = footprint(x + f[0], a.width, false);
-    const float inside = (down.weight[0] + down.weight[1]) * (across.weight[0] + across.weight[1]);
+    const float inside = share_inside(a.height, a.width, y + f[1], x + f[0]);
     const float slope_x =
         0.25f * (first[place(y, right)] - first[place(y, left)] + (warped(y, right) - warped(y, left)));
     const float slope_y = 0.25f * (first[place(below, x)] - first[place(up, x)] + (warped(below, x) - warped(up, x)));
@@ -121,48 +196,61 @@ RVRT_DEVICE void flow_products(const FlowArguments& a) {
 }
 RVRT_KERNELS(flow_products, FlowArguments)
 
-// Sums of the products over the Gaussian window, and the step that they imply. A block per 16 x 16 pixels.
+// Sums of the products over the window, and the step that they imply. A block per 16 x 16 pixels.
 template <class T>
 RVRT_DEVICE void flow_step(const FlowArguments& a) {
-  __shared__ float products[5][kHalo][kHalo], down[5][kTile][kHalo];
-  const int top = blockIdx.y * kTile, west = blockIdx.x * kTile;
-  const Index image = static_cast<Index>(blockIdx.z) * a.height * a.width;
-  float taps[2 * kReach + 1], total = 0;
-#pragma unroll
-  for (int i = 0; i <= 2 * kReach; ++i) {
-    taps[i] = expf(-0.03125f * (i - kReach) * (i - kReach));  // sigma 4
-    total += taps[i];
-  }
-  for (int e = threadIdx.x; e < kHalo * kHalo; e += blockDim.x) {
-    const int y = top + e / kHalo - kReach, x = west + e % kHalo - kReach;
+  const TilePixel p = tile_pixel(a.height, a.width);
+  const auto products = [&](int y, int x, float (&values)[5]) {
     const bool inside = y >= 0 && y < a.height && x >= 0 && x < a.width;
+#pragma unroll
     for (int c = 0; c < 5; ++c)
-      products[c][e / kHalo][e % kHalo] =
-          inside ? a.products[(image + static_cast<Index>(y) * a.width + x) * 5 + c] : 0.0f;
-  }
-  __syncthreads();
-  for (int e = threadIdx.x; e < kTile * kHalo; e += blockDim.x)
-    for (int c = 0; c < 5; ++c) {
-      float sum = 0;
-#pragma unroll
-      for (int i = 0; i <= 2 * kReach; ++i) sum += taps[i] / total * products[c][e / kHalo + i][e % kHalo];
-      down[c][e / kHalo][e % kHalo] = sum;
-    }
-  __syncthreads();
-  const int row = threadIdx.x / kTile, column = threadIdx.x % kTile;
-  if (top + row >= a.height || west + column >= a.width) return;
+      values[c] = inside ? a.products[(p.image + static_cast<Index>(y) * a.width + x) * 5 + c] : 0.0f;
+  };
   float sums[5];
-  for (int c = 0; c < 5; ++c) {
-    sums[c] = 0;
-#pragma unroll
-    for (int i = 0; i <= 2 * kReach; ++i) sums[c] += taps[i] / total * down[c][row][column + i];
-  }
+  window_sums<kReach>(p, kSigma, products, sums);
+  if (!p.inside) return;
   const float xx = sums[0] + kDamping, xy = sums[1], yy = sums[2] + kDamping, determinant = xx * yy - xy * xy;
   const float step[2] = {(yy * sums[3] - xy * sums[4]) / determinant, (xx * sums[4] - xy * sums[3]) / determinant};
-  float* flow = a.flow + 2 * (image + static_cast<Index>(top + row) * a.width + west + column);
+  float* flow = a.flow + 2 * (p.image + static_cast<Index>(p.y) * a.width + p.x);
   for (int c = 0; c < 2; ++c) flow[c] -= step[c] > 1.0f ? 1.0f : step[c] < -1.0f ? -1.0f : step[c];
 }
 RVRT_KERNELS(flow_step, FlowArguments)
+
+// The mean of each pixel's flow and of four around it, weighted by how well they match. A block per 16 x 16 pixels.
+template <class T>
+RVRT_DEVICE void flow_try(const FlowArguments& a) {
+  const TilePixel p = tile_pixel(a.height, a.width);
+  const float *first = a.first + p.image, *second = a.second + p.image, *flow = a.flow + 2 * p.image;
+  const auto tried = [&](int y, int x, int candidate) {  // the edge repeats
+    const int aside = candidate == 1 ? -kTriedDistance : candidate == 2 ? kTriedDistance : 0;
+    const int below = candidate == 3 ? -kTriedDistance : candidate == 4 ? kTriedDistance : 0;
+    return flow +
+           2 * (static_cast<Index>(clamp_index(y + below, a.height)) * a.width + clamp_index(x + aside, a.width));
+  };
+  const auto errors = [&](int y, int x, float (&values)[kCandidates]) {
+    const bool counts = y >= 0 && y < a.height && x >= 0 && x < a.width;
+    for (int candidate = 0; candidate < kCandidates; ++candidate) {
+      values[candidate] = 0;
+      if (!counts) continue;
+      const float* f = tried(y, x, candidate);
+      const float inside = share_inside(a.height, a.width, y + f[1], x + f[0]);
+      const float error = square(bilinear(second, a.height, a.width, y + f[1], x + f[0], 1) -
+                                 first[static_cast<Index>(y) * a.width + x]);
+      values[candidate] = inside * (error < kLargestError ? error : kLargestError) + (1.0f - inside) * kLargestError;
+    }
+  };
+  float sums[kCandidates], weight = 0, total[2] = {};
+  window_sums<kMatchReach>(p, kMatchSigma, errors, sums);
+  if (!p.inside) return;
+  for (int candidate = 0; candidate < kCandidates; ++candidate) {
+    const float share = 1.0f / square(sums[candidate] + kMatchingError);
+    const float* f = tried(p.y, p.x, candidate);
+    weight += share, total[0] += share * f[0], total[1] += share * f[1];
+  }
+  float* chosen = a.chosen + 2 * (p.image + static_cast<Index>(p.y) * a.width + p.x);
+  for (int c = 0; c < 2; ++c) chosen[c] = total[c] / weight;
+}
+RVRT_KERNELS(flow_try, FlowArguments)
 
 template <class T>
 RVRT_DEVICE void flow_crop(const FlowArguments& a) {
@@ -195,7 +283,8 @@ RVRT_DEVICE void fuse_frames_forward(const FusionArguments& a) {
         for (int c = 0; c < 3; ++c) sums[j][c] += weight * color[c];
       }
     };
-    const auto presence = [](float offset) {  // 1, fading to 0 at a whole pixel: there another sample takes this one's place
+    // 1, fading to 0 at a whole pixel: there another sample takes this one's place
+    const auto presence = [](float offset) {
       const float left = (1.0f - fabsf(offset)) / kFade;
       return left < 1.0f ? left : 1.0f;
     };

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Lucas-Kanade flow and frame fusion: launches the kernels of flow.cu; inputs and outputs as those of the CPU kernels of
 // the same name.
+#include <utility>
+
 #include "launch.h"
 
 using namespace rvrt;
@@ -9,6 +11,7 @@ using namespace rvrt::cuda;
 namespace {
 
 constexpr int kLargestPyramid = 8, kTile = 16;
+constexpr int kTryingLevels = 2;  // the finest ones, on which pixels try flows of others
 
 }  // namespace
 
@@ -24,11 +27,11 @@ RVRT_CUDA_ENTRY(lucas_kanade_forward) {
   const int64_t height = round_up(out_height, step), width = round_up(out_width, step);
   const auto pixels = [&](int64_t level) { return batch * (height >> level) * (width >> level); };
 
-  float *luma[kLargestPyramid] = {}, *smooth = nullptr, *flows[2] = {}, *products = nullptr;
+  float *luma[kLargestPyramid] = {}, *detail = nullptr, *flows[2] = {}, *products = nullptr;
   CardScratch scratch(t);
   RVRT_TRY(scratch.allocate([&] {
     for (int64_t level = 0; level < levels; ++level) luma[level] = scratch.floats(2 * pixels(level));
-    smooth = scratch.floats(2 * pixels(0));
+    detail = scratch.floats(2 * pixels(0));
     flows[0] = scratch.floats(2 * pixels(0)), flows[1] = scratch.floats(2 * pixels(0));
     products = scratch.floats(5 * pixels(0));
   }));
@@ -42,18 +45,29 @@ RVRT_CUDA_ENTRY(lucas_kanade_forward) {
   }
   FlowArguments a{};
   a.products = products, a.out_height = out_height, a.out_width = out_width;
+  a.flow = flows[0], a.chosen = flows[1];
   for (int64_t level = levels - 1; level >= 0; --level) {
     a.height = height >> level, a.width = width >> level, a.count = pixels(level);
-    FilterArguments f{luma[level], smooth, 2 * a.count, a.height, a.width};
-    RVRT_TRY(launch_elements(t, "flow_smooth", f));
-    a.first = smooth, a.second = smooth + a.count, a.flow = flows[level % 2];
+    const auto tiles = [&](int64_t images) {
+      return Grid{ceil_div(a.width, kTile), ceil_div(a.height, kTile), images};
+    };
+    FilterArguments smooth{luma[level], products, 2 * a.count, a.height, a.width};  // there are no products yet
+    RVRT_TRY(launch_elements(t, "flow_smooth", smooth));
+    RVRT_TRY(launch(t, "flow_detail", tiles(2 * batch), kThreads,
+                    FilterArguments{products, detail, smooth.count, a.height, a.width}));
+    a.first = detail, a.second = detail + a.count;
     RVRT_TRY(launch_elements(t, "flow_start", a));
     for (int64_t i = 0; i < iterations; ++i) {
       RVRT_TRY(launch_elements(t, "flow_products", a));
-      const Grid grid{ceil_div(a.width, kTile), ceil_div(a.height, kTile), batch};
-      RVRT_TRY(launch(t, "flow_step", grid, kThreads, a));
+      RVRT_TRY(launch(t, "flow_step", tiles(batch), kThreads, a));
     }
-    a.coarse = a.flow;
+    if (level < kTryingLevels) {
+      RVRT_TRY(launch(t, "flow_try", tiles(batch), kThreads, a));
+      std::swap(a.flow, a.chosen);
+    }
+    if (level == 0) break;
+    a.coarse = a.flow;  // the finer level starts in the other one
+    std::swap(a.flow, a.chosen);
   }
   a.out = t.out(3), a.count = t.size(3);
   return launch_elements(t, "flow_crop", a);
