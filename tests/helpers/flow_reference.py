@@ -56,8 +56,11 @@ def gaussian_mean(image: np.ndarray, reach: int, sigma: float, **outside: str) -
 
 def lucas_kanade(
     first: np.ndarray, second: np.ndarray, levels: int, iterations: int, trying_levels: int = 2
-) -> np.ndarray:
-    """Flow (H, W, 2) px from one frame (H, W, 3) to another; pixels try the flows around them on the finest levels."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Flow (H, W, 2) px from one frame (H, W, 3) to another, and how well it matches (H, W).
+
+    Pixels try the flows around them on the finest levels.
+    """
     height, width = first.shape[:2]
     pyramids = []
     for frame in (first, second):
@@ -85,7 +88,9 @@ def lucas_kanade(
             flow = flow - np.clip(step, -1, 1)
         if level < trying_levels:
             flow = mixed_with_flows_around(a, b, flow)
-    return flow[:height, :width]
+    energy = sum(along(a, axis, [-0.5, 0, 0.5]) ** 2 for axis in (0, 1))
+    match = np.exp(-match_error(a, b, flow) / (0.4**2 * gaussian_mean(energy, 2, 1) + 0.015**2))
+    return flow[:height, :width], match[:height, :width]
 
 
 def seen(image: np.ndarray, flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -100,16 +105,18 @@ def mixed_with_flows_around(a: np.ndarray, b: np.ndarray, flow: np.ndarray) -> n
     """Mean of a pixel's flow and of those 5 px away, each weighted by 1 / (squared difference where it leads + noise)²."""
     rows, columns = np.mgrid[: a.shape[0], : a.shape[1]]
     tried = [clamped(flow, rows + y, columns + x) for y, x in ((0, 0), (-5, 0), (5, 0), (0, -5), (0, 5))]
-    weights = []
-    for one in tried:
-        inside, there = seen(b, one)
-        error = inside * np.minimum((there - a) ** 2, 0.02) + (1 - inside) * 0.02
-        weights.append((gaussian_mean(error, 2, 1) + 3e-5) ** -2)
+    weights = [(match_error(a, b, one) + 3e-5) ** -2 for one in tried]
     return np.average(tried, 0, np.broadcast_to(np.stack(weights)[..., None], np.shape(tried)))
 
 
-def fuse_frames(frame: np.ndarray, neighbors: np.ndarray, flows: np.ndarray) -> np.ndarray:
-    """(H, W, 3), (K, H, W, 3), (K, H, W, 2) px → (H, W, 64)."""
+def match_error(a: np.ndarray, b: np.ndarray, flow: np.ndarray) -> np.ndarray:
+    """Mean squared difference around each pixel of `a` from where the flow leads in `b`; beyond the frame it is 0.02."""
+    inside, there = seen(b, flow)
+    return gaussian_mean(inside * np.minimum((there - a) ** 2, 0.02) + (1 - inside) * 0.02, 2, 1)
+
+
+def fuse_frames(frame: np.ndarray, neighbors: np.ndarray, flows: np.ndarray, matches: np.ndarray) -> np.ndarray:
+    """(H, W, 3), (K, H, W, 3), (K, H, W, 2) px, (K, H, W) → (H, W, 64)."""
     height, width = frame.shape[:2]
     rows, columns = np.mgrid[:height, :width]
     total, weight = np.zeros((height, width, 4, 4, 3)), np.zeros((height, width, 4, 4))
@@ -125,17 +132,17 @@ def fuse_frames(frame: np.ndarray, neighbors: np.ndarray, flows: np.ndarray) -> 
         for x in (-1, 0, 1):
             add(clamped(frame, rows + y, columns + x), y * everywhere, x * everywhere, everywhere)
     own = weight
-    for neighbor, flow in zip(neighbors, np.clip(flows, -1e6, 1e6), strict=True):
+    for neighbor, flow, match in zip(neighbors, np.clip(flows, -1e6, 1e6), matches, strict=True):
         for down in (0, 1):
             for right in (0, 1):
                 at_x, at_y = np.floor(flow[..., 0]) + right, np.floor(flow[..., 1]) + down
                 x, y = at_x - flow[..., 0], at_y - flow[..., 1]
                 at_x, at_y = (at_x + columns).astype(int), (at_y + rows).astype(int)
                 sample = clamped(neighbor, at_y, at_x)
-                unlike = ((sample - bilinear(frame, rows + y, columns + x)) ** 2).mean(-1) / 0.1**2
+                unlike = ((sample - bilinear(frame, rows + y, columns + x)) ** 2).mean(-1) / 0.15**2
                 seen = (at_x >= 0) & (at_x < width) & (at_y >= 0) & (at_y < height)
                 fading = np.prod([np.interp(np.abs(offset), [15 / 16, 1], [1, 0]) for offset in (y, x)], 0)
-                add(sample, y, x, np.exp(-0.5 * unlike) * seen * fading)
+                add(sample, y, x, match * np.exp(-0.5 * unlike) * seen * fading)
     estimate = total / weight[..., None] - frame[:, :, None, None]
     estimate = estimate.transpose(0, 1, 4, 2, 3).reshape(height, width, 48)
     return np.concatenate([estimate, (1 - own / weight).reshape(height, width, 16)], -1)

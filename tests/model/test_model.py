@@ -158,7 +158,7 @@ def test_lucas_kanade_finds_the_motion_of_a_scene(motion: tuple[float, float]) -
         gray = 0.5 + sum(size * np.sin(phase) for size, phase in zip(waves[2], phases, strict=True))
         return np.repeat(gray[None, ..., None], 3, -1).astype(np.float32)
 
-    flow = ops.lucas_kanade(ms.Tensor(scene(*motion)), ms.Tensor(scene(0, 0))).asnumpy()[0]
+    flow = ops.lucas_kanade(ms.Tensor(scene(*motion)), ms.Tensor(scene(0, 0)))[0].asnumpy()[0]
     error = np.hypot(*(flow - motion).transpose(2, 0, 1))[8:-8, 8:-8]
     assert np.median(error) < 0.1, f"median {np.median(error):.3f} px, worst {error.max():.2f}"
     assert np.mean(error < 0.25) > 0.9
@@ -166,11 +166,14 @@ def test_lucas_kanade_finds_the_motion_of_a_scene(motion: tuple[float, float]) -
 
 def test_lucas_kanade_sees_no_motion_in_flat_frames() -> None:
     flat = ms.Tensor(np.full((1, 16, 24, 3), 0.4, np.float32))
-    assert not ops.lucas_kanade(flat, flat + 0.1).asnumpy().any()
+    flow, match = (found.asnumpy() for found in ops.lucas_kanade(flat, flat + 0.1))
+    assert not flow.any()
+    assert (match == 1).all()
     noise = np.random.default_rng(1).uniform(0, 1, (2, 16, 24, 3)).astype(np.float32)
-    found = ops.lucas_kanade(ms.Tensor(noise[:1]), ms.Tensor(noise[1:])).asnumpy()  # nothing matches
-    assert np.isfinite(found).all()
-    assert np.abs(found).max() < 40
+    flow, match = (found.asnumpy() for found in ops.lucas_kanade(ms.Tensor(noise[:1]), ms.Tensor(noise[1:])))
+    assert np.isfinite(flow).all()
+    assert np.abs(flow).max() < 40
+    assert np.median(match) < 0.5
 
 
 @pytest.mark.slow

@@ -103,7 +103,8 @@ def test_fusion_equals_its_definition_without_gradients(shape: tuple) -> None:
     rng = np.random.default_rng(3)
     flows = 2 * rng.standard_normal((*shape, 2))
     flows[0, 0, 0, :2] = [[3e9, -1e4], [np.inf, 0.5]]  # far outside
-    values = [rng.uniform(0.4, 0.7, (batch, height, width, 3)), rng.uniform(0.4, 0.7, (*shape, 3)), flows]
+    colors = rng.uniform(0.4, 0.7, (batch, height, width, 3)), rng.uniform(0.4, 0.7, (*shape, 3))
+    values = [*colors, flows, rng.uniform(0, 1, shape)]
     check_without_gradients(
         frame_fusion.fuse_frames, "fuse_frames", [Tensor(value.astype(np.float32)) for value in values]
     )
@@ -123,7 +124,7 @@ def test_fusion_of_a_clip_equals_its_definition_without_gradients() -> None:
 @pytest.mark.parametrize("shape", [(2, 24, 24), (1, 9, 13), (3, 1, 5), (1, 70, 300)])
 def test_flow_equals_its_definition_without_gradients(shape: tuple) -> None:
     expected = check_without_gradients(lucas_kanade, "lucas_kanade", [Tensor(view) for view in moved_texture(*shape)])
-    assert np.abs(expected).max() > 0.5
+    assert np.abs(expected[0]).max() > 0.5
 
 
 def in_float64(values: list) -> list:

@@ -464,7 +464,7 @@ def test_jit_gives_the_same_as_pynative(name: str) -> None:
 # --- fusion
 
 
-def regression(frame: np.ndarray, neighbors: np.ndarray, flows: np.ndarray) -> np.ndarray:
+def regression(frame: np.ndarray, neighbors: np.ndarray, flows: np.ndarray, matches: np.ndarray) -> np.ndarray:
     """`frame_fusion.fuse_frames` a place and a sample at a time: (B, H, W, 64)."""
     batch, height, width, _ = frame.shape
     out = np.zeros((batch, height, width, 64))
@@ -480,7 +480,7 @@ def regression(frame: np.ndarray, neighbors: np.ndarray, flows: np.ndarray) -> n
             inside = np.clip([row + y, column + x], 0, [height - 1, width - 1])
             add(frame[b, inside[0], inside[1]], np.array([y, x]), 1)
         own = sum(weights)
-        for neighbor, flow in zip(neighbors[b], flows[b], strict=True):
+        for neighbor, flow, match in zip(neighbors[b], flows[b], matches[b], strict=True):
             to_x, to_y = flow[row, column]
             for y, x in itertools.product(
                 (math.floor(to_y), math.floor(to_y) + 1), (math.floor(to_x), math.floor(to_x) + 1)
@@ -492,7 +492,7 @@ def regression(frame: np.ndarray, neighbors: np.ndarray, flows: np.ndarray) -> n
                 value = neighbor[row + y, column + x]
                 unlike = ((value - sample(frame[b], *there)) ** 2).mean()
                 fading = np.prod(np.interp(np.abs(at), [15 / 16, 1], [1, 0]))
-                add(value, at, fading * math.exp(-unlike / (2 * 0.1**2)))
+                add(value, at, match[row, column] * fading * math.exp(-unlike / (2 * 0.15**2)))
         estimate = np.average(values, axis=0, weights=weights) - frame[b, row, column]
         out[b, row, column, [4 * i + j, 16 + 4 * i + j, 32 + 4 * i + j]] = estimate
         out[b, row, column, 48 + 4 * i + j] = 1 - own / sum(weights)
@@ -506,8 +506,9 @@ def test_fusion_is_a_regression_over_all_samples(batch: int, neighbors: int, hei
     frame = rng.uniform(0.4, 0.7, (batch, height, width, 3))
     around = rng.uniform(0.4, 0.7, (batch, neighbors, height, width, 3))
     flows = displacements(8, (batch, neighbors, height, width, 2), reach=2)
-    expected = regression(frame, around, flows)
-    close(frame_fusion.fuse_frames(*tensors((frame, around, flows), np.float32)).asnumpy(), expected, 2e-5)
+    matches = rng.uniform(0, 1, (batch, neighbors, height, width))
+    expected = regression(frame, around, flows, matches)
+    close(frame_fusion.fuse_frames(*tensors((frame, around, flows, matches), np.float32)).asnumpy(), expected, 2e-5)
 
 
 @pytest.mark.slow
@@ -522,9 +523,8 @@ def test_fusion_recovers_values_between_pixels() -> None:
     aside = np.tile(wave(at - 0.375)[None, None, None, :, None], (1, 1, 1, 1, 3))
     flows = np.zeros((1, 1, 1, 12, 2))
     flows[..., 0] = 0.375
-    fused = frame_fusion.fuse_frames(*tensors((frame, aside, flows), np.float32)).asnumpy()[
-        0, 0, 2:-2, 4
-    ]  # row 1, column 0
+    values = tensors((frame, aside, flows, np.ones((1, 1, 1, 12))), np.float32)
+    fused = frame_fusion.fuse_frames(*values).asnumpy()[0, 0, 2:-2, 4]  # row 1, column 0
     truth = (wave(at - 0.375) - wave(at))[2:-2]
     assert np.abs(fused - truth).mean() < 0.25 * np.abs(truth).mean()
 
@@ -533,8 +533,8 @@ def test_fusion_recovers_values_between_pixels() -> None:
 def test_fusion_ignores_a_neighbor_that_shows_something_else() -> None:
     frame = np.full((1, 4, 4, 3), 0.2)
     around, flows = np.full((1, 2, 4, 4, 3), 0.9), np.zeros((1, 2, 4, 4, 2))
-    fused = frame_fusion.fuse_frames(*tensors((frame, around, flows), np.float32)).asnumpy()
-    assert np.abs(fused).max() < 1e-5
+    values = tensors((frame, around, flows, np.ones((1, 2, 4, 4))), np.float32)
+    assert np.abs(frame_fusion.fuse_frames(*values).asnumpy()).max() < 1e-5
 
 
 def test_definitions_hold_nothing_that_ascend_refuses() -> None:
