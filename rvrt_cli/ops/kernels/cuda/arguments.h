@@ -174,7 +174,7 @@ struct FlowArguments {
   const float* coarse;          // flow (B, H / 2, W / 2, 2) or null
   float *flow, *chosen;         // (B, H, W, 2)
   float* products;              // (B, H, W, 5)
-  void* out;                    // cropped flow (B, h, w, 2)
+  void* out;                    // cropped flow (B, h, w, 2), or null
   long long count;
   int height, width, out_height, out_width;
 };

@@ -116,12 +116,12 @@ RVRT_DEVICE void flow_halve(const FilterArguments& a) {
 }
 RVRT_KERNELS(flow_halve, FilterArguments)
 
-// 1 2 1 along both axes; the edge repeats.
+// Images smoothed by 1 2 1 along both axes, minus their local mean; the edge repeats. A block per 16 x 16 pixels.
 template <class T>
-RVRT_DEVICE void flow_smooth(const FilterArguments& a) {
-  for (Index i = thread_index(); i < a.count; i += thread_count()) {
-    const int x = i % a.width, y = i / a.width % a.height;
-    const float* image = a.x + (i - x - static_cast<Index>(y) * a.width);
+RVRT_DEVICE void flow_detail(const FilterArguments& a) {
+  const TilePixel p = tile_pixel(a.height, a.width);
+  const float* image = a.x + p.image;
+  const auto smooth = [&](int y, int x) {
     float sum = 0;
 #pragma unroll
     for (int dy = -1; dy <= 1; ++dy) {
@@ -130,24 +130,14 @@ RVRT_DEVICE void flow_smooth(const FilterArguments& a) {
           0.5f * line[x] + 0.25f * (line[clamp_index(x - 1, a.width)] + line[clamp_index(x + 1, a.width)]);
       sum += (dy ? 0.25f : 0.5f) * across;
     }
-    a.out[i] = sum;
-  }
-}
-RVRT_KERNELS(flow_smooth, FilterArguments)
-
-// Smoothed images minus their local mean; the edge repeats. A block per 16 x 16 pixels.
-template <class T>
-RVRT_DEVICE void flow_detail(const FilterArguments& a) {
-  const TilePixel p = tile_pixel(a.height, a.width);
-  const float* image = a.x + p.image;
+    return sum;
+  };
   const auto repeated = [&](int y, int x, float (&value)[1]) {
-    value[0] = image[static_cast<Index>(clamp_index(y, a.height)) * a.width + clamp_index(x, a.width)];
+    value[0] = smooth(clamp_index(y, a.height), clamp_index(x, a.width));
   };
   float mean[1];
   window_sums<kReach>(p, kSigma, repeated, mean);
-  if (!p.inside) return;
-  const Index pixel = static_cast<Index>(p.y) * a.width + p.x;
-  a.out[p.image + pixel] = image[pixel] - mean[0];
+  if (p.inside) a.out[p.image + static_cast<Index>(p.y) * a.width + p.x] = smooth(p.y, p.x) - mean[0];
 }
 RVRT_KERNELS(flow_detail, FilterArguments)
 
@@ -216,7 +206,8 @@ RVRT_DEVICE void flow_step(const FlowArguments& a) {
 }
 RVRT_KERNELS(flow_step, FlowArguments)
 
-// The mean of each pixel's flow and of four around it, weighted by how well they match. A block per 16 x 16 pixels.
+// The mean of each pixel's flow and of four around it, weighted by how well they match; where there is `out`, to that,
+// without the pixels beyond its edges. A block per 16 x 16 pixels.
 template <class T>
 RVRT_DEVICE void flow_try(const FlowArguments& a) {
   const TilePixel p = tile_pixel(a.height, a.width);
@@ -247,20 +238,15 @@ RVRT_DEVICE void flow_try(const FlowArguments& a) {
     const float* f = tried(p.y, p.x, candidate);
     weight += share, total[0] += share * f[0], total[1] += share * f[1];
   }
-  float* chosen = a.chosen + 2 * (p.image + static_cast<Index>(p.y) * a.width + p.x);
-  for (int c = 0; c < 2; ++c) chosen[c] = total[c] / weight;
+  const Index pixel = p.image + static_cast<Index>(p.y) * a.width + p.x;
+  const Index cropped = (static_cast<Index>(blockIdx.z) * a.out_height + p.y) * a.out_width + p.x;
+  for (int c = 0; c < 2; ++c)
+    if (!a.out)
+      a.chosen[2 * pixel + c] = total[c] / weight;
+    else if (p.y < a.out_height && p.x < a.out_width)
+      store<T>(a.out, 2 * cropped + c, total[c] / weight);
 }
 RVRT_KERNELS(flow_try, FlowArguments)
-
-template <class T>
-RVRT_DEVICE void flow_crop(const FlowArguments& a) {
-  for (Index i = thread_index(); i < a.count; i += thread_count()) {
-    const int x = i / 2 % a.out_width, y = i / 2 / a.out_width % a.out_height;
-    const Index image = i / 2 / a.out_width / a.out_height;
-    store<T>(a.out, i, a.flow[((image * a.height + y) * a.width + x) * 2 + i % 2]);
-  }
-}
-RVRT_KERNELS(flow_crop, FlowArguments)
 
 // Four threads per pixel, one for each row of its subpixels.
 template <class T>

@@ -51,10 +51,8 @@ RVRT_CUDA_ENTRY(lucas_kanade_forward) {
     const auto tiles = [&](int64_t images) {
       return Grid{ceil_div(a.width, kTile), ceil_div(a.height, kTile), images};
     };
-    FilterArguments smooth{luma[level], products, 2 * a.count, a.height, a.width};  // there are no products yet
-    RVRT_TRY(launch_elements(t, "flow_smooth", smooth));
-    RVRT_TRY(launch(t, "flow_detail", tiles(2 * batch), kThreads,
-                    FilterArguments{products, detail, smooth.count, a.height, a.width}));
+    const FilterArguments f{luma[level], detail, 2 * a.count, a.height, a.width};
+    RVRT_TRY(launch(t, "flow_detail", tiles(2 * batch), kThreads, f));
     a.first = detail, a.second = detail + a.count;
     RVRT_TRY(launch_elements(t, "flow_start", a));
     for (int64_t i = 0; i < iterations; ++i) {
@@ -62,15 +60,14 @@ RVRT_CUDA_ENTRY(lucas_kanade_forward) {
       RVRT_TRY(launch(t, "flow_step", tiles(batch), kThreads, a));
     }
     if (level < kTryingLevels) {
+      a.out = level == 0 ? t.out(3) : nullptr;
       RVRT_TRY(launch(t, "flow_try", tiles(batch), kThreads, a));
       std::swap(a.flow, a.chosen);
     }
-    if (level == 0) break;
     a.coarse = a.flow;  // the finer level starts in the other one
     std::swap(a.flow, a.chosen);
   }
-  a.out = t.out(3), a.count = t.size(3);
-  return launch_elements(t, "flow_crop", a);
+  return kOk;
 }
 
 // frame (B, H, W, 3), neighbors (B, K, H, W, 3), flows (B, K, H, W, 2) -> (B, H, W, 64)
