@@ -70,9 +70,12 @@ def calls() -> Iterator[Call]:
     yield "add_upsampled_forward", [x[0], normal(rng, t, 4 * h, 4 * w, c)], [], [(t, 4 * h, 4 * w, c)]
     yield "reverse_time_forward", [x], [], [clip]
     first, second = moved_texture(2, 21, 30)
-    yield "lucas_kanade_forward", [first, second], [4, 2], [(2, 21, 30, 2)]
-    moves = normal(rng, 2, 1, 21, 30, 2)
-    yield "fuse_frames_forward", [first, second[:, None], moves], [], [(2, 21, 30, 64)]
+    yield "lucas_kanade_forward", [first, second], [4, 2], [(2, 21, 30, 2), (2, 21, 30)]
+    moves, matches = (
+        normal(rng, 2, 1, 21, 30, 2),
+        rng.uniform(0, 1, (2, 1, 21, 30)).astype(np.float16).astype(np.float32),
+    )
+    yield "fuse_frames_forward", [first, second[:, None], moves, matches], [], [(2, 21, 30, 64)]
 
 
 @pytest.mark.parametrize("call", list(calls()), ids=lambda call: call[0])

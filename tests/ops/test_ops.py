@@ -531,7 +531,7 @@ def test_fusion_recovers_values_between_pixels() -> None:
 
 @pytest.mark.slow
 def test_fusion_ignores_a_neighbor_that_shows_something_else() -> None:
-    frame = np.full((1, 4, 4, 3), 0.2)
+    frame = np.full((1, 4, 4, 3), 0.1)
     around, flows = np.full((1, 2, 4, 4, 3), 0.9), np.zeros((1, 2, 4, 4, 2))
     values = tensors((frame, around, flows, np.ones((1, 2, 4, 4))), np.float32)
     assert np.abs(frame_fusion.fuse_frames(*values).asnumpy()).max() < 1e-5

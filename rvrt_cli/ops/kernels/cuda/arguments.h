@@ -174,13 +174,13 @@ struct FlowArguments {
   const float* coarse;          // flow (B, H / 2, W / 2, 2) or null
   float *flow, *chosen;         // (B, H, W, 2)
   float* products;              // (B, H, W, 5)
-  void* out;                    // cropped flow (B, h, w, 2), or null
+  void *out, *match;            // cropped: flow (B, h, w, 2), and how well it matches (B, h, w)
   long long count;
   int height, width, out_height, out_width;
 };
 
 struct FusionArguments {
-  const void *frame, *neighbors, *flows;
+  const void *frame, *neighbors, *flows, *matches;
   void* out;
   long long count;
   int neighbor_count, height, width;

@@ -14,6 +14,7 @@ constexpr int kTriedDistance = 5;  // between a pixel and those whose flows it t
 constexpr int kCandidates = 5;     // the pixel's own flow, and those left, right, above and below
 constexpr int kMatchReach = 2;     // of the window of a match
 constexpr float kMatchSigma = 1.0f, kLargestError = 0.02f, kMatchingError = 3e-5f;
+constexpr float kFlowSigma = 0.4f, kDetailSigma = 0.015f;
 
 RVRT_DEVICE float bilinear(const float* image, int height, int width, float y, float x, int stride) {
   const Footprint down = footprint(y, height, true), across = footprint(x, width, true);
@@ -206,8 +207,16 @@ RVRT_DEVICE void flow_step(const FlowArguments& a) {
 }
 RVRT_KERNELS(flow_step, FlowArguments)
 
-// The mean of each pixel's flow and of four around it, weighted by how well they match; where there is `out`, to that,
-// without the pixels beyond its edges. A block per 16 x 16 pixels.
+// Squared difference of the second image, where the flow leads, from the first at a pixel.
+RVRT_DEVICE float match_error(const FlowArguments& a, const float* first, const float* second, int y, int x,
+                              const float* flow) {
+  const float inside = share_inside(a.height, a.width, y + flow[1], x + flow[0]);
+  const float error = square(bilinear(second, a.height, a.width, y + flow[1], x + flow[0], 1) -
+                             first[static_cast<Index>(y) * a.width + x]);
+  return inside * (error < kLargestError ? error : kLargestError) + (1.0f - inside) * kLargestError;
+}
+
+// The mean of each pixel's flow and of four around it, weighted by how well they match. A block per 16 x 16 pixels.
 template <class T>
 RVRT_DEVICE void flow_try(const FlowArguments& a) {
   const TilePixel p = tile_pixel(a.height, a.width);
@@ -223,11 +232,7 @@ RVRT_DEVICE void flow_try(const FlowArguments& a) {
     for (int candidate = 0; candidate < kCandidates; ++candidate) {
       values[candidate] = 0;
       if (!counts) continue;
-      const float* f = tried(y, x, candidate);
-      const float inside = share_inside(a.height, a.width, y + f[1], x + f[0]);
-      const float error = square(bilinear(second, a.height, a.width, y + f[1], x + f[0], 1) -
-                                 first[static_cast<Index>(y) * a.width + x]);
-      values[candidate] = inside * (error < kLargestError ? error : kLargestError) + (1.0f - inside) * kLargestError;
+      values[candidate] = match_error(a, first, second, y, x, tried(y, x, candidate));
     }
   };
   float sums[kCandidates], weight = 0, total[2] = {};
@@ -239,20 +244,39 @@ RVRT_DEVICE void flow_try(const FlowArguments& a) {
     weight += share, total[0] += share * f[0], total[1] += share * f[1];
   }
   const Index pixel = p.image + static_cast<Index>(p.y) * a.width + p.x;
-  const Index cropped = (static_cast<Index>(blockIdx.z) * a.out_height + p.y) * a.out_width + p.x;
-  for (int c = 0; c < 2; ++c)
-    if (!a.out)
-      a.chosen[2 * pixel + c] = total[c] / weight;
-    else if (p.y < a.out_height && p.x < a.out_width)
-      store<T>(a.out, 2 * cropped + c, total[c] / weight);
+  for (int c = 0; c < 2; ++c) a.chosen[2 * pixel + c] = total[c] / weight;
 }
 RVRT_KERNELS(flow_try, FlowArguments)
+
+// The flow, and how well it matches around each pixel, without the pixels beyond the frame. A block per 16 x 16 pixels.
+template <class T>
+RVRT_DEVICE void flow_match(const FlowArguments& a) {
+  const TilePixel p = tile_pixel(a.height, a.width);
+  const float *first = a.first + p.image, *second = a.second + p.image, *flow = a.flow + 2 * p.image;
+  const auto place = [&](int y, int x) {
+    return static_cast<Index>(clamp_index(y, a.height)) * a.width + clamp_index(x, a.width);
+  };
+  const auto errors = [&](int y, int x, float (&values)[2]) {
+    values[0] = values[1] = 0;
+    if (y < 0 || y >= a.height || x < 0 || x >= a.width) return;
+    values[0] = match_error(a, first, second, y, x, flow + 2 * place(y, x));
+    values[1] = square(0.5f * (first[place(y, x + 1)] - first[place(y, x - 1)])) +
+                square(0.5f * (first[place(y + 1, x)] - first[place(y - 1, x)]));
+  };
+  float sums[2];
+  window_sums<kMatchReach>(p, kMatchSigma, errors, sums);
+  if (p.y >= a.out_height || p.x >= a.out_width) return;
+  const Index cropped = (static_cast<Index>(blockIdx.z) * a.out_height + p.y) * a.out_width + p.x;
+  for (int c = 0; c < 2; ++c) store<T>(a.out, 2 * cropped + c, flow[2 * place(p.y, p.x) + c]);
+  store<T>(a.match, cropped, expf(-sums[0] / (square(kFlowSigma) * sums[1] + square(kDetailSigma))));
+}
+RVRT_KERNELS(flow_match, FlowArguments)
 
 // Four threads per pixel, one for each row of its subpixels.
 template <class T>
 RVRT_DEVICE void fuse_frames_forward(const FusionArguments& a) {
   constexpr int kScale = 4;
-  constexpr float kPosition = 1.0f / 0.2f, kColor = 1.0f / (0.1f * 0.1f), kFade = 1.0f / 16;
+  constexpr float kPosition = 1.0f / 0.2f, kColor = 1.0f / (0.15f * 0.15f), kFade = 1.0f / 16;
   const Index plane = static_cast<Index>(a.height) * a.width;
   for (Index e = thread_index(); e < a.count; e += thread_count()) {
     const Index pixel = e / kScale, image = pixel / plane;
@@ -291,6 +315,7 @@ RVRT_DEVICE void fuse_frames_forward(const FusionArguments& a) {
     for (int n = 0; n < a.neighbor_count; ++n) {
       const Index neighbor = image * a.neighbor_count + n, flow = (neighbor * plane + pixel % plane) * 2;
       const float across = limit_flow(load<T>(a.flows, flow)), along = limit_flow(load<T>(a.flows, flow + 1));
+      const float match = load<T>(a.matches, flow / 2);
       for (int k = 0; k < 4; ++k) {
         const float whole_x = floorf(across) + k % 2, whole_y = floorf(along) + k / 2;
         const float dx = whole_x - across, dy = whole_y - along;
@@ -307,7 +332,7 @@ RVRT_DEVICE void fuse_frames_forward(const FusionArguments& a) {
         float distance = 0;
 #pragma unroll
         for (int c = 0; c < 3; ++c) distance += square(color[c] - expected[c]);
-        add(color, dx, dy, presence(dx) * presence(dy) * expf(-0.5f * distance / 3 * kColor));
+        add(color, dx, dy, match * presence(dx) * presence(dy) * expf(-0.5f * distance / 3 * kColor));
       }
     }
     color_of(a.frame, image, y, x, color);

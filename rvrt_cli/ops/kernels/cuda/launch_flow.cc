@@ -15,14 +15,15 @@ constexpr int kTryingLevels = 2;  // the finest ones, on which pixels try flows 
 
 }  // namespace
 
-// reference, neighbor (B, H, W, 3), attributes [levels, iterations] -> flow (B, H, W, 2)
+// reference, neighbor (B, H, W, 3), attributes [levels, iterations] -> flow (B, H, W, 2), match (B, H, W)
 RVRT_CUDA_ENTRY(lucas_kanade_forward) {
-  RVRT_TRY(t.check(2, 2, 1));
+  RVRT_TRY(t.check(2, 2, 2));
   const int64_t levels = t.attribute(2, 0), iterations = t.attribute(2, 1);
   RVRT_CHECK(t.ndims[0] == 4 && t.same_shape(0, 1) && t.dim(0, 3) == 3, kShape);
   RVRT_CHECK(levels >= 1 && levels <= kLargestPyramid, kAttribute);
   const int64_t batch = t.dim(0, 0), out_height = t.dim(0, 1), out_width = t.dim(0, 2), step = 1 << (levels - 1);
-  RVRT_CHECK(t.has_shape(3, {batch, out_height, out_width, 2}), kShape);
+  RVRT_CHECK(t.has_shape(3, {batch, out_height, out_width, 2}) && t.has_shape(4, {batch, out_height, out_width}),
+             kShape);
   if (t.size(0) == 0) return kOk;
   const int64_t height = round_up(out_height, step), width = round_up(out_width, step);
   const auto pixels = [&](int64_t level) { return batch * (height >> level) * (width >> level); };
@@ -60,9 +61,12 @@ RVRT_CUDA_ENTRY(lucas_kanade_forward) {
       RVRT_TRY(launch(t, "flow_step", tiles(batch), kThreads, a));
     }
     if (level < kTryingLevels) {
-      a.out = level == 0 ? t.out(3) : nullptr;
       RVRT_TRY(launch(t, "flow_try", tiles(batch), kThreads, a));
       std::swap(a.flow, a.chosen);
+    }
+    if (level == 0) {
+      a.out = t.out(3), a.match = t.out(4);
+      RVRT_TRY(launch(t, "flow_match", tiles(batch), kThreads, a));
     }
     a.coarse = a.flow;  // the finer level starts in the other one
     std::swap(a.flow, a.chosen);
@@ -70,15 +74,16 @@ RVRT_CUDA_ENTRY(lucas_kanade_forward) {
   return kOk;
 }
 
-// frame (B, H, W, 3), neighbors (B, K, H, W, 3), flows (B, K, H, W, 2) -> (B, H, W, 64)
+// frame (B, H, W, 3), neighbors (B, K, H, W, 3), flows (B, K, H, W, 2), matches (B, K, H, W) -> (B, H, W, 64)
 RVRT_CUDA_ENTRY(fuse_frames_forward) {
-  RVRT_TRY(t.check(3, 0, 1));
+  RVRT_TRY(t.check(4, 0, 1));
   RVRT_CHECK(t.ndims[0] == 4 && t.ndims[1] == 5, kShape);
   const int64_t batch = t.dim(0, 0), neighbors = t.dim(1, 1), height = t.dim(0, 1), width = t.dim(0, 2);
   RVRT_CHECK(t.has_shape(0, {batch, height, width, 3}) && t.has_shape(1, {batch, neighbors, height, width, 3}), kShape);
-  RVRT_CHECK(t.has_shape(2, {batch, neighbors, height, width, 2}) && t.has_shape(3, {batch, height, width, 64}),
+  RVRT_CHECK(t.has_shape(2, {batch, neighbors, height, width, 2}) && t.has_shape(3, {batch, neighbors, height, width}),
              kShape);
-  FusionArguments a{t.in(0), t.in(1), t.in(2), t.out(3), 4 * batch * height * width, 0, 0, 0};
+  RVRT_CHECK(t.has_shape(4, {batch, height, width, 64}), kShape);
+  FusionArguments a{t.in(0), t.in(1), t.in(2), t.in(3), t.out(4), 4 * batch * height * width, 0, 0, 0};
   a.neighbor_count = neighbors, a.height = height, a.width = width;
   return launch_elements(t, "fuse_frames_forward", a);
 }
