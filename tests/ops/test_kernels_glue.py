@@ -124,7 +124,9 @@ def test_fusion_of_a_clip_equals_its_definition_without_gradients() -> None:
 @pytest.mark.parametrize("shape", [(2, 24, 24), (1, 9, 13), (3, 1, 5), (1, 70, 300)])
 def test_flow_equals_its_definition_without_gradients(shape: tuple) -> None:
     views = [Tensor(view) for view in moved_texture(*shape)]
-    flow, match = (check_without_gradients(lucas_kanade, "lucas_kanade", views, part=part) for part in (0, 1))
+    flow = check_without_gradients(lucas_kanade, "lucas_kanade", views, part=0)
+    # 5e-5, not 1e-5: where gradients are strong, it changes by three times a rounding error of the flow
+    match = check_without_gradients(lucas_kanade, "lucas_kanade", views, 5e-5, part=1)
     assert np.abs(flow).max() > 0.5
     assert np.ptp(match) > 0.5
 
