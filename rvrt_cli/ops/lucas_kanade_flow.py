@@ -46,16 +46,17 @@ def lucas_kanade(reference: Tensor, neighbor: Tensor) -> tuple[Tensor, Tensor]:
     pyramid = [(_padded_luma(reference), _padded_luma(neighbor))]
     for _ in range(PYRAMID_LEVELS - 1):
         pyramid.append((layers.halve(pyramid[-1][0]), layers.halve(pyramid[-1][1])))
+    details = [(_detail(pair[0]), _detail(pair[1])) for pair in pyramid]
     flow = ops.zeros((*pyramid[-1][0].shape[:3], 2), ms.float32)
     for level in range(PYRAMID_LEVELS - 1, -1, -1):
-        first, second = (_detail(image) for image in pyramid[level])
+        first, second = details[level]
         if level < PYRAMID_LEVELS - 1:
             flow = 2 * layers.resize_bilinear(flow, first.shape[1], first.shape[2])
         for _ in range(ITERATIONS_PER_LEVEL):
             flow = flow - _flow_step(first, second, flow)
         if level < TRYING_LEVELS:
             flow = _try_flows_around(first, second, flow)
-    match = _match_of(first, second, flow)
+    match = _match_of(details[0][0], details[0][1], flow)
     return tuple(ops.stop_gradient(result[:, :height, :width]).astype(dtype) for result in (flow, match))
 
 

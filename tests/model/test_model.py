@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from golden.named_weights import named_array
 from helpers.comparison import assert_within
+from helpers.flow_reference import moved_texture
 from helpers.small_networks import BARE, GUIDED, KANADE, PLAIN
 from mindspore.graph._parse.parser import Parser
 
@@ -24,6 +25,7 @@ from rvrt_cli.errors import WeightsError
 from rvrt_cli.model import PRESETS, RVRT, RecurrentState, RVRTConfig, initial_weights, parameter_shapes
 from rvrt_cli.model.cost import count_flops
 from rvrt_cli.ops.backend import kernels_run_eagerly
+from rvrt_cli.ops.lucas_kanade_flow import lucas_kanade
 
 ROUNDING = 2e-5  # float32, sums in another order
 
@@ -162,6 +164,14 @@ def test_lucas_kanade_finds_the_motion_of_a_scene(motion: tuple[float, float]) -
     error = np.hypot(*(flow - motion).transpose(2, 0, 1))[8:-8, 8:-8]
     assert np.median(error) < 0.1, f"median {np.median(error):.3f} px, worst {error.max():.2f}"
     assert np.mean(error < 0.25) > 0.9
+
+
+@pytest.mark.slow
+def test_the_definition_of_lucas_kanade_compiles() -> None:
+    """As it does on an NPU, where there is no kernel."""
+    views = [ms.Tensor(view) for view in moved_texture(1, 16, 24)]
+    for compiled, plain in zip(ms.jit(lucas_kanade)(*views), lucas_kanade(*views), strict=True):
+        assert_within(compiled.asnumpy(), plain.asnumpy(), 1e-4)
 
 
 def test_lucas_kanade_sees_no_motion_in_flat_frames() -> None:
