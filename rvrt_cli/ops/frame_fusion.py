@@ -29,10 +29,11 @@ FADE = 1 / 16
 def fuse_frames(frame: Tensor, neighbors: Tensor, flows: Tensor, matches: Tensor) -> Tensor:
     """Kernel regression over the samples of a frame and its neighbors, at the subpixels of the upscaled frame.
 
-    Every sample, a pixel of some frame, is placed by the flow. Its weight at a subpixel depends on its distance and on its
+    Every sample, a pixel of some frame, is placed by the flow. Its weight at a subpixel depends on its distance, on its
     similarity to the frame there, and on how well the flow matches around it (Wronski et al., "Handheld Multi-Frame
-    Super-Resolution", 2019, equations 1 and 2, with isotropic kernels). What neighbors saw between the frame's own pixels stays sharp; a warp would blur it. Four samples of
-    each neighbor take part, those around the place where the flow leads; the result is continuous in the flow, see `FADE`.
+    Super-Resolution", 2019, equations 1 and 2, with isotropic kernels). What neighbors saw between the frame's own pixels
+    stays sharp; a warp would blur it. Four samples of each neighbor take part, those around the place where the flow leads;
+    the result is continuous in the flow, see `FADE`.
 
     Args:
         frame: (B, H, W, 3) RGB in [0, 1].

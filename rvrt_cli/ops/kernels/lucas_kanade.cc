@@ -597,7 +597,6 @@ RVRT_INLINE Tried tried_flow(const FlowPair& p, int64_t row, int candidate) {
 
 // The lanes of W pixels from column `col` on that lie within the frame; in the others are arbitrary numbers, NaN too.
 RVRT_INLINE vf within_frame(const FlowPair& p, int64_t col, vf values) {
-  if (col < 0 || col >= p.w) return vf{};
   if (col + W <= p.w) return values;
   int32_t kept[W];
   for (int i = 0; i < W; ++i) kept[i] = i < p.w - col ? -1 : 0;
@@ -633,8 +632,10 @@ void match_rows(const void* context, Span span) {
       for (int64_t start = 0; start < p.w; start += kPiece) {
         const int64_t count = std::min(kPiece, p.w - start);
         for (int64_t i = -kPad; i < count + kPad; i += W) {
-          const int64_t col = start + i, near = within(col, p.w);
-          store(errors + kPad + i, within_frame(p, col, match_error(p, row, near, tried, lane)));
+          const int64_t col = start + i;
+          vf error = {};
+          if (col >= 0 && col < p.w) error = within_frame(p, col, match_error(p, row, col, tried, lane));
+          store(errors + kPad + i, error);
         }
         sum_match(p, errors, count, p.sums[candidate].row(row) + start);
       }
@@ -681,11 +682,15 @@ void energy_rows(const void* context, Span span) {
     for (int64_t start = 0; start < p.w; start += kPiece) {
       const int64_t count = std::min(kPiece, p.w - start);
       for (int64_t i = -kPad; i < count + kPad; i += W) {
-        const int64_t col = start + i, near = within(col, p.w);
-        const vf across = 0.5f * (load(middle + near + 1) - load(middle + near - 1)),
-                 down = 0.5f * (load(below + near) - load(above + near));
-        store(errors + kPad + i, within_frame(p, col, match_error(p, row, near, flow, lane)));
-        store(energies + kPad + i, within_frame(p, col, across * across + down * down));
+        const int64_t col = start + i;
+        vf error = {}, energy = {};
+        if (col >= 0 && col < p.w) {
+          const vf across = 0.5f * (load(middle + col + 1) - load(middle + col - 1)),
+                   down = 0.5f * (load(below + col) - load(above + col));
+          error = within_frame(p, col, match_error(p, row, col, flow, lane));
+          energy = within_frame(p, col, across * across + down * down);
+        }
+        store(errors + kPad + i, error), store(energies + kPad + i, energy);
       }
       sum_match(p, errors, count, p.sums[0].row(row) + start);
       sum_match(p, energies, count, p.sums[1].row(row) + start);
