@@ -80,7 +80,8 @@ def _flow_step(first: Tensor, second: Tensor, flow: Tensor) -> Tensor:
 def _try_flows_around(first: Tensor, second: Tensor, flow: Tensor) -> Tensor:
     """The mean of each pixel's flow and of four around it, weighted by how well the second luma matches the first there."""
     weight, total = ops.zeros_like(first), ops.zeros_like(flow)
-    for tried in (flow, *_flows_around(flow)):
+    across, down = _adjacent_pixels(flow, 2, TRIED_DISTANCE), _adjacent_pixels(flow, 1, TRIED_DISTANCE)
+    for tried in (flow, *across, *down):
         share = 1 / ops.square(_window_sums(_error_of(first, second, tried), match_taps()) + MATCHING_ERROR)
         weight, total = weight + share, total + share * tried
     return total / weight
@@ -104,16 +105,6 @@ def _match_of(first: Tensor, second: Tensor, flow: Tensor) -> Tensor:
     return ops.exp(-sums[..., 0] / (FLOW_SIGMA**2 * sums[..., 1] + DETAIL_SIGMA**2))
 
 
-def _flows_around(flow: Tensor) -> list[Tensor]:
-    """The flow of the pixel at the distance left, right, above and below; the edge repeats."""
-    around = []
-    for axis in (2, 1):
-        length = flow.shape[axis]
-        padded = _repeat_edges(flow, axis, TRIED_DISTANCE)
-        around += [_slice_axis(padded, axis, start, start + length) for start in (0, 2 * TRIED_DISTANCE)]
-    return around
-
-
 def _padded_luma(frames: Tensor) -> Tensor:
     """(B, H, W, 3) → (B, h, w, 1) float32, padded at the bottom and right to whole pixels of the coarsest level."""
     luma = sum(weight * frames[..., c : c + 1].astype(ms.float32) for c, weight in enumerate(LUMA_WEIGHTS))
@@ -125,12 +116,10 @@ def _padded_luma(frames: Tensor) -> Tensor:
     return luma
 
 
-def _adjacent_pixels(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    """The pixel before and the pixel after each one along an axis; the edge repeats."""
-    length = x.shape[axis]
-    before = ops.concat((_slice_axis(x, axis, 0, 1), _slice_axis(x, axis, 0, length - 1)), axis)
-    after = ops.concat((_slice_axis(x, axis, 1, length), _slice_axis(x, axis, length - 1, length)), axis)
-    return before, after
+def _adjacent_pixels(x: Tensor, axis: int, distance: int = 1) -> tuple[Tensor, Tensor]:
+    """The pixels at a distance before and after each one along an axis; the edge repeats."""
+    length, padded = x.shape[axis], _repeat_edges(x, axis, distance)
+    return _slice_axis(padded, axis, 0, length), _slice_axis(padded, axis, 2 * distance, 2 * distance + length)
 
 
 def _slice_axis(x: Tensor, axis: int, start: int, stop: int) -> Tensor:

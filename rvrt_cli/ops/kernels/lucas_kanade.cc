@@ -343,17 +343,23 @@ void halve_rows(const void* context, Span span) {
   }
 }
 
+// values of `count` columns and kPad on either side -> sums over the columns of a window.
+template <int kCount>
+RVRT_INLINE void sum_columns(const float (&taps)[kCount], const float* values, int64_t count, float* to) {
+  for (int64_t i = 0; i < count; i += W) {
+    vf sum = {};
+    for (int k = 0; k < kCount; ++k) sum += taps[k] * load(values + kPad + i + k - kCount / 2);
+    store(to + i, sum);
+  }
+}
+
 // Mean of a row's pixels over the window's columns; the row's ends repeat.
 RVRT_INLINE void mean_of_columns(const float* from, int64_t width, const float (&taps)[kTaps], float* to) {
   float piece[kPiece + 3 * kPad];
   for (int64_t start = 0; start < width; start += kPiece) {
     const int64_t count = std::min(kPiece, width - start);
     for (int64_t i = -kReach; i < count + kReach; ++i) piece[kPad + i] = from[within(start + i, width)];
-    for (int64_t i = 0; i < count; i += W) {
-      vf sum = {};
-      for (int k = 0; k < kTaps; ++k) sum += taps[k] * load(piece + kPad + i + k - kReach);
-      store(to + start + i, sum);
-    }
+    sum_columns(taps, piece, count, to + start);
   }
 }
 
@@ -481,6 +487,14 @@ void warp_luma_rows(const void* context, Span span) {
   }
 }
 
+// The lanes of W pixels from column `col` on that lie within the frame; in the others are arbitrary numbers, NaN too.
+RVRT_INLINE vf within_frame(const FlowPair& p, int64_t col, vf values) {
+  if (col + W <= p.w) return values;
+  int32_t kept[W];
+  for (int i = 0; i < W; ++i) kept[i] = i < p.w - col ? -1 : 0;
+  return (vf)((vi)values & load(kept));
+}
+
 // smooth[0], warped, inside -> sums: the five products, over the window's columns.
 void sum_rows(const void* context, Span span) {
   const FlowPair& p = *static_cast<const FlowPair*>(context);
@@ -504,11 +518,7 @@ void sum_rows(const void* context, Span span) {
                  ((load(first_below + x) - load(first_above + x)) + (load(second_below + x) - load(second_above + x)));
           change = load(second + x) - load(first + x);
           seen = load(inside + x);
-          if (x + W > p.w) {
-            int32_t kept[W];  // outside are arbitrary numbers, NaN too
-            for (int lane = 0; lane < W; ++lane) kept[lane] = lane < p.w - x ? -1 : 0;
-            for (vf* v : {&seen, &across, &down, &change}) *v = (vf)((vi)*v & load(kept));
-          }
+          for (vf* v : {&seen, &across, &down, &change}) *v = within_frame(p, x, *v);
         }
         const vf seen_across = seen * across, seen_down = seen * down;
         const int64_t at = i + kPad;
@@ -518,14 +528,7 @@ void sum_rows(const void* context, Span span) {
         store(products[3] + at, seen_across * change);
         store(products[4] + at, seen_down * change);
       }
-      for (int c = 0; c < kProducts; ++c) {
-        float* to = p.sums[c].row(row) + start;
-        for (int64_t i = 0; i < count; i += W) {
-          vf sum = {};
-          for (int k = 0; k < kTaps; ++k) sum += p.taps[k] * load(products[c] + kPad + i + k - kReach);
-          store(to + i, sum);
-        }
-      }
+      for (int c = 0; c < kProducts; ++c) sum_columns(p.taps, products[c], count, p.sums[c].row(row) + start);
     }
   }
 }
@@ -595,14 +598,6 @@ RVRT_INLINE Tried tried_flow(const FlowPair& p, int64_t row, int candidate) {
   return {p.flow[0].row(from) + kRight[candidate], p.flow[1].row(from) + kRight[candidate]};
 }
 
-// The lanes of W pixels from column `col` on that lie within the frame; in the others are arbitrary numbers, NaN too.
-RVRT_INLINE vf within_frame(const FlowPair& p, int64_t col, vf values) {
-  if (col + W <= p.w) return values;
-  int32_t kept[W];
-  for (int i = 0; i < W; ++i) kept[i] = i < p.w - col ? -1 : 0;
-  return (vf)((vi)values & load(kept));
-}
-
 // Squared difference of smooth[1], where the flow leads, from smooth[0] at W pixels of a row.
 RVRT_INLINE vf match_error(const FlowPair& p, int64_t row, int64_t col, const Tried& flow, vf lane) {
   const vf x = load(flow.across + col) + (lane + static_cast<float>(col)),
@@ -610,15 +605,6 @@ RVRT_INLINE vf match_error(const FlowPair& p, int64_t row, int64_t col, const Tr
   const vf inside = share_inside(x, p.w) * share_inside(y, p.h);
   const vf change = luma_at(p, x, y) - load(p.smooth[0].row(row) + col);
   return inside * vmin(change * change, set1(kLargestError)) + (1.0f - inside) * kLargestError;
-}
-
-// values of kPiece columns and kPad on either side -> sums over the columns of a match's window.
-RVRT_INLINE void sum_match(const FlowPair& p, const float* values, int64_t count, float* to) {
-  for (int64_t i = 0; i < count; i += W) {
-    vf sum = {};
-    for (int k = 0; k < kMatchTaps; ++k) sum += p.match_taps[k] * load(values + kPad + i + k - kMatchReach);
-    store(to + i, sum);
-  }
 }
 
 // smooth, flow -> sums: of each tried flow, the error of the match over the columns of its window.
@@ -637,7 +623,7 @@ void match_rows(const void* context, Span span) {
           if (col >= 0 && col < p.w) error = within_frame(p, col, match_error(p, row, col, tried, lane));
           store(errors + kPad + i, error);
         }
-        sum_match(p, errors, count, p.sums[candidate].row(row) + start);
+        sum_columns(p.match_taps, errors, count, p.sums[candidate].row(row) + start);
       }
     }
 }
@@ -692,8 +678,8 @@ void energy_rows(const void* context, Span span) {
         }
         store(errors + kPad + i, error), store(energies + kPad + i, energy);
       }
-      sum_match(p, errors, count, p.sums[0].row(row) + start);
-      sum_match(p, energies, count, p.sums[1].row(row) + start);
+      sum_columns(p.match_taps, errors, count, p.sums[0].row(row) + start);
+      sum_columns(p.match_taps, energies, count, p.sums[1].row(row) + start);
     }
   }
 }
