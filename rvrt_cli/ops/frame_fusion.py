@@ -19,8 +19,10 @@ from rvrt_cli.ops.sampling import FAR_OUTSIDE, pixel_grid, warp
 FUSION_SCALE = 4
 SUBPIXELS = FUSION_SCALE**2
 FUSED_CHANNELS = 4 * SUBPIXELS  # RGB and the share of the neighbors
-POSITION_SIGMA = 0.2  # px: standard deviation of a sample's weight by distance
-COLOR_SIGMA = 0.15  # of RGB in [0, 1]: standard deviation by difference; farther colors belong to another object
+POSITION_SIGMA = 0.25  # px: standard deviation of a sample's weight by distance
+COLOR_SIGMA = 0.1  # of RGB in [0, 1]: standard deviation by difference; farther colors belong to another object
+CUBIC = -0.75  # slope of Keys' kernel at a distance of 1 px
+REACH = 2  # px: the pixels around one from which cubic interpolation takes places up to 1 px away
 # px: over the last of its distance, up to a whole pixel, a neighbor's sample fades. Where a flow crosses a whole number one
 # sample takes the place of another; unfaded, a rounding error of the flow would show as a step.
 FADE = 1 / 16
@@ -31,9 +33,11 @@ def fuse_frames(frame: Tensor, neighbors: Tensor, flows: Tensor, matches: Tensor
 
     Every sample, a pixel of some frame, is placed by the flow. Its weight at a subpixel depends on its distance, on its
     similarity to the frame there, and on how well the flow matches around it (Wronski et al., "Handheld Multi-Frame
-    Super-Resolution", 2019, equations 1 and 2, with isotropic kernels). What neighbors saw between the frame's own pixels
-    stays sharp; a warp would blur it. Four samples of each neighbor take part, those around the place where the flow leads;
-    the result is continuous in the flow, see `FADE`.
+    Super-Resolution", 2019, equations 1 and 2, with isotropic kernels). Not the samples are averaged but what they differ
+    by from the frame, which cubic interpolation continues between its pixels (Keys, "Cubic Convolution Interpolation",
+    1981): samples lie unevenly around a subpixel, and a mean of colors would be that of another place. What neighbors saw
+    between the frame's own pixels stays sharp; a warp would blur it. Four samples of each neighbor take part, those around
+    the place where the flow leads; the result is continuous in the flow, see `FADE`.
 
     Args:
         frame: (B, H, W, 3) RGB in [0, 1].
@@ -48,14 +52,13 @@ def fuse_frames(frame: Tensor, neighbors: Tensor, flows: Tensor, matches: Tensor
     dtype, frame = frame.dtype, frame.astype(ms.float32)
     batch, height, width, _ = frame.shape
     rows, columns = pixel_grid(height, width)
-    still = ops.zeros((batch, height, width), ms.float32)
-    empty = ops.zeros((batch, height, width, SUBPIXELS), ms.float32)
-    own_sum, own_weight = [empty] * 3, empty
-    for down in (-1, 0, 1):
-        for right in (-1, 0, 1):
-            sample = warp(frame, ops.stack((still + right, still + down), -1), border=True)
-            own_sum, own_weight = _add_sample(own_sum, own_weight, sample, still + right, still + down, 1.0)
-    total, weight = own_sum, own_weight
+    around = _pixels_around(frame)
+    own_axis = _axis_weights(Tensor(np.array([-1, 0, 1], np.float32))).sum(0)
+    own = (own_axis.expand_dims(1) * own_axis).reshape(
+        SUBPIXELS
+    )  # of the frame's own pixels, which do not differ from it
+    weight = own + ops.zeros((batch, height, width, SUBPIXELS), ms.float32)
+    total = [ops.zeros_like(weight)] * 3
     for k in range(neighbors.shape[1]):
         neighbor, flow, match = (x[:, k].astype(ms.float32) for x in (neighbors, flows, matches))
         across, along = (ops.clamp(flow[..., i], -FAR_OUTSIDE, FAR_OUTSIDE) for i in (0, 1))
@@ -64,17 +67,18 @@ def fuse_frames(frame: Tensor, neighbors: Tensor, flows: Tensor, matches: Tensor
                 whole_x, whole_y = ops.floor(across) + right, ops.floor(along) + down
                 x, y = whole_x - across, whole_y - along  # position of the sample relative to the frame's pixel
                 sample = warp(neighbor, ops.stack((whole_x, whole_y), -1), border=True)
-                expected = warp(frame, ops.stack((x, y), -1), border=True)
-                distance = ops.square(sample - expected).mean(-1) / COLOR_SIGMA**2
+                difference = sample - _interpolated(around, x, y)
+                distance = ops.square(difference).mean(-1) / COLOR_SIGMA**2
                 seen = ops.logical_and(
                     ops.logical_and(columns + whole_x >= 0, columns + whole_x <= width - 1),
                     ops.logical_and(rows + whole_y >= 0, rows + whole_y <= height - 1),
                 )
                 likeness = ops.exp(-0.5 * distance) * seen.astype(ms.float32)
                 trust = (match * likeness * _presence(x) * _presence(y)).expand_dims(-1)
-                total, weight = _add_sample(total, weight, sample, x, y, trust)
-    estimates = [total[c] / weight - frame[..., c : c + 1] for c in range(3)]
-    fused = ops.concat((*estimates, 1 - own_weight / weight), -1)
+                total, weight = _add_value(total, weight, difference, x, y, trust)
+    continued = _at_subpixels(around)
+    estimates = [continued[..., c, :] + total[c] / weight - frame[..., c : c + 1] for c in range(3)]
+    fused = ops.concat((*estimates, 1 - own / weight), -1)
     return ops.stop_gradient(fused).astype(dtype)
 
 
@@ -115,17 +119,53 @@ def _presence(offset: Tensor) -> Tensor:
     return ops.clamp((1 - ops.abs(offset)) / FADE, 0, 1)
 
 
+def _pixels_around(frame: Tensor) -> Tensor:
+    """The pixels around each of (B, H, W, 3), row by row, the edge repeated: (B, H, W, 3, (2 REACH + 1)²)."""
+    _, height, width, _ = frame.shape
+    padded = ops.concat((*[frame[:, :1]] * REACH, frame, *[frame[:, -1:]] * REACH), 1)
+    padded = ops.concat((*[padded[:, :, :1]] * REACH, padded, *[padded[:, :, -1:]] * REACH), 2)
+    steps = range(2 * REACH + 1)
+    return ops.stack([padded[:, y : y + height, x : x + width] for y in steps for x in steps], -1)
+
+
+def _interpolated(around: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Cubic interpolation at (x, y) px, (B, H, W) from -1 to 1, from each pixel: (B, H, W, 3)."""
+    across, down = _cubic_weights(x), _cubic_weights(y)
+    grid = (down.expand_dims(-1) * across.expand_dims(-2)).reshape(*x.shape, 1, -1)
+    return (around * grid).sum(-1)
+
+
+def _at_subpixels(around: Tensor) -> Tensor:
+    """Cubic interpolation at the subpixels: (B, H, W, 3, S²)."""
+    weights = _cubic_weights(_subpixels())
+    grids = (weights.reshape(FUSION_SCALE, 1, -1, 1) * weights.reshape(1, FUSION_SCALE, 1, -1)).reshape(SUBPIXELS, -1)
+    return ops.stack([(around * grids[i]).sum(-1) for i in range(SUBPIXELS)], -1)
+
+
+def _cubic_weights(offset: Tensor) -> Tensor:
+    """Weights of the pixels around at `offset` (…) px along one axis: (…, 2 REACH + 1)."""
+    pixels = Tensor(np.arange(-REACH, REACH + 1, dtype=np.float32))
+    away = ops.clamp(ops.abs(offset.expand_dims(-1) - pixels), 0, 2)
+    near = ((CUBIC + 2) * away - (CUBIC + 3)) * away * away + 1
+    far = CUBIC * (((away - 5) * away + 8) * away - 4)
+    return ops.where(away < 1, near, far)
+
+
 def _axis_weights(offset: Tensor) -> Tensor:
     """Weight of a sample at `offset` (…) px along one axis, at the S subpixels of that axis: (…, S)."""
-    subpixels = Tensor(((np.arange(FUSION_SCALE) + 0.5) / FUSION_SCALE - 0.5).astype(np.float32))
-    return ops.exp(-0.5 * ops.square((subpixels - offset.expand_dims(-1)) / POSITION_SIGMA))
+    return ops.exp(-0.5 * ops.square((_subpixels() - offset.expand_dims(-1)) / POSITION_SIGMA))
 
 
-def _add_sample(
-    total: list[Tensor], weight: Tensor, sample: Tensor, x: Tensor, y: Tensor, trust: Tensor | float
+def _subpixels() -> Tensor:
+    """Positions (S,) of the subpixels along one axis, in px from the pixel's center."""
+    return Tensor(((np.arange(FUSION_SCALE) + 0.5) / FUSION_SCALE - 0.5).astype(np.float32))
+
+
+def _add_value(
+    total: list[Tensor], weight: Tensor, value: Tensor, x: Tensor, y: Tensor, trust: Tensor | float
 ) -> tuple[list[Tensor], Tensor]:
-    """Add a sample (B, H, W, 3) at (x, y) to the weighted sums (B, H, W, S²) of the channels and to the sum of weights."""
+    """Add a value (B, H, W, 3) at (x, y) to the weighted sums (B, H, W, S²) of the channels and to the sum of weights."""
     across, down = _axis_weights(x), _axis_weights(y)
     grid = down.expand_dims(-1) * across.expand_dims(-2)
     grid = trust * grid.reshape(*grid.shape[:-2], SUBPIXELS)
-    return [total[c] + grid * sample[..., c : c + 1] for c in range(3)], weight + grid
+    return [total[c] + grid * value[..., c : c + 1] for c in range(3)], weight + grid

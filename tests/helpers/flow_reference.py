@@ -121,16 +121,16 @@ def fuse_frames(frame: np.ndarray, neighbors: np.ndarray, flows: np.ndarray, mat
     rows, columns = np.mgrid[:height, :width]
     total, weight = np.zeros((height, width, 4, 4, 3)), np.zeros((height, width, 4, 4))
 
-    def add(sample: np.ndarray, y: np.ndarray, x: np.ndarray, trust: np.ndarray) -> None:
+    def add(value: np.ndarray, y: np.ndarray, x: np.ndarray, trust: np.ndarray) -> None:
         nonlocal total, weight
-        near = np.exp(-0.5 * ((PLACES - y[..., None]) / 0.2) ** 2)[..., :, None]
-        near = near * np.exp(-0.5 * ((PLACES - x[..., None]) / 0.2) ** 2)[..., None, :] * trust[..., None, None]
-        total, weight = total + near[..., None] * sample[..., None, None, :], weight + near
+        near = np.exp(-0.5 * ((PLACES - y[..., None]) / 0.25) ** 2)[..., :, None]
+        near = near * np.exp(-0.5 * ((PLACES - x[..., None]) / 0.25) ** 2)[..., None, :] * trust[..., None, None]
+        total, weight = total + near[..., None] * value[..., None, None, :], weight + near
 
     everywhere = np.ones((height, width))
     for y in (-1, 0, 1):
         for x in (-1, 0, 1):
-            add(clamped(frame, rows + y, columns + x), y * everywhere, x * everywhere, everywhere)
+            add(np.zeros_like(frame), y * everywhere, x * everywhere, everywhere)
     own = weight
     for neighbor, flow, match in zip(neighbors, np.clip(flows, -1e6, 1e6), matches, strict=True):
         for down in (0, 1):
@@ -138,11 +138,30 @@ def fuse_frames(frame: np.ndarray, neighbors: np.ndarray, flows: np.ndarray, mat
                 at_x, at_y = np.floor(flow[..., 0]) + right, np.floor(flow[..., 1]) + down
                 x, y = at_x - flow[..., 0], at_y - flow[..., 1]
                 at_x, at_y = (at_x + columns).astype(int), (at_y + rows).astype(int)
-                sample = clamped(neighbor, at_y, at_x)
-                unlike = ((sample - bilinear(frame, rows + y, columns + x)) ** 2).mean(-1) / 0.15**2
+                difference = clamped(neighbor, at_y, at_x) - bicubic(frame, rows + y, columns + x)
+                unlike = (difference**2).mean(-1) / 0.1**2
                 seen = (at_x >= 0) & (at_x < width) & (at_y >= 0) & (at_y < height)
                 fading = np.prod([np.interp(np.abs(offset), [15 / 16, 1], [1, 0]) for offset in (y, x)], 0)
-                add(sample, y, x, match * np.exp(-0.5 * unlike) * seen * fading)
+                add(difference, y, x, match * np.exp(-0.5 * unlike) * seen * fading)
     estimate = total / weight[..., None] - frame[:, :, None, None]
+    for i, y in enumerate(PLACES):
+        for j, x in enumerate(PLACES):
+            estimate[:, :, i, j] += bicubic(frame, rows + y, columns + x)
     estimate = estimate.transpose(0, 1, 4, 2, 3).reshape(height, width, 48)
     return np.concatenate([estimate, (1 - own / weight).reshape(height, width, 16)], -1)
+
+
+def bicubic(image: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Keys' interpolation, a = -0.75, of the 16 pixels around places of (H, W, C), the edge repeated."""
+    top, left = np.floor(y).astype(int), np.floor(x).astype(int)
+    return sum(
+        clamped(image, top + i, left + j) * (keys(y - top - i) * keys(x - left - j))[..., None]
+        for i in range(-1, 3)
+        for j in range(-1, 3)
+    )
+
+
+def keys(distance: np.ndarray, a: float = -0.75) -> np.ndarray:
+    """Keys (1981), equation 15 with a free slope."""
+    s = np.abs(distance)
+    return np.where(s <= 1, (a + 2) * s**3 - (a + 3) * s**2 + 1, np.where(s < 2, a * (s**3 - 5 * s**2 + 8 * s - 4), 0))

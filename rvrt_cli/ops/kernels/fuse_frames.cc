@@ -13,7 +13,9 @@ namespace rvrt {
 namespace {
 
 constexpr int kScale = 4, kPlaces = kScale * kScale, kColors = 3;
-constexpr float kSpread = 0.2f, kTrust = 0.15f, kFade = 1.0f / 16;
+constexpr int kReach = 2, kRows = 2 * kReach + 1;  // pixels of the frame that cubic interpolation reads
+constexpr float kCubic = -0.75f;
+constexpr float kSpread = 0.25f, kTrust = 0.1f, kFade = 1.0f / 16;
 constexpr int64_t kPadding = 16;   // floats on either side of a row of colors: a vector
 constexpr float kFar = 1e6f;       // px; anything farther is equally far outside
 constexpr float kMissing = -8.0f;  // every value of a missing frame: MISSING_FRAME
@@ -45,7 +47,7 @@ namespace {
 
 int run_fusion(FusionJob& job, int64_t frames) {
   RVRT_CHECK(job.H < (1 << 24) && job.W < (1 << 24), kShape);
-  job.scratch_floats = 9 * (job.W + 2 * kPadding);
+  job.scratch_floats = kRows * kColors * (job.W + 2 * kPadding);
   const Scratch scratch(parallel_width(frames * job.H) * job.scratch_floats, true);
   RVRT_CHECK(scratch.ok(), kMemory);
   job.scratch = scratch.data();
@@ -141,35 +143,32 @@ RVRT_INLINE void place_weights(vf offset, vf (&weights)[kScale]) {
   for (int i = 1; i < kScale; ++i) weights[i] = weights[i - 1] * ratio, ratio *= narrowing;
 }
 
+// Weights of cubic interpolation at `offset` px, from 0 to 1, of the pixels at -1, 0, 1 and 2.
+RVRT_INLINE void cubic_weights(vf offset, vf (&weights)[4]) {
+  const vf rest = 1.0f - offset;
+  const auto outer = [](vf near, vf far) { return kCubic * far * far * near; };  // of a pixel 1 + near away
+  const auto inner = [](vf away) { return (((kCubic + 2) * away - (kCubic + 3)) * away) * away + 1.0f; };
+  weights[0] = outer(offset, rest), weights[1] = inner(offset), weights[2] = inner(rest), weights[3] = outer(rest, offset);
+}
+
 // Colors of the frame at W pixels and around them, the frame's border repeated.
 struct Surroundings {
-  const float* rows[3][kColors];
+  const float* rows[kRows][kColors];
 
-  vf at(int down, int right, int color) const { return load(rows[down + 1][color] + right); }
+  vf at(int down, int right, int color) const { return load(rows[down + kReach][color] + right); }
 };
 
-// The regression at the places of W pixels.
+// Weighted sum of four pixels of a row, the first of them `right` px from this one.
+RVRT_INLINE vf interpolated(const Surroundings& frame, int down, int right, int color, const vf (&weights)[4]) {
+  vf sum = weights[0] * frame.at(down, right, color);
+  for (int i = 1; i < 4; ++i) sum += weights[i] * frame.at(down, right + i, color);
+  return sum;
+}
+
+// The regression at the places of W pixels: of what samples differ by from the frame, interpolated.
 struct Sums {
   vf color[kColors][kPlaces], weight[kPlaces];
 };
-
-// What the frame's own pixels add up to; their weights are the same everywhere.
-RVRT_INLINE void start_sums(const Surroundings& frame, const vf (&own)[3][kScale], Sums& sums) {
-  vf total[kScale];
-  for (int i = 0; i < kScale; ++i) total[i] = own[0][i] + own[1][i] + own[2][i];
-  for (int p = 0; p < kPlaces; ++p) sums.weight[p] = total[p / kScale] * total[p % kScale];
-  for (int c = 0; c < kColors; ++c) {
-    vf across[3][kScale];
-    for (int y = 0; y < 3; ++y)
-      for (int j = 0; j < kScale; ++j)
-        across[y][j] =
-            own[0][j] * frame.at(y - 1, -1, c) + own[1][j] * frame.at(y - 1, 0, c) + own[2][j] * frame.at(y - 1, 1, c);
-    for (int p = 0; p < kPlaces; ++p) {
-      const int i = p / kScale, j = p % kScale;
-      sums.color[c][p] = own[0][i] * across[0][j] + own[1][i] * across[1][j] + own[2][i] * across[2][j];
-    }
-  }
-}
 
 // One axis of the two pixels of a neighbor on either side of where the flow leads.
 struct Pair {
@@ -196,31 +195,43 @@ RVRT_INLINE Pair pair_at(vf flow, vi index, int64_t size) {
   return pair;
 }
 
-// Weight of corners (y, x) by their likeness to the frame itself there.
-RVRT_INLINE void trust_corners(const Surroundings& frame, const Pair& y, const Pair& x,
-                               const float (&samples)[4][kColors][W], vf (&trust)[4]) {
+// Samples at the corners (y, x) -> what they differ by from the frame there, and their weight by that.
+RVRT_INLINE void compare_corners(const Surroundings& frame, const Pair& y, const Pair& x,
+                                 const float (&samples)[4][kColors][W], vf (&differences)[4][kColors],
+                                 vf (&trust)[4]) {
   constexpr float kFactor = -0.5f * kLog2e / (kColors * kTrust * kTrust);
   // Less would not count beside the frame's own weights, and times two small weights it would be a denormal number.
   constexpr float kLeast = -40.0f;
-  vf unlike[4] = {};
+  vf unlike[4] = {}, along[4], beside[4];
+  cubic_weights(y.offset[1], along), cubic_weights(x.offset[1], beside);
   for (int c = 0; c < kColors; ++c) {
-    vf across[3][2];
-    for (int r = 0; r < 3; ++r) {
-      const vf middle = frame.at(r - 1, 0, c);
-      across[r][0] = middle + x.offset[0] * (middle - frame.at(r - 1, -1, c));
-      across[r][1] = middle + x.offset[1] * (frame.at(r - 1, 1, c) - middle);
-    }
+    vf across[kRows][2];  // at both offsets: they are a pixel apart
+    for (int r = 0; r < kRows; ++r)
+      for (int right = 0; right < 2; ++right)
+        across[r][right] = interpolated(frame, r - kReach, right - kReach, c, beside);
     for (int i = 0; i < 4; ++i) {
       const int down = i / 2, right = i % 2;
-      const vf expected = across[1][right] + y.offset[down] * (across[down + 1][right] - across[down][right]);
-      const vf difference = load(samples[i][c]) - expected;
-      unlike[i] += difference * difference;
+      vf expected = along[0] * across[down][right];
+      for (int r = 1; r < 4; ++r) expected += along[r] * across[down + r][right];
+      // Outside, whatever was read instead must not count, even if it is NaN.
+      differences[i][c] = (vf)((vi)(load(samples[i][c]) - expected) & y.inside[down] & x.inside[right]);
+      unlike[i] += differences[i][c] * differences[i][c];
     }
   }
   for (int i = 0; i < 4; ++i) {
     const vf exponent = kFactor * unlike[i];
     const vf likeness = exp2(exponent) * y.presence[i / 2] * x.presence[i % 2];
     trust[i] = (vf)((vi)likeness & y.inside[i / 2] & x.inside[i % 2] & (exponent > kLeast));
+  }
+}
+
+// Add values at the corners, by their weights at the places of either axis.
+RVRT_INLINE void add_corners(const vf (&values)[4], const vf (&down)[2][kScale], const vf (&across)[2][kScale],
+                             vf (&sums)[kPlaces]) {
+  for (int j = 0; j < kScale; ++j) {
+    const vf above = values[0] * across[0][j] + values[1] * across[1][j];
+    const vf below = values[2] * across[0][j] + values[3] * across[1][j];
+    for (int i = 0; i < kScale; ++i) sums[i * kScale + j] += down[0][i] * above + down[1][i] * below;
   }
 }
 
@@ -235,41 +246,45 @@ RVRT_INLINE void add_neighbor(const float* neighbor, int64_t line, const Pair& y
       const float* sample = neighbor + rows[i / 2][lane] * line + columns[i % 2][lane];
       for (int c = 0; c < kColors; ++c) samples[i][c][lane] = sample[c];
     }
-  vf trust[4], down[2][kScale], across[2][kScale];
-  trust_corners(frame, y, x, samples, trust);
-  for (vf& one : trust) one *= match;
+  vf trust[4], differences[4][kColors], down[2][kScale], across[2][kScale];
+  compare_corners(frame, y, x, samples, differences, trust);
   for (int i = 0; i < 2; ++i) place_weights(y.offset[i], down[i]), place_weights(x.offset[i], across[i]);
-  vf colors[4][kColors];
-  for (int i = 0; i < 4; ++i)  // outside, whatever was read instead must not count, even if it is NaN
-    for (int c = 0; c < kColors; ++c) colors[i][c] = (vf)((vi)load(samples[i][c]) & y.inside[i / 2] & x.inside[i % 2]);
-  for (int r = 0; r < kScale; ++r) {
-    vf weight[4];
-    for (int i = 0; i < 4; ++i) weight[i] = trust[i] * down[i / 2][r];
-    for (int j = 0; j < kScale; ++j) {
-      const int p = r * kScale + j;
-      vf at[4];
-      for (int i = 0; i < 4; ++i) at[i] = weight[i] * across[i % 2][j];
-      sums.weight[p] += (at[0] + at[1]) + (at[2] + at[3]);
-      for (int c = 0; c < kColors; ++c) {
-        vf total = sums.color[c][p];
-        for (int i = 0; i < 4; ++i) total += at[i] * colors[i][c];
-        sums.color[c][p] = total;
-      }
-    }
+  for (vf& one : trust) one *= match;
+  add_corners(trust, down, across, sums.weight);
+  for (int c = 0; c < kColors; ++c) {
+    vf values[4];
+    for (int i = 0; i < 4; ++i) values[i] = trust[i] * differences[i][c];
+    add_corners(values, down, across, sums.color[c]);
   }
 }
 
 // Sums -> (count, 64).
-RVRT_INLINE void write_pixels(const Sums& sums, const Surroundings& frame, const vf (&own)[3][kScale], int64_t count,
+RVRT_INLINE void write_pixels(const Sums& sums, const Surroundings& frame, const vf (&own)[kScale], int64_t count,
                               float* out) {
   float planes[(kColors + 1) * kPlaces][W];
-  for (int p = 0; p < kPlaces; ++p) {
-    const int i = p / kScale, j = p % kScale;
-    const vf inverse = 1.0f / sums.weight[p];
-    const vf alone = (own[0][i] + own[1][i] + own[2][i]) * (own[0][j] + own[1][j] + own[2][j]);
-    for (int c = 0; c < kColors; ++c) store(planes[c * kPlaces + p], sums.color[c][p] * inverse - frame.at(0, 0, c));
-    store(planes[kColors * kPlaces + p], 1.0f - alone * inverse);
+  vf cubic[kScale][4];
+  int start[kScale];
+  for (int i = 0; i < kScale; ++i) {
+    const float place = (i + 0.5f) / kScale - 0.5f;
+    start[i] = place < 0 ? -kReach : 1 - kReach;
+    cubic_weights(set1(place < 0 ? place + 1 : place), cubic[i]);
   }
+  vf inverse[kPlaces];
+  for (int p = 0; p < kPlaces; ++p) {
+    inverse[p] = 1.0f / sums.weight[p];
+    store(planes[kColors * kPlaces + p], 1.0f - own[p / kScale] * own[p % kScale] * inverse[p]);
+  }
+  for (int c = 0; c < kColors; ++c)
+    for (int j = 0; j < kScale; ++j) {
+      vf across[kRows];
+      for (int r = 0; r < kRows; ++r) across[r] = interpolated(frame, r - kReach, start[j], c, cubic[j]);
+      for (int i = 0; i < kScale; ++i) {
+        const int p = i * kScale + j;
+        vf value = sums.color[c][p] * inverse[p] - frame.at(0, 0, c);
+        for (int r = 0; r < 4; ++r) value += cubic[i][r] * across[start[i] + kReach + r];
+        store(planes[c * kPlaces + p], value);
+      }
+    }
   constexpr int kChannels = (kColors + 1) * kPlaces;
   transpose(planes[0], W, kChannels, count, 1.0f, out, kChannels);
 }
@@ -278,34 +293,38 @@ RVRT_INLINE void split_colors(const float* pixels, int64_t width, float* const* 
   for (int c = 0; c < kColors; ++c) {
     float* row = rows[c];
     for (int64_t x = 0; x < width; ++x) row[x] = pixels[x * kColors + c];
-    row[-1] = row[0], row[width] = row[width - 1];
+    for (int i = 1; i <= kReach; ++i) row[-i] = row[0], row[width - 1 + i] = row[width - 1];
   }
 }
 
 void fuse_rows(const void* context, Span span) {
   const FusionJob& job = *static_cast<const FusionJob*>(context);
   const int64_t line = job.W * kColors;
-  vf own[3][kScale];
-  for (int d = 0; d < 3; ++d) place_weights(set1(static_cast<float>(d - 1)), own[d]);
+  vf own[kScale] = {};  // weights of the frame's own pixels, which do not differ from it, on one axis
+  for (int d = -1; d <= 1; ++d) {
+    vf weights[kScale];
+    place_weights(set1(static_cast<float>(d)), weights);
+    for (int i = 0; i < kScale; ++i) own[i] += weights[i];
+  }
   vi lanes;
   for (int i = 0; i < W; ++i) lanes[i] = i;
-  float* rows[3][kColors];
-  for (int i = 0; i < 3 * kColors; ++i)
+  float* rows[kRows][kColors];
+  for (int i = 0; i < kRows * kColors; ++i)
     rows[i / kColors][i % kColors] =
         job.scratch + span.thread * job.scratch_floats + i * (job.W + 2 * kPadding) + kPadding;
   for (int64_t task = span.begin; task < span.end; ++task) {
     const FusedFrame& fused = job.frames[task / job.H];
     const int64_t row = task % job.H;
-    for (int y = 0; y < 3; ++y) {
-      const int64_t near = std::min(std::max<int64_t>(row + y - 1, 0), job.H - 1);
+    for (int y = 0; y < kRows; ++y) {
+      const int64_t near = std::min(std::max<int64_t>(row + y - kReach, 0), job.H - 1);
       split_colors(fused.frame + near * line, job.W, rows[y]);
     }
     for (int64_t col = 0; col < job.W; col += W) {
       const int64_t count = std::min<int64_t>(W, job.W - col);
       Surroundings frame;
-      for (int i = 0; i < 3 * kColors; ++i) frame.rows[i / kColors][i % kColors] = rows[i / kColors][i % kColors] + col;
-      Sums sums;
-      start_sums(frame, own, sums);
+      for (int i = 0; i < kRows * kColors; ++i) frame.rows[i / kColors][i % kColors] = rows[i / kColors][i % kColors] + col;
+      Sums sums = {};
+      for (int p = 0; p < kPlaces; ++p) sums.weight[p] = own[p / kScale] * own[p % kScale];
       for (int64_t neighbor = fused.first; neighbor < fused.first + fused.count; ++neighbor) {
         const float* flow = job.flows + ((neighbor * job.H + row) * job.W + col) * 2;
         const float* matches = job.matches + (neighbor * job.H + row) * job.W + col;
