@@ -148,7 +148,8 @@ RVRT_INLINE void cubic_weights(vf offset, vf (&weights)[4]) {
   const vf rest = 1.0f - offset;
   const auto outer = [](vf near, vf far) { return kCubic * far * far * near; };  // of a pixel 1 + near away
   const auto inner = [](vf away) { return (((kCubic + 2) * away - (kCubic + 3)) * away) * away + 1.0f; };
-  weights[0] = outer(offset, rest), weights[1] = inner(offset), weights[2] = inner(rest), weights[3] = outer(rest, offset);
+  weights[0] = outer(offset, rest), weights[1] = inner(offset), weights[2] = inner(rest),
+  weights[3] = outer(rest, offset);
 }
 
 // Colors of the frame at W pixels and around them, the frame's border repeated.
@@ -197,8 +198,7 @@ RVRT_INLINE Pair pair_at(vf flow, vi index, int64_t size) {
 
 // Samples at the corners (y, x) -> what they differ by from the frame there, and their weight by that.
 RVRT_INLINE void compare_corners(const Surroundings& frame, const Pair& y, const Pair& x,
-                                 const float (&samples)[4][kColors][W], vf (&differences)[4][kColors],
-                                 vf (&trust)[4]) {
+                                 const float (&samples)[4][kColors][W], vf (&differences)[4][kColors], vf (&trust)[4]) {
   constexpr float kFactor = -0.5f * kLog2e / (kColors * kTrust * kTrust);
   // Less would not count beside the frame's own weights, and times two small weights it would be a denormal number.
   constexpr float kLeast = -40.0f;
@@ -322,7 +322,8 @@ void fuse_rows(const void* context, Span span) {
     for (int64_t col = 0; col < job.W; col += W) {
       const int64_t count = std::min<int64_t>(W, job.W - col);
       Surroundings frame;
-      for (int i = 0; i < kRows * kColors; ++i) frame.rows[i / kColors][i % kColors] = rows[i / kColors][i % kColors] + col;
+      for (int i = 0; i < kRows * kColors; ++i)
+        frame.rows[i / kColors][i % kColors] = rows[i / kColors][i % kColors] + col;
       Sums sums = {};
       for (int p = 0; p < kPlaces; ++p) sums.weight[p] = own[p / kScale] * own[p % kScale];
       for (int64_t neighbor = fused.first; neighbor < fused.first + fused.count; ++neighbor) {

@@ -272,25 +272,33 @@ RVRT_DEVICE void flow_match(const FlowArguments& a) {
 }
 RVRT_KERNELS(flow_match, FlowArguments)
 
+// Weight of a pixel `away` px from a place in cubic interpolation.
+RVRT_DEVICE float cubic_weight(float away) {
+  constexpr float kCubic = -0.75f;
+  const float t = fabsf(away);
+  if (t < 1.0f) return ((kCubic + 2) * t - (kCubic + 3)) * t * t + 1.0f;
+  return t < 2.0f ? kCubic * (((t - 5.0f) * t + 8.0f) * t - 4.0f) : 0.0f;
+}
+
 // Four threads per pixel, one for each row of its subpixels.
 template <class T>
 RVRT_DEVICE void fuse_frames_forward(const FusionArguments& a) {
   constexpr int kScale = 4;
-  constexpr float kPosition = 1.0f / 0.2f, kColor = 1.0f / (0.15f * 0.15f), kFade = 1.0f / 16;
+  constexpr float kPosition = 1.0f / 0.25f, kColor = 1.0f / (0.1f * 0.1f), kFade = 1.0f / 16;
   const Index plane = static_cast<Index>(a.height) * a.width;
   for (Index e = thread_index(); e < a.count; e += thread_count()) {
     const Index pixel = e / kScale, image = pixel / plane;
     const int row = e % kScale, x = pixel % a.width, y = pixel % plane / a.width;
     const auto subpixel = [](int i) { return (i + 0.5f) / kScale - 0.5f; };
     float sums[kScale][3] = {}, weights[kScale] = {}, own[kScale];
-    const auto add = [&](const float (&color)[3], float dx, float dy, float trust) {
+    const auto add = [&](const float (&difference)[3], float dx, float dy, float trust) {
       const float down = trust * expf(-0.5f * square((subpixel(row) - dy) * kPosition));
 #pragma unroll
       for (int j = 0; j < kScale; ++j) {
         const float weight = down * expf(-0.5f * square((subpixel(j) - dx) * kPosition));
         weights[j] += weight;
 #pragma unroll
-        for (int c = 0; c < 3; ++c) sums[j][c] += weight * color[c];
+        for (int c = 0; c < 3; ++c) sums[j][c] += weight * difference[c];
       }
     };
     // 1, fading to 0 at a whole pixel: there another sample takes this one's place
@@ -304,12 +312,23 @@ RVRT_DEVICE void fuse_frames_forward(const FusionArguments& a) {
 #pragma unroll
       for (int c = 0; c < 3; ++c) color[c] = load<T>(frames, at * 3 + c);
     };
-    float color[3], corner[3];
-    for (int dy = -1; dy <= 1; ++dy)
-      for (int dx = -1; dx <= 1; ++dx) {
-        color_of(a.frame, image, y + dy, x + dx, color);
-        add(color, dx, dy, 1.0f);
+    const auto subtract_frame_at = [&](float dx, float dy, float (&color)[3]) {  // continued between its pixels
+      const int left = static_cast<int>(floorf(dx)) - 1, top = static_cast<int>(floorf(dy)) - 1;
+      float corner[3];
+      for (int i = top; i < top + 4; ++i) {
+        const float along = cubic_weight(dy - i);
+#pragma unroll
+        for (int j = left; j < left + 4; ++j) {
+          const float weight = along * cubic_weight(dx - j);
+          color_of(a.frame, image, y + i, x + j, corner);
+#pragma unroll
+          for (int c = 0; c < 3; ++c) color[c] -= weight * corner[c];
+        }
       }
+    };
+    const float none[3] = {};  // the frame's own pixels do not differ from it
+    for (int dy = -1; dy <= 1; ++dy)
+      for (int dx = -1; dx <= 1; ++dx) add(none, dx, dy, 1.0f);
 #pragma unroll
     for (int j = 0; j < kScale; ++j) own[j] = weights[j];
     for (int n = 0; n < a.neighbor_count; ++n) {
@@ -321,26 +340,24 @@ RVRT_DEVICE void fuse_frames_forward(const FusionArguments& a) {
         const float dx = whole_x - across, dy = whole_y - along;
         const int px = x + static_cast<int>(whole_x), py = y + static_cast<int>(whole_y);
         if (px < 0 || px >= a.width || py < 0 || py >= a.height) continue;
-        color_of(a.neighbors, neighbor, py, px, color);
-        const Footprint down = footprint(y + dy, a.height, true), beside = footprint(x + dx, a.width, true);
-        float expected[3] = {};
-        for (int i = 0; i < 4; ++i) {
-          color_of(a.frame, image, down.index[i / 2], beside.index[i % 2], corner);
+        float difference[3], distance = 0;
+        color_of(a.neighbors, neighbor, py, px, difference);
+        subtract_frame_at(dx, dy, difference);
 #pragma unroll
-          for (int c = 0; c < 3; ++c) expected[c] += down.weight[i / 2] * beside.weight[i % 2] * corner[c];
-        }
-        float distance = 0;
-#pragma unroll
-        for (int c = 0; c < 3; ++c) distance += square(color[c] - expected[c]);
-        add(color, dx, dy, match * presence(dx) * presence(dy) * expf(-0.5f * distance / 3 * kColor));
+        for (int c = 0; c < 3; ++c) distance += square(difference[c]);
+        add(difference, dx, dy, match * presence(dx) * presence(dy) * expf(-0.5f * distance / 3 * kColor));
       }
     }
-    color_of(a.frame, image, y, x, color);
+    float pixel_color[3];
+    color_of(a.frame, image, y, x, pixel_color);
 #pragma unroll
     for (int j = 0; j < kScale; ++j) {
       const Index out = pixel * 4 * kScale * kScale + row * kScale + j;
+      float lacking[3] = {};  // the frame at this subpixel, negative
+      subtract_frame_at(subpixel(j), subpixel(row), lacking);
 #pragma unroll
-      for (int c = 0; c < 3; ++c) store<T>(a.out, out + c * kScale * kScale, sums[j][c] / weights[j] - color[c]);
+      for (int c = 0; c < 3; ++c)
+        store<T>(a.out, out + c * kScale * kScale, sums[j][c] / weights[j] - lacking[c] - pixel_color[c]);
       store<T>(a.out, out + 3 * kScale * kScale, 1.0f - own[j] / weights[j]);
     }
   }
