@@ -13,7 +13,16 @@ from rvrt_cli.export.graph_builder import Size, known, shape_name, size_name
 from rvrt_cli.export.onnx_layers import OnnxLayers
 from rvrt_cli.export.onnx_messages import DataType
 from rvrt_cli.export.symbolic_tensor import END, SymbolicTensor, concatenate
-from rvrt_cli.ops.frame_fusion import COLOR_SIGMA, FADE, FUSION_SCALE, POSITION_SIGMA, SUBPIXELS, fuse_clip_of
+from rvrt_cli.ops.frame_fusion import (
+    COLOR_SIGMA,
+    CUBIC,
+    FADE,
+    FUSION_SCALE,
+    POSITION_SIGMA,
+    REACH,
+    SUBPIXELS,
+    fuse_clip_of,
+)
 from rvrt_cli.ops.lucas_kanade_flow import (
     DAMPING,
     DETAIL_SIGMA,
@@ -285,60 +294,65 @@ class OnnxSampling(OnnxLayers):
         planes = neighbors.astype(ms.float32).reshape(*pairs, 3).planes
         flow = flows.astype(ms.float32).reshape(*pairs, 2).planes
         match = matches.astype(ms.float32).reshape(*pairs, 1).planes
-        sums, own = self._own_samples(frame)
-        weight = self.graph.constant(own)
+        own = weight = self.graph.constant(_own_weights())
+        sums: list[list[str]] = [[], [], []]
+        padded = self._edge_repeated(frame)
         for down in (0, 1):
             for right in (0, 1):
-                sample, share = self._neighbor_samples(frame, planes, flow, (right, down), count)
+                difference, share = self._neighbor_samples(padded, frame.shape, planes, flow, (right, down), count)
                 share = self.graph.node("Mul", [share, match])
                 for c in range(3):
-                    color = self.graph.node("Slice", [sample, *map(self.graph.integers, (c, c + 1, 1))])
+                    color = self.graph.node("Slice", [difference, *map(self.graph.integers, (c, c + 1, 1))])
                     weighted = self.graph.node("Mul", [share, color])
-                    sums[c] = self.graph.node("Add", [sums[c], self._sum_of_neighbors(weighted, batch, count)])
+                    sums[c].append(self._sum_of_neighbors(weighted, batch, count))
                 weight = self.graph.node("Add", [weight, self._sum_of_neighbors(share, batch, count)])
-        fused = self._regression(frame, sums, weight, self.graph.constant(own))
+        fused = self._regression(frame, padded, [self.graph.node("Sum", parts) for parts in sums], weight, own)
         return frame.like(planes=fused, shape=(batch, height, width, 4 * SUBPIXELS)).astype(dtype)
 
     def fuse_clip(self, frames: SymbolicTensor, reach: int) -> SymbolicTensor:
         return fuse_clip_of(self.lucas_kanade, self.fuse_frames, self.stack)(frames, reach)
 
-    def _regression(self, frame: SymbolicTensor, sums: list[str], weight: str, own: str) -> str:
-        """Weighted means (B, S², H, W) minus the frame's pixels, channel by channel, and the neighbors' share of the weight."""
+    def _edge_repeated(self, frame: SymbolicTensor) -> str:
+        """(B, 3, H + 2 REACH, W + 2 REACH): the frame, its edge repeated."""
+        around = self.graph.integers(0, 0, REACH, REACH, 0, 0, REACH, REACH)
+        return self.graph.node("Pad", [frame.planes, around], mode="edge")
+
+    def _regression(self, frame: SymbolicTensor, padded: str, sums: list[str], weight: str, own: str) -> str:
+        """Weighted means (B, S², H, W) of differences from the frame, plus the frame at the subpixels, minus its pixels,
+        channel by channel; and the neighbors' share of the weight."""
+        offsets = np.arange(-REACH, REACH + 1, dtype=np.float32)
+        along = _cubic_weights(_SUBPIXELS[:, None] - offsets)  # (S, 2 REACH + 1)
+        kernel = (along[:, None, :, None] * along[None, :, None, :]).reshape(SUBPIXELS, 1, offsets.size, offsets.size)
+        kernel[:, :, REACH, REACH] -= 1
+        at_subpixels = self.graph.constant(kernel)
         parts = []
         for c in range(3):
-            pixel = frame.narrow(3, slice(c, c + 1)).planes
-            parts.append(self.graph.node("Sub", [self.graph.node("Div", [sums[c], weight]), pixel]))
+            channel = self.graph.node("Slice", [padded, *map(self.graph.integers, (c, c + 1, 1))])
+            frame_there = self.graph.node("Conv", [channel, at_subpixels])
+            parts.append(self.graph.node("Add", [self.graph.node("Div", [sums[c], weight]), frame_there]))
         share = self.graph.node("Sub", [self._one, self.graph.node("Div", [own, weight])])
         return self.graph.node("Concat", [*parts, share], axis=1)
 
-    def _own_samples(self, frame: SymbolicTensor) -> tuple[list[str], np.ndarray]:
-        """Weighted sums (B, S², H, W) of each channel over the 3×3 pixels of the frame itself, and the sum of weights.
-
-        The samples' positions are fixed: this is a convolution of the frame, whose edge repeats.
-        """
-        offsets = np.arange(-1, 2, dtype=np.float32)
-        along = np.exp(-0.5 * ((_SUBPIXELS[:, None] - offsets) / np.float32(POSITION_SIGMA)) ** 2)  # (S, 3)
-        kernel = (along[:, None, :, None] * along[None, :, None, :]).reshape(SUBPIXELS, 1, 3, 3)
-        padded = self.graph.node("Pad", [frame.planes, self.graph.integers(0, 0, 1, 1, 0, 0, 1, 1)], mode="edge")
-        sums = []
-        for c in range(3):
-            channel = self.graph.node("Slice", [padded, *map(self.graph.integers, (c, c + 1, 1))])
-            sums.append(self.graph.node("Conv", [channel, self.graph.constant(kernel)]))
-        return sums, kernel.sum((2, 3)).reshape(1, SUBPIXELS, 1, 1)
-
     def _neighbor_samples(
-        self, frame: SymbolicTensor, neighbors: str, flow: str, corner: tuple[int, int], count: int
+        self,
+        padded: str,
+        shape: tuple[Size, ...],
+        neighbors: str,
+        flow: str,
+        corner: tuple[int, int],
+        count: int,
     ) -> tuple[str, str]:
         """One of the four samples of each neighbor around the place where the flow leads.
 
         Args:
-            frame: (B, H, W, 3); neighbors: (B·K, 3, H, W); flow: (B·K, 2, H, W) px.
+            padded: the frame, see `_edge_repeated`; shape: (B, H, W, 3) of the frame itself.
+            neighbors: (B·K, 3, H, W); flow: (B·K, 2, H, W) px.
             corner: (right, down), 0 or 1 each.
 
         Returns:
-            colors (B·K, 3, H, W), and their weights at the subpixels (B·K, S², H, W).
+            what they differ by from the frame (B·K, 3, H, W), and their weights at the subpixels (B·K, S², H, W).
         """
-        graph, (batch, height, width, _) = self.graph, frame.shape
+        graph, (batch, height, width, _) = self.graph, shape
         bounds = [self._number(bound, ms.float32) for bound in (-FAR_OUTSIDE, FAR_OUTSIDE)]
         clamped = graph.node("Clip", [flow, *bounds])
         step = graph.constant(np.array(corner, np.float32).reshape(1, 2, 1, 1))
@@ -349,13 +363,11 @@ class OnnxSampling(OnnxLayers):
         at = self._normalized(graph.node("Transpose", [whole], perm=(0, 2, 3, 1)), centers, height, width)
         sample = graph.node("GridSample", [neighbors, at], mode="nearest", padding_mode="border", align_corners=0)
         # The frame's own colors there, for all neighbors in one call: they are stacked as rows.
-        shape = shape_name(graph, (batch, count, height, width, 2))
-        rows = graph.node("Reshape", [graph.node("Transpose", [offset], perm=(0, 2, 3, 1)), shape])
-        rows = self._normalized(rows, centers, height, width)
+        pairs = shape_name(graph, (batch, count, height, width, 2))
+        rows = graph.node("Reshape", [graph.node("Transpose", [offset], perm=(0, 2, 3, 1)), pairs])
+        rows = self._in_padded(rows, centers, height, width)
         rows = graph.node("Reshape", [rows, shape_name(graph, (batch, count * height, width, 2))])
-        expected = graph.node(
-            "GridSample", [frame.planes, rows], mode="bilinear", padding_mode="border", align_corners=0
-        )
+        expected = graph.node("GridSample", [padded, rows], mode="bicubic", align_corners=0)
         expected = graph.node("Reshape", [expected, shape_name(graph, (batch, 3, count, height, width))])
         expected = graph.node("Transpose", [expected], perm=(0, 2, 1, 3, 4))
         expected = graph.node("Reshape", [expected, shape_name(graph, (batch * count, 3, height, width))])
@@ -365,7 +377,16 @@ class OnnxSampling(OnnxLayers):
         similar = graph.node("Exp", [graph.node("Mul", [distance, self._number(-0.5 / COLOR_SIGMA**2, ms.float32)])])
         trust = graph.node("Mul", [similar, self._seen(whole, centers, height, width)])
         trust = graph.node("Mul", [trust, self._presence(offset)])
-        return sample, graph.node("Mul", [self._subpixel_weights(offset, (batch * count, height, width)), trust])
+        return difference, graph.node("Mul", [self._subpixel_weights(offset, (batch * count, height, width)), trust])
+
+    def _in_padded(self, offset: str, centers: str, height: Size, width: Size) -> str:
+        """GridSample's coordinates, in the padded frame, of offsets (..., 2) px from the frame's pixel centers."""
+        graph = self.graph
+        sizes = graph.node("Concat", [size_name(graph, width), size_name(graph, height)], axis=0)
+        sizes = graph.node("Cast", [sizes], to=DataType.FLOAT32)
+        middle = graph.node("Mul", [sizes, self._number(0.5, ms.float32)])
+        half = graph.node("Add", [middle, self._number(REACH, ms.float32)])
+        return graph.node("Div", [graph.node("Sub", [graph.node("Add", [offset, centers]), middle]), half])
 
     def _seen(self, whole: str, centers: str, height: Size, width: Size) -> str:
         """(B·K, 1, H, W): 1 where the pixel plus `whole` (B·K, 2, H, W) px is in the frame, else 0."""
@@ -414,3 +435,17 @@ class OnnxSampling(OnnxLayers):
             part = graph.node("Slice", [x, *map(graph.integers, (b * count, (b + 1) * count, 0))])
             rows.append(graph.node("ReduceSum", [part, graph.integers(0)], keepdims=1))
         return graph.node("Concat", rows, axis=0)
+
+
+def _own_weights() -> np.ndarray:
+    """Sums (1, S², 1, 1) of the weights of the 3×3 pixels of the frame itself, which do not differ from it."""
+    offsets = np.arange(-1, 2, dtype=np.float32)
+    along = np.exp(-0.5 * ((_SUBPIXELS[:, None] - offsets) / np.float32(POSITION_SIGMA)) ** 2).sum(1)  # (S,)
+    return (along[:, None] * along[None, :]).reshape(1, SUBPIXELS, 1, 1)
+
+
+def _cubic_weights(offset: np.ndarray) -> np.ndarray:
+    away = np.abs(offset)
+    near = ((CUBIC + 2) * away - (CUBIC + 3)) * away**2 + 1
+    far = CUBIC * (((away - 5) * away + 8) * away - 4)
+    return np.where(away < 1, near, np.where(away < 2, far, 0)).astype(np.float32)

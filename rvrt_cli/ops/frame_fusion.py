@@ -21,7 +21,7 @@ SUBPIXELS = FUSION_SCALE**2
 FUSED_CHANNELS = 4 * SUBPIXELS  # RGB and the share of the neighbors
 POSITION_SIGMA = 0.25  # px: standard deviation of a sample's weight by distance
 COLOR_SIGMA = 0.1  # of RGB in [0, 1]: standard deviation by difference; farther colors belong to another object
-CUBIC = -0.75  # slope of Keys' kernel at a distance of 1 px
+CUBIC = -0.75  # slope of Keys' kernel at a distance of 1 px, as in GridSample of PyTorch and ONNX
 REACH = 2  # px: the pixels around one from which cubic interpolation takes places up to 1 px away
 # px: over the last of its distance, up to a whole pixel, a neighbor's sample fades. Where a flow crosses a whole number one
 # sample takes the place of another; unfaded, a rounding error of the flow would show as a step.

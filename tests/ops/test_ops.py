@@ -7,6 +7,7 @@ N batch, T frames per clip, H×W frame size [px], C channels, G offset groups, K
 from __future__ import annotations
 
 import ast
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable
@@ -470,15 +471,17 @@ def regression(frame: np.ndarray, neighbors: np.ndarray, flows: np.ndarray, matc
     out = np.zeros((batch, height, width, 64))
     for b, row, column, i, j in itertools.product(range(batch), range(height), range(width), range(4), range(4)):
         place = np.array([(i + 0.5) / 4 - 0.5, (j + 0.5) / 4 - 0.5])  # (y, x) px from the pixel's center
+        frame_at = functools.partial(cubic_sample, frame[b], row, column)
         values, weights = [], []
 
         def add(value: np.ndarray, at: np.ndarray, trust: float) -> None:
-            weights.append(trust * math.exp(-((at - place) ** 2).sum() / (2 * 0.2**2)))  # noqa: B023
+            weights.append(trust * math.exp(-((at - place) ** 2).sum() / (2 * 0.25**2)))  # noqa: B023
             values.append(value)  # noqa: B023
 
         for y, x in itertools.product((-1, 0, 1), repeat=2):
-            inside = np.clip([row + y, column + x], 0, [height - 1, width - 1])
-            add(frame[b, inside[0], inside[1]], np.array([y, x]), 1)
+            add(
+                frame_at(y, x) - frame[b, np.clip(row + y, 0, height - 1), np.clip(column + x, 0, width - 1)], [y, x], 1
+            )
         own = sum(weights)
         for neighbor, flow, match in zip(neighbors[b], flows[b], matches[b], strict=True):
             to_x, to_y = flow[row, column]
@@ -488,15 +491,28 @@ def regression(frame: np.ndarray, neighbors: np.ndarray, flows: np.ndarray, matc
                 if not (0 <= row + y < height and 0 <= column + x < width):
                     continue
                 at = np.array([y - to_y, x - to_x])
-                there = np.clip([row + at[0], column + at[1]], 0, [height - 1, width - 1])
-                value = neighbor[row + y, column + x]
-                unlike = ((value - sample(frame[b], *there)) ** 2).mean()
+                difference = neighbor[row + y, column + x] - frame_at(*at)
                 fading = np.prod(np.interp(np.abs(at), [15 / 16, 1], [1, 0]))
-                add(value, at, match[row, column] * fading * math.exp(-unlike / (2 * 0.15**2)))
-        estimate = np.average(values, axis=0, weights=weights) - frame[b, row, column]
+                add(difference, at, match[row, column] * fading * math.exp(-(difference**2).mean() / (2 * 0.1**2)))
+        estimate = frame_at(*place) + np.average(values, axis=0, weights=weights) - frame[b, row, column]
         out[b, row, column, [4 * i + j, 16 + 4 * i + j, 32 + 4 * i + j]] = estimate
         out[b, row, column, 48 + 4 * i + j] = 1 - own / sum(weights)
     return out
+
+
+def cubic_sample(frame: np.ndarray, row: int, column: int, down: float, right: float) -> np.ndarray:
+    """Keys' interpolation of (H, W, 3) with a slope of -0.75, the edge repeated, in its form with matrices: (3,)."""
+    padded = np.pad(frame, ((2, 2), (2, 2), (0, 0)), "edge")
+
+    def weights(at: float) -> tuple[int, np.ndarray]:
+        whole = math.floor(at)
+        powers = (at - whole) ** np.arange(4)
+        matrix = np.array([[0, 1, 0, 0], [-0.75, 0, 0.75, 0], [1.5, -2.25, 1.5, -0.75], [-0.75, 1.25, -1.25, 0.75]])
+        return whole + 1, powers @ matrix
+
+    (top, along), (left, across) = weights(down), weights(right)
+    corner = padded[row + top : row + top + 4, column + left : column + left + 4]
+    return np.einsum("i,j,ijc->c", along[: len(corner)], across[: corner.shape[1]], corner)
 
 
 @pytest.mark.slow
