@@ -321,7 +321,7 @@ class OnnxSampling(OnnxLayers):
         """Weighted means (B, S², H, W) of differences from the frame, plus the frame at the subpixels, minus its pixels,
         channel by channel; and the neighbors' share of the weight."""
         offsets = np.arange(-REACH, REACH + 1, dtype=np.float32)
-        along = _keys_kernel(_SUBPIXELS[:, None] - offsets)  # (S, 2 REACH + 1)
+        along = _interpolation_weights(_SUBPIXELS[:, None] - offsets)  # (S, 2 REACH + 1)
         kernel = (along[:, None, :, None] * along[None, :, None, :]).reshape(SUBPIXELS, 1, offsets.size, offsets.size)
         kernel[:, :, REACH, REACH] -= 1
         at_subpixels = self.graph.constant(kernel)
@@ -444,7 +444,7 @@ def _own_weights() -> np.ndarray:
     return (along[:, None] * along[None, :]).reshape(1, SUBPIXELS, 1, 1)
 
 
-def _keys_kernel(offset: np.ndarray) -> np.ndarray:
+def _interpolation_weights(offset: np.ndarray) -> np.ndarray:
     """Weights in cubic interpolation of pixels at an offset [px]."""
     away = np.abs(offset)
     near = ((CUBIC + 2) * away - (CUBIC + 3)) * away**2 + 1

@@ -56,7 +56,7 @@ def fuse_frames(frame: Tensor, neighbors: Tensor, flows: Tensor, matches: Tensor
     own_axis = _axis_weights(Tensor(np.array([-1, 0, 1], np.float32))).sum(0)
     own = (own_axis.expand_dims(1) * own_axis).reshape(
         SUBPIXELS
-    )  # of the frame's own pixels, which do not differ from it
+    )  # weight of the frame's pixels; they differ by nothing
     weight = own + ops.zeros((batch, height, width, SUBPIXELS), ms.float32)
     total = [ops.zeros_like(weight)] * 3
     for k in range(neighbors.shape[1]):
