@@ -124,8 +124,10 @@ def _pixels_around(frame: Tensor) -> Tensor:
     _, height, width, _ = frame.shape
     padded = ops.concat((*[frame[:, :1]] * REACH, frame, *[frame[:, -1:]] * REACH), 1)
     padded = ops.concat((*[padded[:, :, :1]] * REACH, padded, *[padded[:, :, -1:]] * REACH), 2)
-    steps = range(2 * REACH + 1)
-    return ops.stack([padded[:, y : y + height, x : x + width] for y in steps for x in steps], -1)
+    side = 2 * REACH + 1
+    # One comprehension: graph mode refuses nested ones.
+    shifted = [padded[:, i // side : i // side + height, i % side : i % side + width] for i in range(side**2)]
+    return ops.stack(shifted, -1)
 
 
 def _interpolated(around: Tensor, x: Tensor, y: Tensor) -> Tensor:

@@ -528,6 +528,16 @@ def test_fusion_is_a_regression_over_all_samples(batch: int, neighbors: int, hei
 
 
 @pytest.mark.slow
+def test_the_definition_of_fusion_compiles() -> None:
+    """As it does on an NPU, where there is no kernel."""
+    rng = np.random.default_rng(9)
+    shapes = (1, 7, 6, 3), (1, 2, 7, 6, 3), (1, 2, 7, 6, 2), (1, 2, 7, 6)
+    values = tensors([rng.uniform(0.4, 0.7, shape) for shape in shapes], np.float32)
+    plain = frame_fusion.fuse_frames(*values).asnumpy()
+    close(ms.jit(frame_fusion.fuse_frames)(*values).asnumpy(), plain.astype(np.float64), 2e-6)
+
+
+@pytest.mark.slow
 def test_fusion_recovers_values_between_pixels() -> None:
     """What a neighbor sees 0.375 px to the left of each pixel is the leftmost of its four places."""
     at = np.arange(12)
