@@ -65,16 +65,20 @@ class OnnxSampling(OnnxLayers):
         """GridSample's coordinates (B, H, W, 2) of every pixel plus its flow (B, H, W, 2) px."""
         return self._normalized(flow.astype(ms.float32).value, self._pixel_centers(height, width), height, width)
 
-    def _normalized(self, offset: str, centers: str, height: Size, width: Size) -> str:
-        """GridSample's coordinates of offsets (..., 2) px from pixel centers.
+    def _normalized(self, offset: str, centers: str, height: Size, width: Size, margin: int = 0) -> str:
+        """GridSample's coordinates of offsets (..., 2) px from pixel centers of a frame with a margin [px] around it.
 
         Without aligned corners a frame is [-1, 1] from edge to edge. Far positions are clamped: they are outside all the same,
         and converting them to whole numbers would overflow.
         """
         graph = self.graph
         sizes = graph.node("Concat", [size_name(graph, width), size_name(graph, height)], axis=0)
-        scale = graph.node("Div", [self._number(2, ms.float32), graph.node("Cast", [sizes], to=DataType.FLOAT32)])
-        at = graph.node("Sub", [graph.node("Mul", [graph.node("Add", [offset, centers]), scale]), self._one])
+        sizes, position = graph.node("Cast", [sizes], to=DataType.FLOAT32), graph.node("Add", [offset, centers])
+        if margin:
+            sizes = graph.node("Add", [sizes, self._number(2 * margin, ms.float32)])
+            position = graph.node("Add", [position, self._number(margin, ms.float32)])
+        scale = graph.node("Div", [self._number(2, ms.float32), sizes])
+        at = graph.node("Sub", [graph.node("Mul", [position, scale]), self._one])
         bounds = [self._number(bound, ms.float32) for bound in (-_OUTSIDE, _OUTSIDE)]
         return graph.node("Clip", [at, *bounds])
 
@@ -365,7 +369,7 @@ class OnnxSampling(OnnxLayers):
         # The frame's own colors there, for all neighbors in one call: they are stacked as rows.
         pairs = shape_name(graph, (batch, count, height, width, 2))
         rows = graph.node("Reshape", [graph.node("Transpose", [offset], perm=(0, 2, 3, 1)), pairs])
-        rows = self._in_padded(rows, centers, height, width)
+        rows = self._normalized(rows, centers, height, width, margin=REACH)
         rows = graph.node("Reshape", [rows, shape_name(graph, (batch, count * height, width, 2))])
         expected = graph.node("GridSample", [padded, rows], mode="bicubic", align_corners=0)
         expected = graph.node("Reshape", [expected, shape_name(graph, (batch, 3, count, height, width))])
@@ -378,15 +382,6 @@ class OnnxSampling(OnnxLayers):
         trust = graph.node("Mul", [similar, self._seen(whole, centers, height, width)])
         trust = graph.node("Mul", [trust, self._presence(offset)])
         return difference, graph.node("Mul", [self._subpixel_weights(offset, (batch * count, height, width)), trust])
-
-    def _in_padded(self, offset: str, centers: str, height: Size, width: Size) -> str:
-        """GridSample's coordinates, in the padded frame, of offsets (..., 2) px from the frame's pixel centers."""
-        graph = self.graph
-        sizes = graph.node("Concat", [size_name(graph, width), size_name(graph, height)], axis=0)
-        sizes = graph.node("Cast", [sizes], to=DataType.FLOAT32)
-        middle = graph.node("Mul", [sizes, self._number(0.5, ms.float32)])
-        half = graph.node("Add", [middle, self._number(REACH, ms.float32)])
-        return graph.node("Div", [graph.node("Sub", [graph.node("Add", [offset, centers]), middle]), half])
 
     def _seen(self, whole: str, centers: str, height: Size, width: Size) -> str:
         """(B·K, 1, H, W): 1 where the pixel plus `whole` (B·K, 2, H, W) px is in the frame, else 0."""

@@ -13,7 +13,7 @@ import numpy as np
 from mindspore import Tensor, ops
 
 from rvrt_cli.ops import layers
-from rvrt_cli.ops.lucas_kanade_flow import lucas_kanade
+from rvrt_cli.ops.lucas_kanade_flow import lucas_kanade, repeat_edges
 from rvrt_cli.ops.sampling import FAR_OUTSIDE, pixel_grid, warp
 
 FUSION_SCALE = 4
@@ -122,8 +122,7 @@ def _presence(offset: Tensor) -> Tensor:
 def _pixels_around(frame: Tensor) -> Tensor:
     """The pixels around each of (B, H, W, 3), row by row, the edge repeated: (B, H, W, 3, (2 REACH + 1)²)."""
     _, height, width, _ = frame.shape
-    padded = ops.concat((*[frame[:, :1]] * REACH, frame, *[frame[:, -1:]] * REACH), 1)
-    padded = ops.concat((*[padded[:, :, :1]] * REACH, padded, *[padded[:, :, -1:]] * REACH), 2)
+    padded = repeat_edges(repeat_edges(frame, 1, REACH), 2, REACH)
     side = 2 * REACH + 1
     # One comprehension: graph mode refuses nested ones.
     shifted = [padded[:, i // side : i // side + height, i % side : i % side + width] for i in range(side**2)]

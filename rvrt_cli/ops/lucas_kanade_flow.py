@@ -118,7 +118,7 @@ def _padded_luma(frames: Tensor) -> Tensor:
 
 def _adjacent_pixels(x: Tensor, axis: int, distance: int = 1) -> tuple[Tensor, Tensor]:
     """The pixels at a distance before and after each one along an axis; the edge repeats."""
-    length, padded = x.shape[axis], _repeat_edges(x, axis, distance)
+    length, padded = x.shape[axis], repeat_edges(x, axis, distance)
     return _slice_axis(padded, axis, 0, length), _slice_axis(padded, axis, 2 * distance, 2 * distance + length)
 
 
@@ -142,11 +142,12 @@ def _detail(luma: Tensor) -> Tensor:
     smooth = _smooth(_smooth(luma, 1), 2)
     height, width = luma.shape[1:3]
     reach = _WINDOW // 2
-    means = _window_sums(_repeat_edges(_repeat_edges(smooth, 1, reach), 2, reach), window_taps())
+    means = _window_sums(repeat_edges(repeat_edges(smooth, 1, reach), 2, reach), window_taps())
     return smooth - means[:, reach : reach + height, reach : reach + width]
 
 
-def _repeat_edges(x: Tensor, axis: int, count: int) -> Tensor:
+def repeat_edges(x: Tensor, axis: int, count: int) -> Tensor:
+    """An axis longer by `count` at either end, where the edge repeats."""
     length = x.shape[axis]
     ends = _slice_axis(x, axis, 0, 1), _slice_axis(x, axis, length - 1, length)
     return ops.concat((*[ends[0]] * count, x, *[ends[1]] * count), axis)

@@ -314,13 +314,15 @@ RVRT_DEVICE void fuse_frames_forward(const FusionArguments& a) {
     };
     const auto subtract_frame_at = [&](float dx, float dy, float (&color)[3]) {  // continued between its pixels
       const int left = static_cast<int>(floorf(dx)) - 1, top = static_cast<int>(floorf(dy)) - 1;
-      float corner[3];
+      float corner[3], beside[4];
+#pragma unroll
+      for (int j = 0; j < 4; ++j) beside[j] = cubic_weight(dx - (left + j));
       for (int i = top; i < top + 4; ++i) {
         const float along = cubic_weight(dy - i);
 #pragma unroll
-        for (int j = left; j < left + 4; ++j) {
-          const float weight = along * cubic_weight(dx - j);
-          color_of(a.frame, image, y + i, x + j, corner);
+        for (int j = 0; j < 4; ++j) {
+          const float weight = along * beside[j];
+          color_of(a.frame, image, y + i, x + left + j, corner);
 #pragma unroll
           for (int c = 0; c < 3; ++c) color[c] -= weight * corner[c];
         }
