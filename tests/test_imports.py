@@ -23,7 +23,7 @@ import rvrt_cli
 PACKAGE = Path(rvrt_cli.__file__).parent
 # From low to high: a part may import itself and the levels below
 LEVELS = (
-    ("errors", "version", "options", "files", "frame", "signals", "metrics", "plot", "position_index"),
+    ("errors", "version", "options", "files", "frame", "signals", "metrics", "plot", "position_index", "cubic_kernel"),
     ("gpu_libraries",),
     ("device", "msrun"),
     ("ops",),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import mindspore as ms
 import numpy as np
 
+from rvrt_cli.cubic_kernel import keys_kernel
 from rvrt_cli.export.graph_builder import Size, known, shape_name, size_name
 from rvrt_cli.export.onnx_layers import OnnxLayers
 from rvrt_cli.export.onnx_messages import DataType
@@ -325,7 +326,7 @@ class OnnxSampling(OnnxLayers):
         """Weighted means (B, S², H, W) of differences from the frame, plus the frame at the subpixels, minus its pixels,
         channel by channel; and the neighbors' share of the weight."""
         offsets = np.arange(-REACH, REACH + 1, dtype=np.float32)
-        along = _interpolation_weights(_SUBPIXELS[:, None] - offsets)  # (S, 2 REACH + 1)
+        along = keys_kernel(_SUBPIXELS[:, None] - offsets, CUBIC)  # (S, 2 REACH + 1)
         kernel = (along[:, None, :, None] * along[None, :, None, :]).reshape(SUBPIXELS, 1, offsets.size, offsets.size)
         kernel[:, :, REACH, REACH] -= 1
         at_subpixels = self.graph.constant(kernel)
@@ -437,11 +438,3 @@ def _own_weights() -> np.ndarray:
     offsets = np.arange(-1, 2, dtype=np.float32)
     along = np.exp(-0.5 * ((_SUBPIXELS[:, None] - offsets) / np.float32(POSITION_SIGMA)) ** 2).sum(1)  # (S,)
     return (along[:, None] * along[None, :]).reshape(1, SUBPIXELS, 1, 1)
-
-
-def _interpolation_weights(offset: np.ndarray) -> np.ndarray:
-    """Weights in cubic interpolation of pixels at an offset [px]."""
-    away = np.abs(offset)
-    near = ((CUBIC + 2) * away - (CUBIC + 3)) * away**2 + 1
-    far = CUBIC * (((away - 5) * away + 8) * away - 4)
-    return np.where(away < 1, near, np.where(away < 2, far, 0)).astype(np.float32)

@@ -20,6 +20,7 @@ import functools
 
 import numpy as np
 
+from rvrt_cli.cubic_kernel import keys_kernel
 from rvrt_cli.model.config import UPSAMPLING
 
 # ITU-R BT.601, levels from RGB in [0, 1]
@@ -30,6 +31,7 @@ _NOISE = 10.0  # τ, mean square of fine detail at which half of the network's c
 _COARSE = 0.4  # E / V at which fine detail counts as missing
 _ROUNDING = 0.05  # added to mean squares, below which 8-bit rounding is all there is [levels²]
 _PRODUCT_WIDTH = 32  # input px that are upscaled by one matrix product
+_SLOPE = -0.5  # of the bicubic kernel, as in MATLAB
 _TAPS = 2  # input px on either side that bicubic interpolation takes
 
 
@@ -89,7 +91,7 @@ def _box(image: np.ndarray, reach: int) -> np.ndarray:
 
 
 def _bicubic(image: np.ndarray) -> np.ndarray:
-    """(4H, 4W, C) from (H, W, C), by bicubic interpolation (Keys, 1981, a = -0.5); the edges are repeated."""
+    """(4H, 4W, C) from (H, W, C), by bicubic interpolation; the edges are repeated."""
     height, width, channels = image.shape
     rows = _bicubic_rows(image.reshape(height, width * channels), _kernel(1))
     columns = rows.reshape(height * UPSAMPLING, width, channels)
@@ -121,8 +123,5 @@ def _bicubic_rows(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 def _kernel(channels: int) -> np.ndarray:
     """Weights of `_PRODUCT_WIDTH` px and `_TAPS` more on either side, times channels, for each output value of the block."""
     output = (np.arange(_PRODUCT_WIDTH * UPSAMPLING) + 0.5) / UPSAMPLING - 0.5 + _TAPS
-    distance = np.abs(output - np.arange(_PRODUCT_WIDTH + 2 * _TAPS)[:, None])
-    near = 1.5 * distance**3 - 2.5 * distance**2 + 1
-    far = -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2
-    weights = np.where(distance <= 1, near, np.where(distance < 2, far, 0))
-    return np.kron(weights, np.eye(channels)).astype(np.float32)
+    distance = output - np.arange(_PRODUCT_WIDTH + 2 * _TAPS)[:, None]
+    return np.kron(keys_kernel(distance, _SLOPE), np.eye(channels)).astype(np.float32)
