@@ -98,6 +98,7 @@ def run_lines(options: TrainOptions) -> list[str]:
     from rvrt_cli.train.validation_split import data_folders
 
     frames = f"{options.frames} frames" + (", mirrored" if options.mirror else "")
+    frames += f", {options.context} of them context at either end" if options.context else ""
     length = f"{options.minutes:g} min, {options.steps} steps at most," if options.minutes else f"{options.steps} steps"
     lines = [
         f"{options.model} on {options.data}, into {options.output}",

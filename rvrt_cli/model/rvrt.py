@@ -143,19 +143,21 @@ class RVRT(nn.Cell):
         for parameter in self.get_parameters():
             msops.assign(parameter, Tensor(arrays[parameter.name], parameter.dtype))
 
-    def construct(self, frames: Tensor, mirrored: bool = False) -> Tensor:
+    def construct(self, frames: Tensor, mirrored: bool = False, context: int = 0) -> Tensor:
         """Upscale or restore a whole sequence in one call, as published.
 
         Args:
             frames: (N, T, R * H, R * W, S) in [0, 1], T ≥ 1, H and W ≥ 8; R is the reduction, S the input's channels.
             mirrored: the second half of the sequence is the first half reversed, so that the forward flow can be read off
                 the backward flow.
+            context: frames at either end that only optical flow and frame fusion see, in training; whole clips.
 
         Returns:
-            (N, T, 4H, 4W, 3), not clamped.
+            (N, T - 2 * context, 4H, 4W, 3), not clamped.
         """
-        output, _ = self.stream(frames, None, frames.shape[1], mirrored)
-        return output
+        count = frames.shape[1] - 2 * context
+        upscaled, _ = self.stream_clips(frames, None, count, mirrored, context)
+        return _first_frames(_joined(list(upscaled)), count)
 
     def stream(
         self, frames: Tensor, state: RecurrentState | None, emit: int, mirrored: bool = False
@@ -175,9 +177,12 @@ class RVRT(nn.Cell):
         return _first_frames(_joined(list(upscaled)), emit), after
 
     def stream_clips(
-        self, frames: Tensor, state: RecurrentState | None, emit: int, mirrored: bool = False
+        self, frames: Tensor, state: RecurrentState | None, emit: int, mirrored: bool = False, context: int = 0
     ) -> tuple[Iterator[Tensor], RecurrentState]:
         """`stream`, one clip after the other: each is reconstructed when the iterator is asked for it.
+
+        Args:
+            context: as in `construct`; needs `state` None and all other frames emitted.
 
         Returns:
             clips (N, T, 4H, 4W, 3) that cover the first `emit` frames, the last one with frames beyond them if need be; the
@@ -185,25 +190,31 @@ class RVRT(nn.Cell):
         """
         config = self.config
         clips = self._clips(frames)
+        edge = context // config.clip_size
+        inner = slice(edge, len(clips) - edge)  # the clips that are not context
         emitted = -(-emit // config.clip_size)  # clips
         mirrored = mirrored and state is None and frames.shape[1] % config.clip_size == 0
+        # Flow, extraction and reconstruction know no clips. In training one call takes the whole sequence: fewer and larger
+        # calls are faster, and the gradient keeps all activations anyway.
+        at_once = self.training and state is None and emitted == len(clips[inner])
+        parts = [_joined(clips)] if at_once else clips
+        reduced = [reduce_colors(part) for part in parts] if config.reduction > 1 else parts
+        flows = self._estimate_flows(reduced, state, mirrored) if config.flow else None
+        fused = self._fuse_neighbors(parts, state) if config.fused_neighbors else []
+        if context:
+            clips, flows = clips[inner], flows and Flows(flows.forward[inner], flows.backward[inner], None)
+            parts, reduced, fused = (self._middle(each, inner, at_once) for each in (parts, reduced, fused))
+        fusions = fused or [None] * len(parts)
+
         # Nothing reads the lookahead of a last forward branch.
         counts = [
             emitted if index == config.passes - 1 and branch.startswith("forward") else len(clips)
             for index, branch in enumerate(config.branches)
         ]
-        # Flow, extraction and reconstruction know no clips. In training one call takes the whole sequence: fewer and larger
-        # calls are faster, and the gradient keeps all activations anyway.
-        at_once = self.training and state is None and emitted == len(clips)
-        parts = [_joined(clips)] if at_once else clips
-        reduced = [reduce_colors(part) for part in parts] if config.reduction > 1 else parts
         starting = [branch for branch in config.branches if state is None or branch.startswith("backward")]
         work = len(clips) * _SHALLOW_WORK + len(starting) * config.lead_in + sum(counts) + emitted
         progress = _CallProgress(work, self.on_share)
-        flows = self._estimate_flows(reduced, state, mirrored) if config.flow else None
-        fused = self._fuse_neighbors(parts, state) if config.fused_neighbors else [None] * len(parts)
-
-        shallow = [self.extract(part, one) for part, one in zip(parts, fused, strict=True)]
+        shallow = [self.extract(part, one) for part, one in zip(parts, fusions, strict=True)]
         progress.advance(len(clips) * _SHALLOW_WORK)
         window = _WindowPass(progress, state, flows, {"shallow": self._in_clips(shallow)})
         for index, branch in enumerate(config.branches):
@@ -215,7 +226,7 @@ class RVRT(nn.Cell):
 
         def reconstructed() -> Iterator[Tensor]:
             for c in range(1 if at_once else emitted):
-                yield self.reconstruct(parts[c], fused[c], shallow[c], *[branch[c] for branch in refined])
+                yield self.reconstruct(parts[c], fusions[c], shallow[c], *[branch[c] for branch in refined])
                 progress.advance()
 
         features = {branch: window.features[branch][emitted - 1] for branch in config.branches}
@@ -303,6 +314,11 @@ class RVRT(nn.Cell):
         """`parts` of whole clips, one after the other, as clips."""
         size = self.config.clip_size
         return [clip for part in parts for clip in ([part] if part.shape[1] == size else ops.split(part, size, 1))]
+
+    def _middle(self, parts: list[Tensor], inner: slice, at_once: bool) -> list[Tensor]:
+        """The clips `inner` of `parts`, whole clips or one of all; joined again if `at_once`."""
+        clips = self._in_clips(parts)[inner]
+        return [_joined(clips)] if at_once and clips else clips
 
     def _history(self, clips: Clips, state: RecurrentState | None) -> Tensor:
         """The last `history` frames, `MISSING_FRAME` before the start of the sequence."""

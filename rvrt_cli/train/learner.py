@@ -23,6 +23,8 @@ from rvrt_cli.train.optimizer import ParameterGroup
 from rvrt_cli.train.train_options import TrainOptions
 from rvrt_cli.train.training_counters import INITIAL_LOSS_SCALE, TrainingCounters
 
+_SMALL_ERROR = 3 / 255  # root mean square; below, a sample is good enough
+
 
 def weigh_chroma(frames: Tensor, weight: float) -> Tensor:
     """RGB (..., 3) with the same luma and `weight` times the chroma: x' = w x + (1 - w) Y(x).
@@ -31,6 +33,15 @@ def weigh_chroma(frames: Tensor, weight: float) -> Tensor:
     """
     matrix = weight * np.eye(3) + (1 - weight) * np.outer(LUMA_WEIGHTS, np.ones(3))
     return msops.matmul(frames.reshape(-1, 3), Tensor(matrix.astype(np.float32))).reshape(frames.shape)
+
+
+def negative_psnr(output: Tensor, truth: Tensor) -> Tensor:
+    """Mean over the samples (N, ...) of their mean squared error [dB], a scalar; of RGB in [0, 1].
+
+    Errors below `_SMALL_ERROR` gain little by being smaller still.
+    """
+    errors = msops.square(output - truth).mean((-2, -1)).reshape(output.shape[0], -1).mean(-1)
+    return (10 / math.log(10)) * msops.log(errors + _SMALL_ERROR**2).mean()
 
 
 def flicker(output: Tensor, truth: Tensor) -> Tensor:
@@ -48,7 +59,7 @@ class StepResult:
     """Outcome of one step, over all ranks.
 
     Attributes:
-        loss: mean Charbonnier loss.
+        loss: mean loss.
         psnr: PSNR over RGB [dB].
         norm: norm of the whole gradient, before clipping.
         skipped: whether the step was skipped, since loss or gradient were not finite.
@@ -145,14 +156,19 @@ class Learner:
         return float(loss.asnumpy()), float(error.asnumpy()), flats
 
     def _loss(self, low: Tensor, high: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        output = self.network(low, self.options.mirror).astype(ms.float32)
+        options = self.options
+        output = self.network(low, options.mirror, options.context).astype(ms.float32)
+        high = high[:, options.context : options.frames - options.context] if options.context else high
         # Row by row: of all elements at once, MindSpore takes the mean ten times as slowly.
         error = msops.square(msops.stop_gradient(output) - high).mean((-2, -1)).mean()
-        options = self.options
         flickering = options.flicker_weight * flicker(output, high) if options.flicker_weight else 0.0
         if options.chroma_weight != 1:
             output, high = (weigh_chroma(frames, options.chroma_weight) for frames in (output, high))
-        loss = ops.charbonnier(output, high, options.epsilon**2) + flickering
+        if options.loss == "psnr":
+            loss = negative_psnr(output, high)
+        else:
+            loss = ops.charbonnier(output, high, options.epsilon**2)
+        loss = loss + flickering
         return loss * scale, loss, error
 
     def arrays(self) -> dict[str, np.ndarray]:

@@ -22,10 +22,11 @@ from rvrt_cli.options import DEVICE_HELP, check_ranks, setting
 RECIPES = Path(__file__).parent / "recipes"
 TRAINING_PRECISIONS = ("float32", "float16")
 TASK_MODELS = {"upscale": "rvrt-tiny", "deblur": "rvrt-deblur", "denoise": "rvrt-denoise"}  # presets by default
+LOSSES = ("charbonnier", "psnr")
 SCHEDULES = ("cosine", "one-cycle", "constant")
 _NOT_NEGATIVE = (
     *("spynet_frozen", "spynet_rate", "final_rate", "warmup", "weight_decay", "clip_norm"),
-    *("flicker_weight", "val_every", "val_windows", "minutes", "threads", "workers", "seed"),
+    *("context", "flicker_weight", "val_every", "val_windows", "minutes", "threads", "workers", "seed"),
 )
 
 
@@ -51,6 +52,11 @@ class TrainOptions:
     batch: int = setting(8, "Samples per step, over all ranks.")
     frames: int = setting(7, "Frames per sample.")
     crop: int = setting(256, "Edge of a sample, high resolution [px].")
+    context: int = setting(
+        0,
+        "Frames at either end of each sample that only optical flow and frame fusion see: the network is trained on those "
+        "between.",
+    )
     mirror: bool = setting(False, "Mirroring in time: each sample is followed by its reversal, for twice the frames.")
     degradation: str = setting(
         "bi",
@@ -75,6 +81,11 @@ class TrainOptions:
     spynet_frozen: int = setting(5_000, "Steps before SpyNet, the optical flow, is trained as well.")
     spynet_rate: float = setting(0.25, "Learning rate of SpyNet, relative to that of the other weights.")
 
+    loss: str = setting(
+        "charbonnier",
+        "Loss: charbonnier, as published, or psnr, the negative PSNR of each sample [dB]: all samples count alike, and not "
+        "those with much detail most.",
+    )
     epsilon: float = setting(
         1e-9**0.5,
         "ε of the Charbonnier loss √(d² + ε²). A final stage with 0.1 weights errors by their squares, as PSNR does.",
@@ -136,7 +147,12 @@ class TrainOptions:
         self.config  # noqa: B018  validates
         self.spec  # noqa: B018  validates
         check_ranks(self.ranks, self.local_ranks, self.node, self.master)
-        choices = (("task", TASK_DEGRADATIONS), ("schedule", SCHEDULES), ("precision", TRAINING_PRECISIONS))
+        choices = (
+            ("task", TASK_DEGRADATIONS),
+            ("loss", LOSSES),
+            ("schedule", SCHEDULES),
+            ("precision", TRAINING_PRECISIONS),
+        )
         for name, allowed in choices:
             if getattr(self, name) not in allowed:
                 raise OptionError(f"{flag(name)} {getattr(self, name)!r}: choose one of {', '.join(allowed)}")
@@ -157,7 +173,22 @@ class TrainOptions:
             raise OptionError(f"--rate {self.rate}: give a number between --final-rate {self.final_rate} and 1")
         if self.batch % self.ranks:
             raise OptionError(f"--batch {self.batch}: give a multiple of the {self.ranks} ranks")
+        self._check_context()
         self._check_task()
+
+    def _check_context(self) -> None:
+        """Refuse a context that leaves no clip between, or cuts one."""
+        size = self.config.clip_size
+        if self.context % size or (self.frames % size and self.context):
+            raise OptionError(
+                f"--context {self.context}, --frames {self.frames}: give multiples of the {size} frames of a clip"
+            )
+        if 2 * self.context >= self.frames:
+            raise OptionError(
+                f"--context {self.context}: leaves none of --frames {self.frames}; give less than half of them"
+            )
+        if self.context and self.mirror:
+            raise OptionError(f"--context {self.context}: not with --mirror; omit one of them")
 
     def _check_task(self) -> None:
         """Refuse a network or a degradation of another task."""

@@ -24,6 +24,7 @@ from rvrt_cli import ops
 from rvrt_cli.errors import WeightsError
 from rvrt_cli.model import PRESETS, RVRT, RecurrentState, RVRTConfig, initial_weights, parameter_shapes
 from rvrt_cli.model.cost import count_flops
+from rvrt_cli.model.outline import MISSING_FRAME
 from rvrt_cli.ops.backend import kernels_run_eagerly
 from rvrt_cli.ops.lucas_kanade_flow import lucas_kanade
 
@@ -74,7 +75,7 @@ def video(frames: int, height: int, width: int, seed: int = 0, batch: int = 1) -
     return np.ascontiguousarray((0.5 + 0.4 * np.moveaxis(clip, 2, -1)).astype(np.float32))
 
 
-def run(cell: RVRT, frames: np.ndarray, **options: bool) -> np.ndarray:
+def run(cell: RVRT, frames: np.ndarray, **options: bool | int) -> np.ndarray:
     return cell(ms.Tensor(frames), **options).asnumpy()
 
 
@@ -283,6 +284,22 @@ def test_calls_leave_the_network_as_it_was(cell: RVRT, monkeypatch: pytest.Monke
     for parameter in cell.get_parameters():
         np.testing.assert_array_equal(parameter.asnumpy(), before[parameter.name], err_msg=parameter.name)
     assert {name for name, value in vars(cell).items() if value is not attributes.get(name)} == set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("training", [False, True])
+def test_only_flow_and_fusion_see_context(kanade: RVRT, training: bool) -> None:
+    middle = video(4, 9, 13)
+    unseen = np.full((1, 2, *middle.shape[2:]), MISSING_FRAME, np.float32)
+    kanade.set_train(training)
+    try:
+        without = run(kanade, np.concatenate([unseen, middle, unseen], 1), context=2)
+        around = run(kanade, np.concatenate([middle[:, 1::-1], middle, middle[:, :1:-1]], 1), context=2)
+        alone = run(kanade, middle)
+    finally:
+        kanade.set_train(False)
+    assert_within(without, alone, ROUNDING)
+    assert np.abs(around - alone).max() > 1e-3  # fused
 
 
 @pytest.mark.slow

@@ -19,11 +19,12 @@ from rvrt_cli.train.training_counters import INITIAL_LOSS_SCALE, LOSS_SCALE_INTE
 
 DEVICE = use_device("cpu")
 
+import mindspore as ms  # noqa: E402  after the device was selected
 from mindspore import Tensor  # noqa: E402  after the device was selected
 
 from rvrt_cli import ops  # noqa: E402
 from rvrt_cli.train.communicator import Communicator  # noqa: E402
-from rvrt_cli.train.learner import Learner  # noqa: E402
+from rvrt_cli.train.learner import Learner, negative_psnr  # noqa: E402
 from rvrt_cli.train.optimizer import ParameterGroup  # noqa: E402
 
 GUIDED = {**NETWORK, "flow_guided": True, "fused_neighbors": 2}
@@ -121,6 +122,32 @@ def expected_loss(output: np.ndarray, high: np.ndarray) -> float:
         np.sqrt((luma + OPTIONS.chroma_weight * (error - luma)) ** 2 + OPTIONS.epsilon**2).mean()
         + OPTIONS.flicker_weight * flicker
     )
+
+
+def test_psnr_loss_is_that_of_each_sample_and_its_gradient() -> None:
+    rng = np.random.default_rng(0)
+    output, high = rng.random((2, 3, 2, 8, 8, 3), np.float32)
+    output[1] = high[1] + 0.01 * output[1]  # far better than the others
+    loss, gradient = ms.value_and_grad(negative_psnr)(Tensor(output), Tensor(high))
+    error = output.astype(np.float64) - high
+    squares = (error**2).mean((1, 2, 3, 4), keepdims=True) + (3 / 255) ** 2
+    assert float(loss) == pytest.approx(10 * np.log10(squares).mean(), rel=1e-5)
+    expected = 10 / np.log(10) / 3 * 2 * error / error[0].size / squares
+    np.testing.assert_allclose(gradient.asnumpy(), expected, rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.slow
+def test_psnr_loss_of_frames_between_context() -> None:
+    options = replace(OPTIONS, frames=6, context=2, loss="psnr", chroma_weight=1.0, flicker_weight=0.0)
+    learner = new_learner(options)
+    low, high = batch(3, frames=6)
+    loss, error, (flat,) = learner.gradients(low, high, learner.groups)
+    output = learner.network(learner_input(low), context=2).asnumpy()
+    squares = ((output - high[:, 2:4]).astype(np.float64) ** 2).reshape(2, -1).mean(1)
+    assert error == pytest.approx(squares.mean(), rel=1e-5)
+    assert loss == pytest.approx(10 * np.log10(squares + (3 / 255) ** 2).mean(), rel=1e-5)
+    assert np.isfinite(flat).all()
+    assert flat.any()
 
 
 def learner_input(low: np.ndarray) -> Tensor:
