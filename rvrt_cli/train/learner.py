@@ -19,6 +19,7 @@ from rvrt_cli.frame import to_float, to_pixels
 from rvrt_cli.model import RVRT
 from rvrt_cli.ops.lucas_kanade_flow import LUMA_WEIGHTS
 from rvrt_cli.train.communicator import Communicator
+from rvrt_cli.train.muon import is_hidden_matrix, matrix_shape
 from rvrt_cli.train.optimizer import ParameterGroup
 from rvrt_cli.train.train_options import TrainOptions
 from rvrt_cli.train.training_counters import INITIAL_LOSS_SCALE, TrainingCounters
@@ -101,9 +102,17 @@ class Learner:
         flow = [parameter for parameter in parameters if parameter.name.startswith("spynet.")]
         rest = [parameter for parameter in parameters if not parameter.name.startswith("spynet.")]
         self.groups = [ParameterGroup(rest)]
+        if options.optimizer == "muon":
+            matrices = [parameter for parameter in rest if is_hidden_matrix(parameter.name, parameter.shape)]
+            matrices.sort(key=lambda parameter: matrix_shape(parameter.shape))
+            others = [parameter for parameter in rest if not is_hidden_matrix(parameter.name, parameter.shape)]
+            self.groups = [ParameterGroup(matrices, muon=True), ParameterGroup(others)]
         if flow:
             self.groups.append(ParameterGroup(flow, options.spynet_rate, options.spynet_frozen))
-        for group, updates in zip(self.groups, counters.updates or [0] * len(self.groups), strict=True):
+        done = counters.updates
+        if len(done) != len(self.groups):  # a new run, or one that is resumed with another optimizer
+            done = [max(done, default=0)] * len(self.groups)
+        for group, updates in zip(self.groups, done, strict=True):
             group.load(arrays)
             group.updates = updates
         self._gradient_groups = 0  # groups that `_gradient_of` differentiates by

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adam with a moving average of the weights, on one flat buffer per parameter group.
+"""Parameters, the state of their optimizer and a moving average of them, on one flat buffer per group.
 
 The buffers are NumPy arrays in host memory on every device: a network has hundreds of parameters, and MindSpore takes
 longer to launch an operation on each than NumPy takes for all of them.
@@ -14,41 +14,11 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, ops
 
+from rvrt_cli.train.adam import Adam, adam_step
+from rvrt_cli.train.muon import matrix_shape, muon_step
 from rvrt_cli.train.train_options import TrainOptions
 
-ADAM_EPSILON = 1e-8
 STATE_KINDS = ("value", "m", "v", "ema")  # arrays per parameter: weights, both moments of Adam, moving average
-_CACHE_CHUNK = 1 << 15  # numbers per pass, so that all five buffers stay in the cache
-
-
-@dataclass(frozen=True)
-class Adam:
-    """The scalars of one step of Adam (Kingma and Ba 2015) and of the moving average."""
-
-    rate: float
-    beta1: float
-    beta2: float
-    decay: float  # decoupled weight decay (Loshchilov and Hutter 2019)
-    step: int  # from 1
-    factor: float  # that scales the gradient
-    ema_decay: float
-
-
-def adam_step(
-    adam: Adam, value: np.ndarray, gradient: np.ndarray, m: np.ndarray, v: np.ndarray, ema: np.ndarray
-) -> None:
-    """One step of Adam, in place on float32 (n,) buffers: the weights, both moments and the average; not `gradient`."""
-    numbers = (adam.rate, adam.beta1, adam.beta2, adam.decay, adam.factor, adam.ema_decay)
-    rate, beta1, beta2, decay, factor, ema_decay = (np.float32(x) for x in numbers)
-    one, over1 = np.float32(1), np.float32(1 / (1 - adam.beta1**adam.step))
-    over2 = np.float32(1 / (1 - adam.beta2**adam.step))
-    for start in range(0, value.size, _CACHE_CHUNK):
-        p, g, m1, m2, e = (x[start : start + _CACHE_CHUNK] for x in (value, gradient, m, v, ema))
-        g = g * factor
-        m1 += (one - beta1) * (g - m1)
-        m2 += (one - beta2) * (g * g - m2)
-        p -= rate * (over1 * m1 / (np.sqrt(over2 * m2) + np.float32(ADAM_EPSILON)) + decay * p)
-        e += (one - ema_decay) * (p - e)
 
 
 @dataclass
@@ -58,12 +28,14 @@ class ParameterGroup:
     Attributes:
         rate: factor on the schedule's learning rate.
         frozen: steps for which the group is not trained.
-        updates: steps of Adam so far.
+        muon: whether Muon trains them, not Adam; parameters whose matrices have one shape are then next to each other.
+        updates: steps of the optimizer so far.
     """
 
     parameters: Sequence[Parameter]
     rate: float = 1.0
     frozen: int = 0
+    muon: bool = False
     updates: int = 0
     value: np.ndarray = field(init=False)  # float32 (n,), as are the next three
     m: np.ndarray = field(init=False)
@@ -130,5 +102,9 @@ class ParameterGroup:
             factor=factor,
             ema_decay=ema_decay,
         )
-        adam_step(adam, self.value, gradient, self.m, self.v, self.ema)
+        buffers = (self.value, gradient, self.m, self.v, self.ema)
+        if self.muon:
+            muon_step(adam, [matrix_shape(parameter.shape) for parameter in self.parameters], *buffers)
+        else:
+            adam_step(adam, *buffers)
         self.load_parameters(self.value)

@@ -22,6 +22,7 @@ from rvrt_cli.options import DEVICE_HELP, check_ranks, setting
 RECIPES = Path(__file__).parent / "recipes"
 TRAINING_PRECISIONS = ("float32", "float16")
 TASK_MODELS = {"upscale": "rvrt-tiny", "deblur": "rvrt-deblur", "denoise": "rvrt-denoise"}  # presets by default
+OPTIMIZERS = ("adam", "muon")
 LOSSES = ("charbonnier", "psnr")
 SCHEDULES = ("cosine", "one-cycle", "constant")
 _NOT_NEGATIVE = (
@@ -100,6 +101,10 @@ class TrainOptions:
     flicker_weight: float = setting(
         0.0, "Weight in the loss of squared changes between output frames where the truth does not change."
     )
+    optimizer: str = setting(
+        "adam",
+        "Optimizer: adam, as published, or muon, which orthogonalizes the steps of hidden layers; the others get Adam's.",
+    )
     rate: float = setting(2e-4, "Highest learning rate.", shown="2e-4")
     final_rate: float = setting(1e-7, "Learning rate of the last step.", shown="1e-7")
     schedule: str = setting(
@@ -150,6 +155,7 @@ class TrainOptions:
         choices = (
             ("task", TASK_DEGRADATIONS),
             ("loss", LOSSES),
+            ("optimizer", OPTIMIZERS),
             ("schedule", SCHEDULES),
             ("precision", TRAINING_PRECISIONS),
         )

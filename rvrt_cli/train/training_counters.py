@@ -32,7 +32,7 @@ class TrainingCounters:
         validation_id: identity of the validation that measured `best`; "" where it is unknown.
         trained: training time [s].
         elapsed: training time, starts, validations and checkpoints included [s].
-        updates: steps of Adam, per parameter group.
+        updates: steps of the optimizer, per parameter group.
     """
 
     step: int = 0

@@ -215,6 +215,33 @@ def test_optical_flow_is_frozen_at_first(monkeypatch: pytest.MonkeyPatch) -> Non
     assert np.abs(rest.value - before).max() > 0.5e-3
 
 
+def test_muon_trains_hidden_layers_and_a_run_may_change_its_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+
+    def gradients(
+        learner: Learner, low: np.ndarray, high: np.ndarray, groups: list[ParameterGroup]
+    ) -> tuple[float, float, list[np.ndarray]]:
+        return 0.1, 0.01, [rng.standard_normal(group.size).astype(np.float32) for group in groups]
+
+    monkeypatch.setattr(Learner, "gradients", gradients)  # the real ones take long to compile
+    learner = new_learner(replace(OPTIONS, optimizer="muon"))
+    matrices, _ = learner.groups
+    names = {parameter.name for parameter in matrices.parameters}
+    assert {"reconstruction.main.1.weight", "feat_extract.fused.weight"} < names
+    assert not names & {"conv_last.weight", "feat_extract.main.1.weight"}
+    assert not any(name.endswith("bias") or "conv_offset.10" in name for name in names)
+    name, bias = "value.reconstruction.main.1.weight", "value.reconstruction.main.1.bias"
+    before = {name: array.copy() for name, array in learner.arrays().items()}
+    learner.step(*batch(), 1e-3)
+    after = learner.arrays()
+    assert 1e-4 < np.sqrt(np.mean((after[name] - before[name]) ** 2)) < 3e-4  # about 0.2 of the learning rate
+    assert np.abs(after[bias] - before[bias]).max() == pytest.approx(1e-3, rel=1e-2)  # Adam's first step
+    resumed = Learner(OPTIONS, DEVICE, Communicator(), after, TrainingCounters(step=1, updates=[1, 1]))
+    assert [group.updates for group in resumed.groups] == [1]
+    resumed.step(*batch(), 1e-3)
+    assert np.abs(resumed.arrays()[name] - after[name]).max() < 5e-3  # Adam has its second moment
+
+
 @dataclass(frozen=True)
 class KernelGradients:
     """What the first call of a compiled learner has found, and the learner."""

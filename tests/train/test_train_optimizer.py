@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adam, the moving average and the learning rate schedules against their formulas in float64."""
+"""Adam, Muon, the moving average and the learning rate schedules against their formulas in float64."""
 
 import math
 from dataclasses import dataclass, replace
@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
+from rvrt_cli.train.adam import Adam, adam_step
+from rvrt_cli.train.muon import MOMENTUM, muon_step, orthogonalized
 from rvrt_cli.train.run_clock import RunClock
 from rvrt_cli.train.schedule import learning_rate
 from rvrt_cli.train.train_options import TrainOptions
@@ -15,8 +17,6 @@ from rvrt_cli.train.training_counters import TrainingCounters
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 def test_adam_follows_its_formulas(decay: float) -> None:
-    from rvrt_cli.train.optimizer import Adam, adam_step
-
     rng = np.random.default_rng(0)
     size = 70_000  # more than two chunks
     value, ema = (rng.standard_normal(size).astype(np.float32) for _ in range(2))
@@ -43,6 +43,56 @@ def test_adam_follows_its_formulas(decay: float) -> None:
         assert np.abs(ours - exact).max() < 2e-6, f"{name}: {np.abs(ours - exact).max():.1e}"
     assert (np.abs(m - a) / largest).max() < 3e-7
     assert (np.abs(v - b) / largest**2).max() < 3e-7
+
+
+def newton_schulz(matrix: np.ndarray) -> np.ndarray:
+    """A matrix with its singular values through Muon's polynomial five times, in float64."""
+    left, values, right = np.linalg.svd(matrix.astype(np.float64), full_matrices=False)
+    values = values / np.sqrt((values**2).sum())
+    for _ in range(5):
+        values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+    return (left * values) @ right
+
+
+@pytest.mark.parametrize("shape", [(32, 288), (64, 32), (16, 16)])
+def test_orthogonalized_matrices_have_singular_values_near_1(shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(1)
+    sizes = np.array([1e-6, 1, 1e4], np.float32)[:, None, None]
+    matrices = rng.standard_normal((3, *shape)).astype(np.float32) * sizes
+    found = orthogonalized(matrices)
+    for matrix, result in zip(matrices, found, strict=True):
+        np.testing.assert_allclose(result, newton_schulz(matrix), atol=5e-4)
+    values = np.linalg.svd(found, compute_uv=False)
+    assert 0.6 < np.median(values) < 1.25
+    assert values.max() < 1.25
+    assert not orthogonalized(np.zeros((1, *shape), np.float32)).any()
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_muon_follows_its_formulas(decay: float) -> None:
+    rng = np.random.default_rng(2)
+    shapes = [(8, 24), (8, 24), (12, 4)]
+    size = sum(rows * columns for rows, columns in shapes)
+    value, ema = (rng.standard_normal(size).astype(np.float32) for _ in range(2))
+    m, v = np.zeros(size, np.float32), np.zeros(size, np.float32)
+    p, e, a = value.astype(np.float64), ema.astype(np.float64), np.zeros(size)
+    for t in range(1, 5):
+        gradient = rng.standard_normal(size).astype(np.float32)
+        step = Adam(rate=1e-2, beta1=0.9, beta2=0.99, decay=decay, step=t, factor=0.5, ema_decay=0.9)
+        muon_step(step, shapes, value, gradient, m, v, ema)
+        g = 0.5 * gradient.astype(np.float64)
+        a = MOMENTUM * a + (1 - MOMENTUM) * g
+        start = 0
+        for rows, columns in shapes:
+            part = slice(start, start + rows * columns)
+            start = part.stop
+            direction = newton_schulz((MOMENTUM * a[part] + (1 - MOMENTUM) * g[part]).reshape(rows, columns)).ravel()
+            p[part] -= 1e-2 * (0.2 * np.sqrt(max(rows, columns)) * direction + decay * p[part])
+        e = 0.9 * e + 0.1 * p
+    assert np.abs(value - p).max() < 1e-5
+    assert np.abs(ema - e).max() < 1e-5
+    assert np.abs(m - a).max() < 1e-6
+    assert (v > 0).all()  # for Adam to continue
 
 
 def test_cosine_schedule_from_the_highest_to_the_final_rate() -> None:
