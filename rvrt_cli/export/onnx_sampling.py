@@ -19,8 +19,10 @@ from rvrt_cli.ops.frame_fusion import (
     CUBIC,
     FADE,
     FUSION_SCALE,
+    OWN_WEIGHTS,
     POSITION_SIGMA,
     REACH,
+    SUBPIXEL_POSITIONS,
     SUBPIXELS,
     fuse_clip_of,
 )
@@ -41,7 +43,6 @@ from rvrt_cli.ops.lucas_kanade_flow import (
 from rvrt_cli.ops.sampling import FAR_OUTSIDE
 
 _OUTSIDE = 3.0  # in GridSample's coordinates the frame is [-1, 1]; 3 is a pixel or more outside, however small it is
-_SUBPIXELS = ((np.arange(FUSION_SCALE) + 0.5) / FUSION_SCALE - 0.5).astype(np.float32)  # px from the pixel's center
 
 
 class OnnxSampling(OnnxLayers):
@@ -299,7 +300,7 @@ class OnnxSampling(OnnxLayers):
         planes = neighbors.astype(ms.float32).reshape(*pairs, 3).planes
         flow = flows.astype(ms.float32).reshape(*pairs, 2).planes
         match = matches.astype(ms.float32).reshape(*pairs, 1).planes
-        own = weight = self.graph.constant(_own_weights())
+        own = weight = self.graph.constant(OWN_WEIGHTS.reshape(1, SUBPIXELS, 1, 1))
         sums: list[list[str]] = [[], [], []]
         padded = self._edge_repeated(frame)
         for down in (0, 1):
@@ -326,7 +327,7 @@ class OnnxSampling(OnnxLayers):
         """Weighted means (B, S², H, W) of differences from the frame, plus the frame at the subpixels, minus its pixels,
         channel by channel; and the neighbors' share of the weight."""
         offsets = np.arange(-REACH, REACH + 1, dtype=np.float32)
-        along = keys_kernel(_SUBPIXELS[:, None] - offsets, CUBIC)  # (S, 2 REACH + 1)
+        along = keys_kernel(SUBPIXEL_POSITIONS[:, None] - offsets, CUBIC)  # (S, 2 REACH + 1)
         kernel = (along[:, None, :, None] * along[None, :, None, :]).reshape(SUBPIXELS, 1, offsets.size, offsets.size)
         kernel[:, :, REACH, REACH] -= 1
         at_subpixels = self.graph.constant(kernel)
@@ -405,7 +406,7 @@ class OnnxSampling(OnnxLayers):
     def _subpixel_weights(self, offset: str, pairs: tuple[Size, Size, Size]) -> str:
         """Weights (B·K, S², H, W) of samples at an offset (B·K, 2, H, W) px."""
         graph = self.graph
-        subpixels = graph.constant(_SUBPIXELS.reshape(1, FUSION_SCALE, 1, 1))
+        subpixels = graph.constant(SUBPIXEL_POSITIONS.reshape(1, FUSION_SCALE, 1, 1))
         weights = []
         for axis in (0, 1):
             along = graph.node("Slice", [offset, *map(graph.integers, (axis, axis + 1, 1))])
@@ -431,10 +432,3 @@ class OnnxSampling(OnnxLayers):
             part = graph.node("Slice", [x, *map(graph.integers, (b * count, (b + 1) * count, 0))])
             rows.append(graph.node("ReduceSum", [part, graph.integers(0)], keepdims=1))
         return graph.node("Concat", rows, axis=0)
-
-
-def _own_weights() -> np.ndarray:
-    """Sums (1, S², 1, 1) of the weights of the 3×3 pixels of the frame itself, which do not differ from it."""
-    offsets = np.arange(-1, 2, dtype=np.float32)
-    along = np.exp(-0.5 * ((_SUBPIXELS[:, None] - offsets) / np.float32(POSITION_SIGMA)) ** 2).sum(1)  # (S,)
-    return (along[:, None] * along[None, :]).reshape(1, SUBPIXELS, 1, 1)

@@ -26,6 +26,12 @@ REACH = 2  # px: the pixels around one from which cubic interpolation takes plac
 # px: over the last of its distance, up to a whole pixel, a neighbor's sample fades. Where a flow crosses a whole number one
 # sample takes the place of another; unfaded, a rounding error of the flow would show as a step.
 FADE = 1 / 16
+# (S,) px: subpixels along one axis, from the pixel's center
+SUBPIXEL_POSITIONS = ((np.arange(FUSION_SCALE) + 0.5) / FUSION_SCALE - 0.5).astype(np.float32)
+
+_OWN_ALONG = np.exp(-0.5 * ((SUBPIXEL_POSITIONS[:, None] - np.arange(-1, 2)) / POSITION_SIGMA) ** 2).sum(1)
+# (S²,): sums of the weights of the frame's own 3×3 pixels at each subpixel
+OWN_WEIGHTS = np.outer(_OWN_ALONG, _OWN_ALONG).ravel().astype(np.float32)
 
 
 def fuse_frames(frame: Tensor, neighbors: Tensor, flows: Tensor, matches: Tensor) -> Tensor:
@@ -53,10 +59,7 @@ def fuse_frames(frame: Tensor, neighbors: Tensor, flows: Tensor, matches: Tensor
     batch, height, width, _ = frame.shape
     rows, columns = pixel_grid(height, width)
     around = _pixels_around(frame)
-    own_axis = _axis_weights(Tensor(np.array([-1, 0, 1], np.float32))).sum(0)
-    own = (own_axis.expand_dims(1) * own_axis).reshape(
-        SUBPIXELS
-    )  # weight of the frame's pixels; they differ by nothing
+    own = Tensor(OWN_WEIGHTS)  # of the frame's pixels, which differ by nothing
     weight = own + ops.zeros((batch, height, width, SUBPIXELS), ms.float32)
     total = [ops.zeros_like(weight)] * 3
     for k in range(neighbors.shape[1]):
@@ -138,7 +141,7 @@ def _interpolated(around: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 def _at_subpixels(around: Tensor) -> Tensor:
     """Cubic interpolation at the subpixels: (B, H, W, 3, S²)."""
-    weights = _cubic_weights(_subpixels())
+    weights = _cubic_weights(Tensor(SUBPIXEL_POSITIONS))
     grids = (weights.reshape(FUSION_SCALE, 1, -1, 1) * weights.reshape(1, FUSION_SCALE, 1, -1)).reshape(SUBPIXELS, -1)
     return ops.stack([(around * grids[i]).sum(-1) for i in range(SUBPIXELS)], -1)
 
@@ -154,12 +157,7 @@ def _cubic_weights(offset: Tensor) -> Tensor:
 
 def _axis_weights(offset: Tensor) -> Tensor:
     """Weight of a sample at `offset` (…) px along one axis, at the S subpixels of that axis: (…, S)."""
-    return ops.exp(-0.5 * ops.square((_subpixels() - offset.expand_dims(-1)) / POSITION_SIGMA))
-
-
-def _subpixels() -> Tensor:
-    """Positions (S,) of the subpixels along one axis, in px from the pixel's center."""
-    return Tensor(((np.arange(FUSION_SCALE) + 0.5) / FUSION_SCALE - 0.5).astype(np.float32))
+    return ops.exp(-0.5 * ops.square((Tensor(SUBPIXEL_POSITIONS) - offset.expand_dims(-1)) / POSITION_SIGMA))
 
 
 def _add_value(
