@@ -13,7 +13,7 @@ _CACHE_CHUNK = 1 << 15  # numbers per pass, so that all five buffers stay in the
 
 @dataclass(frozen=True)
 class Adam:
-    """The scalars of one step of Adam (Kingma and Ba 2015) and of the moving average."""
+    """The scalars of one step of Adam or Muon and of the moving average."""
 
     rate: float
     beta1: float

@@ -18,14 +18,15 @@ from rvrt_cli.train.adam import Adam
 MOMENTUM = 0.95  # Nesterov's
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the polynomial that is applied to the singular values
 _ITERATIONS = 5
-_ADAM_SIZE = 0.2  # root mean square of a step at a learning rate of 1; Adam's is about as large (Liu et al. 2025)
+# Root mean square of an update at a learning rate of 1, about that of Adam (Liu et al., "Muon is Scalable for LLM Training", 2025)
+_UPDATE_RMS = 0.2
 _PIXEL_CHANNELS = 4  # input channels of a layer that sees pixels, not features
 
 
 def is_hidden_matrix(name: str, shape: Sequence[int]) -> bool:
     """Whether a parameter is the weight of a layer between others, for which Muon is meant.
 
-    Neither are the layers that read pixels, the last one, that of the offsets, nor any bias or table.
+    Layers that read pixels, the last layer, that of the offsets, biases and tables are left to Adam.
     """
     last = name.startswith("conv_last") or "conv_offset.10" in name
     return name.endswith(".weight") and len(shape) > 1 and shape[1] > _PIXEL_CHANNELS and not last
@@ -48,7 +49,7 @@ def muon_step(
     """One step of Muon, in place on float32 (n,) buffers: weights, momentum and average; not `gradient`.
 
     Args:
-        step: its rate, decay, factor and ema_decay; beta2 for `v`, which Muon does not use: Adam may continue from here.
+        step: `beta2` is for `v`, which Muon keeps for Adam to continue from, and `beta1` is not used.
         shapes: of the matrices in the buffers, those of one shape next to each other.
     """
     rate, beta2, decay, factor, ema_decay = (
@@ -65,7 +66,7 @@ def muon_step(
         v[part] += (one - beta2) * (g * g - v[part])
         ahead = beta * m[part] + (one - beta) * g
         direction = orthogonalized(ahead.reshape(count, rows, columns)).ravel()
-        size = np.float32(_ADAM_SIZE * math.sqrt(max(rows, columns)))
+        size = np.float32(_UPDATE_RMS * math.sqrt(max(rows, columns)))
         value[part] -= rate * (size * direction + decay * value[part])
         ema[part] += (one - ema_decay) * (value[part] - ema[part])
 
