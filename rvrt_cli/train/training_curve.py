@@ -18,14 +18,17 @@ _SMOOTHED_SHARE = 0.05  # of the steps, which each point of the smoothed loss is
 
 
 def draw_curve(log: Path, target: Path) -> None:
-    """Plot the log's losses (logarithmic), also smoothed, and below them validation gains [dB], if there are any, as a PNG.
+    """Plot the log's losses (logarithmic, or the negative PSNR in dB), also smoothed, and below them validation gains [dB], if there are any, as a PNG.
 
     No file is written while no loss is finite.
     """
     records = read_log(log)
-    losses = [(r["step"], math.log10(r["loss"])) for r in records if _is_plausible(r.get("loss")) and r["loss"] > 0]
+    losses = [(record["step"], record["loss"]) for record in records if _is_plausible(record.get("loss"))]
     if not losses:
         return
+    logarithmic = all(loss > 0 for _, loss in losses)
+    if logarithmic:
+        losses = [(step, math.log10(loss)) for step, loss in losses]
     gains: dict[str, list[tuple[float, float]]] = {}
     for record in records:
         found = record.get("gain")
@@ -44,7 +47,10 @@ def draw_curve(log: Path, target: Path) -> None:
         )
         for panel in range(panels)
     ]
-    axes = Axes(boxes[0], steps, lambda y: f"{10**y:.4f}", x_title="step", y_title="Charbonnier loss, logarithmic")
+    if logarithmic:
+        axes = Axes(boxes[0], steps, lambda y: f"{10**y:.4f}", x_title="step", y_title="Charbonnier loss, logarithmic")
+    else:
+        axes = Axes(boxes[0], steps, lambda y: f"{y:.1f}", x_title="step", y_title="negative PSNR [dB]")
     smoothed = {"training loss, smoothed": _downsample_line(_smooth_line(losses))}
     draw_diagram(draw, axes, smoothed, behind={"training loss": _downsample_line(losses)})
     if gains:

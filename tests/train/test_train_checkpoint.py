@@ -166,10 +166,12 @@ def test_a_log_is_truncated_to_the_checkpoint_and_continued(tmp_path: Path) -> N
     assert read_log(log.path) == lines
 
 
-def test_the_curve_falls_where_the_loss_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize("start", [0.0, -30.0])
+def test_the_curve_falls_where_the_loss_does(tmp_path: Path, start: float) -> None:
+    """Charbonnier's, and the negative PSNR [dB]."""
     log = TrainingLog(tmp_path, 0)
     for step in range(1, 1001):
-        log.write({"step": step, "loss": 0.1 * 0.995**step if step != 500 else None})
+        log.write({"step": step, "loss": start + 0.1 * 0.995**step if step != 500 else None})
         if step % 100 == 0:
             log.write({"step": step, "gain": {"clean": step / 500 - 1, "h264": 0.0}})
     log.close()
