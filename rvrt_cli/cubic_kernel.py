@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import numpy as np
 
+MATLAB_SLOPE = -0.5  # also that of Keys' equation 15
+
 
 def keys_kernel(distance: np.ndarray, slope: float) -> np.ndarray:
     """Weights of pixels at a distance [px], of either sign; 0 from 2 px on. The same shape and floating-point type.
 
     Args:
-        slope: of the kernel at 1 px: -0.5 in Keys' equation 15 and in MATLAB, -0.75 in PyTorch and ONNX.
+        slope: of the kernel at 1 px: `MATLAB_SLOPE`, or -0.75 in PyTorch and ONNX.
     """
     x = np.abs(distance)
     near = (slope + 2) * x**3 - (slope + 3) * x**2 + 1

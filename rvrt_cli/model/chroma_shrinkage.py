@@ -20,7 +20,7 @@ import functools
 
 import numpy as np
 
-from rvrt_cli.cubic_kernel import keys_kernel
+from rvrt_cli.cubic_kernel import MATLAB_SLOPE, keys_kernel
 from rvrt_cli.model.config import UPSAMPLING
 
 # ITU-R BT.601, levels from RGB in [0, 1]
@@ -31,7 +31,6 @@ _NOISE = 10.0  # τ, mean square of fine detail at which half of the network's c
 _COARSE = 0.4  # E / V at which fine detail counts as missing
 _ROUNDING = 0.05  # added to mean squares, below which 8-bit rounding is all there is [levels²]
 _PRODUCT_WIDTH = 32  # input px that are upscaled by one matrix product
-_SLOPE = -0.5  # of the bicubic kernel, as in MATLAB
 _TAPS = 2  # input px on either side that bicubic interpolation takes
 
 
@@ -124,4 +123,4 @@ def _kernel(channels: int) -> np.ndarray:
     """Weights of `_PRODUCT_WIDTH` px and `_TAPS` more on either side, times channels, for each output value of the block."""
     output = (np.arange(_PRODUCT_WIDTH * UPSAMPLING) + 0.5) / UPSAMPLING - 0.5 + _TAPS
     distance = output - np.arange(_PRODUCT_WIDTH + 2 * _TAPS)[:, None]
-    return np.kron(keys_kernel(distance, _SLOPE), np.eye(channels)).astype(np.float32)
+    return np.kron(keys_kernel(distance, MATLAB_SLOPE), np.eye(channels)).astype(np.float32)

@@ -155,12 +155,11 @@ class RVRT(nn.Cell):
         Returns:
             (N, T - 2 * context, 4H, 4W, 3), not clamped.
         """
-        count = frames.shape[1] - 2 * context
-        upscaled, _ = self.stream_clips(frames, None, count, mirrored, context)
-        return _first_frames(_joined(list(upscaled)), count)
+        output, _ = self.stream(frames, None, frames.shape[1] - 2 * context, mirrored, context)
+        return output
 
     def stream(
-        self, frames: Tensor, state: RecurrentState | None, emit: int, mirrored: bool = False
+        self, frames: Tensor, state: RecurrentState | None, emit: int, mirrored: bool = False, context: int = 0
     ) -> tuple[Tensor, RecurrentState]:
         """Upscale the first `emit` frames of a window, continuing from the state after the previous window.
 
@@ -169,20 +168,18 @@ class RVRT(nn.Cell):
             state: None at the start of a sequence.
             emit: 1 ≤ emit ≤ T; a multiple of the clip size unless the sequence ends there.
             mirrored: as in `construct`; needs `state` None.
+            context: as in `construct`; needs `state` None, and all other frames emitted.
 
         Returns:
             (N, emit, 4H, 4W, 3), not clamped; the state after frame `emit`.
         """
-        upscaled, after = self.stream_clips(frames, state, emit, mirrored)
+        upscaled, after = self.stream_clips(frames, state, emit, mirrored, context)
         return _first_frames(_joined(list(upscaled)), emit), after
 
     def stream_clips(
         self, frames: Tensor, state: RecurrentState | None, emit: int, mirrored: bool = False, context: int = 0
     ) -> tuple[Iterator[Tensor], RecurrentState]:
         """`stream`, one clip after the other: each is reconstructed when the iterator is asked for it.
-
-        Args:
-            context: as in `construct`; needs `state` None and all other frames emitted.
 
         Returns:
             clips (N, T, 4H, 4W, 3) that cover the first `emit` frames, the last one with frames beyond them if need be; the

@@ -41,8 +41,13 @@ def negative_psnr(output: Tensor, truth: Tensor) -> Tensor:
 
     Errors below `_SMALL_ERROR` gain little by being smaller still.
     """
-    errors = msops.square(output - truth).mean((-2, -1)).reshape(output.shape[0], -1).mean(-1)
-    return (10 / math.log(10)) * msops.log(errors + _SMALL_ERROR**2).mean()
+    return (10 / math.log(10)) * msops.log(sample_errors(output, truth) + _SMALL_ERROR**2).mean()
+
+
+def sample_errors(output: Tensor, truth: Tensor) -> Tensor:
+    """(N,): mean squared error of each sample (N, T, H, W, 3)."""
+    # Row by row: of all elements at once, MindSpore takes the mean ten times as slowly.
+    return msops.square(output - truth).mean((-2, -1)).reshape(output.shape[0], -1).mean(-1)
 
 
 def flicker(output: Tensor, truth: Tensor) -> Tensor:
@@ -168,8 +173,7 @@ class Learner:
         options = self.options
         output = self.network(low, options.mirror, options.context).astype(ms.float32)
         high = high[:, options.context : options.frames - options.context] if options.context else high
-        # Row by row: of all elements at once, MindSpore takes the mean ten times as slowly.
-        error = msops.square(msops.stop_gradient(output) - high).mean((-2, -1)).mean()
+        error = sample_errors(msops.stop_gradient(output), high).mean()
         flickering = options.flicker_weight * flicker(output, high) if options.flicker_weight else 0.0
         if options.chroma_weight != 1:
             output, high = (weigh_chroma(frames, options.chroma_weight) for frames in (output, high))
