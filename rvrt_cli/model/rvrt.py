@@ -150,7 +150,7 @@ class RVRT(nn.Cell):
             frames: (N, T, R * H, R * W, S) in [0, 1], T ≥ 1, H and W ≥ 8; R is the reduction, S the input's channels.
             mirrored: the second half of the sequence is the first half reversed, so that the forward flow can be read off
                 the backward flow.
-            context: frames at either end that only optical flow and frame fusion see, in training; whole clips.
+            context: frames at either end that only frame fusion sees, in training; whole clips.
 
         Returns:
             (N, T - 2 * context, 4H, 4W, 3), not clamped.
@@ -188,20 +188,17 @@ class RVRT(nn.Cell):
         config = self.config
         clips = self._clips(frames)
         edge = context // config.clip_size
-        inner = slice(edge, len(clips) - edge)  # the clips that are not context
+        around = clips[:edge], clips[len(clips) - edge :]
+        clips = clips[edge : len(clips) - edge]
         emitted = -(-emit // config.clip_size)  # clips
         mirrored = mirrored and state is None and frames.shape[1] % config.clip_size == 0
         # Flow, extraction and reconstruction know no clips. In training one call takes the whole sequence: fewer and larger
         # calls are faster, and the gradient keeps all activations anyway.
-        at_once = self.training and state is None and emitted == len(clips[inner])
+        at_once = self.training and state is None and emitted == len(clips)
         parts = [_joined(clips)] if at_once else clips
         reduced = [reduce_colors(part) for part in parts] if config.reduction > 1 else parts
         flows = self._estimate_flows(reduced, state, mirrored) if config.flow else None
-        fused = self._fuse_neighbors(parts, state) if config.fused_neighbors else []
-        if context:
-            clips, flows = clips[inner], flows and Flows(flows.forward[inner], flows.backward[inner], None)
-            parts, reduced, fused = (self._middle(each, inner, at_once) for each in (parts, reduced, fused))
-        fusions = fused or [None] * len(parts)
+        fusions = self._fuse_neighbors(parts, state, around) if config.fused_neighbors else [None] * len(parts)
 
         # Nothing reads the lookahead of a last forward branch.
         counts = [
@@ -312,11 +309,6 @@ class RVRT(nn.Cell):
         size = self.config.clip_size
         return [clip for part in parts for clip in ([part] if part.shape[1] == size else ops.split(part, size, 1))]
 
-    def _middle(self, parts: list[Tensor], inner: slice, at_once: bool) -> list[Tensor]:
-        """The clips `inner` of `parts`, whole clips or one of all; joined again if `at_once`."""
-        clips = self._in_clips(parts)[inner]
-        return [_joined(clips)] if at_once and clips else clips
-
     def _history(self, clips: Clips, state: RecurrentState | None) -> Tensor:
         """The last `history` frames, `MISSING_FRAME` before the start of the sequence."""
         length = self.config.history
@@ -325,12 +317,19 @@ class RVRT(nn.Cell):
         frames = ops.concat((past, *clips), 1)
         return frames[:, frames.shape[1] - length :]
 
-    def _fuse_neighbors(self, parts: list[Tensor], state: RecurrentState | None) -> list[Tensor]:
-        """Frame fusion of each part of the window, whole clips (N, T, H, W, 3), with its neighboring frames."""
+    def _fuse_neighbors(
+        self, parts: list[Tensor], state: RecurrentState | None, around: tuple[Clips, Clips]
+    ) -> list[Tensor]:
+        """Frame fusion of each part of the window, whole clips (N, T, H, W, 3), with its neighboring frames.
+
+        Args:
+            around: the context before and after the window.
+        """
         reach, start, fused = self.config.fused_neighbors, 0, []
         missing = [ops.full_like(parts[0][:, :1], MISSING_FRAME)] * reach
-        past = missing if state is None else [state.frames[:, -reach:]]
-        video = ops.concat((*past, *parts, *missing), 1)
+        past = missing if state is None else [state.frames]
+        before, after = ops.concat((*past, *around[0]), 1), ops.concat((*around[1], *missing), 1)
+        video = ops.concat((before[:, before.shape[1] - reach :], *parts, after[:, :reach]), 1)
         for part in parts:
             length = part.shape[1]
             fused.append(fuse_neighbors(video[:, start : start + length + 2 * reach], reach))

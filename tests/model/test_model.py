@@ -288,7 +288,7 @@ def test_calls_leave_the_network_as_it_was(cell: RVRT, monkeypatch: pytest.Monke
 
 @pytest.mark.slow
 @pytest.mark.parametrize("training", [False, True])
-def test_only_flow_and_fusion_see_context(kanade: RVRT, training: bool) -> None:
+def test_only_fusion_sees_context(kanade: RVRT, training: bool) -> None:
     middle = video(4, 9, 13)
     unseen = np.full((1, 2, *middle.shape[2:]), MISSING_FRAME, np.float32)
     kanade.set_train(training)
