@@ -195,7 +195,9 @@ class TrainOptions:
         if self.context and self.mirror:
             raise OptionError(f"--context {self.context}: not with --mirror; omit one of them")
         if self.context and not self.config.fused_neighbors:
-            raise OptionError(f"--context {self.context}: {self.model} has no frame fusion, which alone sees it; omit it")
+            raise OptionError(
+                f"--context {self.context}: {self.model} has no frame fusion, which alone sees it; omit it"
+            )
 
     def _check_task(self) -> None:
         """Refuse a network or a degradation of another task."""
