@@ -115,8 +115,9 @@ class Learner:
         if flow:
             self.groups.append(ParameterGroup(flow, options.spynet_rate, options.spynet_frozen))
         done = counters.updates
-        if len(done) != len(self.groups):  # a new run, or one that is resumed with another optimizer
-            done = [max(done, default=0)] * len(self.groups)
+        if len(done) != len(self.groups):  # a new run, or one that is resumed with another optimizer, which begins anew
+            done = [0] * len(self.groups)
+            arrays = {name: array for name, array in arrays.items() if not name.startswith(("m.", "v."))}
         for group, updates in zip(self.groups, done, strict=True):
             group.load(arrays)
             group.updates = updates

@@ -43,18 +43,15 @@ def muon_step(
     value: np.ndarray,
     gradient: np.ndarray,
     m: np.ndarray,
-    v: np.ndarray,
     ema: np.ndarray,
 ) -> None:
     """One step of Muon, in place on float32 (n,) buffers: weights, momentum and average; not `gradient`.
 
     Args:
-        step: `beta2` is for `v`, which Muon keeps for Adam to continue from, and `beta1` is not used.
+        step: Adam's own `beta1`, `beta2` and `step` are not used.
         shapes: of the matrices in the buffers, those of one shape next to each other.
     """
-    rate, beta2, decay, factor, ema_decay = (
-        np.float32(x) for x in (step.rate, step.beta2, step.decay, step.factor, step.ema_decay)
-    )
+    rate, decay, factor, ema_decay = (np.float32(x) for x in (step.rate, step.decay, step.factor, step.ema_decay))
     one, beta = np.float32(1), np.float32(MOMENTUM)
     start = 0
     for (rows, columns), same in itertools.groupby(shapes):
@@ -63,7 +60,6 @@ def muon_step(
         start = part.stop
         g = factor * gradient[part]
         m[part] += (one - beta) * (g - m[part])
-        v[part] += (one - beta2) * (g * g - v[part])
         ahead = beta * m[part] + (one - beta) * g
         direction = orthogonalized(ahead.reshape(count, rows, columns)).ravel()
         size = np.float32(_UPDATE_RMS * math.sqrt(max(rows, columns)))

@@ -18,7 +18,8 @@ from rvrt_cli.train.adam import Adam, adam_step
 from rvrt_cli.train.muon import matrix_shape, muon_step
 from rvrt_cli.train.train_options import TrainOptions
 
-STATE_KINDS = ("value", "m", "v", "ema")  # arrays per parameter: weights, both moments of Adam, moving average
+_ADAM_KINDS = ("value", "m", "v", "ema")  # arrays per parameter: weights, both moments of Adam, moving average
+_MUON_KINDS = ("value", "m", "ema")  # Muon has momentum alone
 
 
 @dataclass
@@ -39,7 +40,7 @@ class ParameterGroup:
     updates: int = 0
     value: np.ndarray = field(init=False)  # float32 (n,), as are the next three
     m: np.ndarray = field(init=False)
-    v: np.ndarray = field(init=False)
+    v: np.ndarray = field(init=False)  # not with Muon
     ema: np.ndarray = field(init=False)
 
     @property
@@ -47,9 +48,14 @@ class ParameterGroup:
         """Number of values in all parameters."""
         return sum(parameter.size for parameter in self.parameters)
 
+    @property
+    def state_kinds(self) -> tuple[str, ...]:
+        """Names of the arrays that the state has for each parameter."""
+        return _MUON_KINDS if self.muon else _ADAM_KINDS
+
     def load(self, arrays: dict[str, np.ndarray]) -> None:
         """Restore the state from "value.NAME", "m.NAME" … as `save` returns it; missing moments start at zero."""
-        for kind in STATE_KINDS:
+        for kind in self.state_kinds:
             setattr(self, kind, self.flat([self._array(arrays, kind, parameter) for parameter in self.parameters]))
         self.load_parameters(self.value)
 
@@ -65,11 +71,11 @@ class ParameterGroup:
         """Concatenate one array per parameter into a float32 buffer (n,)."""
         return np.concatenate([array.ravel() for array in arrays]).astype(np.float32)
 
-    def save(self, kinds: Sequence[str] = STATE_KINDS) -> dict[str, np.ndarray]:
-        """The state as arrays of the parameters' shapes by "value.NAME", "m.NAME", "v.NAME", "ema.NAME"."""
+    def save(self, kinds: Sequence[str] = ()) -> dict[str, np.ndarray]:
+        """The state, or some `kinds` of it, as arrays of the parameters' shapes by "value.NAME", "m.NAME", "v.NAME", "ema.NAME"."""
         return {
             f"{kind}.{parameter.name}": array.copy()  # the next step writes to these buffers
-            for kind in kinds
+            for kind in kinds or self.state_kinds
             for parameter, array in zip(self.parameters, self._parts(getattr(self, kind)), strict=True)
         }
 
@@ -102,9 +108,9 @@ class ParameterGroup:
             factor=factor,
             ema_decay=ema_decay,
         )
-        buffers = (self.value, gradient, self.m, self.v, self.ema)
         if self.muon:
-            muon_step(adam, [matrix_shape(parameter.shape) for parameter in self.parameters], *buffers)
+            shapes = [matrix_shape(parameter.shape) for parameter in self.parameters]
+            muon_step(adam, shapes, self.value, gradient, self.m, self.ema)
         else:
-            adam_step(adam, *buffers)
+            adam_step(adam, self.value, gradient, self.m, self.v, self.ema)
         self.load_parameters(self.value)

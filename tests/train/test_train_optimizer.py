@@ -74,12 +74,12 @@ def test_muon_follows_its_formulas(decay: float) -> None:
     shapes = [(8, 24), (8, 24), (12, 4)]
     size = sum(rows * columns for rows, columns in shapes)
     value, ema = (rng.standard_normal(size).astype(np.float32) for _ in range(2))
-    m, v = np.zeros(size, np.float32), np.zeros(size, np.float32)
+    m = np.zeros(size, np.float32)
     p, e, a = value.astype(np.float64), ema.astype(np.float64), np.zeros(size)
     for t in range(1, 5):
         gradient = rng.standard_normal(size).astype(np.float32)
         step = Adam(rate=1e-2, beta1=0.9, beta2=0.99, decay=decay, step=t, factor=0.5, ema_decay=0.9)
-        muon_step(step, shapes, value, gradient, m, v, ema)
+        muon_step(step, shapes, value, gradient, m, ema)
         g = 0.5 * gradient.astype(np.float64)
         a = MOMENTUM * a + (1 - MOMENTUM) * g
         start = 0
@@ -92,7 +92,6 @@ def test_muon_follows_its_formulas(decay: float) -> None:
     assert np.abs(value - p).max() < 1e-5
     assert np.abs(ema - e).max() < 1e-5
     assert np.abs(m - a).max() < 1e-6
-    assert (v > 0).all()  # for Adam to continue
 
 
 def test_cosine_schedule_from_the_highest_to_the_final_rate() -> None:
