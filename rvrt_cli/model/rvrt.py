@@ -318,7 +318,7 @@ class RVRT(nn.Cell):
         return frames[:, frames.shape[1] - length :]
 
     def _fuse_neighbors(
-        self, parts: list[Tensor], state: RecurrentState | None, around: tuple[Clips, Clips]
+        self, parts: list[Tensor], state: RecurrentState | None, around: tuple[Clips, Clips] = ([], [])
     ) -> list[Tensor]:
         """Frame fusion of each part of the window, whole clips (N, T, H, W, 3), with its neighboring frames.
 
