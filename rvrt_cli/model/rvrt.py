@@ -325,11 +325,11 @@ class RVRT(nn.Cell):
         Args:
             around: the context before and after the window.
         """
-        reach, start, fused = self.config.fused_neighbors, 0, []
+        reach, fused = self.config.fused_neighbors, []
         missing = [ops.full_like(parts[0][:, :1], MISSING_FRAME)] * reach
-        past = missing if state is None else [state.frames]
-        before, after = ops.concat((*past, *around[0]), 1), ops.concat((*around[1], *missing), 1)
-        video = ops.concat((before[:, before.shape[1] - reach :], *parts, after[:, :reach]), 1)
+        before = [*(missing if state is None else [state.frames]), *around[0]]
+        video = ops.concat((*before, *parts, *around[1], *missing), 1)
+        start = sum(frames.shape[1] for frames in before) - reach
         for part in parts:
             length = part.shape[1]
             fused.append(fuse_neighbors(video[:, start : start + length + 2 * reach], reach))
