@@ -23,7 +23,11 @@ def starting_weights(options: TrainOptions) -> dict[str, np.ndarray]:
     weights = initial_weights(options.config, options.seed)
     if options.init:
         found, shapes = load_weights(Path(options.init)).arrays, parameter_shapes(options.config)
-        fitting = {name: array for name, array in found.items() if array.shape == shapes.get(name)}
+        fitting = {
+            name: array.astype(np.float32, copy=False)  # files may hold float16
+            for name, array in found.items()
+            if array.shape == shapes.get(name)
+        }
         if not fitting or not options.init_partial:
             check_names(found, shapes, options.init)
         weights |= fitting

@@ -4,9 +4,10 @@
 A published checkpoint passes `download` (fetched into the cache, resumable) → `torch_checkpoint` (its tensors as NumPy
 arrays; its index is read by `safe_pickle`, which executes nothing) → `convert` (names and shapes checked, configuration
 inferred) → `weights_file` (safetensors that carry the configuration and a model card). `pull` runs these steps in order.
-`catalog` finds a weights file by name: embedded in the package, cached, or published.
+`catalog` finds a weights file by name: embedded in the package, cached, or published. `average` makes one network of several.
 """
 
+from rvrt_cli.weights.average import average_weights
 from rvrt_cli.weights.catalog import (
     PUBLISHED,
     PUBLISHED_LICENSE,
@@ -24,6 +25,7 @@ from rvrt_cli.weights.weights_file import check_names, load_weights, read_about,
 __all__ = [
     "PUBLISHED",
     "PUBLISHED_LICENSE",
+    "average_weights",
     "check_names",
     "convert_checkpoint",
     "embedded_folder",

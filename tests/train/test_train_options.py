@@ -23,7 +23,7 @@ from rvrt_cli.train.train_options import RECIPES, TrainOptions, preset_recipe, r
 from rvrt_cli.train.training_counters import TrainingCounters
 from rvrt_cli.train.training_state import TrainingState, list_checkpoints, load_checkpoint, save_checkpoint
 from rvrt_cli.train.validation_split import data_folders
-from rvrt_cli.weights import save_weights
+from rvrt_cli.weights import find_weights, load_weights, save_weights
 
 
 def test_every_preset_has_a_recipe_and_that_of_rvrt_is_the_published_one() -> None:
@@ -253,6 +253,19 @@ def test_a_run_starts_from_weights_of_another_network_only_with_init_partial(tmp
         assert np.array_equal(array, given[name] if kept else fresh[name]), name
     with pytest.raises(WeightsError, match="backbone"):  # nothing fits: another network altogether
         starting_weights(TrainOptions(init=str(path), init_partial=True, model="rvrt"))
+
+
+def test_training_continues_in_float32_from_weights_in_float16(tmp_path: Path) -> None:
+    weights = load_weights(find_weights("rvrt-tiny"))
+    halves, path = (
+        {name: array.astype(np.float16) for name, array in weights.arrays.items()},
+        tmp_path / "half.safetensors",
+    )
+    save_weights(path, halves, weights.config, weights.card)
+    started = starting_weights(TrainOptions(init=str(path)))
+    for name, array in started.items():
+        assert array.dtype == np.float32
+        assert np.array_equal(array, halves[name]), name
 
 
 @pytest.mark.parametrize("source", ["spynet.pth", "rvrt.pth", "rvrt.safetensors"])
