@@ -19,14 +19,8 @@ from rvrt_cli.model.config import RVRTConfig
 from rvrt_cli.weights.catalog import file_sha256
 from rvrt_cli.weights.weights_file import NetworkWeights, check_names, load_weights, save_weights
 
-_OF_ONE_NETWORK = (
-    "name",
-    "scores",
-    "steps",
-    "hours",
-    "source",
-    "source_sha256",
-)  # entries of the card that no average has
+# Entries of the model card that an average does not have
+_OF_ONE_NETWORK = ("name", "scores", "steps", "hours", "source", "source_sha256")
 
 
 def average_weights(
@@ -49,7 +43,7 @@ def average_weights(
             `target` exists and `overwrite` is off.
     """
     if len(sources) < 2:
-        raise WeightsError(f"{len(sources)} weights to average; give two or more, then the file to write")
+        raise WeightsError("an average needs two or more weights, then the file to write")
     shares = [1.0] * len(sources) if shares is None else list(shares)
     if len(shares) != len(sources) or not all(0 < share < math.inf for share in shares):
         raise WeightsError(
@@ -58,7 +52,9 @@ def average_weights(
     if target.exists() and not overwrite:
         raise WeightsError(f"{target}: already exists; give --overwrite to replace it")
     loaded = [load_weights(source) for source in sources]
-    first, total = loaded[0], math.fsum(shares)
+    first, largest = loaded[0], max(shares)
+    total = math.fsum(share / largest for share in shares)
+    parts = [share / largest / total for share in shares]  # the sum of the shares themselves might overflow
     shapes = {key: array.shape for key, array in first.arrays.items()}
     for source, weights in zip(sources[1:], loaded[1:], strict=True):
         if weights.config != first.config:
@@ -69,14 +65,14 @@ def average_weights(
         check_names(weights.arrays, shapes, source)
     arrays = {}
     for key in first.arrays:
-        terms = [weights.arrays[key].astype(np.float64) * share for weights, share in zip(loaded, shares, strict=True)]
-        arrays[key] = np.asarray(sum(terms) / total, np.float32)
+        terms = [part * weights.arrays[key].astype(np.float64) for part, weights in zip(parts, loaded, strict=True)]
+        arrays[key] = np.asarray(sum(terms), np.float32)
     card = {
         **_common_card([weights.card for weights in loaded]),
         "name": name or target.stem,
         "averaged": [
-            {"name": weights.card["name"], "sha256": file_sha256(None, source), "share": round(share / total, 4)}
-            for source, weights, share in zip(sources, loaded, shares, strict=True)
+            {"name": weights.card["name"], "sha256": file_sha256(None, source), "share": round(part, 4)}
+            for source, weights, part in zip(sources, loaded, parts, strict=True)
         ],
     }
     save_weights(target, arrays, first.config, card)

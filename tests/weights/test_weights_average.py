@@ -38,7 +38,7 @@ def runs(tmp_path: Path) -> list[Path]:
     return paths
 
 
-@pytest.mark.parametrize("shares", [None, [1, 1, 2], [0.1, 0.7, 0.3]])
+@pytest.mark.parametrize("shares", [None, [1, 1, 2], [0.1, 0.7, 0.3], [1e308, 1e308, 5e307]])
 def test_each_weight_is_the_exact_mean_rounded_to_float32(
     tmp_path: Path, runs: list[Path], shares: list[float] | None
 ) -> None:
@@ -89,7 +89,7 @@ def test_what_has_no_average_is_refused_and_nothing_is_written(tmp_path: Path, r
     narrow = tmp_path / "narrow.safetensors"
     save_weights(narrow, arrays(0) | {"b.weight": np.zeros((30, 39), np.float32)}, SMALL, CARD)
     for sources, shares, message in (
-        (runs[:1], None, "1 weights to average; give two or more"),
+        (runs[:1], None, "an average needs two or more weights"),
         ([runs[0], wide], None, r"wide.safetensors: another structure than .*0.safetensors \(carry 0.5 instead of"),
         ([runs[0], narrow], None, "b.weight 30×39 instead of 30×40"),
         ([runs[0], tmp_path / "none.safetensors"], None, "no such file"),
@@ -125,7 +125,7 @@ def test_the_command_takes_names_and_files(tmp_path: Path) -> None:
     info = CliRunner().invoke(command, ["info", str(target), "--json"])
     assert [part["share"] for part in json.loads(info.stdout)["card"]["averaged"]] == [0.75, 0.25]
     for arguments, message in (
-        (["average", "rvrt-tiny", str(target)], "1 weights to average"),
+        (["average", "rvrt-tiny", str(target)], "an average needs two or more weights"),
         (
             ["average", "rvrt-tiny", str(other), str(tmp_path / "x.safetensors"), "--shares", "1,much"],
             "--shares 1,much",
