@@ -188,9 +188,10 @@ def test_a_rank_that_has_not_joined_waits_for_those_at_work(tmp_path: Path, monk
     assert [path.name for path in tmp_path.iterdir()] == ["task.json"]
 
 
-# A rank without MindSpore: its number is told, and the second one fails if the argument says so
+# A rank without MindSpore: its number is told, and the second one fails if the argument says so, once the first has written
 PLAIN_RANK = """
 import sys
+import time
 from pathlib import Path
 from rvrt_cli.errors import RvrtError
 from rvrt_cli.msrun import end_rank, end_with_launcher, join_ranks, report_failure
@@ -199,6 +200,9 @@ rank, size = join_ranks()
 folder = Path(sys.argv[1])
 (folder / str(rank)).write_text(str(size))
 if rank == 1 and folder.name == "failing":
+    first, patience = folder / "0", time.monotonic() + 60
+    while time.monotonic() < patience and not (first.exists() and first.read_text()):
+        time.sleep(0.05)
     report_failure(RvrtError("disk full;\\ntry another"))
     sys.exit(1)
 end_rank()
