@@ -24,7 +24,7 @@ def starting_weights(options: TrainOptions) -> dict[str, np.ndarray]:
     if options.init:
         found, shapes = load_weights(Path(options.init)).arrays, parameter_shapes(options.config)
         fitting = {
-            name: array.astype(np.float32, copy=False)  # files may hold float16
+            name: np.asarray(array, np.float32)  # files may hold float16
             for name, array in found.items()
             if array.shape == shapes.get(name)
         }

@@ -17,7 +17,7 @@ import numpy as np
 from rvrt_cli.errors import WeightsError
 from rvrt_cli.model.config import RVRTConfig
 from rvrt_cli.weights.catalog import file_sha256
-from rvrt_cli.weights.weights_file import NetworkWeights, check_names, load_weights, save_weights
+from rvrt_cli.weights.weights_file import NetworkWeights, check_names, load_weights, refuse_existing, save_weights
 
 # Entries of the model card that an average does not have
 _OF_ONE_NETWORK = ("name", "scores", "steps", "hours", "source", "source_sha256")
@@ -49,8 +49,7 @@ def average_weights(
         raise WeightsError(
             f"--shares {','.join(f'{s:g}' for s in shares)}: give {len(sources)} positive numbers, one a source"
         )
-    if target.exists() and not overwrite:
-        raise WeightsError(f"{target}: already exists; give --overwrite to replace it")
+    refuse_existing(target, overwrite)
     loaded = [load_weights(source) for source in sources]
     first, largest = loaded[0], max(shares)
     total = math.fsum(share / largest for share in shares)

@@ -15,7 +15,13 @@ from rvrt_cli.position_index import relative_position_index
 from rvrt_cli.weights.catalog import match_published
 from rvrt_cli.weights.safe_pickle import sanitize
 from rvrt_cli.weights.torch_checkpoint import read_checkpoint
-from rvrt_cli.weights.weights_file import NetworkWeights, check_names, check_plausible_size, save_weights
+from rvrt_cli.weights.weights_file import (
+    NetworkWeights,
+    check_names,
+    check_plausible_size,
+    refuse_existing,
+    save_weights,
+)
 
 _SPYNET_CONSTANTS = {"spynet.mean": (0.485, 0.456, 0.406), "spynet.std": (0.229, 0.224, 0.225)}  # ImageNet, RGB
 _POSITION_INDEX = ".relative_position_index"
@@ -32,8 +38,7 @@ def convert_checkpoint(source: Path, target: Path, card: dict | None = None, ove
     """
     if target.exists() and source.exists() and target.samefile(source):
         raise WeightsError(f"{target}: output and input are the same file; choose another output name")
-    if target.exists() and not overwrite:
-        raise WeightsError(f"{target}: already exists; give --overwrite to replace it")
+    refuse_existing(target, overwrite)
     weights = read_published(source, card)
     save_weights(target, weights.arrays, weights.config, weights.card)
     return weights

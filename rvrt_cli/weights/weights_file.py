@@ -43,6 +43,12 @@ class WeightsHeader(NamedTuple):
     parameters: int
 
 
+def refuse_existing(path: Path, overwrite: bool) -> None:
+    """Raise a WeightsError where `path` exists and `overwrite` is off."""
+    if path.exists() and not overwrite:
+        raise WeightsError(f"{path}: already exists; give --overwrite to replace it")
+
+
 def save_weights(path: Path, arrays: dict[str, np.ndarray], config: RVRTConfig, card: dict) -> None:
     """Write a weights file atomically; equal input gives equal bytes.
 

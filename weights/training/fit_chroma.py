@@ -16,7 +16,8 @@ from mindspore import Tensor
 from rvrt_cli import ops
 from rvrt_cli.data.clip_store import ClipStore
 from rvrt_cli.data.degradation import degrade
-from rvrt_cli.data.resize import imresize
+from rvrt_cli.data.resize import SCALE
+from rvrt_cli.data.validation import bicubic_upscale
 from rvrt_cli.device import Device, use_device
 from rvrt_cli.model import Network, network_parts
 from rvrt_cli.ops.compilation import stages_called_through
@@ -25,34 +26,31 @@ from rvrt_cli.weights import load_weights, save_weights
 TO_YCBCR = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
 EDGE, SAMPLES = 128, 100  # px of a clip's part; pixels drawn from each
 RIDGE = 1e-7  # of the mean of the squared inputs
-SCALE = 4
 
 
-class LastInputs:
-    """What the last two convolutions of a network read, of the clips that it upscales."""
+def last_inputs(network: Network, low: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What the last two convolutions read where the network upscales `low` (T, H, W, 3), uint8, and what they add to.
 
-    def __init__(self, network: Network):
-        self.network = network
+    Returns:
+        features (T, H, W, C), fused frames (T, H, W, F), and the upsampled frames (T, 4H, 4W, 3).
+    """
+    seen = []
 
-    def of(self, low: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Features (T, H, W, C), fused frames (T, H, W, F) and what the residual is added to (T, 4H, 4W, 3), of (T, H, W, 3)."""
-        self.features, self.fused, self.frames = [], [], []
-        with stages_called_through(self._call):
-            self.network.cell(Tensor(low[None].astype(np.float32) / 255))
-        features, fused, frames = (np.concatenate(part, 1)[0] for part in (self.features, self.fused, self.frames))
-        size = (len(frames), SCALE * frames.shape[1], SCALE * frames.shape[2], 3)
-        base = ops.add_upsampled(Tensor(np.zeros(size, np.float32)), Tensor(frames))
-        return features, fused, base.asnumpy().astype(np.float64)
+    def call(stage, arguments):
+        if stage.__name__ != "reconstruct":
+            return stage(*arguments)
+        frames, fused, count, body, _, sizes, *tensors = arguments
+        weights = tuple(tensors[count:])[: sizes[0] + sizes[1]]
+        features = network_parts.merge_and_run(tuple(tensors[:count]), 1.0, False, body, weights)
+        seen.append((features.asnumpy(), fused.asnumpy()[..., : 3 * SCALE**2], frames.asnumpy()))
+        return frames  # in place of the output, which nobody looks at
 
-    def _call(self, stage, arguments):
-        if stage.__name__ == "reconstruct":
-            frames, fused, count, body, _, sizes, *tensors = arguments
-            weights = tuple(tensors[count:])[: sizes[0] + sizes[1]]
-            features = network_parts.merge_and_run(tuple(tensors[:count]), 1.0, False, body, weights)
-            self.features.append(features.asnumpy())
-            self.fused.append(fused.asnumpy()[..., : 3 * SCALE**2])
-            self.frames.append(frames.asnumpy())
-        return stage(*arguments)
+    with stages_called_through(call):
+        network.cell(Tensor(low[None].astype(np.float32) / 255))
+    features, fused, frames = (np.concatenate(clips, 1)[0] for clips in zip(*seen, strict=True))
+    size = (len(frames), SCALE * frames.shape[1], SCALE * frames.shape[2], 3)
+    base = ops.add_upsampled(Tensor(np.zeros(size, np.float32)), Tensor(frames))
+    return features, fused, base.asnumpy().astype(np.float64)
 
 
 def neighborhoods(maps: np.ndarray, t: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -61,7 +59,7 @@ def neighborhoods(maps: np.ndarray, t: np.ndarray, y: np.ndarray, x: np.ndarray)
     return np.stack(around, -1).reshape(len(t), -1)
 
 
-def normal_equations(inputs: LastInputs, clips: Path, count: int, clean_share: float) -> tuple[np.ndarray, np.ndarray]:
+def normal_equations(network: Network, clips: Path, count: int, clean_share: float) -> tuple[np.ndarray, np.ndarray]:
     """XᵀX and XᵀY over `count` clips, every other one degraded as by --degradation video; Y is the missing chroma.
 
     Each clip is weighted by the inverse of bicubic's squared chroma error, clean ones by `clean_share`, others by the rest.
@@ -74,14 +72,13 @@ def normal_equations(inputs: LastInputs, clips: Path, count: int, clean_share: f
         clip = clip[:, top : top + EDGE, left : left + EDGE]
         clean = number % 2 == 0
         low, high = degrade(clip, "video", rng, float(clean)), clip / 255
-        features, fused, base = inputs.of(low)
+        features, fused, base = last_inputs(network, low)
         frames, height, width, _ = features.shape
         t = rng.integers(0, frames, SAMPLES)
         y, x = rng.integers(2, height - 2, SAMPLES), rng.integers(2, width - 2, SAMPLES)
         blocks = (high - base).reshape(frames, height, SCALE, width, SCALE, 3).transpose(0, 1, 3, 5, 2, 4)
         missing = np.einsum("cr,nrij->ncij", TO_YCBCR[1:], blocks[t, y, x]).reshape(SAMPLES, -1)
-        bicubic = np.stack([imresize(frame, float(SCALE)) for frame in low]) / 255
-        error = np.mean(((bicubic - high) @ TO_YCBCR[1:].T) ** 2)
+        error = np.mean(((bicubic_upscale(low) / 255 - high) @ TO_YCBCR[1:].T) ** 2)
         weight = (clean_share if clean else 1 - clean_share) / (error + 1e-6)
         seen = [neighborhoods(features, t, y, x), neighborhoods(fused, t, y, x), np.ones((SAMPLES, 1))]
         row = np.concatenate(seen, 1).astype(np.float64)
@@ -122,8 +119,8 @@ def main() -> None:
     options = parser.parse_args()
     use_device("cpu")
     loaded = load_weights(options.weights)
-    inputs = LastInputs(Network(loaded.config, loaded.arrays, loaded.card, Device("cpu", "float32")))
-    xx, xy = normal_equations(inputs, options.clips, options.count, options.clean_share)
+    network = Network(loaded.config, loaded.arrays, loaded.card, Device("cpu", "float32"))
+    xx, xy = normal_equations(network, options.clips, options.count, options.clean_share)
     save_weights(options.output, fitted(loaded.arrays, xx, xy, options.share), loaded.config, loaded.card)
 
 
