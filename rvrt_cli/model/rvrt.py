@@ -96,6 +96,7 @@ class _WindowPass:
         progress: of the call.
         features: by "shallow" and branch, in the order of computation.
         reversed: the same clips with their frames in reversed time, as far as a backward branch has needed or made them.
+        trained: clips between the context, which have a gradient.
         guides: by direction ("backward", "forward") and clip, the flows to the adjacent clip as the first pass corrected
             them; the second pass reads them.
     """
@@ -104,8 +105,13 @@ class _WindowPass:
     state: RecurrentState | None
     flows: Flows | None
     features: dict[str, Clips]
+    trained: range
     reversed: dict[str, Clips] = field(default_factory=dict)
     guides: dict[str, dict[int, Tensor]] = field(default_factory=lambda: {"backward": {}, "forward": {}})
+
+    def with_gradient(self, c: int, features: Tensor) -> Tensor:
+        """`features` of clip c, without gradient if it belongs to the context."""
+        return features if c in self.trained else msops.stop_gradient(features)
 
     def in_reversed_time(self, name: str) -> Clips:
         """The clips of `features[name]`, each with its frames in reversed time."""
@@ -150,7 +156,8 @@ class RVRT(nn.Cell):
             frames: (N, T, R * H, R * W, S) in [0, 1], T ≥ 1, H and W ≥ 8; R is the reduction, S the input's channels.
             mirrored: the second half of the sequence is the first half reversed, so that the forward flow can be read off
                 the backward flow.
-            context: frames at either end that only frame fusion sees, in training; whole clips.
+            context: frames at either end, in training; whole clips. Frame fusion sees them, and the recurrence crosses them
+                without gradient, so that the frames between find it as in a longer video.
 
         Returns:
             (N, T - 2 * context, 4H, 4W, 3), not clamped.
@@ -188,21 +195,22 @@ class RVRT(nn.Cell):
         config = self.config
         clips = self._clips(frames)
         edge = context // config.clip_size
-        around = clips[:edge], clips[len(clips) - edge :]
-        clips = clips[edge : len(clips) - edge]
         emitted = -(-emit // config.clip_size)  # clips
         mirrored = mirrored and state is None and frames.shape[1] % config.clip_size == 0
         # Flow, extraction and reconstruction know no clips. In training one call takes the whole sequence: fewer and larger
         # calls are faster, and the gradient keeps all activations anyway.
-        at_once = self.training and state is None and emitted == len(clips)
-        parts = [_joined(clips)] if at_once else clips
+        at_once = self.training and state is None and emitted == len(clips) - 2 * edge
+        first = min(edge, 1) if at_once else edge  # part that is reconstructed first
+        parts = _before_within_after(clips, edge) if at_once else clips
         reduced = [reduce_colors(part) for part in parts] if config.reduction > 1 else parts
-        flows = self._estimate_flows(reduced, state, mirrored) if config.flow else None
-        fusions = self._fuse_neighbors(parts, state, around) if config.fused_neighbors else [None] * len(parts)
+        flows = (
+            self._estimate_flows([_joined(reduced)] if at_once else reduced, state, mirrored) if config.flow else None
+        )
+        fusions = self._fuse_neighbors(parts, state) if config.fused_neighbors else [None] * len(parts)
 
         # Nothing reads the lookahead of a last forward branch.
         counts = [
-            emitted if index == config.passes - 1 and branch.startswith("forward") else len(clips)
+            edge + emitted if index == config.passes - 1 and branch.startswith("forward") else len(clips)
             for index, branch in enumerate(config.branches)
         ]
         starting = [branch for branch in config.branches if state is None or branch.startswith("backward")]
@@ -210,20 +218,22 @@ class RVRT(nn.Cell):
         progress = _CallProgress(work, self.on_share)
         shallow = [self.extract(part, one) for part, one in zip(parts, fusions, strict=True)]
         progress.advance(len(clips) * _SHALLOW_WORK)
-        window = _WindowPass(progress, state, flows, {"shallow": self._in_clips(shallow)})
+        window = _WindowPass(progress, state, flows, {}, trained=range(edge, len(clips) - edge))
+        window.features["shallow"] = [window.with_gradient(c, clip) for c, clip in enumerate(self._in_clips(shallow))]
         for index, branch in enumerate(config.branches):
             window.features[branch] = self._propagate(index, window, counts[index])
 
-        refined = [window.features[branch] for branch in config.branches]
+        refined = [window.features[branch][edge : edge + emitted] for branch in config.branches]
         if at_once:
             refined = [[_joined(branch)] for branch in refined]
 
         def reconstructed() -> Iterator[Tensor]:
             for c in range(1 if at_once else emitted):
-                yield self.reconstruct(parts[c], fusions[c], shallow[c], *[branch[c] for branch in refined])
+                part = parts[first + c], fusions[first + c], shallow[first + c]
+                yield self.reconstruct(*part, *[branch[c] for branch in refined])
                 progress.advance()
 
-        features = {branch: window.features[branch][emitted - 1] for branch in config.branches}
+        features = {branch: window.features[branch][edge + emitted - 1] for branch in config.branches}
         return reconstructed(), RecurrentState(frames=self._history(reduced[:emitted], state), features=features)
 
     def _propagate(self, index: int, window: _WindowPass, count: int) -> Clips:
@@ -250,7 +260,7 @@ class RVRT(nn.Cell):
                 aligned = self._lead_in(index, window, features)
             else:
                 aligned = self._align_clip(index, c, window, (query, key, propagated))
-            propagated = self.branches[index](aligned, *features)
+            propagated = window.with_gradient(c, self.branches[index](aligned, *features))
             outputs.append(propagated)
             window.progress.advance()
             key = query
@@ -317,19 +327,12 @@ class RVRT(nn.Cell):
         frames = ops.concat((past, *clips), 1)
         return frames[:, frames.shape[1] - length :]
 
-    def _fuse_neighbors(
-        self, parts: list[Tensor], state: RecurrentState | None, around: tuple[Clips, Clips] = ([], [])
-    ) -> list[Tensor]:
-        """Frame fusion of each part of the window, whole clips (N, T, H, W, 3), with its neighboring frames.
-
-        Args:
-            around: the context before and after the window.
-        """
+    def _fuse_neighbors(self, parts: list[Tensor], state: RecurrentState | None) -> list[Tensor]:
+        """Frame fusion of each part of the window, whole clips (N, T, H, W, 3), with its neighboring frames."""
         reach, fused = self.config.fused_neighbors, []
         missing = [ops.full_like(parts[0][:, :1], MISSING_FRAME)] * reach
-        before = [*(missing if state is None else [state.frames]), *around[0]]
-        video = ops.concat((*before, *parts, *around[1], *missing), 1)
-        start = sum(frames.shape[1] for frames in before) - reach
+        video = ops.concat((*(missing if state is None else [state.frames]), *parts, *missing), 1)
+        start = (reach if state is None else state.frames.shape[1]) - reach
         for part in parts:
             length = part.shape[1]
             fused.append(fuse_neighbors(video[:, start : start + length + 2 * reach], reach))
@@ -355,6 +358,12 @@ class RVRT(nn.Cell):
         clip = state.frames[:, -size:]
         past, _ = estimate_flow(ops.reverse_time(clip), clip, True, *weights)
         return Flows(forward=forward, backward=backward, past=past)
+
+
+def _before_within_after(clips: Clips, edge: int) -> list[Tensor]:
+    """The first `edge` clips, those between and the last `edge` clips, (N, T, H, W, 3) each; all in one if `edge` is 0."""
+    groups = clips[:edge], clips[edge : len(clips) - edge], clips[len(clips) - edge :]
+    return [_joined(group) for group in groups if group]
 
 
 def _first_frames(frames: Tensor, count: int) -> Tensor:

@@ -55,7 +55,8 @@ class TrainOptions:
     crop: int = setting(256, "Edge of a sample, high resolution [px].")
     context: int = setting(
         0,
-        "Frames at either end of each sample that only frame fusion sees: the network is trained on those between.",
+        "Frames at either end of each sample that lead the recurrence and frame fusion to those between, on which alone the "
+        "network is trained.",
     )
     mirror: bool = setting(False, "Mirroring in time: each sample is followed by its reversal, for twice the frames.")
     degradation: str = setting(
@@ -182,7 +183,7 @@ class TrainOptions:
         self._check_task()
 
     def _check_context(self) -> None:
-        """Refuse a context that leaves no clip between, cuts one, or is seen by nothing."""
+        """Refuse a context that leaves no clip between or cuts one."""
         size = self.config.clip_size
         if self.context % size or (self.frames % size and self.context):
             raise OptionError(
@@ -194,10 +195,6 @@ class TrainOptions:
             )
         if self.context and self.mirror:
             raise OptionError(f"--context {self.context}: not with --mirror; omit one of them")
-        if self.context and not self.config.fused_neighbors:
-            raise OptionError(
-                f"--context {self.context}: {self.model} has no frame fusion, which alone sees it; omit it"
-            )
 
     def _check_task(self) -> None:
         """Refuse a network or a degradation of another task."""

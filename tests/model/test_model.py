@@ -24,7 +24,6 @@ from rvrt_cli import ops
 from rvrt_cli.errors import WeightsError
 from rvrt_cli.model import PRESETS, RVRT, RecurrentState, RVRTConfig, initial_weights, parameter_shapes
 from rvrt_cli.model.cost import count_flops
-from rvrt_cli.model.outline import MISSING_FRAME
 from rvrt_cli.ops.backend import kernels_run_eagerly
 from rvrt_cli.ops.lucas_kanade_flow import lucas_kanade
 
@@ -288,18 +287,32 @@ def test_calls_leave_the_network_as_it_was(cell: RVRT, monkeypatch: pytest.Monke
 
 @pytest.mark.slow
 @pytest.mark.parametrize("training", [False, True])
-def test_only_fusion_sees_context(kanade: RVRT, training: bool) -> None:
-    middle = video(4, 9, 13)
-    unseen = np.full((1, 2, *middle.shape[2:]), MISSING_FRAME, np.float32)
-    kanade.set_train(training)
+def test_frames_between_context_come_out_as_in_the_whole_sequence(cell: RVRT, training: bool) -> None:
+    frames = video(8, 9, 13)
+    cell.set_train(training)
     try:
-        without = run(kanade, np.concatenate([unseen, middle, unseen], 1), context=2)
-        around = run(kanade, np.concatenate([middle[:, 1::-1], middle, middle[:, :1:-1]], 1), context=2)
-        alone = run(kanade, middle)
+        between, whole = run(cell, frames, context=2), run(cell, frames)
     finally:
-        kanade.set_train(False)
-    assert_within(without, alone, ROUNDING)
-    assert np.abs(around - alone).max() > 1e-3  # fused
+        cell.set_train(False)
+    assert_within(between, whole[:, 2:-2], ROUNDING)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["kanade", "plain", "bare"]
+)  # others estimate flow with weights, from frames of the context
+def test_context_has_no_gradient(request: pytest.FixtureRequest, name: str) -> None:
+    cell = request.getfixturevalue(name)
+    frames = ms.Tensor(video(8, 9, 13))
+    cell.set_train()
+    try:
+        gradient = ms.grad(lambda video: cell(video, context=2).sum())(frames).asnumpy()
+        whole = ms.grad(lambda video: cell(video)[:, 2:-2].sum())(frames).asnumpy()
+    finally:
+        cell.set_train(False)
+    seen = np.abs(gradient).max((0, 2, 3, 4)) > 0
+    np.testing.assert_array_equal(seen, [False] * 2 + [True] * 4 + [False] * 2)
+    assert np.abs(whole).max((0, 2, 3, 4)).min() > 0
 
 
 @pytest.mark.slow

@@ -64,7 +64,6 @@ def test_every_preset_has_a_recipe_and_that_of_rvrt_is_the_published_one() -> No
         ({"frames": 7, "context": 2}, "--context 2, --frames 7: give multiples of the 2"),
         ({"frames": 4, "context": 2}, "--context 2: leaves none of --frames 4; give less than half"),
         ({"frames": 8, "context": 2, "mirror": True}, "--context 2: not with --mirror"),
-        ({"model": "rvrt", "frames": 8, "context": 2}, "--context 2: rvrt has no frame fusion"),
         ({"batch": 3, "ranks": 2}, "--batch"),
         ({"ranks": 2, "local_ranks": 1}, "--master"),
         ({"ranks": 2, "local_ranks": 1, "master": "host"}, "HOST:PORT"),
