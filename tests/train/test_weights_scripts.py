@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import shutil
 import subprocess
 import sys
@@ -14,7 +16,8 @@ from helpers.train_runs import make_store
 from PIL import Image
 
 import rvrt_cli
-from rvrt_cli.weights import find_weights, load_weights
+from rvrt_cli.files import tomllib
+from rvrt_cli.weights import find_weights, load_weights, save_weights
 
 SCRIPTS = Path(__file__).parents[2] / "weights" / "training"
 LUMA = np.array([0.299, 0.587, 0.114])
@@ -57,3 +60,41 @@ def test_pictures_of_text_are_drawn_the_same_again(tmp_path: Path) -> None:
     assert np.array_equal(one, two)
     steps = np.abs(np.diff(one.astype(int), axis=1)).max(2)
     assert 0.005 < np.mean(steps > 60) < 0.5, "letters have strong edges"
+
+
+def test_a_release_replaces_weights_and_training_state(tmp_path: Path) -> None:
+    own = SCRIPTS.parent
+    weights, folder, run = tmp_path / "weights/rvrt-tiny.safetensors", tmp_path / "weights/rvrt-tiny", tmp_path / "run"
+    shutil.copytree(own / "rvrt-tiny", folder)
+    shutil.copy(own / "rvrt-tiny.safetensors", weights)
+    make_run(run)
+    fitted = tmp_path / "fitted.safetensors"
+    loaded = load_weights(weights)
+    arrays = {name: 2 * array for name, array in loaded.arrays.items()}
+    save_weights(fitted, arrays, loaded.config, loaded.card | {"name": "another"})
+    scores = "--hours", 20.5, "--steps", 7, "--clean", 2.125, "--h264", 1.5
+    run_script("release.py", fitted, run, "--repository", tmp_path, *scores)
+
+    released = load_weights(weights)
+    assert all(np.array_equal(array, arrays[name]) for name, array in released.arrays.items())
+    assert released.card == loaded.card | {"hours": 20.5, "steps": 7, "scores": {"gain": {"clean": 2.125, "h264": 1.5}}}
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["00000602.safetensors"]
+    steps = [json.loads(line)["step"] for line in (folder / "log.jsonl").read_text("utf-8").splitlines()]
+    assert steps == [1, 301, 500, 601]
+    assert tomllib.loads((folder / "recipe.toml").read_text("utf-8")) == {"data": "", "output": "", "steps": 602}
+    with (folder / "releases.csv").open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if 19 < float(row["hours"]) < 22]
+    assert [row["hours"] for row in rows] == ["19.8", "20.5", "21.8"]
+    assert rows[1] == {"hours": "20.5", "clean": "2.125", "h264": "1.5"}
+
+
+def make_run(run: Path) -> None:
+    """What a run of 602 steps leaves, of which one was validated."""
+    (run / "checkpoints").mkdir(parents=True)
+    for step in (400, 602):
+        (run / f"checkpoints/{step:08}.safetensors").write_bytes(b"state")
+    records = [{"step": step, "loss": -30.0} for step in range(1, 603) if step != 500]
+    records.insert(499, {"step": 500, "gain": {"clean": 2.0}})
+    (run / "log.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in records), "utf-8")
+    recipe = 'data = "clips"\noutput = "run"\ninit = "start.safetensors"\nval = "val"\nsteps = 602\n'
+    (run / "recipe.toml").write_text(recipe, "utf-8")
