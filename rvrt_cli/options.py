@@ -105,7 +105,7 @@ class JobOptions:
     window: int | None = setting(  # None: planned from the memory
         None, "Frames per window; 0: the whole clip in one window.", shown="as many as memory allows, up to 14"
     )
-    lookahead: int = setting(2, "Future frames that each window sees.")
+    lookahead: int = setting(2, "Future frames that the recurrence of each window sees; frame fusion may see more.")
     tile: int | None = setting(  # None: planned from the memory
         None, "Longest tile edge, at the source's size [px]; 0: untiled.", shown="as large as memory allows"
     )

@@ -30,8 +30,14 @@ class NetworkSizes(Protocol):
     def clip_size(self) -> int:
         """Frames that the network takes in one step; `emit` is a multiple of it unless the scene ends there."""
 
+    def fusion_lookahead(self, lookahead: int) -> int:
+        """Frames past a lookahead of `lookahead` frames that frame fusion alone still sees: whole clips, as the lookahead."""
+
     def memory(self, frames: int, height: int, width: int) -> int:
-        """Predicted peak bytes of one call with N = 1, T = `frames`, its input, output and weights included."""
+        """Predicted peak bytes of one call with N = 1 and its input, output and weights included.
+
+        T is `frames` and, where there is frame fusion, the frames that it alone sees.
+        """
 
     def state_shapes(self, height: int, width: int) -> dict[str, tuple[int, ...]]:
         """Shapes of the arrays, float32, of the state of one call with N = 1."""
@@ -44,14 +50,18 @@ class StreamingNetwork(NetworkSizes, Protocol):
     is done, from 0 to 1.
     """
 
-    def __call__(self, frames: np.ndarray, state: NetworkState | None, emit: int) -> tuple[np.ndarray, NetworkState]:
+    def __call__(
+        self, frames: np.ndarray, state: NetworkState | None, emit: int, *, fusion_lookahead: int = 0
+    ) -> tuple[np.ndarray, NetworkState]:
         """Upscale the first `emit` of the frames; the others are lookahead.
 
         Args:
             frames: (N, T, H, W, 3) float32 in [0, 1], T ≥ 1, all of one scene; H and W as `padded_size` gives them.
             state: what the call for the frames just before returned, for the same pixels; None where a scene starts.
-            emit: frames to return, in [1, T]; a multiple of `clip_size` unless the scene ends with it. An odd T is the
-                network's to pad.
+            emit: frames to return, in [1, T - `fusion_lookahead`]; a multiple of `clip_size` unless the scene ends with it.
+                An odd T is the network's to pad.
+            fusion_lookahead: number of the last frames, past the lookahead, that frame fusion alone sees; those before them
+                are whole clips.
 
         Returns:
             (N, emit, scale*H, scale*W, 3) float32, not clamped, and the state after frame `emit`. Neither `frames`

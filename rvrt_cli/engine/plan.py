@@ -137,10 +137,11 @@ class _Demand:
     def host_bytes(self, window: int, grid: TileGrid) -> int:
         """Bytes of frames, states and blending."""
         work, frames = self.workload, self._frames(window)
+        read = self._frames(window, self.network.fusion_lookahead(self.lookahead))
         h, w = grid.tile
         source = 3 * work.height * work.width
         output = source * self.network.scale**2
-        waiting = source * (frames + 1 + DELAY + work.queued_frames) + output * (frames + work.queued_frames)
+        waiting = source * (read + 1 + DELAY + work.queued_frames) + output * (frames + work.queued_frames)
         row = output * h // work.height  # samples in one row of tiles
         blending = 4 * row * (frames + 1) if len(grid) > 1 else 4 * row  # the strip and one frame on its way to pixels
         state = sum(4 * math.prod(shape) for shape in self.network.state_shapes(h, w).values())
@@ -153,12 +154,13 @@ class _Demand:
         once = window == 0 or frames == self.workload.frame_count  # the window holds the clip: no lookahead is repeated
         return (1 if once else frames / window) * grid.redundancy * (SEAM_COST if len(grid) > 1 else 1)
 
-    def _frames(self, window: int) -> int:
-        """The most frames in one call, all of which may come out."""
+    def _frames(self, window: int, beyond: int = 0) -> int:
+        """The most frames in one call that may come out, and up to `beyond` after them."""
         count = self.workload.frame_count
         if window == 0:
             return count or DEFAULT_WINDOW
-        return min(window + self.lookahead, count or window + self.lookahead)
+        frames = window + self.lookahead + beyond
+        return min(frames, count or frames)
 
 
 def _window_choices(window: int | None, clip: int) -> list[list[int]]:

@@ -100,8 +100,10 @@ def stream(
         )
     checked = _check_alike(frames)
     marked = mark_scenes(checked) if scenes else ((frame, False) for frame in checked)
-    windows = group_scenes(cut_windows(marked, plan.window, plan.lookahead), segments.scene_group)
-    return _segments(_Pass(windows, network, plan, keep_source, on_event), segments)
+    fusion_lookahead = network.fusion_lookahead(plan.lookahead)
+    windows = cut_windows(marked, plan.window, plan.lookahead, fusion_lookahead)
+    grouped = group_scenes(windows, segments.scene_group)
+    return _segments(_Pass(grouped, network, plan, keep_source, on_event), segments)
 
 
 def _segments(video: _Pass, segments: SegmentPlan) -> Iterator[Segment]:
@@ -305,7 +307,8 @@ def _upscale_tiles(
     for number, (rows, columns) in enumerate(grid):
         tile = cut_tile(pixels, rows, columns)
         on_event(TileStarted(window.first, window.emit, number + 1, len(grid)))
-        output, state = network(tile, states[number] if states is not None else None, window.emit)
+        before = states[number] if states is not None else None
+        output, state = network(tile, before, window.emit, fusion_lookahead=window.fusion_lookahead)
         if output.shape != shape:
             raise ValueError(f"the network returned {output.shape}, expected {shape}")
         if not np.isfinite(output).all():

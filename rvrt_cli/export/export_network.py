@@ -59,7 +59,15 @@ def export_network(target: Path, options: ExportOptions) -> ExportedModel:
         )
     clip = loaded.config.clip_size
     frames, lookahead = (whole_clips(count, clip) for count in (options.frames, options.lookahead))
-    model = ExportedModel(loaded.config, loaded.card, frames, lookahead, options.height_width, options.precision)
+    model = ExportedModel(
+        loaded.config,
+        loaded.card,
+        frames,
+        lookahead,
+        options.height_width,
+        options.precision,
+        loaded.config.fusion_lookahead(lookahead),
+    )
     if target.suffix == _MINDIR:
         _prepare_mindspore(target)
         from rvrt_cli.export.mindir import write_mindir  # imports MindSpore

@@ -22,7 +22,9 @@ class ExportOptions:
     model: str = setting(UpscaleOptions.model, "Weights to export; see `rvrt weights list`.", metavar="NAME")
     weights: str | None = setting(None, "Weights file to use in place of --model.", metavar="FILE")
     frames: int = setting(14, "Frames that a window upscales, rounded up to whole clips.")
-    lookahead: int = setting(UpscaleOptions.lookahead, "Future frames that a window sees, rounded up to whole clips.")
+    lookahead: int = setting(
+        UpscaleOptions.lookahead, "Future frames that the recurrence of a window sees, rounded up to whole clips."
+    )
     size: str | None = setting(None, "Fixed frame size before upscaling [px].", metavar="WIDTHxHEIGHT", shown="any")
     dynamic: bool = setting(False, "Accept frames of any size; the default without --size.")
     precision: str = setting("float32", "Precision in which the model computes.", choices=EXPORT_PRECISIONS)

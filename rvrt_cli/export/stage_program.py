@@ -182,7 +182,9 @@ def record_window(model: ExportedModel, cell: PaddedRVRT) -> StageProgram:
         clips = [past[:, length - clip :], *(window[:, at : at + clip] for at in range(0, model.length, clip))]
         cell.present = {number: program.record(_has_frames, (one,)) for number, one in enumerate(clips, -1)}
         with ops.stages_called_through(lambda stage, arguments: program.record(_reusable(stage), arguments)):
-            upscaled, state = cell.stream_clips(window, RecurrentState(past, inputs), model.frames)
+            upscaled, state = cell.stream_clips(
+                window, RecurrentState(past, inputs), model.frames, fusion_lookahead=model.fusion_lookahead
+            )
             output = ops.concat(list(upscaled), 1)
     results = [output, state.frames, *state.features.values()]
     program.outputs = tuple(result.number for result in results)

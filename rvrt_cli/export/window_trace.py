@@ -41,8 +41,10 @@ def trace_window(model: ExportedModel) -> GraphTemplate:
     table = OnnxAttention(graph)
     methods = {name: getattr(table, name) for name in dir(table) if not name.startswith("_") and hasattr(ops, name)}
     with ops.used_for_tracing(methods):
-        cell.present = _present_clips(frames, past, config.clip_size)
-        clips, state = cell.stream_clips(frames, RecurrentState(past, inputs), model.frames)
+        cell.present = _present_clips(frames.narrow(1, slice(0, model.length)), past, config.clip_size)
+        clips, state = cell.stream_clips(
+            frames, RecurrentState(past, inputs), model.frames, fusion_lookahead=model.fusion_lookahead
+        )
         output = ops.concat(list(clips), 1)
     upscaled = [config.scale * side if isinstance(side, int) else f"{config.scale}*{side}" for side in (height, width)]
     graph.add_output(OUTPUT, output.astype(ms.float32).value, (1, model.frames, *upscaled, 3))

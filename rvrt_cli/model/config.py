@@ -193,6 +193,10 @@ class RVRTConfig:
         """Frames of the past that a window needs: whole clips."""
         return self.clip_size * max(1, -(-self.fused_neighbors // self.clip_size))
 
+    def fusion_lookahead(self, lookahead: int) -> int:
+        """Frames past a lookahead of whole clips that frame fusion alone still sees: whole clips."""
+        return max(0, self.history - lookahead) if self.fused_neighbors else 0
+
     @property
     def fused_channels(self) -> int:
         """Channels of the fused neighbors: RGB and the share of the neighbors at each output pixel of an LR pixel."""

@@ -91,7 +91,12 @@ class Network(ConfiguredNetwork):
         return network
 
     def __call__(
-        self, frames: np.ndarray, state: dict[str, np.ndarray] | None, emit: int, mirrored: bool = False
+        self,
+        frames: np.ndarray,
+        state: dict[str, np.ndarray] | None,
+        emit: int,
+        mirrored: bool = False,
+        fusion_lookahead: int = 0,
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Upscale or restore the first `emit` frames of a window; see `rvrt_cli.engine.Network`.
 
@@ -100,6 +105,8 @@ class Network(ConfiguredNetwork):
             state: result of the previous call, or None at the start of a scene.
             emit: number of frames to return.
             mirrored: the second half of `frames` is the first half reversed, and `state` is None.
+            fusion_lookahead: number of the last frames, past the lookahead, that frame fusion alone sees; those before them
+                are whole clips.
 
         Returns:
             (N, emit, scale * H, scale * W, 3) float32, not clamped, and the state after frame `emit`.
@@ -110,7 +117,8 @@ class Network(ConfiguredNetwork):
             OptionError: the network takes a noise level, and has none; see `with_noise`.
         """
         _check_frames(frames)
-        self._check_state_and_emit(frames, state, emit)
+        self._check_window(frames.shape[1], emit, fusion_lookahead)
+        self._check_state(frames, state)
         height, width = frames.shape[2:4]
         padded = pad_by_reflection(frames, *padded_size(height, width, self.reduction)).astype(np.float32, copy=False)
         self._choose_operands()
@@ -124,7 +132,11 @@ class Network(ConfiguredNetwork):
             with defer_signals(), memory_errors():
                 self._cell.on_share = self.on_share if self.device.kind == "cpu" else None  # others run ahead of Python
                 clips, new = self._cell.stream_clips(
-                    self._tensor(self._with_noise_channel(padded)), past, emit, mirrored
+                    self._tensor(self._with_noise_channel(padded)),
+                    past,
+                    emit,
+                    mirrored,
+                    fusion_lookahead=fusion_lookahead,
                 )
                 output = self._fetch(clips, padded[:, :emit])
                 after = {branch: self._array(feature) for branch, feature in new.features.items()}
@@ -137,14 +149,22 @@ class Network(ConfiguredNetwork):
             after[OUTPUT_STATE] = steady_output(output, padded, state, self.config.steadying)
         return output[:, :, : self.scale * height, : self.scale * width], after
 
-    def _check_state_and_emit(self, frames: np.ndarray, state: dict[str, np.ndarray] | None, emit: int) -> None:
-        count, length, height, width, _ = frames.shape
+    def _check_window(self, given: int, emit: int, fusion_lookahead: int) -> None:
+        length = given - fusion_lookahead
+        if not 0 <= fusion_lookahead < given or (fusion_lookahead and length % self.clip_size):
+            raise ValueError(
+                f"fusion_lookahead {fusion_lookahead}: give a number of last frames, of {given}, with a multiple of "
+                f"{self.clip_size} before them"
+            )
         if not isinstance(emit, int | np.integer) or not (
             emit == length or (0 < emit < length and emit % self.clip_size == 0)
         ):
             raise ValueError(
                 f"emit {emit!r}: give the number of frames to return, all {length} or a multiple of {self.clip_size} below"
             )
+
+    def _check_state(self, frames: np.ndarray, state: dict[str, np.ndarray] | None) -> None:
+        count, _, height, width, _ = frames.shape
         shapes = self.state_shapes(*padded_size(height, width, self.reduction))
         expected = {name: (count, *shape[1:]) for name, shape in shapes.items()}
         if state is not None and {name: np.shape(array) for name, array in state.items()} != expected:

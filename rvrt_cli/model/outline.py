@@ -39,6 +39,10 @@ class ConfiguredNetwork:
         """Frames that the network processes together."""
         return self.config.clip_size
 
+    def fusion_lookahead(self, lookahead: int) -> int:
+        """Frames past a lookahead of `lookahead` frames, whole clips, that frame fusion alone still sees: whole clips."""
+        return self.config.fusion_lookahead(lookahead)
+
     def state_shapes(self, height: int, width: int) -> dict[str, tuple[int, ...]]:
         """Shapes of the float32 arrays in the state of a call with N = 1, for sizes as `padded_size` gives them."""
         config = self.config
@@ -77,7 +81,8 @@ class NetworkOutline(ConfiguredNetwork):
     def memory(self, frames: int, height: int, width: int) -> int:
         """Predicted peak bytes of one call with N = 1, T = `frames`; including input, output and weights.
 
-        Features of all branches are kept for every frame, in both time directions; the largest stage processes one clip.
+        Features of all branches are kept for every frame, in both time directions; the largest stage processes one clip. Of
+        the frames that frame fusion alone sees there are only pixels.
         """
         config, size = self.config, 2 if self.device.precision == "float16" else 4
         height, width = height // config.reduction, width // config.reduction  # of the features
@@ -97,8 +102,9 @@ class NetworkOutline(ConfiguredNetwork):
                 0 if self.uses_kernels else 4 * points * 2 * config.align_width
             )  # the definition stores every sample
             stage = max(stage, samples + offsets)
+        beyond = 2 * 3 * self.fusion_lookahead(0) // config.clip_size  # given, and as a tensor
         per_clip = config.clip_size * height * width * size
-        return int(per_clip * (clips * (kept + 2 * upsampled) + stage) + 2 * self._weight_bytes) + _BASE_BYTES
+        return int(per_clip * (clips * (kept + 2 * upsampled) + stage + beyond) + 2 * self._weight_bytes) + _BASE_BYTES
 
     @functools.cached_property
     def _weight_bytes(self) -> int:

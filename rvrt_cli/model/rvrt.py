@@ -10,7 +10,7 @@ Python. Calls do not change the network: the recurrent state is an argument and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -166,25 +166,39 @@ class RVRT(nn.Cell):
         return output
 
     def stream(
-        self, frames: Tensor, state: RecurrentState | None, emit: int, mirrored: bool = False, context: int = 0
+        self,
+        frames: Tensor,
+        state: RecurrentState | None,
+        emit: int,
+        mirrored: bool = False,
+        context: int = 0,
+        fusion_lookahead: int = 0,
     ) -> tuple[Tensor, RecurrentState]:
         """Upscale the first `emit` frames of a window, continuing from the state after the previous window.
 
         Args:
             frames: as in `construct`; frames past `emit` are lookahead.
             state: None at the start of a sequence.
-            emit: 1 ≤ emit ≤ T; a multiple of the clip size unless the sequence ends there.
+            emit: 1 ≤ emit ≤ T - `fusion_lookahead`; a multiple of the clip size unless the sequence ends there.
             mirrored: as in `construct`; needs `state` None.
             context: as in `construct`; needs `state` None, and all other frames emitted.
+            fusion_lookahead: number of the last frames, past the lookahead, that frame fusion alone sees; those before them
+                are whole clips.
 
         Returns:
             (N, emit, 4H, 4W, 3), not clamped; the state after frame `emit`.
         """
-        upscaled, after = self.stream_clips(frames, state, emit, mirrored, context)
+        upscaled, after = self.stream_clips(frames, state, emit, mirrored, context, fusion_lookahead)
         return _first_frames(_joined(list(upscaled)), emit), after
 
     def stream_clips(
-        self, frames: Tensor, state: RecurrentState | None, emit: int, mirrored: bool = False, context: int = 0
+        self,
+        frames: Tensor,
+        state: RecurrentState | None,
+        emit: int,
+        mirrored: bool = False,
+        context: int = 0,
+        fusion_lookahead: int = 0,
     ) -> tuple[Iterator[Tensor], RecurrentState]:
         """`stream`, one clip after the other: each is reconstructed when the iterator is asked for it.
 
@@ -194,6 +208,8 @@ class RVRT(nn.Cell):
         """
         config = self.config
         clips = self._clips(frames)
+        within = len(clips) - -(-fusion_lookahead // config.clip_size)
+        clips, beyond = clips[:within], clips[within:]
         edge = context // config.clip_size
         emitted = -(-emit // config.clip_size)  # clips
         mirrored = mirrored and state is None and frames.shape[1] % config.clip_size == 0
@@ -206,7 +222,7 @@ class RVRT(nn.Cell):
         flows = (
             self._estimate_flows([_joined(reduced)] if at_once else reduced, state, mirrored) if config.flow else None
         )
-        fusions = self._fuse_neighbors(parts, state) if config.fused_neighbors else [None] * len(parts)
+        fusions = self._fuse_neighbors(parts, state, beyond) if config.fused_neighbors else [None] * len(parts)
 
         # Nothing reads the lookahead of a last forward branch.
         counts = [
@@ -327,11 +343,17 @@ class RVRT(nn.Cell):
         frames = ops.concat((past, *clips), 1)
         return frames[:, frames.shape[1] - length :]
 
-    def _fuse_neighbors(self, parts: list[Tensor], state: RecurrentState | None) -> list[Tensor]:
-        """Frame fusion of each part of the window, whole clips (N, T, H, W, 3), with its neighboring frames."""
+    def _fuse_neighbors(
+        self, parts: list[Tensor], state: RecurrentState | None, beyond: Sequence[Tensor] = ()
+    ) -> list[Tensor]:
+        """Frame fusion of each part of the window, whole clips (N, T, H, W, 3), with its neighboring frames.
+
+        Args:
+            beyond: clips past the window, neighbors like the others.
+        """
         reach, fused = self.config.fused_neighbors, []
         missing = [ops.full_like(parts[0][:, :1], MISSING_FRAME)] * reach
-        video = ops.concat((*(missing if state is None else [state.frames]), *parts, *missing), 1)
+        video = ops.concat((*(missing if state is None else [state.frames]), *parts, *beyond, *missing), 1)
         start = (reach if state is None else state.frames.shape[1]) - reach
         for part in parts:
             length = part.shape[1]

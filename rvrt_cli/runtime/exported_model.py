@@ -16,7 +16,8 @@ from rvrt_cli.options import PRECISIONS, SMALLEST_FRAME
 WINDOW_INPUT, OUTPUT = "window", "output"  # the frames of a window; the upscaled ones
 NEXT_PREFIX = "next_"  # of the outputs that are the next window's state: next_frames goes to frames, and so on
 _MODEL_KEY = "rvrt"
-_FORMAT = 1  # raised when inputs, outputs or their meaning change
+_FORMAT = 2  # raised when inputs, outputs or their meaning change
+_FORMAT_WITHOUT_FUSION_LOOKAHEAD = 1  # which is read as well
 _LARGEST_WINDOW = 4096  # frames, and px of a side: bounds of what a file may ask for
 _LARGEST_SIDE = 1 << 16
 
@@ -32,6 +33,7 @@ class ExportedModel:
         lookahead: frames that a window sees after them; whole clips.
         size: (height, width) of its frames [px]; None: any, from 8x8 px on.
         precision: in which it computes, "float32" or "float16"; inputs and outputs are float32.
+        fusion_lookahead: frames after the lookahead that frame fusion alone sees; whole clips.
 
     Raises:
         WeightsError: windows that are not made of whole clips.
@@ -43,12 +45,14 @@ class ExportedModel:
     lookahead: int
     size: tuple[int, int] | None
     precision: str = "float32"
+    fusion_lookahead: int = 0
 
     def __post_init__(self) -> None:
         clip = self.config.clip_size
-        for value, least in ((self.frames, clip), (self.lookahead, 0)):
+        for value, least in ((self.frames, clip), (self.lookahead, 0), (self.fusion_lookahead, 0)):
             if not isinstance(value, int) or not least <= value <= _LARGEST_WINDOW or value % clip:
-                raise WeightsError(f"a window of {self.frames} + {self.lookahead} frames: give multiples of {clip}")
+                lookahead = f"{self.lookahead} + {self.fusion_lookahead}"
+                raise WeightsError(f"a window of {self.frames} + {lookahead} frames: give multiples of {clip}")
         if self.size is not None and not all(
             isinstance(n, int) and SMALLEST_FRAME <= n <= _LARGEST_SIDE for n in self.size
         ):
@@ -58,14 +62,19 @@ class ExportedModel:
 
     @property
     def length(self) -> int:
-        """Frames of a window, lookahead included."""
+        """Frames of a window, lookahead included; without those that frame fusion alone sees."""
         return self.frames + self.lookahead
+
+    @property
+    def input_length(self) -> int:
+        """Frames of the input."""
+        return self.length + self.fusion_lookahead
 
     def input_shapes(self, height: Any, width: Any) -> dict[str, tuple[Any, ...]]:
         """Shapes of the inputs by name; those of the state are the shapes of its outputs too."""
         features = (1, self.config.clip_size, height, width, self.config.width)
         return {
-            WINDOW_INPUT: (1, self.length, height, width, 3),
+            WINDOW_INPUT: (1, self.input_length, height, width, 3),
             FRAMES_STATE: (1, self.config.history, height, width, 3),
             **dict.fromkeys(self.config.branches, features),
         }
@@ -78,6 +87,7 @@ class ExportedModel:
             "config": self.config.to_dict(),
             "frames": self.frames,
             "lookahead": self.lookahead,
+            "fusion_lookahead": self.fusion_lookahead,
             "size": self.size,
             "precision": self.precision,
         }
@@ -106,13 +116,16 @@ class ExportedModel:
             name = card["name"]
         except (KeyError, TypeError, ValueError, RecursionError):
             raise WeightsError(foreign) from None
-        if version != _FORMAT:
+        if version == _FORMAT_WITHOUT_FUSION_LOOKAHEAD:
+            about["fusion_lookahead"] = 0
+        elif version != _FORMAT:
             raise WeightsError(f"{path}: exported by another version of rvrt (format {version!r}); export it again")
         if not isinstance(name, str):
             raise WeightsError(foreign)
         try:
             config = RVRTConfig.from_dict(about["config"])
             size = None if size is None else (size[0], size[1])
-            return cls(config, card, about["frames"], about["lookahead"], size, about["precision"])
+            frames, lookahead, fusion_lookahead = (about[key] for key in ("frames", "lookahead", "fusion_lookahead"))
+            return cls(config, card, frames, lookahead, size, about["precision"], fusion_lookahead)
         except (WeightsError, KeyError, TypeError, IndexError) as error:
             raise WeightsError(f"{foreign} ({error})") from None

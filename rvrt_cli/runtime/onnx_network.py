@@ -86,6 +86,10 @@ class OnnxNetwork(ConfiguredNetwork):
         """Warnings for the user before work starts, one line each."""
         return self.outline.notes
 
+    def fusion_lookahead(self, lookahead: int) -> int:
+        """Those of the model, whose lookahead is its own: none in models that earlier versions exported."""
+        return self.model.fusion_lookahead
+
     def memory(self, frames: int, height: int, width: int) -> int:
         """Predicted peak bytes of one call, whose window is the model's whatever the number of `frames`."""
         return self.outline.memory(self.model.length, height, width)
@@ -118,22 +122,34 @@ class OnnxNetwork(ConfiguredNetwork):
                 f"--size {width}x{height}, or with --dynamic for any size"
             )
 
-    def __call__(self, frames: np.ndarray, state: NetworkState | None, emit: int) -> tuple[np.ndarray, NetworkState]:
+    def __call__(
+        self, frames: np.ndarray, state: NetworkState | None, emit: int, *, fusion_lookahead: int = 0
+    ) -> tuple[np.ndarray, NetworkState]:
         """Upscale the first `emit` frames of a window; see `rvrt_cli.engine.StreamingNetwork`.
 
         Args:
-            frames: (1, T, H, W, 3) float32 in [0, 1], at most the model's window and lookahead.
+            frames: (1, T, H, W, 3) float32 in [0, 1], at most the model's window and lookahead, and what its frame fusion
+                alone sees.
             state: result of the previous call, or None at the start of a scene.
             emit: number of frames to return; T, or the model's window.
+            fusion_lookahead: number of the last frames that frame fusion alone sees; the window and lookahead before them
+                are the model's.
 
         Raises:
             OutOfMemoryError: the device cannot hold a call of this size.
             ValueError: another number of frames.
         """
         batch, count, height, width, _ = frames.shape
-        window = self.model.frames
-        if batch != 1 or count > self.model.length or emit not in (count, window):
-            raise ValueError(f"{emit} of {batch}x{count} frames, by a model for {window} of {self.model.length}")
+        window, length = self.model.frames, count - fusion_lookahead
+        if fusion_lookahead:
+            fits = length == self.model.length and fusion_lookahead <= self.model.fusion_lookahead and emit == window
+        else:
+            fits = length <= self.model.length and emit in (length, window)
+        if batch != 1 or not fits:
+            raise ValueError(
+                f"{emit} of {batch}x{length} frames + {fusion_lookahead}, by a model for {window} of {self.model.length} + "
+                f"{self.model.fusion_lookahead}"
+            )
         given = self._initial_state(height, width) if state is None else state
         current = {name: given[name] for name in (FRAMES_STATE, *self.config.branches)}
         # Where a scene ends within the lookahead, all frames are due: the backward branches restart behind the last of them
@@ -169,13 +185,13 @@ class OnnxNetwork(ConfiguredNetwork):
 
 
 def pad_window(frames: np.ndarray, model: ExportedModel) -> np.ndarray:
-    """(1, T, H, W, 3) → (1, window + lookahead, H, W, 3).
+    """(1, T, H, W, 3) → the model's input, (1, `input_length`, H, W, 3).
 
     The last clip is completed with copies of the last frame, as the network does; clips after it are `MISSING_FRAME`.
     """
     _, count, height, width, _ = frames.shape
     whole = whole_clips(count, model.config.clip_size)
-    padded = np.full((1, model.length, height, width, 3), MISSING_FRAME, np.float32)
+    padded = np.full((1, model.input_length, height, width, 3), MISSING_FRAME, np.float32)
     padded[:, :count] = frames
     padded[:, count:whole] = frames[:, -1:]
     return padded

@@ -49,11 +49,12 @@ def exported_file(options: UpscaleOptions) -> Path:
         RvrtError: it cannot be exported.
     """
     weights = find_weights(options.model, options.weights)
-    about = read_about(weights)
+    config = read_about(weights).config
     wanted = options.window or DEFAULT_WINDOW, options.lookahead
-    frames, lookahead = (whole_clips(count, about.config.clip_size) for count in wanted)
+    frames, lookahead = (whole_clips(count, config.clip_size) for count in wanted)
     digest = file_sha256(None, weights)[:16]
-    name = f"{weights.stem}-{digest}-{frames}+{lookahead}-{options.precision}-{__version__}.onnx"
+    window = f"{frames}+{lookahead}+{config.fusion_lookahead(lookahead)}"
+    name = f"{weights.stem}-{digest}-{window}-{options.precision}-{__version__}.onnx"
     path = cache_folder() / "exported" / name
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -35,7 +35,7 @@ class SharpeningNetwork(RepeatNetwork):
     noise: float | None = None
 
     def __call__(
-        self, frames: np.ndarray, state: dict | None, emit: int, mirrored: bool = False
+        self, frames: np.ndarray, state: dict | None, emit: int, mirrored: bool = False, fusion_lookahead: int = 0
     ) -> tuple[np.ndarray, dict]:
         self.seen.append((frames.copy(), emit, mirrored))
         return frames[:, :emit] + self.add, {}

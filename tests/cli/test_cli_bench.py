@@ -132,9 +132,11 @@ def test_the_network_alone_takes_the_same_windows(monkeypatch: pytest.MonkeyPatc
     calls: list[tuple[bytes, int]] = []
     call = Network.__call__
 
-    def spied(network: Network, frames: np.ndarray, state: dict | None, emit: int) -> tuple[np.ndarray, dict]:
+    def spied(
+        network: Network, frames: np.ndarray, state: dict | None, emit: int, **options: int
+    ) -> tuple[np.ndarray, dict]:
         calls.append((frames.tobytes(), emit))
-        return call(network, frames, state, emit)
+        return call(network, frames, state, emit, **options)
 
     monkeypatch.setattr(Network, "__call__", spied)
     monkeypatch.setattr(pipeline, "run_isolated", lambda function, *arguments: function(*arguments))

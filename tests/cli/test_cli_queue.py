@@ -237,15 +237,15 @@ def test_a_fault_in_one_job_leaves_the_others_alone(
         write_clip(Path(f"{name}.mp4"))
     calls = []
 
-    def fails(frames: np.ndarray, *arguments: object) -> object:
+    def fails(frames: np.ndarray, *arguments: object, **options: object) -> object:
         calls.append(frames)
         if len(calls) == 1:
             raise ZeroDivisionError("in the network")
         if len(calls) == 2:
             raise MediaError("b.mp4: damaged at its end; repair it")
-        return Echo.__call__(network, frames, *arguments)
+        return Echo.__call__(network, frames, *arguments, **options)
 
-    monkeypatch.setattr(Counted, "__call__", lambda self, *arguments: fails(*arguments))
+    monkeypatch.setattr(Counted, "__call__", lambda self, *given, **options: fails(*given, **options))
     shown, said = upscale("a.mp4", "b.mp4", "c.mp4", "--output-dir", "out", status=2)
     assert "rvrt: a.mp4: unexpected ZeroDivisionError: in the network; run it alone with --debug, and report it" in said
     assert "rvrt: b.mp4: damaged at its end" in said
@@ -258,7 +258,7 @@ def test_a_full_disk_ends_the_queue(upscale: Callable, monkeypatch: pytest.Monke
     for name in "ab":
         write_clip(Path(f"{name}.mp4"))
 
-    def full(*_: object) -> None:
+    def full(*_: object, **options: object) -> None:
         raise OSError(28, "No space left on device", "out/.a.mp4.rvrt")
 
     monkeypatch.setattr(Counted, "__call__", full)
@@ -314,7 +314,7 @@ def test_a_fault_shows_where_it_happened_with_debug(upscale: Callable, monkeypat
     for name in ("a", "a very long name, of which the middle is left out in the beginning of the line"):
         write_clip(Path(f"{name}.mp4"))
 
-    def fails(*_: object) -> object:
+    def fails(*_: object, **options: object) -> object:
         raise ZeroDivisionError("in the network")
 
     monkeypatch.setattr(Counted, "__call__", fails)
@@ -332,13 +332,13 @@ def test_a_target_of_another_program_and_warnings_are_told(
     Path("b.mkv").write_bytes(whole[: len(whole) * 3 // 4])
     calls = []
 
-    def call(frames: np.ndarray, *arguments: object) -> object:
+    def call(frames: np.ndarray, *arguments: object, **options: object) -> object:
         if not calls:
             Path("out/a.mp4").write_text("somebody else's")
         calls.append(frames)
-        return Echo.__call__(network, frames, *arguments)
+        return Echo.__call__(network, frames, *arguments, **options)
 
-    monkeypatch.setattr(Counted, "__call__", lambda self, *arguments: call(*arguments))
+    monkeypatch.setattr(Counted, "__call__", lambda self, *given, **options: call(*given, **options))
     _, said = upscale("a.mp4", "b.mkv", "--output-dir", "out", "--quiet")
     assert Path("out/a.mp4").read_text() == "somebody else's"
     assert len(decoded_times(Path("out/a-2.mp4"))) == 8

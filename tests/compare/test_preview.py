@@ -35,7 +35,7 @@ class Enlarge(Echo):
     factor = 1.0
 
     def __call__(
-        self, frames: np.ndarray, state: dict[str, np.ndarray] | None, emit: int
+        self, frames: np.ndarray, state: dict[str, np.ndarray] | None, emit: int, *, fusion_lookahead: int = 0
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         _, state = super().__call__(frames, state, emit)
         return self.factor * np.clip(imresize(frames[:, :emit], scale=4), 0, 1), state

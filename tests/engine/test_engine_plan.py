@@ -26,6 +26,9 @@ class Sized:
     def __call__(self, frames: object, state: object, emit: int) -> NoReturn:
         raise NotImplementedError
 
+    def fusion_lookahead(self, lookahead: int) -> int:
+        return 0
+
     def memory(self, frames: int, height: int, width: int) -> int:
         return 50_000_000 + 4000 * frames * height * width
 
@@ -62,6 +65,18 @@ def test_the_network_gets_what_it_says_and_frames_and_states_are_counted() -> No
     assert tiled.tiles == 8
     assert tiled.host_bytes > made.host_bytes + 4 * 16 * 3 * 16 * 256 * 854 * 0.9
     assert planned(1000 * GIB, pixel_bytes=2).host_bytes > made.host_bytes + output
+
+
+def test_frames_that_only_fusion_sees_are_read_and_not_upscaled() -> None:
+    class Fusing(Sized):
+        def fusion_lookahead(self, lookahead: int) -> int:
+            return 8 - lookahead
+
+    source = 3 * 480 * 854
+    for count, read in ((None, 6), (100, 6), (19, 3), (16, 0)):
+        made, fusing = (planned(1000 * GIB, network=network(), frame_count=count) for network in (Sized, Fusing))
+        assert (fusing.window, fusing.device_bytes) == (made.window, made.device_bytes)
+        assert fusing.host_bytes - made.host_bytes == read * source
 
 
 def test_states_are_counted_twice_as_a_window_may_have_to_be_repeated() -> None:

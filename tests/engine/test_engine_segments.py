@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers.engine_networks import CausalMean, as_frames, clip
+from helpers.engine_networks import CausalMean, FusedMean, as_frames, clip
 from helpers.fuzzing import searching
 from hypothesis import given, strategies as st
 
@@ -60,11 +60,12 @@ def pieces(
     kept: dict[int, Carried],
     fail_at: Iterable[int] = (),
     tile: tuple[int, int] = (32, 32),
+    network: type[CausalMean] = CausalMean,
 ) -> tuple[dict[int, np.ndarray], list[Segment]]:
     """Frames by number and finished segments of one run; `kept` has the states that earlier runs have left."""
     frames, done = {}, []
     plan = replace(PLAN, wanted=lambda first, starts_group: wanted(first), carried=lambda first: kept[first])
-    for segment in stream(as_frames(FRAMES), CausalMean(fail_at), Plan(4, 2, tile, 16), segments=plan):
+    for segment in stream(as_frames(FRAMES), network(fail_at), Plan(4, 2, tile, 16), segments=plan):
         assert (segment.frames, segment.carried) == (0, None)
         for number, frame in enumerate(segment, segment.first):
             assert frame.pts == number
@@ -73,8 +74,14 @@ def pieces(
     return frames, done
 
 
+def carried(segments: list[Segment]) -> dict[int, Carried]:
+    """What segments leave, by the first frame after them."""
+    return {segment.first + segment.frames: segment.carried for segment in segments if segment.carried}
+
+
 WHOLE, SEGMENTS = pieces(lambda first: True, {})
-CARRIED = {segment.first + segment.frames: segment.carried for segment in SEGMENTS if segment.carried}
+CARRIED = carried(SEGMENTS)
+FUSED, FUSED_SEGMENTS = pieces(lambda first: True, {}, network=FusedMean)
 
 
 def test_the_clip_has_segments_of_both_kinds() -> None:
@@ -98,6 +105,15 @@ def test_any_choice_of_segments_gives_the_same_frames(chosen: set[int]) -> None:
     assert set(frames) == expected
     for number, pixels in frames.items():
         assert np.array_equal(pixels, WHOLE[number]), f"frame {number} of a run that computes {sorted(chosen)}"
+
+
+@searching(15)
+@given(st.sets(st.sampled_from([segment.first for segment in SEGMENTS])))
+def test_fusion_sees_frames_of_segments_that_others_compute(chosen: set[int]) -> None:
+    assert [segment.first for segment in FUSED_SEGMENTS] == [segment.first for segment in SEGMENTS]
+    frames, _ = pieces(chosen.__contains__, carried(FUSED_SEGMENTS), network=FusedMean)
+    for number, pixels in frames.items():
+        assert np.array_equal(pixels, FUSED[number]), f"frame {number} of a run that computes {sorted(chosen)}"
 
 
 def test_smaller_tiles_are_carried_with_their_states() -> None:

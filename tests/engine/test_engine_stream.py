@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.engine_networks import CausalBlockMean, CausalMean, Fake, as_frames, clip
+from helpers.engine_networks import CausalBlockMean, CausalMean, Fake, FusedMean, as_frames, clip
 from helpers.fuzzing import searching
 from hypothesis import given, strategies as st
 
@@ -161,6 +161,24 @@ def test_enough_lookahead_makes_windows_equal_to_the_whole_clip(window: int) -> 
     assert_alike(run(frames, FutureMean(), window, 4), whole)
     short = run(frames, FutureMean(), window, 2)
     assert any((a != b).any() for a, b in zip(short, whole, strict=True))
+
+
+@pytest.mark.parametrize("window", [2, 4, 6])
+@pytest.mark.parametrize("tile", [(10**6, 10**6), (32, 24)])
+def test_fusion_sees_its_future_past_a_short_lookahead(window: int, tile: tuple[int, int]) -> None:
+    """Frames of a size that is padded; scenes that end within the lookahead, within what fusion sees, and beyond."""
+    lengths = [9, 8, 13]
+    frames = clip(lengths, 36, 44)
+    assert_alike(run(frames, FusedMean(), window, 2, tile, overlap=8), run(frames, FusedMean()), levels=1)
+
+
+def test_only_networks_with_fusion_get_more_than_the_lookahead() -> None:
+    frames = clip([9])
+    with_fusion, without = FusedMean(), CausalMean()
+    for network in (with_fusion, without):
+        run(frames, network, 4, 2)
+    assert [(call[0], call[3]) for call in with_fusion.calls] == [(8, 4), (5, 5)]
+    assert [(call[0], call[3]) for call in without.calls] == [(6, 4), (5, 5)]
 
 
 @pytest.mark.parametrize("tile", [(48, 48), (80, 32), (40, 64)])

@@ -3,18 +3,22 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from helpers.comparison import assert_equals_levels, assert_within
 from helpers.exported_networks import CARD, NETWORKS, WHOLE, moving_pattern, weights_of, write_export
 from helpers.small_networks import BARE
 
 from rvrt_cli.device import use_device
+from rvrt_cli.engine.windows import cut_windows
 from rvrt_cli.export.export_network import export_network
 from rvrt_cli.export.export_options import ExportOptions
+from rvrt_cli.frame import Frame
 from rvrt_cli.model import PRESETS, RVRTConfig
 from rvrt_cli.model.outline import FRAMES_STATE
 from rvrt_cli.runtime import OnnxNetwork
@@ -28,9 +32,11 @@ def export(path: Path, config: RVRTConfig, frames: int, lookahead: int, **option
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NETWORKS)
-def test_windows_with_state_equal_mindspore(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three windows of 4 + 2 frames; the last one has an odd number of frames, all of which come out.
+@pytest.mark.parametrize(("name", "frames"), [*((name, 13) for name in NETWORKS), ("kanade", 15), ("kanade", 16)])
+def test_windows_with_state_equal_mindspore(
+    name: str, frames: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows of 4 + 2 frames and, with frame fusion, 2 more; a scene ends within the lookahead, or within those.
 
     The sizes of frames are left open in one model and fixed in the other.
     """
@@ -43,15 +49,19 @@ def test_windows_with_state_equal_mindspore(name: str, tmp_path: Path, monkeypat
     from rvrt_cli.model import Network
 
     reference = Network(config, weights_of(config), CARD, use_device("cpu"))
-    clip, wanted, states = moving_pattern(13, 20, 26), None, dict.fromkeys(models)
-    for first, last, emit in ((0, 6, 4), (4, 10, 4), (8, 13, 5)):
-        frames = clip[:, first:last]
-        expected, wanted = reference(frames, wanted, emit)
+    clip, wanted, states = moving_pattern(frames, 20, 26), None, dict.fromkeys(models)
+    beyond = reference.fusion_lookahead(2)
+    assert all(exported.fusion_lookahead(2) == beyond for exported in models.values())
+    assert beyond == (2 if name == "kanade" else 0)
+    for window in cut_windows(((Frame(pixels, 0), False) for pixels in clip[0]), 4, 2, beyond):
+        given = np.stack([frame.pixels for frame in window.frames])[None]
+        more = {"fusion_lookahead": window.fusion_lookahead}
+        expected, wanted = reference(given, wanted, window.emit, **more)
         for kind, exported in models.items():
-            output, state = exported(frames, states[kind], emit)
-            assert_within(output, expected, WHOLE, f"{kind}, frames {first} to {first + emit}")
+            output, state = exported(given, states[kind], window.emit, **more)
+            assert_within(output, expected, WHOLE, f"{kind}, frames {window.first} to {window.first + window.emit}")
             states[kind] = state
-            if last < clip.shape[1]:  # the state is the next window's
+            if not window.ends_scene:  # the state is the next window's
                 np.testing.assert_array_equal(state[FRAMES_STATE], wanted[FRAMES_STATE])
                 assert set(state) == set(wanted)
 
@@ -68,9 +78,10 @@ def test_noisy_frames_are_at_most_a_level_apart(tmp_path: Path, monkeypatch: pyt
     noisy = np.clip(clip + np.random.default_rng(3).normal(0, 0.1, clip.shape), 0, 1)
     noisy = (np.rint(255 * noisy) / 255).astype(np.float32)
     states, levels = (None, None), ([], [])
-    for first in (0, 4):
+    for first, beyond in ((0, 4), (4, 0)):  # frame fusion alone sees the last four frames
         results = [
-            one(noisy[:, first : first + 6], state, 4) for one, state in zip((network, exported), states, strict=True)
+            one(noisy[:, first:], state, 4, fusion_lookahead=beyond)
+            for one, state in zip((network, exported), states, strict=True)
         ]
         states = results[0][1], results[1][1]
         for found, (output, _) in zip(levels, results, strict=True):
@@ -78,6 +89,28 @@ def test_noisy_frames_are_at_most_a_level_apart(tmp_path: Path, monkeypatch: pyt
     difference = np.abs(np.stack(levels[0]) - np.stack(levels[1]))
     assert difference.max() <= 1, f"{difference.max()} levels"
     assert (difference > 0).mean() <= 1e-3, f"{(difference > 0).mean():.2%} of the samples differ"
+
+
+@pytest.mark.slow
+def test_model_of_an_earlier_version_fuses_no_more_than_its_lookahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its input has no more frames, and its metadata do not say so."""
+    monkeypatch.setenv("MS_JIT", "0")
+    config = NETWORKS["kanade"]
+    write_export(tmp_path / "new.onnx", config, 4, 2, fusion_lookahead=0)
+    proto = onnx.load(tmp_path / "new.onnx")
+    [entry] = [entry for entry in proto.metadata_props if entry.key == "rvrt"]
+    about = json.loads(entry.value)
+    entry.value = json.dumps({**{key: about[key] for key in about if key != "fusion_lookahead"}, "format": 1})
+    onnx.save(proto, tmp_path / "old.onnx")
+    exported = OnnxNetwork(tmp_path / "old.onnx", "cpu")
+    assert exported.fusion_lookahead(2) == 0
+    from rvrt_cli.model import Network
+
+    reference = Network(config, weights_of(config), CARD, use_device("cpu"))
+    clip = moving_pattern(6, 20, 26)
+    assert_within(exported(clip, None, 4)[0], reference(clip, None, 4)[0], WHOLE)
 
 
 @pytest.mark.slow

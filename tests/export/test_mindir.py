@@ -19,6 +19,7 @@ from rvrt_cli.device import use_device
 from rvrt_cli.errors import OptionError
 from rvrt_cli.model.outline import FRAMES_STATE, MISSING_FRAME
 from rvrt_cli.runtime import ExportedModel
+from rvrt_cli.runtime.onnx_network import pad_window
 from rvrt_cli.weights import save_weights
 
 SIZE = (20, 26)
@@ -40,10 +41,18 @@ np.savez(sys.argv[3], *outputs)
 """
 
 
+# First and last frame of each of three windows, which emit two; frame fusion alone sees those past the fourth
+PLACES = ((0, 6), (2, 6), (4, 6))
+
+
+def model_of(name: str) -> ExportedModel:
+    """Windows of 2 + 2 frames and what frame fusion sees beyond."""
+    return ExportedModel(NETWORKS[name], CARD, 2, 2, SIZE, fusion_lookahead=NETWORKS[name].fusion_lookahead(2))
+
+
 def window_inputs(model: ExportedModel, clip: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Six frames as three windows of 2 + 2, the last one without lookahead since the scene ends; the state before them."""
-    windows = [clip[:, :4], clip[:, 2:], np.full_like(clip[:, :4], MISSING_FRAME)]
-    windows[2][:, :2] = clip[:, 4:]
+    """Six frames as three windows, the last one without lookahead since the scene ends; the state before them."""
+    windows = [pad_window(clip[:, first : min(last, first + model.input_length)], model) for first, last in PLACES]
     shapes = model.input_shapes(*SIZE)
     shapes.pop("window")
     return windows, [
@@ -57,8 +66,9 @@ def assert_equal_network(outputs: list[np.ndarray], name: str, clip: np.ndarray)
 
     config = replace(NETWORKS[name], steadying=0.0, chroma_shrinkage=False)
     network, after = Network(config, weights_of(config), CARD, use_device("cpu")), None
-    for number, (first, last) in enumerate(((0, 4), (2, 6), (4, 6))):
-        expected, after = network(clip[:, first:last], after, 2)
+    for number, (first, last) in enumerate(PLACES):
+        beyond = max(0, last - first - 4)
+        expected, after = network(clip[:, first:last], after, 2, fusion_lookahead=beyond)
         assert_within(outputs[number], expected, WHOLE, f"window {number + 1}")
 
 
@@ -75,7 +85,7 @@ def test_calls_of_a_window_equal_the_network(name: str, monkeypatch: pytest.Monk
     from rvrt_cli.export.padded_network import PaddedRVRT
     from rvrt_cli.export.stage_program import record_window
 
-    model, clip = ExportedModel(NETWORKS[name], CARD, 2, 2, SIZE), moving_pattern(6, *SIZE)
+    model, clip = model_of(name), moving_pattern(6, *SIZE)
     cell, outputs = PaddedRVRT(model.config), []
     cell.load(weights_of(model.config))
     windows, state = window_inputs(model, clip)
@@ -104,7 +114,7 @@ def test_reloaded_windows_with_state_equal_mindspore(
     words = ["export", str(target), "--weights", str(weights), "--frames", "2", "--size", f"{SIZE[1]}x{SIZE[0]}"]
     done = CliRunner().invoke(cli, words)
     assert done.exit_code == 0, done.output
-    model, clip = ExportedModel(NETWORKS[name], CARD, 2, 2, SIZE), moving_pattern(6, *SIZE)
+    model, clip = model_of(name), moving_pattern(6, *SIZE)
     assert metadata(target) == model.to_metadata()
     windows, state = window_inputs(model, clip)
     arrays = {f"window{i}": window for i, window in enumerate(windows)}

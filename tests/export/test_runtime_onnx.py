@@ -136,9 +136,9 @@ def test_damaged_and_foreign_files(model: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        *('"format": 1|"format": 2', '"frames": 4|"frames": 3', '"frames": 4|"frames": null', '"clip_size": 2|"x": 2'),
+        *('"format": 2|"format": 3', '"frames": 4|"frames": 3', '"frames": 4|"frames": null', '"clip_size": 2|"x": 2'),
         *('"size": null|"size": [4, 16]', '"size": null|"size": [16]', '"precision": "float32"|"precision": "int4"'),
-        '"name": "test"|"name": 3',
+        *('"name": "test"|"name": 3', '"fusion_lookahead": 0|"fusion_lookahead": 1', '"fusion_lookahead"|"fusion"'),
     ],
 )
 def test_metadata_of_another_version_or_invalid(model: Path, change: str) -> None:
@@ -152,9 +152,12 @@ def test_metadata_of_another_version_or_invalid(model: Path, change: str) -> Non
 
 def test_windows_of_another_length_are_refused(model: Path) -> None:
     network = OnnxNetwork(model, "cpu")
-    for shape, emit in (((1, 7, 16, 16, 3), 4), ((1, 6, 16, 16, 3), 5), ((2, 6, 16, 16, 3), 4)):
+    for shape, emit, beyond in (
+        *(((1, 7, 16, 16, 3), 4, 0), ((1, 6, 16, 16, 3), 5, 0), ((2, 6, 16, 16, 3), 4, 0)),
+        *(((1, 8, 16, 16, 3), 4, 2), ((1, 6, 16, 16, 3), 4, 2)),
+    ):
         with pytest.raises(ValueError, match="by a model for 4 of 6"):
-            network(np.zeros(shape, np.float32), None, emit)
+            network(np.zeros(shape, np.float32), None, emit, fusion_lookahead=beyond)
 
 
 # --- rvrt bench
@@ -172,7 +175,7 @@ def test_bench_compares_with_mindspore(tmp_path: Path, monkeypatch: pytest.Monke
     save_weights(weights, weights_of(BARE), BARE, CARD)
     options = BenchOptions(weights=str(weights), runtime="onnx", frames=2, size="24x16", repeat=1, device="cpu")
     result = measure_onnx(options, load_network(weights=weights, device="cpu"))
-    assert len(list((tmp_path / "cache" / "exported").glob("bare-*-2+0-float32-*.onnx"))) == 1
+    assert len(list((tmp_path / "cache" / "exported").glob("bare-*-2+0+0-float32-*.onnx"))) == 1
     assert result["provider"] == "cpu"
     assert result["largest_difference"] <= 2e-4
     assert result["psnr_to_mindspore"] > 80

@@ -71,6 +71,9 @@ class RepeatNetwork:
         self.card: dict[str, Any] = {"name": name, "trained": True, "degradation": degradation}
         self.seen: list[tuple[np.ndarray, int, bool]] = []
 
+    def fusion_lookahead(self, lookahead: int) -> int:
+        return 0
+
     def memory(self, frames: int, height: int, width: int) -> int:
         return 1
 
@@ -78,7 +81,7 @@ class RepeatNetwork:
         return {}
 
     def __call__(
-        self, frames: np.ndarray, state: dict | None, emit: int, mirrored: bool = False
+        self, frames: np.ndarray, state: dict | None, emit: int, mirrored: bool = False, fusion_lookahead: int = 0
     ) -> tuple[np.ndarray, dict]:
         """(N, T, H, W, 3) → (N, emit, 4H, 4W, 3)."""
         self.seen.append((frames.copy(), emit, mirrored))

@@ -42,7 +42,8 @@ def write_export(path: Path, config: RVRTConfig, frames: int, lookahead: int, **
     use_device("cpu")
     from rvrt_cli.export.window_trace import trace_window
 
-    model = ExportedModel(config, CARD, frames, lookahead, **{"size": None, **options})
+    more = {"size": None, "fusion_lookahead": config.fusion_lookahead(lookahead), **options}
+    model = ExportedModel(config, CARD, frames, lookahead, **more)
     path.write_bytes(trace_window(model).fill(weights_of(config), model.to_metadata()))
     return model
 

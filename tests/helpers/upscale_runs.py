@@ -57,7 +57,7 @@ class Echo:
         self.log, self.seconds, self.card = log, seconds, {"name": "echo"}
 
     def __call__(
-        self, frames: np.ndarray, state: dict[str, np.ndarray] | None, emit: int
+        self, frames: np.ndarray, state: dict[str, np.ndarray] | None, emit: int, *, fusion_lookahead: int = 0
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         time.sleep(self.seconds)
         mean = np.zeros_like(frames[:, 0]) if state is None else state["mean"][:, 0]
@@ -68,6 +68,9 @@ class Echo:
         with open(self.log, "a") as log:
             log.write(f"{emit}\n")
         return np.stack(out, 1), {"mean": mean[:, None]}
+
+    def fusion_lookahead(self, lookahead: int) -> int:
+        return 0
 
     def memory(self, frames: int, height: int, width: int) -> int:
         return frames * height * width

@@ -196,6 +196,9 @@ def test_neighbors_across_a_window_border_are_those_of_the_whole_clip(kanade: RV
     assert np.abs(whole[2].asnumpy()).max() > 0.01
     for found, expected in zip(window, whole[2:], strict=True):
         assert_within(found.asnumpy(), expected.asnumpy(), ROUNDING)
+    for c in range(3):  # the other clips are past the window's end
+        [*_, last] = kanade._fuse_neighbors(clips[: c + 1], None, clips[c + 1 :])
+        assert_within(last.asnumpy(), whole[c].asnumpy(), ROUNDING)
 
 
 # --- any clip
@@ -366,12 +369,16 @@ def test_a_lead_in_costs_its_clips_in_the_branches() -> None:
 # --- streaming
 
 
-def stream(cell: RVRT, frames: np.ndarray, window: int, lookahead: int, forget: bool = False) -> np.ndarray:
-    """Upscale in windows of `window` frames, each with `lookahead` more."""
+def stream(
+    cell: RVRT, frames: np.ndarray, window: int, lookahead: int, forget: bool = False, fusion_lookahead: int = 0
+) -> np.ndarray:
+    """Upscale in windows of `window` frames, each with `lookahead` more, and more that frame fusion alone sees."""
     outputs, state = [], None
     for start in range(0, frames.shape[1], window):
-        part = frames[:, start : start + window + lookahead]
-        output, state = cell.stream(ms.Tensor(part.copy()), None if forget else state, min(window, part.shape[1]))
+        part = frames[:, start : start + window + lookahead + fusion_lookahead]
+        emit, beyond = min(window, part.shape[1]), max(0, part.shape[1] - window - lookahead)
+        given = None if forget else state
+        output, state = cell.stream(ms.Tensor(part.copy()), given, emit, fusion_lookahead=beyond)
         outputs.append(output.asnumpy())
     return np.concatenate(outputs, 1)
 
@@ -383,6 +390,45 @@ def test_streaming_with_the_whole_future_as_lookahead_equals_the_whole_clip(
 ) -> None:
     clip = video(frames, 9, 13)
     assert_within(stream(cell, clip, window, frames), run(cell, clip), ROUNDING)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("frames", "lookahead"), [(12, 0), (11, 2)])
+def test_fusion_in_windows_equals_that_of_the_whole_clip(
+    frames: int, lookahead: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With branches that add nothing, a frame depends on its neighbors by fusion alone, whatever the window."""
+    monkeypatch.setenv("MS_JIT", "0")
+    cell, config = network(KANADE), KANADE
+    silent = {
+        p.name: p.asnumpy() * (not any(name in p.name for name in config.branches)) for p in cell.get_parameters()
+    }
+    cell.load(silent)
+    beyond = config.fusion_lookahead(lookahead)
+    assert beyond == 4 - lookahead  # three neighbors, in whole clips
+    clip = video(frames, 9, 13)
+    whole = run(cell, clip)
+    assert_within(stream(cell, clip, 4, lookahead, fusion_lookahead=beyond), whole, ROUNDING)
+    assert np.abs(stream(cell, clip, 4, lookahead) - whole).max() > 1e-3
+
+
+@pytest.mark.slow
+def test_the_recurrence_does_not_see_what_is_for_fusion(bare: RVRT) -> None:
+    """A network without fusion: the same output and state, to the bit, whatever the frames past the lookahead."""
+    clip = video(8, 9, 13)
+    output, state = bare.stream(ms.Tensor(clip[:, :6].copy()), None, 4)
+    for fusion_lookahead in (1, 2):
+        given = ms.Tensor(clip[:, : 6 + fusion_lookahead].copy())
+        found, after = bare.stream(given, None, 4, fusion_lookahead=fusion_lookahead)
+        np.testing.assert_array_equal(found.asnumpy(), output.asnumpy())
+        np.testing.assert_array_equal(after.frames.asnumpy(), state.frames.asnumpy())
+        for branch, features in state.features.items():
+            np.testing.assert_array_equal(after.features[branch].asnumpy(), features.asnumpy(), err_msg=branch)
+
+
+@pytest.mark.parametrize("name", ["rvrt", "rvrt-light", "rvrt-deblur", "rvrt-denoise"])
+def test_published_networks_need_no_frames_past_the_lookahead(name: str) -> None:
+    assert PRESETS[name].fusion_lookahead(2) == 0
 
 
 @pytest.mark.slow

@@ -49,6 +49,14 @@ def test_emit_is_a_number_of_whole_clips_or_of_all_frames(network: Network, emit
         network(FRAMES, None, emit=emit)
 
 
+@pytest.mark.parametrize("fusion_lookahead", [-2, 1, 3, 4, 6])
+def test_whole_clips_precede_what_fusion_alone_sees(network: Network, fusion_lookahead: int) -> None:
+    with pytest.raises(ValueError, match=f"fusion_lookahead {fusion_lookahead}: .* of 4, with a multiple of 2 before"):
+        network(FRAMES, None, emit=2, fusion_lookahead=fusion_lookahead)
+    with pytest.raises(ValueError, match="emit 4: give the number of frames to return, all 2 or"):
+        network(FRAMES, None, emit=4, fusion_lookahead=2)
+
+
 def test_a_state_of_other_frames_is_refused(network: Network, state: dict[str, np.ndarray]) -> None:
     wrong = [
         {},

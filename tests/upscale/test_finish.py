@@ -222,7 +222,7 @@ class Enlarge(Echo):
     """Each frame enlarged by itself, whatever the window."""
 
     def __call__(
-        self, frames: np.ndarray, state: dict[str, np.ndarray] | None, emit: int
+        self, frames: np.ndarray, state: dict[str, np.ndarray] | None, emit: int, *, fusion_lookahead: int = 0
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         _, state = super().__call__(frames, state, emit)
         return frames[:, :emit].repeat(4, 2).repeat(4, 3), state

@@ -65,11 +65,11 @@ def rvrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         class Unlucky(Echo):
             calls = 0
 
-            def __call__(self, *given: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+            def __call__(self, *given: Any, **options: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
                 self.calls += 1
                 if self.calls == at:
                     accident()
-                return super().__call__(*given)
+                return super().__call__(*given, **options)
 
         network = Unlucky(str(tmp_path / "calls"))
 
