@@ -10,7 +10,7 @@ Python. Calls do not change the network: the recurrent state is an argument and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -162,17 +162,12 @@ class RVRT(nn.Cell):
         Returns:
             (N, T - 2 * context, 4H, 4W, 3), not clamped.
         """
-        output, _ = self.stream(frames, None, frames.shape[1] - 2 * context, mirrored, context)
-        return output
+        emit = frames.shape[1] - 2 * context
+        upscaled, _ = self.stream_clips(frames, None, emit, mirrored, context)
+        return _first_frames(upscaled, emit)
 
     def stream(
-        self,
-        frames: Tensor,
-        state: RecurrentState | None,
-        emit: int,
-        mirrored: bool = False,
-        context: int = 0,
-        fusion_lookahead: int = 0,
+        self, frames: Tensor, state: RecurrentState | None, emit: int, fusion_lookahead: int = 0
     ) -> tuple[Tensor, RecurrentState]:
         """Upscale the first `emit` frames of a window, continuing from the state after the previous window.
 
@@ -180,16 +175,14 @@ class RVRT(nn.Cell):
             frames: as in `construct`; frames past `emit` are lookahead.
             state: None at the start of a sequence.
             emit: 1 ≤ emit ≤ T - `fusion_lookahead`; a multiple of the clip size unless the sequence ends there.
-            mirrored: as in `construct`; needs `state` None.
-            context: as in `construct`; needs `state` None, and all other frames emitted.
             fusion_lookahead: number of the last frames, past the lookahead, that frame fusion alone sees; those before them
                 are whole clips.
 
         Returns:
             (N, emit, 4H, 4W, 3), not clamped; the state after frame `emit`.
         """
-        upscaled, after = self.stream_clips(frames, state, emit, mirrored, context, fusion_lookahead)
-        return _first_frames(_joined(list(upscaled)), emit), after
+        upscaled, after = self.stream_clips(frames, state, emit, fusion_lookahead=fusion_lookahead)
+        return _first_frames(upscaled, emit), after
 
     def stream_clips(
         self,
@@ -201,6 +194,10 @@ class RVRT(nn.Cell):
         fusion_lookahead: int = 0,
     ) -> tuple[Iterator[Tensor], RecurrentState]:
         """`stream`, one clip after the other: each is reconstructed when the iterator is asked for it.
+
+        Args:
+            mirrored: as in `construct`; needs `state` None.
+            context: as in `construct`; needs `state` None, and all other frames emitted.
 
         Returns:
             clips (N, T, 4H, 4W, 3) that cover the first `emit` frames, the last one with frames beyond them if need be; the
@@ -388,8 +385,9 @@ def _before_within_after(clips: Clips, edge: int) -> list[Tensor]:
     return [_joined(group) for group in groups if group]
 
 
-def _first_frames(frames: Tensor, count: int) -> Tensor:
-    """frames[:, :count]; nothing is copied where that is all of them."""
+def _first_frames(clips: Iterable[Tensor], count: int) -> Tensor:
+    """The first `count` frames of the clips as one tensor; nothing is copied where one clip has just those."""
+    frames = _joined(list(clips))
     return frames if frames.shape[1] == count else frames[:, :count]
 
 

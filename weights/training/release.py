@@ -26,6 +26,7 @@ from rvrt_cli.frame import to_float, to_pixels
 from rvrt_cli.model import Network
 from rvrt_cli.plot import Axes, canvas, draw_diagram, png
 from rvrt_cli.train.training_curve import draw_curve
+from rvrt_cli.train.training_log import LOG_FILE, read_log
 from rvrt_cli.train.training_state import list_checkpoints
 from rvrt_cli.weights import load_weights, save_weights
 
@@ -49,17 +50,17 @@ def embed(target: Path, options: argparse.Namespace) -> None:
     scores = {"gain": {"clean": options.clean, "h264": options.h264}}
     card = before.card | {"hours": options.hours, "steps": options.steps, "scores": scores}
     save_weights(target, loaded.arrays, loaded.config, card)
+    last = list_checkpoints(run)[-1]
     for old in (folder / "checkpoints").iterdir():
         old.unlink()
-    shutil.copy(list_checkpoints(run)[-1], folder / "checkpoints")
+    shutil.copy(last, folder / "checkpoints")
     recipe = (run / "recipe.toml").read_text("utf-8")
     recipe = re.sub(r'^(data|output) = ".*"$', r'\1 = ""', recipe, flags=re.MULTILINE)
     recipe = re.sub(r"^(init|val) = .*\n", "", recipe, flags=re.MULTILINE)
     (folder / "recipe.toml").write_text(recipe, "utf-8")
-    lines = (run / "log.jsonl").read_text("utf-8").splitlines()
-    kept = [line for line in lines if "gain" in (record := json.loads(line)) or record["step"] % KEPT_LINES == 1]
-    (folder / "log.jsonl").write_text("\n".join(kept) + "\n", "utf-8")
-    draw_curve(run / "log.jsonl", folder / "curve.png")
+    kept = [record for record in read_log(run / LOG_FILE) if "gain" in record or record["step"] % KEPT_LINES == 1]
+    (folder / LOG_FILE).write_text("".join(f"{json.dumps(record)}\n" for record in kept), "utf-8")
+    draw_curve(run / LOG_FILE, folder / "curve.png")
 
 
 def list_release(folder: Path, options: argparse.Namespace) -> None:
